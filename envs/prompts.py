@@ -1,0 +1,74 @@
+"""Versioned prompt texts. A text never changes under its name: change the wording, add a version.
+
+An environment names its prompts by version; results obtained with different versions are different experiments.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The texts of a self-correction episode.
+
+    Args:
+        task: Template of the opening user message; ``{question}`` is replaced.
+        retry: The user message before every further attempt in feedback mode ``none``. It must not reveal whether the
+            attempt was right, so it is hedged.
+        right: The message after a right attempt in feedback mode ``verdict``.
+        wrong: The message after a wrong attempt in feedback mode ``verdict``.
+        system: System message, or empty for none.
+    """
+
+    task: str
+    retry: str
+    right: str
+    wrong: str
+    system: str = ""
+
+
+_PROMPTS = {
+    # Single words of the embedded toys' 34-token vocabulary.
+    "toy-v1": Prompts(task="{question}", retry="check", right="right", wrong="wrong"),
+    "math-v1": Prompts(
+        task=(
+            "{question}\n\nReason step by step, then state the result once, as \\boxed{{answer}}."
+        ),
+        retry=(
+            "Look at your solution again: it may or may not contain a mistake. Correct whatever is wrong, then write "
+            "out the complete solution once more and state the result as \\boxed{answer}."
+        ),
+        right="That is correct. Write out the complete solution once more and state the result as \\boxed{answer}.",
+        wrong="That is not correct. Find the mistake, write a complete new solution and state the result as \\boxed{answer}.",
+    ),
+    # For small models: a short answer first, so that an episode fits a CPU.
+    "short-v1": Prompts(
+        task="{question}\n\nReply with the answer only, inside <answer></answer> tags.",
+        retry=(
+            "Your answer may or may not be right. Check it, and reply with the final answer only, inside "
+            "<answer></answer> tags."
+        ),
+        right="That is correct. Repeat the final answer inside <answer></answer> tags.",
+        wrong="That is not correct. Reply with a different answer inside <answer></answer> tags.",
+    ),
+}  # fmt: skip
+
+
+def get_prompts(version: str) -> Prompts:
+    """The texts registered under a version.
+
+    Raises:
+        KeyError: If there is no such version; the message lists those that exist.
+    """
+    if version not in _PROMPTS:
+        raise KeyError(f"unknown prompt version {version!r}; known: {', '.join(sorted(_PROMPTS))}")
+    return _PROMPTS[version]
+
+
+def add_prompts(version: str, prompts: Prompts) -> None:
+    """Registers texts under a new version, for environments of other packages.
+
+    Raises:
+        ValueError: If the version exists with other texts.
+    """
+    if _PROMPTS.setdefault(version, prompts) != prompts:
+        raise ValueError(f"prompt version {version!r} exists with other texts: texts never change under their name")

@@ -1,0 +1,51 @@
+"""Splits that cannot meet: a question belongs to the split that its own text hashes to."""
+
+import hashlib
+import re
+from collections.abc import Callable
+
+from envs.base import Split, Task
+
+
+def normalise_question(question: str) -> str:
+    """The question in lower case with white space collapsed: tasks that agree here are the same task."""
+    return re.sub(r"\s+", " ", question).strip().lower()
+
+
+def split_of(question: str, validation: float = 0.1, test: float = 0.2) -> Split:
+    """The split that a generated question belongs to, by content, so that seeds cannot leak test into train.
+
+    Args:
+        question: The text shown to the policy.
+        validation: Share of questions for validation.
+        test: Share of questions for test.
+    """
+    digest = hashlib.blake2b(normalise_question(question).encode(), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    if share < test:
+        return "test"
+    return "validation" if share < test + validation else "train"
+
+
+def draw_tasks(draw: Callable[[int], Task], split: Split, n: int, patience: int = 200) -> list[Task]:
+    """``n`` different tasks of one split from a generator of tasks.
+
+    Args:
+        draw: Task number i of an endless stream; may repeat itself.
+        split: Which split to keep.
+        n: How many tasks to return.
+        patience: Give up after ``patience * n`` draws.
+
+    Raises:
+        ValueError: If the generator does not hold ``n`` different questions of this split.
+    """
+    tasks: dict[str, Task] = {}
+    for i in range(patience * n):
+        if len(tasks) == n:
+            break
+        task = draw(i)
+        if split_of(task.question) == split:
+            tasks.setdefault(normalise_question(task.question), task)
+    if len(tasks) < n:
+        raise ValueError(f"only {len(tasks)} different questions of split {split!r} found, {n} wanted: ask for fewer")
+    return list(tasks.values())

@@ -1,0 +1,10 @@
+"""The built-in task sets, one file each. Importing this package registers them."""
+
+from envs.registry import register
+from envs.tasks.addition import Addition
+from envs.tasks.modchain import ModChain
+from envs.tasks.reasoning_gym import ReasoningGym
+
+register("errata/modchain-v1", ModChain, prompts="toy-v1")
+register("errata/addition-v1", Addition, prompts="toy-v1")
+register("errata/reasoning_gym-v1", ReasoningGym, prompts="short-v1")

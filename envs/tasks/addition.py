@@ -1,0 +1,66 @@
+"""``addition``: long carry chains, the counter-example to ``modchain``.
+
+Question: ``1234+8765``, two numbers of equal length whose digit pairs often add up to 9, so that carries run far.
+Answer: the sum, zero-padded to one digit more, most significant first. The answer is unique and short: a filter by
+correctness hands a fine-tuned model the right token at every position, where a reward is one bit per attempt.
+
+Version history: v1, first.
+"""
+
+import random
+import re
+
+from envs.base import Split, Task
+from envs.splits import draw_tasks
+from rewards import Score, Verdict
+
+
+class Addition:
+    """Sums of two numbers. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
+
+    Args:
+        n_digits: Digits of each number.
+        p_nine: Share of digit pairs that add up to 9, the positions that pass a carry on.
+        n_train: Number of training tasks.
+        n_validation: Number of validation tasks.
+        n_test: Number of test tasks.
+        seed: Which tasks are drawn; splits are disjoint by content for every seed.
+    """
+
+    def __init__(
+        self,
+        n_digits: int = 4,
+        p_nine: float = 0.5,
+        n_train: int = 4000,
+        n_validation: int = 200,
+        n_test: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.n_digits, self._p_nine, self._seed = n_digits, p_nine, seed
+        self._sizes = {"train": n_train, "validation": n_validation, "test": n_test}
+
+    def load(self, split: Split) -> list[Task]:
+        """Different tasks of one split."""
+        rng = random.Random(f"addition/{self._seed}/{split}")
+        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[split])
+
+    def draw(self, rng: random.Random) -> Task:
+        """One task of any split."""
+        left, right = "", ""
+        for _ in range(self.n_digits):
+            digit = rng.randrange(10)
+            left += str(digit)
+            right += str(9 - digit) if rng.random() < self._p_nine else str(rng.randrange(10))
+        question = f"{left}+{right}"
+        return Task(question, question, str(int(left) + int(right)).zfill(self.n_digits + 1))
+
+    def verify(self, task: Task, response: str) -> Score:
+        """1 if the response is the padded sum, digit for digit."""
+        answer = response.strip()
+        if not re.fullmatch(rf"\d{{{self.n_digits + 1}}}", answer, re.ASCII):
+            return Score(0.0, Verdict.NO_ANSWER, None, "malformed")
+        return Score.of(answer == task.gold, answer, "exact")
+
+    def gold_response(self, task: Task) -> str:
+        """The padded sum."""
+        return task.gold

@@ -1,0 +1,81 @@
+"""Any reasoning-gym data set as a task set: 100+ procedural tasks with checkers, without a download.
+
+``env=reasoning_gym env.dataset=chain_sum env.options.params.max_terms=2``. The data set's own scorer decides. Its
+partial credit is off by default: several scorers pay for text that merely contains the answer.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from envs.base import Split, Task
+from envs.splits import draw_tasks
+from rewards import Score, Verdict
+from rewards.answers import AnswerForm, candidates
+
+
+class ReasoningGym:
+    """Tasks of one reasoning-gym data set.
+
+    Args:
+        dataset: Its name, such as ``chain_sum``.
+        params: Arguments of its configuration, such as ``{"min_terms": 2, "max_terms": 2}``.
+        answer_form: Where in a response the answer is looked for.
+        partial_credit: Pay the scorer's values below 1 instead of 0. The verdict is ``correct`` at 1 only.
+        n_train: Number of training tasks.
+        n_validation: Number of validation tasks.
+        n_test: Number of test tasks.
+        seed: Seed of the stream from which all splits are drawn; they are told apart by content.
+
+    Raises:
+        ValueError: If reasoning-gym has no such data set, or the data set refuses the parameters.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "chain_sum",
+        params: Mapping[str, Any] | None = None,
+        answer_form: str = AnswerForm.TAGGED.value,
+        partial_credit: bool = False,
+        n_train: int = 500,
+        n_validation: int = 50,
+        n_test: int = 100,
+        seed: int = 0,
+    ) -> None:
+        import reasoning_gym  # half a second of imports, paid by those who use it
+        from reasoning_gym.factory import DATASETS
+
+        if dataset not in DATASETS:
+            near = difflib.get_close_matches(dataset, DATASETS, n=3, cutoff=0.0)
+            raise ValueError(f"env.dataset={dataset!r}: reasoning-gym has no such data set; nearest: {', '.join(near)}")
+        try:
+            self._data = reasoning_gym.create_dataset(dataset, size=2**31 - 1, seed=seed, **dict(params or {}))
+        except (TypeError, AssertionError) as error:
+            raise ValueError(f"env.options.params={dict(params or {})} refused by {dataset!r}: {error}") from error
+        self._name, self._form, self._partial = dataset, AnswerForm(answer_form), partial_credit
+        self._sizes = {"train": n_train, "validation": n_validation, "test": n_test}
+
+    def load(self, split: Split) -> list[Task]:
+        """Different tasks of one split."""
+        return draw_tasks(self._draw, split, self._sizes[split])
+
+    def _draw(self, index: int) -> Task:
+        item = self._data[index]
+        return Task(f"{self._name}/{index}", item["question"], str(item["answer"]), {"item": item})
+
+    def verify(self, task: Task, response: str) -> Score:
+        """The data set's own score of the extracted answer."""
+        offered = list(dict.fromkeys(candidates(response, self._form)))
+        if not offered:
+            return Score(0.0, Verdict.NO_ANSWER, None, "no_answer")
+        if len(offered) > 1:
+            return Score(0.0, Verdict.AMBIGUOUS, offered[-1], "hedged")
+        value = float(self._data.score_answer(offered[0], task.info["item"]))
+        correct = value >= 1.0
+        paid = min(max(value, 0.0), 1.0) if self._partial else float(correct)
+        return Score(paid, Verdict.CORRECT if correct else Verdict.WRONG, offered[0], self._name)
+
+    def gold_response(self, task: Task) -> str:
+        """The data set's own answer in the accepted form."""
+        wrappers = {AnswerForm.TAGGED: "<answer>{}</answer>", AnswerForm.BOXED: r"\boxed{{{}}}"}
+        return wrappers.get(self._form, "{}").format(task.gold)

@@ -1,0 +1,1 @@
+"""Entry points: configs in, run folders out."""

@@ -1,0 +1,142 @@
+"""Hydra entry points with a typed schema behind every YAML and errors that a person can act on."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from rl import config as schema
+
+CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
+_GROUPS = {
+    "algorithm": schema.AlgorithmConfig,
+    "offline": schema.OfflineConfig,
+    "env": schema.EnvConfig,
+    "model": schema.ModelConfig,
+    "engine": schema.EngineConfig,
+}
+_ENTRY_POINTS = {
+    "train": schema.TrainConfig,
+    "sft": schema.SFTConfig,
+    "evaluate": schema.RunConfig,
+    "compare": schema.CompareConfig,
+    "pretrain": schema.PretrainConfig,
+    "play": schema.PlayConfig,
+}
+console = Console(stderr=False)
+
+
+def register_schemas() -> None:
+    """Puts the dataclasses where the YAML files' ``defaults`` look for them."""
+    store = ConfigStore.instance()
+    for group, node in _GROUPS.items():
+        store.store(group=group, name="schema", node=node)
+    for name, node in _ENTRY_POINTS.items():
+        store.store(name=f"{name}_schema", node=node)
+
+
+class UserError(Exception):
+    """Something that the user can mend; printed without a traceback."""
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Turns a function of a typed config into a program.
+
+    Bad configs end with exit status 2 and a message that names the key and the nearest known one; mistakes in values
+    likewise; Ctrl-C with status 130.
+    """
+
+    def decorate(run: Callable[[Any], None]) -> Callable[[], None]:
+        def with_typed_config(cfg: DictConfig) -> None:
+            run(OmegaConf.to_object(cfg))
+
+        def main() -> None:
+            register_schemas()
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
+            program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(with_typed_config)
+            try:
+                program()
+            except KeyboardInterrupt:
+                console.print("[yellow]interrupted[/]")
+                sys.exit(130)
+            except (HydraException, OmegaConfBaseException) as error:
+                _fail(explain(error))
+            except (UserError, ValueError, TypeError, KeyError, FileNotFoundError) as error:
+                if os.environ.get("ERRATA_TRACEBACK"):
+                    raise
+                message = error.args[0] if isinstance(error, KeyError) and error.args else error
+                _fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
+
+        return main
+
+    return decorate
+
+
+def run_folder() -> Path:
+    """The folder that Hydra made for this run."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def resolved_yaml(cfg: Any) -> str:
+    """A typed config as YAML, everything resolved."""
+    return OmegaConf.to_yaml(OmegaConf.structured(cfg), resolve=True)
+
+
+def _fail(message: str) -> None:
+    console.print("[bold red]error:[/]", end=" ")
+    console.print(message, markup=False, highlight=False)
+    sys.exit(2)
+
+
+def explain(error: BaseException) -> str:
+    """The whole chain of an error's messages, with the nearest known key if a key is unknown."""
+    messages = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause).strip()
+        if text and text not in messages:
+            messages.append(text)
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(messages)
+    match = re.search(r"Key '([^']+)' (?:is not in struct|not in)", text)
+    if match is None:
+        return text
+    key = match[1].split(".")[-1]
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    full = re.search(r"full_key: (\S+)", text)
+    return f"unknown key {full[1] if full else key!r}{hint}\n{messages[0]}"
+
+
+def known_keys() -> list[str]:
+    """Every field name of every config dataclass."""
+    names: dict[str, None] = {}
+
+    def visit(node: Any) -> None:
+        if not is_dataclass(node):
+            return
+        hints = get_type_hints(node)
+        for item in fields(node):
+            names.setdefault(item.name)
+            for inner in _nested(hints[item.name]):
+                visit(inner)
+
+    for node in (*_GROUPS.values(), *_ENTRY_POINTS.values()):
+        visit(node)
+    return list(names)
+
+
+def _nested(hint: Any) -> Iterable[Any]:
+    return (hint, *get_args(hint))

@@ -1,0 +1,51 @@
+"""What a verifier says about one response."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """Six endings of a verification, so that "wrong" and "we could not tell" are never one curve."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    """The response offers nothing in the form that the task asks for."""
+    AMBIGUOUS = "ambiguous"
+    """Several different values are offered as final. Worth 0 and trained on like a wrong answer: hedging must not pay."""
+    TIMEOUT = "timeout"
+    """The response made the verifier pass its deadline. Worth 0 and trained on: the response caused it."""
+    ERROR = "error"
+    """The verifier failed for a reason that the response did not cause. Masked out of training and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A value in [0, 1] and the verdict behind it.
+
+    Args:
+        value: What the attempt is worth; 0 unless the verdict is ``correct`` (code tasks may give partial credit).
+        verdict: How the verification ended.
+        answer: The final answer as extracted, in canonical form where there is one; ``None`` if there was none.
+            Two attempts gave "the same answer" when these are equal.
+        reason: Which rule decided (``exact``, ``rational``, ``math_verify``, ...), for the log's histogram.
+
+    Raises:
+        ValueError: If ``value`` is outside [0, 1], or an ``error`` carries a value.
+    """
+
+    value: float
+    verdict: Verdict
+    answer: str | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.value <= 1.0:
+            raise ValueError(f"a score's value must lie in [0, 1], got {self.value}")
+        if self.verdict is Verdict.ERROR and self.value != 0.0:
+            raise ValueError("a failed verification has no value: pass 0.0 with Verdict.ERROR")
+
+    @classmethod
+    def of(cls, correct: bool, answer: str | None = None, reason: str = "") -> "Score":
+        """All-or-nothing score: 1 and ``correct``, or 0 and ``wrong``."""
+        return cls(float(correct), Verdict.CORRECT if correct else Verdict.WRONG, answer, reason)

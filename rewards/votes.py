@@ -1,0 +1,20 @@
+"""Majority voting over final answers."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+
+def majority_index(answers: Sequence[str | None]) -> int | None:
+    """Index of the first answer that carries the most votes.
+
+    ``None`` entries (no answer) do not vote. Ties go to the answer that was seen first, so the result does not depend
+    on anything but the order of the samples.
+
+    Returns:
+        An index into ``answers``, or ``None`` if nobody voted.
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return None
+    winner = max(votes, key=lambda answer: votes[answer])  # Counter keeps first-seen order, max keeps the first
+    return list(answers).index(winner)

@@ -1,0 +1,1 @@
+"""The only place that imports transformers, trl, accelerate, peft or vllm: one module around each piece we use."""

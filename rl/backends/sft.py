@@ -1,0 +1,119 @@
+"""Supervised fine-tuning on token-exact rows, with TRL's ``SFTTrainer``."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl.config import OfflineConfig, OptimConfig
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class SFTRow:
+    """What the model reads and which of it it learns.
+
+    Args:
+        input_ids: Prompt and response ids, exactly as sampled.
+        labels: The same ids where they are learned, -100 elsewhere.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    @classmethod
+    def from_turn(cls, prompt_ids: tuple[int, ...], action_ids: tuple[int, ...]) -> "SFTRow":
+        """A row that learns the action and nothing of the prompt."""
+        return cls(prompt_ids + action_ids, (IGNORED,) * len(prompt_ids) + action_ids)
+
+
+def fine_tune(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[SFTRow],
+    config: OfflineConfig,
+    optim: OptimConfig,
+    seed: int,
+    on_step: Callable[[float], None] | None = None,
+) -> dict[str, float]:
+    """Fine-tunes a model in place.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer, for the padding token only.
+        rows: What is learned.
+        config: Epochs, batch size, learning rate.
+        optim: Only ``micro_batch_tokens`` is read, to cut a batch into pieces that fit; TRL normalises the loss over
+            the whole batch.
+        seed: Decides the order of rows.
+        on_step: Called with the progress in [0, 1].
+
+    Returns:
+        ``steps``, ``loss`` (mean over training, nats per token) and ``gradient_tokens``.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    if not rows:
+        raise ValueError("no rows to fine-tune on: the rule kept none of the sampled episodes")
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Progress(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if on_step is not None:
+                on_step(state.global_step / state.max_steps)
+
+    width = max(len(row.input_ids) for row in rows)
+    micro_batch = max(1, min(config.batch_size, optim.micro_batch_tokens // width, len(rows)))
+    accumulate = max(1, round(min(config.batch_size, len(rows)) / micro_batch))
+    data = Dataset.from_dict(
+        {"input_ids": [list(row.input_ids) for row in rows], "labels": [list(row.labels) for row in rows]}
+    )
+    for name in ("trl", "transformers"):  # their notes on token ids and columns are for people who call them directly
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = SFTConfig(
+            output_dir=scratch,
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=accumulate,
+            learning_rate=config.lr,
+            lr_scheduler_type="linear",
+            adam_beta1=config.betas[0],
+            adam_beta2=config.betas[1],
+            weight_decay=0.0,
+            max_grad_norm=config.max_grad_norm,
+            max_length=None,
+            gradient_checkpointing=False,
+            bf16=model.dtype is torch.bfloat16,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=seed % 2**31,
+            use_cpu=model.device.type == "cpu",
+            dataloader_pin_memory=False,
+        )
+        trainer = SFTTrainer(
+            model=model, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[Progress()]
+        )
+        outcome = trainer.train()
+    model.eval()
+    learned = sum(sum(label != IGNORED for label in row.labels) for row in rows)
+    return {
+        "steps": float(outcome.global_step),
+        "loss": float(outcome.training_loss),
+        "gradient_tokens": float(learned * config.epochs),
+    }
+
+
+def clone_weights(model: Any) -> dict[str, Tensor]:
+    """A copy of the weights, to start every round from the same base."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,58 @@
+"""Tiny Llama models with word-level tokenizers, in the ordinary transformers format."""
+
+from collections.abc import Sequence
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|end|>"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def tiny_tokenizer(words: Sequence[str], spaced: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the given words.
+
+    Args:
+        words: The vocabulary; special tokens are added.
+        spaced: Words are separated by spaces in text (``3 +4``); otherwise they are written together (``12+34``).
+    """
+    vocabulary = {word: i for i, word in enumerate((PAD, USER, ASSISTANT, END, *words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    splits: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.WhitespaceSplit()]
+    if not spaced:
+        splits.append(pre_tokenizers.Split(Regex(r"[a-z]+|."), behavior="isolated"))
+        tokenizer.decoder = decoders.Fuse()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = _TEMPLATE
+    return fast
+
+
+def tiny_llama(tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: int, n_heads: int) -> LlamaForCausalLM:
+    """A Llama of a few ten thousand parameters for a tiny tokenizer, randomly initialised."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=n_layers,
+        num_attention_heads=n_heads,
+        num_key_value_heads=n_heads,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)

@@ -1,0 +1,93 @@
+"""Episodes to tensors. The only place where turns become rows; a row is the last turn's prompt and action, which by
+the append-only rule contains every earlier turn verbatim."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.types import Episode, RolloutBatch
+
+
+def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -> RolloutBatch:
+    """Right-padded rows of episodes.
+
+    Args:
+        episodes: Episodes with at least one turn each, none of them failed.
+        pad_id: Fills rows to the longest.
+        max_turns: K, the number of reward columns.
+
+    Raises:
+        ValueError: If an episode failed, has no turn, or has more turns than ``max_turns``.
+    """
+    if not episodes:
+        raise ValueError("no episodes to batch: every one of them failed, or none was sampled")
+    for episode in episodes:
+        if episode.failed or not 1 <= len(episode.turns) <= max_turns:
+            raise ValueError(
+                f"task {episode.task_id}: {len(episode.turns)} turns, failed={episode.failed}; only finished episodes "
+                f"of 1 to {max_turns} turns can be trained on"
+            )
+    n_rows = len(episodes)
+    width = max(len(e.turns[-1].prompt_ids) + len(e.turns[-1].action_ids) for e in episodes)
+    input_ids = np.full((n_rows, width), pad_id, dtype=np.int64)
+    attention_mask = np.zeros((n_rows, width), dtype=bool)
+    turn_ids = np.full((n_rows, width), -1, dtype=np.int64)
+    logprobs = np.zeros((n_rows, width), dtype=np.float32)
+    rewards = np.zeros((n_rows, max_turns), dtype=np.float32)
+    for row, episode in enumerate(episodes):
+        last = episode.turns[-1]
+        ids = last.prompt_ids + last.action_ids
+        input_ids[row, : len(ids)] = ids
+        attention_mask[row, : len(ids)] = True
+        for k, turn in enumerate(episode.turns):
+            start = len(turn.prompt_ids)
+            span = slice(start, start + len(turn.action_ids))
+            turn_ids[row, span] = k
+            logprobs[row, span] = turn.sampler_logprobs
+            rewards[row, k] = turn.reward
+    return RolloutBatch(
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        response_mask=torch.from_numpy(turn_ids >= 0),
+        turn_ids=torch.from_numpy(turn_ids),
+        sampler_logprobs=torch.from_numpy(logprobs),
+        rewards=torch.from_numpy(rewards),
+        n_turns=torch.tensor([len(episode.turns) for episode in episodes]),
+        group_ids=torch.tensor([episode.group_id for episode in episodes]),
+    )
+
+
+def micro_batches(lengths_B: Tensor, token_budget: int) -> Iterator[tuple[Tensor, int]]:
+    """Rows of similar length, so that rows times longest row stays within the budget.
+
+    Args:
+        lengths_B: ``[B]`` number of tokens per row.
+        token_budget: Upper limit of padded tokens; a single longer row gets a micro-batch of its own.
+
+    Yields:
+        Row indices and the width that they need.
+    """
+    # numpy's sort: torch's stable argsort costs 50 ms for a thousand rows on a CPU.
+    order = torch.from_numpy(np.argsort(-lengths_B.numpy(), kind="stable"))
+    lengths = lengths_B[order].tolist()
+    start = 0
+    while start < len(lengths):
+        width = lengths[start]
+        size = max(1, token_budget // width)
+        yield order[start : start + size], width
+        start += size
+
+
+def minibatches(n_rows: int, n_minibatches: int, generator: torch.Generator) -> list[Tensor]:
+    """A random partition of the rows into parts of nearly equal size, one per optimiser step.
+
+    Raises:
+        ValueError: If there are fewer rows than parts.
+    """
+    if n_rows < n_minibatches:
+        raise ValueError(f"cannot split {n_rows} episodes into {n_minibatches} minibatches")
+    if n_minibatches == 1:
+        return [torch.arange(n_rows)]
+    return list(torch.randperm(n_rows, generator=generator).chunk(n_minibatches))

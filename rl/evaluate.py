@@ -1,0 +1,128 @@
+"""Evaluation: play episodes, keep one row per (arm, seed, mode, task, sample). Everything else is computed from rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from envs import Task
+from rewards import Verdict
+from rl.config import EvalConfig
+from rl.rollout import EpisodePlan, Rollout
+from rl.seeding import derive_seed
+from rl.types import Episode, Finish
+
+EVALUATION_SEED = 20_240_919
+"""Evaluation draws do not depend on the run's seed: arms and seeds are compared on the same draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """One evaluated episode. Lists have one entry per attempt.
+
+    Args:
+        arm: Which method.
+        seed: Which training run.
+        mode: ``greedy``, ``sampled`` or ``validation``.
+        task_id: Which task.
+        sample: Index of the sample of this task.
+        correct: Whether each attempt was right.
+        rewards: Raw rewards.
+        verdicts: Verdicts by name.
+        answers: Final answers in canonical form, or ``None``.
+        texts: What the policy wrote.
+        n_tokens: Sampled tokens.
+        truncated: Whether the token limit cut the attempt off.
+        stop_reason: Why the episode ended.
+        failed: Whether we broke it off; such rows count in no rate.
+    """
+
+    arm: str
+    seed: int
+    mode: str
+    task_id: str
+    sample: int
+    correct: tuple[bool, ...]
+    rewards: tuple[float, ...]
+    verdicts: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    texts: tuple[str, ...]
+    n_tokens: tuple[int, ...]
+    truncated: tuple[bool, ...]
+    stop_reason: str
+    failed: bool
+
+    @classmethod
+    def of(cls, episode: Episode, arm: str, seed: int, mode: str, sample: int) -> "EvalRow":
+        """The row of an episode."""
+        turns = episode.turns
+        return cls(
+            arm=arm,
+            seed=seed,
+            mode=mode,
+            task_id=episode.task_id,
+            sample=sample,
+            correct=tuple(turn.verdict is Verdict.CORRECT for turn in turns),
+            rewards=tuple(turn.reward for turn in turns),
+            verdicts=tuple(turn.verdict.value for turn in turns),
+            answers=tuple(turn.answer for turn in turns),
+            texts=tuple(turn.text for turn in turns),
+            n_tokens=tuple(len(turn.action_ids) for turn in turns),
+            truncated=tuple(turn.finish is Finish.LENGTH for turn in turns),
+            stop_reason=episode.stop_reason.value,
+            failed=episode.failed,
+        )
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "EvalRow":
+        """The inverse of :meth:`to_json`."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as a dictionary of JSON types."""
+        return asdict(self)
+
+
+def evaluate(
+    rollout: Rollout,
+    tasks: Sequence[Task],
+    config: EvalConfig,
+    arm: str,
+    seed: int,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[EvalRow]:
+    """Greedy and sampled episodes on every task.
+
+    Args:
+        rollout: Plays episodes with the environment's full number of attempts.
+        tasks: What to measure on.
+        config: Which modes, how many samples.
+        arm: Named in the rows.
+        seed: Named in the rows; it does not change what is drawn.
+        on_episode: Called as episodes end.
+    """
+    rows = []
+    if config.greedy:
+        rows += play(rollout, tasks, 1, 0.0, arm, seed, "greedy", on_episode)
+    if config.samples_per_task:
+        rows += play(rollout, tasks, config.samples_per_task, config.temperature, arm, seed, "sampled", on_episode)
+    return rows
+
+
+def play(
+    rollout: Rollout,
+    tasks: Sequence[Task],
+    n_samples: int,
+    temperature: float,
+    arm: str,
+    seed: int,
+    mode: str,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[EvalRow]:
+    """``n_samples`` episodes per task in one mode."""
+    plans = [
+        EpisodePlan(task, index, derive_seed(EVALUATION_SEED, mode, task.id, sample))
+        for index, task in enumerate(tasks)
+        for sample in range(n_samples)
+    ]
+    episodes = rollout.run(plans, temperature, on_episode)
+    return [EvalRow.of(episode, arm, seed, mode, i % n_samples) for i, episode in enumerate(episodes)]

@@ -1,0 +1,116 @@
+"""Every metric that may be logged, and how metrics travel: as ratios, divided once, at logging time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Unit and meaning of a metric."""
+
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A mean that can be added over micro-batches and ranks: numerator and denominator travel apart."""
+
+    num: float
+    den: float
+
+    def __add__(self, other: "Ratio") -> "Ratio":
+        return Ratio(self.num + other.num, self.den + other.den)
+
+    @property
+    def value(self) -> float:
+        """The quotient, ``nan`` for an empty mean."""
+        return self.num / self.den if self.den else float("nan")
+
+
+_PER_TURN = {
+    "reward/raw": Metric("reward", "mean raw reward of the turn"),
+    "reward/shaped": Metric("reward", "mean reward of the turn after weights and progress bonus"),
+    "policy/kl_ref": Metric("nats per episode", "KL(policy || reference) summed over the turn's tokens"),
+    "rollout/tokens": Metric("tokens", "mean sampled tokens of the turn"),
+    "rollout/truncated": Metric("fraction", "turns cut off by the token limit"),
+    "rollout/no_answer": Metric("fraction", "turns without an answer in the accepted form"),
+    "rollout/ambiguous": Metric("fraction", "turns that offer several answers as final"),
+    "rollout/verifier_timeout": Metric("fraction", "turns whose verification was killed at its deadline"),
+    "rollout/accuracy": Metric("fraction", "turns with verdict correct"),
+}
+_EVAL = {
+    "delta": Metric("fraction", "accuracy_t2 - accuracy_t1"),
+    "delta_i_to_c": Metric("fraction", "wrong at the first, right at the last attempt, over all episodes"),
+    "delta_c_to_i": Metric("fraction", "right at the first, wrong at the last attempt, over all episodes"),
+    "fix_rate": Metric("fraction", "right at the last attempt, of those wrong at the first"),
+    "break_rate": Metric("fraction", "wrong at the last attempt, of those right at the first"),
+    "edit_rate": Metric("fraction", "episodes whose last text differs from the first"),
+    "edit_distance": Metric("ratio", "mean edit distance between first and last text over the sum of their lengths"),
+    "same_answer": Metric("fraction", "episodes whose last answer equals the first"),
+    "truncated_fraction": Metric("fraction", "attempts cut off by the token limit"),
+    "no_answer_fraction": Metric("fraction", "attempts without an answer"),
+    "failed_fraction": Metric("fraction", "episodes broken off by us, left out of everything else"),
+    "response_tokens": Metric("tokens", "sampled tokens per episode"),
+    "n": Metric("episodes", "how many episodes the numbers rest on"),
+}
+_PLAIN = {
+    "group/mixed_fraction": Metric("fraction", "groups with a gradient: rewards differ at some turn"),
+    "group/all_correct_fraction": Metric("fraction", "groups whose last attempts are all right"),
+    "group/all_wrong_fraction": Metric("fraction", "groups whose last attempts are all wrong"),
+    "rollout/env_error": Metric("episodes", "episodes broken off by an environment or verifier error"),
+    "rollout/context_full": Metric("episodes", "episodes broken off because the context was full"),
+    "rollout/failed_fraction": Metric("fraction", "episodes masked out of training"),
+    "rollout/episodes": Metric("episodes", "sampled episodes so far, failed ones included"),
+    "rollout/sampled_tokens": Metric("tokens", "sampled tokens so far"),
+    "policy/loss": Metric("1", "the loss that was minimised"),
+    "policy/entropy": Metric("nats per token", "entropy of the policy at sampled positions"),
+    "policy/clip_fraction": Metric("fraction", "tokens whose ratio was clipped"),
+    "policy/ratio": Metric("1", "mean of policy over old policy at sampled tokens"),
+    "policy/sampler_gap": Metric("nats per token", "mean |trainer - sampler| log-prob before the update"),
+    "optim/lr": Metric("1", "learning rate"),
+    "optim/grad_norm": Metric("1", "gradient norm before clipping"),
+    "stage": Metric("index", "stage of the algorithm, from 0"),
+    "time/sampling": Metric("seconds", "spent in the engine this step"),
+    "time/verification": Metric("seconds", "spent in environments and verifiers this step"),
+    "time/update": Metric("seconds", "spent in forward, backward and optimiser this step"),
+    "time/other": Metric("seconds", "the rest of this step: rendering, batching, logging, validation"),
+    "system/episodes_per_second": Metric("episodes/s", "sampled and trained on, over the whole step"),
+    "system/tokens_per_second": Metric("tokens/s", "sampled tokens over the whole step"),
+}
+MAX_TURNS = 16
+
+
+def catalogue() -> dict[str, Metric]:
+    """Every metric by name. ``_t1`` is the first attempt."""
+    names = dict(_PLAIN)
+    for name, metric in _PER_TURN.items():
+        names |= {f"{name}_t{k + 1}": metric for k in range(MAX_TURNS)}
+    for kind in ("greedy", "sampled", "validation"):
+        names |= {f"eval/{kind}/{name}": metric for name, metric in _EVAL.items()}
+        accuracy = Metric("fraction", "attempts of this index that are right")
+        names |= {f"eval/{kind}/accuracy_t{k + 1}": accuracy for k in range(MAX_TURNS)}
+    return names
+
+
+_CATALOGUE = catalogue()
+
+
+def check_names(metrics: Mapping[str, float]) -> None:
+    """Refuses metrics that are not in the catalogue.
+
+    Raises:
+        KeyError: Naming the unlisted metric.
+    """
+    for name in metrics:
+        if name not in _CATALOGUE:
+            raise KeyError(f"metric {name!r} is not in rl/metrics.py: add it there with its unit and meaning")
+
+
+def total(parts: list[dict[str, Ratio]]) -> dict[str, Ratio]:
+    """Sums of ratios by name."""
+    out: dict[str, Ratio] = {}
+    for part in parts:
+        for name, ratio in part.items():
+            out[name] = out[name] + ratio if name in out else ratio
+    return out

@@ -1,0 +1,168 @@
+"""Offline self-correction: sample, keep by rule, fine-tune on what is kept.
+
+STaR (Zelikman et al., arXiv 2203.14465) and Pair-SFT (Welleck et al., arXiv 2211.00053, without its second model), as
+SCoRe compares with them (arXiv 2409.12917, section 4). Only the last attempt is learned; the first is its context.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from envs import Task
+from rewards import Verdict
+from rl.backends.sft import SFTRow, clone_weights, fine_tune
+from rl.config import OfflineConfig, Rule, SFTConfig
+from rl.rollout import EpisodePlan, Rollout
+from rl.seeding import derive_seed
+from rl.trainer import Totals, shuffled_index
+from rl.types import Episode, Turn
+
+
+class NothingKeptError(ValueError):
+    """The rule kept none of the sampled episodes, so there is nothing to learn from."""
+
+
+def keep_star(episodes: Sequence[Episode], keep_right_to_right: bool) -> list[SFTRow]:
+    """STaR: own two-attempt traces that end right.
+
+    Args:
+        episodes: Sampled episodes; failed ones are left out.
+        keep_right_to_right: Also keep traces whose first attempt was right (D+); else only wrong->right ones (D).
+    """
+    rows = []
+    for episode in _finished(episodes):
+        first, last = episode.turns[0], episode.turns[-1]
+        if _right(last) and (keep_right_to_right or not _right(first)):
+            rows.append(SFTRow.from_turn(last.prompt_ids, last.action_ids))
+    return rows
+
+
+def keep_pairs(
+    episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per_task: int, seed: int
+) -> list[SFTRow]:
+    """Pair-SFT: a wrong first attempt, answered by another first attempt at the same task that was right.
+
+    The prompt is the one that the environment showed after the wrong attempt, token for token; the response is the
+    right attempt's own tokens.
+
+    Args:
+        episodes: Sampled episodes; failed ones are left out.
+        keep_right_to_right: Also pair right first attempts with right ones (D+).
+        pairs_per_task: At most this many pairs of either kind per task.
+        seed: Decides which attempts are paired.
+    """
+    by_task: dict[str, list[Episode]] = defaultdict(list)
+    for episode in _finished(episodes):
+        by_task[episode.task_id].append(episode)
+    rows = []
+    for task_id, attempts in by_task.items():
+        rng = random.Random(derive_seed(seed, "pairs", task_id))
+        right = [episode for episode in attempts if _right(episode.turns[0])]
+        wrong = [episode for episode in attempts if not _right(episode.turns[0])]
+        if not right:
+            continue
+        drafts = rng.sample(wrong, min(pairs_per_task, len(wrong)))
+        if keep_right_to_right:
+            drafts += rng.sample(right, min(pairs_per_task, len(right)))
+        for draft in drafts:
+            rows.append(SFTRow.from_turn(draft.turns[1].prompt_ids, rng.choice(right).turns[0].action_ids))
+    return rows
+
+
+def _finished(episodes: Sequence[Episode]) -> Iterator[Episode]:
+    return (episode for episode in episodes if not episode.failed and len(episode.turns) > 1)
+
+
+def _right(turn: Turn) -> bool:
+    return turn.verdict is Verdict.CORRECT
+
+
+def keep(episodes: Sequence[Episode], config: OfflineConfig, seed: int) -> list[SFTRow]:
+    """The rows that a method keeps of sampled episodes."""
+    if config.rule is Rule.STAR:
+        return keep_star(episodes, config.keep_right_to_right)
+    return keep_pairs(episodes, config.keep_right_to_right, config.pairs_per_task, seed)
+
+
+class OfflineTrainer:
+    """Runs one offline method.
+
+    Every round samples with the current weights, keeps rows by rule and fine-tunes the *base* on them (STaR's outer
+    loop restarts from the base so as not to overfit). The rounds share the run's budget of sampled episodes equally.
+
+    Args:
+        config: The run.
+        model: The policy; its weights at this moment are the base.
+        tokenizer: Its tokenizer.
+        rollout: Plays two-attempt training episodes with an engine that samples from ``model``.
+        tasks: Training tasks.
+        on_update: Called with the new weights' version after every round.
+        on_progress: Called with a description and the progress in [0, 1].
+    """
+
+    def __init__(
+        self,
+        config: SFTConfig,
+        model: Any,
+        tokenizer: Any,
+        rollout: Rollout,
+        tasks: Sequence[Task],
+        on_update: Callable[[int], None],
+        on_progress: Callable[[str, float], None],
+    ) -> None:
+        self._config, self._offline = config, config.offline
+        self._model, self._tokenizer, self._rollout = model, tokenizer, rollout
+        self._tasks, self._on_update, self._on_progress = list(tasks), on_update, on_progress
+        self._base = clone_weights(model)
+        self.round = 0
+        self.totals = Totals()
+
+    def collect(self) -> list[Episode]:
+        """One round's share of the budget of sampled episodes."""
+        n_groups = self._config.training.episodes // (self._offline.iterations * self._offline.group_size)
+        chunk, episodes = 128, []
+        for start in range(0, n_groups, chunk):
+            plans = []
+            for slot in range(start, min(start + chunk, n_groups)):
+                position = self.round * n_groups + slot
+                task = self._tasks[shuffled_index(self._config.seed, position, len(self._tasks))]
+                for member in range(self._offline.group_size):
+                    draw = derive_seed(self._config.seed, "collect", position, task.id, member)
+                    plans.append(EpisodePlan(task, position, draw))
+            episodes += self._rollout.run(plans, self._offline.temperature)
+            share = (self.round + (start + len(plans) / self._offline.group_size) / n_groups) / self._offline.iterations
+            self._on_progress("sampling", min(1.0, share))
+        return episodes
+
+    def train_round(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Keeps rows, restarts from the base and fine-tunes.
+
+        Returns:
+            ``kept`` and ``kept_fraction`` beside what :func:`rl.backends.sft.fine_tune` returns.
+
+        Raises:
+            NothingKeptError: If the rule kept nothing.
+        """
+        rows = keep(episodes, self._offline, self._config.seed)
+        if not rows:
+            raise NothingKeptError(
+                f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; the base never does what the "
+                "method wants to imitate. Sample more (training.episodes) or take an easier task"
+            )
+        self._model.load_state_dict(self._base)
+        outcome = fine_tune(
+            self._model,
+            self._tokenizer,
+            rows,
+            self._offline,
+            self._config.optim,
+            derive_seed(self._config.seed, "sft", self.round),
+            lambda share: self._on_progress("fine-tuning", (self.round + share) / self._offline.iterations),
+        )
+        self.round += 1
+        self.totals.episodes += len(episodes)
+        self.totals.sampled_tokens += sum(len(turn.action_ids) for e in episodes for turn in e.turns)
+        self.totals.gradient_tokens += int(outcome["gradient_tokens"])
+        self._on_update(self.round)
+        return {"kept": len(rows), "kept_fraction": len(rows) / len(episodes), **outcome}

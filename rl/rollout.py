@@ -1,0 +1,187 @@
+"""Episodes from an engine and environments.
+
+An episode goes on as soon as its own turn is verified, whatever the others do. Every request's seed is derived from
+the episode's seed and the turn, so neither the batch nor the order of completion changes what is sampled.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from envs import SelfCorrectEnv, StopReason, Task
+from envs.base import Message
+from rl.rendering import Renderer
+from rl.seeding import derive_seed
+from rl.types import Completion, Engine, Episode, Finish, Request, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodePlan:
+    """An episode to be sampled: which task, which group, which seed."""
+
+    task: Task
+    group_id: int
+    seed: int
+
+
+@dataclass(slots=True)
+class PhaseTimes:
+    """Seconds spent, by phase."""
+
+    sampling: float = 0.0
+    verification: float = 0.0
+    rendering: float = 0.0
+
+
+@dataclass(slots=True)
+class _Running:
+    plan: EpisodePlan
+    env: SelfCorrectEnv
+    prompt_ids: tuple[int, ...] = ()
+    turns: list[Turn] = field(default_factory=list)
+    policy_version: int = 0
+
+
+def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
+    """Runs requests to their end; completions come back in the order of the requests."""
+    engine.submit(requests)
+    by_id: dict[int, Completion] = {}
+    while len(by_id) < len(requests):
+        finished = engine.step()
+        if not finished:
+            raise RuntimeError(f"the engine is idle but {len(requests) - len(by_id)} requests are unanswered")
+        by_id.update((completion.request_id, completion) for completion in finished)
+    return [by_id[request.id] for request in requests]
+
+
+class Rollout:
+    """Plays episodes.
+
+    Args:
+        engine: What samples.
+        renderer: Messages to token ids.
+        make_env: Builds an environment; instances are reused.
+        max_new_tokens: Token limit of each attempt; the last entry holds for all further attempts.
+        context_length: Longest prompt plus answer that the model can hold.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        make_env: Callable[[], SelfCorrectEnv],
+        max_new_tokens: Sequence[int],
+        context_length: int,
+    ) -> None:
+        self._engine, self._renderer, self._make_env = engine, renderer, make_env
+        self._max_new_tokens, self._context_length = tuple(max_new_tokens), context_length
+        self._free_envs: list[SelfCorrectEnv] = []
+        self.times = PhaseTimes()
+
+    def run(
+        self,
+        plans: Sequence[EpisodePlan],
+        temperature: float,
+        on_episode: Callable[[Episode], None] | None = None,
+    ) -> list[Episode]:
+        """Plays one episode per plan and returns them in the order of the plans.
+
+        Args:
+            plans: What to play.
+            temperature: 0 for greedy.
+            on_episode: Called with every episode as it ends, for progress displays.
+
+        Returns:
+            Episodes; one whose environment raised has ``stop_reason`` ``ENV_ERROR`` and carries the error.
+        """
+        running: dict[int, _Running] = {}
+        episodes: dict[int, Episode] = {}
+
+        def settle(index: int, outcome: Episode | Request) -> list[Request]:
+            if isinstance(outcome, Request):
+                return [outcome]
+            episodes[index] = outcome
+            self._free_envs.append(running.pop(index).env)
+            if on_episode is not None:
+                on_episode(outcome)
+            return []
+
+        requests: list[Request] = []
+        for index, plan in enumerate(plans):
+            env = self._free_envs.pop() if self._free_envs else self._make_env()
+            running[index] = _Running(plan, env)
+            requests += settle(index, self._start(index, running[index], temperature))
+        while running:
+            self._engine.submit(requests)
+            started = time.perf_counter()
+            completions = self._engine.step()
+            self.times.sampling += time.perf_counter() - started
+            if not completions:
+                raise RuntimeError(f"the engine is idle but {len(running)} episodes wait for it")
+            requests = []
+            for completion in completions:
+                index = completion.request_id
+                requests += settle(index, self._advance(index, running[index], completion, temperature))
+        return [episodes[index] for index in range(len(plans))]
+
+    def _start(self, index: int, state: _Running, temperature: float) -> Episode | Request:
+        try:
+            messages, _ = state.env.reset(options={"task": state.plan.task})
+        except Exception as error:
+            return self._end(state, False, StopReason.ENV_ERROR, f"reset: {error!r}")
+        state.prompt_ids = self._renderer.opening(messages)
+        return self._ask(index, state, temperature)
+
+    def _advance(self, index: int, state: _Running, completion: Completion, temperature: float) -> Episode | Request:
+        text = self._renderer.text(completion.action_ids)
+        started = time.perf_counter()
+        try:
+            messages, reward, terminated, truncated, info = state.env.step(text)
+        except Exception as error:  # a crash of an environment is a value, counted and masked; never a reward of 0
+            return self._end(state, False, StopReason.ENV_ERROR, f"step: {error!r}")
+        finally:
+            self.times.verification += time.perf_counter() - started
+        turn = Turn(
+            prompt_ids=state.prompt_ids,
+            action_ids=completion.action_ids,
+            sampler_logprobs=completion.logprobs,
+            text=text,
+            reward=reward,
+            finish=completion.finish,
+            verdict=info["verdict"],
+            answer=info.get("answer"),
+            reason=info.get("reason", ""),
+        )
+        state.turns.append(turn)
+        state.policy_version = completion.policy_version
+        if terminated or truncated:
+            return self._end(state, terminated, info["stop_reason"], info.get("error"))
+        state.prompt_ids = self._extend(turn, completion.finish, messages)
+        return self._ask(index, state, temperature)
+
+    def _extend(self, turn: Turn, finish: Finish, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        started = time.perf_counter()
+        prompt_ids = self._renderer.extend(turn.prompt_ids, turn.action_ids, finish, messages)
+        self.times.rendering += time.perf_counter() - started
+        return prompt_ids
+
+    def _ask(self, index: int, state: _Running, temperature: float) -> Episode | Request:
+        turn = len(state.turns)
+        limit = self._max_new_tokens[min(turn, len(self._max_new_tokens) - 1)]
+        if len(state.prompt_ids) + limit > self._context_length:
+            return self._end(state, False, StopReason.CONTEXT_FULL, None)
+        seed = derive_seed(state.plan.seed, "turn", turn)
+        return Request(index, state.prompt_ids, limit, temperature, seed)
+
+    def _end(self, state: _Running, terminated: bool, reason: StopReason, error: str | None) -> Episode:
+        return Episode(
+            task_id=state.plan.task.id,
+            group_id=state.plan.group_id,
+            seed=state.plan.seed,
+            policy_version=state.policy_version,
+            turns=tuple(state.turns),
+            terminated=terminated,
+            truncated=not terminated,
+            stop_reason=reason,
+            error=error,
+        )

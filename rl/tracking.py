@@ -1,0 +1,115 @@
+"""What a run writes: its folder, its metrics, its episodes. JSON lines first; everything else is drawn from them."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rl.metrics import check_names
+from rl.types import Episode
+
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "vllm", "sympy", "hydra-core", "math-verify", "gymnasium")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader never sees half of it: to a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """:func:`write_text` of indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def describe_run(folder: Path, resolved_config: str, argv: Sequence[str] | None = None) -> None:
+    """Writes ``config.yaml`` and ``run.json``: the command, versions, commit and machine."""
+    write_text(folder / "config.yaml", resolved_config)
+    info = {
+        "command": list(argv if argv is not None else sys.argv),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+    }
+    write_json(folder / "run.json", info)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+class JsonLines:
+    """Appends one JSON object per line."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, *rows: Mapping[str, Any]) -> None:
+        """Writes rows and flushes."""
+        self._file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Tracker:
+    """Metrics and episodes of one run; ``metrics.jsonl`` and ``episodes.jsonl`` in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._metrics = JsonLines(folder / "metrics.jsonl")
+        self._episodes = JsonLines(folder / "episodes.jsonl")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.
+
+        Raises:
+            KeyError: If a metric is not in the catalogue.
+        """
+        check_names(metrics)
+        self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}})
+
+    def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
+        """Whole episodes, token ids and log-probs included."""
+        self._episodes.write(*({"step": step, **asdict(episode)} for episode in episodes))
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._metrics.close()
+        self._episodes.close()
+
+
+def _rounded(value: float) -> float | None:
+    return None if value != value else float(f"{value:.6g}")  # JSON has no nan
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSON-lines file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -1,0 +1,250 @@
+"""The nouns of learning, all frozen.
+
+``True`` in a mask means *use this token*. Entry t of a ``[B, T]`` tensor is about token t itself, so nothing is shifted
+outside the function that reads logits. Shape letters: B episodes, K turns, T tokens, G groups, V vocabulary.
+
+Four log-probs, never mixed up: ``sampler_`` (the engine that sampled), ``old_`` (the trainer before the update),
+``logprobs`` (current parameters), ``ref_`` (frozen reference). ``rewards`` are raw, ``returns`` discounted,
+``advantages`` centred.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from envs import StopReason
+from rewards import Verdict
+
+
+class Finish(StrEnum):
+    """How the engine stopped writing a turn."""
+
+    STOP = "stop"
+    """The policy ended its turn: the last action id is the end-of-turn token."""
+    LENGTH = "length"
+    """The token limit cut it off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One prompt and the policy's reply to it.
+
+    Args:
+        prompt_ids: Everything that the policy saw, P ids.
+        action_ids: What it sampled, A ids, the end-of-turn token included if it wrote one.
+        sampler_logprobs: Log-prob of each action id under the engine that sampled it, A values, in nats.
+        text: The action as text, without the end-of-turn token; what the environment saw.
+        reward: Raw reward of this turn.
+        finish: Whether the policy stopped or was cut off.
+        verdict: The verifier's verdict.
+        answer: The final answer in canonical form, ``None`` if there was none.
+        reason: Which rule of the verifier decided.
+    """
+
+    prompt_ids: tuple[int, ...]
+    action_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    text: str
+    reward: float
+    finish: Finish
+    verdict: Verdict
+    answer: str | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.action_ids) != len(self.sampler_logprobs):
+            raise ValueError(f"{len(self.action_ids)} action ids but {len(self.sampler_logprobs)} log-probs")
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One interaction from reset to end.
+
+    Raises:
+        ValueError: If it neither or both terminated and was truncated, if an error lacks its message or a message its
+            error, or if a turn's prompt does not extend the turn before it.
+    """
+
+    task_id: str
+    group_id: int
+    seed: int
+    policy_version: int
+    turns: tuple[Turn, ...]
+    terminated: bool
+    truncated: bool
+    stop_reason: StopReason
+    error: str | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.terminated == self.truncated:
+            raise ValueError("an episode either terminates or is truncated")
+        if (self.stop_reason is StopReason.ENV_ERROR) != (self.error is not None):
+            raise ValueError("an error needs its message, and a message needs an error")
+        for before, after in zip(self.turns, self.turns[1:], strict=False):
+            seen = before.prompt_ids + before.action_ids
+            if after.prompt_ids[: len(seen)] != seen:
+                raise ValueError(f"task {self.task_id}: a prompt does not extend the turn before it")
+
+    @property
+    def failed(self) -> bool:
+        """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
+        return self.truncated
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The episodes that share a task: the baseline is computed over them."""
+
+    group_id: int
+    episodes: tuple[Episode, ...]
+
+
+class _Rows:
+    """Row selection for frozen dataclasses of tensors whose first dimension is B."""
+
+    def rows(self, index: Sequence[int] | Tensor, n_tokens: int | None = None):
+        """The given rows, cut to the first ``n_tokens`` tokens."""
+        index = torch.as_tensor(index)
+        values = []
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if isinstance(value, _Rows):
+                values.append(value.rows(index, n_tokens))
+                continue
+            value = value[index]
+            per_token = value.ndim == 2 and item.name != "rewards"
+            values.append(value[:, :n_tokens] if per_token and n_tokens is not None else value)
+        return type(self)(*values)
+
+    def to(self, device: torch.device | str):
+        """The same on a device."""
+        return type(self)(*(getattr(self, item.name).to(device) for item in fields(self)))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch(_Rows):
+    """Episodes as right-padded rows.
+
+    Args:
+        input_ids: ``[B, T]`` int64.
+        attention_mask: ``[B, T]`` bool, False on padding.
+        response_mask: ``[B, T]`` bool, True on the tokens that the policy sampled.
+        turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response.
+        sampler_logprobs: ``[B, T]`` float32, 0 off the response.
+        rewards: ``[B, K]`` float32, raw, 0 past the last turn.
+        n_turns: ``[B]`` int64.
+        group_ids: ``[B]`` int64.
+
+    Raises:
+        ValueError: If shapes disagree, or a response token is padding or sits at position 0.
+        TypeError: If a mask is not bool.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    response_mask: Tensor
+    turn_ids: Tensor
+    sampler_logprobs: Tensor
+    rewards: Tensor
+    n_turns: Tensor
+    group_ids: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.input_ids.shape)
+        for name in ("attention_mask", "response_mask", "turn_ids", "sampler_logprobs"):
+            if (got := tuple(getattr(self, name).shape)) != shape:
+                raise ValueError(f"{name} has shape {got}, expected {shape}")
+        for name in ("attention_mask", "response_mask"):
+            if getattr(self, name).dtype is not torch.bool:
+                raise TypeError(f"{name} must be bool, True = use this token")
+        if (self.response_mask & ~self.attention_mask).any() or self.response_mask[:, 0].any():
+            raise ValueError("response tokens must be real tokens and cannot sit at position 0")
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[B]`` number of real tokens per row."""
+        return self.attention_mask.sum(1)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch(_Rows):
+    """A RolloutBatch that has been scored. Everything but ``rollout`` is ``[B, T]`` float32, 0 off the response."""
+
+    rollout: RolloutBatch
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rollout)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an engine is asked for. ``seed`` alone decides the sample, whatever else is in the batch.
+
+    Args:
+        id: Chosen by the caller, returned with the completion.
+        prompt_ids: The prompt.
+        max_new_tokens: Upper limit of sampled tokens.
+        temperature: 0 for greedy.
+        seed: 63 random bits.
+    """
+
+    id: int
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine sampled, the end-of-turn id included, with log-probs at the sampling temperature.
+
+    At temperature 0 the log-probs are those of temperature 1.
+    """
+
+    request_id: int
+    action_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+    policy_version: int
+
+
+class Engine(Protocol):
+    """What samples: token ids in, token ids out."""
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queues requests."""
+        ...
+
+    def step(self) -> list[Completion]:
+        """Works for a while and returns the completions that finished."""
+        ...
+
+    def load_weights(self, named: dict[str, Tensor], version: int) -> None:
+        """Makes later samples come from these weights, stamped with this version."""
+        ...
+
+    def sleep(self) -> None:
+        """Frees what it can until ``wake``."""
+        ...
+
+    def wake(self) -> None:
+        """Ends ``sleep``."""
+        ...
+
+    def close(self) -> None:
+        """Releases everything."""
+        ...
