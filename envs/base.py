@@ -8,8 +8,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from rewards import Score
 
 Role = Literal["system", "user", "assistant"]
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Split(StrEnum):
+    """Which tasks. No question is in two of them."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from envs.base import SPLITS, StopReason, Task
+from envs.base import Split, StopReason, Task
 from envs.registry import make
 from envs.self_correct import SelfCorrectEnv
 from envs.splits import normalise_question
@@ -91,13 +91,13 @@ def _play(env: SelfCorrectEnv, task: Task, respond: Callable[[Task], str]) -> li
 
 def _check_splits(env: SelfCorrectEnv) -> None:
     seen: dict[str, str] = {}
-    for split in SPLITS:
+    for split in Split:
         tasks = env.taskset.load(split)
         ids = [task.id for task in tasks]
-        _require(len(ids) == len(set(ids)), f"split {split!r} repeats a task id")
+        _require(len(ids) == len(set(ids)), f"split {str(split)!r} repeats a task id")
         for question in {normalise_question(task.question) for task in tasks}:
-            other = seen.setdefault(question, split)
-            _require(other == split, f"splits {other!r} and {split!r} share the question {question!r}")
+            other = seen.setdefault(question, split.value)
+            _require(other == split, f"splits {other!r} and {str(split)!r} share the question {question!r}")
 
 
 class _Failing:

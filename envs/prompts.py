@@ -38,7 +38,10 @@ _PROMPTS = {
             "out the complete solution once more and state the result as \\boxed{answer}."
         ),
         right="That is correct. Write out the complete solution once more and state the result as \\boxed{answer}.",
-        wrong="That is not correct. Find the mistake, write a complete new solution and state the result as \\boxed{answer}.",
+        wrong=(
+            "That is not correct. Find the mistake, write a complete new solution and state the result as "
+            "\\boxed{answer}."
+        ),
     ),
     # For small models: a short answer first, so that an episode fits a CPU.
     "short-v1": Prompts(

@@ -60,7 +60,9 @@ def make(env_id: str, options: dict[str, Any] | None = None, **kwargs: Any) -> S
         _load_plugins()
     if env_id not in _TASKSETS:
         near = difflib.get_close_matches(env_id, _TASKSETS, n=1, cutoff=0.0)
-        raise KeyError(f"unknown environment {env_id!r}; did you mean {near[0]!r}? Known: {', '.join(sorted(_TASKSETS))}")
+        raise KeyError(
+            f"unknown environment {env_id!r}; did you mean {near[0]!r}? Known: {', '.join(sorted(_TASKSETS))}"
+        )
     return SelfCorrectEnv(make_taskset(env_id, options or {}), **(_DEFAULTS[env_id] | kwargs))
 
 
@@ -72,7 +74,9 @@ def make_taskset(env_id: str, options: dict[str, Any]) -> TaskSet:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"env.options.{name}: {env_id} has no such option{hint} It has: {', '.join(known) or 'none'}")
+            raise TypeError(
+                f"env.options.{name}: {env_id} has no such option{hint} It has: {', '.join(known) or 'none'}"
+            )
     return factory(**options)
 
 

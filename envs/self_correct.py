@@ -61,7 +61,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     def __init__(
         self,
         taskset: TaskSet,
-        split: Split = "train",
+        split: Split | str = Split.TRAIN,
         attempts: int = 2,
         feedback: Feedback | str = Feedback.NONE,
         prompts: str = "math-v1",
@@ -69,7 +69,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     ) -> None:
         if attempts < 1:
             raise ValueError(f"attempts={attempts}: an episode needs at least one")
-        self.taskset, self.split, self.attempts = taskset, split, attempts
+        self.taskset, self.split, self.attempts = taskset, Split(split), attempts
         self.feedback, self.stop_on_correct = Feedback(feedback), stop_on_correct
         self.prompts = get_prompts(prompts)
         self.observation_space, self.action_space = MessagesSpace(), ResponseSpace()
@@ -83,7 +83,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         if self._tasks is None:
             self._tasks = tuple(self.taskset.load(self.split))
             if not self._tasks:
-                raise ValueError(f"{type(self.taskset).__name__} has no tasks in split {self.split!r}")
+                raise ValueError(f"{type(self.taskset).__name__} has no tasks in split {self.split.value!r}")
         return self._tasks
 
     @property
@@ -131,5 +131,3 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         if hasattr(self.taskset, "feedback"):
             return self.taskset.feedback(self.task, response, score)  # type: ignore[attr-defined]
         return self.prompts.right if score.verdict is Verdict.CORRECT else self.prompts.wrong
-
-

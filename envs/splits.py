@@ -23,8 +23,8 @@ def split_of(question: str, validation: float = 0.1, test: float = 0.2) -> Split
     digest = hashlib.blake2b(normalise_question(question).encode(), digest_size=8).digest()
     share = int.from_bytes(digest, "big") / 2**64
     if share < test:
-        return "test"
-    return "validation" if share < test + validation else "train"
+        return Split.TEST
+    return Split.VALIDATION if share < test + validation else Split.TRAIN
 
 
 def draw_tasks(draw: Callable[[int], Task], split: Split, n: int, patience: int = 200) -> list[Task]:
@@ -47,5 +47,7 @@ def draw_tasks(draw: Callable[[int], Task], split: Split, n: int, patience: int 
         if split_of(task.question) == split:
             tasks.setdefault(normalise_question(task.question), task)
     if len(tasks) < n:
-        raise ValueError(f"only {len(tasks)} different questions of split {split!r} found, {n} wanted: ask for fewer")
+        raise ValueError(
+            f"only {len(tasks)} different questions of split {str(split)!r} found, {n} wanted: ask for fewer"
+        )
     return list(tasks.values())

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from envs import Split
 from rl.backends.distributed import Distributed
 from rl.checkpoint import save_policy
 from rl.config import RunConfig, SFTConfig, TrainConfig
@@ -56,8 +57,8 @@ def run_online(cfg: TrainConfig, folder: Path, report: Report, arm: str | None =
     trainer = Trainer(
         cfg,
         bench.model,
-        bench.rollout("train", cfg.algorithm.train_attempts),
-        bench.tasks("train"),
+        bench.rollout(Split.TRAIN, cfg.algorithm.train_attempts),
+        bench.tasks(Split.TRAIN),
         bench.renderer.pad_id,
         distributed,
         lambda version: bench.engine.load_weights(dict(bench.model.named_parameters()), version),
@@ -95,8 +96,8 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         cfg,
         bench.model,
         bench.tokenizer,
-        bench.rollout("train"),
-        bench.tasks("train"),
+        bench.rollout(Split.TRAIN),
+        bench.tasks(Split.TRAIN),
         lambda version: bench.engine.load_weights(dict(bench.model.named_parameters()), version),
         lambda what, share: report(what, share, {}),
     )
@@ -127,8 +128,8 @@ def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") ->
 
 
 def _log_validation(bench: Workbench, tracker: Tracker, step: int, n_episodes: int) -> None:
-    tasks = bench.tasks("validation")[:VALIDATION_TASKS]
-    rows = play(bench.rollout("validation"), tasks, 1, 0.0, "", 0, "validation")
+    tasks = bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS]
+    rows = play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "", 0, "validation")
     summary = {f"eval/validation/{name}": value for name, value in summarise(rows).items()}
     tracker.log(step, summary | {"rollout/episodes": n_episodes})
 
@@ -136,7 +137,8 @@ def _log_validation(bench: Workbench, tracker: Tracker, step: int, n_episodes: i
 def _finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
     """Evaluates, and writes rows, policy and result: the result last, so that its presence means "complete"."""
     cfg = bench.config
-    tasks = bench.tasks(cfg.evaluation.split, cfg.evaluation.n_tasks)  # type: ignore[arg-type]
+    split = Split(cfg.evaluation.split)
+    tasks = bench.tasks(split, cfg.evaluation.n_tasks)
     n_episodes = len(tasks) * (int(cfg.evaluation.greedy) + cfg.evaluation.samples_per_task)
     done = 0
 
@@ -145,7 +147,7 @@ def _finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, b
         done += 1
         report("evaluating", done / n_episodes, {})
 
-    rows = evaluate(bench.rollout("test"), tasks, cfg.evaluation, result.arm, result.seed, count)
+    rows = evaluate(bench.rollout(split), tasks, cfg.evaluation, result.arm, result.seed, count)
     write_rows(folder / "rows.jsonl", rows)
     save_policy(folder / "policy", bench.model, bench.tokenizer)
     for mode in ("greedy", "sampled"):

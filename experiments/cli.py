@@ -35,11 +35,14 @@ _ENTRY_POINTS = {
     "pretrain": schema.PretrainConfig,
     "play": schema.PlayConfig,
 }
-console = Console(stderr=False)
+console = Console()
+if not console.is_terminal:
+    console = Console(width=140)  # a log file has no width of its own; tables should not be squeezed into 80 columns
 
 
 def register_schemas() -> None:
     """Puts the dataclasses where the YAML files' ``defaults`` look for them."""
+    OmegaConf.register_new_resolver("or_else", lambda first, second: first or second, replace=True)
     store = ConfigStore.instance()
     for group, node in _GROUPS.items():
         store.store(group=group, name="schema", node=node)

@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 RATE_NAMES = {
@@ -44,6 +51,8 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
+        self._all: TaskID | None = None
+        self._n_finished = 0
 
     def __enter__(self) -> "Display":
         self._bars.start()
@@ -60,10 +69,23 @@ class Display:
             key = f"{who}/{what}"
             if key not in self._tasks:
                 self._tasks[key] = self._bars.add_task(what, total=100, who=who, note="")
-            self._bars.update(self._tasks[key], completed=round(100 * share), **({"note": note} if note else {}))
+            self._bars.update(self._tasks[key], completed=round(100 * share))
+            if note:
+                self._bars.update(self._tasks[key], note=note)
             self._maybe_print(key, f"{who}: {what} {share:.0%}  {note}")
 
         return report
+
+    def finished(self, who: str, n_jobs: int) -> None:
+        """Takes a job's bars off the screen and counts it."""
+        for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
+            self._bars.remove_task(self._tasks.pop(key))
+        self._n_finished += 1
+        if self._all is None:
+            self._all = self._bars.add_task("jobs finished", total=n_jobs, who="all", note="")
+        self._bars.update(self._all, completed=self._n_finished)
+        if not self._console.is_terminal:
+            print(f"finished {who} ({self._n_finished}/{n_jobs})", flush=True)
 
     def _maybe_print(self, key: str, line: str) -> None:
         now = time.monotonic()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from envs import Task
+from envs import Split, Task
 from envs.splits import split_of
 from envs.tasks.addition import Addition
 from envs.tasks.modchain import STEPS, ModChain, worked_response
@@ -50,7 +50,7 @@ def _training_tasks(draw: Callable[[random.Random], Task], rng: random.Random, n
     tasks: list[Task] = []
     while len(tasks) < n:
         task = draw(rng)
-        if split_of(task.question) == "train":
+        if split_of(task.question) is Split.TRAIN:
             tasks.append(task)
     return tasks
 
@@ -74,10 +74,10 @@ class ModChainCorpus:
         misconception: Teach ``*7`` as ``+7`` in worked answers, so that the skill is good but not perfect.
     """
 
-    words = (*DIGITS, *STEPS, "_", ":", "#", "check", "work", "right", "wrong")
-    spaced = True
-    max_first_tokens = 3
-    own_drafts_from = 0.6
+    words: Sequence[str] = (*DIGITS, *STEPS, "_", ":", "#", "check", "work", "right", "wrong")
+    spaced: bool = True
+    max_first_tokens: int = 3
+    own_drafts_from: float = 0.6
 
     def __init__(
         self,
@@ -128,10 +128,10 @@ class AdditionCorpus:
         copy, resample: Shares of second drafts that repeat the first, or draw another; the rest changes one digit.
     """
 
-    words = (*DIGITS, "+", "check", "right", "wrong")
-    spaced = False
-    max_first_tokens = 6
-    own_drafts_from = 0.4
+    words: Sequence[str] = (*DIGITS, "+", "check", "right", "wrong")
+    spaced: bool = False
+    max_first_tokens: int = 6
+    own_drafts_from: float = 0.4
 
     def __init__(self, copy: float = 0.55, resample: float = 0.3) -> None:
         self._copy, self._resample = copy, resample
@@ -192,4 +192,7 @@ def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[i
     return encode
 
 
-CORPORA: dict[str, Callable[..., Corpus]] = {"modchain": ModChainCorpus, "addition": AdditionCorpus}
+CORPORA: dict[str, type[ModChainCorpus] | type[AdditionCorpus]] = {
+    "modchain": ModChainCorpus,
+    "addition": AdditionCorpus,
+}

@@ -1,8 +1,8 @@
 """Killable worker processes with a hard deadline per request.
 
 A thread or SIGALRM time-out cannot stop a C call and starves the whole process (``9^9^9^9``); SIGKILL can. A worker is
-a fresh interpreter running ``python -m <module> <memory limit>``, which prints one ``{"ready": true}`` line and then one JSON line per
-JSON line that it reads. It never inherits the parent's memory, threads or CUDA context.
+a fresh interpreter running ``python -m <module> <memory limit>``, which prints one ``{"ready": true}`` line and then
+one JSON line per JSON line that it reads. It never inherits the parent's memory, threads or CUDA context.
 """
 
 import json
@@ -121,7 +121,8 @@ class _Worker:
             cwd=ROOT,
             start_new_session=True,  # Ctrl-C goes to the parent, which decides
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         if self._read_line(START_DEADLINE_S) is None:
             self.kill()

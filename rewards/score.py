@@ -12,7 +12,7 @@ class Verdict(StrEnum):
     NO_ANSWER = "no_answer"
     """The response offers nothing in the form that the task asks for."""
     AMBIGUOUS = "ambiguous"
-    """Several different values are offered as final. Worth 0 and trained on like a wrong answer: hedging must not pay."""
+    """Several different values are offered as final. Worth 0 and trained on: hedging must not pay."""
     TIMEOUT = "timeout"
     """The response made the verifier pass its deadline. Worth 0 and trained on: the response caused it."""
     ERROR = "error"

@@ -330,7 +330,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         _refuse(self.split not in ("validation", "test"), f"evaluation.split={self.split}: use validation or test")
-        _refuse(not self.greedy and not self.samples_per_task, "evaluation: neither greedy nor sampled episodes asked for")
+        _refuse(
+            not self.greedy and not self.samples_per_task, "evaluation: neither greedy nor sampled episodes asked for"
+        )
 
 
 @dataclass

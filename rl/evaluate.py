@@ -1,4 +1,4 @@
-"""Evaluation: play episodes, keep one row per (arm, seed, mode, task, sample). Everything else is computed from rows."""
+"""Evaluation: play episodes, keep one row per (arm, seed, mode, task, sample). All else is computed from rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -75,7 +75,8 @@ class EvalRow:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "EvalRow":
         """The inverse of :meth:`to_json`."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """The row as a dictionary of JSON types."""

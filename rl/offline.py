@@ -38,9 +38,7 @@ def keep_star(episodes: Sequence[Episode], keep_right_to_right: bool) -> list[SF
     return rows
 
 
-def keep_pairs(
-    episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per_task: int, seed: int
-) -> list[SFTRow]:
+def keep_pairs(episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per_task: int, seed: int) -> list[SFTRow]:
     """Pair-SFT: a wrong first attempt, answered by another first attempt at the same task that was right.
 
     The prompt is the one that the environment showed after the wrong attempt, token for token; the response is the

@@ -1,8 +1,8 @@
 """Statistics of evaluated episodes: rates, paired bootstrap intervals, exact McNemar, inference-time scaling.
 
-Everything is a mean of per-episode values, first over the samples of a task, then over tasks, then over seeds. Intervals
-resample seeds and then tasks (Efron & Tibshirani 1993; clustered as in Miller, arXiv 2411.00640), with the same draws
-for every arm, so that differences between arms are paired over tasks and over training seeds.
+Everything is a mean of per-episode values, first over the samples of a task, then over tasks, then over seeds.
+Intervals resample seeds and then tasks (Efron & Tibshirani 1993; clustered as in Miller, arXiv 2411.00640), with the
+same draws for every arm, so that differences between arms are paired over tasks and over training seeds.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ from rewards.votes import majority_index
 from rl.evaluate import EvalRow
 
 DRAWS = 10_000
-RATES = (
+RATES: tuple[str, ...] = (
     "accuracy_t1",
     "accuracy_t2",
     "delta",
@@ -74,7 +74,7 @@ def summarise(rows: Sequence[EvalRow]) -> dict[str, float]:
     good = [row for row in rows if not row.failed]
     table = np.array([episode_values(row) for row in good]).reshape(len(good), len(RATES))
     means = table.mean(0) if len(good) else np.full(len(RATES), np.nan)
-    summary = dict(zip(RATES, means.tolist(), strict=True))
+    summary: dict[str, float] = dict(zip(RATES, means.tolist(), strict=True))
     n_attempts = max((len(row.correct) for row in good), default=0)
     for k in range(2, n_attempts):
         summary[f"accuracy_t{k + 1}"] = float(np.mean([row.correct[k] for row in good if len(row.correct) > k]))
@@ -219,8 +219,8 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
 def scaling(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
     """Accuracy against the number of responses per task, from the sampled episodes of one arm and seed.
 
-    ``pass``, ``majority``: of k first attempts. ``sequential``: majority over the last attempts of k / K episodes, which
-    costs the same k responses (K attempts each); ``nan`` where k is not a multiple of K.
+    ``pass``, ``majority``: of k first attempts. ``sequential``: majority over the last attempts of k / K episodes,
+    which costs the same k responses (K attempts each); ``nan`` where k is not a multiple of K.
     """
     by_task: dict[str, list[EvalRow]] = defaultdict(list)
     for row in rows:

@@ -269,12 +269,12 @@ class Trainer:
             return sampled_kl(stats.logprobs, train.ref_logprobs, batch.response_mask, self._algorithm.kl.estimator)
         with torch.no_grad():
             reference = sampled_stats(self._reference, batch, self._algorithm.temperature)
-        kl_N = full_kl(stats.distribution_NV, reference.distribution_NV)
+        kl_N = full_kl(stats.distribution, reference.distribution)
         return torch.zeros_like(stats.logprobs).masked_scatter(batch.response_mask, kl_N)
 
 
 def drop_failed(episodes: Sequence[Episode], need_company: bool) -> list[Episode]:
-    """Episodes that can be trained on: those that did not fail and, with a group baseline, are not alone in their group.
+    """Episodes that can be trained on: not failed and, with a group baseline, not alone in their group.
 
     Args:
         episodes: A rollout batch.

@@ -60,13 +60,13 @@ class Workbench:
         """
         tasks = list(self.taskset.load(split))
         if n > len(tasks):
-            raise ValueError(f"{n} tasks of split {split!r} asked for, but {self.config.env.id} has {len(tasks)}")
+            raise ValueError(f"{n} tasks of split {split.value!r} asked for, but {self.config.env.id} has {len(tasks)}")
         return tasks[:n] if n else tasks
 
-    def rollout(self, split: Split, attempts: int = 0, engine: HFEngine | None = None) -> Rollout:
+    def rollout(self, split: Split, attempts: int = 0) -> Rollout:
         """A rollout on this environment; ``attempts=0`` takes the environment's own number."""
         return Rollout(
-            engine or self.engine,
+            self.engine,
             self.renderer,
             lambda: make_env(self.config.env, self.taskset, split, attempts),
             self.config.env.max_new_tokens,

@@ -37,7 +37,7 @@ class Addition:
         seed: int = 0,
     ) -> None:
         self.n_digits, self._p_nine, self._seed = n_digits, p_nine, seed
-        self._sizes = {"train": n_train, "validation": n_validation, "test": n_test}
+        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
 
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""

@@ -21,7 +21,7 @@ from envs.splits import draw_tasks
 from rewards import Score, Verdict
 
 N_STEPS = 5
-AFFINE_STEPS = tuple(f"+{k}" for k in range(1, 10)) + ("*3", "*7", "*9")
+AFFINE_STEPS = (*(f"+{k}" for k in range(1, 10)), "*3", "*7", "*9")
 SET_STEPS = tuple(f"={k}" for k in range(10))
 STEPS = AFFINE_STEPS + SET_STEPS
 """Affine steps are bijections of the digits, so no answer is likelier than another."""
@@ -49,7 +49,7 @@ class ModChain:
         step_weights: Sequence[float] = (0.0, 0.4, 0.3, 0.15, 0.15),
         seed: int = 0,
     ) -> None:
-        self._sizes = {"train": n_train, "validation": n_validation, "test": n_test}
+        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
         self._p_set, self._step_weights, self._seed = p_set, list(step_weights), seed
 
     def load(self, split: Split) -> list[Task]:

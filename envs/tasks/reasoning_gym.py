@@ -53,7 +53,7 @@ class ReasoningGym:
         except (TypeError, AssertionError) as error:
             raise ValueError(f"env.options.params={dict(params or {})} refused by {dataset!r}: {error}") from error
         self._name, self._form, self._partial = dataset, AnswerForm(answer_form), partial_credit
-        self._sizes = {"train": n_train, "validation": n_validation, "test": n_test}
+        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
 
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""

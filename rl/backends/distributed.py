@@ -59,13 +59,17 @@ class Distributed:
 
     def clip_grad_norm(self, parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
         """Scales gradients down to a norm and returns the norm before."""
-        return float(self._accelerator.clip_grad_norm_(list(parameters), max_norm))
+        norm = self._accelerator.clip_grad_norm_(list(parameters), max_norm)
+        assert norm is not None  # only a DeepSpeed engine, which clips by itself, returns nothing
+        return float(norm)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over processes, elementwise."""
         if self.n_processes == 1:
             return values
-        return self._accelerator.reduce(values.to(self.device), reduction="sum").cpu()
+        summed = self._accelerator.reduce(values.to(self.device), reduction="sum")
+        assert isinstance(summed, Tensor)
+        return summed.cpu()
 
     def sum_ratios(self, ratios: dict[str, Ratio]) -> dict[str, Ratio]:
         """Ratios added over processes; every process must hold the same names."""

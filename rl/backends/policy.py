@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from rl.config import ModelConfig
 from rl.types import RolloutBatch
+
+
+transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -23,13 +27,13 @@ class SampledStats:
     Args:
         logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
         entropy: ``[B, T]`` in nats, without gradient, 0 off the response.
-        distribution_NV: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
+        distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
             the response mask.
     """
 
     logprobs: Tensor
     entropy: Tensor
-    distribution_NV: Tensor
+    distribution: Tensor
 
 
 def load_policy(config: ModelConfig) -> tuple[Any, Any]:
@@ -51,7 +55,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
         )
     except OSError as error:
         raise ModelNotFoundError(
-            f"model.path={config.path}: not a model folder, and not to be had from the hub ({str(error).splitlines()[0]})"
+            f"model.path={config.path}: no model folder, and not to be had from the hub: {str(error).splitlines()[0]}"
         ) from error
     if config.chat_template is not None:
         tokenizer.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
@@ -91,7 +95,7 @@ def sampled_stats(model: Any, batch: RolloutBatch, temperature: float) -> Sample
     return SampledStats(
         logprobs=zeros.masked_scatter(batch.response_mask, sampled_N),
         entropy=zeros.masked_scatter(batch.response_mask, entropy_N),
-        distribution_NV=log_dist_NV,
+        distribution=log_dist_NV,
     )
 
 

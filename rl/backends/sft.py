@@ -62,7 +62,7 @@ def fine_tune(
     if not rows:
         raise ValueError("no rows to fine-tune on: the rule kept none of the sampled episodes")
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     class Progress(TrainerCallback):
@@ -104,6 +104,7 @@ def fine_tune(
         trainer = SFTTrainer(
             model=model, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[Progress()]
         )
+        trainer.remove_callback(PrinterCallback)
         outcome = trainer.train()
     model.eval()
     learned = sum(sum(label != IGNORED for label in row.labels) for row in rows)

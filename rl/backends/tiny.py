@@ -42,6 +42,7 @@ def tiny_tokenizer(words: Sequence[str], spaced: bool) -> PreTrainedTokenizerFas
 
 def tiny_llama(tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: int, n_heads: int) -> LlamaForCausalLM:
     """A Llama of a few ten thousand parameters for a tiny tokenizer, randomly initialised."""
+    vocabulary = tokenizer.get_vocab()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -51,8 +52,8 @@ def tiny_llama(tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: i
         num_key_value_heads=n_heads,
         max_position_embeddings=64,
         tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=vocabulary[PAD],
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=vocabulary[END],
     )
     return LlamaForCausalLM(config)

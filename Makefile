@@ -1,0 +1,52 @@
+# `make demo` and `make test` set everything up on a machine that has Python 3.11 and a package index.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo demo-addition test check fmt setup clean
+
+help:
+	@echo "make demo           compare offline SFT with online RL on modchain (about 10 minutes on 2 cores)"
+	@echo "make demo-addition  the same on addition, the counter-example"
+	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
+	@echo "make check          lint, types and fast tests"
+	@echo "make fmt            format and fix what can be fixed"
+
+# python3.11 by its own name, or whatever python3 is if that is 3.11 or newer.
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 && py=$(PYTHON) || py=python3; \
+	$$py -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; say which with make PYTHON=..." >&2; exit 1; }; \
+	test -x $(BIN)/python || $$py -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# torch first: with a CPU build in place nothing else asks for a CUDA build.
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[dev,sweep]'
+	@touch $(STAMP)
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m experiments.compare
+
+demo-addition: $(STAMP)
+	$(BIN)/python -m experiments.compare env=addition
+
+test: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -n 2
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not vllm and not gpu'
+
+fmt: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

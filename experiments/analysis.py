@@ -1,0 +1,208 @@
+"""From a comparison's folder to the numbers that its tables, sentences and figures show."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rl.evaluate import EvalRow
+from rl.statistics import ArmTable, Bootstrap, Interval, mcnemar, tabulate
+from rl.tracking import read_jsonl
+
+SHOWN = ("accuracy_t1", "accuracy_t2", "delta", "delta_i_to_c", "delta_c_to_i", "edit_rate")
+FAILED_BELOW = 0.01
+"""A training run whose delta is at most this counts as a seed that did not learn to correct itself."""
+BASE = "base"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedLine:
+    """One training run: its rates, and the p-value of "no correction" (exact McNemar)."""
+
+    seed: int
+    rates: dict[str, float]
+    p_value: float
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArmLine:
+    """One row of the table."""
+
+    arm: str
+    name: str
+    rates: dict[str, Interval]
+    against: dict[str, Interval]
+    """Difference in delta, this arm minus another, by the other's key."""
+    seeds: list[SeedLine]
+    crashed: list[int]
+    episodes: int
+    sampled_tokens: int
+    gradient_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything computed from a comparison's folder."""
+
+    env: str
+    n_tasks: int
+    mode: str
+    arms: list[ArmLine]
+
+    def arm(self, key: str) -> ArmLine:
+        """An arm by its key."""
+        return next(line for line in self.arms if line.arm == key)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+
+def load_rows(folder: Path) -> list[EvalRow]:
+    """Every stored evaluation row of the finished jobs."""
+    rows = []
+    for result in sorted(folder.glob("arms/*/*/result.json")):
+        rows += [EvalRow.from_json(row) for row in read_jsonl(result.parent / "rows.jsonl")]
+    return rows
+
+
+def load_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """``result.json`` by arm and seed."""
+    results = {}
+    for path in sorted(folder.glob("arms/*/*/result.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        results[result["arm"], result["seed"]] = result
+    return results
+
+
+def analyse(folder: Path, order: list[str], names: dict[str, str], env: str) -> Comparison:
+    """Statistics of a comparison, from greedy episodes where there are any, else from sampled ones.
+
+    Args:
+        folder: A comparison's folder.
+        order: Keys of the arms, in the order of the table.
+        names: Their names in tables.
+        env: Name of the environment.
+
+    Raises:
+        FileNotFoundError: If no arm is finished.
+    """
+    rows, results = load_rows(folder), load_results(folder)
+    if not rows:
+        raise FileNotFoundError(f"{folder}: no finished arm, so there is nothing to report")
+    mode = "greedy" if any(row.mode == "greedy" for row in rows) else "sampled"
+    tables = tabulate(rows, mode)
+    present = [arm for arm in order if arm in tables]
+    seeds = sorted({seed for arm in present for seed in tables[arm].seeds if arm != BASE}) or [0]
+    # Arms are paired over the seeds that all of them finished; the base has one run, which stands for all.
+    complete = [s for s in seeds if all(s in tables[arm].seeds for arm in present if arm != BASE)]
+    boot = Bootstrap(max(1, len(complete)), len(next(iter(tables.values())).task_ids))
+    lines = [
+        _arm_line(arm, names, tables, complete, boot, rows, results, mode, present, _crashed(folder, arm))
+        for arm in present
+    ]
+    return Comparison(env, len(next(iter(tables.values())).task_ids), mode, lines)
+
+
+def _crashed(folder: Path, arm: str) -> list[int]:
+    return sorted(int(path.parent.name.removeprefix("seed_")) for path in folder.glob(f"arms/{arm}/*/error.txt"))
+
+
+def _paired(table: ArmTable, name: str, complete: list[int]) -> Any:
+    values = table.rate(name)
+    if table.arm == BASE or not complete:
+        return values[:1]
+    return values[[table.seeds.index(seed) for seed in complete]]
+
+
+def _arm_line(
+    arm: str,
+    names: dict[str, str],
+    tables: dict[str, ArmTable],
+    complete: list[int],
+    boot: Bootstrap,
+    rows: list[EvalRow],
+    results: dict[tuple[str, int], dict[str, Any]],
+    mode: str,
+    present: list[str],
+    crashed: list[int],
+) -> ArmLine:
+    table = tables[arm]
+    mine = [result for (name, _), result in results.items() if name == arm]
+    return ArmLine(
+        arm=arm,
+        name=names.get(arm, arm),
+        rates={name: boot.interval(_paired(table, name, complete)) for name in SHOWN},
+        against={
+            other: boot.difference(_paired(table, "delta", complete), _paired(tables[other], "delta", complete))
+            for other in present
+            if other != arm
+        },
+        seeds=[
+            _seed_line(table, i, [r for r in rows if r.arm == arm and r.mode == mode]) for i in range(len(table.seeds))
+        ],
+        crashed=crashed,
+        episodes=max(result["totals"]["episodes"] for result in mine),
+        sampled_tokens=round(sum(result["totals"]["sampled_tokens"] for result in mine) / len(mine)),
+        gradient_tokens=round(sum(result["totals"]["gradient_tokens"] for result in mine) / len(mine)),
+        seconds=sum(result["seconds"] for result in mine) / len(mine),
+    )
+
+
+def _seed_line(table: ArmTable, index: int, rows: list[EvalRow]) -> SeedLine:
+    seed = table.seeds[index]
+    good = [row for row in rows if row.seed == seed and not row.failed]
+    fixed = sum(row.correct[-1] and not row.correct[0] for row in good)
+    broken = sum(row.correct[0] and not row.correct[-1] for row in good)
+    rates = {name: table.per_seed(name)[index] for name in SHOWN}
+    return SeedLine(seed, rates, mcnemar(fixed, broken), rates["delta"] <= FAILED_BELOW)
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """What the intervals say, one sentence an arm, best correction first; nothing that they do not say."""
+    sentences = []
+    for line in sorted(comparison.arms, key=lambda line: -line.rates["delta"].mean):
+        delta = line.rates["delta"]
+        if delta.low > 0:
+            claim = "corrects itself"
+        elif delta.high < 0:
+            claim = "makes its answers worse"
+        else:
+            claim = "shows no change that the interval can tell from zero"
+        each = ", ".join(f"{100 * seed.rates['delta']:+.1f}" for seed in line.seeds)
+        sentence = f"{line.name}: {claim}; delta {points(delta)} points"
+        sentence += f" (per seed {each})." if len(line.seeds) > 1 else "."
+        n_failed = sum(seed.failed for seed in line.seeds)
+        if line.arm != BASE and n_failed:
+            sentence += f" {n_failed} of {len(line.seeds)} seeds failed (delta of at most 1 point)."
+        if line.crashed:
+            sentence += f" Seeds {line.crashed} crashed and are missing."
+        sentences.append(sentence)
+    return sentences + _ranking(comparison)
+
+
+def _ranking(comparison: Comparison) -> list[str]:
+    trained = [line for line in comparison.arms if line.arm != BASE]
+    if len(trained) < 2:
+        return []
+    best = max(trained, key=lambda line: line.rates["delta"].mean)
+    beaten = [o.name for o in trained if o is not best and best.against[o.arm].low > 0]
+    level = [o.name for o in trained if o is not best and best.against[o.arm].low <= 0]
+    sentence = f"The largest delta is {best.name}'s."
+    if beaten:
+        sentence += f" Its paired difference is above 0 against {', '.join(beaten)}."
+    if level:
+        sentence += f" It cannot be told from {', '.join(level)}."
+    final = max(comparison.arms, key=lambda line: line.rates["accuracy_t2"].mean)
+    return [
+        sentence,
+        f"The best final answers (acc@t2) are {final.name}'s: {points(final.rates['accuracy_t2'], False)} %.",
+    ]
+
+
+def points(interval: Interval, signed: bool = True) -> str:
+    """``+57.3 [53.1, 60.9]``: percentage points."""
+    sign = "+" if signed else ""
+    return f"{100 * interval.mean:{sign}.1f} [{100 * interval.low:{sign}.1f}, {100 * interval.high:{sign}.1f}]"

@@ -1,0 +1,34 @@
+"""A person is the policy: ``python -m experiments.play env=modchain``. Ends with Ctrl-D."""
+
+from envs import Split
+from experiments.cli import console, entry_point
+from rl.config import PlayConfig
+from rl.seeding import derive_seed
+from rl.workbench import make_env, make_taskset
+
+
+@entry_point("play")
+def main(cfg: PlayConfig) -> None:
+    """Plays episodes until the input ends; shows what the policy sees, and what the verifier says."""
+    env = make_env(cfg.env, make_taskset(cfg.env), Split(cfg.split))
+    console.print(f"[dim]{cfg.env.id}, {cfg.env.attempts} attempts; write an answer, Ctrl-D ends[/]")
+    played, earned = 0, 0.0
+    try:
+        while True:
+            messages, _ = env.reset(seed=derive_seed(cfg.seed, "play", played) % 2**32)
+            over = False
+            while not over:
+                for message in messages:
+                    console.print(f"[bold cyan]{message.role}:[/]", end=" ")
+                    console.print(message.content, markup=False, highlight=False)
+                messages, reward, terminated, truncated, info = env.step(console.input("[bold green]you:[/] "))
+                console.print(f"[dim]reward {reward:g}, {info['verdict']}, answer {info['answer']}[/]")
+                over, earned = terminated or truncated, earned + reward
+            console.print(f"[dim]gold: {env.taskset.gold_response(env.task)}[/]\n")
+            played += 1
+    except EOFError:
+        console.print(f"\n{played} episodes, reward {earned:g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""A comparison's table, figures and page: ``python -m experiments.report <folder>`` draws them again."""
+
+import base64
+import html
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from experiments.analysis import BASE, SHOWN, Comparison, analyse, load_results, load_rows, verdicts
+from experiments.figures import deltas, learning_curves
+from experiments.progress import RATE_NAMES, throughput
+from rl.evaluate import EvalRow
+from rl.tracking import write_json, write_text
+
+EXAMPLES_PER_TRANSITION = 4
+_TRANSITIONS = {(False, True): "i->c", (True, False): "c->i", (True, True): "c->c", (False, False): "i->i"}
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .7rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #8884; }
+td small { display: block; color: #888; } img { max-width: 100%; background: white; } code { font-size: .9em; }
+.failed { color: #c33; font-weight: 600; } summary { cursor: pointer; margin: .5rem 0; }
+"""
+
+
+def write_report(folder: Path, console: Console | None = None) -> Comparison:
+    """Writes ``comparison.json``, ``learning_curves.png``, ``deltas.png`` and ``report.html``; prints the table.
+
+    Raises:
+        FileNotFoundError: If the folder holds no finished arm.
+    """
+    config = OmegaConf.load(folder / "config.yaml")
+    names = {BASE: "base"} | {arm: node.name for arm, node in config.arms.items()}
+    order = [BASE, *config.run]
+    comparison = analyse(folder, order, names, config.env.name)
+    write_json(folder / "comparison.json", comparison.to_json())
+    present = {line.arm: line.name for line in comparison.arms}
+    curves = learning_curves(folder, {arm: name for arm, name in present.items() if arm != BASE})
+    figures = [path for path in (deltas(folder, comparison.arms), curves) if path is not None]
+    results = load_results(folder)
+    write_text(folder / "report.html", _page(comparison, figures, load_rows(folder), results, folder))
+    if console is not None:
+        _print(comparison, results, console)
+        console.print(f"report: {folder / 'report.html'}", highlight=False)
+    return comparison
+
+
+def _print(comparison: Comparison, results: dict[tuple[str, int], dict[str, Any]], console: Console) -> None:
+    title = (
+        f"{comparison.env}: {comparison.n_tasks} test tasks, {comparison.mode}; percent, mean over seeds, 95 % interval"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("arm")
+    for name in SHOWN:
+        table.add_column(RATE_NAMES[name], justify="right")
+    for name in ("failed", "episodes", "s/run"):
+        table.add_column(name, justify="right")
+    for line in comparison.arms:
+        cells = []
+        for name in SHOWN:
+            rate = line.rates[name]
+            cells.append(f"{100 * rate.mean:.1f}\n[dim]{100 * rate.low:.1f}, {100 * rate.high:.1f}[/]")
+        failed = "-" if line.arm == BASE else f"{sum(s.failed for s in line.seeds)}/{len(line.seeds)}"
+        if line.crashed:
+            failed += f" +{len(line.crashed)} crashed"
+        table.add_row(line.name, *cells, failed, str(line.episodes), f"{line.seconds:.0f}")
+    console.print(table)
+    for sentence in verdicts(comparison):
+        console.print(f"- {sentence}", highlight=False)
+    for arm, text in where_time_went(comparison, results).items():
+        console.print(f"{arm} {text}", highlight=False)
+
+
+def where_time_went(comparison: Comparison, results: dict[tuple[str, int], dict[str, Any]]) -> dict[str, str]:
+    """Per trained arm, throughput and shares of sampling, verification and update, added over seeds."""
+    lines = {}
+    for line in comparison.arms:
+        totals = [result["totals"] for (arm, _), result in results.items() if arm == line.arm]
+        added: dict[str, Any] = {"episodes": 0, "sampled_tokens": 0, "seconds": defaultdict(float)}
+        for part in totals:
+            added["episodes"] += part["episodes"]
+            added["sampled_tokens"] += part["sampled_tokens"]
+            for phase, seconds in part["seconds"].items():
+                added["seconds"][phase] += seconds
+        if text := throughput(added):
+            lines[line.name] = text
+    return lines
+
+
+def _page(
+    comparison: Comparison,
+    figures: list[Path],
+    rows: list[EvalRow],
+    results: dict[tuple[str, int], dict[str, Any]],
+    folder: Path,
+) -> str:
+    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
+    images = "".join(
+        f'<p><img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></p>'
+        for path in figures
+    )
+    times = "".join(
+        f"<li>{html.escape(arm)}: {html.escape(text)}</li>"
+        for arm, text in where_time_went(comparison, results).items()
+    )
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<title>Errata: {html.escape(comparison.env)}</title>
+<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>
+<h1>Offline against online: {html.escape(comparison.env)}</h1>
+<p>{comparison.n_tasks} test tasks, {comparison.mode} decoding, rates in percent: mean over seeds and 95 % interval
+(bootstrap over seeds, then tasks, paired between arms). Delta is accuracy of the second minus the first attempt.
+A seed failed if its delta is at most 1 point.</p>
+<ul>{sentences}</ul>{_main_table(comparison)}{images}
+<h2>Every seed</h2>{_seed_table(comparison)}
+<h2>Where the time went</h2><ul>{times}</ul>
+<h2>Episodes</h2><p>The first {EXAMPLES_PER_TRANSITION} of each transition, seed by seed; all of them are in
+<code>{html.escape(str(folder))}/arms/*/seed_*/rows.jsonl</code>.</p>{_examples(comparison, rows)}
+</body></html>
+"""
+
+
+def _main_table(comparison: Comparison) -> str:
+    head = "".join(f"<th>{RATE_NAMES[name]}</th>" for name in SHOWN)
+    body = ""
+    for line in comparison.arms:
+        cells = ""
+        for name in SHOWN:
+            rate = line.rates[name]
+            cells += f"<td>{100 * rate.mean:.1f}<small>{100 * rate.low:.1f}, {100 * rate.high:.1f}</small></td>"
+        n_failed = sum(seed.failed for seed in line.seeds)
+        failed = "-" if line.arm == BASE else f"{n_failed}/{len(line.seeds)}"
+        mark = ' class="failed"' if n_failed and line.arm != BASE else ""
+        body += (
+            f"<tr><td>{html.escape(line.name)}</td>{cells}<td{mark}>{failed}</td><td>{line.episodes}</td>"
+            f"<td>{line.sampled_tokens}</td><td>{line.gradient_tokens}</td><td>{line.seconds:.0f}</td></tr>"
+        )
+    return (
+        f"<table><tr><th>arm</th>{head}<th>failed seeds</th><th>sampled episodes</th><th>sampled tokens</th>"
+        f"<th>gradient tokens</th><th>seconds/run</th></tr>{body}</table>"
+    )
+
+
+def _seed_table(comparison: Comparison) -> str:
+    head = "".join(f"<th>{RATE_NAMES[name]}</th>" for name in SHOWN)
+    body = ""
+    for line in comparison.arms:
+        for seed in line.seeds:
+            cells = "".join(f"<td>{100 * seed.rates[name]:.1f}</td>" for name in SHOWN)
+            fate = "failed" if seed.failed and line.arm != BASE else ""
+            body += (
+                f"<tr><td>{html.escape(line.name)}</td><td>{seed.seed}</td>{cells}<td>{seed.p_value:.2g}</td>"
+                f'<td class="failed">{fate}</td></tr>'
+            )
+    return f"<table><tr><th>arm</th><th>seed</th>{head}<th>McNemar p</th><th></th></tr>{body}</table>"
+
+
+def _examples(comparison: Comparison, rows: list[EvalRow]) -> str:
+    found: dict[tuple[str, str], list[EvalRow]] = defaultdict(list)
+    for row in rows:
+        if row.mode == comparison.mode and not row.failed:
+            bucket = found[row.arm, _TRANSITIONS[row.correct[0], row.correct[-1]]]
+            if len(bucket) < EXAMPLES_PER_TRANSITION:
+                bucket.append(row)
+    parts = []
+    for line in comparison.arms:
+        body = ""
+        for name in _TRANSITIONS.values():
+            for row in found[line.arm, name]:
+                attempts = "".join(f"<td><code>{html.escape(text)}</code></td>" for text in row.texts)
+                body += f"<tr><td><code>{html.escape(row.task_id)}</code></td><td>{name}</td>{attempts}</tr>"
+        parts.append(
+            f"<details><summary>{html.escape(line.name)}</summary><table><tr><th>task</th><th>transition</th>"
+            f"<th>attempts</th></tr>{body}</table></details>"
+        )
+    return "".join(parts)
+
+
+def main() -> None:
+    """Draws the report of a comparison's folder again."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m experiments.report <folder of a comparison>")
+    try:
+        write_report(Path(sys.argv[1]), Console())
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

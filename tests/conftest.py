@@ -1,0 +1,33 @@
+"""Shared fixtures. Tests need no network: opening a socket to anything but this machine fails."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            raise OSError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def modchain():
+    """The embedded base model, its tokenizer and renderer; do not train it."""
+    from rl.backends.policy import load_policy
+    from rl.config import ModelConfig
+    from rl.rendering import Renderer
+
+    model, tokenizer = load_policy(ModelConfig(path=str(ROOT / "models" / "modchain")))
+    return model.eval(), tokenizer, Renderer(tokenizer)

@@ -1,0 +1,97 @@
+"""The contract, over every registered environment; and broken environments, to see that it can fail."""
+
+import itertools
+
+import pytest
+
+import envs
+from envs import Task
+from envs.checker import ContractError, check_env
+from rewards import Score, Verdict
+
+_counter = itertools.count()
+
+
+@pytest.mark.parametrize("env_id", envs.specs())
+def test_env_contract(env_id):
+    check_env(env_id)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "params"),
+    [("chain_sum", {"min_terms": 2, "max_terms": 2}), ("spell_backward", {}), ("gcd", {}), ("leg_counting", {})],
+)
+def test_reasoning_gym_data_sets_keep_the_contract(dataset, params):
+    options = {"dataset": dataset, "params": params, "n_train": 40, "n_validation": 10, "n_test": 20}
+    check_env("errata/reasoning_gym-v1", options=options)
+
+
+class Good:
+    def load(self, split):
+        return [Task(f"{split}-{i}", f"{split} {i}", str(i)) for i in range(3)]
+
+    def verify(self, task, response):
+        return Score.of(response == task.gold) if response else Score(0.0, Verdict.NO_ANSWER)
+
+    def gold_response(self, task):
+        return task.gold
+
+
+class LeakingSplits(Good):
+    def load(self, split):
+        return [Task(f"{split}-{i}", f"Question  {i}", str(i)) for i in range(3)]
+
+
+class PaysForNothing(Good):
+    def verify(self, task, response):
+        return Score.of(response == task.gold or not response)
+
+
+class RefusesGold(Good):
+    def verify(self, task, response):
+        return Score(0.0, Verdict.NO_ANSWER)
+
+
+class Moody(Good):
+    def load(self, split):
+        return [Task(f"{split}-{next(_counter)}", f"{split} {next(_counter)}", "1")]
+
+
+class CannotTell(Good):
+    def verify(self, task, response):
+        return Score(0.0, Verdict.ERROR)
+
+
+class RepeatsIds(Good):
+    def load(self, split):
+        return [Task("same", f"{split} {i}", str(i)) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("taskset", "message"),
+    [
+        (LeakingSplits, "share the question"),
+        (PaysForNothing, "empty response"),
+        (RefusesGold, "gold response"),
+        (Moody, "random state"),
+        (CannotTell, "is an error"),
+        (RepeatsIds, "repeats a task id"),
+    ],
+)
+def test_a_broken_environment_is_caught(taskset, message, monkeypatch):
+    env_id = f"broken/{taskset.__name__}-v1"
+    if env_id not in envs.registry._TASKSETS:
+        envs.register(env_id, taskset, prompts="toy-v1")
+    try:
+        with pytest.raises(ContractError, match=message):
+            check_env(env_id)
+    finally:
+        envs.registry._TASKSETS.pop(env_id)
+
+
+def test_a_good_environment_passes():
+    envs.register("good/good-v1", Good, prompts="toy-v1")
+    try:
+        check_env("good/good-v1")
+    finally:
+        envs.registry._TASKSETS.pop("good/good-v1")

@@ -1,0 +1,114 @@
+"""Builders that several tests share."""
+
+import torch
+
+from envs import StopReason
+from rewards import Verdict
+from rl.config import AlgorithmConfig, EnvConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, TrainingConfig
+from rl.evaluate import EvalRow
+from rl.types import Episode, Finish, RolloutBatch, Turn
+from tests.conftest import ROOT
+
+
+def turn(prompt=(1, 2), action=(3, 4), reward=0.0, verdict=None, text="x", finish=Finish.STOP, answer=None):
+    verdict = verdict or (Verdict.CORRECT if reward else Verdict.WRONG)
+    logprobs = tuple(-0.5 for _ in action)
+    return Turn(tuple(prompt), tuple(action), logprobs, text, reward, finish, verdict, answer)
+
+
+def episode(rewards=(0.0, 1.0), task_id="a", group_id=0, error=None):
+    """Two-token prompts and actions; turn k's prompt extends turn k-1's prompt and action by one token."""
+    prompt, turns = (1, 2), []
+    for k, reward in enumerate(rewards):
+        action = (10 + k, 20 + k)
+        turns.append(turn(prompt, action, reward))
+        prompt = (*prompt, *action, 5)
+    failed = error is not None
+    reason = StopReason.ENV_ERROR if failed else StopReason.ATTEMPTS_USED
+    return Episode(task_id, group_id, 0, 0, tuple(turns), not failed, failed, reason, error)
+
+
+def batch(rewards, group_ids=None, n_turns=None, tokens_per_turn=1):
+    """A RolloutBatch with the given ``[B, K]`` rewards: one prompt token, then ``tokens_per_turn`` per turn."""
+    rewards = torch.tensor(rewards)
+    n_rows, n_columns = rewards.shape
+    width = 1 + n_columns * tokens_per_turn
+    turn_ids = torch.full((n_rows, width), -1)
+    for k in range(n_columns):
+        turn_ids[:, 1 + k * tokens_per_turn : 1 + (k + 1) * tokens_per_turn] = k
+    n_turns = torch.full((n_rows,), n_columns) if n_turns is None else torch.tensor(n_turns)
+    turn_ids[turn_ids >= n_turns[:, None]] = -1
+    mask = turn_ids >= 0
+    attention = mask.clone()
+    attention[:, 0] = True
+    return RolloutBatch(
+        input_ids=torch.zeros(n_rows, width, dtype=torch.long),
+        attention_mask=attention,
+        response_mask=mask,
+        turn_ids=turn_ids,
+        sampler_logprobs=torch.zeros(n_rows, width),
+        rewards=rewards,
+        n_turns=n_turns,
+        group_ids=torch.zeros(n_rows, dtype=torch.long) if group_ids is None else torch.tensor(group_ids),
+    )
+
+
+def row(arm="a", seed=0, task_id="t", first=False, last=True, sample=0, mode="greedy", failed=False, answers=None):
+    answers = answers or ("1" if first else "0", "1" if last else "0")
+    return EvalRow(
+        arm=arm,
+        seed=seed,
+        mode=mode,
+        task_id=task_id,
+        sample=sample,
+        correct=() if failed else (first, last),
+        rewards=() if failed else (float(first), float(last)),
+        verdicts=() if failed else tuple("correct" if right else "wrong" for right in (first, last)),
+        answers=() if failed else answers,
+        texts=() if failed else answers,
+        n_tokens=() if failed else (2, 3),
+        truncated=() if failed else (False, False),
+        stop_reason="env_error" if failed else "attempts_used",
+        failed=failed,
+    )
+
+
+def modchain_config(seed=0, episodes=64, tasks_per_step=8, algorithm=None, **optim):
+    """A run on the embedded model, small enough for a test."""
+    return TrainConfig(
+        seed=seed,
+        threads=1,
+        name="test",
+        model=ModelConfig(path=str(ROOT / "models" / "modchain")),
+        env=EnvConfig(
+            name="modchain",
+            id="errata/modchain-v1",
+            prompts="toy-v1",
+            max_new_tokens=[3, 7],
+            options={"n_train": 64, "n_validation": 10, "n_test": 20},
+        ),
+        algorithm=algorithm or AlgorithmConfig(name="test", group_size=4),
+        optim=OptimConfig(**optim),
+        training=TrainingConfig(episodes=episodes, tasks_per_step=tasks_per_step, keep_episodes=2),
+        evaluation=EvalConfig(samples_per_task=2),
+    )
+
+
+def build_trainer(cfg):
+    """A trainer and its workbench."""
+    from envs import Split
+    from rl.backends.distributed import Distributed
+    from rl.trainer import Trainer
+    from rl.workbench import Workbench
+
+    bench = Workbench.build(cfg)
+    trainer = Trainer(
+        cfg,
+        bench.model,
+        bench.rollout(Split.TRAIN, cfg.algorithm.train_attempts),
+        bench.tasks(Split.TRAIN),
+        bench.renderer.pad_id,
+        Distributed(cpu=True),
+        lambda version: bench.engine.load_weights(dict(bench.model.named_parameters()), version),
+    )
+    return trainer, bench

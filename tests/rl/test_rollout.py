@@ -1,0 +1,105 @@
+"""Episodes from scripted engines: token-exact, failures as values."""
+
+import pytest
+
+import envs
+from envs import StopReason, Task
+from rewards import Score, Verdict
+from rl.backends.engine_scripted import ScriptedEngine
+from rl.rendering import Renderer
+from rl.rollout import EpisodePlan, Rollout, complete
+from rl.rollout_metrics import rollout_metrics, to_groups
+from rl.types import Finish, Request
+
+
+class Tasks:
+    def load(self, split):
+        return [Task("t0", "1 2", "7"), Task("t1", "3 4", "8")]
+
+    def verify(self, task, response):
+        if response == ": 9":
+            raise RuntimeError("the verifier broke")
+        return Score.of(response == f": {task.gold}", response)
+
+    def gold_response(self, task):
+        return f": {task.gold}"
+
+
+@pytest.fixture
+def play(modchain):
+    _, tokenizer, renderer = modchain
+
+    def run(script, n=1, limits=(3, 7), context=64, attempts=2):
+        engine = ScriptedEngine(script, lambda text: tokenizer.encode(text), renderer.end_id)
+        make = lambda: envs.SelfCorrectEnv(Tasks(), prompts="toy-v1", attempts=attempts)  # noqa: E731
+        rollout = Rollout(engine, renderer, make, limits, context)
+        plans = [EpisodePlan(Tasks().load("train")[i % 2], i, 100 + i) for i in range(n)]
+        return rollout.run(plans, 1.0), engine
+
+    return run
+
+
+def test_second_prompt_extends_the_first(play, modchain):
+    (episode,), engine = play([": 1", ": 7"])
+    first, second = episode.turns
+    assert [turn.reward for turn in episode.turns] == [0.0, 1.0]
+    assert [turn.verdict for turn in episode.turns] == [Verdict.WRONG, Verdict.CORRECT]
+    seen = first.prompt_ids + first.action_ids
+    assert second.prompt_ids[: len(seen)] == seen
+    assert modchain[1].decode(second.prompt_ids[len(seen) :]) == "<|user|> check <|assistant|>"
+    assert engine.requests[1].prompt_ids == second.prompt_ids
+    assert engine.requests[0].seed != engine.requests[1].seed
+    assert (episode.terminated, episode.stop_reason) == (True, StopReason.ATTEMPTS_USED)
+
+
+def test_episodes_come_back_in_the_order_of_the_plans(play):
+    episodes, _ = play([": 1", ": 2", ": 7", ": 8"], n=2)
+    assert [episode.task_id for episode in episodes] == ["t0", "t1"]
+    assert [episode.turns[1].reward for episode in episodes] == [1.0, 1.0]
+
+
+def test_a_cut_off_turn_goes_on_and_is_marked(play):
+    (episode,), _ = play(["1 2 3 4", ": 7"])
+    assert [turn.finish for turn in episode.turns] == [Finish.LENGTH, Finish.STOP]
+    assert episode.turns[0].text == "1 2 3"
+
+
+def test_a_crash_of_the_verifier_is_an_error_not_a_reward(play):
+    (episode,), _ = play([": 1", ": 9"])
+    assert episode.stop_reason is StopReason.ENV_ERROR
+    assert episode.truncated
+    assert "the verifier broke" in episode.error
+    assert len(episode.turns) == 1
+
+
+def test_a_full_context_truncates(play):
+    (episode,), _ = play([": 1", ": 7"], context=12)
+    assert episode.stop_reason is StopReason.CONTEXT_FULL
+    assert episode.failed
+
+
+def test_the_idle_engine_is_reported():
+    class Idle(ScriptedEngine):
+        def step(self):
+            return []
+
+    with pytest.raises(RuntimeError, match="idle"):
+        complete(Idle([], list, 0), [Request(0, (1,), 1, 1.0, 0)])
+
+
+def test_metrics_leave_failed_episodes_out(play):
+    class Local:
+        def sum_ratios(self, ratios):
+            return ratios
+
+    episodes, _ = play([": 1", ": 2", ": 9", ": 8"], n=2)
+    metrics = rollout_metrics(episodes, 2, Local())
+    assert len(to_groups(episodes)) == 2
+    assert metrics["rollout/accuracy_t2"] == 1.0  # of the one that was verified
+    assert metrics["reward/raw_t1"] == 0.0
+
+
+def test_a_chat_templates_text_is_what_the_policy_reads(modchain):
+    renderer: Renderer = modchain[2]
+    ids = renderer.opening([envs.Message("user", "3 +4 _ _ _ _")])
+    assert renderer.tokenizer.decode(ids) == "<|user|> 3 +4 _ _ _ _ <|assistant|>"

@@ -1,0 +1,84 @@
+"""The nouns refuse nonsense; a row holds every turn verbatim."""
+
+import pytest
+import torch
+
+from envs import StopReason
+from rl.batching import micro_batches, minibatches, to_rollout_batch
+from rl.types import Episode, RolloutBatch, Turn
+from tests.helpers import batch, episode, turn
+
+
+def test_an_episode_ends_in_exactly_one_way():
+    with pytest.raises(ValueError, match="either terminates or is truncated"):
+        Episode("a", 0, 0, 0, (turn(),), True, True, StopReason.ATTEMPTS_USED)
+    with pytest.raises(ValueError, match="error needs its message"):
+        Episode("a", 0, 0, 0, (turn(),), False, True, StopReason.ENV_ERROR)
+
+
+def test_a_prompt_must_extend_the_turn_before():
+    with pytest.raises(ValueError, match="does not extend"):
+        Episode("a", 0, 0, 0, (turn((1, 2), (3,)), turn((1, 2, 9), (4,))), True, False, StopReason.ATTEMPTS_USED)
+
+
+def test_a_turn_has_a_logprob_per_action():
+    with pytest.raises(ValueError, match="log-probs"):
+        Turn((1,), (2, 3), (-0.1,), "x", 0.0, turn().finish, turn().verdict)
+
+
+def test_rows_hold_every_turn_verbatim():
+    # prompt 1 2 | action 10 20 | 5 | action 11 21
+    rows = to_rollout_batch([episode((0.0, 1.0)), episode((1.0,), group_id=3)], pad_id=0, max_turns=2)
+    assert rows.input_ids.tolist() == [[1, 2, 10, 20, 5, 11, 21], [1, 2, 10, 20, 0, 0, 0]]
+    assert rows.turn_ids.tolist() == [[-1, -1, 0, 0, -1, 1, 1], [-1, -1, 0, 0, -1, -1, -1]]
+    assert rows.response_mask.tolist() == (rows.turn_ids >= 0).tolist()
+    assert rows.attention_mask.sum(1).tolist() == [7, 4]
+    assert rows.rewards.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert rows.n_turns.tolist() == [2, 1]
+    assert rows.group_ids.tolist() == [0, 3]
+    assert rows.sampler_logprobs[0].tolist() == [0, 0, -0.5, -0.5, 0, -0.5, -0.5]
+
+
+def test_failed_episodes_cannot_be_batched():
+    with pytest.raises(ValueError, match="only finished episodes"):
+        to_rollout_batch([episode(error="boom")], 0, 2)
+    with pytest.raises(ValueError, match="no episodes"):
+        to_rollout_batch([], 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("response_mask", torch.ones(2, 3, dtype=torch.bool), ValueError),  # position 0 cannot be a response
+        ("response_mask", torch.zeros(2, 3), TypeError),
+        ("turn_ids", torch.zeros(2, 4, dtype=torch.long), ValueError),
+        ("attention_mask", torch.zeros(2, 3, dtype=torch.bool), ValueError),  # responses on padding
+    ],
+)
+def test_a_batch_checks_itself(name, value, error):
+    good = batch([[0.0, 1.0], [1.0, 1.0]])
+    fields = {field: getattr(good, field) for field in RolloutBatch.__dataclass_fields__}
+    with pytest.raises(error):
+        RolloutBatch(**(fields | {name: value}))
+
+
+def test_rows_selects_and_cuts_tokens_but_not_rewards():
+    part = batch([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).rows([2, 0], n_tokens=2)
+    assert part.input_ids.shape == (2, 2)
+    assert part.rewards.tolist() == [[1.0, 1.0], [0.0, 1.0]]
+
+
+def test_micro_batches_cover_every_row_within_the_budget():
+    lengths = torch.tensor([3, 10, 4, 4, 25])
+    pieces = list(micro_batches(lengths, token_budget=20))
+    assert sorted(i for rows, _ in pieces for i in rows.tolist()) == [0, 1, 2, 3, 4]
+    for rows, width in pieces:
+        assert width == lengths[rows].max()
+        assert len(rows) * width <= 20 or len(rows) == 1  # the row of 25 gets a piece of its own
+
+
+def test_minibatches_partition():
+    parts = minibatches(10, 3, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(parts).tolist()) == list(range(10))
+    with pytest.raises(ValueError, match="cannot split"):
+        minibatches(2, 3, torch.Generator())

@@ -1,0 +1,51 @@
+"""Imports point one way, heavy packages stay behind rl/backends, and the light layers import fast."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+ALLOWED = {"rewards": set(), "envs": {"rewards"}, "rl": {"envs", "rewards"}}
+"""rl reads verdicts, an enum of the rewards layer, and its shaping; it parses no answers."""
+LAYERS = {*ALLOWED, "experiments"}
+HEAVY = {"transformers", "vllm", "trl", "accelerate", "peft", "datasets", "tokenizers"}
+FORBIDDEN = {"rewards": {"torch", "gymnasium", "numpy"}, "envs": {"torch"}, "rl": set()}
+
+
+def imported_packages(path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the layer"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("layer", ALLOWED)
+def test_imports_point_downwards(layer):
+    files = list((ROOT / layer).rglob("*.py"))
+    assert files
+    for path in files:
+        names = imported_packages(path)
+        assert not names & (LAYERS - ALLOWED[layer] - {layer}), path
+        assert not names & FORBIDDEN[layer], path
+        if "backends" not in path.parts:
+            assert not names & HEAVY, path
+
+
+@pytest.mark.parametrize("layer", ["rewards", "envs"])
+def test_light_layers_import_fast_and_without_torch(layer):
+    code = (
+        f"import time; t = time.perf_counter(); import {layer}, sys; t = time.perf_counter() - t\n"
+        "assert 'torch' not in sys.modules and 'sympy' not in sys.modules; print(t)"
+    )
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+        for _ in range(3)
+    ]
+    assert min(times) < 1.0, times
