@@ -5,6 +5,7 @@
 """
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -48,14 +49,18 @@ def make(env_id: str, options: dict[str, Any] | None = None, **kwargs: Any) -> S
     """Builds an environment.
 
     Args:
-        env_id: A registered id.
+        env_id: A registered id, or ``module:id`` to import the module that registers it first, as gymnasium has it.
         options: Arguments of the task set (``n_train``, ``dataset``, ...).
         kwargs: Arguments of :class:`SelfCorrectEnv` that replace the registered defaults.
 
     Raises:
+        ImportError: If the module of ``module:id`` cannot be imported.
         KeyError: If the id is unknown; the message names the nearest known one.
         TypeError: If the task set has no such option; the message names the nearest one.
     """
+    module, _, env_id = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
     if env_id not in _TASKSETS:
         _load_plugins()
     if env_id not in _TASKSETS:

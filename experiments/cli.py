@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from rl import config as schema
+from rl.types import RunStoppedError
 
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 _GROUPS = {
@@ -76,7 +77,15 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
                 sys.exit(130)
             except (HydraException, OmegaConfBaseException) as error:
                 _fail(explain(error))
-            except (UserError, ValueError, TypeError, KeyError, FileNotFoundError) as error:
+            except (
+                UserError,
+                ValueError,
+                TypeError,
+                KeyError,
+                FileNotFoundError,
+                ModuleNotFoundError,
+                RunStoppedError,
+            ) as error:
                 if os.environ.get("ERRATA_TRACEBACK"):
                     raise
                 message = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -124,8 +133,10 @@ def explain(error: BaseException) -> str:
 
 
 def known_keys() -> list[str]:
-    """Every field name of every config dataclass."""
+    """Every field name of every config dataclass, and every key of the YAML files."""
     names: dict[str, None] = {}
+    for path in sorted(Path(CONFIGS).rglob("*.yaml")):
+        names |= dict.fromkeys(re.findall(r"^\s+(\w+):", path.read_text(encoding="utf-8"), re.MULTILINE))
 
     def visit(node: Any) -> None:
         if not is_dataclass(node):

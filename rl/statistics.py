@@ -179,7 +179,9 @@ class Bootstrap:
         known = ~np.isnan(values_SN)
         sums = self._tasks @ np.where(known, values_SN, 0.0).T.astype(np.float32)
         weights = self._tasks @ known.T.astype(np.float32)
-        return (self._seeds * sums / weights).sum(1)
+        # A draw without any known task has no mean; with more than a handful of tasks there is none.
+        means = np.divide(sums, weights, out=np.full_like(sums, np.nan), where=weights > 0)
+        return (self._seeds * means).sum(1)
 
     def interval(self, values_SN: np.ndarray, level: float = 0.95) -> Interval:
         """Mean and percentile interval of ``[S, N]`` values."""
@@ -192,7 +194,7 @@ class Bootstrap:
 
 
 def _interval(centre: float, draws: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(centre, float(low), float(high))
 
 

@@ -24,11 +24,7 @@ from rl.metrics import Ratio, total
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import rollout_metrics
 from rl.seeding import derive_seed
-from rl.types import Episode, RolloutBatch, TrainBatch
-
-
-class RunStoppedError(RuntimeError):
-    """The run stopped itself, because going on would have produced numbers that mean nothing."""
+from rl.types import Episode, RolloutBatch, RunStoppedError, TrainBatch
 
 
 @dataclass(slots=True)

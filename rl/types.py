@@ -20,6 +20,10 @@ from envs import StopReason
 from rewards import Verdict
 
 
+class RunStoppedError(RuntimeError):
+    """A run stopped itself, because going on would have produced numbers that mean nothing."""
+
+
 class Finish(StrEnum):
     """How the engine stopped writing a turn."""
 

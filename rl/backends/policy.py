@@ -12,7 +12,6 @@ from transformers.utils import logging as transformers_logging
 from rl.config import ModelConfig
 from rl.types import RolloutBatch
 
-
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
 
 

@@ -104,7 +104,12 @@ def test_modchain_arithmetic():
 
 @pytest.mark.parametrize(
     ("response", "verdict"),
-    [("09999", Verdict.CORRECT), ("9999", Verdict.NO_ANSWER), ("09998", Verdict.WRONG), ("9999 9999", Verdict.NO_ANSWER)],
+    [
+        ("09999", Verdict.CORRECT),
+        ("9999", Verdict.NO_ANSWER),
+        ("09998", Verdict.WRONG),
+        ("9999 9999", Verdict.NO_ANSWER),
+    ],
 )
 def test_addition_verifier(response, verdict):
     env = envs.make("errata/addition-v1", options={"n_train": 5, "n_validation": 5, "n_test": 5})

@@ -71,7 +71,9 @@ def test_no_bonus_past_the_last_turn():
 
 def test_reinforce_needs_no_groups():
     algorithm = AlgorithmConfig(name="x", baseline=Baseline.BATCH_MEAN, group_size=1)
-    got, _ = advantages(batch([[1.0], [0.0]], group_ids=[0, 1]), algorithm, StageConfig(reward_weights=[1.0], kl_coefs=[0.0]))
+    got, _ = advantages(
+        batch([[1.0], [0.0]], group_ids=[0, 1]), algorithm, StageConfig(reward_weights=[1.0], kl_coefs=[0.0])
+    )
     assert got.tolist() == [[0.0, 0.5], [0.0, -0.5]]
 
 
@@ -87,9 +89,7 @@ def test_clipped_loss_by_hand():
     # rho = 1 and 2, advantage 1: -min(1, 1) = -1 and -min(2, 1.2) = -1.2, over 2 tokens: -1.1
     logprobs = torch.tensor([[0.0, math.log(2)]])
     ones = torch.ones(1, 2)
-    out = clipped_pg_loss(
-        logprobs, torch.zeros(1, 2), ones, ones.bool(), clip_low=0.2, clip_high=0.2, normaliser=2.0
-    )
+    out = clipped_pg_loss(logprobs, torch.zeros(1, 2), ones, ones.bool(), clip_low=0.2, clip_high=0.2, normaliser=2.0)
     assert out.loss.item() == pytest.approx(-1.1)
     assert out.metrics["policy/clip_fraction"].value == 0.5
     assert out.metrics["policy/ratio"].value == pytest.approx(1.5)

@@ -22,7 +22,9 @@ def train(algorithm, steps=60, n=64):
     for step in range(steps):
         stage = algorithm.stages[step * len(algorithm.stages) // steps]
         logprobs_KA = logits.log_softmax(-1)
-        actions = torch.stack([torch.multinomial(row.exp().detach(), n, True, generator=generator) for row in logprobs_KA])
+        actions = torch.stack(
+            [torch.multinomial(row.exp().detach(), n, True, generator=generator) for row in logprobs_KA]
+        )
         rows = batch((actions.T == 1).float().tolist(), group_ids=[i // 8 for i in range(n)])
         advantages_BT, _ = advantages(rows, algorithm, stage)
         sampled = torch.stack([logprobs_KA[k, actions[k]] for k in range(2)], dim=1)
@@ -43,7 +45,9 @@ def test_a_two_attempt_bandit_learns_to_correct():
 
 
 def test_turn_gamma_passes_credit_back():
-    leaky = AlgorithmConfig(name="x", stages=[StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.0, 0.0])], turn_gamma=1.0)
+    leaky = AlgorithmConfig(
+        name="x", stages=[StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.0, 0.0])], turn_gamma=1.0
+    )
     first, _ = train(leaky)
     # Attempt 2's reward does not depend on attempt 1 here: credit flows back, but as noise, not as learning.
     assert first != 0.5

@@ -10,7 +10,8 @@ from rewards import Verdict
 from rl.algorithms import advantages
 from rl.config import KL, AlgorithmConfig, Normaliser, Schedule, StageConfig
 from rl.rollout import EpisodePlan
-from rl.trainer import RunStoppedError, drop_failed, lr_factor, shuffled_index
+from rl.trainer import drop_failed, lr_factor, shuffled_index
+from rl.types import RunStoppedError
 from tests.helpers import build_trainer, episode, modchain_config
 
 STAGE_ONE = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.0, 0.0])

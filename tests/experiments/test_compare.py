@@ -1,0 +1,136 @@
+"""The comparison end to end, tiny; its statistics from made-up rows; resume and refusal."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from experiments.analysis import analyse, points, verdicts
+from experiments.arms import write_rows
+from rl.statistics import Interval
+from rl.tracking import read_jsonl, write_json
+from tests.conftest import ROOT
+from tests.helpers import row
+
+TINY = [
+    "env.options.n_train=64",
+    "env.options.n_validation=10",
+    "env.options.n_test=20",
+    "training.episodes=192",
+    "training.tasks_per_step=8",
+    "arms.star.iterations=1",
+    "run=[star,score]",
+    "seeds=[0,1]",
+    "evaluation.samples_per_task=2",
+    "workers=2",
+]
+
+
+def compare(folder, *more):
+    command = [sys.executable, "-m", "experiments.compare", f"runs_dir={folder}", *TINY, *more]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
+
+
+@pytest.mark.slow
+def test_the_whole_comparison_and_its_resume(tmp_path):
+    done = compare(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "compare").iterdir()
+    for name in ("report.html", "learning_curves.png", "deltas.png", "comparison.json", "config.yaml", "run.json"):
+        assert (folder / name).stat().st_size > 0
+    # every arm, equal sampled episodes, a row per (arm, seed, mode, task, sample)
+    results = {path.parent: json.loads(path.read_text()) for path in folder.glob("arms/*/*/result.json")}
+    assert len(results) == 1 + 2 * 2
+    assert {r["totals"]["episodes"] for r in results.values() if r["arm"] != "base"} == {192}
+    for job, result in results.items():
+        rows = read_jsonl(job / "rows.jsonl")
+        keys = {(r["arm"], r["seed"], r["mode"], r["task_id"], r["sample"]) for r in rows}
+        assert len(rows) == len(keys) == 20 * (1 + 2)
+        assert {r["arm"] for r in rows} == {result["arm"]}
+        assert (job / "policy" / "model.safetensors").exists()
+    for word in ("SCoRe", "STaR", "base", "episodes/s", "sampling", "verification", "update", "report:"):
+        assert word in done.stdout
+    assert "<img" in (folder / "report.html").read_text()
+
+    # one job is lost; the same command goes on and runs only that
+    lost = folder / "arms" / "score" / "seed_1" / "result.json"
+    before = lost.read_text()
+    lost.unlink()
+    again = compare(tmp_path, f"resume={folder}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "4 of 5 jobs are finished already" in again.stdout
+    assert json.loads(before)["greedy"] == json.loads(lost.read_text())["greedy"]  # same seed, same result
+
+    changed = compare(tmp_path, f"resume={folder}", "optim.lr=0.5")
+    assert changed.returncode == 2
+    assert "optim.lr" in changed.stdout
+
+
+def stored(folder, arm, seed, rows):
+    job = folder / "arms" / arm / f"seed_{seed}"
+    job.mkdir(parents=True)
+    write_rows(job / "rows.jsonl", rows)
+    totals = {"episodes": 10, "sampled_tokens": 50, "gradient_tokens": 20, "seconds": {"sampling": 1.0, "update": 1.0}}
+    write_json(job / "result.json", {"arm": arm, "seed": seed, "totals": totals, "seconds": 3.0})
+
+
+def rows_with(arm, seed, n_fixed, n_broken, n=100):
+    """Tasks 0..n-1, half of them right at first; the first wrong ones are fixed, the first right ones broken."""
+    rows = []
+    for i in range(n):
+        first = i % 2 == 1
+        rank = i // 2
+        last = rank >= n_broken if first else rank < n_fixed
+        rows.append(row(arm=arm, seed=seed, task_id=str(i), first=first, last=last))
+    return rows
+
+
+@pytest.fixture
+def folder(tmp_path):
+    stored(tmp_path, "base", 0, rows_with("base", 0, 0, 0))
+    for seed in (0, 1, 2):
+        stored(tmp_path, "winner", seed, rows_with("winner", seed, 40 + seed, 1))
+        stored(tmp_path, "flat", seed, rows_with("flat", seed, 2, 2))
+        stored(tmp_path, "worse", seed, rows_with("worse", seed, 0, 20))
+    return tmp_path
+
+
+ORDER = ["base", "winner", "flat", "worse"]
+
+
+def test_the_numbers_of_a_comparison(folder):
+    comparison = analyse(folder, ORDER, {}, "made up")
+    winner = comparison.arm("winner")
+    assert winner.rates["delta"].mean == pytest.approx(0.40)  # mean of 39, 40, 41 points
+    assert winner.rates["delta"].low > 0.25
+    assert winner.against["flat"].low > 0
+    assert comparison.arm("base").rates["delta"] == Interval(0.0, 0.0, 0.0)
+    assert [seed.failed for seed in comparison.arm("flat").seeds] == [True, True, True]
+    assert [seed.failed for seed in winner.seeds] == [False, False, False]
+    assert winner.seeds[0].p_value < 1e-6
+    assert comparison.arm("flat").seeds[0].p_value == 1.0
+    assert points(Interval(0.4, 0.3, 0.5)) == "+40.0 [+30.0, +50.0]"
+
+
+def test_the_sentences_say_what_the_intervals_say(folder):
+    text = "\n".join(verdicts(analyse(folder, ORDER, {"winner": "Filtered SFT"}, "made up")))
+    assert "Filtered SFT: corrects itself" in text  # whoever wins is named, whatever was hoped for
+    assert "worse: makes its answers worse" in text
+    assert "flat: shows no change" in text
+    assert "3 of 3 seeds failed" in text
+    assert "The largest delta is Filtered SFT's" in text
+
+
+def test_a_crashed_seed_is_shown_and_left_out(folder):
+    crashed = folder / "arms" / "flat" / "seed_3"
+    crashed.mkdir()
+    (crashed / "error.txt").write_text("Traceback")
+    comparison = analyse(folder, ORDER, {}, "made up")
+    assert comparison.arm("flat").crashed == [3]
+    assert "Seeds [3] crashed" in "\n".join(verdicts(comparison))
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished arm"):
+        analyse(tmp_path, ORDER, {}, "x")

@@ -1,0 +1,107 @@
+"""The rules keep what they say, token for token, and fine-tuning learns it."""
+
+import pytest
+import torch
+
+from envs import Split
+from rl.backends.sft import IGNORED, SFTRow, fine_tune
+from rl.config import OfflineConfig, OptimConfig, Rule, SFTConfig
+from rl.offline import NothingKeptError, OfflineTrainer, keep_pairs, keep_star
+from rl.workbench import Workbench
+from tests.helpers import episode, modchain_config
+
+
+def test_star_keeps_traces_that_end_right():
+    episodes = [episode((0.0, 1.0)), episode((1.0, 1.0)), episode((1.0, 0.0)), episode((0.0, 0.0)), episode(error="x")]
+    assert len(keep_star(episodes, keep_right_to_right=False)) == 1
+    assert len(keep_star(episodes, keep_right_to_right=True)) == 2
+
+
+def test_star_learns_the_second_attempt_only():
+    # prompt 1 2 | 10 20 | 5 | 11 21: only 11 21 is learned
+    (row,) = keep_star([episode((0.0, 1.0))], keep_right_to_right=False)
+    assert row.input_ids == (1, 2, 10, 20, 5, 11, 21)
+    assert row.labels == (*[IGNORED] * 5, 11, 21)
+
+
+def test_pairs_answer_a_wrong_attempt_with_a_right_one():
+    episodes = [episode((0.0, 0.0)), episode((1.0, 0.0))]
+    (row,) = keep_pairs(episodes, keep_right_to_right=False, pairs_per_task=8, seed=0)
+    # the wrong attempt's own second prompt, then the right attempt's tokens (10 20 in these episodes)
+    assert row.input_ids == (1, 2, 10, 20, 5, 10, 20)
+    assert row.labels == (*[IGNORED] * 5, 10, 20)
+
+
+def test_pairs_per_task_are_capped_and_plus_adds_right_to_right():
+    episodes = [episode((0.0, 0.0))] * 10 + [episode((1.0, 0.0))] * 3
+    assert len(keep_pairs(episodes, False, 4, 0)) == 4
+    assert len(keep_pairs(episodes, True, 4, 0)) == 4 + 3
+    assert keep_pairs([episode((0.0, 0.0))], True, 4, 0) == []
+
+
+def sft_config(**offline):
+    cfg = modchain_config()
+    fields = {name: getattr(cfg, name) for name in ("threads", "model", "env", "engine", "evaluation", "training")}
+    return SFTConfig(seed=0, name="test", offline=OfflineConfig(name="x", **offline), optim=OptimConfig(), **fields)
+
+
+def test_fine_tuning_learns_the_labels_and_nothing_of_the_prompt():
+    cfg = sft_config(rule=Rule.STAR, epochs=30, batch_size=4, lr=3e-3)
+    bench = Workbench.build(cfg)
+    prompt, target = tuple(bench.tokenizer.encode("<|user|> 3 +4 _ _ _ _ <|assistant|>")), (5, 6, bench.renderer.end_id)
+    rows = [SFTRow.from_turn(prompt, target)] * 4
+    outcome = fine_tune(bench.model, bench.tokenizer, rows, cfg.offline, cfg.optim, seed=0)
+    with torch.no_grad():
+        logits = bench.model(input_ids=torch.tensor([prompt + target])).logits[0]
+    assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == list(target)
+    assert outcome["steps"] == 30
+    assert outcome["gradient_tokens"] == 4 * 3 * 30
+    with pytest.raises(ValueError, match="no rows"):
+        fine_tune(bench.model, bench.tokenizer, [], cfg.offline, cfg.optim, seed=0)
+
+
+def test_rounds_restart_from_the_base_and_spend_the_budget():
+    cfg = sft_config(rule=Rule.STAR, iterations=2, group_size=4, keep_right_to_right=True, epochs=1, lr=1e-2)
+    cfg.training.episodes = 256
+    bench = Workbench.build(cfg)
+    base = {name: tensor.clone() for name, tensor in bench.model.state_dict().items()}
+    versions = []
+    trainer = OfflineTrainer(
+        cfg,
+        bench.model,
+        bench.tokenizer,
+        bench.rollout(Split.TRAIN),
+        bench.tasks(Split.TRAIN),
+        versions.append,
+        lambda *_: None,
+    )
+    first = trainer.collect()
+    trainer.train_round(first)
+    second = trainer.collect()
+    trainer.train_round(second)
+    assert len(first) + len(second) == trainer.totals.episodes == 256
+    assert versions == [1, 2]
+    assert all(torch.equal(trainer._base[name], base[name]) for name in base)
+    changed = [name for name, tensor in bench.model.state_dict().items() if not torch.equal(tensor, base[name])]
+    assert changed
+
+
+def test_a_rule_that_keeps_nothing_says_so():
+    cfg = sft_config(rule=Rule.STAR)
+    bench = Workbench.build(cfg)
+    trainer = OfflineTrainer(
+        cfg,
+        bench.model,
+        bench.tokenizer,
+        bench.rollout(Split.TRAIN),
+        bench.tasks(Split.TRAIN),
+        lambda _: None,
+        lambda *_: None,
+    )
+    with pytest.raises(NothingKeptError, match="none of 1 episodes"):
+        trainer.train_round([episode((0.0, 0.0))])
+
+
+def test_pair_takes_one_iteration():
+    with pytest.raises(ValueError, match=r"offline\.iterations"):
+        OfflineConfig(name="x", rule=Rule.PAIR, iterations=2)

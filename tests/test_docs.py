@@ -1,0 +1,57 @@
+"""The documentation runs as printed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def test_a_new_environment_in_forty_lines_runs_as_printed(tmp_path):
+    page = ROOT / "docs" / "new_environment.md"
+    (code,) = blocks(page, "python")
+    assert len(code.strip().splitlines()) <= 40
+    (tmp_path / "my_envs.py").write_text(code)
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    check, commands = blocks(page, "bash")
+    done = subprocess.run(
+        [sys.executable, *check.split()[1:]], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 0
+    play = commands.splitlines()[0].split()
+    assert play[:3] == ["python", "-m", "experiments.play"]
+    done = subprocess.run(
+        [sys.executable, *play[1:]],
+        cwd=ROOT,
+        env=env,
+        input="<answer>x</answer>\n" * 2,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"Write [a-j]{5} backwards", done.stdout)
+    assert "wrong" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_and_modules_named_in_the_docs_exist(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
+    for name in re.findall(r"`((?:rl|envs|rewards|experiments|configs|tests|docs|models)/[\w./]*)`", text):
+        assert (ROOT / name).exists(), name
+    for module in re.findall(r"python -m (experiments\.\w+)", text):
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+    for target in re.findall(r"^make ([\w-]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
