@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The texts of a self-correction episode.
+    """The texts of a self-correction episode; ``{question}`` is replaced in all of them, other braces are doubled.
 
     Args:
-        task: Template of the opening user message; ``{question}`` is replaced.
+        task: The opening user message.
         retry: The user message before every further attempt in feedback mode ``none``. It must not reveal whether the
             attempt was right, so it is hedged.
         right: The message after a right attempt in feedback mode ``verdict``.
@@ -29,18 +29,29 @@ class Prompts:
 _PROMPTS = {
     # Single words of the embedded toys' 34-token vocabulary.
     "toy-v1": Prompts(task="{question}", retry="check", right="right", wrong="wrong"),
+    # States the question again, so that a one-layer model can work on it as it did the first time.
+    "restate-v1": Prompts(
+        task="{question}", retry="{question}", right="right {question}", wrong="wrong {question}"
+    ),
+    # Plain words for instruction-tuned models too small to follow a format.
+    "sum-v1": Prompts(
+        task="{question}",
+        retry="Your answer may or may not be right. {question}",
+        right="That is correct. Repeat it. {question}",
+        wrong="That is not correct. {question}",
+    ),
     "math-v1": Prompts(
         task=(
             "{question}\n\nReason step by step, then state the result once, as \\boxed{{answer}}."
         ),
         retry=(
             "Look at your solution again: it may or may not contain a mistake. Correct whatever is wrong, then write "
-            "out the complete solution once more and state the result as \\boxed{answer}."
+            "out the complete solution once more and state the result as \\boxed{{answer}}."
         ),
-        right="That is correct. Write out the complete solution once more and state the result as \\boxed{answer}.",
+        right="That is correct. Write out the complete solution once more and state the result as \\boxed{{answer}}.",
         wrong=(
             "That is not correct. Find the mistake, write a complete new solution and state the result as "
-            "\\boxed{answer}."
+            "\\boxed{{answer}}."
         ),
     ),
     # For small models: a short answer first, so that an episode fits a CPU.

@@ -126,8 +126,10 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         return (Message("user", self._request(action, score)),), score.value, False, False, info
 
     def _request(self, response: str, score: Score) -> str:
+        question = self.task.question
         if self.feedback is Feedback.NONE:
-            return self.prompts.retry
+            return self.prompts.retry.format(question=question)
         if hasattr(self.taskset, "feedback"):
             return self.taskset.feedback(self.task, response, score)  # type: ignore[attr-defined]
-        return self.prompts.right if score.verdict is Verdict.CORRECT else self.prompts.wrong
+        template = self.prompts.right if score.verdict is Verdict.CORRECT else self.prompts.wrong
+        return template.format(question=question)

@@ -16,6 +16,7 @@ from rl.offline import OfflineTrainer
 from rl.statistics import scaling, summarise
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals, Trainer
+from rl.types import Episode
 from rl.workbench import Workbench
 
 Report = Callable[[str, float, dict[str, float]], None]
@@ -53,7 +54,7 @@ def run_online(cfg: TrainConfig, folder: Path, report: Report, arm: str | None =
     began = time.perf_counter()
     distributed = Distributed(cpu=False)
     bench = Workbench.build(cfg, distributed.device)
-    tracker = Tracker(folder)
+    tracker = Tracker(folder) if distributed.is_main else None
     trainer = Trainer(
         cfg,
         bench.model,
@@ -63,28 +64,44 @@ def run_online(cfg: TrainConfig, folder: Path, report: Report, arm: str | None =
         distributed,
         lambda version: bench.engine.load_weights(dict(bench.model.named_parameters()), version),
     )
-    _log_validation(bench, tracker, 0, 0)
+    if tracker is not None:
+        _log_validation(bench, tracker, 0, 0, report)
     try:
         while trainer.step < trainer.n_steps:
             metrics, episodes = trainer.train_step()
-            done = trainer.step
-            if distributed.is_main:
-                tracker.log(done, metrics)
-                tracker.episodes(done, episodes[: cfg.training.keep_episodes])
-            report("training", done / trainer.n_steps, metrics)
-            every = cfg.training.validate_every
-            if every and (done % every == 0 or done == trainer.n_steps):
-                _log_validation(bench, tracker, done, trainer.totals.episodes)
-            if cfg.training.save_every and done % cfg.training.save_every == 0 and distributed.is_main:
-                save_policy(folder / "checkpoints" / f"step_{done}", bench.model, bench.tokenizer)
+            if tracker is not None:  # every process trains, the first one writes
+                report("training", trainer.step / trainer.n_steps, metrics)
+                _after_step(cfg, trainer, bench, tracker, report, metrics, episodes)
     except BaseException:
-        if trainer.step and distributed.is_main:
+        if trainer.step and tracker is not None:
             save_policy(folder / "policy_interrupted", bench.model, bench.tokenizer)
         raise
     finally:
-        tracker.close()
+        if tracker is not None:
+            tracker.close()
     result = ArmResult(arm or cfg.algorithm.name, cfg.seed, totals=asdict(trainer.totals))
-    return _finish(result, bench, folder, report, began)
+    if tracker is not None:
+        _finish(result, bench, folder, report, began)
+    distributed.wait()
+    return result
+
+
+def _after_step(
+    cfg: TrainConfig,
+    trainer: Trainer,
+    bench: Workbench,
+    tracker: Tracker,
+    report: Report,
+    metrics: dict[str, float],
+    episodes: list[Episode],
+) -> None:
+    done, every, save = trainer.step, cfg.training.validate_every, cfg.training.save_every
+    tracker.log(done, metrics)
+    tracker.episodes(done, episodes[: cfg.training.keep_episodes])
+    if every and (done % every == 0 or done == trainer.n_steps):
+        _log_validation(bench, tracker, done, trainer.totals.episodes, report)
+    if save and done % save == 0:
+        save_policy(tracker.folder / "checkpoints" / f"step_{done}", bench.model, bench.tokenizer)
 
 
 def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = None) -> ArmResult:
@@ -101,7 +118,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         lambda version: bench.engine.load_weights(dict(bench.model.named_parameters()), version),
         lambda what, share: report(what, share, {}),
     )
-    _log_validation(bench, tracker, 0, 0)
+    _log_validation(bench, tracker, 0, 0, report)
     rounds = []
     try:
         for _ in range(cfg.offline.iterations):
@@ -113,7 +130,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
             trainer.totals.seconds["update"] += time.perf_counter() - sampled
             kept.write({"round": trainer.round, **rounds[-1]})
             tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
-            _log_validation(bench, tracker, trainer.round, trainer.totals.episodes)
+            _log_validation(bench, tracker, trainer.round, trainer.totals.episodes, report)
     finally:
         tracker.close()
         kept.close()
@@ -127,11 +144,13 @@ def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") ->
     return _finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
 
 
-def _log_validation(bench: Workbench, tracker: Tracker, step: int, n_episodes: int) -> None:
+def _log_validation(bench: Workbench, tracker: Tracker, step: int, n_episodes: int, report: Report) -> None:
     tasks = bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS]
     rows = play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "", 0, "validation")
     summary = {f"eval/validation/{name}": value for name, value in summarise(rows).items()}
-    tracker.log(step, summary | {"rollout/episodes": n_episodes})
+    metrics = summary | {"rollout/episodes": float(n_episodes)}
+    tracker.log(step, metrics)
+    report("validation", 1.0, metrics)
 
 
 def _finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:

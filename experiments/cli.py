@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from experiments.schema import CompareConfig, PlayConfig, PretrainConfig
 from rl import config as schema
 from rl.types import RunStoppedError
 
@@ -32,9 +33,9 @@ _ENTRY_POINTS = {
     "train": schema.TrainConfig,
     "sft": schema.SFTConfig,
     "evaluate": schema.RunConfig,
-    "compare": schema.CompareConfig,
-    "pretrain": schema.PretrainConfig,
-    "play": schema.PlayConfig,
+    "compare": CompareConfig,
+    "pretrain": PretrainConfig,
+    "play": PlayConfig,
 }
 console = Console()
 if not console.is_terminal:

@@ -23,7 +23,8 @@ from experiments.arms import run_base, run_offline, run_online
 from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
 from experiments.progress import Display
 from experiments.report import write_report
-from rl.config import AlgorithmConfig, CompareConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
+from experiments.schema import CompareConfig
+from rl.config import AlgorithmConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.tracking import describe_run, write_text
 
 BASE = "base"
@@ -237,7 +238,7 @@ def main(cfg: CompareConfig) -> None:
     )
     began = time.perf_counter()
     try:
-        with Display(console) as display:
+        with Display(console, one_run=False) as display:
             crashed = run_jobs(todo, min(n_workers(cfg), max(1, len(todo))), display) if todo else {}
     except (KeyboardInterrupt, UserError):
         console.print(f"what is finished is kept; go on with the same command and resume={folder}", highlight=False)

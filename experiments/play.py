@@ -2,7 +2,7 @@
 
 from envs import Split
 from experiments.cli import console, entry_point
-from rl.config import PlayConfig
+from experiments.schema import PlayConfig
 from rl.seeding import derive_seed
 from rl.workbench import make_env, make_taskset
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from envs import Message
 from experiments.cli import UserError, console, entry_point
+from experiments.schema import PretrainConfig
 from experiments.tiny_corpus import CORPORA, FIRST, SECOND, Corpus, encoder
 from rl.backends.engine_hf import HFEngine
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
-from rl.config import PretrainConfig
 from rl.rendering import Renderer
 from rl.rollout import complete
 from rl.seeding import derive_seed, seed_everything
@@ -27,7 +28,7 @@ def pretrain(cfg: PretrainConfig) -> Path:
     """
     seed_everything(cfg.seed)
     rng = random.Random(cfg.seed)
-    corpus = CORPORA[cfg.toy](**cfg.corpus)
+    corpus = CORPORA[cfg.name](**cfg.corpus)
     tokenizer = tiny_tokenizer(corpus.words, corpus.spaced)
     model = tiny_llama(tokenizer, cfg.hidden_size, cfg.n_layers, cfg.n_heads)
     renderer = Renderer(tokenizer)
@@ -60,8 +61,6 @@ def sample_drafts(
     engine: HFEngine, renderer: Renderer, corpus: Corpus, questions: list[str], seed: int, step: int
 ) -> list[str]:
     """Two first attempts of the model itself per question, in order."""
-    from envs import Message
-
     requests = []
     for i, question in enumerate(questions):
         prompt = renderer.opening([Message("user", question)])
@@ -84,10 +83,9 @@ def _loss(model: torch.nn.Module, rows: list, pad_id: int, second_weight: float,
 @entry_point("pretrain_tiny")
 def main(cfg: PretrainConfig) -> None:
     """Pretrains and says where the model is."""
-    if cfg.toy not in CORPORA:
-        raise UserError(f"toy={cfg.toy}: there is no such toy; known: {', '.join(sorted(CORPORA))}")
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    if cfg.name not in CORPORA:
+        raise UserError(f"name={cfg.name}: there is no such toy; known: {', '.join(sorted(CORPORA))}")
+    torch.set_num_threads(cfg.threads)
     console.print(f"saved {pretrain(cfg)}", highlight=False)
 
 

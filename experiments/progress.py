@@ -34,10 +34,15 @@ LINE_EVERY_S = 15.0
 
 
 class Display:
-    """Progress bars in a terminal; now and then a line elsewhere."""
+    """Progress bars in a terminal; now and then a line elsewhere.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    Args:
+        console: Where to.
+        one_run: Print every validation as a line of its own.
+    """
+
+    def __init__(self, console: Console, one_run: bool = True) -> None:
+        self._console, self._one_run = console, one_run
         self._bars = Progress(
             TextColumn("[bold]{task.fields[who]}"),
             TextColumn("{task.description}"),
@@ -66,6 +71,10 @@ class Display:
 
         def report(what: str, share: float, metrics: dict[str, float]) -> None:
             note = live_note(metrics)
+            if what == "validation":  # worth a line that stays, if there is one run to look at
+                if self._one_run:
+                    self._bars.console.print(f"{who}: {note}", highlight=False)
+                return
             key = f"{who}/{what}"
             if key not in self._tasks:
                 self._tasks[key] = self._bars.add_task(what, total=100, who=who, note="")
@@ -96,6 +105,8 @@ class Display:
 
     def summary(self, result: Any, folder: Path) -> None:
         """Rates with n, throughput and where the time went."""
+        if not result.greedy and not result.sampled:
+            return  # not the process that evaluates
         table = Table(title=f"{result.arm}, seed {result.seed}", title_justify="left")
         table.add_column("episodes")
         for name in ("n", *RATE_NAMES.values()):
@@ -115,6 +126,11 @@ def live_note(metrics: dict[str, float]) -> str:
     """The few numbers that tell whether a run is healthy."""
     if not metrics:
         return ""
+    if "eval/validation/n" in metrics:
+        rates = {short: metrics.get(f"eval/validation/{name}") for name, short in RATE_NAMES.items()}
+        shown = [f"{short} {100 * rate:.1f}%" for short, rate in rates.items() if rate is not None]
+        when = f"validation after {metrics['rollout/episodes']:.0f} episodes (n {metrics['eval/validation/n']:.0f})"
+        return "  ".join([when, *shown])
     parts = [
         f"acc@t{k + 1} {metrics[f'rollout/accuracy_t{k + 1}']:.2f}"
         for k in range(2)

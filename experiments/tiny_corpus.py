@@ -130,7 +130,7 @@ class AdditionCorpus:
 
     words: Sequence[str] = (*DIGITS, "+", "check", "right", "wrong")
     spaced: bool = False
-    max_first_tokens: int = 6
+    max_first_tokens: int = 5
     own_drafts_from: float = 0.4
 
     def __init__(self, copy: float = 0.55, resample: float = 0.3) -> None:
@@ -146,16 +146,16 @@ class AdditionCorpus:
         rows = [Document(task.question, task.gold) for task in tasks]
         for i, task in enumerate(tasks if drafts is not None else []):
             assert drafts is not None
-            first, other = drafts[2 * i], drafts[2 * i + 1]
+            first, other = (re.sub(r"\D", "", draft) for draft in drafts[2 * i : 2 * i + 2])
             second = self._second_draft(rng, first, other)
-            rows.append(Document(task.question, first, "check", second, learn_first=False))
+            rows.append(Document(task.question, first, task.question, second, learn_first=False))
         return rows
 
     def _second_draft(self, rng: random.Random, first: str, other: str) -> str:
         share = rng.random()
         if share < self._copy:
             return first
-        if share < self._copy + self._resample or not first.isdigit():
+        if share < self._copy + self._resample or not first:
             return other
         place = rng.randrange(len(first))
         return first[:place] + rng.choice(DIGITS) + first[place + 1 :]

@@ -6,5 +6,5 @@ from envs.tasks.modchain import ModChain
 from envs.tasks.reasoning_gym import ReasoningGym
 
 register("errata/modchain-v1", ModChain, prompts="toy-v1")
-register("errata/addition-v1", Addition, prompts="toy-v1")
+register("errata/addition-v1", Addition, prompts="restate-v1")
 register("errata/reasoning_gym-v1", ReasoningGym, prompts="short-v1")

@@ -1,6 +1,6 @@
 """``addition``: long carry chains, the counter-example to ``modchain``.
 
-Question: ``1234+8765``, two numbers of equal length whose digit pairs often add up to 9, so that carries run far.
+Question: ``123+876``, two numbers of equal length whose digit pairs often add up to 9, so that carries run far.
 Answer: the sum, zero-padded to one digit more, most significant first. The answer is unique and short: a filter by
 correctness hands a fine-tuned model the right token at every position, where a reward is one bit per attempt.
 
@@ -29,7 +29,7 @@ class Addition:
 
     def __init__(
         self,
-        n_digits: int = 4,
+        n_digits: int = 3,
         p_nine: float = 0.5,
         n_train: int = 4000,
         n_validation: int = 200,

@@ -105,15 +105,15 @@ def test_modchain_arithmetic():
 @pytest.mark.parametrize(
     ("response", "verdict"),
     [
-        ("09999", Verdict.CORRECT),
-        ("9999", Verdict.NO_ANSWER),
-        ("09998", Verdict.WRONG),
-        ("9999 9999", Verdict.NO_ANSWER),
+        ("0999", Verdict.CORRECT),
+        ("999", Verdict.NO_ANSWER),
+        ("0998", Verdict.WRONG),
+        ("0999 0999", Verdict.NO_ANSWER),
     ],
 )
 def test_addition_verifier(response, verdict):
     env = envs.make("errata/addition-v1", options={"n_train": 5, "n_validation": 5, "n_test": 5})
-    assert env.taskset.verify(envs.Task("x", "1234+8765", "09999"), response).verdict is verdict
+    assert env.taskset.verify(envs.Task("x", "123+876", "0999"), response).verdict is verdict
 
 
 def test_reasoning_gym_pays_nothing_for_text_that_contains_the_answer():

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from experiments import schema as entry_schema
 from experiments.cli import CONFIGS, explain, known_keys, register_schemas
 from rl import config as schema
 from tests.conftest import ROOT
@@ -42,8 +43,15 @@ def test_every_offline_method_composes(offline):
 @pytest.mark.parametrize("env", options("env"))
 @pytest.mark.parametrize("entry", ["train", "sft", "evaluate", "compare", "play"])
 def test_every_environment_composes_with_every_entry_point(entry, env):
-    cfg = OmegaConf.to_object(compose(entry, [f"env={env}"]))
+    own = ["env.id=errata/modchain-v1"] if env == "custom" else []
+    cfg = OmegaConf.to_object(compose(entry, [f"env={env}", *own]))
     assert cfg.env.id.startswith("errata/")
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes(experiment):
+    cfg = OmegaConf.to_object(compose("train", [f"experiment={experiment}"]))
+    assert cfg.name == experiment
 
 
 def test_the_comparison_holds_typed_arms():
@@ -95,7 +103,7 @@ def test_a_wrong_value_is_named(override, message):
 def test_every_config_field_is_documented_and_known():
     keys = known_keys()
     assert {"group_size", "micro_batch_tokens", "keep_right_to_right"} <= set(keys)
-    for node in vars(schema).values():
+    for node in (*vars(schema).values(), *vars(entry_schema).values()):
         if not is_dataclass(node) or not (node.__doc__ or "").count("Args:"):
             continue
         for item in fields(node):
@@ -117,7 +125,8 @@ def test_every_config_field_is_documented_and_known():
         (["experiments.train", "env.options.n_trian=3"], "did you mean 'n_train'"),
         (["experiments.evaluate", "evaluation.n_tasks=100000"], "100000 tasks"),
         (["experiments.play", "split=tset"], "tset"),
-        (["experiments.pretrain_tiny", "toy=nothing"], "there is no such toy"),
+        (["experiments.pretrain_tiny", "toy=nothing"], "modchain"),
+        (["experiments.pretrain_tiny", "name=nothing"], "there is no such toy"),
         (["experiments.report", "nowhere"], "error"),
     ],
 )

@@ -16,7 +16,8 @@ from rl.statistics import summarise
 from rl.types import Finish, Request
 from tests.conftest import ROOT
 
-LIMITS = {"modchain": [3, 7], "addition": [6]}
+LIMITS = {"modchain": [3, 7], "addition": [5]}
+PROMPTS = {"modchain": "toy-v1", "addition": "restate-v1"}
 
 
 @pytest.mark.parametrize("toy", ["modchain", "addition"])
@@ -28,14 +29,14 @@ def test_the_base_is_half_right_and_does_not_correct_itself(toy):
     rollout = Rollout(
         HFEngine(model, renderer.end_id, renderer.pad_id),
         renderer,
-        lambda: envs.SelfCorrectEnv(taskset, prompts="toy-v1"),
+        lambda: envs.SelfCorrectEnv(taskset, prompts=PROMPTS[toy]),
         LIMITS[toy],
         64,
     )
     plans = [EpisodePlan(task, i, i) for i, task in enumerate(taskset.load(Split.TEST)[:300])]
     rates = summarise([EvalRow.of(e, "base", 0, "greedy", 0) for e in rollout.run(plans, 0.0)])
     assert 0.3 < rates["accuracy_t1"] < 0.8
-    assert rates["delta"] <= 0.01
+    assert rates["delta"] <= 0.03
 
 
 def test_modchains_good_mode_is_within_the_base_and_rare(modchain):

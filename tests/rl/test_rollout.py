@@ -30,7 +30,7 @@ def play(modchain):
     _, tokenizer, renderer = modchain
 
     def run(script, n=1, limits=(3, 7), context=64, attempts=2):
-        engine = ScriptedEngine(script, lambda text: tokenizer.encode(text), renderer.end_id)
+        engine = ScriptedEngine(script, tokenizer.encode, renderer.end_id)
         make = lambda: envs.SelfCorrectEnv(Tasks(), prompts="toy-v1", attempts=attempts)  # noqa: E731
         rollout = Rollout(engine, renderer, make, limits, context)
         plans = [EpisodePlan(Tasks().load("train")[i % 2], i, 100 + i) for i in range(n)]

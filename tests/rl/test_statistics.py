@@ -124,5 +124,5 @@ def test_ratios_add_before_they_divide():
 
 def test_unlisted_metrics_are_refused():
     check_names({"policy/entropy": 1.0, "eval/greedy/accuracy_t2": 0.5})
-    with pytest.raises(KeyError, match="not in rl/metrics.py"):
+    with pytest.raises(KeyError, match=r"not in rl/metrics\.py"):
         check_names({"policy/entrpy": 1.0})

@@ -1,0 +1,76 @@
+"""The schema of the entry points that are more than one run; what a run needs is in ``rl/config.py``."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
+
+
+@dataclass
+class CompareConfig(RunConfig):
+    """``experiments.compare``: arms times seeds.
+
+    Args:
+        arms: Every arm's config by name: an ``AlgorithmConfig`` or an ``OfflineConfig``.
+        run: Which of them to run, in the order of the table; ``base`` is always measured.
+        seeds: One run per arm and seed.
+        workers: Processes; 0 for one per core.
+        resume: Folder of an earlier, interrupted comparison to go on with.
+    """
+
+    arms: dict[str, Any] = field(default_factory=dict)
+    run: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    workers: int = 0
+    resume: str | None = None
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass
+class PretrainConfig:
+    """``experiments.pretrain_tiny``: the base of an embedded toy.
+
+    Args:
+        name: Which toy.
+        output: Folder of the model.
+        seed: Of weights and documents.
+        steps: Optimiser steps.
+        batch_size: Tasks per step.
+        hidden_size: Width of the Llama.
+        n_layers: Depth of the Llama.
+        n_heads: Attention heads of the Llama.
+        lr: Peak learning rate, linear to 5 %.
+        second_weight: Weight of second attempts in the loss.
+        threads: Torch threads; the number decides the last bits of the weights.
+        corpus: Arguments of the toy's corpus in ``experiments/tiny_corpus.py``.
+    """
+
+    name: str = MISSING
+    output: str = "models/${name}"
+    seed: int = 0
+    steps: int = 1500
+    batch_size: int = 256
+    hidden_size: int = 64
+    n_layers: int = 1
+    n_heads: int = 4
+    lr: float = 3e-3
+    second_weight: float = 3.0
+    threads: int = 1
+    corpus: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PlayConfig:
+    """``experiments.play``: a person is the policy.
+
+    Args:
+        split: Which tasks.
+        seed: Which of them, in which order.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    split: str = "train"
+    seed: int = 0
