@@ -77,22 +77,22 @@ def load_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return results
 
 
-def analyse(folder: Path, order: list[str], names: dict[str, str], env: str) -> Comparison:
-    """Statistics of a comparison, from greedy episodes where there are any, else from sampled ones.
+def analyse(folder: Path, order: list[str], names: dict[str, str], env: str, mode: str = "greedy") -> Comparison:
+    """Statistics of a comparison.
 
     Args:
         folder: A comparison's folder.
         order: Keys of the arms, in the order of the table.
         names: Their names in tables.
         env: Name of the environment.
+        mode: ``greedy`` or ``sampled`` episodes.
 
     Raises:
-        FileNotFoundError: If no arm is finished.
+        FileNotFoundError: If no arm has finished rows of this mode.
     """
     rows, results = load_rows(folder), load_results(folder)
-    if not rows:
-        raise FileNotFoundError(f"{folder}: no finished arm, so there is nothing to report")
-    mode = "greedy" if any(row.mode == "greedy" for row in rows) else "sampled"
+    if not any(row.mode == mode for row in rows):
+        raise FileNotFoundError(f"{folder}: no finished arm with {mode} episodes, so there is nothing to report")
     tables = tabulate(rows, mode)
     present = [arm for arm in order if arm in tables]
     seeds = sorted({seed for arm in present for seed in tables[arm].seeds if arm != BASE}) or [0]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.analysis import BASE, SHOWN, Comparison, analyse, load_results, load_rows, verdicts
+from experiments.cli import console
 from experiments.figures import deltas, learning_curves
 from experiments.progress import RATE_NAMES, throughput
 from rl.evaluate import EvalRow
@@ -29,29 +30,37 @@ td small { display: block; color: #888; } img { max-width: 100%; background: whi
 """
 
 
-def write_report(folder: Path, console: Console | None = None) -> Comparison:
-    """Writes ``comparison.json``, ``learning_curves.png``, ``deltas.png`` and ``report.html``; prints the table.
+def write_report(folder: Path, out: Console | None = None) -> dict[str, Comparison]:
+    """Writes ``comparison.json``, ``learning_curves.png``, ``deltas.png`` and ``report.html``; prints the tables.
+
+    Returns:
+        The comparison by mode: ``greedy``, ``sampled``, or both.
 
     Raises:
-        FileNotFoundError: If the folder holds no finished arm.
+        FileNotFoundError: If the folder holds no comparison, or no finished arm.
     """
     config = OmegaConf.load(folder / "config.yaml")
     names = {BASE: "base"} | {arm: node.name for arm, node in config.arms.items()}
+    modes = ["greedy"] * config.evaluation.greedy + ["sampled"] * bool(config.evaluation.samples_per_task)
     order = [BASE, *config.run]
-    comparison = analyse(folder, order, names, config.env.name)
-    write_json(folder / "comparison.json", comparison.to_json())
-    present = {line.arm: line.name for line in comparison.arms}
+    comparisons = {mode: analyse(folder, order, names, config.env.name, mode) for mode in modes}
+    write_json(folder / "comparison.json", {mode: found.to_json() for mode, found in comparisons.items()})
+    main_one = comparisons[modes[0]]
+    present = {line.arm: line.name for line in main_one.arms}
     curves = learning_curves(folder, {arm: name for arm, name in present.items() if arm != BASE})
-    figures = [path for path in (deltas(folder, comparison.arms), curves) if path is not None]
+    figures = [path for path in (deltas(folder, main_one.arms), curves) if path is not None]
     results = load_results(folder)
-    write_text(folder / "report.html", _page(comparison, figures, load_rows(folder), results, folder))
-    if console is not None:
-        _print(comparison, results, console)
-        console.print(f"report: {folder / 'report.html'}", highlight=False)
-    return comparison
+    write_text(folder / "report.html", _page(comparisons, figures, load_rows(folder), results, folder))
+    if out is not None:
+        for comparison in comparisons.values():
+            _print(comparison, out)
+        for arm, text in where_time_went(main_one, results).items():
+            out.print(f"{arm} {text}", highlight=False)
+        out.print(f"report: {folder / 'report.html'}", highlight=False)
+    return comparisons
 
 
-def _print(comparison: Comparison, results: dict[tuple[str, int], dict[str, Any]], console: Console) -> None:
+def _print(comparison: Comparison, out: Console) -> None:
     title = (
         f"{comparison.env}: {comparison.n_tasks} test tasks, {comparison.mode}; percent, mean over seeds, 95 % interval"
     )
@@ -70,11 +79,9 @@ def _print(comparison: Comparison, results: dict[tuple[str, int], dict[str, Any]
         if line.crashed:
             failed += f" +{len(line.crashed)} crashed"
         table.add_row(line.name, *cells, failed, str(line.episodes), f"{line.seconds:.0f}")
-    console.print(table)
+    out.print(table)
     for sentence in verdicts(comparison):
-        console.print(f"- {sentence}", highlight=False)
-    for arm, text in where_time_went(comparison, results).items():
-        console.print(f"{arm} {text}", highlight=False)
+        out.print(f"- {sentence}", highlight=False)
 
 
 def where_time_went(comparison: Comparison, results: dict[tuple[str, int], dict[str, Any]]) -> dict[str, str]:
@@ -94,35 +101,60 @@ def where_time_went(comparison: Comparison, results: dict[tuple[str, int], dict[
 
 
 def _page(
-    comparison: Comparison,
+    comparisons: dict[str, Comparison],
     figures: list[Path],
     rows: list[EvalRow],
     results: dict[tuple[str, int], dict[str, Any]],
     folder: Path,
 ) -> str:
-    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
+    first = next(iter(comparisons.values()))
     images = "".join(
         f'<p><img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></p>'
         for path in figures
     )
     times = "".join(
-        f"<li>{html.escape(arm)}: {html.escape(text)}</li>"
-        for arm, text in where_time_went(comparison, results).items()
+        f"<li>{html.escape(arm)}: {html.escape(text)}</li>" for arm, text in where_time_went(first, results).items()
     )
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
-<title>Errata: {html.escape(comparison.env)}</title>
+<title>Errata: {html.escape(first.env)}</title>
 <meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>
-<h1>Offline against online: {html.escape(comparison.env)}</h1>
-<p>{comparison.n_tasks} test tasks, {comparison.mode} decoding, rates in percent: mean over seeds and 95 % interval
-(bootstrap over seeds, then tasks, paired between arms). Delta is accuracy of the second minus the first attempt.
-A seed failed if its delta is at most 1 point.</p>
-<ul>{sentences}</ul>{_main_table(comparison)}{images}
-<h2>Every seed</h2>{_seed_table(comparison)}
+<h1>Offline against online: {html.escape(first.env)}</h1>
+<p>{first.n_tasks} test tasks, rates in percent: mean over seeds and 95 % interval (bootstrap over seeds, then tasks,
+paired between arms; rough with few seeds, so read every seed below). Delta is accuracy of the last minus the first
+attempt. A seed failed if its delta is at most 1 point.</p>
+{"".join(_section(comparison) for comparison in comparisons.values())}
+<h2>Figures (greedy)</h2>{images}
+<h2>Answers per task</h2><p>Accuracy (%) from sampled episodes against the number of responses per task: any of k first
+attempts right (pass), majority of k first attempts, and the majority over the last attempts of as many episodes as cost
+k responses (sequential).</p>{_scaling_table(first, results)}
 <h2>Where the time went</h2><ul>{times}</ul>
 <h2>Episodes</h2><p>The first {EXAMPLES_PER_TRANSITION} of each transition, seed by seed; all of them are in
-<code>{html.escape(str(folder))}/arms/*/seed_*/rows.jsonl</code>.</p>{_examples(comparison, rows)}
+<code>{html.escape(str(folder))}/arms/*/seed_*/rows.jsonl</code>.</p>{_examples(first, rows)}
 </body></html>
 """
+
+
+def _section(comparison: Comparison) -> str:
+    sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
+    return (
+        f"<h2>{comparison.mode.capitalize()} decoding</h2><ul>{sentences}</ul>{_main_table(comparison)}"
+        f"<details><summary>every seed</summary>{_seed_table(comparison)}</details>"
+    )
+
+
+def _scaling_table(comparison: Comparison, results: dict[tuple[str, int], dict[str, Any]]) -> str:
+    body, head = "", ""
+    for line in comparison.arms:
+        runs = [result["scaling"] for (arm, _), result in results.items() if arm == line.arm and result.get("scaling")]
+        cells, head = "", ""
+        for points in zip(*runs, strict=False):
+            for name in ("pass", "majority", "sequential"):
+                values = [point[name] for point in points if name in point]
+                if values:
+                    head += f"<th>{name}@{points[0]['responses']:.0f}</th>"
+                    cells += f"<td>{100 * sum(values) / len(values):.1f}</td>"
+        body += f"<tr><td>{html.escape(line.name)}</td>{cells}</tr>"
+    return f"<table><tr><th>arm</th>{head}</tr>{body}</table>"
 
 
 def _main_table(comparison: Comparison) -> str:
@@ -186,7 +218,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m experiments.report <folder of a comparison>")
     try:
-        write_report(Path(sys.argv[1]), Console())
+        write_report(Path(sys.argv[1]), console)
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
 

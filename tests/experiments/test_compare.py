@@ -51,7 +51,10 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
         assert (job / "policy" / "model.safetensors").exists()
     for word in ("SCoRe", "STaR", "base", "episodes/s", "sampling", "verification", "update", "report:"):
         assert word in done.stdout
-    assert "<img" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    for word in ("<img", "Greedy decoding", "Sampled decoding", "sequential@2", "every seed"):
+        assert word in page
+    assert set(json.loads((folder / "comparison.json").read_text())) == {"greedy", "sampled"}
 
     # one job is lost; the same command goes on and runs only that
     lost = folder / "arms" / "score" / "seed_1" / "result.json"
