@@ -50,6 +50,8 @@ class Comparison:
     n_tasks: int
     mode: str
     arms: list[ArmLine]
+    missing: list[str]
+    """Names of arms without a finished run."""
 
     def arm(self, key: str) -> ArmLine:
         """An arm by its key."""
@@ -103,7 +105,8 @@ def analyse(folder: Path, order: list[str], names: dict[str, str], env: str, mod
         _arm_line(arm, names, tables, complete, boot, rows, results, mode, present, _crashed(folder, arm))
         for arm in present
     ]
-    return Comparison(env, len(next(iter(tables.values())).task_ids), mode, lines)
+    missing = [names.get(arm, arm) for arm in order if arm not in tables]
+    return Comparison(env, len(next(iter(tables.values())).task_ids), mode, lines, missing)
 
 
 def _crashed(folder: Path, arm: str) -> list[int]:
@@ -180,6 +183,7 @@ def verdicts(comparison: Comparison) -> list[str]:
         if line.crashed:
             sentence += f" Seeds {line.crashed} crashed and are missing."
         sentences.append(sentence)
+    sentences += [f"{name}: no finished run, so it is missing here." for name in comparison.missing]
     return sentences + _ranking(comparison)
 
 

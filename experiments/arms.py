@@ -156,8 +156,7 @@ def _log_validation(bench: Workbench, tracker: Tracker, step: int, n_episodes: i
 def _finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
     """Evaluates, and writes rows, policy and result: the result last, so that its presence means "complete"."""
     cfg = bench.config
-    split = Split(cfg.evaluation.split)
-    tasks = bench.tasks(split, cfg.evaluation.n_tasks)
+    tasks = bench.evaluation_tasks()
     n_episodes = len(tasks) * (int(cfg.evaluation.greedy) + cfg.evaluation.samples_per_task)
     done = 0
 
@@ -166,7 +165,7 @@ def _finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, b
         done += 1
         report("evaluating", done / n_episodes, {})
 
-    rows = evaluate(bench.rollout(split), tasks, cfg.evaluation, result.arm, result.seed, count)
+    rows = evaluate(bench.rollout(Split(cfg.evaluation.split)), tasks, cfg.evaluation, result.arm, result.seed, count)
     write_rows(folder / "rows.jsonl", rows)
     save_policy(folder / "policy", bench.model, bench.tokenizer)
     for mode in ("greedy", "sampled"):

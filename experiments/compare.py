@@ -247,6 +247,11 @@ def main(cfg: CompareConfig) -> None:
         console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
     write_report(folder, console)
     console.print(f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs", highlight=False)
+    if crashed:
+        raise UserError(
+            f"{len(crashed)} of {len(todo)} jobs crashed: {', '.join(crashed)}; see error.txt in their folders in "
+            f"{folder / 'arms'}. The same command with resume={folder} tries them again"
+        )
 
 
 if __name__ == "__main__":

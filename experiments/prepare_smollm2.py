@@ -42,6 +42,7 @@ def convert(gguf: Path, folder: Path) -> None:
     plain.generation_config = source.generation_config
     folder.mkdir(parents=True, exist_ok=True)
     plain.save_pretrained(folder)
+    tokenizer.clean_up_tokenization_spaces = False  # the GGUF says otherwise; for a BPE tokenizer it loses spaces
     tokenizer.save_pretrained(folder)
 
 

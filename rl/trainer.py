@@ -69,6 +69,12 @@ class Trainer:
         needs_reference = any(coef for stage in config.algorithm.stages for coef in stage.kl_coefs)
         self._reference = deepcopy(model).eval().requires_grad_(False) if needs_reference else None
         self._bare_model, self._model = model, distributed.prepare_model(model)
+        for index, stage in enumerate(config.algorithm.stages):
+            if len(stage.reward_weights) < self._max_turns:
+                raise ValueError(
+                    f"algorithm.stages.{index}.reward_weights has {len(stage.reward_weights)} entries, but training "
+                    f"episodes have {self._max_turns} attempts: give reward_weights and kl_coefs one entry per attempt"
+                )
         if config.training.tasks_per_step % distributed.n_processes:
             raise ValueError(
                 f"training.tasks_per_step={config.training.tasks_per_step} cannot be shared equally by "

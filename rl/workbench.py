@@ -50,7 +50,13 @@ class Workbench:
         renderer = Renderer(tokenizer)
         engine = HFEngine(model, renderer.end_id, renderer.pad_id, config.engine.max_batch_size)
         limit = context_length(model, config.model)
-        return cls(config, model, tokenizer, renderer, engine, taskset, limit)
+        bench = cls(config, model, tokenizer, renderer, engine, taskset, limit)
+        bench.evaluation_tasks()  # too few of them should be known before training, not after
+        return bench
+
+    def evaluation_tasks(self) -> Sequence[Task]:
+        """The tasks that ``config.evaluation`` asks for."""
+        return self.tasks(Split(self.config.evaluation.split), self.config.evaluation.n_tasks)
 
     def tasks(self, split: Split, n: int = 0) -> Sequence[Task]:
         """The first ``n`` tasks of a split, or all of them for 0.

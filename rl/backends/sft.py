@@ -63,46 +63,25 @@ def fine_tune(
         raise ValueError("no rows to fine-tune on: the rule kept none of the sampled episodes")
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     class Progress(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if on_step is not None:
                 on_step(state.global_step / state.max_steps)
 
-    width = max(len(row.input_ids) for row in rows)
-    micro_batch = max(1, min(config.batch_size, optim.micro_batch_tokens // width, len(rows)))
-    accumulate = max(1, round(min(config.batch_size, len(rows)) / micro_batch))
     data = Dataset.from_dict(
         {"input_ids": [list(row.input_ids) for row in rows], "labels": [list(row.labels) for row in rows]}
     )
     for name in ("trl", "transformers"):  # their notes on token ids and columns are for people who call them directly
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = SFTConfig(
-            output_dir=scratch,
-            num_train_epochs=config.epochs,
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=accumulate,
-            learning_rate=config.lr,
-            lr_scheduler_type="linear",
-            adam_beta1=config.betas[0],
-            adam_beta2=config.betas[1],
-            weight_decay=0.0,
-            max_grad_norm=config.max_grad_norm,
-            max_length=None,
-            gradient_checkpointing=False,
-            bf16=model.dtype is torch.bfloat16,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=seed % 2**31,
-            use_cpu=model.device.type == "cpu",
-            dataloader_pin_memory=False,
-        )
         trainer = SFTTrainer(
-            model=model, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=[Progress()]
+            model=model,
+            args=_arguments(scratch, model, rows, config, optim, seed),
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=[Progress()],
         )
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train()
@@ -113,6 +92,38 @@ def fine_tune(
         "loss": float(outcome.training_loss),
         "gradient_tokens": float(learned * config.epochs),
     }
+
+
+def _arguments(
+    scratch: str, model: Any, rows: Sequence[SFTRow], config: OfflineConfig, optim: OptimConfig, seed: int
+) -> Any:
+    from trl import SFTConfig
+
+    batch_size = min(config.batch_size, len(rows))
+    width = max(len(row.input_ids) for row in rows)
+    micro_batch = max(1, min(batch_size, optim.micro_batch_tokens // width))
+    return SFTConfig(
+        output_dir=scratch,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=max(1, round(batch_size / micro_batch)),
+        learning_rate=config.lr,
+        lr_scheduler_type="linear",
+        adam_beta1=config.betas[0],
+        adam_beta2=config.betas[1],
+        weight_decay=0.0,
+        max_grad_norm=config.max_grad_norm,
+        max_length=None,
+        gradient_checkpointing=False,
+        bf16=model.dtype is torch.bfloat16,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed % 2**31,
+        use_cpu=model.device.type == "cpu",
+        dataloader_pin_memory=False,
+    )
 
 
 def clone_weights(model: Any) -> dict[str, Tensor]:

@@ -129,9 +129,25 @@ def test_a_crashed_seed_is_shown_and_left_out(folder):
     crashed = folder / "arms" / "flat" / "seed_3"
     crashed.mkdir()
     (crashed / "error.txt").write_text("Traceback")
-    comparison = analyse(folder, ORDER, {}, "made up")
+    comparison = analyse(folder, [*ORDER, "never_ran"], {}, "made up")
     assert comparison.arm("flat").crashed == [3]
-    assert "Seeds [3] crashed" in "\n".join(verdicts(comparison))
+    text = "\n".join(verdicts(comparison))
+    assert "Seeds [3] crashed" in text
+    assert "never_ran: no finished run" in text
+
+
+@pytest.mark.slow
+def test_a_job_that_crashes_is_reported_and_the_others_go_on(tmp_path):
+    # A rule that keeps nothing: after "no" training, greedy-like sampling never turns a wrong answer right.
+    done = compare(tmp_path, "seeds=[0]", "arms.star.temperature=0.01")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "star/0 crashed" in done.stdout
+    assert "none of 192 episodes passes the rule" in done.stdout
+    assert "STaR: no finished run" in done.stdout
+    assert "SCoRe" in done.stdout
+    (folder,) = (tmp_path / "compare").iterdir()
+    assert (folder / "arms" / "star" / "seed_0" / "error.txt").exists()
+    assert (folder / "report.html").exists()
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

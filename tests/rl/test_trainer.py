@@ -158,6 +158,13 @@ def test_a_run_of_failures_stops_with_a_clear_message():
         trainer.train_step()
 
 
+def test_too_few_weights_are_named_before_anything_is_sampled():
+    cfg = modchain_config()
+    cfg.env.attempts = 3
+    with pytest.raises(ValueError, match=r"algorithm\.stages\.0\.reward_weights has 2 entries.*3 attempts"):
+        build_trainer(cfg)
+
+
 def test_failed_episodes_and_lonely_survivors_are_dropped():
     group_a = [episode(group_id=0), episode(group_id=0), episode(group_id=0, error="x")]
     group_b = [episode(group_id=1), episode(group_id=1, error="x")]
