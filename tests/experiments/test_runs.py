@@ -69,7 +69,15 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
         "training.episodes=1000000",
         *SMALL[:3],
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        # A shell's background job, as this test may be, ignores Ctrl-C and hands that on; a terminal's job does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         metrics = list(tmp_path.glob("train/*/metrics.jsonl"))
