@@ -127,7 +127,7 @@ def explain(error: BaseException) -> str:
     if match is None:
         return text
     key = match[1].split(".")[-1]
-    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.75)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     full = re.search(r"full_key: (\S+)", text)
     return f"unknown key {full[1] if full else key!r}{hint}\n{messages[0]}"

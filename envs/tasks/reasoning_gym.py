@@ -1,6 +1,6 @@
 """Any reasoning-gym data set as a task set: 100+ procedural tasks with checkers, without a download.
 
-``env=reasoning_gym env.dataset=chain_sum "env.options.params={max_terms: 2}"``. The data set's own scorer decides. Its
+``env=reasoning_gym env.dataset=chain_sum "+env.options.params={max_terms: 2}"``. The data set's own scorer decides. Its
 partial credit is off by default: several scorers pay for text that merely contains the answer.
 """
 

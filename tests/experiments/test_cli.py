@@ -54,6 +54,13 @@ def test_every_experiment_composes(experiment):
     assert cfg.name == experiment
 
 
+def test_a_data_sets_own_parameters_are_added():
+    overrides = ["env=reasoning_gym", "env.dataset=chain_sum", "+env.options.params={min_terms: 2, max_terms: 2}"]
+    cfg = OmegaConf.to_object(compose("evaluate", overrides))
+    assert cfg.env.task_options["params"] == {"min_terms": 2, "max_terms": 2}
+    assert cfg.env.task_options["dataset"] == "chain_sum"
+
+
 def test_the_comparison_holds_typed_arms():
     cfg = OmegaConf.to_object(compose("compare", ["arms.star.lr=2e-3", "arms.score.stages.0.kl_coefs=[1.0,0.0]"]))
     assert isinstance(cfg.arms["star"], schema.OfflineConfig)
