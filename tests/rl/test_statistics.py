@@ -35,7 +35,8 @@ def test_an_empty_summary_is_nan_not_zero():
 
 
 def test_no_answer_twice_is_not_the_same_answer():
-    assert summarise([row(first=False, last=False, answers=(None, None)) for _ in range(1)] or [])["n"] == 1
+    assert summarise([row(first=False, last=False, answers=(None, None))])["same_answer"] == 0.0
+    assert summarise([row(first=False, last=False, answers=("3", "3"))])["same_answer"] == 1.0
 
 
 def test_mcnemar_against_the_binomial():
