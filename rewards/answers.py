@@ -5,6 +5,8 @@ Guessing at the last number of a sentence pays a policy for text that contains m
 """
 
 import re
+import textwrap
+from collections.abc import Collection
 from enum import StrEnum
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
@@ -53,3 +55,26 @@ def candidates(text: str, form: AnswerForm) -> list[str]:
     else:
         values = [text.strip()]
     return [value for value in values if value]
+
+
+_FENCE = re.compile(r"^[ \t]*```([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_PYTHON = {"", "python", "py", "python3"}
+
+
+def program_in(response: str, defines: Collection[str] = ()) -> str | None:
+    """The program that a response offers: the last closed fenced Python block, ``None`` if there is none.
+
+    Args:
+        response: What the policy wrote.
+        defines: Functions of which the program must define one; the last block that does is taken, so that an example
+            of use after the solution is not mistaken for it. Without such a block it is the last one all the same.
+    """
+    blocks = [body for language, body in _FENCE.findall(response) if language.lower() in _PYTHON and body.strip()]
+    if not blocks:
+        return None
+    patterns = [re.compile(rf"^[ \t]*(?:def|class)[ \t]+{re.escape(name)}\b|^{re.escape(name)}[ \t]*=", re.MULTILINE)
+                for name in defines]  # fmt: skip
+    for body in reversed(blocks):
+        if any(pattern.search(body) for pattern in patterns):
+            return textwrap.dedent(body)
+    return textwrap.dedent(blocks[-1])

@@ -29,6 +29,8 @@ class Score:
         answer: The final answer as extracted, in canonical form where there is one; ``None`` if there was none.
             Two attempts gave "the same answer" when these are equal.
         reason: Which rule decided (``exact``, ``rational``, ``math_verify``, ...), for the log's histogram.
+        observation: What the policy may be told about the attempt (feedback mode ``execution``): of *public* tests
+            only, and already cleaned for a chat.
 
     Raises:
         ValueError: If ``value`` is outside [0, 1], or an ``error`` carries a value.
@@ -38,6 +40,7 @@ class Score:
     verdict: Verdict
     answer: str | None = None
     reason: str = ""
+    observation: str = ""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.value <= 1.0:

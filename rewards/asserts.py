@@ -1,0 +1,213 @@
+"""From assertions in Python to declared cases: which call, with what, equals what.
+
+A declared case is compared by the supervisor itself, so a program needs no judge's process beside its own: twice the
+throughput, and the whole test is data. Whatever is not of a form listed here stays code, for the judge.
+
+Forms: ``assert f(ARGS) == VALUE``, either side, with a message or without; ``assert abs(f(ARGS) - NUMBER) < NUMBER``.
+ARGS and VALUE are literals, or put together from them by ``+``, ``-``, ``*``, ``**`` (small), ``float("inf")``,
+``set()`` and the like.
+"""
+
+import ast
+import builtins
+from dataclasses import dataclass
+from typing import Any
+
+MAX_POWER = 512
+MAX_REPEAT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One call of a function and the value that it must return.
+
+    Args:
+        name: The function.
+        args: Positional arguments, plain data.
+        expected: What it must return, plain data.
+        kwargs: Keyword arguments, plain data.
+        tolerance: If not ``None``, the result may differ by less than this.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    expected: Any
+    kwargs: tuple[tuple[str, Any], ...] = ()
+    tolerance: float | None = None
+
+    def call_text(self) -> str:
+        """The call as Python would write it."""
+        parts = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self.kwargs]
+        return f"{self.name}({', '.join(parts)})"
+
+
+class _NotDeclarableError(ValueError):
+    pass
+
+
+def declare(statement: ast.stmt, aliases: dict[str, str] | None = None) -> Case | None:
+    """The case that an assertion states, or ``None`` if it is of no known form.
+
+    Args:
+        statement: A parsed statement.
+        aliases: Names under which the tests call a function (``candidate``), with the function's own name.
+    """
+    if not isinstance(statement, ast.Assert) or not isinstance(statement.test, ast.Compare):
+        return None
+    compare = statement.test
+    if len(compare.ops) != 1:
+        return None
+    left, operator, right = compare.left, compare.ops[0], compare.comparators[0]
+    try:
+        if isinstance(operator, ast.Eq):
+            if not isinstance(left, ast.Call) or _is_constructor(left):
+                left, right = right, left
+            return _case(left, _value(right), None, aliases or {})
+        if isinstance(operator, ast.Lt | ast.LtE) and isinstance(left, ast.Call) and _name(left.func) == "abs":
+            return _close(left, _value(right), aliases or {})
+    except (_NotDeclarableError, ArithmeticError, ValueError, TypeError):
+        return None
+    return None
+
+
+def declare_all(code: str, aliases: dict[str, str] | None = None) -> tuple[Case, ...] | None:
+    """The cases of a piece of test code, or ``None`` unless every statement of it is one.
+
+    ``assert True`` and bare strings state nothing and are skipped.
+
+    Args:
+        code: Assertions, one after the other.
+        aliases: See :func:`declare`.
+    """
+    try:
+        statements = ast.parse(code).body
+    except (SyntaxError, ValueError):
+        return None
+    return cases_of(statements, aliases or {})
+
+
+def cases_of(statements: list[ast.stmt], aliases: dict[str, str]) -> tuple[Case, ...] | None:
+    """The same for statements that are parsed already, such as the body of ``def check(candidate)``."""
+    cases = [declare(statement, aliases) for statement in statements if not _states_nothing(statement)]
+    return None if None in cases or not cases else tuple(case for case in cases if case is not None)
+
+
+def check_body(code: str, function: str = "check") -> list[ast.stmt] | None:
+    """Statements of ``def check(candidate)``, if the code holds nothing else that does anything; else ``None``."""
+    try:
+        statements = ast.parse(code).body
+    except (SyntaxError, ValueError):
+        return None
+    found = [node for node in statements if isinstance(node, ast.FunctionDef) and node.name == function]
+    others = [node for node in statements if node not in found and not _is_metadata(node)]
+    return found[0].body if len(found) == 1 and not others else None
+
+
+def free_names(code: str) -> list[str]:
+    """Names that the code reads but neither defines, imports, nor finds among the builtins: the program's part.
+
+    Raises:
+        SyntaxError: If the code is none.
+    """
+    bound: set[str] = set()
+    read: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.alias):
+            bound.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            bound.add(node.name)
+    # A program that defines ``abs`` must not get at the ``abs`` of the tests.
+    return sorted(name for name in read - bound if not hasattr(builtins, name))
+
+
+def _is_metadata(node: ast.stmt) -> bool:
+    constants = isinstance(node, ast.Assign) and not any(isinstance(part, ast.Call) for part in ast.walk(node))
+    return constants or isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _states_nothing(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Pass):
+        return True
+    value = statement.value if isinstance(statement, ast.Expr) else getattr(statement, "test", None)
+    return isinstance(value, ast.Constant) and (isinstance(statement, ast.Expr) or value.value is True)
+
+
+def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[str, str]) -> Case:
+    if not isinstance(call, ast.Call) or not (name := _name(call.func)) or name in _CONSTRUCTORS:
+        raise _NotDeclarableError
+    if hasattr(builtins, name) and name not in aliases:
+        raise _NotDeclarableError
+    if any(keyword.arg is None for keyword in call.keywords):
+        raise _NotDeclarableError
+    kwargs = tuple((str(keyword.arg), _value(keyword.value)) for keyword in call.keywords)
+    return Case(aliases.get(name, name), tuple(_value(arg) for arg in call.args), expected, kwargs, tolerance)
+
+
+def _close(absolute: ast.Call, tolerance: Any, aliases: dict[str, str]) -> Case:
+    if len(absolute.args) != 1 or not isinstance(difference := absolute.args[0], ast.BinOp):
+        raise _NotDeclarableError
+    if not isinstance(difference.op, ast.Sub) or not isinstance(tolerance, float | int):
+        raise _NotDeclarableError
+    left, right = difference.left, difference.right
+    if not isinstance(left, ast.Call):
+        left, right = right, left
+    expected = _value(right)
+    if not isinstance(expected, float | int):
+        raise _NotDeclarableError
+    return _case(left, expected, float(tolerance), aliases)
+
+
+def _name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+_CONSTRUCTORS = ("float", "set", "frozenset", "tuple", "list", "dict")
+
+
+def _is_constructor(node: ast.Call) -> bool:
+    return _name(node.func) in _CONSTRUCTORS
+
+
+def _value(node: ast.expr) -> Any:
+    """The value of a constant expression. Never evaluates anything but the forms above."""
+    if isinstance(node, ast.BinOp):
+        return _arithmetic(node.op, _value(node.left), _value(node.right))
+    if isinstance(node, ast.Call) and not node.keywords:
+        arguments = [_value(arg) for arg in node.args]
+        if _name(node.func) == "float" and len(arguments) == 1 and isinstance(arguments[0], str):
+            return float(arguments[0])
+        if _is_constructor(node) and _name(node.func) != "float" and len(arguments) <= 1:
+            return {"set": set, "frozenset": frozenset, "tuple": tuple, "list": list, "dict": dict}[_name(node.func)](
+                *arguments
+            )
+        raise _NotDeclarableError
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
+        return kind([_value(item) for item in node.elts])
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
+    return ast.literal_eval(node)
+
+
+def _arithmetic(operator: ast.operator, left: Any, right: Any) -> Any:
+    if isinstance(operator, ast.Add):
+        return left + right
+    if isinstance(operator, ast.Sub):
+        return left - right
+    if isinstance(operator, ast.Mult) and max(_length(left), _length(right)) <= MAX_REPEAT:
+        return left * right
+    if isinstance(operator, ast.Pow) and abs(left) <= 1000 and abs(right) <= MAX_POWER:
+        return left**right
+    if isinstance(operator, ast.Div):
+        return left / right
+    raise _NotDeclarableError
+
+
+def _length(value: Any) -> float:
+    return len(value) if hasattr(value, "__len__") else abs(value)

@@ -1,0 +1,94 @@
+"""The modes of isolation, and how a process puts each layer on, from the outside in."""
+
+import os
+import resource
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TypeVar
+
+from rewards.sandbox import kernel, landlock, namespaces, seccomp
+
+NOFILE = 32
+_STACK = 64 * 2**20
+_MAX_THREADS = 64
+_FILE_BYTES = 16 * 2**20
+Result = TypeVar("Result")
+
+
+class Mode(IntEnum):
+    """How well programs are isolated; a higher mode has every layer of the lower ones."""
+
+    NONE = 0
+    """Limits on resources alone. Never chosen unless the config asks for it."""
+    STRICT = 1
+    """seccomp that opens no file, and limits: imports that were not preloaded fail."""
+    LANDLOCK = 2
+    """Landlock, seccomp and limits: what a default container allows. No scratch folder."""
+    NAMESPACES = 3
+    """User, mount, PID, network, IPC and UTS namespaces with a file tree of their own, and all of the above."""
+
+
+class ConfinementError(OSError):
+    """A layer of the asked mode is not to be had; the message names it."""
+
+
+def confine(mode: Mode, memory_bytes: int) -> list[str]:
+    """Applies every layer of a mode to this process, from the outside in. Returns the names of the layers.
+
+    Raises:
+        ConfinementError: Naming the layer that the machine refuses.
+    """
+    layers = []
+    if mode is Mode.NAMESPACES:
+        layer("mount tree", namespaces.build_root)
+        layer("capabilities", namespaces.become_nobody)
+        layers += ["user, mount, pid, net, ipc, uts namespaces", "pivot_root", "no capabilities"]
+    layer("rlimits", lambda: _limit(memory_bytes, mode))
+    layers.append("rlimits")
+    if mode >= Mode.STRICT:
+        layer("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
+        layers.append("no_new_privs")
+    if mode >= Mode.LANDLOCK:
+        abi = layer("landlock", lambda: landlock.restrict(_rules(mode)))
+        layers.append(f"landlock ABI {abi}")
+    if mode >= Mode.STRICT:
+        layer("seccomp", lambda: seccomp.install(seccomp.base_filter()))
+        layers.append("seccomp")
+    return layers
+
+
+def layer(name: str, apply: Callable[[], Result]) -> Result:
+    """Applies one layer; a refusal of the kernel is raised with the layer's name."""
+    try:
+        return apply()
+    except OSError as error:
+        raise ConfinementError(error.errno, f"{name}: {error.strerror or error}") from error
+
+
+def _rules(mode: Mode) -> list[tuple[str, int]]:
+    rules = [(path, landlock.READ) for path in namespaces.visible_paths()]
+    # Listing, for the import system: of whole folders, so the names of hidden files show where no namespace hides them.
+    rules += [(path, landlock.LIST) for path in namespaces.readable_paths() if os.path.isdir(path)]
+    rules += [("/dev/null", landlock.WRITE), ("/dev/zero", landlock.READ), ("/dev/urandom", landlock.READ)]
+    if mode is Mode.NAMESPACES:
+        rules.append((namespaces.SCRATCH, landlock.WRITE))
+    return rules
+
+
+def _limit(memory_bytes: int, mode: Mode) -> None:
+    limits = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_FSIZE: _FILE_BYTES,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: NOFILE,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    if mode is Mode.NAMESPACES:  # elsewhere the limit would count every process of the user
+        limits[resource.RLIMIT_NPROC] = _MAX_THREADS
+    for kind, value in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard), hard))

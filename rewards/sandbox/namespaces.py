@@ -1,0 +1,170 @@
+"""A private world: user, mount, PID, network, IPC and UTS namespaces around a file tree that holds only Python."""
+
+import os
+import sys
+import sysconfig
+
+from rewards.sandbox import kernel
+
+SCRATCH = "/tmp"
+"""The only writable folder of the sandbox: a tmpfs of its own."""
+_SCRATCH_OPTIONS = "size=8m,nr_inodes=256,mode=1777"
+_FLAGS = (
+    kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+)  # fmt: skip
+_NOBODY = 65534
+_MOUNT_POINT = "/proc"
+"""Covered by a tmpfs while the new root is built: it exists everywhere and no Python lives in it."""
+
+
+def readable_paths() -> list[str]:
+    """What a program may read: the standard library and shared libraries. Symbolic links are resolved."""
+    multiarch = sysconfig.get_config_var("MULTIARCH") or "none"
+    paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.join(sys.base_prefix, "lib")}
+    if sys.base_prefix == "/usr":
+        paths.discard("/usr/lib")  # a distribution's Python: its lib folder holds far more than Python
+    paths |= {"/lib64", "/usr/lib64", f"/lib/{multiarch}", f"/usr/lib/{multiarch}", "/etc/ld.so.cache"}
+    real = sorted({os.path.realpath(path) for path in paths if os.path.exists(path)})
+    return [path for path in real if not any(path.startswith(other + "/") for other in real)]
+
+
+def hidden_paths() -> list[str]:
+    """Installed packages: they may hold data sets with the very solutions that a program is asked for."""
+    stdlib = os.path.realpath(sysconfig.get_path("stdlib"))
+    paths = [f"{stdlib}/site-packages", f"{stdlib}/dist-packages", os.path.join(sys.base_prefix, "lib/site-packages")]
+    return [path for path in paths if os.path.isdir(path)]
+
+
+def visible_paths() -> list[str]:
+    """Readable paths, cut into pieces without a hidden one: Landlock grants whole folders and cannot except a part."""
+    hidden = hidden_paths()
+
+    def pieces(path: str) -> list[str]:
+        if path in hidden:
+            return []
+        if not any(other.startswith(path + "/") for other in hidden):
+            return [path]
+        return [piece for name in sorted(os.listdir(path)) for piece in pieces(f"{path}/{name}")]
+
+    return [piece for path in readable_paths() for piece in pieces(path)]
+
+
+def enter() -> None:
+    """Unshares everything and becomes an id without rights. The caller forks next: its child is pid 1.
+
+    Raises:
+        OSError: Naming the step that the machine does not allow.
+    """
+    if os.geteuid() == 0:
+        _enter_as_root()
+        return
+    uid, gid = os.geteuid(), os.getegid()
+    kernel.call("unshare", _FLAGS)
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{_NOBODY} {uid} 1")
+    _write("/proc/self/gid_map", f"{_NOBODY} {gid} 1")
+
+
+def _enter_as_root() -> None:
+    """A helper that stays outside writes the maps: only there is the right to map a second id."""
+    ready_r, ready_w = os.pipe()
+    mapped_r, mapped_w = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        os.close(ready_w)
+        _map_from_outside(os.getppid(), ready_r, mapped_w)
+    os.close(mapped_w)
+    try:
+        kernel.call("unshare", _FLAGS)
+        os.write(ready_w, b"1")
+        if os.read(mapped_r, 1) != b"1":
+            raise OSError("the id map of the user namespace was refused")
+    finally:
+        for descriptor in (ready_r, ready_w, mapped_r):
+            os.close(descriptor)
+        os.waitpid(helper, 0)
+
+
+def _map_from_outside(pid: int, ready: int, mapped: int) -> None:
+    """Root maps two ids: 0, to read the files of the host while the tree is built, and nobody, to run programs."""
+    status = 1
+    try:
+        if os.read(ready, 1) == b"1":
+            _write(f"/proc/{pid}/uid_map", f"0 0 1\n{_NOBODY} {_NOBODY} 1")
+            _write(f"/proc/{pid}/gid_map", f"0 0 1\n{_NOBODY} {_NOBODY} 1")
+            os.write(mapped, b"1")
+            status = 0
+    finally:
+        os._exit(status)
+
+
+def build_root() -> None:
+    """Replaces the file tree by a read-only copy of Python's own files and one small scratch folder.
+
+    Raises:
+        OSError: Naming the mount that failed.
+    """
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", _MOUNT_POINT, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
+    for path in readable_paths():
+        _bind(path)
+    for name in ("lib", "lib64"):
+        if os.path.islink(f"/{name}"):
+            os.symlink(os.readlink(f"/{name}"), f"{_MOUNT_POINT}/{name}")
+    for path in hidden_paths():
+        kernel.mount("tmpfs", _MOUNT_POINT + path, "tmpfs", kernel.MS_RDONLY, "size=4k")
+    for name in ("null", "zero", "urandom"):
+        _bind(f"/dev/{name}", read_only=False)
+    scratch = _MOUNT_POINT + SCRATCH
+    os.makedirs(scratch, exist_ok=True)
+    kernel.mount("tmpfs", scratch, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, _SCRATCH_OPTIONS)
+    os.makedirs(f"{_MOUNT_POINT}/old")
+    kernel.call("pivot_root", _MOUNT_POINT.encode(), f"{_MOUNT_POINT}/old".encode())
+    os.chdir("/")
+    kernel.call("umount2", b"/old", kernel.MNT_DETACH)
+    os.rmdir("/old")
+    kernel.mount(None, "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID)
+    os.chdir(SCRATCH)
+
+
+def become_nobody() -> None:
+    """Gives up every id and capability; the tree stays readable because it is world-readable."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    for capability in range(64):
+        try:
+            kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
+        except OSError:
+            break
+    kernel.drop_capabilities()
+
+
+def _bind(path: str, read_only: bool = True) -> None:
+    target = _MOUNT_POINT + path
+    if os.path.isdir(path):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _write(target, "", os.O_CREAT)
+    kernel.mount(path, target, None, kernel.MS_BIND | kernel.MS_REC)
+    if read_only:
+        flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount(None, target, None, flags | _locked_flags(target))
+
+
+def _locked_flags(path: str) -> int:
+    """Flags that the original mount has and that a user namespace may not clear: ST_NOEXEC and the atime family."""
+    present = os.statvfs(path).f_flag
+    pairs = ((8, kernel.MS_NOEXEC), (1024, kernel.MS_NOATIME), (2048, kernel.MS_NODIRATIME), (4096, kernel.MS_RELATIME))
+    return sum(flag for bit, flag in pairs if present & bit)
+
+
+def _write(path: str, text: str, flags: int = 0) -> None:
+    descriptor = os.open(path, os.O_WRONLY | flags)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,140 @@
+"""Two system-call filters, written as BPF by hand.
+
+The *base* filter is an allow-list, installed once in the fork server and inherited: what is not listed fails with
+EPERM,
+a foreign architecture or the x32 numbers kill the process. The *child* filter is short, because the kernel evaluates
+a filter for every call number when it is attached: it takes away from each program what only the fork server needs.
+"""
+
+import ctypes
+import errno
+import struct
+
+from rewards.sandbox import kernel
+
+_BASE = """
+read write readv writev pread64 pwrite64 lseek close close_range fstat newfstatat statx stat lstat fcntl flock
+fsync fdatasync truncate ftruncate dup dup2 dup3 pipe pipe2 poll ppoll select pselect6 epoll_create
+epoll_create1 epoll_ctl epoll_wait epoll_pwait eventfd2 open openat access faccessat faccessat2 getdents
+getdents64 getcwd chdir fchdir rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat symlinkat symlink
+readlink readlinkat chmod fchmod fchmodat umask utimensat statfs fstatfs mmap mprotect munmap brk mremap madvise
+getpid getppid gettid getuid geteuid getgid getegid getgroups getpgrp getpgid getsid uname getrlimit prlimit64
+getrusage sysinfo times sched_yield sched_getaffinity getcpu getpriority rt_sigaction rt_sigprocmask
+rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack pause alarm setitimer getitimer nanosleep
+clock_nanosleep clock_gettime clock_getres gettimeofday time futex set_robust_list get_robust_list
+set_tid_address rseq membarrier arch_prctl exit exit_group restart_syscall getrandom tgkill clone socketpair
+recvfrom sendto shutdown getsockopt fork vfork wait4 waitid kill pidfd_open pidfd_send_signal sendmsg recvmsg
+prctl seccomp setrlimit
+"""
+_IOCTLS = (0x5401, 0x5451, 0x5450, 0x5421, 0x541B, 0x5413)
+"""TCGETS, FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, TIOCGWINSZ: what opening a file asks. Not TIOCSTI."""
+_NOT_FOR_CHILDREN = """
+fork vfork wait4 waitid kill pidfd_open pidfd_send_signal sendmsg recvmsg prctl seccomp setrlimit
+"""
+_OPENS_FILES = """
+open openat getdents getdents64 access faccessat faccessat2 readlink readlinkat stat lstat rename renameat
+renameat2 mkdir mkdirat rmdir unlink unlinkat symlink symlinkat chmod fchmodat utimensat truncate statfs chdir
+"""
+_NOT_FOR_WORKERS = """
+fork vfork kill pidfd_open pidfd_send_signal sendmsg prctl seccomp socket connect execve execveat ptrace bpf
+"""
+
+_LOAD, _EQUAL, _GREATER_EQUAL, _SET_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+_NUMBER, _ARCH = 0, 4
+_INSTRUCTION = struct.Struct("<HBBI")
+
+
+def _argument(index: int) -> int:
+    """Offset of the low half of a 64-bit argument (both architectures are little-endian)."""
+    return 16 + 8 * index
+
+
+def _deny(code: int = errno.EPERM) -> tuple[int, int, int, int]:
+    return (_RETURN, 0, 0, _ERRNO | code)
+
+
+_PASS = (_RETURN, 0, 0, _ALLOW)
+_Program = list[tuple[int, int, int, int]]
+
+
+def _prologue() -> _Program:
+    return [
+        (_LOAD, 0, 0, _ARCH),
+        (_EQUAL, 1, 0, kernel.AUDIT_ARCH[kernel.machine()]),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER),
+        (_GREATER_EQUAL, 0, 1, 0x40000000),  # the x32 numbers: a second door to every call
+        (_RETURN, 0, 0, _KILL),
+    ]
+
+
+def _refuse(names: str) -> _Program:
+    table = kernel.numbers()
+    steps: _Program = []
+    for number in (table[name] for name in names.split() if name in table):
+        steps += [(_EQUAL, 0, 1, number), _deny()]
+    return steps
+
+
+def base_filter() -> bytes:
+    """The allow-list of the fork server and all that it forks."""
+    table = kernel.numbers()
+    steps = _prologue()
+    for number in (table[name] for name in _BASE.split() if name in table):
+        steps += [(_EQUAL, 0, 1, number), _PASS]
+    # The arguments of clone3 lie in memory, unreadable here. ENOSYS makes libc fall back to clone.
+    steps += [(_EQUAL, 0, 1, table["clone3"]), _deny(errno.ENOSYS)]
+    steps += [(_EQUAL, 0, len(_IOCTLS) + 1, table["ioctl"]), (_LOAD, 0, 0, _argument(1))]
+    steps += [(_EQUAL, len(_IOCTLS) - i, 0, command) for i, command in enumerate(_IOCTLS)]
+    steps += [_deny(), _PASS]
+    return _assemble(steps)
+
+
+_ANY_PID = 0xFFFFFFFE
+
+
+def child_filter(open_files: bool = True) -> tuple[bytearray, int]:
+    """What each program loses: processes, signals to others, limits, descriptors over sockets.
+
+    Args:
+        open_files: ``False`` is the strict mode, for machines without Landlock and namespaces.
+
+    Returns:
+        The filter, and the offset at which the child writes its own pid as 4 bytes: the only process that it may signal
+        (``abort``). Made once, since what a child computes itself it pays for in page faults.
+    """
+    table = kernel.numbers()
+    steps = _prologue() + _refuse(_NOT_FOR_CHILDREN)
+    # Threads are allowed, processes are not; 7 is the third argument's pointer to new limits.
+    steps += [(_EQUAL, 0, 3, table["clone"]), (_LOAD, 0, 0, _argument(0))]
+    steps += [(_SET_BITS, 1, 0, kernel.CLONE_THREAD), _deny(), (_LOAD, 0, 0, _NUMBER)]
+    steps += [(_EQUAL, 0, 3, table["tgkill"]), (_LOAD, 0, 0, _argument(0))]
+    steps += [(_EQUAL, 1, 0, _ANY_PID), _deny(), (_LOAD, 0, 0, _NUMBER)]
+    for half in (_argument(2), _argument(2) + 4):
+        steps += [(_EQUAL, 0, 3, table["prlimit64"]), (_LOAD, 0, 0, half), (_EQUAL, 1, 0, 0), _deny()]
+        steps += [(_LOAD, 0, 0, _NUMBER)]
+    if not open_files:
+        steps += _refuse(_OPENS_FILES)
+    program = _assemble([*steps, _PASS])
+    return bytearray(program), program.index(_ANY_PID.to_bytes(4, "little"))
+
+
+def worker_filter() -> bytes:
+    """For a worker of ours that reads hostile text (sympy): no network, no other process, everything else as it was."""
+    steps = _prologue() + _refuse(_NOT_FOR_WORKERS)
+    return _assemble([*steps, _PASS])
+
+
+def _assemble(steps: _Program) -> bytes:
+    return b"".join(_INSTRUCTION.pack(*step) for step in steps)
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def install(program: bytes | bytearray) -> None:
+    """Attaches a filter to this thread and all that it will start; needs ``no_new_privs``. Raises ``OSError``."""
+    buffer = (ctypes.c_char * len(program)).from_buffer(bytearray(program))
+    kernel.call("seccomp", 1, 0, _SockFprog(len(program) // _INSTRUCTION.size, ctypes.addressof(buffer)))
