@@ -10,7 +10,6 @@ from collections.abc import Collection
 from enum import StrEnum
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _SENTENCE = re.compile(r"(?:final )?answer is:?\s*(.+?)(?:\.\s|\.$|\n|$)", re.IGNORECASE)
 
 
@@ -29,25 +28,61 @@ class AnswerForm(StrEnum):
     """The whole response, stripped."""
 
 
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$\\]+)")
+
+
 def boxed(text: str) -> list[str]:
-    r"""Contents of every ``\boxed{...}`` or ``\fbox{...}``, with balanced braces; an unclosed box is not an answer."""
-    found: list[str] = []
-    for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text):
-        depth, start = 1, match.end()
-        for i in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[i], 0)
-            if depth == 0:
-                found.append(text[start:i].strip())
-                break
-    return found
+    r"""Contents of every outermost ``\boxed{...}`` or ``\fbox{...}``; an unclosed box is not an answer.
+
+    Escaped braces do not count, as in TeX. One pass, so that a megabyte of open boxes costs no more than one of prose.
+    """
+    found: list[tuple[int, int, int, int]] = []  # where the command, its content, the end of both are
+    open_braces: list[tuple[int, int]] = []  # command and content of a box, or -1 twice for a brace that is none
+    for match in _BOX_TOKEN.finditer(text):
+        token = match[0]
+        if token == "{":
+            open_braces.append((-1, -1))
+        elif token[-1] == "{" and len(token) > 2:
+            open_braces.append((match.start(), match.end()))
+        elif token == "}" and open_braces:
+            command, start = open_braces.pop()
+            if start < 0:
+                continue
+            content = start, match.start()
+            while found and found[-1][0] >= start:  # boxes within this one; one that is all of it stands for it
+                inner_command, inner_start, inner_end, box_end = found.pop()
+                if not text[start:inner_command].strip() and not text[box_end : match.start()].strip():
+                    content = inner_start, inner_end
+            found.append((command, *content, match.end()))
+    values = [text[start:end].strip() for _, start, end, _ in found]
+    return values or [match[1] for match in _BARE_BOX.finditer(text)]
+
+
+def _tagged(text: str) -> list[str]:
+    """Contents of every ``<answer>...</answer>``, in one pass."""
+    lowered, values, start = text.lower(), [], 0
+    while (opening := lowered.find("<answer>", start)) >= 0:
+        closing = lowered.find("</answer>", opening)
+        if closing < 0:
+            break
+        values.append(text[lowered.rfind("<answer>", opening, closing) + len("<answer>") : closing].strip())
+        start = closing
+    return values
+
+
+def final_part(text: str) -> str:
+    """What follows the reasoning of a model that marks it with ``<think>...</think>``; boxes in there are drafts."""
+    return text.rpartition("</think>")[2]
 
 
 def candidates(text: str, form: AnswerForm) -> list[str]:
     """Every value that the response offers as final in the given form, in order; empty if none."""
+    text = final_part(text)
     if form is AnswerForm.BOXED:
         values = boxed(text)
     elif form is AnswerForm.TAGGED:
-        values = [value.strip() for value in _TAGGED.findall(text)]
+        values = _tagged(text)
     elif form is AnswerForm.SENTENCE:
         values = [(boxed(value) or [value.strip()])[-1] for value in _SENTENCE.findall(text)]
     elif form is AnswerForm.LAST_NUMBER:
@@ -57,8 +92,26 @@ def candidates(text: str, form: AnswerForm) -> list[str]:
     return [value for value in values if value]
 
 
-_FENCE = re.compile(r"^[ \t]*```([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
 _PYTHON = {"", "python", "py", "python3"}
+
+
+def code_blocks(text: str) -> list[str]:
+    """Contents of the closed fenced blocks whose language is Python or not said; a block that is cut off is none."""
+    blocks: list[str] = []
+    lines: list[str] | None = None
+    language = ""
+    for line in text.splitlines(keepends=True):
+        fence = _FENCE.fullmatch(line.rstrip()) if "```" in line else None
+        if lines is None and fence:
+            lines, language = [], fence[1].lower()
+        elif lines is not None and fence and not fence[1]:
+            if language in _PYTHON:
+                blocks.append("".join(lines))
+            lines = None
+        elif lines is not None:
+            lines.append(line)
+    return blocks
 
 
 def program_in(response: str, defines: Collection[str] = ()) -> str | None:
@@ -69,7 +122,7 @@ def program_in(response: str, defines: Collection[str] = ()) -> str | None:
         defines: Functions of which the program must define one; the last block that does is taken, so that an example
             of use after the solution is not mistaken for it. Without such a block it is the last one all the same.
     """
-    blocks = [body for language, body in _FENCE.findall(response) if language.lower() in _PYTHON and body.strip()]
+    blocks = [body for body in code_blocks(final_part(response)) if body.strip()]
     if not blocks:
         return None
     patterns = [re.compile(rf"^[ \t]*(?:def|class)[ \t]+{re.escape(name)}\b|^{re.escape(name)}[ \t]*=", re.MULTILINE)

@@ -1,74 +1,154 @@
-"""Math grading as a table: (gold, response, verdict), each row with its reason."""
+"""Math grading: the table, MATH-500 in other words, no verdict for another task's gold, and what must not hang."""
 
+import asyncio
+import json
+import random
 import time
 
 import pytest
 
 from rewards import Score, Verdict
-from rewards.answers import AnswerForm, boxed, candidates
-from rewards.math import as_rational, normalise, score_math
+from rewards.answers import AnswerForm, boxed, candidates, code_blocks, program_in
+from rewards.math import decide, normalise, score_answer, score_math, submit_math
+from rewards.notation import notate
+from tests.conftest import ROOT
+from tests.rewards.math_rows import ROWS
+from tests.rewards.rephrase import rephrasings
 
-C, W, N, A = Verdict.CORRECT, Verdict.WRONG, Verdict.NO_ANSWER, Verdict.AMBIGUOUS
-
-FAST = [
-    ("7", r"so \boxed{7}", C),
-    ("7", r"\boxed{ 7. }", C),  # spacing and a full stop
-    ("7", r"\boxed{8}", W),
-    ("7", "7", N),  # right, but not in the accepted form
-    ("7", "", N),
-    ("7", r"\boxed{}", N),
-    ("7", r"\boxed{7", N),  # an unclosed box
-    ("7", r"\boxed{7} or \boxed{8}", A),  # hedging must not pay
-    ("7", r"\boxed{7}, that is \boxed{7.0}", C),  # the same value twice is no hedge
-    ("0.5", r"\boxed{\frac{1}{2}}", C),
-    ("0.5", r"\boxed{\dfrac12}", C),
-    ("1/3", r"\boxed{0.333}", W),  # a decimal equals a fraction exactly or not at all
-    ("1/2", r"\boxed{2/4}", C),
-    ("-3", "\\boxed{\u22123}", C),  # unicode minus
-    ("1000", r"\boxed{1,000}", C),
-    ("1000", r"\boxed{1000.00}", C),
-    ("12", r"\boxed{120}", W),
-    ("-1/2", r"\boxed{-\frac{1}{2}}", C),
-    ("3", r"\boxed{3/0}", W),  # not a number at all
-    ("3", r"\boxed{9^{9^{9^9}}}", W),  # a power tower is refused unread
-    ("3", r"\boxed{" + "9" * 100_000 + "}", W),  # so are a hundred thousand digits
-]
-
-SLOW = [
-    (r"2\sqrt{2}", r"\boxed{\sqrt{8}}", C),
-    (r"2\sqrt{2}", r"\boxed{\sqrt{6}}", W),
-    ("x+1", r"\boxed{1+x}", C),
-    (r"\pi", r"\boxed{3.14}", W),
-    ("(1,2)", r"\boxed{(1, 2)}", C),
-]
+DATA = ROOT.parent / "shared" / "data"
 
 
-@pytest.mark.parametrize(("gold", "response", "verdict"), FAST + SLOW)
-def test_table(gold, response, verdict):
-    score = score_math(response, gold)
-    assert score.verdict is verdict, score
-    assert score.value == float(verdict is C)
+def test_the_table_is_large():
+    assert len(ROWS) >= 300
+    assert sum(row.adversarial for row in ROWS) >= 100
+    assert len({(row.gold, row.response) for row in ROWS}) == len(ROWS)
+    assert all(row.why for row in ROWS)
 
 
-@pytest.mark.slow
-def test_an_answer_that_never_ends_is_a_timeout_and_the_next_one_is_graded():
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.gold[:20]} | {row.response[:30]} | {row.why}")
+def test_row(row):
     started = time.monotonic()
-    score = score_math(r"\boxed{\binom{1000000000}{500000000}}", "3", deadline_s=1.0)
-    assert score.verdict in (Verdict.TIMEOUT, W)  # whichever way sympy gives up
-    assert time.monotonic() - started < 10
-    assert score_math(r"\boxed{\sqrt{8}}", r"2\sqrt{2}", deadline_s=30).verdict is C
+    score = score_math(row.response, row.gold, deadline_s=30)
+    assert score.verdict == row.verdict, f"{row.why}: {score}"
+    assert score.value == (row.verdict == "correct")
+    assert score.answer is None or len(score.answer) < 5000
+    if row.adversarial:
+        assert time.monotonic() - started < 20  # the first one also starts a worker
+
+
+def math500():
+    path = DATA / "math500" / "test.jsonl"
+    if not path.exists():
+        pytest.skip(f"MATH-500 is not at {path}")
+    return [json.loads(line)["answer"] for line in path.read_text().splitlines()]
+
+
+def test_math500_in_five_other_words():
+    golds = math500()
+    wrong, total = [], 0
+    for gold in golds:
+        for name, form, response in rephrasings(gold):
+            score = score_math(response, gold, form, deadline_s=30)
+            total += 1
+            if score.verdict is not Verdict.CORRECT:
+                wrong.append((name, gold, response, score))
+    assert total == 5 * len(golds)
+    assert len(wrong) <= 0.01 * total, wrong[:10]
+
+
+def test_no_gold_of_another_problem_is_correct():
+    golds = math500()
+    rng, paid = random.Random(0), []
+    for _ in range(10):
+        others = rng.sample(golds, len(golds))
+        for gold, other in zip(golds, others, strict=True):
+            # Equal golds of different problems, with or without their unit, are not what is looked for.
+            if notate(gold).text == notate(other).text:
+                continue
+            if score_math(f"\\boxed{{{other}}}", gold, deadline_s=30).verdict is Verdict.CORRECT:
+                paid.append((gold, other))
+    assert not paid
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        (r"\frac{\Gamma(10^9)}{\Gamma(3)}", r"\sqrt{2}"),
+        (r"\sin(\sin(\sin(\sin(\sin(\sin(x))))))^{999}", r"\sqrt{2}"),
+        (r"\sqrt{1+\sqrt{2+\sqrt{3+\sqrt{4+\sqrt{5+\sqrt{6+\sqrt{7}}}}}}}", r"\sqrt{2}"),
+        (r"\log_{2}(\log_{3}(\log_{5}(10^{999})))", r"\sqrt{2}"),
+        (r"(x+y+z+w)^{60}", r"x+y"),
+        (r"\cosh(\sinh(\cosh(\sinh(10^{9}))))", r"\sqrt{2}"),
+    ],
+)
+def test_an_answer_that_takes_for_ever_is_stopped_at_its_deadline(answer, gold):
+    score_answer(r"\cot x", r"\tan x", deadline_s=60)  # the worker is up
+    started = time.monotonic()
+    score = score_answer(answer, gold, deadline_s=1.0)
+    assert score.verdict in (Verdict.TIMEOUT, Verdict.WRONG)
+    assert time.monotonic() - started < 1.0 + 0.5
+    assert score_answer(r"\sin^2 x+\cos^2 x", "1+0x", deadline_s=60).verdict in (Verdict.CORRECT, Verdict.WRONG)
+
+
+def test_megabytes_of_latex_cost_no_more_than_reading_them():
+    for response in ("\\boxed{" * 200_000, "<answer>" * 200_000, "```a\n" * 200_000, "answer is " * 100_000):
+        for form in AnswerForm:
+            started = time.monotonic()
+            score_math(response, "7", form)
+            program_in(response)
+            assert time.monotonic() - started < 3.0, (response[:10], form)
+
+
+def test_a_gold_that_nothing_understands_is_our_error():
+    for gold in ("", "$ $", "\\begin{cases}", "\\uparrow"):
+        score = score_answer("3", gold, deadline_s=30)
+        assert (score.verdict, score.value) == (Verdict.ERROR, 0.0), (gold, score)
+
+
+def test_the_future_can_be_awaited():
+    async def grade_both():
+        futures = [submit_math(f"\\boxed{{{a}}}", r"\tan x", deadline_s=60) for a in (r"\cot x", r"\tan x")]
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+    assert [score.verdict for score in asyncio.run(grade_both())] == ["wrong", "correct"]
 
 
 def test_same_answers_have_the_same_canonical_form():
-    assert score_math(r"\boxed{0.5}", "0.5").answer == score_math(r"\boxed{\frac{1}{2}}", "0.5").answer == "1/2"
+    def answer(text):
+        return score_math(f"\\boxed{{{text}}}", "0.5").answer
+
+    assert answer("0.5") == answer(r"\frac{1}{2}") == answer("2/4") == "1/2"
+    assert answer("1,2") == answer("2, 1")
+    assert answer(r"\sqrt{8}") == answer(r"2\sqrt{2}")
+    assert answer("(1,2)") != answer("(2,1)")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "reason"),
+    [
+        ("7", "7", "exact"),
+        ("7.0", "7", "rational"),
+        (r"\sqrt{8}", r"2\sqrt2", "exact_value"),
+        ("(1,2)", "7", "structure"),
+        ("2+2", "4", "unevaluated"),
+        ("10 cm", r"10\text{ m}", "unit"),
+        ("3 or 4", "3", "hedged"),
+        ("(B) 7", "B", "choice"),
+    ],
+)
+def test_the_reason_names_the_rule(answer, gold, reason):
+    assert decide(answer, gold)[1] == reason
 
 
 @pytest.mark.parametrize(
     ("form", "text", "found"),
     [
         (AnswerForm.BOXED, r"\boxed{\frac{1}{\sqrt{2}}}", [r"\frac{1}{\sqrt{2}}"]),
+        (AnswerForm.BOXED, r"\boxed{\{1\}} \boxed{\left\{ x \right.}", [r"\{1\}", r"\left\{ x \right."]),
         (AnswerForm.TAGGED, "x <answer> 4 </answer> y", ["4"]),
+        (AnswerForm.TAGGED, "I put <answer> tags: <ANSWER>4</ANSWER>", ["4"]),
         (AnswerForm.SENTENCE, "The answer is 42. Good.", ["42"]),
+        (AnswerForm.SENTENCE, "The answer is 4.5.", ["4.5"]),
         (AnswerForm.SENTENCE, "no claim here", []),
         (AnswerForm.LAST_NUMBER, "first 3 then -1,204.5", ["-1,204.5"]),
         (AnswerForm.WHOLE, "  yes ", ["yes"]),
@@ -80,12 +160,13 @@ def test_extraction(form, text, found):
 
 def test_pieces():
     assert boxed(r"\boxed{a{b}c} \fbox{d}") == ["a{b}c", "d"]
-    assert normalise(r"$\left( 1,\ 2 \right).$") == "( 1, 2 )"
-    assert as_rational("x") is None
+    assert boxed(r"\boxed{1 \boxed{2}}") == [r"1 \boxed{2}"]
+    assert normalise(r"$\left( 1,\ 2 \right).$") == "(1,2)"
+    assert code_blocks("```python\na\n```\n```text\nb\n```\n```\nc\n```\n```python\nd") == ["a\n", "c\n"]
 
 
 def test_scores_refuse_nonsense():
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        Score(1.5, C)
+        Score(1.5, Verdict.CORRECT)
     with pytest.raises(ValueError, match="no value"):
         Score(0.5, Verdict.ERROR)

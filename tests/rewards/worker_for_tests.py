@@ -5,10 +5,10 @@ import os
 import sys
 import time
 
-from rewards.pool import limit_memory
+from rewards.pool import confine_worker
 
 if __name__ == "__main__":
-    limit_memory()
+    confine_worker()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,0 +1,54 @@
+"""Other ways to write the same answer, made by rule."""
+
+import re
+from fractions import Fraction
+
+from rewards.answers import AnswerForm
+
+_SIMPLE = re.compile(r"(-?)\\d?frac\{(\d+)\}\{(\d+)\}")
+
+
+def spacing(gold):
+    """Thin spaces around operators and inside brackets, sized brackets."""
+    text = re.sub(r"(?<=[\d}x]) ?\+ ?", r" \\, + \\; ", gold)
+    return text.replace("(", "\\left( ").replace(")", " \\right)") if "\\left" not in gold and "[" not in gold else text
+
+
+def fractions(gold):
+    """``\\frac`` for ``\\dfrac`` and the other way round."""
+    if "\\dfrac" in gold:
+        return gold.replace("\\dfrac", "\\frac")
+    return gold.replace("\\frac", "\\dfrac")
+
+
+def decimal_or_fraction(gold):
+    """An exact decimal for a fraction that has one, a fraction for a decimal."""
+    match = _SIMPLE.fullmatch(gold)
+    if match:
+        value = Fraction(int(match[2]), int(match[3])) * (-1 if match[1] else 1)
+        digits = f"{float(value):.6f}".rstrip("0")
+        if Fraction(digits) == value:
+            return digits
+        return f"{value.numerator * 2}/{value.denominator * 2}"
+    if re.fullmatch(r"-?\d+\.\d+", gold):
+        value = Fraction(gold)
+        return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return f"{gold}.0" if re.fullmatch(r"-?\d+", gold) else gold
+
+
+def trailing_text(gold):
+    """A unit or a full stop behind it."""
+    is_number = re.fullmatch(r"-?[\d.]+|-?\\d?frac\{\d+\}\{\d+\}|-?\d*\\sqrt\{\d+\}", gold)
+    return f"{gold} \\text{{ units}}." if is_number else f"${gold}$."
+
+
+def rephrasings(gold):
+    """Five responses that give the answer: (what was changed, accepted form, response)."""
+    boxed = "So we get \\boxed{%s}, as wanted."
+    return [
+        ("spacing", AnswerForm.BOXED, boxed % spacing(gold)),
+        ("fractions", AnswerForm.BOXED, boxed % fractions(gold)),
+        ("unboxed", AnswerForm.SENTENCE, f"I added them up.\nThe answer is ${gold}$.\n"),
+        ("trailing text", AnswerForm.BOXED, boxed % trailing_text(gold)),
+        ("decimal or fraction", AnswerForm.BOXED, boxed % decimal_or_fraction(gold)),
+    ]
