@@ -50,7 +50,8 @@ class TaskSet(Protocol):
     ``load`` must be deterministic. ``verify`` must not raise for anything that a policy can write; if it raises all
     the same, the episode is recorded as an error and masked out of training.
     A task set may also define ``feedback(task, response, score) -> str`` to word what the policy is told after a
-    failed attempt in feedback mode ``verdict``.
+    failed attempt in feedback mode ``verdict``; and ``observes_execution = True`` if its scores carry an observation of
+    public tests, for feedback mode ``execution``.
     """
 
     def load(self, split: Split) -> Sequence[Task]:
@@ -86,3 +87,5 @@ class Feedback(StrEnum):
     """The same instruction whatever the attempt was worth: intrinsic self-correction (SCoRe)."""
     VERDICT = "verdict"
     """Whether the attempt was right (UFO, arXiv 2507.14295): leaks the verifier at test time."""
+    EXECUTION = "execution"
+    """What the tests that the question shows gave when they were run (RLEF, arXiv 2410.02089); never a hidden one."""

@@ -16,6 +16,8 @@ class Prompts:
             attempt was right, so it is hedged.
         right: The message after a right attempt in feedback mode ``verdict``.
         wrong: The message after a wrong attempt in feedback mode ``verdict``.
+        execution: The message before every further attempt in feedback mode ``execution``, the same after right and
+            wrong ones; ``{observation}`` is replaced too. Empty: the mode cannot be used with these texts.
         system: System message, or empty for none.
     """
 
@@ -23,6 +25,7 @@ class Prompts:
     retry: str
     right: str
     wrong: str
+    execution: str = ""
     system: str = ""
 
 
@@ -52,6 +55,19 @@ _PROMPTS = {
         wrong=(
             "That is not correct. Find the mistake, write a complete new solution and state the result as "
             "\\boxed{{answer}}."
+        ),
+    ),
+    "code-v1": Prompts(
+        task="{question}\n\nReply with the complete code in a single ```python block.",
+        retry=(
+            "Read your code again: it may or may not contain a mistake. Correct whatever is wrong and reply with the "
+            "complete code in a single ```python block."
+        ),
+        right="That is correct. Reply with the complete code once more in a single ```python block.",
+        wrong="That is not correct. Find the mistake and reply with complete new code in a single ```python block.",
+        execution=(
+            "Your code was run on the tests that the task shows.\n{observation}\n\nOther tests will follow. Correct "
+            "whatever is wrong and reply with the complete code in a single ```python block."
         ),
     ),
     # For small models: a short answer first, so that an episode fits a CPU.

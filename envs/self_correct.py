@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 
 from envs.base import Feedback, Message, Split, StopReason, Task, TaskSet
-from envs.prompts import get_prompts
+from envs.prompts import Prompts, get_prompts
 from rewards import Score, Verdict
 
 
@@ -53,7 +53,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         stop_on_correct: End the episode at the first right attempt.
 
     Raises:
-        ValueError: If ``attempts`` is less than 1 or the split is empty.
+        ValueError: If ``attempts`` is less than 1, the split is empty, or the feedback mode is ``execution`` and the
+            task set runs nothing or the prompts have no text for it.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
@@ -72,6 +73,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         self.taskset, self.split, self.attempts = taskset, Split(split), attempts
         self.feedback, self.stop_on_correct = Feedback(feedback), stop_on_correct
         self.prompts = get_prompts(prompts)
+        if self.feedback is Feedback.EXECUTION:
+            _require_execution(taskset, self.prompts, prompts)
         self.observation_space, self.action_space = MessagesSpace(), ResponseSpace()
         self._tasks: tuple[Task, ...] | None = None
         self._task: Task | None = None
@@ -129,7 +132,19 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         question = self.task.question
         if self.feedback is Feedback.NONE:
             return self.prompts.retry.format(question=question)
+        if self.feedback is Feedback.EXECUTION:
+            return self.prompts.execution.format(question=question, observation=score.observation)
         if hasattr(self.taskset, "feedback"):
             return self.taskset.feedback(self.task, response, score)  # type: ignore[attr-defined]
         template = self.prompts.right if score.verdict is Verdict.CORRECT else self.prompts.wrong
         return template.format(question=question)
+
+
+def _require_execution(taskset: TaskSet, prompts: Prompts, version: str) -> None:
+    if not getattr(taskset, "observes_execution", False):
+        raise ValueError(
+            f"env.feedback=execution: {type(taskset).__name__} runs no programs, so there is nothing to observe; "
+            "use none or verdict"
+        )
+    if not prompts.execution:
+        raise ValueError(f"env.feedback=execution: prompts {version!r} have no text for it; use code-v1")

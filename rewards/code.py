@@ -9,7 +9,6 @@ Not covered: a program that knows its task set by heart, one that is right on th
 that a slow machine makes tighter (raise them).
 """
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -349,33 +348,3 @@ def _observe_script(program: str, tests: ScriptTests, outcomes: list[Outcome], p
             lines += _what_happened(program, reply, outcome, in_public=True)
         return _framed(lines, outcome.output or b"(nothing)")
     return f"All {len(passed)} shown tests pass." if passed else "No test is shown."
-
-
-def tests_to_json(tests: FunctionTests) -> str:
-    """Tests as text, for a task's ``gold``; the inverse is :func:`tests_from_json`."""
-    code = tests.code
-    return json.dumps(
-        {
-            "public": [_case_to_json(case) for case in tests.public],
-            "hidden": [_case_to_json(case) for case in tests.hidden],
-            "code": code and [code.tests, code.setup, code.names, code.aliases],
-        }
-    )
-
-
-def tests_from_json(text: str) -> FunctionTests:
-    """The inverse of :func:`tests_to_json`."""
-    body = json.loads(text)
-    code = body["code"]
-    check = code and CheckCode(tuple(code[0]), code[1], tuple(code[2]), tuple((a, b) for a, b in code[3]))
-    public, hidden = (tuple(map(_case_from_json, body[name])) for name in ("public", "hidden"))
-    return FunctionTests(public, hidden, check)
-
-
-def _case_to_json(case: Case) -> list[Any]:
-    return [case.name, encode(case.args), encode(case.expected), encode(case.kwargs), case.tolerance]
-
-
-def _case_from_json(body: list[Any]) -> Case:
-    name, args, expected, kwargs, tolerance = body
-    return Case(name, decode(args), decode(expected), decode(kwargs), tolerance)

@@ -85,7 +85,7 @@ class EnvConfig:
         name: Short name, used in paths.
         id: A registered environment id.
         attempts: K.
-        feedback: ``none`` or ``verdict``.
+        feedback: ``none``, ``verdict`` or ``execution``.
         prompts: Version of the prompt texts.
         stop_on_correct: End an episode at the first right attempt (tells the policy that it was right).
         max_new_tokens: Token limit of each attempt; the last entry holds for further attempts.
@@ -107,7 +107,8 @@ class EnvConfig:
         _refuse(self.attempts < 1, f"env.attempts={self.attempts}: an episode needs at least one attempt")
         _refuse(not self.max_new_tokens, "env.max_new_tokens is empty: give a token limit")
         _refuse(min(self.max_new_tokens) < 1, f"env.max_new_tokens={self.max_new_tokens}: limits must be positive")
-        _refuse(self.feedback not in ("none", "verdict"), f"env.feedback={self.feedback}: use none or verdict")
+        modes = ("none", "verdict", "execution")
+        _refuse(self.feedback not in modes, f"env.feedback={self.feedback}: use {', '.join(modes)}")
 
     @property
     def task_options(self) -> dict[str, Any]:

@@ -2,9 +2,15 @@
 
 from envs.registry import register
 from envs.tasks.addition import Addition
+from envs.tasks.humaneval import HumanEval
+from envs.tasks.mbpp import MBPP
 from envs.tasks.modchain import ModChain
 from envs.tasks.reasoning_gym import ReasoningGym
+from envs.tasks.tinycode import TinyCode
 
 register("errata/modchain-v1", ModChain, prompts="toy-v1")
 register("errata/addition-v1", Addition, prompts="restate-v1")
+register("errata/tinycode-v1", TinyCode, prompts="code-v1")
+register("errata/humaneval-v1", HumanEval, prompts="code-v1", split="test")
+register("errata/mbpp-v1", MBPP, prompts="code-v1")
 register("errata/reasoning_gym-v1", ReasoningGym, prompts="short-v1")

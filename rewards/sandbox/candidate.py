@@ -132,7 +132,7 @@ class Candidate:
     def _call(self, call: dict[str, Any]) -> dict[str, Any]:
         args = [decode(node, self._resolve) for node in call["args"]]
         kwargs = {name: decode(node, self._resolve) for name, node in call["kwargs"].items()}
-        function = self._resolve(call["ref"]) if "ref" in call else self._namespace[call["name"]]
+        function = self._resolve(call["ref"]) if "ref" in call else self._named(call["name"])
         if "method" in call:
             function = getattr(function, call["method"])
         keep = call.get("refs", False)
@@ -144,6 +144,11 @@ class Candidate:
         if keep:  # a judge compares what became of the arguments
             reply["args"] = [self._encode(arg, keep) for arg in args]
         return reply
+
+    def _named(self, name: str) -> Any:
+        if name not in self._namespace:
+            raise NameError(f"name {name!r} is not defined")
+        return self._namespace[name]
 
     def _names(self, request: dict[str, Any]) -> dict[str, Any]:
         """What the program made of the names that a test uses: a callable, a module, a value, or nothing."""

@@ -1,0 +1,97 @@
+"""``humaneval``: 164 functions to complete (Chen et al. 2021, arXiv 2107.03374). Test split only: never train on it.
+
+Question: the signature and docstring. Response: the whole function in a code block. Public tests: the docstring's
+examples, as far as they are plain calls and values; hidden ones: the data set's ``check``. Its plain assertions are
+compared in the supervisor; the rest of a ``check`` runs in a judge's process, with the prompt's own helper functions.
+
+Version history: v1, first.
+"""
+
+import doctest
+import re
+
+from envs.base import Split, Task
+from envs.rows import read_rows
+from envs.tasks.code import CodeTasks
+from rewards.asserts import Case, cases_of, check_body, declare_all
+from rewards.code import CheckCode, FunctionTests
+
+_ARROWS = re.compile(r"^\s*(?:>>> )?(\w+\(.*\))\s*(?:==>|=>|->|==|=|\u279e|\u2192)\s*(.+?)\.?$", re.MULTILINE)
+
+CONTRADICTED = {"HumanEval/47", "HumanEval/116", "HumanEval/130", "HumanEval/148"}
+"""An example in the docstring is wrong: the data set's own solution fails it (found by running all of them)."""
+
+
+class HumanEval(CodeTasks):
+    """HumanEval from a file. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
+
+    Args:
+        path: ``HumanEval.jsonl.gz`` or its folder.
+        timeout_s: Seconds that one run of a program may take.
+        partial_credit: Pay a wrong program the share of tests that it passes.
+        isolation: The least isolation to run programs in.
+    """
+
+    def __init__(
+        self,
+        path: str = "data/humaneval",
+        timeout_s: float = 5.0,
+        partial_credit: bool = False,
+        isolation: str = "strict",
+    ) -> None:
+        super().__init__(timeout_s, partial_credit, isolation)
+        self._path = path
+
+    def load(self, split: Split) -> list[Task]:
+        """All tasks for ``test``, none for the other splits."""
+        if split != Split.TEST:
+            return []
+        rows = read_rows(
+            self._path,
+            ("HumanEval.jsonl.gz", "HumanEval.jsonl"),
+            ("task_id", "prompt", "entry_point", "canonical_solution", "test"),
+            "github.com/openai/human-eval, data/HumanEval.jsonl.gz",
+        )
+        return [_task(row) for row in rows]
+
+
+def _task(row: dict[str, str]) -> Task:
+    question = f"Complete this function.\n```python\n{row['prompt'].strip()}\n```"
+    gold = row["prompt"] + row["canonical_solution"]
+    return Task(row["task_id"], question, gold, {"tests": _tests(row), "entry_point": row["entry_point"]})
+
+
+def _tests(row: dict[str, str]) -> FunctionTests:
+    name = row["entry_point"]
+    public = () if row["task_id"] in CONTRADICTED else public_cases(row["prompt"], name)
+    body = check_body(row["test"])
+    hidden = cases_of(body, {"candidate": name}) if body is not None else None
+    if hidden is not None:
+        return FunctionTests(public, hidden)
+    # The helpers of the prompt are trusted; taken from the program they could be made to agree with it.
+    setup = f"{row['prompt']}\n    pass\n{row['test']}"
+    return FunctionTests(public, code=CheckCode((f"check({name})",), setup, (name,)))
+
+
+def public_cases(prompt: str, name: str) -> tuple[Case, ...]:
+    """The examples of a docstring that are a plain call of the function and a plain value.
+
+    Doctest examples (``>>> f(1)`` with the value on the next line) and the arrows that HumanEval's authors used
+    (``f(1) ==> 2``, ``f(1) == 2``, ``f(1) -> 2``).
+    """
+    docstring = prompt[prompt.rfind(f"def {name}") :]
+    pairs = [*_doctest_examples(docstring), *_ARROWS.findall(docstring)]
+    cases: list[Case] = []
+    for call, value in pairs:
+        found = value.strip() and declare_all(f"assert {call.strip()} == ({value.strip()})")
+        if found and found[0].name == name and found[0] not in cases:
+            cases.append(found[0])
+    return tuple(cases)
+
+
+def _doctest_examples(docstring: str) -> list[tuple[str, str]]:
+    try:
+        examples = doctest.DocTestParser().get_examples(docstring.replace('"""', "").replace("'''", ""))
+    except ValueError:
+        return []
+    return [(example.source, example.want) for example in examples]

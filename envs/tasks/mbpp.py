@@ -1,0 +1,84 @@
+"""``mbpp``: 974 crowd-sourced small functions (Austin et al. 2021, arXiv 2108.07732).
+
+Question: a sentence and the first assertion, which is the public test and names the function; the other assertions are
+hidden. Splits are the paper's: tasks 11-510 test, 511-600 validation, 601-974 train; 1-10 are prompt examples and in no
+split. A task whose text or solution stands in an earlier split of these three is left out of the later one.
+
+Version history: v1, first.
+"""
+
+import ast
+from typing import Any
+
+from envs.base import Split, Task
+from envs.rows import read_rows
+from envs.splits import normalise_question
+from envs.tasks.code import CodeTasks
+from rewards.asserts import Case, declare_all
+from rewards.code import CheckCode, FunctionTests
+
+_RANGES = {Split.TEST: (11, 510), Split.VALIDATION: (511, 600), Split.TRAIN: (601, 974)}
+
+
+class MBPP(CodeTasks):
+    """MBPP from a file. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
+
+    Args:
+        path: ``mbpp.jsonl`` or its folder.
+        timeout_s: Seconds that one run of a program may take; task 123's own solution needs about 5.
+        partial_credit: Pay a wrong program the share of tests that it passes.
+        isolation: The least isolation to run programs in.
+    """
+
+    def __init__(
+        self,
+        path: str = "data/mbpp",
+        timeout_s: float = 10.0,
+        partial_credit: bool = False,
+        isolation: str = "strict",
+    ) -> None:
+        super().__init__(timeout_s, partial_credit, isolation)
+        self._path = path
+
+    def load(self, split: Split) -> list[Task]:
+        """Tasks of the paper's split, less those that an evaluation split holds already."""
+        rows = read_rows(
+            self._path,
+            ("mbpp.jsonl",),
+            ("task_id", "text", "code", "test_list", "test_setup_code"),
+            "github.com/google-research/google-research, mbpp/mbpp.jsonl",
+        )
+        seen: set[str] = set()
+        for part, (first, last) in _RANGES.items():
+            members = [row for row in rows if first <= row["task_id"] <= last]
+            if part == split:
+                return [_task(row) for row in members if not seen & _content(row)]
+            seen.update(*map(_content, members))
+        return []
+
+
+def _content(row: dict[str, Any]) -> set[str]:
+    return {normalise_question(row["text"]), "code: " + normalise_question(row["code"])}
+
+
+def _task(row: dict[str, Any]) -> Task:
+    code = row["code"].replace("\r\n", "\n")
+    shown = row["test_list"][0].strip()
+    question = f"{row['text'].strip()}\nYour code must pass this test:\n```python\n{shown}\n```"
+    return Task(f"mbpp/{row['task_id']}", question, code, {"tests": tests_of(row, code)})
+
+
+def tests_of(row: dict[str, Any], code: str) -> FunctionTests:
+    """The row's assertions: declared cases where they are plain, code for the judge where they are not.
+
+    Args:
+        row: A row of the data set.
+        code: Its solution, which says what functions a program defines (one of them is called ``sum``).
+    """
+    defined = {node.name: node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
+    found = [declare_all(test, defined) for test in row["test_list"]]
+    cases: list[Case] = [each[0] for each in found if each is not None and len(each) == 1]
+    if len(cases) == len(found) and not row["test_setup_code"].strip():
+        return FunctionTests(tuple(cases[:1]), tuple(cases[1:]))
+    public = tuple(found[0] or ()) if not row["test_setup_code"].strip() else ()
+    return FunctionTests(public, code=CheckCode(tuple(row["test_list"]), row["test_setup_code"]))
