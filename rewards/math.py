@@ -17,14 +17,16 @@ Not covered: whether an expression has the *form* that a task asks for (factored
 question already holds an expression equal to its gold can be answered by copying it: leave such tasks out.
 """
 
+import os
 import re
+import threading
 from concurrent.futures import Future
 from functools import lru_cache
 
 from rewards.algebra import UndecidedError
 from rewards.answers import AnswerForm, candidates
 from rewards.notation import MAX_ANSWER_CHARS, normalise, notate, words_in
-from rewards.pool import Reply, WorkerPool, shared_pool
+from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
 from rewards.values import Expression, Hedge, Sequence, UnevaluatedError, Value, choice, equal, fold, literal, read
 
@@ -93,9 +95,7 @@ def submit_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> "Fu
         return _done(Score(0.0, Verdict.AMBIGUOUS, shown, reason))
     if equal_ is not None:
         return _done(Score.of(equal_, shown, reason))
-    if known := _slow_verdicts.get((answer, gold)):
-        return _done(known)
-    return _then(_pool().submit({"gold": gold, "answer": answer}, deadline_s), answer, gold, shown)
+    return _submit_slowly(answer, gold, shown, deadline_s)
 
 
 def _different(offered: list[str]) -> list[str]:
@@ -229,7 +229,21 @@ def canonical_value(value: Value) -> str:
 
 # The slow path.
 
-_slow_verdicts: dict[tuple[str, str], Score] = {}
+_lock = threading.Lock()
+_known: dict[tuple[str, str], Score] = {}
+_under_way: "dict[tuple[str, str], Future[Score]]" = {}
+"""Samples of one task repeat each other: the same pair is in a worker once."""
+
+
+def _forget() -> None:
+    """In a forked child nobody answers what the parent asked."""
+    global _lock
+    _lock = threading.Lock()
+    _known.clear()
+    _under_way.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _done(score: Score) -> "Future[Score]":
@@ -238,21 +252,34 @@ def _done(score: Score) -> "Future[Score]":
     return future
 
 
-def _then(reply: "Future[Reply]", answer: str, gold: str, shown: str) -> "Future[Score]":
-    future: Future[Score] = Future()
+def _submit_slowly(answer: str, gold: str, shown: str, deadline_s: float) -> "Future[Score]":
+    pair = (answer, gold)
+    with _lock:
+        if pair in _known:
+            return _done(_known[pair])
+        if pair in _under_way:
+            return _under_way[pair]
+        future = _under_way[pair] = Future()
 
-    def settle(done: "Future[Reply]") -> None:
-        try:
-            score = _judge(done.result(), shown)
-        except Exception as error:  # the pool could not start a worker: our failure, masked and counted
-            score = Score(0.0, Verdict.ERROR, shown, f"pool: {error}")
-        if score.verdict in (Verdict.CORRECT, Verdict.WRONG):
-            if len(_slow_verdicts) >= _CACHE:
-                _slow_verdicts.clear()
-            _slow_verdicts[answer, gold] = score
+    def settle(score: Score) -> None:
+        with _lock:
+            _under_way.pop(pair, None)
+            if score.verdict in (Verdict.CORRECT, Verdict.WRONG):
+                if len(_known) >= _CACHE:
+                    _known.clear()
+                _known[pair] = score
         future.set_result(score)
 
-    reply.add_done_callback(settle)
+    def replied(reply: "Future[Reply]") -> None:
+        error = reply.exception()  # no worker could be started: our failure, masked and counted
+        settle(Score(0.0, Verdict.ERROR, shown, f"pool: {error}") if error else _judge(reply.result(), shown))
+
+    try:
+        shared_pool("rewards.math_worker").submit({"gold": gold, "answer": answer}, deadline_s).add_done_callback(
+            replied
+        )
+    except RuntimeError as error:
+        settle(Score(0.0, Verdict.ERROR, shown, f"pool: {error}"))
     return future
 
 
@@ -265,7 +292,3 @@ def _judge(reply: Reply, shown: str) -> Score:
     if not reply.value["gold_parsed"]:
         return Score(0.0, Verdict.ERROR, shown, "gold_unparsable")
     return Score.of(bool(reply.value["equal"]), shown, "math_verify")
-
-
-def _pool() -> WorkerPool:
-    return shared_pool("rewards.math_worker")

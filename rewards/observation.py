@@ -10,11 +10,14 @@ HEAD = TAIL = 1500
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
+_NAMES = (
+    "s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|im_start|im_end|system|user|assistant|tool|begin_of_text|eot_id"
+)
 _MARKERS = re.compile(
-    r"<(?=\|)|(?<=\|)>|<(?=/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|im_start|im_end|system|user|assistant|tool)\b)"
-    r"|\[(?=/?(?:INST|SYS|gMASK|TOOL|AVAILABLE))|<(?=\uff5c)|(?<=\uff5c)>|(?m:^)(?=\[sandbox\])",
+    rf"<(?=[|\uff5c])|<(?=/?(?:{_NAMES})\b)|[|\uff5c](?=>)|\[(?=/?(?:INST|SYS|gMASK|TOOL|AVAILABLE))|(?m:^)(?=\[sandbox\])",
     re.IGNORECASE,
 )
+"""Where a space breaks a special token: behind ``<`` of ``<|im_end|>``, before its ``>``, and so on."""
 
 
 def clean_text(text: str | bytes, head: int = HEAD, tail: int = TAIL) -> str:

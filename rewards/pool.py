@@ -1,29 +1,29 @@
 """Killable worker processes with a hard deadline per request.
 
-A thread or SIGALRM time-out cannot stop a C call and starves the whole process (``9^9^9^9``); SIGKILL can. A worker is
-a fresh interpreter running ``python -m <module> <memory limit>``, which prints one ``{"ready": true}`` line and then
-one JSON line per JSON line that it reads. It never inherits the parent's memory, threads or CUDA context.
+A thread or SIGALRM time-out cannot stop a C call and starves the whole process (``9^9^9^9``); SIGKILL can. Workers are
+forked from a template process of their own (:mod:`rewards.pool_template`), which has loaded all that they need: a
+killed one is replaced in milliseconds, and none has this process's memory, threads or CUDA context.
 """
 
 import atexit
-import json
 import os
 import queue
-import resource
-import select
+import signal
+import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rewards.sandbox.wire import receive_frame, send_frame
+
 ROOT = Path(__file__).resolve().parent.parent
 START_DEADLINE_S = 60.0
-"""Seconds that a worker may take to import what it needs on a busy machine."""
+"""Seconds that a template may take to import what its workers need on a busy machine."""
 MAX_REPLY_BYTES = 2**20
 
 
@@ -48,7 +48,8 @@ class WorkerPool:
     Thread-safe. Workers start on first use, one thread each, so that a process dies with its pool.
 
     Args:
-        module: Importable module that is run with ``python -m``.
+        module: Importable module with ``load()``, called once, and ``answer(request)``, called in the workers; requests
+            and replies are what JSON holds.
         n_workers: Number of processes; 0 for one per core.
         memory_bytes: Address-space limit of a worker.
         max_calls: A worker is replaced after this many requests (sympy's caches grow without bound).
@@ -69,6 +70,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._alive: set[_Worker] = set()
+        self._template: _Template | None = None
         self._closed, self._owner, self._idle = False, os.getpid(), 0
         self.counts = {"ok": 0, "timeout": 0, "crash": 0}
 
@@ -76,7 +78,7 @@ class WorkerPool:
         """Queues one JSON-able request; blocks while the queue is full. ``asyncio.wrap_future`` makes it awaitable.
 
         Args:
-            request: Sent to a worker as one line.
+            request: Anything that JSON holds.
             deadline_s: Seconds from the moment a worker gets it until that worker is killed.
 
         Raises:
@@ -110,9 +112,11 @@ class WorkerPool:
             while (item := self._items.get_nowait()) is not None:
                 item.future.set_exception(RuntimeError("the pool was closed"))
         with self._lock:
-            workers, threads = list(self._alive), list(self._threads)
+            workers, threads, template = list(self._alive), list(self._threads), self._template
         for worker in workers:
             worker.kill()
+        if template is not None:
+            template.kill()
         for _ in threads:
             self._items.put(None)
         for thread in threads:
@@ -150,14 +154,23 @@ class WorkerPool:
         self._retire(worker)
 
     def _start(self) -> "_Worker":
-        fresh = _Worker(self._module, self._memory_bytes)
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool was closed")
+            try:
+                fresh = self._fork()
+            except OSError:  # the template died: once more from a new one
+                assert self._template is not None
+                self._template.kill()
+                self._template = None
+                fresh = self._fork()
             self._alive.add(fresh)
-            closed = self._closed
-        if closed:
-            self._retire(fresh)
-            raise RuntimeError("the pool was closed")
         return fresh
+
+    def _fork(self) -> "_Worker":
+        if self._template is None:
+            self._template = _Template(self._module, self._memory_bytes)
+        return self._template.fork()
 
     def _retire(self, worker: "_Worker | None") -> None:
         if worker is not None:
@@ -180,73 +193,69 @@ def shared_pool(module: str) -> WorkerPool:
         return _shared[key]
 
 
-def confine_worker() -> None:
-    """Called by a worker after its imports: caps its address space and takes away network and other processes.
+class _Template:
+    """The process that workers are forked from, and its control socket."""
 
-    The cap is given on its command line. Where there is no seccomp the limits alone remain: these workers run our own
-    code, and what they read is text.
-    """
-    limit = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from rewards.sandbox import kernel, seccomp
+    def __init__(self, module: str, memory_bytes: int) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "rewards.pool_template", module, str(memory_bytes)]
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=ROOT,
+                start_new_session=True,  # Ctrl-C goes to the parent, which decides
+            )
+        self._control.settimeout(START_DEADLINE_S)
+        try:
+            started = self._control.recv(64) == b"ready"
+        except OSError:
+            started = False
+        if not started:
+            self.kill()
+            raise RuntimeError(f"workers of {module!r} did not start; run `{' '.join(command)} < /dev/null` to see why")
 
-    with suppress(OSError):
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
-        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        seccomp.install(seccomp.worker_filter())
+    def fork(self) -> "_Worker":
+        """A new worker; raises ``OSError`` if the template is gone."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [b"fork"], [theirs.fileno()])
+            data, handles, _, _ = socket.recv_fds(self._control, 64, 1)
+        if not data:
+            ours.close()
+            raise OSError("the template is gone")
+        return _Worker(ours, handles[0])
+
+    def kill(self) -> None:
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
 
 
 class _Worker:
-    def __init__(self, module: str, memory_bytes: int) -> None:
+    """One worker: a channel, and a handle that can only ever mean this process."""
+
+    def __init__(self, channel: socket.socket, handle: int) -> None:
         self.calls = 0
-        self._buffer = b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, str(memory_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=ROOT,
-            start_new_session=True,  # Ctrl-C goes to the parent, which decides
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        if self._read_line(START_DEADLINE_S) is None:
-            self.kill()
-            raise RuntimeError(f"worker {module!r} did not start; run `python -m {module} {memory_bytes}` to see why")
+        self._channel, self._handle = channel, handle
 
     def ask(self, request: Any, deadline_s: float) -> Reply:
         self.calls += 1
+        self._channel.settimeout(deadline_s)
         try:
-            self._stdin.write(json.dumps(request).encode() + b"\n")
-            self._stdin.flush()
-        except BrokenPipeError:
+            send_frame(self._channel, request)
+            return Reply("ok", receive_frame(self._channel, MAX_REPLY_BYTES))
+        except TimeoutError:
+            return Reply("timeout")
+        except OSError:
             return Reply("crash")
-        line = self._read_line(deadline_s)
-        if line is None:
-            return Reply("timeout" if self._process.poll() is None else "crash")
-        return Reply("ok", json.loads(line))
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._stdin, self._stdout):
-            with suppress(BrokenPipeError):
-                stream.close()
-
-    def _read_line(self, deadline_s: float) -> bytes | None:
-        """One line, or ``None`` at the deadline or at the end of the stream."""
-        end = time.monotonic() + deadline_s
-        while b"\n" not in self._buffer:
-            remaining = end - time.monotonic()
-            if remaining <= 0 or not select.select([self._stdout], [], [], remaining)[0]:
-                return None
-            chunk = os.read(self._stdout.fileno(), 65536)
-            if not chunk or len(self._buffer) > MAX_REPLY_BYTES:
-                self._process.kill()
-                self._process.wait()
-                return None
-            self._buffer += chunk
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        return line
+        if self._handle >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            os.close(self._handle)
+            self._channel.close()
+            self._handle = -1

@@ -19,7 +19,9 @@ class Mode(IntEnum):
     """How well programs are isolated; a higher mode has every layer of the lower ones."""
 
     NONE = 0
-    """Limits on resources alone. Never chosen unless the config asks for it."""
+    """Limits on resources alone: a program may do whatever its user may, end all of that user's processes included.
+    Never chosen unless the config asks for it.
+    """
     STRICT = 1
     """seccomp that opens no file, and limits: imports that were not preloaded fail."""
     LANDLOCK = 2

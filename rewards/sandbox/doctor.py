@@ -136,7 +136,13 @@ SELF_TEST: tuple[tuple[str, str, object], ...] = (
 
 
 def self_test(sandbox: Sandbox) -> list[tuple[str, bool]]:
-    """Runs the tiny programs; true where the right thing happened."""
+    """Runs the tiny programs; true where the right thing happened.
+
+    Raises:
+        ValueError: If the sandbox does not isolate: there, ``kill(-1)`` would end every process of this user.
+    """
+    if sandbox.mode is Mode.NONE:
+        raise ValueError("the self-test runs hostile programs and needs an isolated mode")
     results = []
     for name, source, wanted in SELF_TEST:
         load = {"kind": "load", "source": source, "name": "solution"}
@@ -160,7 +166,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rewards.sandbox.doctor", description="Which layers of isolation this machine gives."
     )
-    parser.add_argument("--mode", choices=[mode.name.lower() for mode in Mode], help="test this mode, not the best one")
+    parser.add_argument(
+        "--mode",
+        choices=[mode.name.lower() for mode in Mode if mode is not Mode.NONE],
+        help="test this mode, not the best one",
+    )
     args = parser.parse_args()
     print(f"system      {sys.platform} {os.uname().release} {kernel.machine()}, uid {os.geteuid()}")
     probes = probe_all()

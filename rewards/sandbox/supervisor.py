@@ -257,7 +257,7 @@ class _Server:
         self._next_id = 0
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "int_max_str_digits=0", "-c", _BOOT, str(ROOT), mode.name,
+                [sys.executable, "-s", "-P", "-S", "-X", "int_max_str_digits=0", "-c", _BOOT, str(ROOT), mode.name,
                  str(memory_bytes)],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},

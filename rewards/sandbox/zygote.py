@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import random
 import resource
 import select
 import shutil
@@ -176,6 +177,7 @@ def _warm_up(mode: Mode) -> None:
         importlib.import_module(name)
     for name in ("exit", "quit"):  # ``site`` would have added them
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    random.seed(0)
     ours, theirs = socket.socketpair()
     program = candidate.Candidate(theirs)
     source = "def f(x: int = 1) -> list:\n    return [y for y in (x, {1: 'a'}, {2})]\ndef g(x):\n    raise ValueError"

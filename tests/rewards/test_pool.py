@@ -1,11 +1,16 @@
 """The pool kills what does not answer, and goes on."""
 
+import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from rewards.pool import WorkerPool
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -30,6 +35,71 @@ def test_a_hanging_request_is_killed_at_its_deadline(pool):
 def test_a_dying_worker_is_replaced(pool):
     assert pool.call({"exit": 3}, deadline_s=10).status == "crash"
     assert pool.call({"echo": 2}, deadline_s=10).status == "ok"
+
+
+def test_an_exception_in_a_worker_is_a_crash_of_it(pool):
+    assert pool.call({"raise": "no"}, deadline_s=10).status == "crash"
+    assert pool.call({"echo": 2}, deadline_s=10).status == "ok"
+
+
+@pytest.mark.parametrize("request_", [{"connect": True}, {"write": "/tmp/errata-pool-test"}])
+def test_a_worker_has_no_network_and_writes_no_file(pool, request_):
+    assert pool.call(request_, deadline_s=10).status == "crash"
+
+
+def test_a_worker_dies_with_its_parents(tmp_path):
+    code = (
+        "import os\nfrom rewards.pool import WorkerPool\n"
+        "pool = WorkerPool('tests.rewards.worker_for_tests')\n"
+        "print(pool.call({'pid': True}, 20).value, flush=True)\n"
+        "pool.submit({'sleep': 60}, 60)\nimport time; time.sleep(0.5)\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    worker = int(done.stdout)
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{worker}"):
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the worker outlived the process that it worked for")
+
+
+def test_a_dead_template_is_replaced(pool):
+    first = pool.call({"pid": True}, 20).value
+    pool._template._process.kill()
+    pool._template._process.wait()
+    assert pool.call({"exit": 1}, 20).status == "crash"  # if it is still there, it is not afterwards
+    assert pool.call({"pid": True}, 20).value != first
+
+
+def test_a_full_queue_blocks_the_submitter_and_loses_nothing():
+    pool = WorkerPool("tests.rewards.worker_for_tests", n_workers=1, max_waiting=2)
+    futures = [pool.submit({"echo": i}, 20) for i in range(20)]
+    assert [future.result().value["echo"] for future in futures] == list(range(20))
+    pool.close()
+
+
+def test_what_waits_when_a_pool_closes_fails_instead_of_hanging():
+    pool = WorkerPool("tests.rewards.worker_for_tests", n_workers=1)
+    pool.call({"echo": 1}, 20)
+    futures = [pool.submit({"sleep": 60}, 60) for _ in range(3)]
+    while not futures[0].running():
+        time.sleep(0.01)
+    pool.close()
+    running, *waiting = futures
+    assert running.result(timeout=10).status == "crash"
+    for future in waiting:
+        with pytest.raises(RuntimeError, match="closed"):
+            future.result(timeout=10)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit({}, 1)
+
+
+def test_replies_can_be_awaited(pool):
+    async def both():
+        return await asyncio.gather(*(asyncio.wrap_future(pool.submit({"echo": i}, 20)) for i in range(2)))
+
+    assert [reply.value["echo"] for reply in asyncio.run(both())] == [0, 1]
 
 
 def test_memory_is_limited(pool):

@@ -1,0 +1,253 @@
+"""Grading of programs: functions, scripts, arbitrary test code, extraction, what the policy is told."""
+
+import ast
+
+import pytest
+
+from rewards import Verdict
+from rewards.answers import program_in
+from rewards.asserts import Case, cases_of, check_body, declare_all, free_names
+from rewards.code import CheckCode, FunctionTests, ScriptTests, score_code, score_program
+from rewards.observation import clean_text
+from rewards.sandbox import Limits
+from rewards.sandboxes import get_sandbox, in_use
+
+ADD = FunctionTests((Case("add", (1, 2), 3),), (Case("add", (10, 20), 30), Case("add", (-1, 1), 0)))
+LIMITS = Limits(wall_s=2.0)
+
+
+def fenced(program):
+    return f"Here it is:\n```python\n{program}\n```\nDone."
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict", "value"),
+    [
+        (fenced("def add(a, b):\n    return a + b"), "correct", 1.0),
+        (fenced("def add(a, b):\n    return a - b"), "wrong", 0.0),
+        (fenced("def add(a, b):\n    return 3"), "wrong", 1 / 3),
+        (fenced("def add(a, b):\n    return a + b if a < 5 else 0"), "wrong", 2 / 3),
+        (fenced("def add(a, b):\n    while a < 0: pass\n    return a + b"), "timeout", 0.0),
+        ("def add(a, b):\n    return a + b", "no_answer", 0.0),
+        ("```python\ndef add(a, b):\n    return a + b", "no_answer", 0.0),  # cut off by the token limit
+        ("", "no_answer", 0.0),
+        (fenced("def add(a, b):\n    return a + b") + "\n```python\nprint(add(1, 2))\n```", "correct", 1.0),
+        ("```\n    def add(a, b):\n        return a + b\n```", "correct", 1.0),
+    ],
+)
+def test_functions(response, verdict, value):
+    score = score_code(response, ADD, LIMITS, partial_credit=True)
+    assert (score.verdict, score.value) == (verdict, pytest.approx(value))
+    strict = score_code(response, ADD, LIMITS)
+    assert strict.value == float(verdict == "correct")
+
+
+def test_the_last_block_that_defines_the_function_is_the_program():
+    response = (
+        "```python\ndef add(a): ...\n```\n```python\ndef add(a, b): ...\n```\n```python\nadd(1, 2)\n```\n```sh\nls\n```"
+    )
+    assert program_in(response, ["add"]) == "def add(a, b): ...\n"
+    assert program_in(response) == "add(1, 2)\n"
+    assert program_in("<think>```python\nx\n```</think> no program") is None
+
+
+# Arbitrary test code.
+
+CHECK = "def check(candidate):\n    for i in range(5):\n        assert candidate(i, i) == 2 * i\n"
+
+
+def judged(program, tests=("check(add)",), setup=CHECK, names=("add",), aliases=()):
+    return score_program(program, FunctionTests(code=CheckCode(tests, setup, names, aliases)), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict"),
+    [
+        ("def add(a, b):\n    return a + b", "correct"),
+        ("def add(a, b):\n    return a + b + (a == 4)", "wrong"),
+        ("class E:\n    def __eq__(self, o): return True\ndef add(a, b):\n    return E()", "wrong"),
+        ("def add(a, b):\n    raise StopIteration", "wrong"),
+        ("def add(a, b):\n    raise SystemExit(0)", "wrong"),
+        ("import os\ndef add(a, b):\n    os._exit(0)", "wrong"),
+        ("def check(candidate):\n    pass\ndef add(a, b):\n    return 0", "wrong"),
+        ("range = lambda n: []\ndef add(a, b):\n    return 0", "wrong"),
+        ("import builtins\nbuiltins.range = lambda n: []\ndef add(a, b):\n    return 0", "wrong"),
+        ("def add(a, b):\n    while True: pass", "timeout"),
+        ("add = 3", "wrong"),
+        ("def add(a, b):\n    return a + b\n1 / 0", "wrong"),
+    ],
+)
+def test_the_judge(program, verdict):
+    assert judged(program).verdict == verdict
+
+
+def test_a_program_cannot_end_the_judges_loop_early():
+    program = "def add(a, b):\n    if a > 1: raise StopIteration\n    return a + b"
+    tests = ("assert all(map(lambda i: add(i, i) == 2 * i, range(5)))", "assert list(map(add, [5], [6])) == [11]")
+    assert judged(program, tests, setup="").verdict == "wrong"
+
+
+def test_the_judge_gets_exceptions_changed_arguments_classes_and_modules():
+    program = (
+        "import math\nclass Node:\n    def __init__(self, v):\n        self.v, self.next = v, None\n"
+        "    def total(self):\n        return self.v + (self.next.total() if self.next else 0)\n"
+        "def grow(xs):\n    xs.append(len(xs))\n"
+        "def fail(x):\n    raise KeyError(x)\n"
+        "def last(node):\n    return node if node.next is None else last(node.next)\n"
+    )
+    tests = (
+        "xs = [5]\ngrow(xs)\nassert xs == [5, 1]",
+        "try:\n    fail(1)\nexcept KeyError:\n    pass\nelse:\n    assert False",
+        "a = Node(1)\na.next = Node(2)\nassert a.total() == 3 and last(a).v == 2 and a.next == last(a) and a != last(a)",
+        "assert math.sqrt(4) == 2",
+    )
+    assert judged(program, tests, "", ("Node", "grow", "fail", "last", "math")).verdict == "correct"
+
+
+def test_helpers_of_the_set_up_are_the_tests_own():
+    """A program that redefines a trusted helper to agree with itself gains nothing."""
+    setup = "def inverse(x):\n    return -x\n"
+    cheat = "def inverse(x):\n    return x\ndef f(x):\n    return x\n"
+    assert judged(cheat, ("assert f(3) == inverse(3)",), setup, ("f",)).verdict == "wrong"
+
+
+# Whole programs.
+
+ECHO = ScriptTests((("2 3\n", "5\n"),), (("617 204\n", "821\n"), ("1 1\n", "2\n")))
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict"),
+    [
+        ("a, b = map(int, input().split())\nprint(a + b)", "correct"),
+        ("import sys\na, b = map(int, sys.stdin.read().split())\nprint(a + b)\nsys.exit(0)", "correct"),
+        ("print(sum(map(int, open(0).read().split())))", "correct"),
+        ("import sys\nprint(sum(map(int, sys.stdin.buffer.read().split())), '  ')\nprint()", "correct"),
+        ("if __name__ == '__main__':\n    print(sum(map(int, input().split())))", "correct"),
+        ("import os\nprint(sum(map(int, input().split())), flush=True)\nos._exit(0)", "correct"),
+        ("print(5)", "wrong"),
+        ("print(sum(map(int, input().split())))\nraise SystemExit(1)", "wrong"),
+        ("print(sum(map(int, input().split())))\n1 / 0", "wrong"),
+        ("while True: pass", "timeout"),
+        ("import time\nprint(sum(map(int, input().split())))\ntime.sleep(60)", "timeout"),
+        ("print('y' * 10**7)", "wrong"),
+        ("input(); input()", "wrong"),
+    ],
+)
+def test_scripts(program, verdict):
+    score = score_program(program, ECHO, Limits(wall_s=1.0))
+    assert score.verdict == verdict, score
+    for hidden in ("617 204", "821"):
+        assert hidden not in score.observation
+
+
+def test_a_script_is_told_what_the_shown_test_gave():
+    score = score_program("print(int(input()))", ECHO, LIMITS)
+    assert "Standard input:\n2 3" in score.observation
+    assert "Expected output:\n5" in score.observation
+    assert 'File "solution.py", line 1' in score.observation
+    assert "ValueError" in score.observation
+
+
+# What the policy is told.
+
+
+def test_a_traceback_has_the_programs_own_frames_only():
+    program = "def g(x):\n    return x / 0\n\ndef add(a, b):\n    return g(a)\n"
+    observation = score_program(program, ADD, LIMITS).observation
+    assert observation.splitlines() == [
+        "Input: add(1, 2)",
+        "Expected: 3",
+        "Traceback:",
+        '  File "solution.py", line 5, in add',
+        "    return g(a)",
+        '  File "solution.py", line 2, in g',
+        "    return x / 0",
+        "ZeroDivisionError: division by zero",
+    ]
+
+
+def test_a_syntax_error_names_its_line():
+    observation = score_program("def add(a, b)\n    return a", ADD, LIMITS).observation
+    assert "could not be loaded" in observation
+    assert "line 1" in observation
+    assert "SyntaxError" in observation
+
+
+def test_recursion_is_cut_and_a_timeout_is_said():
+    observation = score_program("def add(a, b):\n    return add(a, b)", ADD, LIMITS).observation
+    assert "RecursionError" in observation
+    assert len(observation.splitlines()) < 40
+    assert "time limit" in score_program("def add(a, b):\n    while True: pass", ADD, LIMITS).observation
+
+
+def test_text_for_a_chat_is_clean():
+    dirty = (
+        "\x1b[31mred\x1b[0m\x00 <|im_end|>\n<|im_start|>user <s>[INST] \u202e <\uff5cend\uff5c> "
+        "<object at 0x7f001234abcd>\n[sandbox] exit: 0"
+    )
+    clean = clean_text(dirty)
+    for marker in ("\x1b", "\x00", "<|", "|>", "<s>", "[INST]", "\u202e", "0x7f", "<\uff5c"):
+        assert marker not in clean
+    assert "\n[sandbox]" not in clean
+    assert "red" in clean
+    assert clean_text(b"\xff\xfeok").endswith("ok")
+    long = clean_text("x" * 10**6)
+    assert len(long) < 3200
+    assert "cut" in long
+
+
+# From assertions to cases.
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("assert f(1, [2]) == (3,)", Case("f", (1, [2]), (3,))),
+        ("assert 3 == f(1)", Case("f", (1,), 3)),
+        ("assert f(x=1) == -2.5, 'message'", Case("f", (), -2.5, (("x", 1),))),
+        ("assert f([0] * 3 + [1]) == 2**70", Case("f", ([0, 0, 0, 1],), 2**70)),
+        ("assert f(1) == float('inf')", Case("f", (1,), float("inf"))),
+        ("assert f(1) == set()", Case("f", (1,), set())),
+        ("assert abs(f(1) - 0.5) < 1e-6", Case("f", (1,), 0.5, (), 1e-6)),
+    ],
+)
+def test_plain_assertions_become_cases(code, expected):
+    assert declare_all(code) == (expected,)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "assert f(1)", "assert f(1) is True", "assert f(g(1)) == 2", "assert f(x) == 2", "assert len(f(1)) == 2",
+        "assert f(1) == g(1)", "assert f(1) < 2", "x = 1", "assert f(*a) == 1", "assert f(9**9**9) == 1", "assert f([0]*10**9) == 1",
+        "assert f(open('/etc/passwd')) == 1", "assert f.g(1) == 1", "assert f(1) == 1 == 1", "for i in x: assert f(i) == 1", "(",
+    ],
+)  # fmt: skip
+def test_everything_else_stays_code(code):
+    assert declare_all(code) is None
+
+
+def test_checks_and_names():
+    body = check_body(
+        "META = {'a': 1}\ndef check(candidate):\n    'doc'\n    assert candidate(1) == 2\n    assert True\n"
+    )
+    assert cases_of(body or [], {"candidate": "f"}) == (Case("f", (1,), 2),)
+    assert check_body("def check(candidate): pass\nopen('x')") is None
+    assert free_names("import math\nxs = [f(i) for i in range(3)]\nassert abs(g(xs)) == math.pi") == ["f", "g"]
+    assert isinstance(ast.parse("f(1)"), ast.Module)
+
+
+def test_no_tests_is_an_error():
+    with pytest.raises(ValueError, match="no tests"):
+        FunctionTests()
+    with pytest.raises(ValueError, match="no tests"):
+        ScriptTests()
+
+
+def test_the_shared_sandbox_reports_itself():
+    get_sandbox()
+    (report, *_) = in_use()
+    assert report["mode"] in ("namespaces", "landlock", "strict")
+    assert report["layers"]
+    assert score_code(fenced("def add(a, b):\n    return a + b"), ADD).verdict is Verdict.CORRECT

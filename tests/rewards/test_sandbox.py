@@ -1,0 +1,334 @@
+"""The sandbox itself: what crosses its boundary, how it starts, falls back, refuses, and ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+from rewards.sandbox import Conversation, Ending, Limits, Mode, Outcome, Sandbox, SandboxError, doctor, kernel, seccomp
+from rewards.sandbox.codec import NotPlainError, Opaque, decode, encode, matches, show
+from rewards.sandbox.supervisor import ROOT as PROJECT
+
+PLAIN = [
+    None, True, 0, -1, 2**53, 2**53 + 1, -(10**40), 0.1, -0.0, float("inf"), "", "a\u00e9\n", "\ud800", b"\x00\xff",
+    bytearray(b"ab"), 1 + 2j, [], [1, [2]], (), (1, "a"), {}, {"a": 1}, {1: {2: 3}}, {(1, 2): None}, set(), {1, 2},
+    frozenset({1}), range(1, 9, 2), deque([1, 2]), Decimal("1.10"), Fraction(1, 3), int,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=repr)
+def test_plain_data_survive_the_way_there_and_back(value):
+    node = json.loads(json.dumps(encode(value)))
+    back = decode(node)
+    assert back == value
+    assert type(back) is type(value)
+    assert matches(value, node)
+
+
+@pytest.mark.parametrize(
+    ("expected", "value", "same"),
+    [
+        (1, True, True),  # as Python has it
+        (1, 1.0, True),
+        ([1], (1,), False),
+        ([1], [1, 2], False),
+        ({1, 2}, {2, 1}, True),
+        ({1, 2}, [1, 2], False),
+        ({1: 2}, {1: 3}, False),
+        (frozenset({1}), {1}, True),
+        ("1", 1, False),
+        (None, 0, False),
+        ([], None, False),
+        (Fraction(1, 2), 0.5, True),
+        ([float("nan")], [float("nan")], False),
+    ],
+)
+def test_comparison_is_pythons(expected, value, same):
+    assert matches(expected, json.loads(json.dumps(encode(value)))) is same
+    assert (expected == value) is same
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"set": [1, 1]}, {"tuple": 3}, {"int": "zz"}, {"int": 5}, {"dict": [[1]]}, {"nonsense": 1}, {}, {"a": 1, "b": 2},
+        {"type": "__import__"}, {"ref": [0, "A"]}, {"Decimal": "x"}, {"complex": [1, 2, 3]}, {"range": ["a"]},
+        {"dict": [[[], 1]]}, {"bytes": "q"}, {"float": []}, {"opaque": "A"},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_forged_node_equals_nothing_and_raises_no_other_error(node):
+    for expected in (None, 1, [1], (3,), {1: 2}, {1, 2}, "x", 5):
+        assert not matches(expected, node)
+    try:
+        value = decode(node)
+    except NotPlainError:
+        return
+    assert isinstance(value, Opaque) or value == {1}
+
+
+def test_an_opaque_value_is_equal_to_nothing():
+    value = decode(encode(object()))
+    assert value != value
+    assert not matches(value, encode(object()))
+
+
+def test_lying_subclasses_arrive_as_their_value():
+    class Liar(int):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = int.__hash__
+
+    class Endless(list):
+        def __iter__(self):
+            while True:
+                yield 1
+
+    assert encode(Liar(3)) == 3
+    assert not matches(4, encode(Liar(3)))
+    assert encode(Endless([1, 2])) == [1, 2]
+
+
+def test_colliding_hashes_cost_the_supervisor_nothing():
+    step = 2**61 - 1
+    node = {"dict": [[{"int": hex(i * step)}, 1] for i in range(100_000)]}
+    started = time.monotonic()
+    assert not matches({1: 1}, node)
+    assert "large" in show(node, 500)
+    assert time.monotonic() - started < 0.5
+
+
+def test_deep_and_endless_values_are_refused():
+    deep = []
+    for _ in range(500):
+        deep = [deep]
+    with pytest.raises(NotPlainError, match="deeper"):
+        encode(deep)
+    with pytest.raises(NotPlainError, match="iterator"):
+        encode(iter(int, 1))
+
+
+# Starting, falling back, refusing.
+
+
+def emulated(code: str, denied: str) -> subprocess.CompletedProcess:
+    """Runs code under a filter that refuses the named calls, as a container's or a cluster's would."""
+    program = (
+        "from rewards.sandbox import kernel, seccomp\n"
+        f"steps = seccomp._prologue() + seccomp._refuse({denied!r})\n"
+        "table = kernel.numbers()\n"
+        "if 'unshare' in " + repr(denied) + ":\n"
+        "    steps += [(0x15, 0, 3, table['clone']), (0x20, 0, 0, 16), (0x45, 0, 1, 0x7C020000), seccomp._deny()]\n"
+        "kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)\n"
+        "seccomp.install(seccomp._assemble([*steps, seccomp._PASS]))\n" + code
+    )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, timeout=120)
+
+
+DOCKER = "unshare mount umount2 pivot_root setns"
+NO_LANDLOCK = "landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+REPORT = (
+    "from rewards.sandbox import Sandbox\ns = Sandbox(n_workers=1)\nprint(s.mode.name, '|', *s.missing)\ns.close()\n"
+)
+
+
+def test_under_dockers_default_profile_landlock_is_left_and_the_missing_layer_is_named():
+    done = emulated(REPORT, DOCKER)
+    assert done.returncode == 0, done.stderr
+    mode, _, missing = done.stdout.partition("|")
+    assert mode.strip() == "LANDLOCK"
+    assert "namespaces: " in missing
+    assert "unshare" in missing
+
+
+def test_without_landlock_too_the_strict_mode_is_left():
+    done = emulated(REPORT, f"{DOCKER} {NO_LANDLOCK}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("STRICT")
+    assert "landlock" in done.stdout
+
+
+def test_less_than_the_minimum_is_refused():
+    code = "from rewards.sandbox import Mode, Sandbox\nSandbox(minimum=Mode.NAMESPACES)\n"
+    done = emulated(code, DOCKER)
+    assert done.returncode != 0
+    assert "SandboxError: no isolation of at least namespaces" in done.stderr
+    assert "rewards.sandbox.doctor" in done.stderr
+
+
+def test_where_nothing_isolates_it_refuses_unless_that_is_asked_for():
+    code = (
+        "from rewards.sandbox import Mode, Sandbox, SandboxError\n"
+        "try:\n    Sandbox()\nexcept SandboxError as error:\n    print('refused', error)\n"
+        "s = Sandbox(n_workers=1, minimum=Mode.NONE)\nprint(s.mode.name)\ns.close()\n"
+    )
+    done = emulated(code, f"{DOCKER} {NO_LANDLOCK} seccomp")
+    assert done.returncode == 0, done.stderr
+    assert "refused no isolation of at least strict" in done.stdout
+    assert done.stdout.strip().endswith("NONE")
+
+
+def test_the_doctor_says_what_would_help():
+    code = "import sys\nsys.argv = ['doctor']\nfrom rewards.sandbox import doctor\nsys.exit(doctor.main())\n"
+    done = emulated(code, DOCKER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "namespaces  NO" in done.stdout
+    assert "would help: in a container" in done.stdout
+    assert "mode        landlock" in done.stdout
+    assert done.stdout.count("self-test   ok") == len(doctor.SELF_TEST)
+
+
+@pytest.mark.parametrize("mode", ["namespaces", "landlock", "strict"])
+def test_an_ordinary_user_gets_the_same(mode, tmp_path):
+    """From a copy that everybody may read, with a Python that everybody may run."""
+    python = "/usr/bin/python3"
+    if os.geteuid() != 0 or not os.path.exists(python):
+        pytest.skip("needs root, to become somebody else, and a Python outside of the home folder")
+    version = subprocess.run([python, "-c", "import sys; print(sys.version_info >= (3, 11))"], capture_output=True)
+    if version.stdout.strip() != b"True":
+        pytest.skip("the system's Python is too old")
+    subprocess.run(["cp", "-r", str(PROJECT / "rewards"), str(tmp_path)], check=True)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    done = subprocess.run(
+        [python, "-m", "rewards.sandbox.doctor", "--mode", mode],
+        capture_output=True, text=True, cwd=tmp_path, user=65534, group=65534, extra_groups=[], env={"HOME": "/"},
+        timeout=120,
+    )  # fmt: skip
+    if "mode        none" in done.stdout:
+        pytest.skip(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("self-test   ok") == len(doctor.SELF_TEST)
+
+
+def test_the_probes_and_the_self_test_on_this_machine():
+    probes = {probe.name: probe for probe in doctor.probe_all()}
+    assert probes["seccomp"].works
+    with Sandbox(n_workers=1) as sandbox:
+        assert sandbox.mode is (Mode.NAMESPACES if probes["namespaces"].works else Mode.LANDLOCK)
+        assert all(held for _, held in doctor.self_test(sandbox))
+
+
+def test_the_self_test_can_fail():
+    class Open:
+        """A sandbox in which everything succeeds."""
+
+        mode = Mode.STRICT
+
+        def run(self, job, limits):
+            return Outcome(Ending.FINISHED, ({"loaded": True}, {"results": [{"value": 45}]}))
+
+    results = doctor.self_test(Open())
+    assert [name for name, held in results if held] == ["an honest program"]
+
+
+def test_the_self_test_never_runs_where_nothing_isolates():
+    class Nothing:
+        mode = Mode.NONE
+
+    with pytest.raises(ValueError, match="isolated mode"):
+        doctor.self_test(Nothing())
+
+
+# Ending.
+
+
+def run(sandbox, source, wall_s=5.0):
+    load = {"kind": "load", "source": source, "name": "solution"}
+    call = {"kind": "calls", "calls": [{"name": "f", "args": [], "kwargs": {}}], "last": True}
+    return sandbox.run(Conversation((load, call), output_after=2), Limits(wall_s=wall_s))
+
+
+def test_a_fork_server_that_dies_is_our_failure_and_is_replaced():
+    with Sandbox(n_workers=1) as sandbox:
+        (server,) = sandbox._servers
+        os.kill(server.pid, signal.SIGKILL)
+        assert run(sandbox, "def f(): return 1").ending is Ending.BROKEN
+        assert run(sandbox, "def f(): return 1").ending is Ending.FINISHED
+        assert sandbox.counts[Ending.BROKEN] == 1
+
+
+def test_closing_ends_everything_at_once_and_twice_is_no_error():
+    sandbox = Sandbox(n_workers=2)
+    future = sandbox.submit(
+        Conversation(({"kind": "load", "source": "while True: pass", "name": "x"},)), Limits(wall_s=60)
+    )
+    while not future.running():
+        time.sleep(0.01)
+    pids = [server.pid for server in sandbox._servers]
+    started = time.monotonic()
+    sandbox.close()
+    sandbox.close()
+    assert time.monotonic() - started < 5
+    assert future.result(timeout=5).ending is Ending.BROKEN
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    with pytest.raises(SandboxError, match="closed"):
+        run(sandbox, "")
+
+
+def test_nothing_outlives_a_killed_supervisor():
+    code = (
+        "import os, time\nfrom rewards.sandbox import Conversation, Limits, Sandbox\n"
+        "s = Sandbox(n_workers=2)\nprint(*[server.pid for server in s._servers], flush=True)\n"
+        "s.submit(Conversation(({'kind': 'load', 'source': 'while True: pass', 'name': 'x'},)), Limits(wall_s=60))\n"
+        "time.sleep(0.5)\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, timeout=60)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert pids
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        time.sleep(0.1)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_nothing_of_the_trainer_is_in_a_programs_process(monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    with Sandbox(n_workers=1) as sandbox:
+        outcome = run(
+            sandbox, "import os, sys\ndef f():\n    return [dict(os.environ), sys.argv, sys.path, os.getcwd()]"
+        )
+    said = json.dumps(outcome.replies)
+    assert "hunter2" not in said
+    assert str(PROJECT) not in said
+
+
+def test_programs_start_from_the_same_random_state():
+    source = "import random\ndef f(): return [random.random(), hash('x')]"
+    with Sandbox(n_workers=2) as sandbox:
+        results = {json.dumps(run(sandbox, source).replies[1]) for _ in range(6)}
+    assert len(results) == 1
+
+
+def test_limits_refuse_nonsense():
+    with pytest.raises(ValueError, match="must be positive"):
+        Limits(wall_s=0)
+
+
+def test_every_listed_call_has_a_number_on_both_architectures(monkeypatch):
+    """A name that is mistyped would be left out of the filter without a word."""
+    known = {entry.split(":")[0] for entry in kernel._TABLE.split()}
+    for names in (seccomp._BASE, seccomp._NOT_FOR_CHILDREN, seccomp._OPENS_FILES, seccomp._NOT_FOR_WORKERS):
+        assert not set(names.split()) - known
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr(kernel, "machine", lambda machine=machine: machine)
+        kernel.numbers.cache_clear()
+        assert len(seccomp.base_filter()) % 8 == 0
+    kernel.numbers.cache_clear()
+
+
+def test_another_system_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    kernel.numbers.cache_clear()
+    with pytest.raises(OSError, match="darwin"):
+        kernel.numbers()
+    kernel.numbers.cache_clear()
