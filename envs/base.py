@@ -51,7 +51,8 @@ class TaskSet(Protocol):
     the same, the episode is recorded as an error and masked out of training.
     A task set may also define ``feedback(task, response, score) -> str`` to word what the policy is told after a
     failed attempt in feedback mode ``verdict``; and ``observes_execution = True`` if its scores carry an observation of
-    public tests, for feedback mode ``execution``.
+    public tests, for feedback mode ``execution``; and ``verifies_elsewhere = True`` if ``verify`` waits for other
+    processes and may be called from several threads at a time.
     """
 
     def load(self, split: Split) -> Sequence[Task]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split
+from rewards.sandboxes import in_use
 from rl.backends.distributed import Distributed
 from rl.checkpoint import save_policy
 from rl.config import RunConfig, SFTConfig, TrainConfig
@@ -36,6 +37,7 @@ class ArmResult:
         greedy: Summary of greedy evaluation, if asked for.
         sampled: Summary of sampled evaluation, if asked for.
         scaling: Accuracy against responses per task, from the sampled episodes.
+        sandboxes: In what isolation programs were run, and how often they ended how; empty without code tasks.
         notes: Anything the reader of a table must know, such as a rule that kept nothing.
     """
 
@@ -46,6 +48,7 @@ class ArmResult:
     greedy: dict[str, float] = field(default_factory=dict)
     sampled: dict[str, float] = field(default_factory=dict)
     scaling: list[dict[str, float]] = field(default_factory=list)
+    sandboxes: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -173,6 +176,7 @@ def _finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, b
         if of_mode:
             setattr(result, mode, _clean(summarise(of_mode)))
     result.scaling = [_clean(point) for point in scaling(rows)]
+    result.sandboxes = in_use()
     result.seconds = time.perf_counter() - began
     write_json(folder / "result.json", asdict(result))
     return result

@@ -6,7 +6,9 @@ the episode's seed and the turn, so neither the batch nor the order of completio
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from envs import SelfCorrectEnv, StopReason, Task
 from envs.base import Message
@@ -40,6 +42,18 @@ class _Running:
     prompt_ids: tuple[int, ...] = ()
     turns: list[Turn] = field(default_factory=list)
     policy_version: int = 0
+
+
+_Step = tuple[str, tuple[Message, ...], float, bool, bool, dict[str, Any]]
+VERIFICATION_THREADS = 16
+"""They wait; the work is done by the processes behind the verifier."""
+
+
+def _step(state: _Running, text: str) -> _Step | Exception:
+    try:
+        return (text, *state.env.step(text))
+    except Exception as error:  # a crash of an environment is a value, counted and masked; never a reward of 0
+        return error
 
 
 def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
@@ -119,9 +133,9 @@ class Rollout:
             if not completions:
                 raise RuntimeError(f"the engine is idle but {len(running)} episodes wait for it")
             requests = []
-            for completion in completions:
+            for completion, step in zip(completions, self._verify(running, completions), strict=True):
                 index = completion.request_id
-                requests += settle(index, self._advance(index, running[index], completion, temperature))
+                requests += settle(index, self._advance(index, running[index], completion, step, temperature))
         return [episodes[index] for index in range(len(plans))]
 
     def _start(self, index: int, state: _Running, temperature: float) -> Episode | Request:
@@ -132,15 +146,25 @@ class Rollout:
         state.prompt_ids = self._renderer.opening(messages)
         return self._ask(index, state, temperature)
 
-    def _advance(self, index: int, state: _Running, completion: Completion, temperature: float) -> Episode | Request:
-        text = self._renderer.text(completion.action_ids)
+    def _verify(self, running: dict[int, _Running], completions: Sequence[Completion]) -> list[_Step | Exception]:
+        """Steps the environment of every completion; in threads where its task set waits for other processes."""
         started = time.perf_counter()
-        try:
-            messages, reward, terminated, truncated, info = state.env.step(text)
-        except Exception as error:  # a crash of an environment is a value, counted and masked; never a reward of 0
-            return self._end(state, False, StopReason.ENV_ERROR, f"step: {error!r}")
-        finally:
-            self.times.verification += time.perf_counter() - started
+        states = [running[completion.request_id] for completion in completions]
+        texts = [self._renderer.text(completion.action_ids) for completion in completions]
+        if len(states) > 1 and getattr(states[0].env.taskset, "verifies_elsewhere", False):
+            with ThreadPoolExecutor(min(len(states), VERIFICATION_THREADS)) as threads:
+                steps = list(threads.map(_step, states, texts))
+        else:
+            steps = list(map(_step, states, texts))
+        self.times.verification += time.perf_counter() - started
+        return steps
+
+    def _advance(
+        self, index: int, state: _Running, completion: Completion, step: _Step | Exception, temperature: float
+    ) -> Episode | Request:
+        if isinstance(step, Exception):
+            return self._end(state, False, StopReason.ENV_ERROR, f"step: {step!r}")
+        text, messages, reward, terminated, truncated, info = step
         turn = Turn(
             prompt_ids=state.prompt_ids,
             action_ids=completion.action_ids,

@@ -21,6 +21,8 @@ class CodeTasks:
 
     observes_execution = True
     """Scores carry an observation of the public tests, so feedback mode ``execution`` can be used."""
+    verifies_elsewhere = True
+    """``verify`` waits for other processes and is thread-safe: a rollout calls it from several threads."""
 
     def __init__(self, timeout_s: float = 5.0, partial_credit: bool = False, isolation: str = "strict") -> None:
         names = [mode.name.lower() for mode in Mode]
