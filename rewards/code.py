@@ -12,6 +12,7 @@ that a slow machine makes tighter (raise them).
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rewards.answers import program_in
@@ -43,7 +44,7 @@ class CheckCode:
     aliases: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FunctionTests:
     """Tests of a function. ``public`` ones may be shown to the policy; ``hidden`` and ``code`` never are."""
 
@@ -54,6 +55,11 @@ class FunctionTests:
     def __post_init__(self) -> None:
         if not (self.public or self.hidden or self.code):
             raise ValueError("no tests: an empty list would pay for any program")
+
+    @cached_property
+    def calls(self) -> list[dict[str, Any]]:
+        """Requests for the public and for the hidden calls; a group of samples shares them."""
+        return [{"kind": "calls", "calls": _calls(cases)} for cases in (self.public, self.hidden) if cases]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +170,8 @@ def _score_function(
 
 def _conversation(program: str, tests: FunctionTests) -> Conversation:
     requests: list[dict[str, Any]] = [{"kind": "load", "source": program, "name": "solution"}]
-    requests += [{"kind": "calls", "calls": _calls(cases)} for cases in (tests.public, tests.hidden) if cases]
-    requests[-1]["last"] = True
+    requests += tests.calls
+    requests[-1] = requests[-1] | {"last": True}
     return Conversation(tuple(requests), output_after=2 if tests.public else 1)
 
 

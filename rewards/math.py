@@ -25,10 +25,12 @@ from functools import lru_cache
 
 from rewards.algebra import UndecidedError
 from rewards.answers import AnswerForm, candidates
+from rewards.equality import equal
+from rewards.kinds import Expression, Hedge, Sequence, UnevaluatedError, Value
 from rewards.notation import MAX_ANSWER_CHARS, normalise, notate, words_in
 from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
-from rewards.values import Expression, Hedge, Sequence, UnevaluatedError, Value, choice, equal, fold, literal, read
+from rewards.values import choice, fold, literal, read
 
 MAX_DIGIT_RUN = 400
 DEADLINE_S = 3.0

@@ -1,18 +1,17 @@
-r"""What kind of thing an answer is, and when two of them are the same.
+r"""From an answer in normal notation to its value: a number, a point, a set, an interval, an equation, and so on.
 
-Kinds never mix: ``(1,2)`` is no set, ``2:3`` no fraction, ``(1,2]`` no ``[1,2)``, ``12_7`` no ``12_8``. Within a kind,
-values are compared exactly. Every comparison has three outcomes: true, false where both sides are fully understood, and
-``None``.
+Whatever is not understood completely raises :class:`~rewards.algebra.UndecidedError`.
 """
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
 from rewards import algebra
 from rewards.algebra import Quotient, UndecidedError
+from rewards.equality import equal, parse_name
+from rewards.kinds import Based, Equation, Expression, Hedge, Matrix, Relation, Sequence, Union, Value, Words
 from rewards.latex import parse
 from rewards.notation import WORDS, notate, words_in
 
@@ -30,88 +29,6 @@ _RELATIONS = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>")
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 MAX_ITEMS = 40
-
-
-@dataclass(frozen=True)
-class Expression:
-    """A single value.
-
-    Args:
-        value: What it is.
-        literal: Whether it is written as one number and needs no working out.
-        percent: Whether a percent sign followed.
-        name: What it is the value of, for ``x = 5``.
-    """
-
-    value: Quotient
-    literal: bool
-    percent: bool = False
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """Items in brackets; ``brackets`` is empty for a bare list."""
-
-    brackets: str
-    items: tuple["Value", ...]
-
-
-@dataclass(frozen=True)
-class Union:
-    """Sets joined by a cup."""
-
-    parts: tuple["Value", ...]
-
-
-@dataclass(frozen=True)
-class Equation:
-    """Two sides."""
-
-    left: Quotient
-    right: Quotient
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows; ``bars`` for a determinant."""
-
-    rows: tuple[tuple["Value", ...], ...]
-    bars: bool
-
-
-@dataclass(frozen=True)
-class Words:
-    """Text, folded to lower case without punctuation."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Based:
-    """Digits, and perhaps a point and a sign, in a base that is written out."""
-
-    digits: str
-    base: int
-
-
-@dataclass(frozen=True)
-class Hedge:
-    """Several different values offered as final."""
-
-    items: tuple["Value", ...]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A strict or weak inequality ``difference > 0`` (or ``>= 0``), or ``difference != 0``."""
-
-    sign: str
-    difference: Quotient
-
-
-Value = Expression | Sequence | Union | Equation | Matrix | Words | Based | Hedge | Relation
 
 
 def literal(text: str) -> Fraction | None:
@@ -149,6 +66,7 @@ def read_text(text: str) -> Value:
         return Words(fold(text))
     for reader in (
         _alternatives,
+        _scaled,
         _matrix,
         _union,
         _ratio,
@@ -225,6 +143,35 @@ def _matrix(text: str) -> Value | None:
     rows = [row for row in match[2].split("\\newrow") if row.strip()]
     cells = tuple(tuple(read_text(cell.strip()) for cell in row.split("&")) for row in rows)
     return Matrix(cells, match[1] in ("vmatrix", "Vmatrix"))
+
+
+_SCALED = re.compile(
+    r"(.*?)(?:\\cdot|\\times|\*)?(\(.*\)|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\}|[\[(].*[\])])", re.DOTALL
+)
+
+
+def _scaled(text: str) -> Value | None:
+    """A number times a point or a matrix: ``-(1,2)`` is ``(-1,-2)``."""
+    match = _SCALED.fullmatch(text)
+    if not match or not match[1] or not re.fullmatch(r"[-+\\\w{}/.]+", match[1]):
+        return None
+    inner = _matrix(match[2]) or (_bracketed(match[2]) if len(split_at(match[2][1:-1], ",")) > 1 else None)
+    if inner is None:
+        return None
+    factor = parse({"-": "-1", "+": "1"}.get(match[1], match[1]))
+    if isinstance(inner, Sequence):
+        if inner.brackets != "()" or not factor.rational:
+            raise UndecidedError("an interval times something")
+        return Sequence("()", tuple(_times(factor, item) for item in inner.items))
+    if isinstance(inner, Matrix) and not inner.bars:
+        return Matrix(tuple(tuple(_times(factor, cell) for cell in row) for row in inner.rows), False)
+    raise UndecidedError("a determinant times something")
+
+
+def _times(factor: Quotient, item: Value) -> Value:
+    if not isinstance(item, Expression):
+        raise UndecidedError("entries that are no numbers")
+    return Expression(factor * item.value, item.literal)
 
 
 def _union(text: str) -> Value | None:
@@ -370,11 +317,6 @@ def _named(name: str, pieces: list[str]) -> Value:
     return last
 
 
-def parse_name(name: str) -> Quotient:
-    """A function's or variable's name as a symbol of its own."""
-    return algebra.symbol(re.sub(r"[\\{}\s]", "", name))
-
-
 def _based(text: str) -> Value | None:
     match = _BASE.fullmatch(text)
     if not match or not 2 <= int(match[2]) <= 36:
@@ -382,165 +324,6 @@ def _based(text: str) -> Value | None:
     if not re.search(r"\d", match[1]):
         return None  # x_1 is a variable
     return Based(match[1].upper().lstrip("0") or "0", int(match[2]))
-
-
-# Equality.
-
-
-def equal(gold: Value, answer: Value, strict: bool = True) -> bool | None:
-    """Whether an answer is the gold.
-
-    Args:
-        gold: The right value.
-        answer: The value that is offered.
-        strict: A gold that is a plain number wants a plain number, not a calculation that leads to it.
-    """
-    if isinstance(answer, Hedge):
-        answer = Sequence("", answer.items)
-    if isinstance(gold, Hedge):
-        gold = Sequence("", gold.items)
-    comparison = _COMPARISONS.get((type(gold), type(answer)))
-    if comparison is not None:
-        return comparison(gold, answer, strict)
-    if isinstance(gold, Sequence) and isinstance(answer, Expression) and len(gold.items) == 1:
-        return equal(gold.items[0], answer, strict) if gold.brackets == "{}" else False
-    return False
-
-
-def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool | None:
-    if gold.name and answer.name and not parse_name(gold.name).equals(parse_name(answer.name)):
-        return False
-    same = gold.value.equals(answer.value)
-    if gold.percent != answer.percent:
-        # The sign is a unit that may be left out, and it also means hundredths.
-        hundredth = algebra.number(Fraction(1, 100))
-        sides = [side.value * hundredth if side.percent else side.value for side in (gold, answer)]
-        same = same or sides[0].equals(sides[1])
-    if same and strict and gold.literal and not answer.literal:
-        raise UnevaluatedError
-    return same
-
-
-class UnevaluatedError(ValueError):
-    """The answer is a calculation that leads to the gold."""
-
-
-def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool | None:
-    kinds = {gold.brackets, answer.brackets}
-    if len(kinds) > 1 and kinds != {"", "{}"}:
-        return False
-    if len(gold.items) != len(answer.items):
-        return None if gold.brackets == "{}" and len(gold.items) < len(answer.items) else False
-    if gold.brackets == ":":
-        return _ratios(gold.items, answer.items)
-    if gold.brackets in ("", "{}"):
-        return _unordered(gold.items, answer.items, strict)
-    return _all(equal(g, a, strict) for g, a in zip(gold.items, answer.items, strict=True))
-
-
-def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool | None:
-    """``2:3`` is ``4:6``."""
-    pairs = list(zip(gold, answer, strict=True))
-    if not all(isinstance(g, Expression) and isinstance(a, Expression) for g, a in pairs):
-        raise UndecidedError("a ratio of something else than numbers")
-    values = [(g.value, a.value) for g, a in pairs if isinstance(g, Expression) and isinstance(a, Expression)]
-    first_gold, first_answer = values[0]
-    return _all((g * first_answer).equals(a * first_gold) for g, a in values[1:])
-
-
-def _all(results: Iterable[bool | None]) -> bool | None:
-    undecided = False
-    for result in results:
-        if result is False:
-            return False
-        undecided |= result is None
-    return None if undecided else True
-
-
-def _unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], strict: bool) -> bool | None:
-    left, undecided = list(answer), False
-    for item in gold:
-        results = [equal(item, other, strict) for other in left]
-        if True in results:
-            left.pop(results.index(True))
-        elif None in results:
-            undecided = True
-        else:
-            return False
-    return None if undecided else True
-
-
-def _unions(gold: Union, answer: Union, strict: bool) -> bool | None:
-    if len(gold.parts) != len(answer.parts):
-        return None
-    return _unordered(gold.parts, answer.parts, strict)
-
-
-def _equations(gold: Equation, answer: Equation, strict: bool) -> bool | None:
-    if gold.name and answer.name:
-        if not gold.left.equals(answer.left):
-            return False
-        return gold.right.equals(answer.right)
-    return True if _proportional(gold.left - gold.right, answer.left - answer.right, positive=False) else None
-
-
-def _relations(gold: Relation, answer: Relation, strict: bool) -> bool | None:
-    if gold.sign != answer.sign:
-        return False
-    return True if _proportional(gold.difference, answer.difference, positive=gold.sign != "\\ne") else None
-
-
-def _proportional(left: Quotient, right: Quotient, positive: bool) -> bool:
-    """Whether one is a rational multiple of the other."""
-    if not left.numerator.terms or not right.numerator.terms:
-        return False
-    monomial = next(iter(left.numerator.terms))
-    if monomial not in right.numerator.terms:
-        return False
-    ratio = left.numerator.terms[monomial] / right.numerator.terms[monomial]
-    if positive and ratio < 0:
-        return False
-    scaled = Quotient(right.numerator.scaled(ratio), right.denominator)
-    return left.denominator == right.denominator and left.equals(scaled) is True
-
-
-def _equation_and_value(gold: Equation, answer: Expression, strict: bool) -> bool | None:
-    if gold.name:
-        return gold.right.equals(answer.value)
-    return False
-
-
-def _value_and_equation(gold: Expression, answer: Equation, strict: bool) -> bool | None:
-    return gold.value.equals(answer.right) if answer.name else False
-
-
-def _matrices(gold: Matrix, answer: Matrix, strict: bool) -> bool | None:
-    if gold.bars != answer.bars or [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
-        return False
-    cells = zip((c for row in gold.rows for c in row), (c for row in answer.rows for c in row), strict=True)
-    return _all(equal(g, a, strict) for g, a in cells)
-
-
-def _words(gold: Words, answer: Words, strict: bool) -> bool | None:
-    return gold.text == answer.text
-
-
-def _based_numbers(gold: Based, answer: Based, strict: bool) -> bool | None:
-    return (gold.digits, gold.base) == (answer.digits, answer.base)
-
-
-_COMPARISONS: dict[tuple[type, type], Callable] = {
-    (Expression, Expression): _expressions,
-    (Sequence, Sequence): _sequences,
-    (Union, Union): _unions,
-    (Equation, Equation): _equations,
-    (Relation, Relation): _relations,
-    (Equation, Expression): _equation_and_value,
-    (Expression, Equation): _value_and_equation,
-    (Matrix, Matrix): _matrices,
-    (Words, Words): _words,
-    (Based, Based): _based_numbers,
-}
 
 
 def choice(text: str) -> str | None:

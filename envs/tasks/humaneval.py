@@ -58,10 +58,11 @@ class HumanEval(CodeTasks):
 def _task(row: dict[str, str]) -> Task:
     question = f"Complete this function.\n```python\n{row['prompt'].strip()}\n```"
     gold = row["prompt"] + row["canonical_solution"]
-    return Task(row["task_id"], question, gold, {"tests": _tests(row), "entry_point": row["entry_point"]})
+    return Task(row["task_id"], question, gold, {"tests": tests_of(row), "entry_point": row["entry_point"]})
 
 
-def _tests(row: dict[str, str]) -> FunctionTests:
+def tests_of(row: dict[str, str]) -> FunctionTests:
+    """Public tests from the docstring of a row, hidden ones from its ``check``."""
     name = row["entry_point"]
     public = () if row["task_id"] in CONTRADICTED else public_cases(row["prompt"], name)
     body = check_body(row["test"])

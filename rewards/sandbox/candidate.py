@@ -219,9 +219,16 @@ def describe(error: BaseException) -> dict[str, Any]:
     }
 
 
-def run(channel: socket.socket, output_bytes: int) -> NoReturn:
-    """The life of a candidate's process: descriptor 1 is its output, the channel its only way out."""
+def run(channel: socket.socket, output_bytes: int, stdin: bool) -> NoReturn:
+    """The life of a candidate's process: descriptor 1 is its output, the channel its only way out.
+
+    Args:
+        channel: To the supervisor, or to a judge.
+        output_bytes: Of output that is kept.
+        stdin: Whether descriptor 0 holds anything.
+    """
     sys.stdout = CappedOutput(1, output_bytes)
     sys.stderr = CappedOutput(1, output_bytes)
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "replace")
+    if stdin:
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "replace")
     Candidate(channel).serve()

@@ -6,8 +6,8 @@ this module imports, and :func:`supported` says no.
 
 import ctypes
 import os
-import platform
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 
 # name:x86_64:aarch64, a dash where the architecture has no such call.
@@ -55,7 +55,7 @@ _python_libc = ctypes.PyDLL(None)  # keeps the interpreter's lock during a call
 
 def machine() -> str:
     """The architecture that this process runs on, as Linux names it."""
-    return platform.machine()
+    return os.uname().machine
 
 
 def supported() -> bool:
@@ -89,6 +89,19 @@ def call(name: str, *args: int | bytes | ctypes.Array | ctypes.Structure | None)
         errno = ctypes.get_errno()
         raise OSError(errno, f"{name}: {os.strerror(errno)}")
     return result
+
+
+def prepared(name: str, *args: int | ctypes.Structure) -> Callable[[], None]:
+    """A system call with its arguments made beforehand; calling it raises ``OSError`` like :func:`call`."""
+    number = ctypes.c_long(numbers()[name])
+    converted = [_argument(value) for value in args]
+
+    def make() -> None:
+        if _libc.syscall(number, *converted) < 0:
+            errno = ctypes.get_errno()
+            raise OSError(errno, f"{name}: {os.strerror(errno)}")
+
+    return make
 
 
 def _argument(value: object) -> object:

@@ -29,7 +29,7 @@ prctl seccomp setrlimit
 _IOCTLS = (0x5401, 0x5451, 0x5450, 0x5421, 0x541B, 0x5413)
 """TCGETS, FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, TIOCGWINSZ: what opening a file asks. Not TIOCSTI."""
 _NOT_FOR_CHILDREN = """
-fork vfork wait4 waitid kill pidfd_open pidfd_send_signal sendmsg recvmsg prctl seccomp setrlimit
+fork vfork wait4 waitid kill tgkill pidfd_open pidfd_send_signal sendmsg recvmsg prctl seccomp setrlimit
 """
 _OPENS_FILES = """
 open openat getdents getdents64 access faccessat faccessat2 readlink readlinkat stat lstat rename renameat
@@ -91,33 +91,23 @@ def base_filter() -> bytes:
     return _assemble(steps)
 
 
-_ANY_PID = 0xFFFFFFFE
-
-
-def child_filter(open_files: bool = True) -> tuple[bytearray, int]:
+def child_filter(open_files: bool = True) -> bytes:
     """What each program loses: processes, signals to others, limits, descriptors over sockets.
 
     Args:
         open_files: ``False`` is the strict mode, for machines without Landlock and namespaces.
-
-    Returns:
-        The filter, and the offset at which the child writes its own pid as 4 bytes: the only process that it may signal
-        (``abort``). Made once, since what a child computes itself it pays for in page faults.
     """
     table = kernel.numbers()
     steps = _prologue() + _refuse(_NOT_FOR_CHILDREN)
-    # Threads are allowed, processes are not; 7 is the third argument's pointer to new limits.
+    # Threads are allowed, processes are not; 2 is the index of prlimit's pointer to new limits.
     steps += [(_EQUAL, 0, 3, table["clone"]), (_LOAD, 0, 0, _argument(0))]
     steps += [(_SET_BITS, 1, 0, kernel.CLONE_THREAD), _deny(), (_LOAD, 0, 0, _NUMBER)]
-    steps += [(_EQUAL, 0, 3, table["tgkill"]), (_LOAD, 0, 0, _argument(0))]
-    steps += [(_EQUAL, 1, 0, _ANY_PID), _deny(), (_LOAD, 0, 0, _NUMBER)]
     for half in (_argument(2), _argument(2) + 4):
         steps += [(_EQUAL, 0, 3, table["prlimit64"]), (_LOAD, 0, 0, half), (_EQUAL, 1, 0, 0), _deny()]
         steps += [(_LOAD, 0, 0, _NUMBER)]
     if not open_files:
         steps += _refuse(_OPENS_FILES)
-    program = _assemble([*steps, _PASS])
-    return bytearray(program), program.index(_ANY_PID.to_bytes(4, "little"))
+    return _assemble([*steps, _PASS])
 
 
 def worker_filter() -> bytes:
@@ -134,7 +124,19 @@ class _SockFprog(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def install(program: bytes | bytearray) -> None:
-    """Attaches a filter to this thread and all that it will start; needs ``no_new_privs``. Raises ``OSError``."""
-    buffer = (ctypes.c_char * len(program)).from_buffer(bytearray(program))
-    kernel.call("seccomp", 1, 0, _SockFprog(len(program) // _INSTRUCTION.size, ctypes.addressof(buffer)))
+class Installer:
+    """A filter ready to be attached: what is made before a fork costs a child no page faults."""
+
+    def __init__(self, program: bytes) -> None:
+        self._buffer = ctypes.create_string_buffer(program, len(program))
+        self._program = _SockFprog(len(program) // _INSTRUCTION.size, ctypes.addressof(self._buffer))
+        self._attach = kernel.prepared("seccomp", 1, 0, self._program)
+
+    def install(self) -> None:
+        """Attaches it to this thread and all that it will start; needs ``no_new_privs``. Raises ``OSError``."""
+        self._attach()
+
+
+def install(program: bytes) -> None:
+    """Makes and attaches a filter; see :class:`Installer`."""
+    Installer(program).install()

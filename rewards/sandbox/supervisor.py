@@ -26,7 +26,16 @@ ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
 _GRACE_S = 10.0
 """Seconds past a program's deadline after which its fork server itself counts as broken."""
-_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rewards.sandbox.zygote import main; main()"
+_BOOT = """
+import sys, types
+root = sys.argv.pop(1)
+for name in ("rewards", "rewards.sandbox"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [root + "/" + name.replace(".", "/")]
+from rewards.sandbox.zygote import main
+main()
+"""
+"""Starts the fork server without the packages' own imports: every module that it holds, each fork pays for."""
 Result = TypeVar("Result")
 
 
@@ -299,7 +308,7 @@ class _Server:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                self._send_job(["candidate"], [theirs.fileno(), output, stdin], limits)
+                self._send_job(["candidate"], [theirs.fileno(), output, stdin], limits, job.read_output_at_end)
             ours.settimeout(limits.wall_s + _GRACE_S)
             replies: list[Any] = []
             printed = b""
@@ -330,7 +339,7 @@ class _Server:
                 replies.append(receive_frame(ours, limits.result_bytes))
         return _outcome(self._report(limits), replies, 1, b"", limits)
 
-    def _send_job(self, roles: Sequence[str], descriptors: Sequence[int], limits: Limits) -> None:
+    def _send_job(self, roles: Sequence[str], descriptors: Sequence[int], limits: Limits, stdin: bool = False) -> None:
         self._next_id += 1
         header = {
             "id": self._next_id,
@@ -339,6 +348,7 @@ class _Server:
             "cpu_s": limits.cpu_s or int(limits.wall_s) + 1,
             "output_bytes": limits.output_bytes,
             "result_bytes": limits.result_bytes,
+            "stdin": stdin,
         }
         socket.send_fds(self._control, [json.dumps(header).encode()], list(descriptors))
 

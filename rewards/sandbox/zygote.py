@@ -5,6 +5,7 @@ whatever it had in memory every later child would have too. Started by the super
 control socket. Between programs it wipes the scratch folder, so nothing is carried from one to the next.
 """
 
+import _socket
 import array
 import fcntl
 import gc
@@ -14,7 +15,6 @@ import os
 import random
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -51,13 +51,14 @@ class Zygote:
     def __init__(self, control: socket.socket, mode: Mode) -> None:
         self._control, self._mode = control, mode
         if mode >= Mode.STRICT:
-            self._filter, self._pid_offset = seccomp.child_filter(open_files=mode > Mode.STRICT)
+            self._filter = seccomp.Installer(seccomp.child_filter(open_files=mode > Mode.STRICT))
 
     def serve(self) -> None:
         """One job after the other: fork, wait, kill at the deadline, report."""
         while (job := self._receive()) is not None:
             report = self._run(job)
-            _wipe_scratch(self._mode)
+            if self._mode is Mode.NAMESPACES:
+                _wipe(namespaces.SCRATCH)
             self._control.send(json.dumps(report).encode())
 
     def _receive(self) -> _Job | None:
@@ -129,43 +130,49 @@ class Zygote:
 
     def _become(self, role: str, job: _Job) -> NoReturn:
         header = job.header
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if self._mode is not Mode.NAMESPACES:  # there the end of pid 1 is the end of everybody
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         # Descriptors arrive as [channel, output, stdin] and, for a judge, [..., its channel, the supervisor's].
         channel, output, stdin = job.descriptors[:3]
         if role == "judge":
-            _keep({3: job.descriptors[3], 4: job.descriptors[4], 0: stdin})
+            _keep([(stdin, 0), (job.descriptors[3], 3), (job.descriptors[4], 4)])
         else:
-            _keep({3: channel, 1: output, 2: output, 0: stdin})
+            _keep([(stdin, 0), (output, 1), (output, 2), (channel, 3)])
         resource.setrlimit(resource.RLIMIT_CPU, (header["cpu_s"], header["cpu_s"]))
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         if self._mode >= Mode.STRICT:
-            self._filter[self._pid_offset : self._pid_offset + 4] = os.getpid().to_bytes(4, "little")
-            seccomp.install(self._filter)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            self._filter.install()
         gc.enable()
-        first = socket.socket(fileno=3, family=socket.AF_UNIX, type=socket.SOCK_STREAM)
+        first = _stream(3)
         if role == "judge":
-            second = socket.socket(fileno=4, family=socket.AF_UNIX, type=socket.SOCK_STREAM)
-            judge.run(second, first, header["result_bytes"])
-        candidate.run(first, header["output_bytes"])
+            judge.run(_stream(4), first, header["result_bytes"])
+        candidate.run(first, header["output_bytes"], header["stdin"])
 
 
-def _keep(wanted: dict[int, int]) -> None:
-    """Moves descriptors to fixed numbers and closes all others."""
-    copies = {number: fcntl.fcntl(descriptor, fcntl.F_DUPFD, 16) for number, descriptor in wanted.items()}
-    for number, copy in copies.items():
-        os.dup2(copy, number, inheritable=True)
-    os.closerange(max(wanted) + 1, NOFILE)
+def _stream(descriptor: int) -> socket.socket:
+    # The C type: socket.socket turns its arguments into enums first, which costs more than all else here.
+    return _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)  # type: ignore[return-value]
 
 
-def _wipe_scratch(mode: Mode) -> None:
-    if mode is Mode.NAMESPACES:
-        for entry in os.scandir(namespaces.SCRATCH):
+def _keep(wanted: list[tuple[int, int]]) -> None:
+    """Moves descriptors, (from, to), to fixed numbers and closes all others."""
+    targets = {target for _, target in wanted}
+    sources = [fcntl.fcntl(s, fcntl.F_DUPFD, 16) if s in targets and s != t else s for s, t in wanted]
+    for source, (_, target) in zip(sources, wanted, strict=True):
+        if source != target:
+            os.dup2(source, target)
+    os.closerange(max(targets) + 1, NOFILE)
+
+
+def _wipe(folder: str) -> None:
+    """Empties the scratch folder. Nothing runs meanwhile, and links are removed, not followed."""
+    for entry in os.scandir(folder):
+        with suppress(OSError):
             if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+                os.chmod(entry.path, 0o700)
+                _wipe(entry.path)
+                os.rmdir(entry.path)
             else:
-                with suppress(OSError):
-                    os.unlink(entry.path)
+                os.unlink(entry.path)
 
 
 def _warm_up(mode: Mode) -> None:

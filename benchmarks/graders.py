@@ -1,0 +1,143 @@
+"""Our math grader beside plain math-verify: agreement, speed, hangs."""
+
+import json
+import logging
+import random
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.math_pairs import Pair, distinct_pairs, load_golds, rl_stream
+from rewards.math import score_answer, submit_answer
+from rewards.score import Score
+
+UNEXPLAINED = "UNEXPLAINED"
+_EXPLANATIONS = {
+    ("correct", "exact"): "the same once spacing, braces and full stops are gone; math-verify does not read that form",
+    ("correct", "rational"): "exactly the same number; math-verify does not read that form",
+    (
+        "correct",
+        "exact_value",
+    ): "exactly the same value: a name, a separator or a percent sign that math-verify does not read",
+    ("correct", "list"): "the values of the list",
+    ("correct", "choice"): "the same letter of a choice",
+    ("wrong", "unit"): "two different units, which math-verify drops",
+    ("wrong", "words"): "words that are no unit, which math-verify drops",
+    ("wrong", "rational"): "different numbers, which math-verify rounds",
+    ("wrong", "exact_value"): "different values: a number base or a symbol's name, which math-verify ignores",
+    ("wrong", "structure"): "different kinds (point, set, list, number), which math-verify calls equal",
+    ("wrong", "unevaluated"): "a calculation that leads to the gold, which math-verify carries out",
+    ("wrong", "unfinished"): "a sum, product, integral or factorial, which math-verify carries out",
+    ("wrong", "guard"): "refused unread: a huge number, tower or factorial, which math-verify rounds",
+}
+HOSTILE = (
+    "9^{9^{9^9}}",
+    "((9!)!)!",
+    r"\binom{1000000000}{500000000}",
+    r"\sum_{k=1}^{1000000000} k^{20}",
+    r"\int_0^1 x^{x^{x^{x}}} dx",
+    r"\sqrt{1+\sqrt{2+\sqrt{3+\sqrt{4+\sqrt{5+\sqrt{6+\sqrt{7}}}}}}}",
+    r"\cosh(\sinh(\cosh(\sinh(10^{9}))))",
+    r"(x+y+z+w)^{400}",
+    "9" * 50_000,
+    "{" * 20_000,
+)
+_KILL_S = 12.0
+
+
+def compare(data: Path, n_tasks: int, n_pairs: int) -> dict[str, Any]:
+    """Both graders on an RL-like stream, on distinct pairs, and on hostile answers."""
+    golds = load_golds(data)
+    distinct = list(distinct_pairs(golds, seed=0))
+    random.Random(1).shuffle(distinct)
+    streams = {"RL-like, 8 answers a task": rl_stream(golds, n_tasks, seed=0), "all distinct": distinct[:n_pairs]}
+    score_answer(r"\cot x", r"\tan x", deadline_s=60)  # the workers are up, as after the first step of a run
+    rows, found = {}, defaultdict(list)
+    for name, pairs in streams.items():
+        ours, ours_s = _ours(pairs)
+        theirs, theirs_s = _theirs(pairs)
+        for pair, score, equal in zip(pairs, ours, theirs, strict=True):
+            if (score.value == 1.0) != equal:
+                found[score.verdict.value, score.reason].append(pair)
+        disagree = sum((score.value == 1.0) != equal for score, equal in zip(ours, theirs, strict=True))
+        rows[name] = {
+            "pairs": len(pairs),
+            "ours_per_second": len(pairs) / ours_s,
+            "theirs_per_second": len(pairs) / theirs_s,
+            "agree": len(pairs) - disagree,
+            "disagree": disagree,
+            "slow": sum(score.reason in ("math_verify", "timeout", "crash") for score in ours),
+        }
+    return {"streams": rows, "disagreements": _explain(found), "hangs": [_hang(answer) for answer in HOSTILE]}
+
+
+def _ours(pairs: Sequence[Pair]) -> tuple[list[Score], float]:
+    started = time.perf_counter()
+    futures = [submit_answer(pair.answer, pair.gold) for pair in pairs]
+    scores = [future.result() for future in futures]
+    return scores, time.perf_counter() - started
+
+
+def _theirs(pairs: Sequence[Pair]) -> tuple[list[bool], float]:
+    """math-verify as it is used: parse both, verify; its own time-outs; one process a core."""
+    with get_context("spawn").Pool() as pool:
+        pool.map(_grade_plainly, [("1", "1")] * 8, chunksize=1)  # imports
+        started = time.perf_counter()
+        verdicts = pool.map(_grade_plainly, [(pair.gold, pair.answer) for pair in pairs], chunksize=25)
+        return verdicts, time.perf_counter() - started
+
+
+def _grade_plainly(pair: tuple[str, str]) -> bool:
+    from math_verify import parse, verify
+
+    logging.disable(logging.ERROR)
+    gold, answer = (f"\\boxed{{{text}}}" for text in pair)
+    return bool(verify(parse(gold), parse(answer)))
+
+
+def _explain(found: dict[tuple[str, str], list[Pair]]) -> list[dict[str, Any]]:
+    rows = []
+    for key, pairs in sorted(found.items(), key=lambda item: -len(item[1])):
+        shortest = min(pairs, key=lambda pair: len(pair.gold) + len(pair.answer))
+        rows.append(
+            {
+                "verdict": key[0],
+                "reason": key[1],
+                "n": len(pairs),
+                "why": _EXPLANATIONS.get(key, UNEXPLAINED),
+                "example": f"{shortest.gold} | {shortest.answer}".replace("\n", " "),
+                "pairs": [[pair.gold, pair.answer] for pair in pairs],
+            }
+        )
+    return rows
+
+
+def _hang(answer: str) -> dict[str, Any]:
+    started = time.perf_counter()
+    score = score_answer(answer, r"\sqrt{2}", deadline_s=3.0)
+    ours_s = time.perf_counter() - started
+    shown = answer if len(answer) < 50 else f"{answer[:40]}... ({len(answer)} characters)"
+    return {"answer": shown, "theirs": _hang_of_theirs(answer), "ours_s": ours_s, "ours": score.verdict.value}
+
+
+def _hang_of_theirs(answer: str) -> str:
+    """In a process of its own, killed at 12 s: math-verify has no other way to be stopped."""
+    code = (
+        "import sys, json, time, logging\nlogging.disable(logging.ERROR)\nfrom math_verify import parse, verify\n"
+        "answer = json.loads(sys.stdin.read())\nstarted = time.time()\n"
+        "result = verify(parse('\\\\boxed{\\\\sqrt{2}}'), parse(f'\\\\boxed{{{answer}}}'), timeout_seconds=3)\n"
+        "print(f'{time.time() - started:.2f} ({result})')\n"
+    )
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(answer), capture_output=True, text=True, timeout=_KILL_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"killed at {_KILL_S:.0f}"
+    return done.stdout.strip() or f"died: {done.stderr.strip().splitlines()[-1][:60]}"
