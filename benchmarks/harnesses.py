@@ -121,7 +121,7 @@ def _ours(item: Item, sandbox: Sandbox) -> bool:
 
 
 def _floor(programs: Sequence[str]) -> float:
-    """Seconds of one core for fork, compile and exec of a program, and nothing else: no forked CPython is below that."""
+    """Seconds of one core for fork, compile and exec of a program and nothing else: no forked CPython needs less."""
     code = (
         "import sys, os, time, gc, json\nsys.path.insert(0, sys.argv[1])\n"
         "from rewards.sandbox import kernel, zygote\nfrom rewards.sandbox.confinement import Mode\n"
@@ -134,13 +134,8 @@ def _floor(programs: Sequence[str]) -> float:
     root = str(Path(__file__).resolve().parent.parent)
     command = [sys.executable, "-S", "-c", code, root]
     sources = json.dumps(list(programs))
-    runs = [
-        float(
-            subprocess.run(command, input=json.dumps(list(programs)), capture_output=True, text=True, check=True).stdout
-        )
-        for _ in range(3)
-    ]
-    return statistics.median(runs)
+    runs = [subprocess.run(command, input=sources, capture_output=True, text=True, check=True) for _ in range(3)]
+    return statistics.median(float(done.stdout) for done in runs)
 
 
 def leaks(run: Run) -> list[str]:
