@@ -150,18 +150,17 @@ def _score_function(
 ) -> Score:
     outcome = sandbox.run(_conversation(program, tests), limits)
     loaded = bool(outcome.replies) and _is_loaded(outcome.replies[0])
-    public = _results(outcome, 1, len(tests.public)) if tests.public else []
-    hidden = _results(outcome, 1 + bool(tests.public), len(tests.hidden)) if tests.hidden else []
-    public_passed = sum(map(_passes, tests.public, public))
-    passed = public_passed + sum(map(_passes, tests.hidden, hidden))
+    # A program that raises while it is loaded has failed, even if the function was defined before that.
+    public = _results(outcome, 1, len(tests.public)) if loaded and tests.public else []
+    hidden = _results(outcome, 1 + bool(tests.public), len(tests.hidden)) if loaded and tests.hidden else []
+    passed = sum(map(_passes, tests.public, public)) + sum(map(_passes, tests.hidden, hidden))
     total = len(tests.public) + len(tests.hidden)
     observation = _observe(program, tests, outcome, public, loaded)
     ending, detail = outcome.ending, outcome.detail
-    if ending is Ending.DIED and not loaded:
-        passed = 0
     if tests.code is not None:
         total += len(tests.code.tests)
-        if loaded and ending is Ending.FINISHED and (partial_credit or passed + len(tests.code.tests) == total):
+        passes_so_far = passed + len(tests.code.tests) == total
+        if loaded and ending is Ending.FINISHED and (partial_credit or passes_so_far):
             judged = sandbox.run(_judgement(program, tests.code), limits)
             passed += _judged(judged)
             ending, detail = judged.ending, judged.detail

@@ -26,6 +26,7 @@ def fenced(program):
         (fenced("def add(a, b):\n    return a + b"), "correct", 1.0),
         (fenced("def add(a, b):\n    return a - b"), "wrong", 0.0),
         (fenced("def add(a, b):\n    return 3"), "wrong", 1 / 3),
+        (fenced("def add(a, b):\n    return a + b\nassert add(1, 1) == 3"), "wrong", 0.0),
         (fenced("def add(a, b):\n    return a + b if a < 5 else 0"), "wrong", 2 / 3),
         (fenced("def add(a, b):\n    while a < 0: pass\n    return a + b"), "timeout", 0.0),
         ("def add(a, b):\n    return a + b", "no_answer", 0.0),
