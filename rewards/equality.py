@@ -46,10 +46,11 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool | N
         return False
     same = gold.value.equals(answer.value)
     if gold.percent != answer.percent:
-        # The sign is a unit that may be left out, and it also means hundredths.
+        # The sign means hundredths; and it is a unit that may be left out, but hardly of a number below 1.
+        left_out = same is True and gold.value.rational is not None and abs(gold.value.rational) > 1
         hundredth = algebra.number(Fraction(1, 100))
         sides = [side.value * hundredth if side.percent else side.value for side in (gold, answer)]
-        same = same or sides[0].equals(sides[1])
+        same = left_out or sides[0].equals(sides[1])
     if same and strict and gold.literal and not answer.literal:
         raise UnevaluatedError
     return same

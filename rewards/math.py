@@ -9,7 +9,7 @@ What it holds to:
 - A decimal equals a fraction only if it does so exactly: 0.33 is not 1/3.
 - A gold that is a plain number wants a plain number: ``2+2`` is not an answer of 4, it is the question.
 - Kinds differ: a point is no set, ``[1,2)`` no ``[1,2]``, ``12_7`` neither ``12_8`` nor 12.
-- A unit may be left out or added, but not be another one. ``50\%`` is 50 and is 1/2.
+- A unit may be left out or added, but not be another one. ``50\%`` is 50 and is 1/2; ``0.5\%`` is not 0.5.
 - Several different values offered as final are ``ambiguous``, in one box or in several, unless the gold is a list of
   just those values.
 
@@ -26,7 +26,7 @@ from functools import lru_cache
 from rewards.algebra import UndecidedError
 from rewards.answers import AnswerForm, candidates
 from rewards.equality import equal
-from rewards.kinds import Expression, Hedge, Sequence, UnevaluatedError, Value
+from rewards.kinds import Expression, Hedge, Sequence, UnevaluatedError, Value, Words
 from rewards.notation import MAX_ANSWER_CHARS, normalise, notate, words_in
 from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
@@ -160,6 +160,8 @@ def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
     letter = choice(normalise(gold))
     if letter is not None and (letter_of_answer := choice(normalise(answer))) is not None:
         return letter == letter_of_answer, "choice"
+    if isinstance(theirs, Words) and fold(normalise(answer)) == theirs.text:
+        return True, "words"
     ours = _read(answer)
     try:
         if isinstance(ours, Hedge) and not (theirs is not None and equal(theirs, ours) is True):

@@ -94,8 +94,8 @@ def fold(text: str) -> str:
 def _alternatives(text: str) -> Value | None:
     pieces = re.split(r",?\s*\u27e6or\u27e7\s*", text, flags=re.IGNORECASE)
     if len(pieces) > 1:
-        items = tuple(read_text(_unit_free(piece)) for piece in _some(pieces))
-        return Hedge(items)
+        items = tuple(read_text(_unit_free(_value_of(piece))) for piece in _some(pieces))
+        return items[0] if all(equal(items[0], item, strict=False) is True for item in items) else Hedge(items)
     pieces = re.split(r",?\s*\u27e6and\u27e7\s*", text, flags=re.IGNORECASE)
     if len(pieces) > 1:
         parts = [part for piece in _some(pieces) for part in split_at(piece, ",")]

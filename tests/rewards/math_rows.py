@@ -122,6 +122,9 @@ UNITS = _boxed([
     ("50\\%", "5", W, "another number"),
     ("50\\%", "0.05", W, "another number"),
     ("12.5\\%", "\\frac{1}{8}", C, "exactly"),
+    ("0.5", "0.5\\%", W, "half a percent is no half"),
+    ("\\frac{3}{4}", "\\frac{3}{4}\\%", W, "a probability is no percentage of itself"),
+    ("\\text{ACF}", "ACF", C, "letters that could be a product"),
     ("3\\text{ hours}", "3\\text{ minutes}", W, "another unit"),
     ("90", "90\\text{ square\nunits}", C, "a line break in the unit"),
 ])  # fmt: skip
@@ -331,6 +334,7 @@ ADVERSARIAL = _boxed([
     ("3", "3 \\text{ or } 4", A, "a hedge in one box"),
     ("3", "4 \\text{ or } 3", A, "a hedge in one box"),
     ("3", "3 or 4", A, "a hedge in one box, plain"),
+    ("3", "3 or 3", C, "the same value twice is no hedge"),
     ("3", "x=3 \\text{ or } x=4", A, "a hedge in one box"),
     ("3", "3 \\lor 4", A, "a logical or"),
     ("3", "3, 4", W, "a list is no number"),
