@@ -146,14 +146,16 @@ def _matrix(text: str) -> Value | None:
 
 
 _SCALED = re.compile(
-    r"(.*?)(?:\\cdot|\\times|\*)?(\(.*\)|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\}|[\[(].*[\])])", re.DOTALL
+    r"([-+]?(?:\d+(?:/\d+)?|\\frac(?:\{\d+\}\{\d+\}|\d\d))?)(?:\\cdot|\\times|\*)?"
+    r"(\(.*\)|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\}|[\[(].*[\])])",
+    re.DOTALL,
 )
 
 
 def _scaled(text: str) -> Value | None:
     """A number times a point or a matrix: ``-(1,2)`` is ``(-1,-2)``."""
     match = _SCALED.fullmatch(text)
-    if not match or not match[1] or not re.fullmatch(r"[-+\\\w{}/.]+", match[1]):
+    if not match or not match[1]:
         return None
     inner = _matrix(match[2]) or (_bracketed(match[2]) if len(split_at(match[2][1:-1], ",")) > 1 else None)
     if inner is None:

@@ -44,6 +44,16 @@ def test_a_new_environment_in_forty_lines_runs_as_printed(tmp_path):
     assert "wrong" in done.stdout
 
 
+def test_the_examples_of_verification_say_what_the_page_says():
+    math, code = blocks(ROOT / "docs" / "verification.md", "python")
+    scope = {}
+    exec(math, scope)
+    assert scope["score_math"](r"So x = \boxed{\sqrt{8}}.", gold=r"2\sqrt{2}").reason == "exact_value"
+    assert scope["future"].result().verdict == "wrong"
+    exec(code, scope)
+    assert (scope["score"].verdict, scope["score"].observation) == ("correct", "The shown test passes.")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_and_modules_named_in_the_docs_exist(page):
     text = page.read_text()
@@ -51,7 +61,7 @@ def test_paths_and_modules_named_in_the_docs_exist(page):
         assert (page.parent / link).exists(), link
     for name in re.findall(r"`((?:rl|envs|rewards|experiments|configs|tests|docs|models)/[\w./]*)`", text):
         assert (ROOT / name).exists(), name
-    for module in re.findall(r"python -m (experiments\.\w+)", text):
+    for module in re.findall(r"python -m ((?:experiments|benchmarks|rewards)[\w.]*)", text):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
     for target in re.findall(r"^make ([\w-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
