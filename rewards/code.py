@@ -19,6 +19,7 @@ from rewards.answers import program_in
 from rewards.asserts import Case, free_names
 from rewards.observation import clean_text
 from rewards.sandbox import Conversation, Ending, Judgement, Limits, Mode, Outcome, Sandbox
+from rewards.sandbox.candidate import MAX_FRAMES
 from rewards.sandbox.codec import decode, encode, matches, show
 from rewards.sandboxes import get_sandbox
 from rewards.score import Score, Verdict
@@ -238,9 +239,9 @@ def _observe(program: str, tests: FunctionTests, outcome: Outcome, results: list
     """The first thing that went wrong with the program or a public test, and what was printed until then."""
     if not loaded:
         reply = outcome.replies[0] if outcome.replies else None
-        lines = ["The program could not be loaded.", *_what_happened(program, reply, outcome, in_public=True)]
+        lines = ["The program could not be loaded.", *_what_happened(program, reply, outcome)]
     elif tests.public and not results:
-        lines = ["The shown tests got no answer.", *_what_happened(program, None, outcome, in_public=True)]
+        lines = ["The shown tests got no answer.", *_what_happened(program, None, outcome)]
     else:
         lines = _first_failure(program, tests.public, results)
     return _framed(lines, outcome.output)
@@ -260,13 +261,13 @@ def _first_failure(program: str, cases: Sequence[Case], results: list[Any]) -> l
         lines = [f"Input: {case.call_text()}", f"Expected: {case.expected!r}"]
         if isinstance(result, dict) and "value" in result:
             return [*lines, f"Got: {show(result['value'], _SHOWN_VALUE)}"]
-        return [*lines, *_what_happened(program, result, None, in_public=True)]
+        return [*lines, *_what_happened(program, result, None)]
     if not cases:
         return ["The program was loaded without an error. No test is shown for it."]
     return [f"All {len(cases)} shown tests pass." if len(cases) > 1 else "The shown test passes."]
 
 
-def _what_happened(program: str, reply: Any, outcome: Outcome | None, in_public: bool) -> list[str]:
+def _what_happened(program: str, reply: Any, outcome: Outcome | None) -> list[str]:
     if isinstance(reply, dict) and isinstance(reply.get("raised"), dict):
         return _traceback(program, reply["raised"])
     if isinstance(reply, dict) and "unusable" in reply:
@@ -285,7 +286,7 @@ def _traceback(program: str, raised: dict[str, Any]) -> list[str]:
     lines = program.splitlines()
     text = []
     frames = raised.get("frames")
-    for frame in frames if isinstance(frames, list) else []:
+    for frame in frames[:MAX_FRAMES] if isinstance(frames, list) else []:
         if not (isinstance(frame, list) and len(frame) == 2 and isinstance(frame[0], int)):
             continue
         number, name = frame
@@ -350,6 +351,6 @@ def _observe_script(program: str, tests: ScriptTests, outcomes: list[Outcome], p
         lines = [f"Standard input:\n{stdin}", f"Expected output:\n{expected}"]
         reply = outcome.replies[0] if outcome.replies else None
         if not _is_loaded(reply):
-            lines += _what_happened(program, reply, outcome, in_public=True)
+            lines += _what_happened(program, reply, outcome)
         return _framed(lines, outcome.output or b"(nothing)")
     return f"All {len(passed)} shown tests pass." if passed else "No test is shown."

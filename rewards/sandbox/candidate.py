@@ -215,7 +215,7 @@ def describe(error: BaseException) -> dict[str, Any]:
         "type": type(error).__name__[:100],
         "bases": [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"][:6],
         "message": str(message)[:2000],
-        "frames": frames[:2] + frames[max(2, len(frames) - MAX_FRAMES) :],
+        "frames": frames[:2] + frames[2:][-(MAX_FRAMES - 2) :],
     }
 
 

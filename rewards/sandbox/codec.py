@@ -10,6 +10,7 @@ that neither nesting nor colliding hashes of a reply can hang the supervisor.
 """
 
 import builtins
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
@@ -106,13 +107,29 @@ _ENCODERS: dict[type, Callable[[Any], Any]] = {
     Decimal: str,
     Fraction: str,
 }
+_HEX = re.compile(r"-?0x[0-9a-f]{1,40000}")
+_DECIMAL = re.compile(r"-?(?:[\d.]{1,4000}(?:E[+-]?\d{1,6})?|Infinity|NaN)", re.ASCII)
+_QUOTIENT = re.compile(r"-?\d{1,4000}(?:/\d{1,4000})?", re.ASCII)
+
+
+def _number(pattern: re.Pattern[str], read: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """Reads a number of bounded size: comparing a million digits, or ``Fraction("1e999999999")``, would hang us."""
+
+    def decode_number(body: Any) -> Any:
+        if not isinstance(body, str) or not pattern.fullmatch(body):
+            raise NotPlainError("a malformed or endless number")
+        return read(body)
+
+    return decode_number
+
+
 _DECODERS: dict[str, Callable[[Any], Any]] = {
-    "int": lambda body: int(body, 16),
+    "int": _number(_HEX, lambda body: int(body, 16)),
     "float": float,
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
-    "Decimal": Decimal,
-    "Fraction": Fraction,
+    "Decimal": _number(_DECIMAL, Decimal),
+    "Fraction": _number(_QUOTIENT, Fraction),
     "opaque": Opaque,
 }
 _CONTAINERS: dict[str, Callable[[Any], Any]] = {

@@ -106,6 +106,23 @@ def test_colliding_hashes_cost_the_supervisor_nothing():
     assert time.monotonic() - started < 0.5
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"Fraction": "1e999999999"}, {"Decimal": "1e999999999"}, {"int": "f" * 10**6}, {"range": [0, 10**18, 1]},
+        {"float": "1" * 10**6}, {"Fraction": "1" * 10**6}, {"complex": [10**400, 1]}, {"Decimal": [0] * 10**5},
+    ],
+    ids=lambda node: str(node)[:30],
+)  # fmt: skip
+def test_no_node_makes_the_supervisor_compute(node):
+    started = time.monotonic()
+    for expected in (1, 1.5, Fraction(1, 2), Decimal("1"), "x", [1], {1: 1}, {1}):
+        assert not matches(expected, node)
+        assert not matches([expected], [node])
+    show(node, 500)
+    assert time.monotonic() - started < 0.5
+
+
 def test_deep_and_endless_values_are_refused():
     deep = []
     for _ in range(500):
