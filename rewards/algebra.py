@@ -10,10 +10,13 @@ Everything else (a sine, a power with a variable exponent, the root of a sum) is
 form: equal names prove equality, different ones prove nothing.
 """
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from hashlib import blake2b
 from math import isqrt
 
 MAX_TERMS = 120
@@ -29,8 +32,31 @@ Monomial = tuple[tuple[Atom, Fraction], ...]
 _ONE: Monomial = ()
 
 
+WORK = 20_000
+"""Products of terms that one question may cost, about 50 ms: an answer may be written to be slow."""
+_spent = threading.local()
+
+
 class UndecidedError(ValueError):
     """Outside of what this arithmetic can do exactly, or too large for it."""
+
+
+@contextmanager
+def limited_work() -> Iterator[None]:
+    """Within it all arithmetic of this thread together may cost ``WORK``; what is dearer raises ``UndecidedError``."""
+    before = getattr(_spent, "work", None)
+    _spent.work = 0
+    try:
+        yield
+    finally:
+        _spent.work = before
+
+
+def _spend(work: int) -> None:
+    if (spent := getattr(_spent, "work", None)) is not None:
+        _spent.work = spent + work
+        if _spent.work > WORK:
+            raise UndecidedError("too much work")
 
 
 class Polynomial:
@@ -50,8 +76,7 @@ class Polynomial:
         return Polynomial(terms)
 
     def __mul__(self, other: "Polynomial") -> "Polynomial":
-        if len(self.terms) * len(other.terms) > MAX_TERMS**2 // 4:
-            raise UndecidedError("a product of too many terms")
+        _spend(len(self.terms) * len(other.terms))
         terms: dict[Monomial, Fraction] = {}
         for left, c in self.terms.items():
             for right, d in other.terms.items():
@@ -83,7 +108,12 @@ class Polynomial:
 
     def name(self) -> str:
         """A text that is the same for equal polynomials and for them alone."""
-        return "+".join(f"{c}*{monomial}" for monomial, c in sorted(self.terms.items(), key=repr))
+        return " + ".join(sorted(_term_name(monomial, c) for monomial, c in self.terms.items())) or "0"
+
+
+def _term_name(monomial: Monomial, c: Fraction) -> str:
+    factors = [str(atom) if exponent == 1 else f"{atom}^({exponent})" for atom, exponent in monomial]
+    return "*".join(([str(c)] if c != 1 or not factors else []) + factors)
 
 
 def _small(c: Fraction) -> Fraction:
@@ -247,7 +277,7 @@ class Quotient:
                 continue
             names = {str(prime): n for prime, n in bases.items()} if bases else {f"({self.name()})": 1}
             for name, multiplicity in names.items():
-                atom = f"{OPAQUE}{name}^{monomial}"
+                ((atom, _),) = next(iter(opaque(f"{name}^{_term_name(monomial, Fraction(1))}").numerator.terms))
                 term = Polynomial({((atom, c * multiplicity),): Fraction(1)})
                 result = result * Quotient(term, Polynomial({_ONE: Fraction(1)}))
         return result
@@ -256,7 +286,9 @@ class Quotient:
         """A text that is the same for values of the same normal form."""
         if len(self.denominator.terms) == 1 and self.denominator.constant == 1:
             return self.numerator.name()
-        lead = self.denominator.terms[min(self.denominator.terms, key=repr)]
+        lead = self.denominator.terms[
+            min(self.denominator.terms, key=lambda monomial: _term_name(monomial, Fraction(1)))
+        ]
         return f"({self.numerator.scaled(1 / lead).name()})/({self.denominator.scaled(1 / lead).name()})"
 
 
@@ -275,8 +307,8 @@ def symbol(name: str) -> Quotient:
 
 
 def opaque(name: str) -> Quotient:
-    """A value that is known by its name alone."""
-    return symbol(OPAQUE + name)
+    """A value that is known by its name alone; of the name a digest is kept, or names of names would grow for ever."""
+    return symbol(OPAQUE + blake2b(name.encode(), digest_size=12).hexdigest())
 
 
 def factor(n: int) -> dict[int, int]:
@@ -290,6 +322,7 @@ def factor(n: int) -> dict[int, int]:
         return {prime: 2 * k for prime, k in factor(root).items()}
     if n > MAX_FACTORED:
         raise UndecidedError(f"{n.bit_length()} bits are too many to factor")
+    _spend(isqrt(n) // 20)
     factors: dict[int, int] = {}
     prime = 2
     while prime * prime <= n:

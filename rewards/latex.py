@@ -168,6 +168,14 @@ class _Parser:
         return self._atom()
 
     def _atom(self) -> Quotient:
+        self._depth += 1  # \\sin \\sin \\sin ... nests without a bracket
+        if self._depth > 2 * MAX_DEPTH:
+            raise UndecidedError("nested too deeply")
+        value = self._bare_atom()
+        self._depth -= 1
+        return value
+
+    def _bare_atom(self) -> Quotient:
         kind, text = self._kind(), self._take()
         if kind == "number":
             if len(text) > algebra.MAX_BITS // 4:

@@ -23,7 +23,7 @@ import threading
 from concurrent.futures import Future
 from functools import lru_cache
 
-from rewards.algebra import UndecidedError
+from rewards.algebra import UndecidedError, limited_work
 from rewards.answers import AnswerForm, candidates
 from rewards.equality import equal
 from rewards.kinds import Expression, Hedge, Sequence, UnevaluatedError, Value, Words
@@ -111,6 +111,7 @@ def _different(offered: list[str]) -> list[str]:
     return kept
 
 
+@limited_work()
 def _same(left: str, right: str) -> bool:
     if normalise(left) == normalise(right):
         return True
@@ -133,6 +134,7 @@ def decide(answer: str, gold: str) -> tuple[bool | None, str]:
 
 
 @lru_cache(maxsize=_CACHE)
+@limited_work()
 def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
     if normalise(answer) == normalise(gold):
         return True, "exact"
@@ -178,6 +180,7 @@ def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
 
 
 @lru_cache(maxsize=_CACHE)
+@limited_work()
 def _read(text: str) -> Value | None:
     if len(text) > 2 * MAX_ANSWER_CHARS or _LONG_NUMBER.search(text):
         return None

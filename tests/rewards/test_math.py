@@ -9,7 +9,7 @@ import pytest
 
 from rewards import Score, Verdict
 from rewards.answers import AnswerForm, boxed, candidates, code_blocks, program_in
-from rewards.math import decide, normalise, score_answer, score_math, submit_math
+from rewards.math import canonical, decide, normalise, score_answer, score_math, submit_math
 from rewards.notation import notate
 from tests.conftest import ROOT
 from tests.rewards.math_rows import ROWS
@@ -97,6 +97,27 @@ def test_megabytes_of_latex_cost_no_more_than_reading_them():
             score_math(response, "7", form)
             program_in(response)
             assert time.monotonic() - started < 3.0, (response[:10], form)
+
+
+TOKENS = (
+    "1 2 37 x y + - * / ^ { } ( ) [ ] \\frac \\sqrt \\pi , = < \\le \\pm ! _ \\text{ or and cm \\left \\right \\cup \\begin{pmatrix} "
+    "\\end{pmatrix} & \\\\ % \\% \\$ $ . : i e \\sin \\log | \\infty \\boxed{ ^{2} ^\\circ \\in 999999999999 \\overline{ 1,000"
+).split()
+GOLDS = ("7", r"\frac{1}{2}", r"2\sqrt{3}", "x^2+2x+1", "(1,2)", "1,2,3", r"[0,\infty)", "y=2x+3", r"\text{even}")
+
+
+def test_nothing_that_can_be_written_raises_or_takes_long():
+    """Random and repetitive strings of the notation's own tokens: where parsers hang and recursions explode."""
+    rng = random.Random(0)
+    for _ in range(4000):
+        if rng.random() < 0.5:
+            text = "".join(rng.choices(TOKENS, k=rng.choice([3, 10, 40, 250])))
+        else:
+            text = " ".join(rng.choices(TOKENS, k=rng.randint(1, 4))) * rng.choice([5, 30, 200])
+        started = time.monotonic()
+        decide(text[:600], rng.choice(GOLDS))
+        canonical(text[:600])
+        assert time.monotonic() - started < 1.0, text
 
 
 def test_a_gold_that_nothing_understands_is_our_error():
