@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from experiments.schema import CompareConfig, PlayConfig, PretrainConfig
+from rewards.sandbox import SandboxError
 from rl import config as schema
 from rl.types import RunStoppedError
 
@@ -86,6 +87,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
                 FileNotFoundError,
                 ModuleNotFoundError,
                 RunStoppedError,
+                SandboxError,
             ) as error:
                 if os.environ.get("ERRATA_TRACEBACK"):
                     raise

@@ -62,9 +62,11 @@ class Workbench:
         """The first ``n`` tasks of a split, or all of them for 0.
 
         Raises:
-            ValueError: If there are fewer.
+            ValueError: If there are fewer, or none at all (a data set that is for testing only has no train split).
         """
         tasks = list(self.taskset.load(split))
+        if not tasks:
+            raise ValueError(f"{self.config.env.id} has no tasks in split {split.value!r}: take another environment")
         if n > len(tasks):
             raise ValueError(f"{n} tasks of split {split.value!r} asked for, but {self.config.env.id} has {len(tasks)}")
         return tasks[:n] if n else tasks

@@ -1,13 +1,14 @@
 """What every code task set shares: a program is asked for, run in the sandbox, and described by public tests alone."""
 
-from envs.base import Task
+from envs.base import Split, Task
 from rewards import Score
 from rewards.code import score_code
 from rewards.sandbox import Limits, Mode
+from rewards.sandboxes import get_sandbox
 
 
 class CodeTasks:
-    """Verification of programs. A subclass loads tasks whose ``info["tests"]`` are tests and whose gold is a program.
+    """Verification of programs. A subclass has ``_load``: tasks whose ``info["tests"]`` are tests, the gold a program.
 
     Args:
         timeout_s: Seconds that one run of a program may take.
@@ -32,6 +33,18 @@ class CodeTasks:
             raise ValueError(f"env.options.timeout_s={timeout_s}: must be positive")
         self._limits = Limits(wall_s=timeout_s)
         self._partial_credit, self._minimum = partial_credit, Mode[isolation.upper()]
+
+    def load(self, split: Split) -> list[Task]:
+        """Tasks of a split. Starts the sandbox: a machine that cannot isolate should be known before sampling.
+
+        Raises:
+            SandboxError: If this machine does not give the isolation that is asked for.
+        """
+        get_sandbox(self._minimum)
+        return self._load(split)
+
+    def _load(self, split: Split) -> list[Task]:
+        raise NotImplementedError
 
     def verify(self, task: Task, response: str) -> Score:
         """1 if the program in the response passes every test, public and hidden."""

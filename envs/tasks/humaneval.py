@@ -42,7 +42,7 @@ class HumanEval(CodeTasks):
         super().__init__(timeout_s, partial_credit, isolation)
         self._path = path
 
-    def load(self, split: Split) -> list[Task]:
+    def _load(self, split: Split) -> list[Task]:
         """All tasks for ``test``, none for the other splits."""
         if split != Split.TEST:
             return []

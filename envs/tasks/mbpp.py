@@ -40,7 +40,7 @@ class MBPP(CodeTasks):
         super().__init__(timeout_s, partial_credit, isolation)
         self._path = path
 
-    def load(self, split: Split) -> list[Task]:
+    def _load(self, split: Split) -> list[Task]:
         """Tasks of the paper's split, less those that an evaluation split holds already."""
         rows = read_rows(
             self._path,

@@ -92,7 +92,7 @@ class TinyCode(CodeTasks):
         self._n_steps, self._seed = (min_steps, max_steps), seed
         self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
 
-    def load(self, split: Split) -> list[Task]:
+    def _load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
         rng = random.Random(f"tinycode/{self._seed}/{split}")
         return draw_tasks(lambda _: self._draw(rng), split, self._sizes[split])

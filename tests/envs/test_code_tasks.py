@@ -170,18 +170,16 @@ def test_execution_feedback_needs_a_task_set_that_runs_programs():
         envs.make("errata/tinycode-v1", feedback="execution", prompts="short-v1")
 
 
-def test_no_isolation_is_an_error_and_never_a_reward(monkeypatch):
-    from rewards import code
+def test_a_machine_that_cannot_isolate_is_known_before_anything_is_sampled(monkeypatch):
+    from envs.tasks import code
     from rewards.sandbox import SandboxError
 
     def refuse(minimum):
         raise SandboxError("nothing here")
 
     monkeypatch.setattr(code, "get_sandbox", refuse)
-    env = make("tinycode", n_train=5, n_validation=5, n_test=5)
-    env.reset(options={"task": env.tasks[0]})
-    with pytest.raises(SandboxError):  # the rollout records it as ENV_ERROR
-        env.step(env.taskset.gold_response(env.task))
+    with pytest.raises(SandboxError):
+        make("tinycode", n_train=5, n_validation=5, n_test=5).reset(seed=0)
 
 
 def test_a_broken_sandbox_truncates_the_episode(monkeypatch):
