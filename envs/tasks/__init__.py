@@ -2,7 +2,9 @@
 
 from envs.registry import register
 from envs.tasks.addition import Addition
+from envs.tasks.gsm8k import GSM8K
 from envs.tasks.humaneval import HumanEval
+from envs.tasks.math import Math
 from envs.tasks.mbpp import MBPP
 from envs.tasks.modchain import ModChain
 from envs.tasks.reasoning_gym import ReasoningGym
@@ -13,4 +15,6 @@ register("errata/addition-v1", Addition, prompts="restate-v1")
 register("errata/tinycode-v1", TinyCode, prompts="code-v1")
 register("errata/humaneval-v1", HumanEval, prompts="code-v1", split="test")
 register("errata/mbpp-v1", MBPP, prompts="code-v1")
+register("errata/gsm8k-v1", GSM8K, prompts="math-v1")
+register("errata/math-v1", Math, prompts="math-v1")
 register("errata/reasoning_gym-v1", ReasoningGym, prompts="short-v1")

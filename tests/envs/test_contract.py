@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 _counter = itertools.count()
 
 
-FILES = {f"errata/{name}-v1": ROOT.parent / "shared" / "data" / name for name in ("humaneval", "mbpp")}
+DATA = ROOT.parent / "shared" / "data"
+FILES = {f"errata/{name}-v1": DATA / name for name in ("humaneval", "mbpp", "gsm8k")} | {"errata/math-v1": DATA}
 """Task sets that read a file which is not in the repository."""
 
 

@@ -1,0 +1,52 @@
+"""``gsm8k``: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). The answer is an integer.
+
+Response: anything with the answer in ``\\boxed{...}``. Splits: the published test split; of the published training
+split a tenth, chosen by the hash of the question, is for validation.
+
+Version history: v1, first.
+"""
+
+from envs.base import Split, Task
+from envs.rows import read_rows
+from envs.splits import split_of
+from rewards import Score
+from rewards.math import DEADLINE_S, score_math
+
+_SOURCE = "github.com/openai/grade-school-math, grade_school_math/data"
+
+
+class GSM8K:
+    """GSM8K from files. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
+
+    Args:
+        path: Folder with ``train.jsonl`` and ``test.jsonl``.
+        validation: Share of the training split that is kept for validation.
+        deadline_s: Seconds after which a comparison is killed.
+    """
+
+    verifies_elsewhere = True
+
+    def __init__(self, path: str = "data/gsm8k", validation: float = 0.1, deadline_s: float = DEADLINE_S) -> None:
+        if not 0 < validation < 1:
+            raise ValueError(f"env.options.validation={validation}: a share between 0 and 1")
+        self._path, self._validation, self._deadline_s = path, validation, deadline_s
+
+    def load(self, split: Split) -> list[Task]:
+        """All tasks of a split."""
+        name = "test.jsonl" if split == Split.TEST else "train.jsonl"
+        rows = read_rows(self._path, (name,), ("question", "answer"), _SOURCE)
+        tasks = [
+            Task(f"gsm8k/{name[:-6]}/{number}", row["question"], row["answer"].rpartition("####")[2].strip())
+            for number, row in enumerate(rows)
+        ]
+        if split == Split.TEST:
+            return tasks
+        return [task for task in tasks if split_of(task.question, self._validation, test=0.0) == split]
+
+    def verify(self, task: Task, response: str) -> Score:
+        """1 if the boxed answer is the integer."""
+        return score_math(response, task.gold, deadline_s=self._deadline_s)
+
+    def gold_response(self, task: Task) -> str:
+        """The answer in a box."""
+        return f"\\boxed{{{task.gold}}}"
