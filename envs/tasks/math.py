@@ -1,9 +1,9 @@
 """``math``: competition problems (Hendrycks et al. 2021, arXiv 2103.03874), tested on MATH-500 (arXiv 2305.20050).
 
 Response: anything with the answer in ``\\boxed{...}``. Splits: ``train`` is MATH's training split; ``test`` is
-MATH-500; ``validation`` is the rest of MATH's test split, of which MATH-500 is a part. Left out: rows without an answer,
-rows of the test split whose solution has several boxes (the last one alone may be a part of the answer), and rows
-whose question stands in a split that is evaluated on.
+MATH-500; ``validation`` is the rest of MATH's test split, of which MATH-500 is a part. Left out: rows without an
+answer, rows of the test split whose solution has several boxes (the last one alone may be a part of the answer), and
+rows whose question stands in a split that is evaluated on.
 
 Version history: v1, first.
 """

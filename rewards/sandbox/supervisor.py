@@ -233,7 +233,7 @@ class Sandbox:
                 outcome = server.serve(item.job, item.limits)
             except (OSError, ValueError, SandboxError) as error:
                 outcome = Outcome(Ending.BROKEN, detail=f"{type(error).__name__}: {error}")
-            if outcome.ending is Ending.BROKEN and server is not None:
+            if server is not None and (outcome.ending is Ending.BROKEN or server.spent):
                 self._retire(server)
                 server = None
             with self._lock:
@@ -264,6 +264,8 @@ class _Server:
     def __init__(self, mode: Mode, memory_bytes: int) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._next_id = 0
+        self.spent = False
+        """Whether a program left something behind that cannot be removed: this server has run its last one."""
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-s", "-P", "-S", "-X", "int_max_str_digits=0", "-c", _BOOT, str(ROOT), mode.name,
@@ -362,6 +364,7 @@ class _Server:
         report = json.loads(data)
         if report["id"] != self._next_id:
             raise SandboxError(f"a report about job {report['id']}, expected {self._next_id}")
+        self.spent = report.get("spent", False)
         return report
 
 

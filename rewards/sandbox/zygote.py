@@ -59,6 +59,8 @@ class Zygote:
             report = self._run(job)
             if self._mode is Mode.NAMESPACES:
                 _wipe(namespaces.SCRATCH)
+                # What cannot be removed (paths that are too long to name) must not meet the next program.
+                report["spent"] = bool(os.listdir(namespaces.SCRATCH))
             self._control.send(json.dumps(report).encode())
 
     def _receive(self) -> _Job | None:

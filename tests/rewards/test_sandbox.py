@@ -326,6 +326,21 @@ def test_programs_start_from_the_same_random_state():
     assert len(results) == 1
 
 
+def test_nothing_is_left_in_the_scratch_folder_for_the_next_program():
+    deep = (
+        "import os\ndef f():\n    for _ in range(200):\n        os.mkdir('d' * 250)\n        os.chdir('d' * 250)\n"
+        "    open('x', 'w').close()\n    os.chmod('.', 0)\n"
+    )
+    look = "import os\ndef f():\n    return os.listdir('/tmp')"
+    with Sandbox(n_workers=1) as sandbox:
+        if sandbox.mode is not Mode.NAMESPACES:
+            pytest.skip("no scratch folder in this mode")
+        for leave in ("def f():\n    open('/tmp/a', 'w').close()", deep):
+            assert run(sandbox, leave).ending is Ending.FINISHED
+            assert run(sandbox, look).replies[1] == {"results": [{"value": []}]}
+        assert sandbox.counts[Ending.BROKEN] == 0
+
+
 def test_limits_refuse_nonsense():
     with pytest.raises(ValueError, match="must be positive"):
         Limits(wall_s=0)
