@@ -43,11 +43,13 @@ def confine(mode: Mode, memory_bytes: int) -> list[str]:
     layers = []
     if mode is Mode.NAMESPACES:
         layer("mount tree", namespaces.build_root)
-        layer("capabilities", namespaces.become_nobody)
-        layers += ["user, mount, pid, net, ipc, uts namespaces", "pivot_root", "no capabilities"]
+        layer("user id", namespaces.become_nobody)
+        layers += ["user, mount, pid, net, ipc, uts namespaces", "pivot_root"]
     layer("rlimits", lambda: _limit(memory_bytes, mode))
     layers.append("rlimits")
     if mode >= Mode.STRICT:
+        layer("capabilities", namespaces.drop_capabilities)
+        layers.append("no capabilities")
         layer("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
         layers.append("no_new_privs")
     if mode >= Mode.LANDLOCK:

@@ -77,6 +77,7 @@ def _mount_tree() -> str:
     try:
         namespaces.build_root()
         namespaces.become_nobody()
+        namespaces.drop_capabilities()
         os._exit(0 if not os.path.exists("/proc/self") and os.listdir("/tmp") == [] else 1)
     finally:
         os._exit(1)

@@ -129,11 +129,15 @@ def build_root() -> None:
 
 
 def become_nobody() -> None:
-    """Gives up every id and capability; the tree stays readable because it is world-readable."""
+    """Gives up every id; the tree stays readable because it is world-readable."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability, for good: root in a container keeps none of root's rights but its own files."""
     for capability in range(64):
         try:
             kernel.prctl(kernel.PR_CAPBSET_DROP, capability)

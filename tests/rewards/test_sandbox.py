@@ -9,6 +9,7 @@ import time
 from collections import deque
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -317,6 +318,26 @@ def test_nothing_of_the_trainer_is_in_a_programs_process(monkeypatch):
     said = json.dumps(outcome.replies)
     assert "hunter2" not in said
     assert str(PROJECT) not in said
+
+
+@pytest.mark.parametrize("mode", [Mode.NAMESPACES, Mode.LANDLOCK, Mode.STRICT])
+def test_a_program_has_no_capability_whoever_started_it(mode):
+    source = (
+        "import ctypes\n\nclass Header(ctypes.Structure):\n"
+        "    _fields_ = (('version', ctypes.c_uint32), ('pid', ctypes.c_int))\n"
+        "def f():\n    sets = (ctypes.c_uint32 * 6)(*[7] * 6)\n"
+        "    refused = ctypes.CDLL(None).capget(ctypes.byref(Header(0x20080522, 0)), sets)\n"
+        "    return refused, list(sets)\n"
+    )
+    with Sandbox(n_workers=1, mode=mode) as sandbox:
+        assert "no capabilities" in sandbox.layers
+        (server,) = sandbox._servers
+        pids = [server.pid, *map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())]
+        status = Path(f"/proc/{pids[-1]}/status").read_text()
+        outcome = run(sandbox, source)
+    assert "CapEff:\t0000000000000000" in status
+    assert "CapPrm:\t0000000000000000" in status
+    assert outcome.replies[1]["results"][0]["value"]["tuple"][0] == -1  # it may not even ask
 
 
 def test_programs_start_from_the_same_random_state():
