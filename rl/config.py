@@ -33,6 +33,14 @@ class Normaliser(Enum):
     """Number of response tokens."""
 
 
+class Importance(Enum):
+    """Whether samples are weighted for the gap between the engine and the trainer; see :mod:`rl.losses`."""
+
+    NONE = "none"
+    TOKEN = "token"
+    SEQUENCE = "sequence"
+
+
 class KL(Enum):
     """See :mod:`rl.kl`."""
 
@@ -175,6 +183,8 @@ class AlgorithmConfig:
         minibatches: Optimiser steps per pass.
         kl: Estimator of the penalty.
         normaliser: What the loss is divided by.
+        importance: Weight samples by trainer over sampler probabilities, for engines of another precision or kernel.
+        importance_cap: Largest such weight.
     """
 
     name: str = MISSING
@@ -190,6 +200,8 @@ class AlgorithmConfig:
     minibatches: int = 1
     kl: KL = KL.K3
     normaliser: Normaliser = Normaliser.EPISODES
+    importance: Importance = Importance.NONE
+    importance_cap: float = 2.0
 
     def __post_init__(self) -> None:
         _refuse(not self.stages, "algorithm.stages is empty: give at least one stage")
@@ -200,6 +212,7 @@ class AlgorithmConfig:
         _refuse(self.group_size < 1, f"algorithm.group_size={self.group_size}: must be positive")
         _refuse(self.temperature <= 0, f"algorithm.temperature={self.temperature}: exploration needs a positive one")
         _refuse(self.epochs < 1 or self.minibatches < 1, "algorithm.epochs and algorithm.minibatches must be positive")
+        _refuse(self.importance_cap < 1, f"algorithm.importance_cap={self.importance_cap}: below 1 every sample is cut")
         _refuse(not 0 <= self.turn_gamma <= 1, f"algorithm.turn_gamma={self.turn_gamma}: must lie in [0, 1]")
 
     @property
@@ -247,6 +260,8 @@ class TrainingConfig:
         save_every: Steps between checkpoints; 0 for the final one only.
         keep_episodes: Episodes of each step that are written to disk.
         max_failed_fraction: A step with more failed episodes than this stops the run.
+        max_sampler_gap: A mean gap between trainer and sampler log-probs above this, in nats per token, stops the run;
+            0 never does.
     """
 
     episodes: int = 81920
@@ -255,9 +270,11 @@ class TrainingConfig:
     save_every: int = 0
     keep_episodes: int = 8
     max_failed_fraction: float = 0.1
+    max_sampler_gap: float = 0.2
 
     def __post_init__(self) -> None:
         _refuse(self.tasks_per_step < 1, f"training.tasks_per_step={self.tasks_per_step}: must be positive")
+        _refuse(self.max_sampler_gap < 0, f"training.max_sampler_gap={self.max_sampler_gap}: must not be negative")
         _refuse(self.episodes < 1, f"training.episodes={self.episodes}: must be positive")
 
 

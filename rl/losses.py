@@ -63,6 +63,37 @@ def clipped_pg_loss(
     return LossOutput(-masked_sum(surrogate, mask) / normaliser, metrics)
 
 
+def importance_weights(
+    old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, per_sequence: bool, cap: float
+) -> tuple[Tensor, dict[str, Ratio]]:
+    """Truncated importance weights for samples of an engine that is not quite the trainer's policy.
+
+    ``w[t] = min(exp(old[t] - sampler[t]), cap)`` per token, or ``min(exp(sum_t (old[t] - sampler[t])), cap)`` for all
+    tokens of an episode (truncation as in IMPALA, arXiv 1802.01561, section 4.1). The token level has less variance and
+    is biased where the two differ much; the sequence level is unbiased but for the cap.
+
+    Args:
+        old_logprobs: ``[B, T]`` of the trainer before the update, no gradient.
+        sampler_logprobs: ``[B, T]`` of the engine.
+        mask: ``[B, T]`` bool, True = response token.
+        per_sequence: One weight per episode.
+        cap: Largest weight.
+
+    Returns:
+        ``[B, T]`` weights, 1 off the response, and metrics.
+    """
+    log_w = torch.where(mask, old_logprobs - sampler_logprobs, 0.0)
+    if per_sequence:
+        log_w = torch.where(mask, log_w.sum(1, keepdim=True), 0.0)
+    weights = log_w.exp()
+    n_tokens = float(mask.sum())
+    metrics = {
+        "policy/importance_weight": Ratio(float(masked_sum(weights.clamp(max=cap), mask)), n_tokens),
+        "policy/importance_capped": Ratio(float((mask & (weights > cap)).sum()), n_tokens),
+    }
+    return weights.clamp(max=cap), metrics
+
+
 def kl_penalty(
     kl: Tensor, turn_ids: Tensor, mask: Tensor, *, coefs: tuple[float, ...], normaliser: float
 ) -> LossOutput:

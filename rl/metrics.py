@@ -68,6 +68,8 @@ _PLAIN = {
     "policy/clip_fraction": Metric("fraction", "tokens whose ratio was clipped"),
     "policy/ratio": Metric("1", "mean of policy over old policy at sampled tokens"),
     "policy/sampler_gap": Metric("nats per token", "mean |trainer - sampler| log-prob before the update"),
+    "policy/importance_weight": Metric("1", "mean weight of samples for the gap between sampler and trainer"),
+    "policy/importance_capped": Metric("fraction", "tokens whose importance weight was cut to the cap"),
     "optim/lr": Metric("1", "learning rate"),
     "optim/grad_norm": Metric("1", "gradient norm before clipping"),
     "stage": Metric("index", "stage of the algorithm, from 0"),

@@ -17,9 +17,9 @@ from rl.algorithms import advantages, shaped_rewards, stage_at
 from rl.backends.distributed import Distributed
 from rl.backends.policy import SampledStats, sampled_stats
 from rl.batching import micro_batches, minibatches, to_rollout_batch
-from rl.config import KL, Normaliser, Schedule, StageConfig, TrainConfig
+from rl.config import KL, Importance, Normaliser, Schedule, StageConfig, TrainConfig
 from rl.kl import full_kl, sampled_kl
-from rl.losses import clipped_pg_loss, kl_penalty, masked_sum
+from rl.losses import clipped_pg_loss, importance_weights, kl_penalty, masked_sum
 from rl.metrics import Ratio, total
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import rollout_metrics
@@ -102,6 +102,7 @@ class Trainer:
         update_began = time.perf_counter()
         trainable = drop_failed(episodes, self._algorithm.group_size > 1)
         metrics = self._update(trainable, stage)
+        self._refuse_gap(metrics["policy/sampler_gap"])
         update = time.perf_counter() - update_began
         self.step += 1
         self._on_update(self.step)
@@ -244,26 +245,45 @@ class Trainer:
         batch, algorithm = train.rollout, self._algorithm
         stats = sampled_stats(self._model, batch, algorithm.temperature)
         old = train.old_logprobs if algorithm.reuses_samples else stats.logprobs.detach()
+        weights, weight_metrics = self._importance(old, batch)
         surrogate = clipped_pg_loss(
             stats.logprobs,
             old,
-            train.advantages,
+            train.advantages * weights,
             batch.response_mask,
             clip_low=algorithm.clip_low,
             clip_high=algorithm.clip_high,
             normaliser=normaliser,
         )
-        loss, metrics = surrogate.loss, dict(surrogate.metrics)
+        loss, metrics = surrogate.loss, surrogate.metrics | weight_metrics
         if any(stage.kl_coefs):
             kl = self._kl(stats, train)
             coefs = tuple(stage.kl_coefs)
             penalty = kl_penalty(kl, batch.turn_ids, batch.response_mask, coefs=coefs, normaliser=normaliser)
             loss, metrics = loss + penalty.loss, metrics | penalty.metrics
         n_tokens = float(batch.response_mask.sum())
-        gap = (stats.logprobs.detach() - batch.sampler_logprobs).abs()
+        gap = (old - batch.sampler_logprobs).abs()
         metrics["policy/entropy"] = Ratio(float(masked_sum(stats.entropy, batch.response_mask)), n_tokens)
         metrics["policy/sampler_gap"] = Ratio(float(masked_sum(gap, batch.response_mask)), n_tokens)
         return loss, metrics
+
+    def _importance(self, old: Tensor, batch: RolloutBatch) -> tuple[Tensor | float, dict[str, Ratio]]:
+        algorithm = self._algorithm
+        if algorithm.importance is Importance.NONE:
+            return 1.0, {}
+        per_sequence = algorithm.importance is Importance.SEQUENCE
+        return importance_weights(
+            old, batch.sampler_logprobs, batch.response_mask, per_sequence=per_sequence, cap=algorithm.importance_cap
+        )
+
+    def _refuse_gap(self, gap: float) -> None:
+        limit = self._config.training.max_sampler_gap
+        if limit and not gap <= limit:
+            raise RunStoppedError(
+                f"step {self.step}: trainer and sampler log-probs differ by {gap:.3g} nats per token on average, more "
+                f"than training.max_sampler_gap={limit:g}: the engine samples from another policy than the one that is "
+                "trained (stale weights, another precision, chat template or temperature)"
+            )
 
     def _kl(self, stats: SampledStats, train: TrainBatch) -> Tensor:
         batch = train.rollout

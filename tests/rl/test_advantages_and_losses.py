@@ -9,7 +9,7 @@ from rl.advantages import batch_mean, leave_one_out, returns_to_go, to_tokens
 from rl.algorithms import advantages, shaped_rewards, stage_at
 from rl.config import AlgorithmConfig, Baseline, StageConfig
 from rl.kl import KLEstimator, full_kl, sampled_kl
-from rl.losses import clipped_pg_loss, kl_penalty, masked_sum
+from rl.losses import clipped_pg_loss, importance_weights, kl_penalty, masked_sum
 from tests.helpers import batch
 
 SCORE_1 = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03])
@@ -153,3 +153,27 @@ def test_kl_has_a_weight_per_turn():
     assert out.loss.item() == 23.0
     assert out.metrics["policy/kl_ref_t1"].value == 2.0
     assert out.metrics["policy/kl_ref_t2"].value == 3.0
+
+
+def test_importance_weights_by_hand():
+    # ratios trainer / sampler: 2, 1/2, 4 on the response; the first token is a prompt's
+    old = torch.tensor([[9.0, 2.0, 0.5, 4.0]]).log()
+    sampler = torch.tensor([[1.0, 1.0, 1.0, 1.0]]).log()
+    mask = torch.tensor([[False, True, True, True]])
+    weights, metrics = importance_weights(old, sampler, mask, per_sequence=False, cap=3.0)
+    assert weights.tolist() == [[1.0, 2.0, 0.5, 3.0]]  # 4 is cut to 3
+    assert metrics["policy/importance_capped"].value == pytest.approx(1 / 3)
+    assert metrics["policy/importance_weight"].value == pytest.approx(5.5 / 3)
+    # the whole episode: 2 * 1/2 * 4 = 4
+    weights, _ = importance_weights(old, sampler, mask, per_sequence=True, cap=10.0)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 4.0, 4.0, 4.0]]))
+    weights, _ = importance_weights(old, sampler, mask, per_sequence=True, cap=3.0)
+    assert weights.tolist() == [[1.0, 3.0, 3.0, 3.0]]
+
+
+def test_importance_weights_ignore_garbage_off_the_response():
+    old = torch.tensor([[float("nan"), 0.0]])
+    mask = torch.tensor([[False, True]])
+    for per_sequence in (False, True):
+        weights, _ = importance_weights(old, torch.zeros(1, 2), mask, per_sequence=per_sequence, cap=2.0)
+        assert weights.tolist() == [[1.0, 1.0]]

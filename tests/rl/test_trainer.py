@@ -8,7 +8,7 @@ import torch
 from envs import Split
 from rewards import Verdict
 from rl.algorithms import advantages
-from rl.config import KL, AlgorithmConfig, Normaliser, Schedule, StageConfig
+from rl.config import KL, AlgorithmConfig, Importance, Normaliser, Schedule, StageConfig
 from rl.rollout import EpisodePlan
 from rl.trainer import drop_failed, lr_factor, shuffled_index
 from rl.types import RunStoppedError
@@ -195,3 +195,38 @@ def test_a_real_episode_reads_as_expected():
     expected = f"<|user|> {question} <|assistant|> {first} <|end|> <|user|> check <|assistant|> {second} <|end|>"
     assert text == expected
     assert one.turns[0].verdict in (Verdict.CORRECT, Verdict.WRONG)
+
+
+@pytest.mark.parametrize("importance", [Importance.TOKEN, Importance.SEQUENCE])
+def test_importance_weights_change_nothing_where_sampler_and_trainer_agree(importance):
+    def after_two_steps(**algorithm):
+        trainer, bench = build_trainer(modchain_config(algorithm=AlgorithmConfig("test", group_size=4, **algorithm)))
+        metrics = [trainer.train_step()[0] for _ in range(2)]
+        return parameters(bench.model), metrics[-1]
+
+    plain, _ = after_two_steps()
+    weighted, metrics = after_two_steps(importance=importance)
+    assert metrics["policy/importance_weight"] == pytest.approx(1.0, abs=1e-3)
+    torch.testing.assert_close(plain, weighted, atol=1e-5, rtol=0)
+
+
+def test_a_sampler_that_is_another_policy_stops_the_run():
+    trainer, _ = build_trainer(modchain_config())
+    run = trainer._rollout.run
+
+    def shifted(plans, temperature):
+        """Episodes whose engine claims to have sampled with other probabilities."""
+        return [
+            replace(
+                episode,
+                turns=tuple(
+                    replace(turn, sampler_logprobs=tuple(p - 0.5 for p in turn.sampler_logprobs))
+                    for turn in episode.turns
+                ),
+            )
+            for episode in run(plans, temperature)
+        ]
+
+    trainer._rollout.run = shifted
+    with pytest.raises(RunStoppedError, match=r"differ by 0\.5 nats.*max_sampler_gap=0\.2.*stale weights"):
+        trainer.train_step()
