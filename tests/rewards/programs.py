@@ -81,7 +81,7 @@ PROGRAMS = [
     # Files.
     Row("files", "read passwd", P, "refused, swallowed", trying("open('/etc/passwd').read()")),
     Row("files", "read passwd needed", F, "no such file in there", only_if("open('/etc/passwd').read()")),
-    Row("files", "read the tests", F, "this repository is not there", only_if("import glob\nassert open(glob.glob('/work/*/tests/rewards/programs.py')[0]).read()")),
+    Row("files", "read the tests", F, "this repository is not there", only_if(f"open({__file__!r}).read()")),
     Row("files", "read installed packages", F, "a package may hold the solutions", only_if("import sysconfig, os\nd = sysconfig.get_path('stdlib') + '/site-packages'\nassert [open(os.path.join(d, n)).read() for n in os.listdir(d) if os.path.isfile(os.path.join(d, n))]")),
     Row("files", "list home", F, "nothing of the host", only_if("import os\nassert os.listdir('/root') or os.listdir('/home')")),
     Row("files", "write a marker", P, "refused, swallowed", trying(f"open({MARKER!r}, 'w').write('x')")),
