@@ -10,6 +10,7 @@ ARGS and VALUE are literals, or put together from them by ``+``, ``-``, ``*``, `
 
 import ast
 import builtins
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,15 +104,20 @@ def check_body(code: str, function: str = "check") -> list[ast.stmt] | None:
     return found[0].body if len(found) == 1 and not others else None
 
 
-def free_names(code: str) -> list[str]:
-    """Names that the code reads but neither defines, imports, nor finds among the builtins: the program's part.
+def free_names(code: str) -> tuple[list[str], list[str]]:
+    """Names that the code reads but neither defines, imports, nor finds among the builtins.
+
+    Returns:
+        Those that the program must provide, and modules of the standard library (``math`` in ``math.isclose(...)``),
+        which the tests must have from the library and not from the program.
 
     Raises:
         SyntaxError: If the code is none.
     """
+    tree = ast.parse(code)
     bound: set[str] = set()
     read: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -123,7 +129,10 @@ def free_names(code: str) -> list[str]:
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
     # A program that defines ``abs`` must not get at the ``abs`` of the tests.
-    return sorted(name for name in read - bound if not hasattr(builtins, name))
+    free = {name for name in read - bound if not hasattr(builtins, name)}
+    owners = {_name(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    modules = free & owners & sys.stdlib_module_names
+    return sorted(free - modules), sorted(modules)
 
 
 def _is_metadata(node: ast.stmt) -> bool:

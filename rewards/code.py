@@ -213,11 +213,12 @@ def _passes(case: Case, result: Any) -> bool:
 
 
 def _judgement(program: str, code: CheckCode) -> Judgement:
-    names = code.names or tuple(free_names("\n".join([code.setup, *code.tests])))
+    free, modules = free_names("\n".join([code.setup, *code.tests]))
     return Judgement(
         {
             "source": program,
-            "names": list(names),
+            "names": list(code.names or free),
+            "modules": modules,
             "aliases": dict(code.aliases),
             "setup": code.setup,
             "tests": list(code.tests),

@@ -151,14 +151,12 @@ class Candidate:
         return self._namespace[name]
 
     def _names(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the program made of the names that a test uses: a callable, a module, a value, or nothing."""
+        """What the program made of the names that a test uses: a callable, a value, or nothing."""
         kinds = {}
         for name in request["names"]:
             value = self._namespace.get(name, self)
             if value is self:
                 kinds[name] = {"kind": "missing"}
-            elif isinstance(value, types.ModuleType):
-                kinds[name] = {"kind": "module", "module": value.__name__}
             elif callable(value):
                 kinds[name] = {"kind": "callable"}
             else:

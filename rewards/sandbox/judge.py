@@ -130,14 +130,12 @@ def _exception(raised: dict[str, Any]) -> BaseException:
 
 
 def _proxies(link: _Link, names: list[str]) -> dict[str, Any]:
-    """What the tests may use: proxies for what the program defines, our own copies of modules that it imported."""
+    """What the tests may use of the program: proxies for what can be called, plain data for the rest."""
     namespace: dict[str, Any] = {}
     for name, found in link.ask(kind="names", names=names)["names"].items():
         if found["kind"] == "callable":
             target = {"name": name}
             namespace[name] = lambda *args, target=target, **kwargs: link.call(target, args, kwargs)
-        elif found["kind"] == "module" and found["module"].partition(".")[0] in sys.stdlib_module_names:
-            namespace[name] = importlib.import_module(found["module"])
         elif found["kind"] == "value":
             namespace[name] = decode(found["value"], link.reference)
     return namespace
@@ -148,7 +146,8 @@ def _judge(link: _Link, request: dict[str, Any]) -> dict[str, Any]:
     assert loaded
     proxies = _proxies(link, request["names"])
     proxies |= {alias: proxies.get(name) for alias, name in request["aliases"].items()}
-    namespace = {"__name__": "tests"} | proxies
+    modules = {name: importlib.import_module(name) for name in request["modules"]}
+    namespace = {"__name__": "tests"} | proxies | modules
     exec(compile(request["setup"], "setup.py", "exec"), namespace)
     namespace.update(proxies)  # the set-up may hold an empty stub of the very function
     results = []

@@ -90,7 +90,7 @@ def test_a_program_cannot_end_the_judges_loop_early():
 
 def test_the_judge_gets_exceptions_changed_arguments_classes_and_modules():
     program = (
-        "import math\nclass Node:\n    def __init__(self, v):\n        self.v, self.next = v, None\n"
+        "class Node:\n    def __init__(self, v):\n        self.v, self.next = v, None\n"
         "    def total(self):\n        return self.v + (self.next.total() if self.next else 0)\n"
         "def grow(xs):\n    xs.append(len(xs))\n"
         "def fail(x):\n    raise KeyError(x)\n"
@@ -102,7 +102,14 @@ def test_the_judge_gets_exceptions_changed_arguments_classes_and_modules():
         "a = Node(1)\na.next = Node(2)\nassert a.total() == 3 and last(a).v == 2 and a.next == last(a) and a != last(a)",
         "assert math.sqrt(4) == 2",
     )
-    assert judged(program, tests, "", ("Node", "grow", "fail", "last", "math")).verdict == "correct"
+    assert judged(program, tests, "", ()).verdict == "correct"
+
+
+def test_modules_of_the_tests_come_from_the_library():
+    """A program that brings a ``math`` of its own, whose isclose says yes, gains nothing."""
+    cheat = "class math:\n    isclose = staticmethod(lambda a, b: True)\ndef f(x):\n    return 0\n"
+    assert judged(cheat, ("assert math.isclose(f(3), 9.0)",), "", ()).verdict == "wrong"
+    assert judged("def f(x):\n    return x * x\n", ("assert math.isclose(f(3), 9.0)",), "", ()).verdict == "correct"
 
 
 def test_helpers_of_the_set_up_are_the_tests_own():
@@ -235,7 +242,8 @@ def test_checks_and_names():
     )
     assert cases_of(body or [], {"candidate": "f"}) == (Case("f", (1,), 2),)
     assert check_body("def check(candidate): pass\nopen('x')") is None
-    assert free_names("import math\nxs = [f(i) for i in range(3)]\nassert abs(g(xs)) == math.pi") == ["f", "g"]
+    assert free_names("import math\nxs = [f(i) for i in range(3)]\nassert abs(g(xs)) == math.pi") == (["f", "g"], [])
+    assert free_names("assert math.isclose(f(1), copy(2))") == (["copy", "f"], ["math"])
     assert isinstance(ast.parse("f(1)"), ast.Module)
 
 
