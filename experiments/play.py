@@ -1,5 +1,7 @@
 """A person is the policy: ``python -m experiments.play env=modchain``. Ends with Ctrl-D."""
 
+from rich.markup import escape
+
 from envs import Split
 from experiments.cli import console, entry_point
 from experiments.schema import PlayConfig
@@ -7,11 +9,21 @@ from rl.seeding import derive_seed
 from rl.workbench import make_env, make_taskset
 
 
+def read_response() -> str:
+    """One line; or, if it opens a fenced block, all lines up to the closing fence. Raises ``EOFError`` at the end."""
+    lines = [console.input("[bold green]you:[/] ")]
+    if lines[0].lstrip().startswith("```"):
+        while len(lines) == 1 or lines[-1].strip() != "```":
+            lines.append(console.input("[green]...[/] "))
+    return "\n".join(lines)
+
+
 @entry_point("play")
 def main(cfg: PlayConfig) -> None:
     """Plays episodes until the input ends; shows what the policy sees, and what the verifier says."""
     env = make_env(cfg.env, make_taskset(cfg.env), Split(cfg.split))
     console.print(f"[dim]{cfg.env.id}, {cfg.env.attempts} attempts; write an answer, Ctrl-D ends[/]")
+    console.print("[dim](what opens with ``` goes on to the closing ```)[/]")
     played, earned = 0, 0.0
     try:
         while True:
@@ -21,10 +33,10 @@ def main(cfg: PlayConfig) -> None:
                 for message in messages:
                     console.print(f"[bold cyan]{message.role}:[/]", end=" ")
                     console.print(message.content, markup=False, highlight=False)
-                messages, reward, terminated, truncated, info = env.step(console.input("[bold green]you:[/] "))
-                console.print(f"[dim]reward {reward:g}, {info['verdict']}, answer {info['answer']}[/]")
+                messages, reward, terminated, truncated, info = env.step(read_response())
+                console.print(f"[dim]reward {reward:g}, {info['verdict']}, answer {escape(str(info['answer']))}[/]")
                 over, earned = terminated or truncated, earned + reward
-            console.print(f"[dim]gold: {env.taskset.gold_response(env.task)}[/]\n")
+            console.print(f"[dim]gold: {escape(env.taskset.gold_response(env.task))}[/]\n")
             played += 1
     except EOFError:
         console.print(f"\n{played} episodes, reward {earned:g}")

@@ -87,7 +87,6 @@ class Outcome:
         signal: The signal that killed it, 0 for none.
         exit: Its exit status, -1 if a signal killed it.
         cpu_s: Processor seconds.
-        max_rss: Peak resident bytes.
         detail: For ``BROKEN``, what happened.
     """
 
@@ -97,7 +96,6 @@ class Outcome:
     signal: int = 0
     exit: int = -1
     cpu_s: float = 0.0
-    max_rss: int = 0
     detail: str = ""
 
 
@@ -231,7 +229,7 @@ class Sandbox:
             try:
                 server = server or self._start()
                 outcome = server.serve(item.job, item.limits)
-            except (OSError, ValueError, SandboxError) as error:
+            except Exception as error:  # a value, counted: a thread that ended here would leave its caller waiting
                 outcome = Outcome(Ending.BROKEN, detail=f"{type(error).__name__}: {error}")
             if server is not None and (outcome.ending is Ending.BROKEN or server.spent):
                 self._retire(server)
@@ -376,4 +374,4 @@ def _outcome(report: dict[str, Any], replies: list[Any], expected: int, output: 
         ending = Ending.TIMEOUT
     else:
         ending = Ending.DIED
-    return Outcome(ending, tuple(replies), output, report["signal"], report["exit"], report["cpu_s"], report["max_rss"])
+    return Outcome(ending, tuple(replies), output, report["signal"], report["exit"], report["cpu_s"])

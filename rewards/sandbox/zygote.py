@@ -78,12 +78,12 @@ class Zygote:
         return _Job(header, list(descriptors))
 
     def _run(self, job: _Job) -> dict[str, Any]:
-        started = time.monotonic()
+        deadline = time.monotonic() + job.header["wall_s"]
         for role in job.header["roles"]:
             job.pids.append(self._fork(role, job))
         for descriptor in job.descriptors:
             os.close(descriptor)
-        timed_out = self._wait(job, started + job.header["wall_s"])
+        timed_out = self._wait(job, deadline)
         for pid in job.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -95,8 +95,6 @@ class Zygote:
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
             "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1,
             "cpu_s": usage.ru_utime + usage.ru_stime,
-            "max_rss": usage.ru_maxrss * 1024,
-            "wall_s": time.monotonic() - started,
         }
 
     def _wait(self, job: _Job, deadline: float) -> bool:

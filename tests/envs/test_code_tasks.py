@@ -9,6 +9,7 @@ import envs
 from envs import Split, StopReason
 from envs.splits import normalise_question
 from rewards import Verdict
+from rewards.answers import program_in
 from tests.conftest import ROOT
 
 DATA = ROOT.parent / "shared" / "data"
@@ -54,7 +55,7 @@ def test_every_solution_passes_and_every_stub_fails(name):
 
 
 def test_all_974_tasks_of_mbpp_can_be_judged():
-    """Those in no split (prompt examples, duplicates) too: none is beyond the judge."""
+    """Those in no split (prompt examples, duplicates) too: none is beyond the judge, and no stub passes."""
     make("mbpp")
     from envs.rows import read_rows
     from envs.tasks.mbpp import tests_of
@@ -69,6 +70,14 @@ def test_all_974_tasks_of_mbpp_can_be_judged():
             lambda row, code: score_program(code, tests_of(row, code), Limits(wall_s=30)), rows, programs
         )
         assert all(score.verdict is Verdict.CORRECT for score in scores)
+        stubs = [program_in(stub(code)) or "" for code in programs]
+        scores = threads.map(
+            lambda row, code, stubbed: score_program(stubbed, tests_of(row, code), Limits(wall_s=30)),
+            rows,
+            programs,
+            stubs,
+        )
+        assert not any(score.value for score in scores)
 
 
 def test_mbpp_splits_are_the_papers_less_what_they_share():

@@ -99,6 +99,15 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
     assert not (folder / "result.json").exists()
 
 
+def test_a_person_can_write_a_program_of_several_lines():
+    program = "```python\ndef f(xs):\n    return xs[99]\n```\n"
+    done = run("play", "env=tinycode", input=2 * program)
+    assert "IndexError" in done.stdout  # what the shown tests gave, between the attempts
+    assert "answer def f(xs):" in done.stdout
+    assert "return xs[99]" in done.stdout  # brackets are not taken for markup
+    assert "1 episodes" in done.stdout
+
+
 def test_a_person_can_play():
     done = run("play", input=": 1\n: 2\n")
     assert done.returncode == 0, done.stdout + done.stderr
