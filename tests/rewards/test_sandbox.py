@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -270,6 +271,10 @@ def test_a_fork_server_that_dies_is_our_failure_and_is_replaced():
     with Sandbox(n_workers=1) as sandbox:
         (server,) = sandbox._servers
         os.kill(server.pid, signal.SIGKILL)
+        # Pid 1 of its namespace dies with it, a moment later; until then it would still serve.
+        gone = select.poll()
+        gone.register(server._control, 0)
+        assert gone.poll(10_000)
         assert run(sandbox, "def f(): return 1").ending is Ending.BROKEN
         assert run(sandbox, "def f(): return 1").ending is Ending.FINISHED
         assert sandbox.counts[Ending.BROKEN] == 1
