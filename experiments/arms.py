@@ -1,4 +1,4 @@
-"""One arm, one seed: train, evaluate, write everything down. Used by every entry point and by the comparison."""
+"""One arm, one seed: train, evaluate, write everything down. Online arms are in ``experiments/online.py``."""
 
 import math
 import time
@@ -9,15 +9,13 @@ from typing import Any
 
 from envs import Split
 from rewards.sandboxes import in_use
-from rl.backends.distributed import Distributed
 from rl.checkpoint import save_policy
-from rl.config import RunConfig, SFTConfig, TrainConfig
+from rl.config import RunConfig, SFTConfig
 from rl.evaluate import EvalRow, evaluate, play
 from rl.offline import OfflineTrainer
 from rl.statistics import scaling, summarise
 from rl.tracking import JsonLines, Tracker, write_json
-from rl.trainer import Totals, Trainer
-from rl.types import Episode
+from rl.trainer import Totals
 from rl.workbench import Workbench
 
 Report = Callable[[str, float, dict[str, float]], None]
@@ -52,61 +50,6 @@ class ArmResult:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def run_online(cfg: TrainConfig, folder: Path, report: Report, arm: str | None = None) -> ArmResult:
-    """Online RL. An interrupted run leaves its metrics, its episodes and the policy as it was in its folder."""
-    began = time.perf_counter()
-    distributed = Distributed(cpu=False)
-    bench = Workbench.build(cfg, distributed.device)
-    tracker = Tracker(folder) if distributed.is_main else None
-    trainer = Trainer(
-        cfg,
-        bench.model,
-        bench.rollout(Split.TRAIN, cfg.algorithm.train_attempts),
-        bench.tasks(Split.TRAIN),
-        bench.renderer.pad_id,
-        distributed,
-        lambda version: bench.engine.load_weights(dict(bench.model.named_parameters()), version),
-    )
-    if tracker is not None:
-        _log_validation(bench, tracker, 0, 0, report)
-    try:
-        while trainer.step < trainer.n_steps:
-            metrics, episodes = trainer.train_step()
-            if tracker is not None:  # every process trains, the first one writes
-                report("training", trainer.step / trainer.n_steps, metrics)
-                _after_step(cfg, trainer, bench, tracker, report, metrics, episodes)
-    except BaseException:
-        if trainer.step and tracker is not None:
-            save_policy(folder / "policy_interrupted", bench.model, bench.tokenizer)
-        raise
-    finally:
-        if tracker is not None:
-            tracker.close()
-    result = ArmResult(arm or cfg.algorithm.name, cfg.seed, totals=asdict(trainer.totals))
-    if tracker is not None:
-        _finish(result, bench, folder, report, began)
-    distributed.wait()
-    return result
-
-
-def _after_step(
-    cfg: TrainConfig,
-    trainer: Trainer,
-    bench: Workbench,
-    tracker: Tracker,
-    report: Report,
-    metrics: dict[str, float],
-    episodes: list[Episode],
-) -> None:
-    done, every, save = trainer.step, cfg.training.validate_every, cfg.training.save_every
-    tracker.log(done, metrics)
-    tracker.episodes(done, episodes[: cfg.training.keep_episodes])
-    if every and (done % every == 0 or done == trainer.n_steps):
-        _log_validation(bench, tracker, done, trainer.totals.episodes, report)
-    if save and done % save == 0:
-        save_policy(tracker.folder / "checkpoints" / f"step_{done}", bench.model, bench.tokenizer)
-
-
 def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = None) -> ArmResult:
     """An offline method."""
     began = time.perf_counter()
@@ -118,10 +61,10 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         bench.tokenizer,
         bench.rollout(Split.TRAIN),
         bench.tasks(Split.TRAIN),
-        lambda version: bench.engine.load_weights(dict(bench.model.named_parameters()), version),
+        bench.publish,
         lambda what, share: report(what, share, {}),
     )
-    _log_validation(bench, tracker, 0, 0, report)
+    log_validation(bench, tracker, 0, 0, report)
     rounds = []
     try:
         for _ in range(cfg.offline.iterations):
@@ -133,33 +76,43 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
             trainer.totals.seconds["update"] += time.perf_counter() - sampled
             kept.write({"round": trainer.round, **rounds[-1]})
             tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
-            _log_validation(bench, tracker, trainer.round, trainer.totals.episodes, report)
+            log_validation(bench, tracker, trainer.round, trainer.totals.episodes, report)
     finally:
         tracker.close()
         kept.close()
     result = ArmResult(arm or cfg.offline.name, cfg.seed, totals=asdict(trainer.totals), notes={"rounds": rounds})
-    return _finish(result, bench, folder, report, began)
+    return finish(result, bench, folder, report, began)
 
 
 def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") -> ArmResult:
     """A model as it is."""
     began = time.perf_counter()
-    return _finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
+    return finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
 
 
-def _log_validation(bench: Workbench, tracker: Tracker, step: int, n_episodes: int, report: Report) -> None:
+def log_validation(
+    bench: Workbench, tracker: Tracker | None, step: int, n_episodes: int, report: Report
+) -> dict[str, float]:
+    """Greedy episodes on validation tasks, shared out over the processes; logged where there is a tracker."""
+    rank, n = bench.distributed.rank, bench.distributed.n_processes
     tasks = bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS]
-    rows = play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "", 0, "validation")
-    summary = {f"eval/validation/{name}": value for name, value in summarise(rows).items()}
-    metrics = summary | {"rollout/episodes": float(n_episodes)}
-    tracker.log(step, metrics)
+    own = play(bench.rollout(Split.VALIDATION), tasks[rank::n], 1, 0.0, "", 0, "validation")
+    summary = summarise(bench.distributed.gather(own))
+    metrics = {f"eval/validation/{name}": value for name, value in summary.items()}
+    metrics["rollout/episodes"] = float(n_episodes)
+    if tracker is not None:
+        tracker.log(step, metrics)
     report("validation", 1.0, metrics)
+    return metrics
 
 
-def _finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
-    """Evaluates, and writes rows, policy and result: the result last, so that its presence means "complete"."""
-    cfg = bench.config
-    tasks = bench.evaluation_tasks()
+def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
+    """Evaluates, and writes rows, policy and result: the result last, so that its presence means "complete".
+
+    With several processes all must call it; they share the tasks, and the main one writes.
+    """
+    cfg, distributed = bench.config, bench.distributed
+    tasks = bench.evaluation_tasks()[distributed.rank :: distributed.n_processes]
     n_episodes = len(tasks) * (int(cfg.evaluation.greedy) + cfg.evaluation.samples_per_task)
     done = 0
 
@@ -168,9 +121,12 @@ def _finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, b
         done += 1
         report("evaluating", done / n_episodes, {})
 
-    rows = evaluate(bench.rollout(Split(cfg.evaluation.split)), tasks, cfg.evaluation, result.arm, result.seed, count)
+    own = evaluate(bench.rollout(Split(cfg.evaluation.split)), tasks, cfg.evaluation, result.arm, result.seed, count)
+    rows = distributed.gather(own)
+    save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
+    if not distributed.is_main:
+        return result
     write_rows(folder / "rows.jsonl", rows)
-    save_policy(folder / "policy", bench.model, bench.tokenizer)
     for mode in ("greedy", "sampled"):
         of_mode = [row for row in rows if row.mode == mode]
         if of_mode:

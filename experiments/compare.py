@@ -19,8 +19,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.arms import run_base, run_offline, run_online
+from experiments.arms import run_base, run_offline
 from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
+from experiments.online import run_online
 from experiments.progress import Display
 from experiments.report import write_report
 from experiments.schema import CompareConfig

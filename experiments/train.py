@@ -1,8 +1,9 @@
 """Online RL: ``python -m experiments.train algorithm=score env=modchain seed=1``."""
 
-from experiments.arms import run_online
-from experiments.cli import console, entry_point, resolved_yaml, run_folder
+from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
+from experiments.online import run_online
 from experiments.progress import Display
+from rl.backends.distributed import Distributed
 from rl.config import TrainConfig
 from rl.tracking import describe_run
 
@@ -10,10 +11,16 @@ from rl.tracking import describe_run
 @entry_point("train")
 def main(cfg: TrainConfig) -> None:
     """Trains, evaluates, and prints what came out."""
-    folder = run_folder()
-    describe_run(folder, resolved_yaml(cfg))
+    distributed = Distributed(mixed_precision=cfg.optim.mixed_precision)
+    folder = distributed.broadcast(run_folder())
+    if (folder / "result.json").exists():
+        raise UserError(f"resume={cfg.resume}: the run in {folder} is finished")
+    if not distributed.is_main:
+        run_online(cfg, folder, lambda *_: None, distributed=distributed)
+        return
+    describe_run(folder, resolved_yaml(cfg), keep_config=cfg.resume is not None)
     with Display(console) as display:
-        result = run_online(cfg, folder, display.reporter(cfg.algorithm.name))
+        result = run_online(cfg, folder, display.reporter(cfg.algorithm.name), distributed=distributed)
     display.summary(result, folder)
 
 

@@ -7,22 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.types import Episode, RolloutBatch
+from rl.types import Episode, RolloutBatch, TrainBatch
 
 
 def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -> RolloutBatch:
     """Right-padded rows of episodes.
 
     Args:
-        episodes: Episodes with at least one turn each, none of them failed.
+        episodes: Episodes with at least one turn each, none of them failed. A process may have none.
         pad_id: Fills rows to the longest.
         max_turns: K, the number of reward columns.
 
     Raises:
         ValueError: If an episode failed, has no turn, or has more turns than ``max_turns``.
     """
-    if not episodes:
-        raise ValueError("no episodes to batch: every one of them failed, or none was sampled")
     for episode in episodes:
         if episode.failed or not 1 <= len(episode.turns) <= max_turns:
             raise ValueError(
@@ -30,7 +28,7 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
                 f"of 1 to {max_turns} turns can be trained on"
             )
     n_rows = len(episodes)
-    width = max(len(e.turns[-1].prompt_ids) + len(e.turns[-1].action_ids) for e in episodes)
+    width = max((len(e.turns[-1].prompt_ids) + len(e.turns[-1].action_ids) for e in episodes), default=2)
     input_ids = np.full((n_rows, width), pad_id, dtype=np.int64)
     attention_mask = np.zeros((n_rows, width), dtype=bool)
     turn_ids = np.full((n_rows, width), -1, dtype=np.int64)
@@ -44,9 +42,10 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
         for k, turn in enumerate(episode.turns):
             start = len(turn.prompt_ids)
             span = slice(start, start + len(turn.action_ids))
-            turn_ids[row, span] = k
-            logprobs[row, span] = turn.sampler_logprobs
             rewards[row, k] = turn.reward
+            if not turn.replayed:
+                turn_ids[row, span] = k
+                logprobs[row, span] = turn.sampler_logprobs
     return RolloutBatch(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(attention_mask),
@@ -54,9 +53,25 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
         turn_ids=torch.from_numpy(turn_ids),
         sampler_logprobs=torch.from_numpy(logprobs),
         rewards=torch.from_numpy(rewards),
-        n_turns=torch.tensor([len(episode.turns) for episode in episodes]),
-        group_ids=torch.tensor([episode.group_id for episode in episodes]),
+        n_turns=torch.tensor([len(episode.turns) for episode in episodes], dtype=torch.long),
+        group_ids=torch.tensor([episode.group_id for episode in episodes], dtype=torch.long),
     )
+
+
+def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
+    """One row without a response: what a process runs when others still have micro-batches and it has none left."""
+    off, nothing = torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2)
+    rollout = RolloutBatch(
+        input_ids=torch.full((1, 2), pad_id),
+        attention_mask=torch.ones(1, 2, dtype=torch.bool),
+        response_mask=off,
+        turn_ids=torch.full((1, 2), -1),
+        sampler_logprobs=nothing,
+        rewards=torch.zeros(1, max_turns),
+        n_turns=torch.zeros(1, dtype=torch.long),
+        group_ids=torch.zeros(1, dtype=torch.long),
+    )
+    return TrainBatch(rollout, nothing, nothing, nothing, nothing, nothing)
 
 
 def micro_batches(lengths_B: Tensor, token_budget: int) -> Iterator[tuple[Tensor, int]]:
@@ -81,13 +96,7 @@ def micro_batches(lengths_B: Tensor, token_budget: int) -> Iterator[tuple[Tensor
 
 
 def minibatches(n_rows: int, n_minibatches: int, generator: torch.Generator) -> list[Tensor]:
-    """A random partition of the rows into parts of nearly equal size, one per optimiser step.
-
-    Raises:
-        ValueError: If there are fewer rows than parts.
-    """
-    if n_rows < n_minibatches:
-        raise ValueError(f"cannot split {n_rows} episodes into {n_minibatches} minibatches")
+    """A random partition of the rows into parts of nearly equal size, one per optimiser step; some may be empty."""
     if n_minibatches == 1:
         return [torch.arange(n_rows)]
-    return list(torch.randperm(n_rows, generator=generator).chunk(n_minibatches))
+    return list(torch.randperm(n_rows, generator=generator).tensor_split(n_minibatches))

@@ -32,6 +32,8 @@ _PER_TURN = {
     "reward/raw": Metric("reward", "mean raw reward of the turn"),
     "reward/shaped": Metric("reward", "mean reward of the turn after weights and progress bonus"),
     "policy/kl_ref": Metric("nats per episode", "KL(policy || reference) summed over the turn's tokens"),
+    "policy/kl_coef": Metric("1", "weight of the turn's KL penalty"),
+    "policy/abs_advantage": Metric("1", "|advantage| summed over the turn's tokens, per episode"),
     "rollout/tokens": Metric("tokens", "mean sampled tokens of the turn"),
     "rollout/truncated": Metric("fraction", "turns cut off by the token limit"),
     "rollout/no_answer": Metric("fraction", "turns without an answer in the accepted form"),
@@ -70,6 +72,18 @@ _PLAIN = {
     "policy/sampler_gap": Metric("nats per token", "mean |trainer - sampler| log-prob before the update"),
     "policy/importance_weight": Metric("1", "mean weight of samples for the gap between sampler and trainer"),
     "policy/importance_capped": Metric("fraction", "tokens whose importance weight was cut to the cap"),
+    "policy/off_policy_masked": Metric("fraction", "response tokens dropped because the policy has left them behind"),
+    "critic/loss": Metric("1", "the value loss that was minimised"),
+    "critic/error": Metric("reward^2", "mean squared distance between value and return"),
+    "critic/value": Metric("reward", "mean value"),
+    "critic/return": Metric("reward", "mean return that the values should have"),
+    "critic/return_square": Metric("reward^2", "mean squared return"),
+    "critic/grad_norm": Metric("1", "gradient norm of a separate critic before clipping"),
+    "critic/explained_variance": Metric(
+        "fraction", "1 - error / variance of the returns; 0 is no better than a constant"
+    ),
+    "group/resampled": Metric("groups", "groups without a gradient that dynamic sampling replaced"),
+    "group/offline_first_fraction": Metric("fraction", "episodes whose first attempt was read, not sampled"),
     "optim/lr": Metric("1", "learning rate"),
     "optim/grad_norm": Metric("1", "gradient norm before clipping"),
     "stage": Metric("index", "stage of the algorithm, from 0"),
@@ -77,6 +91,13 @@ _PLAIN = {
     "time/verification": Metric("seconds", "spent in environments and verifiers this step"),
     "time/update": Metric("seconds", "spent in forward, backward and optimiser this step"),
     "time/other": Metric("seconds", "the rest of this step: rendering, batching, logging, validation"),
+    "time/checkpoint": Metric("seconds", "spent in writing checkpoints since the step before"),
+    "system/sampling_tokens_per_second": Metric("tokens/s", "sampled tokens over the time in the engine"),
+    "system/update_tokens_per_second": Metric(
+        "tokens/s", "prompt and response tokens trained on, over the update's time"
+    ),
+    "system/mfu": Metric("fraction", "model FLOPs of the update over what the device can do; on known GPUs only"),
+    "system/peak_memory": Metric("GiB", "peak memory of this process: the GPU's where there is one, else resident"),
     "system/episodes_per_second": Metric("episodes/s", "sampled and trained on, over the whole step"),
     "system/tokens_per_second": Metric("tokens/s", "sampled tokens over the whole step"),
 }

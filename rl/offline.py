@@ -14,8 +14,9 @@ from rewards import Verdict
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
 from rl.config import OfflineConfig, Rule, SFTConfig
 from rl.rollout import EpisodePlan, Rollout
+from rl.schedule import shuffled_index
 from rl.seeding import derive_seed
-from rl.trainer import Totals, shuffled_index
+from rl.trainer import Totals
 from rl.types import Episode, Turn
 
 

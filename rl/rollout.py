@@ -1,12 +1,13 @@
 """Episodes from an engine and environments.
 
-An episode goes on as soon as its own turn is verified, whatever the others do. Every request's seed is derived from
-the episode's seed and the turn, so neither the batch nor the order of completion changes what is sampled.
+An episode goes on as soon as its own turn is verified, whatever the others do; with a streaming engine verification
+runs while others decode. Every request's seed is derived from the episode's seed and the turn, so neither the batch nor
+the order of completion changes what is sampled.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,19 @@ from rl.types import Completion, Engine, Episode, Finish, Request, Turn
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlan:
-    """An episode to be sampled: which task, which group, which seed."""
+    """An episode to be sampled.
+
+    Args:
+        task: Which task.
+        group_id: Which group.
+        seed: Decides everything that is sampled.
+        first: A first attempt to be read instead of sampled.
+    """
 
     task: Task
     group_id: int
     seed: int
+    first: Turn | None = None
 
 
 @dataclass(slots=True)
@@ -44,16 +53,9 @@ class _Running:
     policy_version: int = 0
 
 
-_Step = tuple[str, tuple[Message, ...], float, bool, bool, dict[str, Any]]
+_Step = tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]
 VERIFICATION_THREADS = 16
 """They wait; the work is done by the processes behind the verifier."""
-
-
-def _step(state: _Running, text: str) -> _Step | Exception:
-    try:
-        return (text, *state.env.step(text))
-    except Exception as error:  # a crash of an environment is a value, counted and masked; never a reward of 0
-        return error
 
 
 def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
@@ -62,7 +64,7 @@ def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
     by_id: dict[int, Completion] = {}
     while len(by_id) < len(requests):
         finished = engine.step()
-        if not finished:
+        if not finished and not engine.pending:
             raise RuntimeError(f"the engine is idle but {len(requests) - len(by_id)} requests are unanswered")
         by_id.update((completion.request_id, completion) for completion in finished)
     return [by_id[request.id] for request in requests]
@@ -125,18 +127,52 @@ class Rollout:
             env = self._free_envs.pop() if self._free_envs else self._make_env()
             running[index] = _Running(plan, env)
             requests += settle(index, self._start(index, running[index], temperature))
-        while running:
-            self._engine.submit(requests)
-            started = time.perf_counter()
-            completions = self._engine.step()
-            self.times.sampling += time.perf_counter() - started
-            if not completions:
-                raise RuntimeError(f"the engine is idle but {len(running)} episodes wait for it")
-            requests = []
-            for completion, step in zip(completions, self._verify(running, completions), strict=True):
-                index = completion.request_id
-                requests += settle(index, self._advance(index, running[index], completion, step, temperature))
+        with ThreadPoolExecutor(VERIFICATION_THREADS) as threads:
+            verifying: dict[Future, Completion] = {}
+            while running:
+                self._engine.submit(requests)
+                requests = []
+                for completion in self._decode(len(running), bool(verifying)):
+                    verifying[self._verify(threads, running[completion.request_id], completion)] = completion
+                for completion, step in self._verified(verifying):
+                    index = completion.request_id
+                    requests += settle(index, self._advance(index, running[index], completion, step, temperature))
         return [episodes[index] for index in range(len(plans))]
+
+    def _decode(self, n_running: int, verifying: bool) -> list[Completion]:
+        if verifying and not self._engine.pending:
+            return []
+        started = time.perf_counter()
+        completions = self._engine.step()
+        self.times.sampling += time.perf_counter() - started
+        if not completions and not verifying and not self._engine.pending:
+            raise RuntimeError(f"the engine is idle but {n_running} episodes wait for it")
+        return completions
+
+    def _verify(self, threads: ThreadPoolExecutor, state: _Running, completion: Completion) -> "Future[_Step]":
+        """Steps the environment; in a thread where its task set waits for other processes, else here and now."""
+        text = self._renderer.text(completion.action_ids)
+        if getattr(state.env.taskset, "verifies_elsewhere", False):
+            return threads.submit(state.env.step, text)
+        future: Future[_Step] = Future()
+        started = time.perf_counter()
+        try:
+            future.set_result(state.env.step(text))
+        except Exception as error:  # a crash of an environment is a value, counted and masked; never a reward of 0
+            future.set_exception(error)
+        self.times.verification += time.perf_counter() - started
+        return future
+
+    def _verified(self, verifying: "dict[Future, Completion]") -> "list[tuple[Completion, Future]]":
+        """Takes out what is verified: all of it, or what is ready if the engine goes on decoding in the meantime."""
+        if not verifying:
+            return []
+        started = time.perf_counter()
+        if not (self._engine.streams and self._engine.pending):
+            wait(verifying, return_when=FIRST_COMPLETED if self._engine.streams else ALL_COMPLETED)
+        self.times.verification += time.perf_counter() - started
+        ready = [future for future in verifying if future.done()]
+        return [(verifying.pop(future), future) for future in ready]
 
     def _start(self, index: int, state: _Running, temperature: float) -> Episode | Request:
         try:
@@ -144,40 +180,49 @@ class Rollout:
         except Exception as error:
             return self._end(state, False, StopReason.ENV_ERROR, f"reset: {error!r}")
         state.prompt_ids = self._renderer.opening(messages)
-        return self._ask(index, state, temperature)
+        return self._replay(index, state, temperature) if state.plan.first else self._ask(index, state, temperature)
 
-    def _verify(self, running: dict[int, _Running], completions: Sequence[Completion]) -> list[_Step | Exception]:
-        """Steps the environment of every completion; in threads where its task set waits for other processes."""
-        started = time.perf_counter()
-        states = [running[completion.request_id] for completion in completions]
-        texts = [self._renderer.text(completion.action_ids) for completion in completions]
-        if len(states) > 1 and getattr(states[0].env.taskset, "verifies_elsewhere", False):
-            with ThreadPoolExecutor(min(len(states), VERIFICATION_THREADS)) as threads:
-                steps = list(threads.map(_step, states, texts))
-        else:
-            steps = list(map(_step, states, texts))
-        self.times.verification += time.perf_counter() - started
-        return steps
+    def _replay(self, index: int, state: _Running, temperature: float) -> Episode | Request:
+        """Plays the plan's first attempt as if it had been sampled now."""
+        first = state.plan.first
+        assert first is not None
+        if first.prompt_ids != state.prompt_ids:
+            return self._end(state, False, StopReason.ENV_ERROR, "replay: the first attempt answers another prompt")
+        completion = Completion(index, first.action_ids, first.sampler_logprobs, first.finish, 0)
+        done: Future[_Step] = Future()
+        try:
+            done.set_result(state.env.step(first.text))
+        except Exception as error:
+            done.set_exception(error)
+        return self._advance(index, state, completion, done, temperature, replayed=True)
 
     def _advance(
-        self, index: int, state: _Running, completion: Completion, step: _Step | Exception, temperature: float
+        self,
+        index: int,
+        state: _Running,
+        completion: Completion,
+        step: "Future[_Step]",
+        temperature: float,
+        replayed: bool = False,
     ) -> Episode | Request:
-        if isinstance(step, Exception):
-            return self._end(state, False, StopReason.ENV_ERROR, f"step: {step!r}")
-        text, messages, reward, terminated, truncated, info = step
+        if error := step.exception():
+            return self._end(state, False, StopReason.ENV_ERROR, f"step: {error!r}")
+        messages, reward, terminated, truncated, info = step.result()
         turn = Turn(
             prompt_ids=state.prompt_ids,
             action_ids=completion.action_ids,
             sampler_logprobs=completion.logprobs,
-            text=text,
+            text=self._renderer.text(completion.action_ids),
             reward=reward,
             finish=completion.finish,
             verdict=info["verdict"],
             answer=info.get("answer"),
             reason=info.get("reason", ""),
+            replayed=replayed,
         )
         state.turns.append(turn)
-        state.policy_version = completion.policy_version
+        if not replayed:
+            state.policy_version = completion.policy_version
         if terminated or truncated:
             return self._end(state, terminated, info["stop_reason"], info.get("error"))
         state.prompt_ids = self._extend(turn, completion.finish, messages)

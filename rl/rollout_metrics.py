@@ -13,6 +13,11 @@ class _Sums(Protocol):
     def sum_ratios(self, ratios: dict[str, Ratio]) -> dict[str, Ratio]: ...
 
 
+def sampled_tokens(episodes: Sequence[Episode]) -> int:
+    """Number of tokens that the policy sampled."""
+    return sum(len(turn.action_ids) for episode in episodes for turn in episode.turns if not turn.replayed)
+
+
 def to_groups(episodes: Sequence[Episode]) -> list[Group]:
     """Episodes by group, in order of first appearance."""
     members: dict[int, list[Episode]] = defaultdict(list)
@@ -22,7 +27,7 @@ def to_groups(episodes: Sequence[Episode]) -> list[Group]:
 
 
 def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) -> dict[str, float]:
-    """Per-turn rewards, lengths and endings, and which groups carry a gradient; failed episodes left out.
+    """Per-turn rewards, lengths and endings, and which groups carry a gradient; failed episodes and replays left out.
 
     Args:
         episodes: A rollout batch.
@@ -32,7 +37,7 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) ->
     good = [episode for episode in episodes if not episode.failed]
     parts = [_group_metrics(to_groups(good))]
     for k in range(max_turns):
-        turns = [episode.turns[k] for episode in good if len(episode.turns) > k]
+        turns = [e.turns[k] for e in good if len(e.turns) > k and not e.turns[k].replayed]
         parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})
     return {name: ratio.value for name, ratio in sums.sum_ratios(total(parts)).items()}
 

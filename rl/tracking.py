@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rl.metrics import check_names
 from rl.types import Episode
@@ -31,9 +31,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def describe_run(folder: Path, resolved_config: str, argv: Sequence[str] | None = None) -> None:
-    """Writes ``config.yaml`` and ``run.json``: the command, versions, commit and machine."""
-    write_text(folder / "config.yaml", resolved_config)
+def describe_run(
+    folder: Path, resolved_config: str, argv: Sequence[str] | None = None, keep_config: bool = False
+) -> None:
+    """Writes ``config.yaml`` and ``run.json``: the command, versions, commit and machine.
+
+    Args:
+        folder: Of the run.
+        resolved_config: YAML.
+        argv: The command; ``None`` takes this process's.
+        keep_config: Leave the ``config.yaml`` of a run that goes on as it is.
+    """
+    if not (keep_config and (folder / "config.yaml").exists()):
+        write_text(folder / "config.yaml", resolved_config)
     info = {
         "command": list(argv if argv is not None else sys.argv),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -62,10 +72,17 @@ def _commit() -> str | None:
 
 
 class JsonLines:
-    """Appends one JSON object per line."""
+    """Appends one JSON object per line.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        size: Cut the file to this many bytes first: what a run wrote after the checkpoint that it goes on from.
+    """
+
+    def __init__(self, path: Path, size: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if size is not None and path.exists():
+            os.truncate(path, min(size, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, *rows: Mapping[str, Any]) -> None:
@@ -73,18 +90,47 @@ class JsonLines:
         self._file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self._file.flush()
 
+    @property
+    def size(self) -> int:
+        """Bytes written."""
+        return self._file.tell()
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
 
-class Tracker:
-    """Metrics and episodes of one run; ``metrics.jsonl`` and ``episodes.jsonl`` in its folder."""
+class Mirror(Protocol):
+    """Another place that metrics go to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._metrics = JsonLines(folder / "metrics.jsonl")
-        self._episodes = JsonLines(folder / "episodes.jsonl")
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line of metrics."""
+        ...
+
+    def close(self) -> None:
+        """Flushes."""
+        ...
+
+
+class Tracker:
+    """Metrics and episodes of one run; ``metrics.jsonl`` and ``episodes.jsonl`` in its folder.
+
+    Args:
+        folder: Of the run.
+        sizes: What :attr:`sizes` was at the checkpoint that the run goes on from.
+        mirror: Where metrics go besides, such as :class:`rl.backends.trackers.Trackers`.
+    """
+
+    def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, mirror: Mirror | None = None) -> None:
+        self.folder, self._mirror = folder, mirror
+        sizes = sizes or {}
+        self._metrics = JsonLines(folder / "metrics.jsonl", sizes.get("metrics"))
+        self._episodes = JsonLines(folder / "episodes.jsonl", sizes.get("episodes"))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes written so far, for a checkpoint."""
+        return {"metrics": self._metrics.size, "episodes": self._episodes.size}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.
@@ -94,15 +140,19 @@ class Tracker:
         """
         check_names(metrics)
         self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}})
+        if self._mirror is not None:
+            self._mirror.log(step, {name: value for name, value in metrics.items() if value == value})
 
     def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
         """Whole episodes, token ids and log-probs included."""
         self._episodes.write(*({"step": step, **asdict(episode)} for episode in episodes))
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes the files and the mirror."""
         self._metrics.close()
         self._episodes.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
 
 def _rounded(value: float) -> float | None:

@@ -1,30 +1,30 @@
-"""The online loop: sample a batch of episodes, score it, take optimiser steps, hand the weights to the engine."""
+"""The online loop: sample a batch of episodes, score it, take optimiser steps, hand the weights to the engine.
 
-import random
+All that a run needs to go on exactly where it was is in :meth:`Trainer.state`, also between two optimiser steps of one
+rollout batch; :mod:`rl.checkpoint` writes it to disk.
+"""
+
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from copy import deepcopy
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from envs import StopReason, Task
-from rl.algorithms import advantages, shaped_rewards, stage_at
+from rl.algorithms import shaped_rewards
 from rl.backends.distributed import Distributed
-from rl.backends.policy import SampledStats, sampled_stats
-from rl.batching import micro_batches, minibatches, to_rollout_batch
-from rl.config import KL, Importance, Normaliser, Schedule, StageConfig, TrainConfig
-from rl.kl import full_kl, sampled_kl
-from rl.losses import clipped_pg_loss, importance_weights, kl_penalty, masked_sum
+from rl.backends.flops import Flops, peak_memory_gib
+from rl.batching import minibatches, to_rollout_batch
+from rl.config import StageConfig, TrainConfig
+from rl.learner import Learner
 from rl.metrics import Ratio, total
-from rl.rollout import EpisodePlan, Rollout
-from rl.rollout_metrics import rollout_metrics
+from rl.rollout import Rollout
+from rl.rollout_metrics import rollout_metrics, sampled_tokens
+from rl.schedule import stage_at
 from rl.seeding import derive_seed
-from rl.types import Episode, RolloutBatch, RunStoppedError, TrainBatch
+from rl.source import EpisodeSource, drop_failed, refuse_stale
+from rl.types import Episode, RunStoppedError, TrainBatch
 
 
 @dataclass(slots=True)
@@ -39,13 +39,38 @@ class Totals:
     )
 
 
+@dataclass(slots=True)
+class Pending:
+    """A rollout batch that is being trained on.
+
+    Args:
+        train: Scored rows of this process.
+        episodes: All sampled episodes of this process.
+        metrics: Numbers about the sampling.
+        seconds: Seconds by phase.
+        done: Optimiser steps taken.
+        parts: What they measured.
+    """
+
+    train: TrainBatch
+    episodes: list[Episode]
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    done: int = 0
+    parts: list[dict[str, Ratio]] = field(default_factory=list)
+
+
+def _nothing() -> None:
+    pass
+
+
 class Trainer:
     """Runs one online algorithm.
 
     Args:
         config: The run.
         model: The policy; trained in place.
-        rollout: Plays training episodes with an engine that samples from ``model``.
+        make_rollout: Plays training episodes of a given number of attempts with an engine that samples from ``model``.
         tasks: Training tasks.
         pad_id: Fills rows.
         distributed: Processes and devices.
@@ -56,225 +81,212 @@ class Trainer:
         self,
         config: TrainConfig,
         model: Any,
-        rollout: Rollout,
+        make_rollout: Callable[[int], Rollout],
         tasks: Sequence[Task],
         pad_id: int,
         distributed: Distributed,
         on_update: Callable[[int], None],
     ) -> None:
+        refuse_config(config, distributed.n_processes)
         self._config, self._algorithm = config, config.algorithm
-        self._rollout, self._tasks, self._pad_id = rollout, list(tasks), pad_id
-        self._distributed, self._on_update = distributed, on_update
-        self._max_turns = config.algorithm.train_attempts or config.env.attempts
-        needs_reference = any(coef for stage in config.algorithm.stages for coef in stage.kl_coefs)
-        self._reference = deepcopy(model).eval().requires_grad_(False) if needs_reference else None
-        self._bare_model, self._model = model, distributed.prepare_model(model)
-        for index, stage in enumerate(config.algorithm.stages):
-            if len(stage.reward_weights) < self._max_turns:
-                raise ValueError(
-                    f"algorithm.stages.{index}.reward_weights has {len(stage.reward_weights)} entries, but training "
-                    f"episodes have {self._max_turns} attempts: give reward_weights and kl_coefs one entry per attempt"
-                )
-        if config.training.tasks_per_step % distributed.n_processes:
-            raise ValueError(
-                f"training.tasks_per_step={config.training.tasks_per_step} cannot be shared equally by "
-                f"{distributed.n_processes} processes"
-            )
+        self._pad_id, self._distributed, self._on_update = pad_id, distributed, on_update
+        attempts = {stage.attempts or config.env.attempts for stage in config.algorithm.stages}
+        attempts |= {1} if any(stage.offline_first_attempts for stage in config.algorithm.stages) else set()
+        self.source = EpisodeSource(config, {k: make_rollout(k) for k in attempts}, tasks, distributed)
+        self.learner = Learner(config, model, pad_id, distributed)
+        self._flops = Flops.of(model, distributed.device, config)
         self._stage_index = -1
+        self._pending: Pending | None = None
         self.step = 0
+        self.n_updates = 0
         self.totals = Totals()
 
     @property
     def n_steps(self) -> int:
-        """Rollout batches of the whole run."""
-        per_step = self._config.training.tasks_per_step * self._algorithm.group_size
-        return max(1, self._config.training.episodes // per_step)
+        """Rollout batches of the whole run, if none of its groups are replaced."""
+        return max(1, self._config.training.episodes // self._per_step)
 
-    def train_step(self) -> tuple[dict[str, float], list[Episode]]:
-        """One rollout batch and its updates; returns the step's metrics and its episodes."""
+    @property
+    def _per_step(self) -> int:
+        return self._config.training.tasks_per_step * self._algorithm.group_size
+
+    @property
+    def progress(self) -> float:
+        """Part of the budget of sampled episodes that is spent."""
+        return self.totals.episodes / (self.n_steps * self._per_step)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the budget has no room for another rollout batch."""
+        return self.totals.episodes + self._per_step > self.n_steps * self._per_step
+
+    def train_step(self, after_update: Callable[[], None] = _nothing) -> tuple[dict[str, float], list[Episode]]:
+        """One rollout batch and its updates, or the rest of one that a checkpoint interrupted.
+
+        Args:
+                after_update: Called between two optimiser steps of the batch; :meth:`state` may be taken there.
+
+        Returns:
+            The step's metrics and this process's episodes.
+
+        Raises:
+            RunStoppedError: If too many episodes failed, or the engine samples from another policy.
+        """
         began = time.perf_counter()
         stage = self._enter_stage()
-        phase = self._rollout.times
-        sampling, verification = phase.sampling, phase.verification
-        episodes = self._rollout.run(self._plans(), self._algorithm.temperature)
-        counts = self._refuse_failures(episodes)
-        sampling, verification = phase.sampling - sampling, phase.verification - verification
-        update_began = time.perf_counter()
-        trainable = drop_failed(episodes, self._algorithm.group_size > 1)
-        metrics = self._update(trainable, stage)
-        self._refuse_gap(metrics["policy/sampler_gap"])
-        update = time.perf_counter() - update_began
-        self.step += 1
-        self._on_update(self.step)
-        wall = time.perf_counter() - began
-        seconds = {"sampling": sampling, "verification": verification, "update": update}
-        seconds["other"] = wall - sum(seconds.values())
-        self._account(episodes, seconds)
-        n_tokens = sum(len(turn.action_ids) for episode in episodes for turn in episode.turns)
-        metrics |= counts | rollout_metrics(episodes, self._max_turns, self._distributed)
-        metrics |= {f"time/{name}": value for name, value in seconds.items()}
-        metrics["system/episodes_per_second"] = len(episodes) * self._distributed.n_processes / wall
-        metrics["system/tokens_per_second"] = n_tokens * self._distributed.n_processes / wall
-        metrics["rollout/episodes"] = self.totals.episodes
-        metrics["rollout/sampled_tokens"] = self.totals.sampled_tokens
-        return metrics, episodes
+        before = 0.0 if self._pending is None else sum(self._pending.seconds.values())
+        pending = self._pending = self._pending or self._sample(stage)
+        plan = self._minibatch_plan(len(pending.train))
+        while pending.done < len(plan):
+            started = time.perf_counter()
+            critic_only = self.step < self._algorithm.critic.warmup_steps
+            rows = pending.train.rows(plan[pending.done])
+            pending.parts.append(self.learner.update(rows, stage, critic_only))
+            pending.done += 1
+            self.n_updates += 1
+            pending.seconds["update"] += time.perf_counter() - started
+            if pending.done < len(plan):
+                after_update()
+        return self._finish(pending, stage, began, before), pending.episodes
 
-    def _account(self, episodes: list[Episode], seconds: dict[str, float]) -> None:
-        n_tokens = sum(len(turn.action_ids) for episode in episodes for turn in episode.turns)
-        counts = self._distributed.sum(torch.tensor([len(episodes), n_tokens], dtype=torch.float64))
-        self.totals.episodes += int(counts[0])
-        self.totals.sampled_tokens += int(counts[1])
-        for name, value in seconds.items():
-            self.totals.seconds[name] += value
+    def _minibatch_plan(self, n_rows: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
+        algorithm = self._algorithm
+        return [rows for _ in range(algorithm.epochs) for rows in minibatches(n_rows, algorithm.minibatches, generator)]
 
     def _enter_stage(self) -> StageConfig:
-        index, start, end = stage_at(self._algorithm, self.step, self.n_steps)
+        position = min(self.totals.episodes // self._per_step, self.n_steps - 1)
+        index, start, end = stage_at(self._algorithm, position, self.n_steps)
         if index != self._stage_index:
-            self._stage_index = index
-            self._optimizer, self._schedule = self._new_optimizer(end - start)
+            self._begin_stage(index, end - start)
         return self._algorithm.stages[index]
 
-    def _new_optimizer(self, n_steps: int) -> tuple[Any, Any]:
-        optim = self._config.optim
-        optimizer = torch.optim.AdamW(
-            [p for p in self._bare_model.parameters() if p.requires_grad],
-            lr=optim.lr,
-            betas=(optim.betas[0], optim.betas[1]),
-            weight_decay=optim.weight_decay,
-        )
+    def _begin_stage(self, index: int, n_steps: int) -> None:
         n_updates = n_steps * self._algorithm.epochs * self._algorithm.minibatches
-        factor = lr_factor(optim.schedule, optim.warmup_steps, n_updates)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return self._distributed.prepare_optimizer(optimizer), schedule
+        self.learner.enter_stage(self._algorithm.stages[index], n_updates, is_first=self._stage_index < 0)
+        self._stage_index = index
 
-    def _plans(self) -> list[EpisodePlan]:
-        """This process's share of the step's episodes; every coordinate goes into the seed."""
-        size, seed = self._config.training.tasks_per_step, self._config.seed
-        plans = []
-        for slot in range(self._distributed.rank, size, self._distributed.n_processes):
-            position = self.step * size + slot
-            task = self._tasks[shuffled_index(seed, position, len(self._tasks))]
-            for member in range(self._algorithm.group_size):
-                draw = derive_seed(seed, "train", self.step, slot, task.id, member)
-                plans.append(EpisodePlan(task, position, draw))
-        return plans
+    def _sample(self, stage: StageConfig) -> Pending:
+        if self.step == 0:
+            self.totals.sampled_tokens += self.source.prepare()
+        before, started = self.source.seconds(), time.perf_counter()
+        episodes = self.source.sample(stage, self.n_steps * self._per_step - self.totals.episodes)
+        wall = time.perf_counter() - started
+        metrics = self._refuse_failures(episodes)
+        refuse_stale(episodes, self.step)
+        trainable = drop_failed(episodes, self._algorithm.advantage.uses_groups)
+        if not sum(self._distributed.each(len(trainable))):
+            raise RunStoppedError(f"step {self.step}: no episode is left to train on")
+        started = time.perf_counter()
+        batch = to_rollout_batch(trainable, self._pad_id, self.source.attempts(stage))
+        train = self.learner.score(batch, stage)
+        update = time.perf_counter() - started
+        sampling, verification = (now - then for now, then in zip(self.source.seconds(), before, strict=True))
+        metrics |= rollout_metrics(episodes, self.source.attempts(stage), self._distributed)
+        metrics["group/resampled"] = self.source.n_resampled
+        replayed = Ratio(float(sum(e.turns[0].replayed for e in episodes if e.turns)), float(len(episodes)))
+        metrics["group/offline_first_fraction"] = self._distributed.sum_ratios({"x": replayed})["x"].value
+        seconds = {"sampling": sampling, "verification": verification, "update": update}
+        seconds["other"] = max(0.0, wall - sampling - verification)
+        return Pending(train, episodes, metrics, seconds)
 
     def _refuse_failures(self, episodes: list[Episode]) -> dict[str, float]:
         by_reason = {reason: sum(e.stop_reason is reason for e in episodes) for reason in StopReason}
-        share = sum(episode.failed for episode in episodes) / len(episodes)
+        counts = self._distributed.sum(
+            torch.tensor(
+                [
+                    len(episodes),
+                    sum(e.failed for e in episodes),
+                    by_reason[StopReason.ENV_ERROR],
+                    by_reason[StopReason.CONTEXT_FULL],
+                ],
+                dtype=torch.float64,
+            )
+        ).tolist()
+        share = counts[1] / counts[0]
         if share > self._config.training.max_failed_fraction:
-            example = next(episode for episode in episodes if episode.failed)
+            example = next((episode for episode in episodes if episode.failed), None)
+            what = "on another process"
+            if example is not None:
+                error = example.error or "context too short"
+                what = f"task {example.task_id}, {example.stop_reason.value}, {error}"
             raise RunStoppedError(
                 f"step {self.step}: {share:.0%} of the episodes failed, more than "
-                f"training.max_failed_fraction={self._config.training.max_failed_fraction:.0%}. "
-                f"First: task {example.task_id}, {example.stop_reason.value}, {example.error or 'context too short'}"
+                f"training.max_failed_fraction={self._config.training.max_failed_fraction:.0%}. First: {what}"
             )
         return {
-            "rollout/env_error": by_reason[StopReason.ENV_ERROR],
-            "rollout/context_full": by_reason[StopReason.CONTEXT_FULL],
+            "rollout/env_error": counts[2],
+            "rollout/context_full": counts[3],
             "rollout/failed_fraction": share,
         }
 
-    def _update(self, episodes: list[Episode], stage: StageConfig) -> dict[str, float]:
-        batch = to_rollout_batch(episodes, self._pad_id, self._max_turns)
-        train = self._score(batch, stage)
-        generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
-        parts: list[dict[str, Ratio]] = []
-        self._model.train()
-        for _ in range(self._algorithm.epochs):
-            for rows in minibatches(len(train), self._algorithm.minibatches, generator):
-                parts.append(self._optimizer_step(train.rows(rows), stage))
-        self.totals.gradient_tokens += self._algorithm.epochs * int(
-            self._distributed.sum(batch.response_mask.sum().double())
-        )
-        metrics = {name: ratio.value for name, ratio in self._distributed.sum_ratios(total(parts)).items()}
+    def _finish(self, pending: Pending, stage: StageConfig, began: float, before: float) -> dict[str, float]:
+        """Hands the weights over, adapts the KL, adds up what the step cost and measured."""
+        n_tokens = self._account(pending)
+        metrics = self._update_metrics(pending, stage)
+        self._refuse_gap(metrics["policy/sampler_gap"])
+        self.learner.control.update(metrics)
+        self.step += 1
+        self._pending = None
+        self._on_update(self.step)
+        in_phases = sum(pending.seconds.values()) - before
+        pending.seconds["other"] += max(0.0, time.perf_counter() - began - in_phases)
+        for name, value in pending.seconds.items():
+            self.totals.seconds[name] += value
+        return metrics | self._speed(pending, n_tokens)
+
+    def _account(self, pending: Pending) -> float:
+        """Adds to the totals; returns the tokens that all processes trained on, prompts included."""
+        mask = pending.train.rollout.response_mask
+        counts = self._distributed.sum(
+            torch.tensor(
+                [
+                    self.source.n_sampled,
+                    self.source.n_tokens,
+                    float(mask.sum()) * self._algorithm.epochs,
+                    float(pending.train.rollout.lengths.sum()) * self._algorithm.epochs,
+                ],
+                dtype=torch.float64,
+            )
+        ).tolist()
+        self.totals.episodes += int(counts[0])
+        self.totals.sampled_tokens += int(counts[1])
+        self.totals.gradient_tokens += int(counts[2])
+        return counts[3]
+
+    def _update_metrics(self, pending: Pending, stage: StageConfig) -> dict[str, float]:
+        ratios = self._distributed.sum_ratios(total(pending.parts))
+        metrics = pending.metrics | {name: ratio.value for name, ratio in ratios.items()}
+        if "critic/return" in metrics:
+            variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
+            error = metrics["critic/error"]
+            metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
+        batch = pending.train.rollout
         shaped = shaped_rewards(batch, stage)
-        for k in range(self._max_turns):
-            metrics[f"reward/shaped_t{k + 1}"] = float(shaped[:, k].mean())
-        metrics["optim/lr"] = self._schedule.get_last_lr()[0]
-        metrics["stage"] = self._stage_index
+        sums = shaped.sum(0).tolist()
+        shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(batch))) for k, value in enumerate(sums)}
+        metrics |= {name: ratio.value for name, ratio in self._distributed.sum_ratios(shares).items()}
+        metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(self.learner.control.coefs)}
+        return metrics | {"optim/lr": self.learner.lr, "stage": self._stage_index}
+
+    def _speed(self, pending: Pending, n_tokens: float) -> dict[str, float]:
+        seconds = pending.seconds
+        n_sampled = sampled_tokens(pending.episodes) * self._distributed.n_processes
+        wall = sum(seconds.values())
+        update = max(seconds["update"], 1e-9)
+        metrics = {f"time/{name}": value for name, value in seconds.items()}
+        metrics |= {
+            "system/episodes_per_second": len(pending.episodes) * self._distributed.n_processes / wall,
+            "system/tokens_per_second": n_sampled / wall,
+            "system/sampling_tokens_per_second": n_sampled / max(seconds["sampling"], 1e-9),
+            "system/update_tokens_per_second": n_tokens / update,
+            "system/peak_memory": peak_memory_gib(self._distributed.device),
+            "rollout/episodes": self.totals.episodes,
+            "rollout/sampled_tokens": self.totals.sampled_tokens,
+        }
+        if (mfu := self._flops.utilisation(n_tokens / update / self._distributed.n_processes)) is not None:
+            metrics["system/mfu"] = mfu
         return metrics
-
-    def _score(self, batch: RolloutBatch, stage: StageConfig) -> TrainBatch:
-        """Everything that stays fixed while the batch is trained on."""
-        advantages_BT, returns_BT = advantages(batch, self._algorithm, stage)
-        zeros = torch.zeros_like(batch.sampler_logprobs)
-        # With a single update the old policy is the current one, and the loss reads it off its own forward pass.
-        old = self._all_logprobs(self._model, batch) if self._algorithm.reuses_samples else batch.sampler_logprobs
-        sampled = self._algorithm.kl is not KL.FULL and any(stage.kl_coefs)
-        ref = self._all_logprobs(self._reference, batch) if sampled else zeros
-        return TrainBatch(batch, old, ref, zeros, advantages_BT, returns_BT)
-
-    @torch.no_grad()
-    def _all_logprobs(self, model: Any, batch: RolloutBatch) -> Tensor:
-        out = torch.zeros_like(batch.sampler_logprobs)
-        for rows, width in micro_batches(batch.lengths, self._config.optim.micro_batch_tokens):
-            part = batch.rows(rows, width).to(self._distributed.device)
-            stats = sampled_stats(model, part, self._algorithm.temperature)
-            out[rows, :width] = stats.logprobs.to(out.device)
-        return out
-
-    def _optimizer_step(self, train: TrainBatch, stage: StageConfig) -> dict[str, Ratio]:
-        normaliser = self._normaliser(train.rollout)
-        pieces = list(micro_batches(train.rollout.lengths, self._config.optim.micro_batch_tokens))
-        parts = []
-        for i, (rows, width) in enumerate(pieces):
-            part = train.rows(rows, width).to(self._distributed.device)
-            last = i == len(pieces) - 1
-            with nullcontext() if last else self._distributed.no_sync(self._model):
-                loss, metrics = self._loss(part, stage, normaliser)
-                # Data-parallel wrappers average gradients over processes; the normaliser already counts all of them.
-                self._distributed.backward(loss * self._distributed.n_processes)
-            parts.append(metrics | {"policy/loss": Ratio(loss.item(), 0.0)})
-        norm = self._distributed.clip_grad_norm(self._bare_model.parameters(), self._config.optim.max_grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._schedule.step()
-        # The loss adds up over micro-batches and processes; the gradient norm is the same on all of them.
-        share = 1.0 / self._distributed.n_processes
-        metrics = total(parts) | {"optim/grad_norm": Ratio(norm * share, share)}
-        metrics["policy/loss"] += Ratio(0.0, share)
-        return metrics
-
-    def _normaliser(self, batch: RolloutBatch) -> float:
-        tokens = self._algorithm.normaliser is Normaliser.TOKENS
-        count = batch.response_mask.sum() if tokens else torch.tensor(len(batch))
-        return float(self._distributed.sum(count.double()))
-
-    def _loss(self, train: TrainBatch, stage: StageConfig, normaliser: float) -> tuple[Tensor, dict[str, Ratio]]:
-        batch, algorithm = train.rollout, self._algorithm
-        stats = sampled_stats(self._model, batch, algorithm.temperature)
-        old = train.old_logprobs if algorithm.reuses_samples else stats.logprobs.detach()
-        weights, weight_metrics = self._importance(old, batch)
-        surrogate = clipped_pg_loss(
-            stats.logprobs,
-            old,
-            train.advantages * weights,
-            batch.response_mask,
-            clip_low=algorithm.clip_low,
-            clip_high=algorithm.clip_high,
-            normaliser=normaliser,
-        )
-        loss, metrics = surrogate.loss, surrogate.metrics | weight_metrics
-        if any(stage.kl_coefs):
-            kl = self._kl(stats, train)
-            coefs = tuple(stage.kl_coefs)
-            penalty = kl_penalty(kl, batch.turn_ids, batch.response_mask, coefs=coefs, normaliser=normaliser)
-            loss, metrics = loss + penalty.loss, metrics | penalty.metrics
-        n_tokens = float(batch.response_mask.sum())
-        gap = (old - batch.sampler_logprobs).abs()
-        metrics["policy/entropy"] = Ratio(float(masked_sum(stats.entropy, batch.response_mask)), n_tokens)
-        metrics["policy/sampler_gap"] = Ratio(float(masked_sum(gap, batch.response_mask)), n_tokens)
-        return loss, metrics
-
-    def _importance(self, old: Tensor, batch: RolloutBatch) -> tuple[Tensor | float, dict[str, Ratio]]:
-        algorithm = self._algorithm
-        if algorithm.importance is Importance.NONE:
-            return 1.0, {}
-        per_sequence = algorithm.importance is Importance.SEQUENCE
-        return importance_weights(
-            old, batch.sampler_logprobs, batch.response_mask, per_sequence=per_sequence, cap=algorithm.importance_cap
-        )
 
     def _refuse_gap(self, gap: float) -> None:
         limit = self._config.training.max_sampler_gap
@@ -285,56 +297,48 @@ class Trainer:
                 "trained (stale weights, another precision, chat template or temperature)"
             )
 
-    def _kl(self, stats: SampledStats, train: TrainBatch) -> Tensor:
-        batch = train.rollout
-        if self._algorithm.kl is not KL.FULL:
-            return sampled_kl(stats.logprobs, train.ref_logprobs, batch.response_mask, self._algorithm.kl.estimator)
-        with torch.no_grad():
-            reference = sampled_stats(self._reference, batch, self._algorithm.temperature)
-        kl_N = full_kl(stats.distribution, reference.distribution)
-        return torch.zeros_like(stats.logprobs).masked_scatter(batch.response_mask, kl_N)
+    def state(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on, this process's part of it."""
+        return {
+            "step": self.step,
+            "n_updates": self.n_updates,
+            "stage": self._stage_index,
+            "totals": asdict(self.totals),
+            "source": self.source.state(),
+            "learner": self.learner.state(),
+            "pending": self._pending,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`; the engine gets the weights too."""
+        self.step, self.n_updates = state["step"], state["n_updates"]
+        self.totals = Totals(**state["totals"])
+        self.source.load_state(state["source"])
+        if state["stage"] >= 0:
+            spans = (stage_at(self._algorithm, step, self.n_steps) for step in range(self.n_steps))
+            _, start, end = next(span for span in spans if span[0] == state["stage"])
+            self._begin_stage(state["stage"], end - start)
+            self.learner.load_state(state["learner"])
+        self._pending = state["pending"]
+        self._on_update(self.step)
 
 
-def drop_failed(episodes: Sequence[Episode], need_company: bool) -> list[Episode]:
-    """Episodes that can be trained on: not failed and, with a group baseline, not alone in their group.
-
-    Args:
-        episodes: A rollout batch.
-        need_company: Drop the only survivor of a group as well: it has nothing to be compared with.
-    """
-    good = [episode for episode in episodes if not episode.failed]
-    if not need_company:
-        return good
-    sizes: dict[int, int] = {}
-    for episode in good:
-        sizes[episode.group_id] = sizes.get(episode.group_id, 0) + 1
-    return [episode for episode in good if sizes[episode.group_id] > 1]
-
-
-def shuffled_index(seed: int, position: int, n: int) -> int:
-    """Index of the task at a position of an endless stream that shuffles ``n`` tasks anew on every pass."""
-    epoch, offset = divmod(position, n)
-    return _permutation(seed, epoch, n)[offset]
-
-
-@lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, n: int) -> list[int]:
-    order = list(range(n))
-    random.Random(derive_seed(seed, "order", epoch)).shuffle(order)
-    return order
-
-
-def lr_factor(schedule: Schedule, warmup_steps: int, n_updates: int) -> Callable[[int], float]:
-    """The learning rate's factor as a function of the update index."""
-
-    def factor(update: int) -> float:
-        if update < warmup_steps:
-            return (update + 1) / warmup_steps
-        progress = min(1.0, (update - warmup_steps) / max(1, n_updates - warmup_steps))
-        if schedule is Schedule.LINEAR:
-            return 1.0 - progress
-        if schedule is Schedule.COSINE:
-            return 0.5 * (1.0 + float(torch.cos(torch.tensor(progress * torch.pi))))
-        return 1.0
-
-    return factor
+def refuse_config(config: TrainConfig, n_processes: int) -> None:
+    """Raises ValueError for values that cannot work together, before anything is sampled."""
+    algorithm, size = config.algorithm, config.training.tasks_per_step
+    for index, stage in enumerate(algorithm.stages):
+        attempts = stage.attempts or config.env.attempts
+        if len(stage.reward_weights) < attempts:
+            raise ValueError(
+                f"algorithm.stages.{index}.reward_weights has {len(stage.reward_weights)} entries, but training "
+                f"episodes have {attempts} attempts: give reward_weights and kl_coefs one entry per attempt"
+            )
+        if stage.offline_first_attempts and attempts < 2:
+            raise ValueError(f"algorithm.stages.{index}.offline_first_attempts needs at least two attempts")
+    if size % n_processes:
+        raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")
+    if size * algorithm.group_size < algorithm.minibatches * n_processes:
+        raise ValueError(
+            f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * algorithm.group_size} episodes into "
+            f"so many on {n_processes} processes"
+        )

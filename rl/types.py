@@ -8,7 +8,7 @@ Four log-probs, never mixed up: ``sampler_`` (the engine that sampled), ``old_``
 ``advantages`` centred.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Protocol
@@ -47,6 +47,7 @@ class Turn:
         verdict: The verifier's verdict.
         answer: The final answer in canonical form, ``None`` if there was none.
         reason: Which rule of the verifier decided.
+        replayed: The policy did not sample it but was given it to read: context that is never trained on.
     """
 
     prompt_ids: tuple[int, ...]
@@ -58,6 +59,7 @@ class Turn:
     verdict: Verdict
     answer: str | None = None
     reason: str = ""
+    replayed: bool = False
 
     def __post_init__(self) -> None:
         if len(self.action_ids) != len(self.sampler_logprobs):
@@ -138,7 +140,7 @@ class RolloutBatch(_Rows):
         input_ids: ``[B, T]`` int64.
         attention_mask: ``[B, T]`` bool, False on padding.
         response_mask: ``[B, T]`` bool, True on the tokens that the policy sampled.
-        turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response.
+        turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response and on replayed turns.
         sampler_logprobs: ``[B, T]`` float32, 0 off the response.
         rewards: ``[B, K]`` float32, raw, 0 past the last turn.
         n_turns: ``[B]`` int64.
@@ -180,7 +182,10 @@ class RolloutBatch(_Rows):
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch(_Rows):
-    """A RolloutBatch that has been scored. Everything but ``rollout`` is ``[B, T]`` float32, 0 off the response."""
+    """A RolloutBatch that has been scored. Everything but ``rollout`` is ``[B, T]`` float32, 0 off the response.
+
+    ``values`` and ``returns`` are what a critic predicted and should have predicted; without one, ``values`` are 0.
+    """
 
     rollout: RolloutBatch
     old_logprobs: Tensor
@@ -227,17 +232,29 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What samples: token ids in, token ids out."""
+    """What samples: token ids in, token ids out.
+
+    ``pending`` is the number of requests without an answer. ``streams`` says whether ``step`` returns while others are
+    still decoding, so that it pays to verify in the meantime; an engine that decodes whole batches gets the same
+    batches in every run only if the rollout waits for all verdicts first.
+    """
+
+    streams: bool
+
+    @property
+    def pending(self) -> int:
+        """Requests without an answer."""
+        ...
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues requests."""
         ...
 
     def step(self) -> list[Completion]:
-        """Works for a while and returns the completions that finished."""
+        """Works for a while and returns the completions that finished, none perhaps."""
         ...
 
-    def load_weights(self, named: dict[str, Tensor], version: int) -> None:
+    def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Makes later samples come from these weights, stamped with this version."""
         ...
 

@@ -8,12 +8,15 @@ import torch
 
 import envs
 from envs import SelfCorrectEnv, Split, Task, TaskSet
-from rl.backends.engine_hf import HFEngine
+from rl.backends.distributed import Distributed
+from rl.backends.engines import make_engine
 from rl.backends.policy import context_length, load_policy
+from rl.backends.weights import full_weights
 from rl.config import EnvConfig, RunConfig
 from rl.rendering import Renderer
 from rl.rollout import Rollout
 from rl.seeding import seed_everything
+from rl.types import Engine
 
 
 @dataclass(slots=True)
@@ -25,7 +28,7 @@ class Workbench:
         model: The policy.
         tokenizer: Its tokenizer.
         renderer: Messages to token ids.
-        engine: Samples from ``model`` itself.
+        engine: Samples from ``model`` itself or from a copy of its weights; see :meth:`publish`.
         taskset: Tasks and verifier.
         context_length: Longest sequence that the model can hold.
     """
@@ -34,25 +37,37 @@ class Workbench:
     model: Any
     tokenizer: Any
     renderer: Renderer
-    engine: HFEngine
+    engine: Engine
     taskset: TaskSet
     context_length: int
+    distributed: Distributed
 
     @classmethod
-    def build(cls, config: RunConfig, device: torch.device | str = "cpu") -> "Workbench":
-        """Loads the model and the task set of a run and seeds the global generators."""
+    def build(cls, config: RunConfig, distributed: Distributed | None = None) -> "Workbench":
+        """Loads the model and the task set of a run and seeds the global generators.
+
+        Args:
+            config: The run.
+            distributed: Processes and device; ``None`` for this process alone.
+        """
+        distributed = distributed or Distributed()
         seed_everything(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
         taskset = make_taskset(config.env)
         model, tokenizer = load_policy(config.model)
-        model = model.to(device).eval()
+        model = model.to(distributed.device).eval()
         renderer = Renderer(tokenizer)
-        engine = HFEngine(model, renderer.end_id, renderer.pad_id, config.engine.max_batch_size)
         limit = context_length(model, config.model)
-        bench = cls(config, model, tokenizer, renderer, engine, taskset, limit)
+        engine = make_engine(config, model, renderer, limit, distributed)
+        bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)
         bench.evaluation_tasks()  # too few of them should be known before training, not after
         return bench
+
+    def publish(self, version: int) -> None:
+        """Hands the model's weights to the engine; with several processes all of them must call it."""
+        shared = getattr(self.engine, "shares_weights", False)
+        self.engine.load_weights(() if shared else full_weights(self.model), version)
 
     def evaluation_tasks(self) -> Sequence[Task]:
         """The tasks that ``config.evaluation`` asks for."""

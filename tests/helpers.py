@@ -4,6 +4,8 @@ import torch
 
 from envs import StopReason
 from rewards import Verdict
+from rl.advantages import just_here
+from rl.algorithms import advantages
 from rl.config import AlgorithmConfig, EnvConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, TrainingConfig
 from rl.evaluate import EvalRow
 from rl.types import Episode, Finish, RolloutBatch, Turn
@@ -51,6 +53,11 @@ def batch(rewards, group_ids=None, n_turns=None, tokens_per_turn=1):
         n_turns=n_turns,
         group_ids=torch.zeros(n_rows, dtype=torch.long) if group_ids is None else torch.tensor(group_ids),
     )
+
+
+def credit(rows, algorithm, stage, values=None):
+    """Advantages and returns in one process."""
+    return advantages(rows, torch.zeros(rows.turn_ids.shape) if values is None else values, algorithm, stage, just_here)
 
 
 def row(arm="a", seed=0, task_id="t", first=False, last=True, sample=0, mode="greedy", failed=False, answers=None):
@@ -101,14 +108,15 @@ def build_trainer(cfg):
     from rl.trainer import Trainer
     from rl.workbench import Workbench
 
-    bench = Workbench.build(cfg)
+    distributed = Distributed(cpu=True)
+    bench = Workbench.build(cfg, distributed)
     trainer = Trainer(
         cfg,
         bench.model,
-        bench.rollout(Split.TRAIN, cfg.algorithm.train_attempts),
+        lambda attempts: bench.rollout(Split.TRAIN, attempts),
         bench.tasks(Split.TRAIN),
         bench.renderer.pad_id,
-        Distributed(cpu=True),
-        lambda version: bench.engine.load_weights(dict(bench.model.named_parameters()), version),
+        distributed,
+        bench.publish,
     )
     return trainer, bench

@@ -1,24 +1,39 @@
-"""Processes and devices, through accelerate. One process is the simple case of many."""
+"""Processes and devices, through accelerate and torch. One process is the simple case of many.
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from typing import Any
+``accelerate launch --config_file configs/accelerate/<kind>.yaml`` decides what it is: one process, data parallel (DDP),
+or sharded weights (FSDP2). The sharding itself is torch's ``fully_shard``, the same code on GPUs and on CPUs with gloo,
+so that tests without a GPU run what clusters run.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from rl.metrics import Ratio
 
+Item = TypeVar("Item")
+
 
 class Distributed:
-    """What the trainer needs to know of accelerate.
+    """What the trainer needs to know of processes and devices.
 
     Args:
         cpu: Stay on the CPU even where there is an accelerator.
+        mixed_precision: ``no``, or ``bf16``: forward passes run in bfloat16 over float32 weights.
+
+    Raises:
+        ValueError: If the launcher asks for a kind of sharding that is not supported.
     """
 
-    def __init__(self, cpu: bool = False) -> None:
+    def __init__(self, cpu: bool = False, mixed_precision: str = "no") -> None:
+        self.shards = _wants_fsdp2()
+        self._bf16 = mixed_precision == "bf16"
         self._accelerator = Accelerator(cpu=cpu)
 
     @property
@@ -41,35 +56,70 @@ class Distributed:
         """Whether this process writes files."""
         return self._accelerator.is_main_process
 
-    def prepare_model(self, model: Any) -> Any:
-        """Moves the model to its device and wraps it for data-parallel training if there are several processes."""
+    def autocast(self) -> AbstractContextManager:
+        """The precision of forward passes."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
+
+    def prepare_model(self, model: nn.Module, layers: Iterable[nn.Module] = ()) -> Any:
+        """Moves a model to its device and shards or replicates it if there are several processes.
+
+        Args:
+            model: What is called in forward passes.
+            layers: Its parts that are gathered one at a time when weights are sharded.
+        """
+        model = model.to(self.device)
+        if self.shards and self.n_processes > 1:
+            from torch.distributed.fsdp import fully_shard
+
+            for layer in layers:
+                fully_shard(layer)
+            return fully_shard(model)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            return model  # a frozen model has nothing to synchronise
         return self._accelerator.prepare_model(model)
 
-    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Wraps an optimizer."""
-        return self._accelerator.prepare_optimizer(optimizer)
-
     def no_sync(self, model: Any) -> AbstractContextManager:
-        """Gradients stay local inside: for all micro-batches but the last."""
-        return self._accelerator.no_sync(model)
+        """Gradients stay local inside, for all micro-batches but the last; sharded ones are reduced at once."""
+        return nullcontext() if self.shards else self._accelerator.no_sync(model)
 
-    def backward(self, loss: Tensor) -> None:
-        """Accumulates gradients."""
-        self._accelerator.backward(loss)
-
-    def clip_grad_norm(self, parameters: Iterable[torch.nn.Parameter], max_norm: float) -> float:
+    def clip_grad_norm(self, parameters: Iterable[nn.Parameter], max_norm: float) -> float:
         """Scales gradients down to a norm and returns the norm before."""
-        norm = self._accelerator.clip_grad_norm_(list(parameters), max_norm)
-        assert norm is not None  # only a DeepSpeed engine, which clips by itself, returns nothing
-        return float(norm)
+        norm = nn.utils.clip_grad_norm_(list(parameters), max_norm)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over processes, elementwise."""
+        """Sum over processes, elementwise; on the CPU."""
         if self.n_processes == 1:
             return values
         summed = self._accelerator.reduce(values.to(self.device), reduction="sum")
         assert isinstance(summed, Tensor)
         return summed.cpu()
+
+    def max(self, value: int) -> int:
+        """The largest over processes."""
+        return max(self.each(value))
+
+    def each(self, value: int) -> list[int]:
+        """The value of every process, by rank."""
+        table = torch.zeros(self.n_processes, dtype=torch.float64)
+        table[self.rank] = value
+        return [int(x) for x in self.sum(table)]
+
+    def gather(self, items: Sequence[Item]) -> list[Item]:
+        """The items of all processes, by rank, on every process."""
+        if self.n_processes == 1:
+            return list(items)
+        from accelerate.utils import gather_object
+
+        return gather_object(list(items))
+
+    def broadcast(self, item: Item) -> Item:
+        """The main process's item, on every process."""
+        if self.n_processes == 1:
+            return item
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([item])[0]
 
     def sum_ratios(self, ratios: dict[str, Ratio]) -> dict[str, Ratio]:
         """Ratios added over processes; every process must hold the same names."""
@@ -82,3 +132,34 @@ class Distributed:
     def wait(self) -> None:
         """Until every process is here."""
         self._accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        if self.n_processes > 1:
+            self._accelerator.end_training()
+
+
+def _wants_fsdp2() -> bool:
+    """Reads what ``accelerate launch`` was told, and keeps accelerate from sharding by itself."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ValueError(
+            "DeepSpeed is not supported: take configs/accelerate/fsdp2.yaml, which shards weights, gradients and "
+            "optimiser states as ZeRO-3 does"
+        )
+    wants = os.environ.pop("ACCELERATE_USE_FSDP", None) or os.environ.get("ERRATA_FSDP2", "false")
+    if wants.lower() != "true":
+        return False
+    if os.environ.get("FSDP_VERSION", "2") != "2":
+        raise ValueError("FSDP 1 is not supported: set fsdp_version: 2 in the accelerate config")
+    os.environ["ERRATA_FSDP2"] = "true"
+    return True
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded; every process must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

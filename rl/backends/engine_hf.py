@@ -6,7 +6,7 @@ the cumulative distribution at one uniform number per row and position, which is
 sample does not depend on what else is in the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,28 @@ class HFEngine:
     """Samples from a causal language model.
 
     Args:
-        model: A transformers causal language model; it may be the very module that is being trained.
+        model: A transformers causal language model.
         end_id: The end-of-turn token.
         pad_id: Fills the left of shorter prompts; never attended to.
         max_batch_size: Upper limit of rows decoded together.
+        shares_weights: The model is the very module that is being trained, so its weights are always the newest.
     """
 
-    def __init__(self, model: Any, end_id: int, pad_id: int, max_batch_size: int = 1024) -> None:
+    streams = False
+
+    def __init__(
+        self, model: Any, end_id: int, pad_id: int, max_batch_size: int = 1024, shares_weights: bool = True
+    ) -> None:
+        self.shares_weights = shares_weights
         self._model, self._end_id, self._pad_id = model, end_id, pad_id
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
         self.policy_version = 0
+
+    @property
+    def pending(self) -> int:
+        """Requests without an answer."""
+        return len(self._pending)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues requests."""
@@ -52,15 +63,14 @@ class HFEngine:
         finally:
             self._model.train(training)
 
-    def load_weights(self, named: dict[str, Tensor], version: int) -> None:
-        """Copies weights in, unless they are this model's own, and notes the version."""
+    def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Copies weights in and notes the version; an engine that samples with the trained model itself needs none."""
         own = dict(self._model.named_parameters())
-        if unknown := set(named) - set(own):
-            raise KeyError(f"weights for unknown parameters: {sorted(unknown)[:3]}")
         with torch.no_grad():
-            for name, tensor in named.items():
-                if own[name].data_ptr() != tensor.data_ptr():
-                    own[name].copy_(tensor)
+            for name, tensor in named:
+                if name not in own:
+                    raise KeyError(f"weights for an unknown parameter: {name}")
+                own[name].copy_(tensor)
         self.policy_version = version
 
     def sleep(self) -> None:

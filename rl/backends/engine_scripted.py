@@ -1,7 +1,7 @@
 """An engine that says what a test tells it to: no model."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
@@ -22,6 +22,8 @@ class ScriptedEngine:
         IndexError: If a list script runs out.
     """
 
+    streams = False
+
     def __init__(
         self,
         script: Sequence[str] | Callable[[Request], str],
@@ -34,6 +36,11 @@ class ScriptedEngine:
         self._pending: deque[Request] = deque()
         self.policy_version = 0
         self.requests: list[Request] = []
+
+    @property
+    def pending(self) -> int:
+        """Requests without an answer."""
+        return len(self._pending)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues requests and remembers them for the test to look at."""
@@ -50,7 +57,7 @@ class ScriptedEngine:
         ids = ids[: request.max_new_tokens]
         return [Completion(request.id, ids, (self._logprob,) * len(ids), finish, self.policy_version)]
 
-    def load_weights(self, named: dict[str, Tensor], version: int) -> None:
+    def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Notes the version."""
         self.policy_version = version
 

@@ -1,42 +1,47 @@
-"""The trainable policy: a transformers model, its tokenizer, and log-probs of what was sampled."""
+"""The trainable policy and its value function: transformers models, and what they think of what was sampled."""
 
-from dataclasses import dataclass
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from rl.backends.lora import add_lora, bare_model
 from rl.config import ModelConfig
 from rl.types import RolloutBatch
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
+
+_HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
+"""Config entries of models that do more than a matrix product between hidden state and logits."""
 
 
 class ModelNotFoundError(FileNotFoundError):
     """No model where the config says."""
 
 
-@dataclass(frozen=True, slots=True)
-class SampledStats:
+class SampledStats(NamedTuple):
     """What the policy thinks of the sampled tokens.
 
     Args:
         logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
-        entropy: ``[B, T]`` in nats, without gradient, 0 off the response.
+        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
+        values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
         distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
-            the response mask.
+            the response mask; empty where it was not asked for.
     """
 
     logprobs: Tensor
     entropy: Tensor
+    values: Tensor
     distribution: Tensor
 
 
 def load_policy(config: ModelConfig) -> tuple[Any, Any]:
-    """A model in evaluation mode, without dropout, and its tokenizer.
+    """A model in evaluation mode, without dropout and with adapters if asked for, and its tokenizer.
 
     Raises:
         ModelNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
@@ -50,7 +55,10 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
         model = AutoModelForCausalLM.from_pretrained(
-            config.path, revision=config.revision, dtype=getattr(torch, config.dtype)
+            config.path,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention,
         )
     except OSError as error:
         raise ModelNotFoundError(
@@ -61,6 +69,8 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # log-probs must be those of the engine
+    if config.lora.rank:
+        model = add_lora(model, config.lora)
     return model, tokenizer
 
 
@@ -70,34 +80,145 @@ def context_length(model: Any, config: ModelConfig) -> int:
     return min(config.context_length, limit) if config.context_length else limit
 
 
-def sampled_stats(model: Any, batch: RolloutBatch, temperature: float) -> SampledStats:
-    """Log-probs of the response tokens; the language-model head is applied to their positions only.
+class Actor(nn.Module):
+    """A causal language model, read at the positions that predict response tokens, with a value head if wanted.
 
     Args:
-        model: A causal language model, possibly wrapped for distributed training.
-        batch: Rows; entry t of the result is about token t, predicted from the tokens before it.
-        temperature: Logits are divided by it, as when sampling.
+        model: A transformers causal language model, with or without adapters.
+        value_head: Add a linear head on the last hidden state, zero at first.
+        detach_values: The value head's gradient stops at the hidden state.
+        fused_temperature: Use TRL's fused language-model head, at this temperature; ``None`` for the plain one.
     """
-    predicts_BT = batch.response_mask.roll(-1, 1)  # position t predicts token t + 1; position 0 is never a response
-    logits_BTV = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask.long(),
-        logits_to_keep=_columns(predicts_BT),
-        use_cache=False,
-    ).logits
-    logits_NV = logits_BTV[predicts_BT[:, _columns(predicts_BT)]]
-    log_dist_NV = torch.log_softmax(logits_NV.float() / temperature, dim=-1)
-    sampled_N = log_dist_NV.gather(1, batch.input_ids[batch.response_mask][:, None]).squeeze(1)
-    with torch.no_grad():
-        entropy_N = -(log_dist_NV.exp() * log_dist_NV).sum(-1)
-    zeros = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=log_dist_NV.device)
-    return SampledStats(
-        logprobs=zeros.masked_scatter(batch.response_mask, sampled_N),
-        entropy=zeros.masked_scatter(batch.response_mask, entropy_N),
-        distribution=log_dist_NV,
-    )
+
+    def __init__(
+        self,
+        model: Any,
+        value_head: bool = False,
+        detach_values: bool = False,
+        fused_temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self._detach_values, self._fused_temperature = model, detach_values, fused_temperature
+        self.value_head = _value_head(model) if value_head else None
+        if fused_temperature is not None:
+            _add_fused_head(bare_model(model), fused_temperature)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        response_mask: Tensor,
+        temperature: float,
+        whole_distribution: bool = False,
+        entropy_gradient: bool = False,
+    ) -> SampledStats:
+        """Log-probs, entropy and values of the response tokens.
+
+        Args:
+            input_ids: ``[B, T]``.
+            attention_mask: ``[B, T]`` bool.
+            response_mask: ``[B, T]`` bool; entry t of the result is about token t, predicted from the tokens before.
+            temperature: Logits are divided by it, as when sampling.
+            whole_distribution: Also return the log-probs of the whole vocabulary.
+            entropy_gradient: Let the entropy have a gradient.
+        """
+        predicts_BT = response_mask.roll(-1, 1)  # position t predicts token t + 1; position 0 is never a response
+        zeros = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
+        nothing = zeros.new_zeros(0)
+        if self._fused_temperature is not None:
+            hidden_BTD, logprobs, entropy = self._fused(input_ids, attention_mask, response_mask, temperature)
+            distribution = nothing
+        else:
+            hidden_BTD, logits_NV = self._plain(input_ids, attention_mask, predicts_BT)
+            distribution = torch.log_softmax(logits_NV.float() / temperature, dim=-1)
+            targets_N = input_ids[response_mask]
+            sampled_N = distribution.gather(1, targets_N[:, None]).squeeze(1)
+            with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+                entropy_N = -(distribution.exp() * distribution).sum(-1)
+            logprobs = zeros.masked_scatter(response_mask, sampled_N)
+            entropy = zeros.masked_scatter(response_mask, entropy_N)
+        values = zeros
+        if self.value_head is not None:
+            values = _read_values(self.value_head, hidden_BTD, predicts_BT, response_mask, self._detach_values)
+        return SampledStats(logprobs, entropy, values, distribution if whole_distribution else nothing)
+
+    def _plain(self, input_ids: Tensor, attention_mask: Tensor, predicts_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states ``[B, T, D]`` and the logits of the N predicting positions ``[N, V]``."""
+        causal = bare_model(self.model)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask.long(), "use_cache": False}
+        if not any(getattr(causal.config.get_text_config(), name, None) for name in _HEAD_EXTRAS):
+            hidden_BTD = causal.base_model(**inputs).last_hidden_state
+            return hidden_BTD, causal.get_output_embeddings()(hidden_BTD[predicts_BT])
+        columns = predicts_BT.any(0).nonzero().squeeze(1)
+        output = causal(**inputs, logits_to_keep=columns, output_hidden_states=self.value_head is not None)
+        hidden_BTD = output.hidden_states[-1] if self.value_head is not None else output.logits
+        return hidden_BTD, output.logits[predicts_BT[:, columns]]
+
+    def _fused(
+        self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if temperature != self._fused_temperature:
+            raise ValueError(f"the fused head was built for temperature {self._fused_temperature}, not {temperature}")
+        causal = bare_model(self.model)
+        caught: list[Tensor] = []
+        hook = causal.base_model.register_forward_hook(lambda *args: caught.append(args[-1].last_hidden_state))
+        try:
+            output = causal(
+                input_ids=input_ids,
+                attention_mask=attention_mask.long(),
+                labels=input_ids.masked_fill(~response_mask, -100),
+                fused_lm_head=True,
+            )
+        finally:
+            hook.remove()
+        pad = output.log_probs.new_zeros(len(input_ids), 1)
+        logprobs, entropy = (torch.cat([pad, x], 1).float() for x in (output.log_probs, output.entropy))
+        return caught[0], logprobs, entropy
 
 
-def _columns(predicts_BT: Tensor) -> Tensor:
-    """Indices of the columns at which at least one row predicts a response token."""
-    return predicts_BT.any(0).nonzero().squeeze(1)
+class Critic(nn.Module):
+    """A value network of its own: the base's trunk, copied, and a linear head that is zero at first.
+
+    Args:
+        model: The causal language model whose trunk is copied.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.trunk = deepcopy(bare_model(model).base_model).requires_grad_(True)
+        self.value_head = _value_head(model)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+        """``[B, T]`` value of the state before each response token, 0 off the response."""
+        hidden_BTD = self.trunk(
+            input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False
+        ).last_hidden_state
+        return _read_values(self.value_head, hidden_BTD, response_mask.roll(-1, 1), response_mask, detach=False)
+
+
+def _value_head(model: Any) -> nn.Linear:
+    parameter = next(model.parameters())
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=parameter.device, dtype=torch.float32)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _read_values(
+    head: nn.Linear, hidden_BTD: Tensor, predicts_BT: Tensor, response_mask: Tensor, detach: bool
+) -> Tensor:
+    hidden_ND = hidden_BTD[predicts_BT].float()
+    values_N = head(hidden_ND.detach() if detach else hidden_ND).squeeze(-1)
+    zeros = torch.zeros(response_mask.shape, dtype=torch.float32, device=hidden_BTD.device)
+    return zeros.masked_scatter(response_mask, values_N.float())
+
+
+def _add_fused_head(model: Any, temperature: float) -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
+
+
+def sampled_stats(actor: Any, batch: RolloutBatch, temperature: float, **wanted: bool) -> SampledStats:
+    """:meth:`Actor.forward` on rows, whatever the actor is wrapped in."""
+    return actor(batch.input_ids, batch.attention_mask, batch.response_mask, temperature, **wanted)

@@ -94,10 +94,9 @@ def test_loaded_weights_are_seen_and_stamped(modchain):
     own = HFEngine(deepcopy(model), renderer.end_id, renderer.pad_id)
     asked = requests(renderer, n=3, temperature=0.0)
     before = complete(own, asked)
-    flipped = {name: -tensor for name, tensor in model.named_parameters()}
-    own.load_weights(flipped, version=4)
+    own.load_weights(((name, -tensor) for name, tensor in model.named_parameters()), version=4)
     after = complete(own, asked)
     assert [c.policy_version for c in before + after] == [0, 0, 0, 4, 4, 4]
     assert [c.action_ids for c in before] != [c.action_ids for c in after]
-    with pytest.raises(KeyError, match="unknown parameters"):
-        own.load_weights({"nonsense": torch.zeros(1)}, 5)
+    with pytest.raises(KeyError, match="unknown parameter: nonsense"):
+        own.load_weights([("nonsense", torch.zeros(1))], 5)

@@ -80,6 +80,8 @@ def test_a_full_context_truncates(play):
 
 def test_the_idle_engine_is_reported():
     class Idle(ScriptedEngine):
+        pending = 0
+
         def step(self):
             return []
 

@@ -1,10 +1,12 @@
 """The nouns refuse nonsense; a row holds every turn verbatim."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from envs import StopReason
-from rl.batching import micro_batches, minibatches, to_rollout_batch
+from rl.batching import micro_batches, minibatches, placeholder, to_rollout_batch
 from rl.types import Episode, RolloutBatch, Turn
 from tests.helpers import batch, episode, turn
 
@@ -42,8 +44,23 @@ def test_rows_hold_every_turn_verbatim():
 def test_failed_episodes_cannot_be_batched():
     with pytest.raises(ValueError, match="only finished episodes"):
         to_rollout_batch([episode(error="boom")], 0, 2)
-    with pytest.raises(ValueError, match="no episodes"):
-        to_rollout_batch([], 0, 2)
+
+
+def test_a_process_without_episodes_has_an_empty_batch():
+    rows = to_rollout_batch([], 0, 2)
+    assert len(rows) == 0
+    assert list(micro_batches(rows.lengths, 100)) == []
+    stand_in = placeholder(7, 2)
+    assert len(stand_in) == 1
+    assert not stand_in.rollout.response_mask.any()
+
+
+def test_a_replayed_turn_is_read_but_not_trained_on():
+    played = episode((0.0, 1.0))
+    replayed = replace(played, turns=(replace(played.turns[0], replayed=True), played.turns[1]))
+    rows = to_rollout_batch([replayed], 0, 2)
+    assert rows.turn_ids[0].tolist() == [-1, -1, -1, -1, -1, 1, 1]
+    assert rows.rewards.tolist() == [[0.0, 1.0]]
 
 
 @pytest.mark.parametrize(
@@ -80,5 +97,4 @@ def test_micro_batches_cover_every_row_within_the_budget():
 def test_minibatches_partition():
     parts = minibatches(10, 3, torch.Generator().manual_seed(0))
     assert sorted(torch.cat(parts).tolist()) == list(range(10))
-    with pytest.raises(ValueError, match="cannot split"):
-        minibatches(2, 3, torch.Generator())
+    assert [len(part) for part in minibatches(2, 3, torch.Generator())] == [1, 1, 0]

@@ -1,0 +1,146 @@
+"""One online arm with one seed: train with checkpoints, choose the policy, evaluate."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from envs import Split
+from experiments.arms import ArmResult, Report, finish, log_validation
+from rl.backends.distributed import Distributed
+from rl.backends.trackers import Trackers
+from rl.checkpoint import Checkpoints, Identity, save_policy
+from rl.config import Select, TrainConfig
+from rl.tracking import Tracker
+from rl.trainer import Trainer
+from rl.types import Episode
+from rl.workbench import Workbench
+
+
+def run_online(
+    cfg: TrainConfig, folder: Path, report: Report, arm: str | None = None, distributed: Distributed | None = None
+) -> ArmResult:
+    """Online RL, from the newest checkpoint in the folder if there is one.
+
+    An interrupted run leaves its metrics, its episodes, its checkpoints and the policy as it was in its folder.
+
+    Args:
+        cfg: The run.
+        folder: Of the run.
+        report: Told what is going on.
+        arm: Its name in tables; ``None`` takes the algorithm's.
+        distributed: Processes, if they are known already.
+
+    Raises:
+        rl.checkpoint.ResumeError: If the folder's checkpoint belongs to another config or other tasks.
+        rl.types.RunStoppedError: If the run stopped itself.
+    """
+    began = time.perf_counter()
+    distributed = distributed or Distributed(mixed_precision=cfg.optim.mixed_precision)
+    run = OnlineRun(cfg, folder, report, distributed)
+    run.train()
+    result = ArmResult(arm or cfg.algorithm.name, cfg.seed, totals=asdict(run.trainer.totals))
+    if cfg.training.select is Select.BEST:
+        result.notes["selected"] = run.load_best()
+    result = finish(result, run.bench, folder, report, began)
+    run.bench.engine.close()
+    distributed.wait()
+    return result
+
+
+class OnlineRun:
+    """A trainer with everything around it: validation, tracking, checkpoints.
+
+    Args:
+        cfg: The run.
+        folder: Of the run.
+        report: Told what is going on.
+        distributed: Processes; every one trains, the first one writes.
+    """
+
+    def __init__(self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed) -> None:
+        self.cfg, self.folder, self._report, self._distributed = cfg, folder, report, distributed
+        self.bench = Workbench.build(cfg, distributed)
+        tasks = self.bench.tasks(Split.TRAIN)
+        self.trainer = Trainer(
+            cfg,
+            self.bench.model,
+            lambda attempts: self.bench.rollout(Split.TRAIN, attempts),
+            tasks,
+            self.bench.renderer.pad_id,
+            distributed,
+            self.bench.publish,
+        )
+        identity = Identity.of(cfg, tasks, distributed.n_processes)
+        self._checkpoints = Checkpoints(folder, identity, cfg.training.keep_last, distributed)
+        self._best: dict[str, float] = {}
+        self._saving_s = 0.0
+        found = self._checkpoints.load()
+        if found is not None:
+            self.trainer.load_state(found[0])
+            self._best = found[1]["best"]
+        self.resumed = found is not None
+        mirror = Trackers(cfg.tracking, folder, identity.config) if distributed.is_main else None
+        sizes = found[1]["sizes"] if found is not None else {"metrics": 0, "episodes": 0}
+        self._tracker = Tracker(folder, sizes, mirror) if distributed.is_main else None
+
+    def train(self) -> None:
+        """To the end of the budget."""
+        if not self.resumed:
+            self._validate()
+        try:
+            while not self.trainer.is_done:
+                metrics, episodes = self.trainer.train_step(self._after_update)
+                self._after_step(metrics, episodes)
+        except BaseException:
+            # Gathering sharded weights takes all processes, and the others may be anywhere.
+            if self.trainer.n_updates and self._tracker is not None and not self._distributed.shards:
+                save_policy(self.folder / "policy_interrupted", self.bench.model, self.bench.tokenizer)
+            raise
+        finally:
+            if self._tracker is not None:
+                self._tracker.close()
+
+    def _after_update(self) -> None:
+        every = self.cfg.training.save_every_updates
+        if every and self.trainer.n_updates % every == 0:
+            self._save()
+
+    def _after_step(self, metrics: dict[str, float], episodes: list[Episode]) -> None:
+        cfg, done = self.cfg.training, self.trainer.step
+        metrics["time/checkpoint"], self._saving_s = self._saving_s, 0.0
+        self._report("training", self.trainer.progress, metrics)
+        if self._tracker is not None:
+            self._tracker.log(done, metrics)
+            self._tracker.episodes(done, episodes[: cfg.keep_episodes])
+        if cfg.validate_every and (done % cfg.validate_every == 0 or self.trainer.is_done):
+            self._validate()
+        updates = cfg.save_every_updates and self.trainer.n_updates % cfg.save_every_updates == 0
+        if (cfg.save_every and done % cfg.save_every == 0) or updates:
+            self._save()
+
+    def _validate(self) -> None:
+        trainer = self.trainer
+        metrics = log_validation(self.bench, self._tracker, trainer.step, trainer.totals.episodes, self._report)
+        score = metrics[f"eval/validation/accuracy_t{self.cfg.env.attempts}"]
+        if self.cfg.training.select is Select.BEST and score > self._best.get("accuracy", -1.0):
+            self._best = {"step": trainer.step, "accuracy": score}
+            save_policy(self.folder / "policy_best", self.bench.model, self.bench.tokenizer, self._distributed)
+
+    def load_best(self) -> dict[str, float]:
+        """Makes the engine sample from the policy with the best validation; returns its step and accuracy.
+
+        Evaluation and the saved policy are then that policy's.
+        """
+        from rl.backends.weights import load_pretrained
+
+        load_pretrained(self.bench.model, self.folder / "policy_best")
+        self.bench.publish(self.trainer.step)
+        return self._best
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        extra: dict[str, Any] = {"best": self._best, "sizes": self._tracker.sizes if self._tracker else {}}
+        name = f"{self.trainer.step:06d}_{self.trainer.n_updates:08d}"
+        self._checkpoints.save(name, self.trainer.state(), extra)
+        self._saving_s += time.perf_counter() - started

@@ -1,0 +1,169 @@
+"""Sampling with vLLM inside this process: one engine per rank, stepped by the rollout.
+
+The weights are the trainer's, handed over after every update; prefix caching makes a second attempt's prompt cost what
+is new in it. What is used of vLLM beyond its documented interface (stepping the engine, loading weights into a running
+model) is in this file alone and has contract tests (``make test-vllm``).
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rl.backends.distributed import Distributed
+from rl.backends.lora import bare_model
+from rl.backends.vllm_heads import HeadPadding
+from rl.backends.weights import full_weights
+from rl.config import RunConfig
+from rl.types import Completion, Finish, Request
+
+CPU_CACHE_GIB = "2"
+"""Key-value cache on a CPU, unless ``VLLM_CPU_KVCACHE_SPACE`` says otherwise."""
+
+
+class VLLMEngine:
+    """Samples with ``vllm.LLM``.
+
+    Args:
+        config: The run.
+        model: The policy; its architecture is the engine's, its weights are loaded at once.
+        end_id: The end-of-turn token.
+        context_length: Longest sequence.
+        distributed: This process's rank and device.
+
+    Raises:
+        ModuleNotFoundError: If vLLM is not installed.
+        ValueError: If vLLM cannot run the model's attention heads on this device.
+    """
+
+    streams = True
+
+    def __init__(
+        self, config: RunConfig, model: Any, end_id: int, context_length: int, distributed: Distributed
+    ) -> None:
+        on_cpu = distributed.device.type == "cpu"
+        _prepare_environment(on_cpu)
+        try:
+            from vllm import LLM, SamplingParams, TokensPrompt
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "engine=vllm: vLLM is not installed. On a GPU: pip install -e '.[vllm]'; on a CPU: see docs/scaling.md"
+            ) from error
+        self._sampling, self._prompt = SamplingParams, TokensPrompt
+        self._end_id, self._sleep_level = end_id, 0 if on_cpu else config.engine.sleep_level
+        causal = bare_model(model)
+        self._padding = HeadPadding.of(causal.config, on_cpu)
+        with tempfile.TemporaryDirectory() as folder:  # vLLM wants a folder; the weights come from load_weights
+            self._padding.config.architectures = [type(causal).__name__]
+            self._padding.config.save_pretrained(folder)
+            self._llm = LLM(model=folder, **_arguments(config, model, context_length, on_cpu, distributed))
+        self._engine = self._llm.llm_engine
+        self._waiting: set[int] = set()
+        self.policy_version = 0
+        self.load_weights(full_weights(model), 0)
+
+    @property
+    def pending(self) -> int:
+        """Requests without an answer."""
+        return len(self._waiting)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queues requests; they join the running batch at the next step."""
+        for request in requests:
+            params = self._sampling(
+                max_tokens=request.max_new_tokens,
+                temperature=request.temperature,
+                seed=request.seed,
+                logprobs=0,
+                stop_token_ids=[self._end_id],
+                ignore_eos=True,  # the end-of-turn token stops, and nothing else
+                detokenize=False,
+            )
+            self._waiting.add(request.id)
+            self._engine.add_request(str(request.id), self._prompt(prompt_token_ids=list(request.prompt_ids)), params)
+
+    def step(self) -> list[Completion]:
+        """Decodes one token for every running request; returns those that are finished."""
+        if not self._waiting:
+            return []
+        done = []
+        for output in self._engine.step():
+            if output.finished:
+                done.append(self._completion(int(output.request_id), output.outputs[0]))
+        return done
+
+    def _completion(self, request_id: int, output: Any) -> Completion:
+        self._waiting.discard(request_id)
+        ids = tuple(output.token_ids)
+        logprobs = tuple(entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True))
+        finish = Finish.STOP if output.finish_reason == "stop" else Finish.LENGTH
+        return Completion(request_id, ids, logprobs, finish, self.policy_version)
+
+    def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Loads weights into the running engine, whatever its parallel layout, and forgets cached prefixes.
+
+        Raises:
+            RuntimeError: If requests are still being decoded: their tokens would come from two policies.
+        """
+        if self._waiting:
+            raise RuntimeError(f"{len(self._waiting)} requests are being decoded: weights can only change between them")
+        self.wake()
+        runner = self._engine.model_executor.driver_worker.worker.model_runner
+        runner.reload_weights(weights_iterator=self._converted(named))
+        self._llm.reset_prefix_cache()
+        self.policy_version = version
+
+    def _converted(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in named:
+            yield name, self._padding(name, tensor.detach())
+
+    def sleep(self) -> None:
+        """Frees the cache, and the weights or their place on the GPU, until ``wake``."""
+        if self._sleep_level and not self._llm.llm_engine.is_sleeping():
+            self._llm.sleep(level=self._sleep_level)
+
+    def wake(self) -> None:
+        """Ends ``sleep``; after level 2 the weights must be loaded again before the next sample."""
+        if self._sleep_level and self._llm.llm_engine.is_sleeping():
+            self._llm.wake_up()
+
+    def close(self) -> None:
+        """Ends the engine."""
+        self._waiting.clear()
+        self._engine.engine_core.shutdown()
+
+
+def _prepare_environment(on_cpu: bool) -> None:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core in this process, so that we can step it
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if on_cpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
+
+
+def _arguments(
+    config: RunConfig, model: Any, context_length: int, on_cpu: bool, distributed: Distributed
+) -> dict[str, Any]:
+    engine = config.engine
+    arguments: dict[str, Any] = {
+        "dtype": engine.dtype or config.model.dtype,
+        "load_format": "dummy",
+        "skip_tokenizer_init": True,
+        "max_model_len": context_length,
+        "max_num_seqs": engine.max_batch_size,
+        "enforce_eager": engine.enforce_eager or on_cpu,
+        "enable_prefix_caching": engine.prefix_caching,
+        "logprobs_mode": "processed_logprobs",  # at the sampling temperature, as the trainer computes them
+        "disable_log_stats": True,
+        "seed": config.seed,
+    }
+    if not on_cpu:
+        arguments |= {
+            "gpu_memory_utilization": engine.gpu_memory_utilization,
+            "enable_sleep_mode": engine.sleep_level > 0,
+        }
+    if distributed.n_processes > 1:
+        arguments["distributed_executor_backend"] = "external_launcher"
+    return arguments | engine.options

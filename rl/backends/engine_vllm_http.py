@@ -1,0 +1,201 @@
+"""Sampling from served replicas of vLLM: token ids over ``/v1/completions``, any number of servers, retries.
+
+The replicas are plain ``vllm serve`` processes that load ``rl.backends.vllm_worker`` as worker extension (docs/scaling.md
+has the command). Weights travel through a folder that trainer and replicas share: written once, read by every replica,
+acknowledged before the next sample. A replica that fails is left out until the next update; its requests go to others,
+and because a request's seed decides its sample, the answer is the same one.
+"""
+
+import json
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rl.backends.distributed import Distributed
+from rl.config import RunConfig
+from rl.types import Completion, Finish, Request, RunStoppedError
+
+PER_REPLICA = 256
+"""Requests that one replica is sent at once; it batches them itself."""
+
+
+class ReplicaError(RuntimeError):
+    """A replica did not answer, or answered with an error."""
+
+
+class VLLMHttpEngine:
+    """Samples from ``vllm serve`` replicas.
+
+    Args:
+        config: The run.
+        end_id: The end-of-turn token.
+        distributed: Every rank sends its own requests; the first one sends the weights.
+
+    Raises:
+        ReplicaError: If a replica is not there at the start.
+    """
+
+    streams = True
+
+    def __init__(self, config: RunConfig, end_id: int, distributed: Distributed) -> None:
+        engine = config.engine
+        self._urls, self._end_id, self._distributed = [url.rstrip("/") for url in engine.urls], end_id, distributed
+        self._retries, self._timeout_s = engine.retries, engine.timeout_s
+        self._folder = Path(engine.weights_dir or ".").resolve()
+        self._down: set[str] = set()
+        self._lock = threading.Lock()
+        self._next = distributed.rank
+        self._threads = ThreadPoolExecutor(PER_REPLICA * len(self._urls))
+        self._futures: set[Future[Completion]] = set()
+        self.policy_version = 0
+        self._models = {url: self._call(url, "/v1/models", None)["data"][0]["id"] for url in self._urls}
+
+    @property
+    def pending(self) -> int:
+        """Requests without an answer."""
+        return len(self._futures)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Sends requests; each goes to the next replica in turn."""
+        self._futures |= {self._threads.submit(self._complete, request) for request in requests}
+
+    def step(self) -> list[Completion]:
+        """Waits for the next answers.
+
+        Raises:
+            RunStoppedError: If a request failed on every replica, however often it was tried.
+        """
+        if not self._futures:
+            return []
+        done, self._futures = wait(self._futures, return_when=FIRST_COMPLETED)
+        return [future.result() for future in done]
+
+    def _complete(self, request: Request) -> Completion:
+        errors = []
+        for attempt in range(self._retries + 1):
+            url = self._replica()
+            if url is None:
+                break
+            try:
+                return self._ask(url, request)
+            except ReplicaError as error:
+                errors.append(str(error))
+                with self._lock:
+                    self._down.add(url)
+                time.sleep(min(0.1 * 2**attempt, 5.0))
+        raise RunStoppedError(
+            f"engine=vllm_http: request {request.id} failed on every replica that was tried; "
+            f"{len(self._down)} of {len(self._urls)} replicas are down. Last: {errors[-1] if errors else 'none is up'}. "
+            "Start them again and go on with resume=auto"
+        )
+
+    def _replica(self) -> str | None:
+        with self._lock:
+            up = [url for url in self._urls if url not in self._down]
+            self._next += 1
+            return up[self._next % len(up)] if up else None
+
+    def _ask(self, url: str, request: Request) -> Completion:
+        body = {
+            "model": self._models[url],
+            "prompt": list(request.prompt_ids),
+            "max_tokens": request.max_new_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed,
+            "logprobs": 0,
+            "stop_token_ids": [self._end_id],
+            "ignore_eos": True,
+            "return_token_ids": True,
+            "skip_special_tokens": False,
+        }
+        choice = self._call(url, "/v1/completions", body)["choices"][0]
+        ids, logprobs = tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"])
+        if len(ids) != len(logprobs):
+            raise ReplicaError(f"{url}: {len(ids)} token ids but {len(logprobs)} log-probs")
+        finish = Finish.STOP if choice["finish_reason"] == "stop" else Finish.LENGTH
+        return Completion(request.id, ids, logprobs, finish, self.policy_version)
+
+    def _call(self, url: str, path: str, body: dict[str, Any] | None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        call = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(call, timeout=self._timeout_s) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise ReplicaError(f"{url}{path}: {error.code} {error.read()[:300].decode(errors='replace')}") from error
+        except (OSError, EOFError) as error:
+            raise ReplicaError(f"{url}{path}: {error}") from error
+        try:
+            return json.loads(text) if text else None
+        except ValueError as error:
+            raise ReplicaError(f"{url}{path}: no JSON in the answer") from error
+
+    def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Writes the weights to the shared folder and waits until every replica has them.
+
+        Replicas that were down are tried again: one that came back gets the new weights before it gets requests.
+
+        Raises:
+            RuntimeError: If requests are still being decoded.
+            RunStoppedError: If no replica takes the weights.
+        """
+        if self._futures:
+            raise RuntimeError(f"{len(self._futures)} requests are being decoded: weights can only change between them")
+        folder = self._folder / f"version_{version}"
+        if self._distributed.is_main:
+            self._write(named, folder)
+        else:
+            for _ in named:  # gathering sharded weights takes all processes
+                pass
+        self._distributed.wait()
+        errors: dict[str, str] = {}
+        if self._distributed.is_main:
+            errors = dict(filter(None, self._threads.map(lambda url: self._load(url, folder), self._urls)))
+        errors = self._distributed.broadcast(errors)
+        self._down = set(errors)
+        if len(errors) == len(self._urls):
+            raise RunStoppedError(f"engine=vllm_http: no replica took the weights: {'; '.join(errors.values())}")
+        self.policy_version = version
+        if self._distributed.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _load(self, url: str, folder: Path) -> tuple[str, str] | None:
+        try:
+            self._call(url, "/collective_rpc", {"method": "load_from_folder", "args": [str(folder)]})
+            self._call(url, "/reset_prefix_cache", {})
+        except ReplicaError as error:
+            return url, str(error)
+        return None
+
+    def _write(self, named: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        shard: dict[str, Tensor] = {}
+        n_bytes, n_shards = 0, 0
+        for name, tensor in named:
+            shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
+            n_bytes += tensor.numel() * tensor.element_size()
+            if n_bytes >= 2**30:
+                save_file(shard, folder / f"{n_shards:05d}.safetensors")
+                shard, n_bytes, n_shards = {}, 0, n_shards + 1
+        save_file(shard, folder / f"{n_shards:05d}.safetensors")
+
+    def sleep(self) -> None:
+        """The replicas are on other devices: there is nothing to free."""
+
+    def wake(self) -> None:
+        """Nothing to restore."""
+
+    def close(self) -> None:
+        """Forgets what is pending; the replicas stay up."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._futures.clear()

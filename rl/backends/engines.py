@@ -1,0 +1,40 @@
+"""Which engine a config asks for."""
+
+from copy import deepcopy
+from typing import Any
+
+from rl.backends.distributed import Distributed
+from rl.backends.engine_hf import HFEngine
+from rl.backends.lora import bare_model
+from rl.config import RunConfig
+from rl.rendering import Renderer
+from rl.types import Engine
+
+
+def make_engine(
+    config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed
+) -> Engine:
+    """The engine of a run.
+
+    Args:
+        config: The run.
+        model: The policy, whole and not wrapped yet.
+        renderer: Knows the end-of-turn id.
+        context_length: Longest sequence.
+        distributed: Processes; each has an engine of its own.
+
+    Raises:
+        ModuleNotFoundError: If the engine's package is not installed.
+    """
+    engine = config.engine
+    if engine.name == "vllm":
+        from rl.backends.engine_vllm import VLLMEngine
+
+        return VLLMEngine(config, model, renderer.end_id, context_length, distributed)
+    if engine.name == "vllm_http":
+        from rl.backends.engine_vllm_http import VLLMHttpEngine
+
+        return VLLMHttpEngine(config, renderer.end_id, distributed)
+    # Sharded weights cannot be sampled from one process at a time: the engine then has a whole copy of its own.
+    own = deepcopy(bare_model(model)).requires_grad_(False) if distributed.shards else model
+    return HFEngine(own, renderer.end_id, renderer.pad_id, engine.max_batch_size, shares_weights=own is model)

@@ -1,0 +1,49 @@
+"""How much of the device the update uses: model FLOPs and peak memory, with TRL's accounting."""
+
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rl.backends.lora import bare_model
+from rl.config import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Model FLOPs utilisation on a device whose peak is known.
+
+    Args:
+        per_token: FLOPs of forward and backward pass per token.
+        peak: FLOPs per second that the device can do, ``None`` where it is not known (every CPU).
+    """
+
+    per_token: float
+    peak: float | None
+
+    @classmethod
+    def of(cls, model: Any, device: torch.device, config: TrainConfig) -> "Flops":
+        """For a model on a device; the sequence length is the longest that the run can have."""
+        if device.type != "cuda":
+            return cls(0.0, None)
+        from trl.trainer.utils import compute_flops_per_token, get_peak_flops
+
+        dtype = "bfloat16" if config.optim.mixed_precision == "bf16" else config.model.dtype
+        peak = get_peak_flops(torch.cuda.get_device_name(device), dtype)
+        attempts = max(stage.attempts or config.env.attempts for stage in config.algorithm.stages)
+        per_token = compute_flops_per_token(bare_model(model).config, config.env.token_budget(attempts))
+        return cls(float(per_token), peak)
+
+    def utilisation(self, tokens_per_second: float) -> float | None:
+        """Part of the peak, or ``None``."""
+        return self.per_token * tokens_per_second / self.peak if self.peak else None
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory that this process has held so far, in GiB: the GPU's, or resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

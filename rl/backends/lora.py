@@ -1,0 +1,70 @@
+"""Low-rank adapters through peft: full tuning is the case of none."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor
+
+from rl.config import LoraConfig
+
+_PREFIX = "base_model.model."
+
+
+def add_lora(model: Any, config: LoraConfig) -> Any:
+    """A model whose adapters alone are trained; the update starts at zero.
+
+    Raises:
+        ModuleNotFoundError: If peft is not installed.
+        ValueError: If a target names no layer.
+    """
+    import peft
+
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,  # type: ignore[arg-type]
+        target_modules=list(config.targets) or "all-linear",
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return peft.get_peft_model(model, settings)
+    except ValueError as error:
+        raise ValueError(f"model.lora.targets={config.targets}: {error}") from error
+
+
+def has_lora(model: Any) -> bool:
+    """Whether the model carries adapters."""
+    return hasattr(model, "peft_config")
+
+
+def bare_model(model: Any) -> Any:
+    """The causal language model itself; adapters live inside its layers and stay active."""
+    return model.get_base_model() if has_lora(model) else model
+
+
+def without_lora(model: Any) -> AbstractContextManager:
+    """Inside, the adapters are off: the model is its base."""
+    return model.disable_adapter() if has_lora(model) else nullcontext()
+
+
+def merged_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """The model's parameters under the base's names, adapters added in; the model itself is not touched."""
+    if not has_lora(model):
+        yield from model.named_parameters()
+        return
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        layer = layers.get(name.removesuffix(".base_layer.weight"))
+        if layer is not None and name.endswith(".base_layer.weight"):
+            update = layer.get_delta_weight(layer.active_adapters[0]).to(parameter.dtype)
+            yield base_name(name), parameter + update
+        else:
+            yield base_name(name), parameter
+
+
+def base_name(name: str) -> str:
+    """A parameter's name in the model without adapters."""
+    return name.removeprefix(_PREFIX).replace(".base_layer.", ".")

@@ -1,0 +1,58 @@
+"""The schema of an offline method."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from omegaconf import MISSING
+
+from rl.config.checks import refuse
+
+
+class Rule(Enum):
+    """Which traces an offline method keeps."""
+
+    STAR = "star"
+    """Own two-attempt traces that end right."""
+    PAIR = "pair"
+    """A wrong first attempt paired with another, right first attempt at the same task as the second."""
+
+
+@dataclass
+class OfflineConfig:
+    """An offline method: sample, keep by rule, fine-tune on what is kept.
+
+    Args:
+        name: Shown in tables.
+        rule: Which traces are kept.
+        keep_right_to_right: Also keep traces whose first attempt was right already (the paper's D+).
+        iterations: Rounds of sampling from the current model, each followed by fine-tuning the *base*.
+        pairs_per_task: For ``pair``: at most this many (wrong, right) pairs per task, and as many (right, right).
+        group_size: Episodes per task and round.
+        temperature: Of the sampled episodes.
+        epochs: Passes over the kept rows.
+        batch_size: Rows per optimiser step.
+        lr: Peak learning rate, linear to 0.
+        betas: AdamW's.
+        max_grad_norm: Gradients are scaled down to this norm.
+    """
+
+    name: str = MISSING
+    rule: Rule = MISSING
+    keep_right_to_right: bool = False
+    iterations: int = 1
+    pairs_per_task: int = 8
+    group_size: int = 8
+    temperature: float = 1.0
+    epochs: int = 3
+    batch_size: int = 512
+    lr: float = 1e-3
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        refuse(self.iterations < 1, f"offline.iterations={self.iterations}: must be positive")
+        refuse(self.group_size < 1, f"offline.group_size={self.group_size}: must be positive")
+        refuse(
+            self.rule is Rule.PAIR and self.iterations > 1,
+            "offline.iterations: pair fine-tuning builds on the base's first attempts, so it takes 1 iteration",
+        )

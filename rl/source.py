@@ -1,0 +1,160 @@
+"""Where the episodes of a step come from: which tasks, which seeds, which first attempts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from envs import Task
+from rl.algorithms import has_gradient
+from rl.backends.distributed import Distributed
+from rl.config import StageConfig, TrainConfig
+from rl.rollout import EpisodePlan, Rollout
+from rl.rollout_metrics import sampled_tokens, to_groups
+from rl.schedule import shuffled_index
+from rl.seeding import derive_seed
+from rl.types import Episode, RunStoppedError, Turn
+
+
+class EpisodeSource:
+    """Samples rollout batches. Positions in an endless, shuffled stream of tasks are shared out over the processes.
+
+    Args:
+        config: The run.
+        rollouts: Plays episodes with a given number of attempts.
+        tasks: Training tasks.
+        distributed: Processes.
+    """
+
+    def __init__(
+        self, config: TrainConfig, rollouts: dict[int, Rollout], tasks: Sequence[Task], distributed: Distributed
+    ) -> None:
+        self._config, self._algorithm = config, config.algorithm
+        self._rollouts, self._tasks, self._distributed = rollouts, list(tasks), distributed
+        self._first: dict[str, Turn] = {}
+        self.position = 0
+        """Groups drawn so far, over all processes."""
+        self.n_resampled = 0
+        """Groups that the last step replaced, over all processes."""
+        self.n_sampled, self.n_tokens = 0, 0
+        """Episodes and tokens that this process sampled for the last step, those of replaced groups included."""
+
+    def attempts(self, stage: StageConfig) -> int:
+        """K of a stage's training episodes."""
+        return stage.attempts or self._config.env.attempts
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds spent in the engine and in verification so far."""
+        times = [rollout.times for rollout in self._rollouts.values()]
+        return sum(t.sampling for t in times), sum(t.verification for t in times)
+
+    def prepare(self) -> int:
+        """Samples the first attempts that offline groups will read, from the policy as it is now; returns tokens.
+
+        One attempt per task; to be called while the policy still is the base model.
+        """
+        if not any(stage.offline_first_attempts for stage in self._algorithm.stages):
+            return 0
+        seed, rank, n = self._config.seed, self._distributed.rank, self._distributed.n_processes
+        if 1 not in self._rollouts:
+            raise ValueError("offline first attempts need a rollout of one attempt")
+        plans = [
+            EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
+        ]
+        episodes = self._rollouts[1].run(plans, self._algorithm.temperature)
+        self._first = {episode.task_id: episode.turns[0] for episode in episodes if not episode.failed}
+        found = self._distributed.gather([self._first])
+        self._first = {task_id: turn for part in found for task_id, turn in part.items()}
+        return sum(self._distributed.each(sampled_tokens(episodes)))
+
+    def sample(self, stage: StageConfig, budget: int) -> list[Episode]:
+        """This process's episodes of a step.
+
+        With ``dynamic_sampling``, groups without a gradient are replaced by groups of the next tasks, as long as rounds
+        and budget last; what still has no gradient then stays, so that the batch keeps its size.
+
+        Args:
+            stage: Attempts, rewards, offline share.
+            budget: Episodes that may still be sampled, over all processes.
+        """
+        size, group_size = self._config.training.tasks_per_step, self._algorithm.group_size
+        wanted = len(range(self._distributed.rank, size, self._distributed.n_processes))
+        kept: list[list[Episode]] = []
+        self.n_resampled = self.n_sampled = self.n_tokens = 0
+        for rounds_left in reversed(range(self._algorithm.dynamic_sampling + 1)):
+            groups = self._draw(wanted - len(kept), stage)
+            budget -= sum(self._distributed.each(len(groups) * group_size))
+            good = [group for group in groups if not self._algorithm.dynamic_sampling or has_gradient(group, stage)]
+            missing = sum(self._distributed.each(wanted - len(kept) - len(good)))
+            if not rounds_left or not missing or missing * group_size > budget:
+                kept += groups
+                break
+            kept += good
+            self.n_resampled += missing
+        return [episode for group in kept for episode in group]
+
+    def _draw(self, n_groups: int, stage: StageConfig) -> list[list[Episode]]:
+        """Plays the next groups of the stream; the processes' shares lie interleaved, so that one stream serves all."""
+        plans, size = [], self._config.training.tasks_per_step
+        for position in self._positions(n_groups):
+            task = self._tasks[shuffled_index(self._config.seed, position, len(self._tasks))]
+            first = self._offline_first(task, position, stage)
+            for member in range(self._algorithm.group_size):
+                draw = derive_seed(self._config.seed, "train", *divmod(position, size), task.id, member)
+                plans.append(EpisodePlan(task, position, draw, first))
+        episodes = self._rollouts[self.attempts(stage)].run(plans, self._algorithm.temperature)
+        self.n_sampled += len(episodes)
+        self.n_tokens += sampled_tokens(episodes)
+        return [list(group.episodes) for group in to_groups(episodes)]
+
+    def _positions(self, n_groups: int) -> list[int]:
+        counts = self._distributed.each(n_groups)
+        rank, start, positions = self._distributed.rank, self.position, []
+        for row in range(max(counts, default=0)):
+            active = [r for r, count in enumerate(counts) if row < count]
+            if rank in active:
+                positions.append(start + active.index(rank))
+            start += len(active)
+        self.position = start
+        return positions
+
+    def _offline_first(self, task: Task, position: int, stage: StageConfig) -> Turn | None:
+        """The whole group reads one attempt, so that its second attempts are compared in the same situation."""
+        draw = derive_seed(self._config.seed, "offline?", position) / 2**63
+        return self._first.get(task.id) if draw < stage.offline_first_attempts else None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        for name in _STATE:
+            setattr(self, name, state[name])
+
+
+_STATE = ("position", "n_resampled", "n_sampled", "n_tokens", "_first")
+
+
+def refuse_stale(episodes: Sequence[Episode], version: int) -> None:
+    """Raises RunStoppedError if an episode was sampled by other weights than the trainer's."""
+    for episode in episodes:
+        if not episode.failed and episode.policy_version != version:
+            raise RunStoppedError(
+                f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
+                f"trainer is at version {version}: the engine did not take the last update"
+            )
+
+
+def drop_failed(episodes: Sequence[Episode], need_company: bool) -> list[Episode]:
+    """Episodes that can be trained on: not failed and, with a group baseline, not alone in their group.
+
+    Args:
+        episodes: A rollout batch.
+        need_company: Drop the only survivor of a group as well: it has nothing to be compared with.
+    """
+    good = [episode for episode in episodes if not episode.failed]
+    if not need_company:
+        return good
+    sizes: dict[int, int] = {}
+    for episode in good:
+        sizes[episode.group_id] = sizes.get(episode.group_id, 0) + 1
+    return [episode for episode in good if sizes[episode.group_id] > 1]

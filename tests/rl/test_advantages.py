@@ -1,0 +1,227 @@
+"""From rewards to advantages, with numbers that a reader can check by hand."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from rl.advantages import (
+    batch_mean,
+    batch_normalised,
+    first_of_turns,
+    gae_over_tokens,
+    gae_over_turns,
+    group_normalised,
+    leave_one_out,
+    returns_to_go,
+    to_tokens,
+    turn_starts,
+    whiten_turns,
+)
+from rl.algorithms import has_gradient, shaped_rewards
+from rl.config import Advantage, AlgorithmConfig, Critic, CriticConfig, StageConfig
+from rl.schedule import stage_at
+from tests.helpers import batch, credit, episode
+
+SCORE_1 = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03])
+SCORE_2 = StageConfig(reward_weights=[1.0, 1.0], progress_alpha=10.0, kl_coefs=[0.03, 0.03])
+
+
+def test_returns_to_go_by_hand():
+    rewards = torch.tensor([[1.0, 2.0, 4.0]])
+    assert returns_to_go(rewards, 0.0).tolist() == [[1.0, 2.0, 4.0]]
+    assert returns_to_go(rewards, 0.5).tolist() == [[3.0, 4.0, 4.0]]  # 1 + (2 + 4/2)/2 = 3
+
+
+def test_leave_one_out_by_hand():
+    # group 0: returns 1, 0, 0: 1 - 0 = 1, 0 - 1/2, 0 - 1/2.  group 7: 1, 1: no difference, no gradient
+    returns = torch.tensor([[1.0], [0.0], [0.0], [1.0], [1.0]])
+    got = leave_one_out(returns, torch.tensor([0, 0, 0, 7, 7]))
+    assert got.squeeze(1).tolist() == [1.0, -0.5, -0.5, 0.0, 0.0]
+
+
+def test_group_baselines_refuse_a_group_of_one():
+    for baseline in (leave_one_out, group_normalised):
+        with pytest.raises(ValueError, match=r"groups \[7\]"):
+            baseline(torch.zeros(3, 1), torch.tensor([0, 0, 7]))
+
+
+def test_group_normalised_by_hand():
+    # returns 1, 0: mean 1/2, standard deviation over n - 1 = sqrt(1/2): (1 - 1/2) / 0.7071 = 0.7071
+    got = group_normalised(torch.tensor([[1.0], [0.0]]), torch.tensor([0, 0]))
+    assert got.squeeze(1).tolist() == pytest.approx([0.7071, -0.7071], abs=2e-4)
+    unscaled = group_normalised(torch.tensor([[1.0], [0.0]]), torch.tensor([0, 0]), scale=False)
+    assert unscaled.squeeze(1).tolist() == [0.5, -0.5]
+
+
+def test_batch_baselines_by_hand():
+    returns = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert batch_mean(returns).tolist() == [[0.5, 0.0], [-0.5, 0.0]]
+    got = batch_normalised(returns)
+    assert got[:, 0].tolist() == pytest.approx([0.7071, -0.7071], abs=2e-4)
+    assert got[:, 1].tolist() == [0.0, 0.0]
+
+
+def test_batch_baselines_count_the_other_processes_too():
+    """Two processes with one episode each see the batch of two."""
+    whole = torch.tensor([[1.0], [0.0]])
+    for baseline in (batch_mean, batch_normalised):
+        for mine, other in ((0, 1), (1, 0)):
+            sums = iter([torch.tensor(2.0), whole.double().sum(0), torch.tensor([0.5])])
+            got = baseline(whole[mine : mine + 1], lambda _, sums=sums: next(sums))
+            assert got.item() == pytest.approx(baseline(whole)[mine].item())
+            assert got.item() == pytest.approx(-baseline(whole)[other].item())
+
+
+def test_an_episode_that_ended_early_counts_in_the_baseline_of_later_turns():
+    # turn 2: returns 1 and (ended after turn 1) 0: 1 - 0 and 0 - 1, not a baseline over the single survivor
+    rewards = batch([[0.0, 1.0], [1.0, 0.0]], n_turns=[2, 1])
+    got, _ = credit(rewards, AlgorithmConfig(name="x"), StageConfig())
+    assert got[0].tolist() == [0.0, -1.0, 1.0]
+    assert got[1].tolist() == [0.0, 1.0, 0.0]  # no token of turn 2, so nothing to train there
+
+
+def test_baselines_stay_unbiased_when_the_policy_decides_how_long_an_episode_is():
+    """Enumerates every group of two of a policy that stops or goes on, and compares with the exact gradient.
+
+    Turn 1: go on with probability p (reward 0.3) or stop (reward 0). Turn 2, if reached: right with probability q
+    (reward 1). A baseline over the survivors alone would pay for going on; see verl's issue 7244.
+    """
+    theta = torch.tensor([0.2, -0.4], dtype=torch.float64, requires_grad=True)
+    p, q = torch.sigmoid(theta)
+    outcomes = [  # rewards, turns, probability
+        ((0.0, 0.0), 1, 1 - p),
+        ((0.3, 1.0), 2, p * q),
+        ((0.3, 0.0), 2, p * (1 - q)),
+    ]
+    value = sum(prob * sum(rewards) for rewards, _, prob in outcomes)
+    (exact,) = torch.autograd.grad(value, theta, retain_graph=True)
+    algorithm = AlgorithmConfig(name="x", group_size=2, turn_gamma=1.0)
+    surrogate = torch.zeros((), dtype=torch.float64)
+    for a, b in product(range(3), repeat=2):
+        rows = batch([outcomes[a][0], outcomes[b][0]], n_turns=[outcomes[a][1], outcomes[b][1]])
+        weights, _ = credit(rows, algorithm, StageConfig())
+        for row, which in enumerate((a, b)):
+            first = torch.log(1 - p) if which == 0 else torch.log(p)
+            second = [torch.zeros(()), torch.log(q), torch.log(1 - q)][which]
+            chance = (outcomes[a][2] * outcomes[b][2]).detach()
+            surrogate = surrogate + chance * (weights[row, 1] * first + weights[row, 2] * second) / 2
+    (estimated,) = torch.autograd.grad(surrogate, theta)
+    torch.testing.assert_close(estimated, exact, atol=1e-6, rtol=0)
+
+
+def test_to_tokens_and_back():
+    values, turns = torch.tensor([[5.0, 7.0]]), torch.tensor([[-1, 0, 0, -1, 1]])
+    spread = to_tokens(values, turns)
+    assert spread.tolist() == [[0.0, 5.0, 5.0, 0.0, 7.0]]
+    assert turn_starts(turns).tolist() == [[False, True, False, False, True]]
+    assert first_of_turns(spread, turns, 3).tolist() == [[5.0, 7.0, 0.0]]
+
+
+def test_two_turns_without_a_prompt_between_them_are_two_turns():
+    assert turn_starts(torch.tensor([[0, 0, 1, 1]])).tolist() == [[True, False, True, False]]
+
+
+def gae(rewards, values, turns, **kwargs):
+    defaults = {"gamma": 1.0, "lam": 1.0, "turn_gamma": 1.0, "turn_lam": 1.0}
+    return gae_over_tokens(
+        torch.tensor([rewards]), torch.tensor([values]), torch.tensor([turns]), **(defaults | kwargs)
+    )[0].tolist()
+
+
+def test_gae_over_tokens_by_hand():
+    # one turn of two tokens, reward 1, values 0.5 and 0.25, gamma = lam = 1/2:
+    # A2 = 1 - 0.25 = 0.75;  A1 = 0 + 0.25/2 - 0.5 + 0.75/4 = -0.1875
+    assert gae([1.0], [0.5, 0.25], [0, 0], gamma=0.5, lam=0.5) == [-0.1875, 0.75]
+
+
+def test_gae_skips_prompt_tokens_between_turns():
+    # Two turns of one token with two prompt tokens between them; nothing is discounted there.
+    got = gae([1.0, 1.0], [0.0, 9.0, 9.0, 0.5], [0, -1, -1, 1], gamma=0.1, lam=0.1, turn_gamma=0.5, turn_lam=1.0)
+    # A(2) = 1 - 0.5 = 0.5;  A(1) = 1 + 0.5 * 0.5 - 0 + 0.5 * 0.5 = 1.5
+    assert got == [1.5, 0.0, 0.0, 0.5]
+
+
+def test_gae_with_lambda_one_is_the_return_minus_the_value():
+    # returns: turn 2: 4, 4; turn 1: 1 + 4 = 5, 5
+    assert gae([1.0, 4.0], [1.0, 2.0, 3.0, 0.5], [0, 0, 1, 1]) == [4.0, 3.0, 1.0, 3.5]
+
+
+def test_turn_gamma_zero_makes_every_turn_an_episode():
+    assert gae([1.0, 4.0], [1.0, 2.0, 3.0, 0.5], [0, 0, 1, 1], turn_gamma=0.0) == [0.0, -1.0, 1.0, 3.5]
+
+
+def test_gae_over_turns_by_hand():
+    # values 0.5, 0.25, turn_gamma = turn_lam = 1/2: A2 = 1 - 0.25 = 0.75; A1 = 0 + 0.125 - 0.5 + 0.1875 = -0.1875
+    got = gae_over_turns(
+        torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
+        torch.tensor([[0.5, 0.25], [0.5, 0.0]]),
+        torch.tensor([2, 1]),
+        turn_gamma=0.5,
+        turn_lam=0.5,
+    )
+    assert got.tolist() == [[-0.1875, 0.75], [0.5, 0.0]]
+
+
+@pytest.mark.parametrize("estimator", [Advantage.GAE, Advantage.TURN_GAE])
+def test_returns_are_what_a_value_should_have_been(estimator):
+    algorithm = AlgorithmConfig(
+        name="x", advantage=estimator, critic=CriticConfig(Critic.SHARED), turn_gamma=1.0, group_size=1
+    )
+    rows = batch([[1.0, 4.0]], tokens_per_turn=2)
+    values = torch.tensor([[0.0, 1.0, 2.0, 3.0, 0.5]])
+    got, returns = credit(rows, AlgorithmConfig(**{**vars(algorithm), "lam": 1.0}), StageConfig(), values)
+    assert returns.tolist() == [[0.0, 5.0, 5.0, 4.0, 4.0]]
+    expected = [0.0, 4.0, 3.0, 1.0, 3.5] if estimator is Advantage.GAE else [0.0, 4.0, 4.0, 1.0, 1.0]
+    assert got.tolist() == [expected]
+
+
+def test_whitening_looks_at_one_turn_at_a_time():
+    advantages = torch.tensor([[0.0, 1.0, 100.0], [0.0, 3.0, 100.0]])
+    turns = torch.tensor([[-1, 0, 1], [-1, 0, 1]])
+    got = whiten_turns(advantages, turns, 2)
+    assert got[:, 1].tolist() == pytest.approx([-0.7071, 0.7071], abs=1e-3)  # mean 2, deviation sqrt(2)
+    assert got[:, 2].tolist() == [0.0, 0.0]  # no difference, no signal
+    assert got[:, 0].tolist() == [0.0, 0.0]
+
+
+def test_stage_one_gives_first_attempts_no_reward_gradient():
+    rows = batch([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], tokens_per_turn=2)
+    for advantage in (Advantage.RLOO, Advantage.GRPO, Advantage.REINFORCE, Advantage.REINFORCE_PP):
+        got, _ = credit(rows, AlgorithmConfig(name="x", advantage=advantage, stages=[SCORE_1]), SCORE_1)
+        assert (got[rows.turn_ids == 0] == 0).all()
+        assert (got[rows.turn_ids == 1] != 0).all()
+
+
+def test_the_progress_bonus_reaches_the_second_attempt_only():
+    rows = batch([[0.0, 1.0], [1.0, 1.0]])
+    assert shaped_rewards(rows, SCORE_2).tolist() == [[0.0, 11.0], [1.0, 1.0]]
+    got, _ = credit(rows, AlgorithmConfig(name="x", stages=[SCORE_2]), SCORE_2)
+    assert got.tolist() == [[0.0, -1.0, 10.0], [0.0, 1.0, -10.0]]
+
+
+def test_no_bonus_past_the_last_turn():
+    assert shaped_rewards(batch([[1.0, 0.0]], n_turns=[1]), SCORE_2).tolist() == [[1.0, 0.0]]
+
+
+def test_reinforce_needs_no_groups():
+    algorithm = AlgorithmConfig(name="x", advantage=Advantage.REINFORCE, group_size=1)
+    got, _ = credit(
+        batch([[1.0], [0.0]], group_ids=[0, 1]), algorithm, StageConfig(reward_weights=[1.0], kl_coefs=[0.0])
+    )
+    assert got.tolist() == [[0.0, 0.5], [0.0, -0.5]]
+
+
+def test_dynamic_sampling_looks_at_every_turn():
+    same, first_differs = [episode((0.0, 1.0)), episode((0.0, 1.0))], [episode((1.0, 1.0)), episode((0.0, 1.0))]
+    assert not has_gradient(same, SCORE_2)
+    assert has_gradient(first_differs, SCORE_2)
+    assert not has_gradient(first_differs, SCORE_1)  # the first attempt is not paid in stage I
+
+
+def test_stages_share_the_steps():
+    two = AlgorithmConfig(name="x", stages=[StageConfig(share=1.0), StageConfig(share=3.0)])
+    assert [stage_at(two, step, 8)[0] for step in range(8)] == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert stage_at(two, 2, 8) == (1, 2, 8)
+    with pytest.raises(ValueError, match="not in a run"):
+        stage_at(two, 8, 8)

@@ -1,0 +1,120 @@
+"""The vLLM engine against the transformers one, on the embedded model: ``make test-vllm``."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from envs import Split
+from rl.backends.distributed import Distributed
+from rl.config import EngineConfig
+from rl.rollout import EpisodePlan, complete
+from rl.types import Request
+from tests.helpers import build_trainer, modchain_config
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytest.importorskip("vllm")
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """A workbench whose engine is vLLM; tests put the base's weights back."""
+    from rl.workbench import Workbench
+
+    cfg = modchain_config()
+    cfg.engine = EngineConfig(name="vllm", max_batch_size=64)
+    made = Workbench.build(cfg, Distributed(cpu=True))
+    yield made
+    made.engine.close()
+
+
+@pytest.fixture(scope="module")
+def hf():
+    from rl.workbench import Workbench
+
+    return Workbench.build(modchain_config(), Distributed(cpu=True))
+
+
+def requests(bench, n=16, temperature=1.0, seed=0):
+    tasks = bench.tasks(Split.TRAIN)[:n]
+    env = bench.rollout(Split.TRAIN)._make_env()
+    prompts = [bench.renderer.opening(env.reset(options={"task": task})[0]) for task in tasks]
+    return [Request(i, prompt, 7, temperature, seed + i) for i, prompt in enumerate(prompts)]
+
+
+def plans(bench, n=24):
+    return [EpisodePlan(task, i, i) for i, task in enumerate(bench.tasks(Split.TRAIN)[:n])]
+
+
+def test_logprobs_equal_the_trainers_on_both_turns(bench, hf):
+    """fp32, within 1e-4, at a temperature that is not 1; the first step of training would measure the same gap."""
+    from rl.backends.policy import Actor, sampled_stats
+    from rl.batching import to_rollout_batch
+
+    for temperature in (1.0, 0.7):
+        episodes = bench.rollout(Split.TRAIN).run(plans(bench), temperature)
+        rows = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
+        with torch.no_grad():
+            stats = sampled_stats(Actor(hf.model), rows, temperature)
+        gap = (stats.logprobs - rows.sampler_logprobs).abs()
+        assert gap[rows.response_mask].max() < 1e-4
+        assert {int(k) for k in rows.turn_ids[rows.response_mask]} == {0, 1}
+
+
+def test_greedy_episodes_are_the_transformers_engines_token_for_token(bench, hf):
+    ours = hf.rollout(Split.TRAIN).run(plans(hf), 0.0)
+    theirs = bench.rollout(Split.TRAIN).run(plans(bench), 0.0)
+    assert [[t.action_ids for t in e.turns] for e in ours] == [[t.action_ids for t in e.turns] for e in theirs]
+    for episode in theirs:  # the second prompt is the first one and the sampled ids, never tokenised again
+        first, second = episode.turns
+        seen = first.prompt_ids + first.action_ids
+        assert second.prompt_ids[: len(seen)] == seen
+
+
+def test_a_requests_seed_decides_its_sample_whatever_else_runs(bench):
+    asked = requests(bench)
+    together = complete(bench.engine, asked)
+    alone = [complete(bench.engine, [request])[0] for request in reversed(asked)][::-1]
+    assert [c.action_ids for c in together] == [c.action_ids for c in alone]
+    others = complete(bench.engine, requests(bench, seed=1000))
+    assert [c.action_ids for c in together] != [c.action_ids for c in others]
+
+
+def test_reloaded_weights_are_in_the_next_sample_and_stamped(bench):
+    """Also with prefix caching: a cached prompt of the old weights must not be used."""
+    asked = requests(bench, temperature=0.0)
+    before = complete(bench.engine, asked)
+    original = deepcopy(bench.model.state_dict())
+    try:
+        with torch.no_grad():
+            for parameter in bench.model.parameters():
+                parameter.neg_()
+        bench.publish(3)
+        after = complete(bench.engine, asked)
+    finally:
+        bench.model.load_state_dict(original)
+        bench.publish(0)
+    assert [c.policy_version for c in before + after] == [0] * 16 + [3] * 16
+    assert [c.action_ids for c in before] != [c.action_ids for c in after]
+    assert [c.action_ids for c in complete(bench.engine, asked)] == [c.action_ids for c in before]
+
+
+def test_weights_do_not_change_under_running_requests(bench):
+    bench.engine.submit(requests(bench, n=2))
+    with pytest.raises(RuntimeError, match="2 requests are being decoded"):
+        bench.publish(1)
+    while bench.engine.pending:
+        bench.engine.step()
+
+
+def test_training_through_vllm_measures_no_gap():
+    """Three updates: were the engine's weights stale, the gap would grow with the first of them."""
+    cfg = modchain_config(episodes=96)
+    cfg.engine = EngineConfig(name="vllm", max_batch_size=64)
+    trainer, bench = build_trainer(cfg)
+    while not trainer.is_done:
+        metrics, episodes = trainer.train_step()
+        assert metrics["policy/sampler_gap"] < 1e-4
+        assert {e.policy_version for e in episodes} == {trainer.step - 1}
+    assert trainer.step == 3
+    bench.engine.close()

@@ -1,0 +1,276 @@
+"""Losses, with numbers that a reader can check by hand."""
+
+import math
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+
+from rl.config import StageConfig
+from rl.kl import KLEstimator, full_kl, sampled_kl
+from rl.kl_control import KLControl
+from rl.losses import (
+    StepSize,
+    cispo_loss,
+    clipped_pg_loss,
+    gspo_loss,
+    importance_weights,
+    kl_penalty,
+    masked_sum,
+    off_policy_mask,
+    token_weights,
+    value_loss,
+)
+
+CLIP = {"clip_low": 0.2, "clip_high": 0.2}
+TURNS = torch.tensor([[-1, 0, 1, 1], [-1, 0, -1, -1]])
+SIZE = StepSize(episodes=2.0, turns=3.0, tokens=4.0, token_budget=10.0)
+
+
+def logs(*values):
+    return torch.tensor([values]).log()
+
+
+@pytest.mark.parametrize(
+    ("normaliser", "expected"),
+    [
+        ("episodes", [[0, 1 / 2, 1 / 2, 1 / 2], [0, 1 / 2, 0, 0]]),
+        ("tokens", [[0, 1 / 4, 1 / 4, 1 / 4], [0, 1 / 4, 0, 0]]),
+        ("token_budget", [[0, 1 / 20, 1 / 20, 1 / 20], [0, 1 / 20, 0, 0]]),
+        ("episode_mean", [[0, 1 / 6, 1 / 6, 1 / 6], [0, 1 / 2, 0, 0]]),  # 3 tokens and 1, of 2 episodes
+        ("turn_mean", [[0, 1 / 3, 1 / 6, 1 / 6], [0, 1 / 3, 0, 0]]),  # 1, 2 and 1 tokens, of 3 turns
+    ],
+)
+def test_token_weights_by_hand(normaliser, expected):
+    torch.testing.assert_close(token_weights(TURNS, normaliser, SIZE), torch.tensor(expected))
+
+
+def test_means_add_up_to_one():
+    for normaliser in ("tokens", "episode_mean", "turn_mean"):
+        assert token_weights(TURNS, normaliser, SIZE).sum().item() == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="nonsense"):
+        token_weights(TURNS, "nonsense", SIZE)
+
+
+def test_clipped_loss_by_hand():
+    # rho = 1 and 2, advantage 1: -min(1, 1) = -1 and -min(2, 1.2) = -1.2, each with weight 1/2: -1.1
+    ones = torch.ones(1, 2)
+    out = clipped_pg_loss(logs(1.0, 2.0), torch.zeros(1, 2), ones, ones.bool(), ones / 2, **CLIP)
+    assert out.loss.item() == pytest.approx(-1.1)
+    assert out.metrics["policy/clip_fraction"].value == 0.5
+    assert out.metrics["policy/ratio"].value == pytest.approx(1.5)
+
+
+def test_a_negative_advantage_is_clipped_from_below():
+    # rho = 0.5, A = -1: -min(-0.5, 0.8 * -1) = 0.8
+    ones = torch.ones(1, 1)
+    out = clipped_pg_loss(logs(0.5), torch.zeros(1, 1), -ones, ones.bool(), ones, **CLIP)
+    assert out.loss.item() == pytest.approx(0.8)
+
+
+def test_clip_higher_lets_a_rare_token_grow_further():
+    # rho = 1.25, A = 1: cut to 1.2 with 0.2, untouched with DAPO's 0.28
+    ones = torch.ones(1, 1)
+    for high, expected in ((0.2, -1.2), (0.28, -1.25)):
+        out = clipped_pg_loss(logs(1.25), torch.zeros(1, 1), ones, ones.bool(), ones, clip_low=0.2, clip_high=high)
+        assert out.loss.item() == pytest.approx(expected)
+
+
+def test_cispo_keeps_the_gradient_of_a_clipped_token():
+    """rho = 2 is cut to 1.28 as a weight: gradient -1.28 A, where PPO's clip gives 0."""
+    ones = torch.ones(1, 1)
+    for loss, expected in ((cispo_loss, -1.28), (clipped_pg_loss, 0.0)):
+        logprobs = logs(2.0).requires_grad_()
+        loss(logprobs, torch.zeros(1, 1), ones, ones.bool(), ones, clip_low=1.0, clip_high=0.28).loss.backward()
+        assert logprobs.grad is not None
+        assert logprobs.grad.item() == pytest.approx(expected)
+
+
+def test_gspo_has_one_ratio_per_turn():
+    # turn 0: ratios 2 and 1/2, geometric mean 1; turn 1: ratio 4, cut to 1.1
+    turns = torch.tensor([[0, 0, 1]])
+    ones, weights = torch.ones(1, 3), torch.tensor([[0.25, 0.25, 0.5]])
+    out = gspo_loss(
+        logs(2.0, 0.5, 4.0), torch.zeros(1, 3), ones, turns, turns >= 0, weights, clip_low=0.1, clip_high=0.1
+    )
+    assert out.loss.item() == pytest.approx(-(0.25 + 0.25 + 0.5 * 1.1))
+    assert out.metrics["policy/clip_fraction"].value == pytest.approx(1 / 3)
+
+
+def test_value_loss_by_hand():
+    # V = 2, R = 1: (2 - 1)^2 / 2; an old value of 0 with clip 0.5 puts V at 0.5: max(1, 0.25) / 2
+    value, zero, one = torch.tensor([[2.0]]), torch.zeros(1, 1), torch.ones(1, 1)
+    assert value_loss(value, zero, one, one.bool(), one, clip=0.0).loss.item() == 0.5
+    assert value_loss(value, zero, one, one.bool(), one, clip=0.5).loss.item() == 0.5
+    # V = 1, R = 1, but clipped from 0 it is 0.5: the step counts only as far as it may go
+    assert value_loss(one, zero, one, one.bool(), one, clip=0.5).loss.item() == 0.125
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), float("inf")])
+def test_garbage_under_the_mask_reaches_neither_value_nor_gradient(garbage):
+    turns, weights = torch.tensor([[-1, 0]]), torch.tensor([[0.0, 1.0]])
+    mask = turns >= 0
+    other = torch.tensor([[garbage, -0.5]])
+    ones = torch.ones(1, 2)
+    for loss in ("ppo", "cispo", "gspo"):
+        logprobs = torch.tensor([[garbage, -0.5]], requires_grad=True)
+        if loss == "gspo":
+            out = gspo_loss(logprobs, other, ones, turns, mask, weights, **CLIP)
+        else:
+            out = (clipped_pg_loss if loss == "ppo" else cispo_loss)(logprobs, other, ones, mask, weights, **CLIP)
+        kl = sampled_kl(logprobs, other, mask, KLEstimator.K3)
+        value = value_loss(logprobs, other, other, mask, weights, clip=0.2)
+        (out.loss + kl_penalty(kl, turns, weights, coefs=(1.0,)).loss + value.loss).backward()
+        assert torch.isfinite(out.loss)
+        assert logprobs.grad is not None
+        assert logprobs.grad.tolist() == [[0.0, -1.0]]
+
+
+def test_an_empty_mask_is_a_loss_of_zero():
+    none, zeros = torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2)
+    turns = torch.full((1, 2), -1)
+    assert clipped_pg_loss(zeros, zeros, zeros, none, zeros, **CLIP).loss.item() == 0.0
+    assert gspo_loss(zeros, zeros, zeros, turns, none, zeros, **CLIP).loss.item() == 0.0
+    assert token_weights(turns, "turn_mean", SIZE).sum().item() == 0.0
+    assert masked_sum(torch.full((1, 2), float("nan")), none).item() == 0.0
+
+
+def test_kl_estimators_by_hand():
+    # policy 1/2, reference 1/4 at the sampled token: r = 1/2
+    log_p, log_ref = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
+    mask = torch.tensor([True])
+    expected = {KLEstimator.K1: math.log(2), KLEstimator.K2: math.log(2) ** 2 / 2, KLEstimator.K3: math.log(2) - 0.5}
+    for estimator, value in expected.items():
+        assert sampled_kl(log_p, log_ref, mask, estimator).item() == pytest.approx(value)
+    with pytest.raises(ValueError, match="needs distributions"):
+        sampled_kl(log_p, log_ref, mask, KLEstimator.FULL)
+
+
+def test_full_kl_is_the_expectation_of_k1():
+    p, q = torch.tensor([[0.75, 0.25]]), torch.tensor([[0.5, 0.5]])
+    by_hand = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert full_kl(p.log(), q.log()).item() == pytest.approx(by_hand)
+
+
+def test_kl_has_a_weight_per_turn():
+    kl, turns = torch.tensor([[0.0, 2.0, 3.0]]), torch.tensor([[-1, 0, 1]])
+    out = kl_penalty(kl, turns, (turns >= 0).float(), coefs=(10.0, 1.0))
+    assert out.loss.item() == 23.0
+    assert out.metrics["policy/kl_ref_t1"].value == 2.0
+    assert out.metrics["policy/kl_ref_t2"].value == 3.0
+
+
+def test_kl_weights_follow_their_targets():
+    """KL above the target by more than 20 %: the weight grows by 2 %; at the target it stays."""
+    control = KLControl(StageConfig(kl_coefs=[0.1, 0.1], kl_targets=[1.0, 1.0]))
+    control.update({"policy/kl_ref_t1": 5.0, "policy/kl_ref_t2": 1.0})
+    assert control.coefs == pytest.approx([0.102, 0.1])
+    control.update({"policy/kl_ref_t1": 0.9, "policy/kl_ref_t2": 0.0})
+    assert control.coefs == pytest.approx([0.102 * 0.99, 0.098])
+
+
+def test_a_balanced_first_turn_follows_the_second_turns_advantages():
+    """|A| of turn 2 is 2 and KL of turn 1 is 4: the balance is at 0.5 of it, a tenth of the way is gone per step."""
+    control = KLControl(StageConfig(kl_coefs=[0.1, 0.01], kl_balance=1.0))
+    control.update({"policy/kl_ref_t1": 4.0, "policy/abs_advantage_t2": 2.0})
+    assert control.coefs == pytest.approx([0.1 + 0.1 * (0.5 - 0.1), 0.01])
+    for _ in range(200):
+        control.update({"policy/kl_ref_t1": 1e-9, "policy/abs_advantage_t2": 2.0})
+    assert control.coefs[0] == pytest.approx(10.0)  # a factor of 100 is the limit
+
+
+def test_fixed_kl_weights_stay():
+    control = KLControl(StageConfig())
+    control.update({})
+    assert control.coefs == [0.01, 0.01]
+
+
+def test_importance_weights_by_hand():
+    # ratios trainer / sampler: 2, 1/2, 4 on the response; the first token is a prompt's
+    old, sampler = logs(9.0, 2.0, 0.5, 4.0), logs(1.0, 1.0, 1.0, 1.0)
+    mask = torch.tensor([[False, True, True, True]])
+    weights, metrics = importance_weights(old, sampler, mask, per_sequence=False, cap=3.0)
+    assert weights.tolist() == [[1.0, 2.0, 0.5, 3.0]]  # 4 is cut to 3
+    assert metrics["policy/importance_capped"].value == pytest.approx(1 / 3)
+    assert metrics["policy/importance_weight"].value == pytest.approx(5.5 / 3)
+    # the whole episode: 2 * 1/2 * 4 = 4
+    weights, _ = importance_weights(old, sampler, mask, per_sequence=True, cap=10.0)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 4.0, 4.0, 4.0]]))
+    weights, _ = importance_weights(old, sampler, mask, per_sequence=True, cap=3.0)
+    assert weights.tolist() == [[1.0, 3.0, 3.0, 3.0]]
+
+
+def test_importance_weights_ignore_garbage_off_the_response():
+    old = torch.tensor([[float("nan"), 0.0]])
+    mask = torch.tensor([[False, True]])
+    for per_sequence in (False, True):
+        weights, _ = importance_weights(old, torch.zeros(1, 2), mask, per_sequence=per_sequence, cap=2.0)
+        assert weights.tolist() == [[1.0, 1.0]]
+
+
+def test_the_off_policy_mask_drops_bad_turns_that_the_policy_has_left():
+    # Both turns have drifted by 1 nat per token; only the one with a negative advantage goes.
+    turns = torch.tensor([[-1, 0, 0, 1]])
+    logprobs, sampler = torch.full((1, 4), -2.0), torch.full((1, 4), -1.0)
+    advantages = torch.tensor([[0.0, -1.0, -1.0, 1.0]])
+    kept = off_policy_mask(logprobs, sampler, advantages, turns, threshold=0.5)
+    assert kept.tolist() == [[False, False, False, True]]
+    assert off_policy_mask(logprobs, sampler, advantages, turns, threshold=1.5).sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "level", "normaliser"),
+    [
+        ("grpo", "token", "episode_mean"),
+        ("dr_grpo", "token", "token_budget"),
+        ("dapo", "token", "tokens"),
+        ("grpo", "sequence", "turn_mean"),  # GSPO
+    ],
+)
+def test_our_group_losses_are_trls(loss_type, level, normaliser):
+    """TRL's own ``GRPOTrainer._compute_loss`` on the same log-probs: equal values and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    old = torch.randn(3, 5, generator=generator) - 2
+    logprobs = (old + 0.3 * torch.randn(3, 5, generator=generator)).requires_grad_()
+    ref = old + 0.1 * torch.randn(3, 5, generator=generator)
+    advantages = torch.tensor([1.0, -0.5, 0.25])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    theirs = trl_loss(loss_type, level, logprobs, old, ref, advantages, mask)
+    turns = torch.where(mask.bool(), 0, -1)
+    weights = token_weights(turns, normaliser, StepSize(3.0, 3.0, float(mask.sum()), 5.0))
+    spread = advantages[:, None].expand(3, 5)
+    clip = {"clip_low": 0.2, "clip_high": 0.28}
+    if level == "sequence":
+        ours = gspo_loss(logprobs, old, spread, turns, mask.bool(), weights, **clip).loss
+    else:
+        ours = clipped_pg_loss(logprobs, old, spread, mask.bool(), weights, **clip).loss
+    kl = sampled_kl(logprobs, ref, mask.bool(), KLEstimator.K3)
+    ours = ours + kl_penalty(kl, turns, weights, coefs=(0.04,)).loss
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logprobs)[0] for loss in (ours, theirs)))
+
+
+def trl_loss(loss_type, level, logprobs, old, ref, advantages, mask):
+    """TRL's loss with the forward pass replaced by given log-probs; what it logs goes nowhere."""
+    from trl import GRPOTrainer
+
+    trainer = MagicMock()
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logprobs, torch.zeros_like(logprobs), None)
+    trainer.loss_type, trainer.importance_sampling_level, trainer.beta = loss_type, level, 0.04
+    trainer.epsilon_low, trainer.epsilon_high, trainer.max_completion_length = 0.2, 0.28, mask.shape[1]
+    trainer.top_entropy_quantile, trainer.off_policy_mask_threshold = 1.0, None
+    trainer.args.use_bias_correction_kl, trainer.args.delta, trainer.args.steps_per_generation = False, None, 1
+    trainer.current_gradient_accumulation_steps, trainer.accelerator.num_processes = 1, 1
+    trainer.use_vllm = trainer._entropy_bonus_enabled = trainer.aux_loss_enabled = False
+    trainer.accelerator.gather = lambda x: x
+    inputs = {
+        "prompt_ids": torch.zeros(3, 1, dtype=torch.long),
+        "prompt_mask": torch.ones(3, 1, dtype=torch.long),
+        "completion_ids": torch.zeros(3, 5, dtype=torch.long),
+        "completion_mask": mask,
+        "advantages": advantages,
+        "old_per_token_logps": old,
+        "ref_per_token_logps": ref,
+        "num_items_in_batch": mask.sum(),
+    }
+    return GRPOTrainer._compute_loss(trainer, trainer.model, inputs)
