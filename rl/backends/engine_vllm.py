@@ -5,6 +5,7 @@ is new in it. What is used of vLLM beyond its documented interface (stepping the
 model) is in this file alone and has contract tests (``make test-vllm``).
 """
 
+import importlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,19 +47,19 @@ class VLLMEngine:
         on_cpu = distributed.device.type == "cpu"
         _prepare_environment(on_cpu)
         try:
-            from vllm import LLM, SamplingParams, TokensPrompt
+            vllm = importlib.import_module("vllm")
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 "engine=vllm: vLLM is not installed. On a GPU: pip install -e '.[vllm]'; on a CPU: see docs/scaling.md"
             ) from error
-        self._sampling, self._prompt = SamplingParams, TokensPrompt
+        self._sampling, self._prompt = vllm.SamplingParams, vllm.TokensPrompt
         self._end_id, self._sleep_level = end_id, 0 if on_cpu else config.engine.sleep_level
         causal = bare_model(model)
         self._padding = HeadPadding.of(causal.config, on_cpu)
         with tempfile.TemporaryDirectory() as folder:  # vLLM wants a folder; the weights come from load_weights
             self._padding.config.architectures = [type(causal).__name__]
             self._padding.config.save_pretrained(folder)
-            self._llm = LLM(model=folder, **_arguments(config, model, context_length, on_cpu, distributed))
+            self._llm = vllm.LLM(model=folder, **_arguments(config, model, context_length, on_cpu, distributed))
         self._engine = self._llm.llm_engine
         self._waiting: set[int] = set()
         self.policy_version = 0

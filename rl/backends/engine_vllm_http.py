@@ -1,8 +1,8 @@
 """Sampling from served replicas of vLLM: token ids over ``/v1/completions``, any number of servers, retries.
 
-The replicas are plain ``vllm serve`` processes that load ``rl.backends.vllm_worker`` as worker extension (docs/scaling.md
-has the command). Weights travel through a folder that trainer and replicas share: written once, read by every replica,
-acknowledged before the next sample. A replica that fails is left out until the next update; its requests go to others,
+The replicas are plain ``vllm serve`` processes that load ``rl.backends.vllm_worker`` as worker extension; the command
+is in docs/scaling.md. Weights travel through a folder that trainer and replicas share: written once, read by every
+replica, acknowledged before the next sample. A replica that fails is left out until the next update; its requests go to others,
 and because a request's seed decides its sample, the answer is the same one.
 """
 
@@ -77,7 +77,13 @@ class VLLMHttpEngine:
         if not self._futures:
             return []
         done, self._futures = wait(self._futures, return_when=FIRST_COMPLETED)
-        return [future.result() for future in done]
+        try:
+            return [future.result() for future in done]
+        except RunStoppedError:
+            for future in self._futures:  # they would fail the same way
+                future.cancel()
+            self._futures = set()
+            raise
 
     def _complete(self, request: Request) -> Completion:
         errors = []
@@ -92,9 +98,10 @@ class VLLMHttpEngine:
                 with self._lock:
                     self._down.add(url)
                 time.sleep(min(0.1 * 2**attempt, 5.0))
+        last = errors[-1] if errors else "none is up"
         raise RunStoppedError(
             f"engine=vllm_http: request {request.id} failed on every replica that was tried; "
-            f"{len(self._down)} of {len(self._urls)} replicas are down. Last: {errors[-1] if errors else 'none is up'}. "
+            f"{len(self._down)} of {len(self._urls)} replicas are down. Last: {last}. "
             "Start them again and go on with resume=auto"
         )
 
@@ -131,7 +138,10 @@ class VLLMHttpEngine:
             with urllib.request.urlopen(call, timeout=self._timeout_s) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
-            raise ReplicaError(f"{url}{path}: {error.code} {error.read()[:300].decode(errors='replace')}") from error
+            message = f"{url}{path}: {error.code} {error.read()[:300].decode(errors='replace')}"
+            if 400 <= error.code < 500:  # the request itself is wrong: another replica would say the same
+                raise RunStoppedError(f"engine=vllm_http: {message}") from error
+            raise ReplicaError(message) from error
         except (OSError, EOFError) as error:
             raise ReplicaError(f"{url}{path}: {error}") from error
         try:

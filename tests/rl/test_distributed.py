@@ -1,0 +1,174 @@
+"""Two processes equal one: the same rollout batch, shared out unequally, gives the same update."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rl.backends.distributed import Distributed
+from rl.config import (
+    KL,
+    Advantage,
+    AlgorithmConfig,
+    Critic,
+    CriticConfig,
+    LoraConfig,
+    ModelConfig,
+    Normaliser,
+    StageConfig,
+)
+from rl.learner import Learner
+from rl.types import RolloutBatch
+from tests.conftest import ROOT
+from tests.helpers import modchain_config
+
+STAGES = [StageConfig(reward_weights=[1.0, 1.0], progress_alpha=1.0, kl_coefs=[0.1, 0.2])]
+ALGORITHMS = {
+    "rloo": AlgorithmConfig(name="rloo", group_size=4, stages=STAGES, kl=KL.FULL),
+    "ppo": AlgorithmConfig(
+        name="ppo",
+        group_size=4,
+        advantage=Advantage.GAE,
+        critic=CriticConfig(Critic.SEPARATE),
+        normaliser=Normaliser.TOKENS,
+        whiten=True,
+        turn_gamma=1.0,
+        stages=STAGES,
+        entropy_coef=0.01,
+    ),
+    "shared": AlgorithmConfig(
+        name="shared", group_size=4, advantage=Advantage.TURN_GAE, critic=CriticConfig(Critic.SHARED), stages=STAGES
+    ),
+    "reinforce_pp": AlgorithmConfig(
+        name="reinforce_pp", advantage=Advantage.REINFORCE_PP, group_size=1, stages=STAGES, minibatches=1, epochs=2
+    ),
+    "lora": AlgorithmConfig(name="lora", group_size=4, stages=STAGES),
+}
+
+
+def rollout_batch() -> RolloutBatch:
+    """Twelve episodes of three groups, of very different lengths; written by a generator, not by a policy."""
+    generator = torch.Generator().manual_seed(0)
+    n_rows, width = 12, 40
+    input_ids = torch.randint(4, 20, (n_rows, width), generator=generator)
+    turn_ids = torch.full((n_rows, width), -1)
+    attention = torch.zeros(n_rows, width, dtype=torch.bool)
+    for row in range(n_rows):
+        first, second = 2 + row // 4 * 3 + row % 4, 1 + row % 3  # later groups are far longer
+        start = 5 + row // 2
+        turn_ids[row, start : start + first] = 0
+        turn_ids[row, start + first + 2 : start + first + 2 + second] = 1
+        attention[row, : start + first + 2 + second] = True
+    input_ids[~attention] = 0
+    mask = turn_ids >= 0
+    return RolloutBatch(
+        input_ids=input_ids,
+        attention_mask=attention,
+        response_mask=mask,
+        turn_ids=turn_ids,
+        sampler_logprobs=torch.where(mask, -1.0, 0.0),
+        rewards=torch.rand(n_rows, 2, generator=generator).round(decimals=1),
+        n_turns=torch.full((n_rows,), 2),
+        group_ids=torch.arange(n_rows) // 4,
+    )
+
+
+def learner_after_one_update(kind: str) -> tuple[Learner, dict[str, float]]:
+    """One update on this process's share: groups 0 and 1 go to the first of two processes, group 2 to the other."""
+    from rl.backends.policy import load_policy
+
+    torch.manual_seed(0)
+    cfg = modchain_config(algorithm=ALGORITHMS[kind])
+    cfg.optim.micro_batch_tokens = 120  # several micro-batches, and not the same number on both processes
+    lora = LoraConfig(rank=4) if kind == "lora" else LoraConfig()
+    cfg.model = ModelConfig(path=str(ROOT / "models" / "modchain"), lora=lora)
+    model, _ = load_policy(cfg.model)
+    if kind == "lora":
+        with torch.no_grad():  # an update from zero would not reach A
+            for name, parameter in model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.copy_(0.01 * torch.sin(torch.arange(parameter.numel()).view_as(parameter)))
+    distributed = Distributed(cpu=True)
+    learner = Learner(cfg, model, 0, distributed)
+    stage = cfg.algorithm.stages[0]
+    learner.enter_stage(stage, 10, is_first=True)
+    batch = rollout_batch()
+    if distributed.n_processes == 2:
+        batch = batch.rows(range(8) if distributed.rank == 0 else range(8, 12))
+    train = learner.score(batch, stage)
+    for _ in range(cfg.algorithm.epochs):
+        ratios = distributed.sum_ratios(learner.update(train, stage))
+    return learner, {name: ratio.value for name, ratio in ratios.items()}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT) -> None:
+    """Two gloo processes with the environment that ``accelerate launch`` gives them."""
+    port = str(free_port())
+    processes = []
+    for rank in range(2):
+        env = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "ACCELERATE_USE_CPU": "true",
+            "ACCELERATE_USE_FSDP": str(fsdp).lower(),
+            "FSDP_VERSION": "2",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+        }
+        processes.append(
+            subprocess.Popen([sys.executable, "-m", script, *arguments], env=env, cwd=cwd, stderr=subprocess.PIPE)
+        )
+    errors = [process.communicate(timeout=200)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(error[-3000:] for error in errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", list(ALGORITHMS))
+def test_two_processes_equal_one(kind, fsdp, tmp_path):
+    """Within 1e-6 in fp32, with episodes of different lengths and different numbers of micro-batches per process."""
+    before = base_weights()
+    learner, alone = learner_after_one_update(kind)
+    from rl.backends.weights import full_state
+
+    expected = full_state(learner.model)
+    assert max((expected[name] - before[name]).abs().max() for name in before) > 1e-4, "the update moved something"
+    run_two("tests.rl.two_processes", [kind, str(tmp_path)], fsdp)
+    got = torch.load(tmp_path / "result.pt")
+    assert got["weights"].keys() == expected.keys()
+    assert max((got["weights"][name] - expected[name]).abs().max().item() for name in expected) < 1e-6
+    for name, value in alone.items():
+        assert got["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def base_weights():
+    from rl.backends.policy import load_policy
+
+    model, _ = load_policy(ModelConfig(path=str(ROOT / "models" / "modchain")))
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def test_kinds_that_are_not_supported_are_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match=r"fsdp2\.yaml"):
+        Distributed(cpu=True)
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(ValueError, match="FSDP 1"):
+        Distributed(cpu=True)

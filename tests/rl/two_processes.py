@@ -1,0 +1,24 @@
+"""What each of two processes runs in ``test_distributed.py``; the launcher's environment says which it is."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+
+
+def main(kind: str, folder: Path) -> None:
+    from rl.backends.weights import full_state
+    from tests.rl.test_distributed import learner_after_one_update
+
+    learner, metrics = learner_after_one_update(kind)
+    state = full_state(learner.model)  # a collective: both processes gather
+    if learner._distributed.is_main:
+        torch.save({"weights": state, "metrics": metrics}, folder / "result.pt")
+    learner._distributed.wait()
+    learner._distributed.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
