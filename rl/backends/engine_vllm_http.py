@@ -2,8 +2,8 @@
 
 The replicas are plain ``vllm serve`` processes that load ``rl.backends.vllm_worker`` as worker extension; the command
 is in docs/scaling.md. Weights travel through a folder that trainer and replicas share: written once, read by every
-replica, acknowledged before the next sample. A replica that fails is left out until the next update; its requests go to others,
-and because a request's seed decides its sample, the answer is the same one.
+replica, acknowledged before the next sample. A replica that fails is left out until the next update; its requests go
+to others, and because a request's seed decides its sample, the answer is the same one.
 """
 
 import json

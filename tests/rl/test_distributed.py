@@ -1,6 +1,8 @@
 """Two processes equal one: the same rollout batch, shared out unequally, gives the same update."""
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from rl.config import (
     StageConfig,
 )
 from rl.learner import Learner
+from rl.tracking import read_jsonl
 from rl.types import RolloutBatch
 from tests.conftest import ROOT
 from tests.helpers import modchain_config
@@ -161,6 +164,22 @@ def base_weights():
 
     model, _ = load_policy(ModelConfig(path=str(ROOT / "models" / "modchain")))
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+def test_a_whole_run_of_two_processes_resumes_exactly(fsdp, tmp_path):
+    """SCoRe with validation, checkpoints and evaluation; then the last step again from the checkpoint before it."""
+    run_two("tests.rl.two_process_run", [str(tmp_path)], fsdp)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["totals"]["episodes"] == 96
+    assert len(read_jsonl(tmp_path / "rows.jsonl")) == 60  # 20 tasks, greedy and two samples, shared out
+    first = (tmp_path / "policy" / "model.safetensors").read_bytes()
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    shutil.rmtree(newest)
+    (tmp_path / "result.json").unlink()
+    run_two("tests.rl.two_process_run", [str(tmp_path)], fsdp)
+    assert (tmp_path / "policy" / "model.safetensors").read_bytes() == first
 
 
 def test_kinds_that_are_not_supported_are_refused(monkeypatch):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -57,7 +56,7 @@ OFFLINE = AlgorithmConfig(
 )
 
 
-class Stop(Exception):
+class StopHereError(Exception):
     """What an interruption is here."""
 
 
@@ -84,12 +83,12 @@ def play(cfg, folder, stop_after=None):
         save(*args)
         written.append(args[0])
         if len(written) == stop_after:
-            raise Stop
+            raise StopHereError
 
     run._checkpoints.save = counting
     try:
         run.train()
-    except Stop:
+    except StopHereError:
         return None, written
     parts = [run.bench.model, run.trainer.learner._bare_critic]
     weights = [p.detach().clone().flatten() for part in parts if part is not None for p in part.parameters()]
@@ -230,7 +229,8 @@ from rl.backends.distributed import Distributed
 from rl.checkpoint import save_policy
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
-run = OnlineRun(config(SCORE, save_every=1, save_every_updates=1, episodes=60 * 16), folder, quiet, Distributed(cpu=True))
+cfg = config(SCORE, save_every=1, save_every_updates=1, episodes=60 * 16)
+run = OnlineRun(cfg, folder, quiet, Distributed(cpu=True))
 (folder / "started").touch()
 run.train()
 save_policy(folder / "policy", run.bench.model, run.bench.tokenizer)

@@ -1,0 +1,196 @@
+"""The policy module: heads, adapters, checkpointed activations, and weights on their way in and out."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rl.backends.distributed import Distributed
+from rl.backends.lora import without_lora
+from rl.backends.policy import Actor, Critic, load_policy, sampled_stats
+from rl.backends.tiny import tiny_llama
+from rl.backends.weights import decoder_layers, full_state, full_weights, load_pretrained
+from rl.checkpoint import save_policy
+from rl.config import KL, AlgorithmConfig, LoraConfig, ModelConfig, OptimConfig
+from rl.learner import Learner
+from tests.conftest import ROOT
+from tests.helpers import build_trainer, modchain_config
+from tests.rl.test_distributed import rollout_batch
+
+PATH = str(ROOT / "models" / "modchain")
+
+
+def model_with_lora(rank=4, seed=0):
+    model, tokenizer = load_policy(ModelConfig(path=PATH, lora=LoraConfig(rank=rank)))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_fused_head_equals_the_plain_one(temperature):
+    """TRL's head: log-probs, entropy, values and the gradient of all of it."""
+    batch, results = rollout_batch(), []
+    for fused in (None, temperature):
+        model, _ = load_policy(ModelConfig(path=PATH))
+        actor = Actor(model, value_head=True, fused_temperature=fused)
+        torch.nn.init.ones_(actor.value_head.weight)
+        stats = sampled_stats(actor, batch, temperature)
+        (stats.logprobs.sum() + stats.values.square().sum()).backward()
+        gradient = torch.cat([p.grad.flatten() for p in actor.parameters()])
+        results.append((stats.logprobs, stats.entropy, stats.values, gradient / gradient.abs().max()))
+    for plain, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_a_fused_head_has_one_temperature():
+    actor = Actor(load_policy(ModelConfig(path=PATH))[0], fused_temperature=1.0)
+    with pytest.raises(ValueError, match=r"temperature 1\.0, not 0\.5"):
+        sampled_stats(actor, rollout_batch(), 0.5)
+
+
+def test_the_fused_head_cannot_give_whole_distributions():
+    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", kl=KL.FULL), fused_head=True)
+    with pytest.raises(ValueError, match=r"kl=FULL.*fused_head"):
+        build_trainer(cfg)
+
+
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"fused_head": True}])
+def test_saving_memory_does_not_change_the_update(changes):
+    """Adam blows the last bits of a gradient near zero up to a whole step, so directions are compared."""
+
+    def change_of_a_step(**optim):
+        trainer, bench = build_trainer(modchain_config(**optim))
+        before = torch.cat([p.detach().flatten() for p in bench.model.parameters()])
+        trainer.train_step()
+        return torch.cat([p.detach().flatten() for p in bench.model.parameters()]) - before
+
+    cosine = torch.nn.functional.cosine_similarity(change_of_a_step(**changes), change_of_a_step(), dim=0)
+    assert cosine > 0.9999
+
+
+def test_values_are_read_before_the_token_and_start_at_zero():
+    """A value may not look at the token that it is the baseline of."""
+    model, _ = load_policy(ModelConfig(path=PATH))
+    for module, read in (
+        (Actor(model, value_head=True), lambda m, b: sampled_stats(m, b, 1.0).values),
+        (Critic(model), lambda m, b: m(b.input_ids, b.attention_mask, b.response_mask)),
+    ):
+        batch = rollout_batch()
+        with torch.no_grad():
+            assert (read(module, batch) == 0).all()
+            torch.nn.init.ones_(module.value_head.weight)
+            before = read(module, batch)
+            last = batch.response_mask[0].nonzero()[-1].item()
+            batch.input_ids[0, last] = (batch.input_ids[0, last] + 1) % 20
+            assert torch.equal(read(module, batch), before)
+            batch.input_ids[0, last - 1] = (batch.input_ids[0, last - 1] + 1) % 20
+            assert not torch.equal(read(module, batch), before)
+
+
+def test_a_detached_value_head_leaves_the_trunk_alone():
+    for detach in (True, False):
+        actor = Actor(load_policy(ModelConfig(path=PATH))[0], value_head=True, detach_values=detach)
+        torch.nn.init.ones_(actor.value_head.weight)
+        sampled_stats(actor, rollout_batch(), 1.0).values.sum().backward()
+        trunk = [p.grad for p in actor.model.parameters() if p.grad is not None]
+        assert (not trunk or max(g.abs().max() for g in trunk) == 0) == detach
+        assert actor.value_head.weight.grad.abs().max() > 0
+
+
+def test_entropy_has_a_gradient_only_where_it_is_asked_for():
+    actor = Actor(load_policy(ModelConfig(path=PATH))[0])
+    assert not sampled_stats(actor, rollout_batch(), 1.0).entropy.requires_grad
+    assert sampled_stats(actor, rollout_batch(), 1.0, entropy_gradient=True).entropy.requires_grad
+
+
+def test_without_its_adapters_the_model_is_the_base():
+    model, _ = model_with_lora()
+    base, _ = load_policy(ModelConfig(path=PATH))
+    batch = rollout_batch()
+    with torch.no_grad():
+        expected = sampled_stats(Actor(base), batch, 1.0).logprobs
+        assert not torch.allclose(sampled_stats(Actor(model), batch, 1.0).logprobs, expected, atol=1e-2)
+        with without_lora(model):
+            torch.testing.assert_close(sampled_stats(Actor(model), batch, 1.0).logprobs, expected)
+
+
+def test_adapters_are_merged_into_what_the_engine_and_the_disk_get(tmp_path):
+    model, tokenizer = model_with_lora()
+    base, _ = load_policy(ModelConfig(path=PATH))
+    weights = dict(full_weights(model))
+    assert weights.keys() == dict(base.named_parameters()).keys()
+    batch = rollout_batch()
+    with torch.no_grad():
+        expected = sampled_stats(Actor(model), batch, 1.0).logprobs
+        for name, parameter in base.named_parameters():
+            parameter.copy_(weights[name])
+        torch.testing.assert_close(sampled_stats(Actor(base), batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
+        save_policy(tmp_path / "policy", model, tokenizer)
+        stored = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+        torch.testing.assert_close(sampled_stats(Actor(stored), batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
+        fresh, _ = model_with_lora(seed=1)
+        load_pretrained(fresh, tmp_path / "policy")
+        torch.testing.assert_close(sampled_stats(Actor(fresh), batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_only_adapters_are_trained_and_the_base_costs_no_copy():
+    cfg = modchain_config()
+    cfg.model = ModelConfig(path=PATH, lora=LoraConfig(rank=4))
+    trainer, bench = build_trainer(cfg)
+    before = {name: p.detach().clone() for name, p in bench.model.named_parameters()}
+    for _ in range(2):  # B starts at zero, so A moves from the second step on
+        metrics, _ = trainer.train_step()
+    moved = {name for name, p in bench.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert all(".lora_" in name for name in moved)
+    assert metrics["policy/kl_ref_t1"] > 0
+    assert not trainer.learner._references._frozen
+    assert metrics["policy/sampler_gap"] < 1e-4
+
+
+def test_unknown_adapter_targets_are_named():
+    with pytest.raises(ValueError, match=r"model\.lora\.targets=\['nonsense'\]"):
+        load_policy(ModelConfig(path=PATH, lora=LoraConfig(rank=2, targets=["nonsense"])))
+
+
+def test_tied_weights_come_once_and_are_tied_again(tmp_path):
+    _, tokenizer = load_policy(ModelConfig(path=PATH))
+    tied = tiny_llama(tokenizer, 32, 1, 2)
+    tied.config.tie_word_embeddings = True
+    tied.tie_weights()
+    assert "lm_head.weight" not in full_state(tied)
+    save_policy(tmp_path / "policy", tied, tokenizer)
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert stored.lm_head.weight is stored.model.embed_tokens.weight
+    batch = rollout_batch()
+    with torch.no_grad():
+        first, second = (sampled_stats(Actor(m), batch, 1.0).logprobs for m in (tied, stored))
+    assert torch.equal(first, second)
+
+
+def test_layers_to_shard_are_the_transformer_blocks():
+    model, _ = load_policy(ModelConfig(path=PATH))
+    assert [type(layer).__name__ for layer in decoder_layers(model)] == ["LlamaDecoderLayer"]
+
+
+def test_bf16_autocast_keeps_float32_weights_and_stays_near():
+    """On a CPU bfloat16 is slow, but it is the same code."""
+    cfg = modchain_config()
+    model, _ = load_policy(cfg.model)
+    results = []
+    for precision in ("no", "bf16"):
+        cfg.optim = OptimConfig(mixed_precision=precision)
+        learner = Learner(cfg, deepcopy(model), 0, Distributed(cpu=True, mixed_precision=precision))
+        stage = cfg.algorithm.stages[0]
+        learner.enter_stage(stage, 1, is_first=True)
+        train = learner.score(rollout_batch(), stage)
+        learner.update(train, stage)
+        results.append(torch.cat([p.detach().flatten() for p in learner.model.parameters()]))
+        assert results[-1].dtype is torch.float32
+    assert not torch.equal(*results)
+    assert torch.nn.functional.cosine_similarity(results[0], results[1], dim=0) > 0.999

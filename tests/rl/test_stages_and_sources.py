@@ -1,0 +1,189 @@
+"""What a step is made of: stages, references, replaced groups, first attempts of the base."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from envs import Split
+from rl.config import Advantage, AlgorithmConfig, Critic, CriticConfig, Reference, Select, StageConfig
+from rl.types import RunStoppedError
+from tests.helpers import build_trainer, modchain_config
+
+BASE, PREVIOUS = Reference.BASE, Reference.PREVIOUS
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def run_to_the_end(trainer):
+    steps = []
+    while not trainer.is_done:
+        steps.append(trainer.train_step())
+    return steps
+
+
+def three_turn():
+    return AlgorithmConfig(
+        name="three",
+        group_size=4,
+        stages=[
+            StageConfig(attempts=2, reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03]),
+            StageConfig(attempts=3, reward_weights=[0.0, 0.0, 1.0], kl_coefs=[0.3, 0.3, 0.03], reference=PREVIOUS),
+            StageConfig(attempts=3, reward_weights=[1.0] * 3, progress_alpha=3.0, kl_coefs=[0.03] * 3),
+        ],
+    )
+
+
+def test_the_three_turn_variant_plays_two_then_three_attempts():
+    cfg = modchain_config(algorithm=three_turn(), episodes=6 * 32)
+    cfg.env.attempts = 3
+    trainer, _ = build_trainer(cfg)
+    steps = run_to_the_end(trainer)
+    assert [{len(e.turns) for e in episodes} for _, episodes in steps] == [{2}, {2}, {3}, {3}, {3}, {3}]
+    assert [metrics["stage"] for metrics, _ in steps] == [0, 0, 1, 1, 2, 2]
+    assert "reward/raw_t3" in steps[2][0]
+
+
+def test_a_stage_is_held_to_the_reference_that_it_names():
+    """At its first step a stage with ``previous`` has no KL at all; with ``base`` it has what training made of it."""
+    for reference in (PREVIOUS, BASE):
+        stages = [StageConfig(kl_coefs=[0.01, 0.01]), StageConfig(kl_coefs=[0.3, 0.3], reference=reference)]
+        cfg = modchain_config(
+            algorithm=AlgorithmConfig(name="x", group_size=4, stages=stages), episodes=6 * 32, lr=1e-2
+        )
+        trainer, _ = build_trainer(cfg)
+        kl = [metrics["policy/kl_ref_t1"] for metrics, _ in run_to_the_end(trainer)]
+        assert kl[0] == pytest.approx(0.0, abs=1e-6)
+        assert kl[2] > 1e-4
+        assert kl[3] == pytest.approx(0.0, abs=1e-6) if reference is PREVIOUS else kl[3] > 1e-4
+        assert kl[5] > 1e-4
+
+
+def test_a_stage_starts_with_a_fresh_optimiser_unless_it_keeps_it():
+    for keep in (False, True):
+        stages = [StageConfig(), StageConfig(keep_optimizer=keep)]
+        cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=stages), episodes=4 * 32)
+        trainer, _ = build_trainer(cfg)
+        run_to_the_end(trainer)
+        (steps,) = {int(state["step"]) for state in trainer.learner._optimizer.state.values()}
+        assert steps == (4 if keep else 2)
+
+
+def test_adapters_cannot_be_held_to_an_earlier_stage():
+    from rl.config import LoraConfig
+
+    stages = [StageConfig(), StageConfig(reference=PREVIOUS)]
+    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=stages))
+    cfg.model.lora = LoraConfig(rank=2)
+    with pytest.raises(ValueError, match=r"reference=PREVIOUS needs full tuning"):
+        build_trainer(cfg)
+
+
+def test_offline_groups_read_one_attempt_of_the_base_and_learn_the_second():
+    stage = StageConfig(offline_first_attempts=0.5)
+    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=[stage]), episodes=3 * 32)
+    trainer, bench = build_trainer(cfg)
+    (metrics, episodes), *_ = run_to_the_end(trainer)
+    groups = {}
+    for episode in episodes:
+        groups.setdefault(episode.group_id, []).append(episode)
+    replayed = [group for group in groups.values() if group[0].turns[0].replayed]
+    assert 0 < len(replayed) < len(groups)
+    assert metrics["group/offline_first_fraction"] == len(replayed) / len(groups)
+    for group in replayed:
+        assert len({episode.turns[0].action_ids for episode in group}) == 1
+        assert not any(episode.turns[1].replayed for episode in group)
+        first, second = group[0].turns
+        assert second.prompt_ids[: len(first.prompt_ids) + len(first.action_ids)] == first.prompt_ids + first.action_ids
+    n_tasks = len(bench.tasks(Split.TRAIN))
+    sampled = sum(len(t.action_ids) for e in episodes for t in e.turns if not t.replayed)
+    assert trainer.totals.sampled_tokens > sampled + n_tasks  # the base's attempts are counted too
+
+
+def test_dynamic_sampling_replaces_groups_without_a_gradient_within_the_budget():
+    plain = AlgorithmConfig(name="x", group_size=4)
+    results = {}
+    for rounds in (0, 3):
+        cfg = modchain_config(algorithm=replace(plain, dynamic_sampling=rounds), episodes=40 * 32)
+        trainer, _ = build_trainer(cfg)
+        metrics, episodes = trainer.train_step()
+        results[rounds] = metrics
+        assert len(episodes) == 32
+        assert trainer.totals.episodes == 32 + 4 * metrics["group/resampled"]
+        assert len({episode.group_id for episode in episodes}) == 8
+    assert results[0]["group/mixed_fraction"] < 1.0
+    assert results[3]["group/mixed_fraction"] > results[0]["group/mixed_fraction"]
+    assert results[3]["group/resampled"] > 0
+    cfg = modchain_config(algorithm=replace(plain, dynamic_sampling=3), episodes=8 * 32)
+    trainer, _ = build_trainer(cfg)
+    steps = run_to_the_end(trainer)
+    assert len(steps) < 8
+    assert trainer.totals.episodes <= 8 * 32
+
+
+def test_a_critic_warms_up_before_the_policy_moves():
+    algorithm = AlgorithmConfig(
+        name="x", advantage=Advantage.GAE, group_size=4, critic=CriticConfig(Critic.SEPARATE, warmup_steps=2)
+    )
+    trainer, bench = build_trainer(modchain_config(algorithm=algorithm, episodes=4 * 32))
+    before = weights(bench.model)
+    first, _ = trainer.train_step()
+    trainer.train_step()
+    assert torch.equal(weights(bench.model), before)
+    assert first["critic/loss"] > 0
+    trainer.train_step()
+    assert not torch.equal(weights(bench.model), before)
+
+
+@pytest.mark.parametrize("kind", [Critic.SHARED, Critic.SEPARATE])
+@pytest.mark.parametrize("advantage", [Advantage.GAE, Advantage.TURN_GAE])
+def test_a_critic_learns_to_predict(kind, advantage):
+    """On the real model: after some steps its values explain some of the returns."""
+    critic = CriticConfig(kind, coef=1.0)
+    algorithm = AlgorithmConfig(name="x", advantage=advantage, group_size=4, critic=critic, epochs=4, lam=1.0)
+    trainer, _ = build_trainer(modchain_config(algorithm=algorithm, episodes=20 * 128, tasks_per_step=32, lr=3e-3))
+    errors = [metrics["critic/error"] for metrics, _ in run_to_the_end(trainer)]
+    assert sum(errors[-5:]) < 0.9 * sum(errors[:2]) / 2 * 5
+
+
+def test_stale_weights_stop_the_run():
+    trainer, bench = build_trainer(modchain_config(episodes=96))
+    trainer._on_update = lambda version: None  # the engine is not told
+    trainer.train_step()
+    with pytest.raises(RunStoppedError, match=r"version 0 of the weights, but the trainer is at version 1"):
+        trainer.train_step()
+    assert bench.engine.policy_version == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AlgorithmConfig(name="x", advantage=Advantage.GAE), r"advantage=gae needs values"),
+        (lambda: AlgorithmConfig(name="x", critic=CriticConfig(Critic.SHARED)), r"advantage=rloo takes no values"),
+        (lambda: AlgorithmConfig(name="x", dynamic_sampling=1, advantage=Advantage.REINFORCE, group_size=1), "least 2"),
+        (lambda: AlgorithmConfig(name="x", stages=[StageConfig(reference=PREVIOUS)]), "no stage before the first"),
+        (lambda: StageConfig(kl_targets=[0.1]), "one positive target per turn"),
+        (lambda: StageConfig(kl_coefs=[0.0, 0.1], kl_targets=[0.1, 0.1]), "a coefficient of 0 stays"),
+        (lambda: StageConfig(kl_balance=1.0, kl_coefs=[0.0, 0.1]), "positive kl_coefs"),
+        (lambda: StageConfig(offline_first_attempts=1.5), r"must lie in \[0, 1\]"),
+        (lambda: AlgorithmConfig(name="x", clip_low=0.0), "clip_low"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_together_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_more_minibatches_than_episodes_are_refused():
+    algorithm = AlgorithmConfig(name="x", group_size=4, minibatches=100)
+    with pytest.raises(ValueError, match=r"minibatches=100: cannot split 32 episodes"):
+        build_trainer(modchain_config(algorithm=algorithm))
+
+
+def test_choosing_the_best_policy_needs_validation():
+    from rl.config import TrainingConfig
+
+    with pytest.raises(ValueError, match="select=BEST"):
+        TrainingConfig(select=Select.BEST, validate_every=0)
