@@ -55,10 +55,11 @@ class Learner:
             value_head=critic.kind is CriticKind.SHARED,
             detach_values=critic.detach,
             fused_temperature=config.algorithm.temperature if config.optim.fused_head else None,
+            share_prompts=not distributed.shards,
         )
         needed = {stage.reference for stage in config.algorithm.stages if any(stage.kl_coefs)}
         self._references = References(actor, needed, distributed)
-        own_critic = Critic(model) if critic.kind is CriticKind.SEPARATE else None
+        own_critic = Critic(model, not distributed.shards) if critic.kind is CriticKind.SEPARATE else None
         self._actor = distributed.prepare_model(actor, decoder_layers(actor))
         self._bare_actor = actor
         self._critic = own_critic and distributed.prepare_model(own_critic, decoder_layers(own_critic))
@@ -153,7 +154,9 @@ class Learner:
 
     def _pieces(self, batch: RolloutBatch) -> list[tuple[Tensor | None, int]]:
         """Micro-batches, as many on every process: sharded weights are gathered by all or by none."""
-        pieces: list[tuple[Tensor | None, int]] = list(micro_batches(batch.lengths, self._optim.micro_batch_tokens))
+        pieces: list[tuple[Tensor | None, int]] = list(
+            micro_batches(batch.lengths, batch.group_ids, self._optim.micro_batch_tokens)
+        )
         n_missing = self._distributed.max(len(pieces)) - len(pieces)
         return pieces + [(None, 0)] * n_missing
 

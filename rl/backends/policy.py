@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from rl.backends.head import sampled_logprobs
 from rl.backends.lora import add_lora, bare_model
+from rl.backends.trunk import predicting_hidden
 from rl.config import ModelConfig
 from rl.types import RolloutBatch
 
@@ -88,6 +90,8 @@ class Actor(nn.Module):
         value_head: Add a linear head on the last hidden state, zero at first.
         detach_values: The value head's gradient stops at the hidden state.
         fused_temperature: Use TRL's fused language-model head, at this temperature; ``None`` for the plain one.
+        share_prompts: Read a prompt that rows share once. Not with sharded weights, whose gathering all processes must
+            do equally often.
     """
 
     def __init__(
@@ -96,9 +100,11 @@ class Actor(nn.Module):
         value_head: bool = False,
         detach_values: bool = False,
         fused_temperature: float | None = None,
+        share_prompts: bool = True,
     ) -> None:
         super().__init__()
         self.model, self._detach_values, self._fused_temperature = model, detach_values, fused_temperature
+        self._share_prompts = share_prompts
         self.value_head = _value_head(model) if value_head else None
         if fused_temperature is not None:
             _add_fused_head(bare_model(model), fused_temperature)
@@ -122,37 +128,50 @@ class Actor(nn.Module):
             whole_distribution: Also return the log-probs of the whole vocabulary.
             entropy_gradient: Let the entropy have a gradient.
         """
-        predicts_BT = response_mask.roll(-1, 1)  # position t predicts token t + 1; position 0 is never a response
-        zeros = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
-        nothing = zeros.new_zeros(0)
+        distribution = torch.zeros(0, device=input_ids.device)
         if self._fused_temperature is not None:
-            hidden_BTD, logprobs, entropy = self._fused(input_ids, attention_mask, response_mask, temperature)
-            distribution = nothing
+            hidden_ND, logprobs_N, entropy_N = self._fused(input_ids, attention_mask, response_mask, temperature)
         else:
-            hidden_BTD, logits_NV = self._plain(input_ids, attention_mask, predicts_BT)
-            distribution = torch.log_softmax(logits_NV.float() / temperature, dim=-1)
+            hidden_ND, logits_NV = self._plain(input_ids, attention_mask, response_mask)
+            logits_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
             targets_N = input_ids[response_mask]
-            sampled_N = distribution.gather(1, targets_N[:, None]).squeeze(1)
-            with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-                entropy_N = -(distribution.exp() * distribution).sum(-1)
-            logprobs = zeros.masked_scatter(response_mask, sampled_N)
-            entropy = zeros.masked_scatter(response_mask, entropy_N)
+            if whole_distribution or entropy_gradient:
+                distribution = torch.log_softmax(logits_NV.float(), dim=-1)
+                logprobs_N = distribution.gather(1, targets_N[:, None]).squeeze(1)
+                with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+                    entropy_N = -(distribution.exp() * distribution).sum(-1)
+            else:
+                logprobs_N, entropy_N = sampled_logprobs(logits_NV, targets_N)
+        zeros = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
         values = zeros
         if self.value_head is not None:
-            values = _read_values(self.value_head, hidden_BTD, predicts_BT, response_mask, self._detach_values)
-        return SampledStats(logprobs, entropy, values, distribution if whole_distribution else nothing)
+            read = hidden_ND.detach() if self._detach_values else hidden_ND
+            values = zeros.masked_scatter(response_mask, self.value_head(read.float()).squeeze(-1).float())
+        return SampledStats(
+            logprobs=zeros.masked_scatter(response_mask, logprobs_N.float()),
+            entropy=zeros.masked_scatter(response_mask, entropy_N.float()),
+            values=values,
+            distribution=distribution,
+        )
 
-    def _plain(self, input_ids: Tensor, attention_mask: Tensor, predicts_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states ``[B, T, D]`` and the logits of the N predicting positions ``[N, V]``."""
+    def _plain(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states and logits of the N predicting positions: ``[N, D]``, ``[N, V]``."""
         causal = bare_model(self.model)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask.long(), "use_cache": False}
         if not any(getattr(causal.config.get_text_config(), name, None) for name in _HEAD_EXTRAS):
-            hidden_BTD = causal.base_model(**inputs).last_hidden_state
-            return hidden_BTD, causal.get_output_embeddings()(hidden_BTD[predicts_BT])
+            hidden_ND = predicting_hidden(
+                causal.base_model, input_ids, attention_mask, response_mask, self._share_prompts
+            )
+            return hidden_ND, causal.get_output_embeddings()(hidden_ND)
+        predicts_BT = response_mask.roll(-1, 1)  # position t predicts token t + 1; position 0 is never a response
         columns = predicts_BT.any(0).nonzero().squeeze(1)
-        output = causal(**inputs, logits_to_keep=columns, output_hidden_states=self.value_head is not None)
-        hidden_BTD = output.hidden_states[-1] if self.value_head is not None else output.logits
-        return hidden_BTD, output.logits[predicts_BT[:, columns]]
+        output = causal(
+            input_ids=input_ids,
+            attention_mask=attention_mask.long(),
+            use_cache=False,
+            logits_to_keep=columns,
+            output_hidden_states=True,
+        )
+        return output.hidden_states[-1][predicts_BT], output.logits[predicts_BT[:, columns]]
 
     def _fused(
         self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
@@ -171,9 +190,8 @@ class Actor(nn.Module):
             )
         finally:
             hook.remove()
-        pad = output.log_probs.new_zeros(len(input_ids), 1)
-        logprobs, entropy = (torch.cat([pad, x], 1).float() for x in (output.log_probs, output.entropy))
-        return caught[0], logprobs, entropy
+        is_target = response_mask[:, 1:]
+        return caught[0][response_mask.roll(-1, 1)], output.log_probs[is_target], output.entropy[is_target]
 
 
 class Critic(nn.Module):
@@ -181,19 +199,20 @@ class Critic(nn.Module):
 
     Args:
         model: The causal language model whose trunk is copied.
+        share_prompts: As for :class:`Actor`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, share_prompts: bool = True) -> None:
         super().__init__()
         self.trunk = deepcopy(bare_model(model).base_model).requires_grad_(True)
         self.value_head = _value_head(model)
+        self._share_prompts = share_prompts
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
         """``[B, T]`` value of the state before each response token, 0 off the response."""
-        hidden_BTD = self.trunk(
-            input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False
-        ).last_hidden_state
-        return _read_values(self.value_head, hidden_BTD, response_mask.roll(-1, 1), response_mask, detach=False)
+        hidden_ND = predicting_hidden(self.trunk, input_ids, attention_mask, response_mask, self._share_prompts)
+        zeros = torch.zeros(response_mask.shape, dtype=torch.float32, device=input_ids.device)
+        return zeros.masked_scatter(response_mask, self.value_head(hidden_ND.float()).squeeze(-1).float())
 
 
 def _value_head(model: Any) -> nn.Linear:
@@ -202,15 +221,6 @@ def _value_head(model: Any) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
-
-
-def _read_values(
-    head: nn.Linear, hidden_BTD: Tensor, predicts_BT: Tensor, response_mask: Tensor, detach: bool
-) -> Tensor:
-    hidden_ND = hidden_BTD[predicts_BT].float()
-    values_N = head(hidden_ND.detach() if detach else hidden_ND).squeeze(-1)
-    zeros = torch.zeros(response_mask.shape, dtype=torch.float32, device=hidden_BTD.device)
-    return zeros.masked_scatter(response_mask, values_N.float())
 
 
 def _add_fused_head(model: Any, temperature: float) -> None:

@@ -37,7 +37,9 @@ class References:
         self._frozen = {kind: self._copy() for kind in sorted(kinds, key=lambda kind: kind.value)}
 
     def _copy(self) -> Any:
-        frozen = Actor(deepcopy(self._actor.model)).eval().requires_grad_(False)
+        frozen = (
+            Actor(deepcopy(self._actor.model), share_prompts=not self._distributed.shards).eval().requires_grad_(False)
+        )
         return self._distributed.prepare_model(frozen, decoder_layers(frozen))
 
     def enter_stage(self, actor: Any) -> None:

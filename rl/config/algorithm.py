@@ -180,6 +180,11 @@ class CriticConfig:
         refuse(self.coef <= 0, f"algorithm.critic.coef={self.coef}: must be positive")
         refuse(self.clip < 0 or self.lr < 0, "algorithm.critic: clip and lr must not be negative")
         refuse(self.warmup_steps < 0, f"algorithm.critic.warmup_steps={self.warmup_steps}: must not be negative")
+        refuse(
+            self.warmup_steps > 0 and self.kind is Critic.SHARED and not self.detach,
+            "algorithm.critic: warmup_steps with a shared trunk would let the value loss alone rewrite the policy; "
+            "set detach=true or warmup_steps=0",
+        )
 
 
 @dataclass

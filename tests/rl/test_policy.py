@@ -44,7 +44,7 @@ def test_the_fused_head_equals_the_plain_one(temperature):
         gradient = torch.cat([p.grad.flatten() for p in actor.parameters()])
         results.append((stats.logprobs, stats.entropy, stats.values, gradient / gradient.abs().max()))
     for plain, other in zip(*results, strict=True):
-        torch.testing.assert_close(other, plain, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(other, plain, atol=5e-5, rtol=1e-4)
 
 
 def test_a_fused_head_has_one_temperature():
@@ -194,3 +194,79 @@ def test_bf16_autocast_keeps_float32_weights_and_stays_near():
         assert results[-1].dtype is torch.float32
     assert not torch.equal(*results)
     assert torch.nn.functional.cosine_similarity(results[0], results[1], dim=0) > 0.999
+
+
+def group_batch(n_groups=3, group_size=4):
+    """Rows whose groups share a prompt; prompts and responses of different lengths."""
+    batch = rollout_batch()
+    for row in range(n_groups * group_size):
+        owner = row // group_size * group_size
+        start = int(batch.response_mask[owner].int().argmax())
+        shift = int(batch.response_mask[row].int().argmax()) - start
+        for name in ("input_ids", "attention_mask", "response_mask", "turn_ids", "sampler_logprobs"):
+            tensor = getattr(batch, name)
+            tensor[row] = tensor[row].roll(-shift)
+        batch.input_ids[row, :start] = batch.input_ids[owner, :start]
+    return batch
+
+
+def count_tokens(counts):
+    """A hook that notes how many tokens a model is called with."""
+    return lambda _, __, kwargs: counts.append(kwargs["input_ids"].numel())
+
+
+@pytest.mark.parametrize("value_head", [False, True])
+def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
+    """Log-probs, values and the gradient of every parameter, against reading every row whole."""
+    batch, results, n_tokens = group_batch(), [], []
+    for share in (False, True):
+        model, _ = load_policy(ModelConfig(path=PATH))
+        actor = Actor(model, value_head=value_head, share_prompts=share)
+        counts = []
+        hook = count_tokens(counts)
+        model.model.register_forward_pre_hook(hook, with_kwargs=True)
+        if value_head:
+            torch.nn.init.ones_(actor.value_head.weight)
+        stats = sampled_stats(actor, batch, 0.8)
+        weights = torch.linspace(-1, 1, batch.input_ids.numel()).view_as(batch.input_ids)
+        ((stats.logprobs + stats.values) * weights).sum().backward()
+        results.append((stats.logprobs, stats.values, torch.cat([p.grad.flatten() for p in actor.parameters()])))
+        n_tokens.append(sum(counts))
+        assert len(counts) == 1 + share
+    for whole, shared in zip(*results, strict=True):
+        torch.testing.assert_close(shared, whole, atol=2e-5, rtol=1e-4)
+    assert n_tokens[1] < n_tokens[0]
+
+
+def test_sharing_is_left_where_it_cannot_pay_or_be_right():
+    from rl.backends.trunk import _can_share, _shared_prompts
+
+    different, none = rollout_batch(), rollout_batch()
+    none.response_mask[0] = False
+    for batch in (different, none):
+        assert _shared_prompts(batch.input_ids, batch.attention_mask, batch.response_mask) is None
+    model, _ = load_policy(ModelConfig(path=PATH))
+    assert _can_share(model.model)
+    model.gradient_checkpointing_enable()
+    assert not _can_share(model.model)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 7])
+def test_log_probs_by_block_equal_log_softmax(n_rows, monkeypatch):
+    from rl.backends import head
+
+    monkeypatch.setattr(head, "BLOCK_ENTRIES", 30)  # blocks of three rows
+    torch.manual_seed(0)
+    values, targets = 3 * torch.randn(n_rows, 10), torch.randint(10, (n_rows,))
+    results = []
+    for ours in (True, False):
+        logits = values.clone().requires_grad_()
+        if ours:
+            logprobs, entropy = head.sampled_logprobs(logits, targets)
+        else:
+            whole = logits.log_softmax(-1)
+            logprobs, entropy = whole.gather(1, targets[:, None]).squeeze(1), -(whole.exp() * whole).sum(-1).detach()
+        (logprobs * torch.arange(1.0, n_rows + 1)).sum().backward()
+        results.append((logprobs.detach(), entropy, logits.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

@@ -77,7 +77,7 @@ def test_micro_batching_does_not_change_the_gradient(normaliser, kl):
         batch = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
         width = int(batch.lengths.max())
         cfg.optim.micro_batch_tokens = rows_per_piece * width
-        n_pieces.append(len(list(micro_batches(batch.lengths, cfg.optim.micro_batch_tokens))))
+        n_pieces.append(len(list(micro_batches(batch.lengths, batch.group_ids, cfg.optim.micro_batch_tokens))))
         train = learner.score(batch, stage)
         learner._distributed.clip_grad_norm = lambda *_: 0.0
         learner._optimizer.zero_grad = lambda: None  # keep the gradient for the comparison

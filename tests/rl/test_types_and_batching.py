@@ -49,7 +49,7 @@ def test_failed_episodes_cannot_be_batched():
 def test_a_process_without_episodes_has_an_empty_batch():
     rows = to_rollout_batch([], 0, 2)
     assert len(rows) == 0
-    assert list(micro_batches(rows.lengths, 100)) == []
+    assert list(micro_batches(rows.lengths, rows.group_ids, 100)) == []
     stand_in = placeholder(7, 2)
     assert len(stand_in) == 1
     assert not stand_in.rollout.response_mask.any()
@@ -87,7 +87,7 @@ def test_rows_selects_and_cuts_tokens_but_not_rewards():
 
 def test_micro_batches_cover_every_row_within_the_budget():
     lengths = torch.tensor([3, 10, 4, 4, 25])
-    pieces = list(micro_batches(lengths, token_budget=20))
+    pieces = list(micro_batches(lengths, torch.arange(len(lengths)), token_budget=20))
     assert sorted(i for rows, _ in pieces for i in rows.tolist()) == [0, 1, 2, 3, 4]
     for rows, width in pieces:
         assert width == lengths[rows].max()

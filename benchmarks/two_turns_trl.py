@@ -1,0 +1,188 @@
+"""TRL's side of the benchmarks: ``GRPOTrainer`` with a ``rollout_func`` that plays our environment for two turns.
+
+Written as a TRL user would on one machine: ``model.generate`` on left-padded batches, one call per turn, the review
+request rendered by the chat template as new tokens behind the sampled ones, ``env_mask`` over what the policy did not
+write. TRL asks for log-probs of the sampler but does not read them without vLLM, so none are computed for it.
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs import Split, Task
+from rl.config import TrainConfig
+from rl.types import Finish
+from rl.workbench import Workbench, make_env
+
+
+@dataclass(slots=True)
+class Spent:
+    """What was spent on sampling so far."""
+
+    seconds: float = 0.0
+    sampled_tokens: int = 0
+    episodes: int = 0
+
+
+@dataclass(slots=True)
+class TwoTurns:
+    """The ``rollout_func``; also called alone by ``benchmarks.rollout``.
+
+    Args:
+        bench: Environment, renderer and tokenizer; its model is the one that samples.
+        config: Temperature and token limits.
+    """
+
+    bench: Workbench
+    config: TrainConfig
+    spent: Spent = field(default_factory=Spent)
+
+    def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
+        """Plays one episode per prompt."""
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return self.play([self._task(prompt) for prompt in prompts], model)
+
+    def _task(self, prompt: Any) -> Task:
+        return self._tasks()[prompt[-1]["content"]]
+
+    def _tasks(self) -> dict[str, Task]:
+        if not _TASKS:
+            env = make_env(self.config.env, self.bench.taskset, Split.TRAIN)
+            for task in self.bench.tasks(Split.TRAIN):
+                messages, _ = env.reset(options={"task": task})
+                _TASKS[messages[-1].content] = task
+        return _TASKS
+
+    def play(self, tasks: Sequence[Task], model: Any) -> dict[str, Any]:
+        """Two turns of every task; what TRL asks of a ``rollout_func``."""
+        renderer, started = self.bench.renderer, time.perf_counter()
+        envs = [make_env(self.config.env, self.bench.taskset, Split.TRAIN) for _ in tasks]
+        prompts = [
+            renderer.opening(env.reset(options={"task": task})[0]) for env, task in zip(envs, tasks, strict=True)
+        ]
+        contexts, masks, rewards = list(prompts), [[] for _ in tasks], [0.0] * len(tasks)
+        training = model.training
+        model.eval()
+        for turn in range(self.config.env.attempts):
+            replies = self._generate(model, contexts, turn)
+            self.spent.sampled_tokens += sum(map(len, replies))
+            for i, (env, reply) in enumerate(zip(envs, replies, strict=True)):
+                messages, reward, *_ = env.step(renderer.text(reply))
+                rewards[i] += reward
+                finish = Finish.STOP if reply[-1] == renderer.end_id else Finish.LENGTH
+                masks[i] += [1] * len(reply)
+                before = contexts[i] + reply
+                contexts[i] = renderer.extend(contexts[i], reply, finish, messages) if messages else before
+                masks[i] += [0] * (len(contexts[i]) - len(before))
+        model.train(training)
+        self.spent.seconds += time.perf_counter() - started
+        self.spent.episodes += len(tasks)
+        return {
+            "prompt_ids": [list(prompt) for prompt in prompts],
+            "completion_ids": [list(ids[len(prompt) :]) for ids, prompt in zip(contexts, prompts, strict=True)],
+            "logprobs": None,
+            "env_mask": masks,
+            "episode_reward": rewards,
+        }
+
+    def _generate(self, model: Any, contexts: Sequence[tuple[int, ...]], turn: int) -> list[tuple[int, ...]]:
+        renderer, width = self.bench.renderer, max(map(len, contexts))
+        device = next(model.parameters()).device
+        ids = torch.tensor([[renderer.pad_id] * (width - len(c)) + list(c) for c in contexts], device=device)
+        mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in contexts], device=device)
+        limits = self.config.env.max_new_tokens
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=limits[min(turn, len(limits) - 1)],
+                do_sample=True,
+                temperature=self.config.algorithm.temperature,
+                top_k=0,
+                top_p=1.0,
+                eos_token_id=renderer.end_id,
+                pad_token_id=renderer.pad_id,
+            )[:, width:]
+        replies = []
+        for row in out.tolist():
+            end = row.index(renderer.end_id) + 1 if renderer.end_id in row else len(row)
+            replies.append(tuple(row[:end]))
+        return replies
+
+
+_TASKS: dict[str, Task] = {}
+
+
+def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, float]]:
+    """``n_steps`` optimiser steps of GRPO; seconds, sampling seconds and sampled tokens of each."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    bench = Workbench.build(config)
+    turns, steps = TwoTurns(bench, config), []
+    env = make_env(config.env, bench.taskset, Split.TRAIN)
+    rows = []
+    for task in bench.tasks(Split.TRAIN):
+        messages, _ = env.reset(options={"task": task})
+        rows.append({"prompt": [{"role": m.role, "content": m.content} for m in messages]})
+
+    class Clock(TrainerCallback):
+        began, before = 0.0, Spent()
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not self.began:
+                self.began, self.before = time.perf_counter(), Spent()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            now, spent = time.perf_counter(), turns.spent
+            steps.append(
+                {
+                    "seconds": now - self.began,
+                    "sampling": spent.seconds - self.before.seconds,
+                    "sampled_tokens": spent.sampled_tokens - self.before.sampled_tokens,
+                }
+            )
+            self.began, self.before = now, Spent(spent.seconds, spent.sampled_tokens, spent.episodes)
+
+    size = config.training.tasks_per_step * config.algorithm.group_size
+    stage, on_cpu = config.algorithm.stages[0], bench.distributed.device.type == "cpu"
+    warnings.filterwarnings("ignore")
+    trainer = GRPOTrainer(
+        model=bench.model,
+        processing_class=bench.tokenizer,
+        reward_funcs=lambda completions, episode_reward, **_: episode_reward,
+        rollout_func=turns,
+        train_dataset=Dataset.from_list(rows),
+        callbacks=[Clock()],
+        args=GRPOConfig(
+            output_dir=str(scratch),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=1,
+            num_generations=config.algorithm.group_size,
+            max_completion_length=4 * sum(config.env.max_new_tokens),
+            max_steps=n_steps,
+            learning_rate=config.optim.lr,
+            lr_scheduler_type="constant",
+            beta=stage.kl_coefs[0],
+            temperature=config.algorithm.temperature,
+            epsilon=config.algorithm.clip_low,
+            loss_type="grpo",
+            gradient_checkpointing=config.optim.gradient_checkpointing,
+            bf16=config.optim.mixed_precision == "bf16",
+            use_cpu=on_cpu,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            seed=config.seed,
+        ),
+    )
+    trainer.train()
+    return steps
