@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@# torch first: with a CPU build in place nothing else asks for a CUDA build.
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev,sweep]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,lora,sweep,slurm,tracking]'
 	@touch $(STAMP)
 
 setup: $(STAMP)

@@ -34,7 +34,9 @@ class Distributed:
     def __init__(self, cpu: bool = False, mixed_precision: str = "no") -> None:
         self.shards = _wants_fsdp2()
         self._bf16 = mixed_precision == "bf16"
-        self._accelerator = Accelerator(cpu=cpu)
+        # Several processes without a GPU talk over gloo; accelerate has to be told.
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self._accelerator = Accelerator(cpu=cpu or (several and not torch.accelerator.is_available()))
 
     @property
     def device(self) -> torch.device:
@@ -71,9 +73,10 @@ class Distributed:
         if self.shards and self.n_processes > 1:
             from torch.distributed.fsdp import fully_shard
 
+            keep = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
             for layer in layers:
-                fully_shard(layer)
-            return fully_shard(model)
+                fully_shard(layer, reshard_after_forward=not keep)
+            return fully_shard(model, reshard_after_forward=not keep)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return model  # a frozen model has nothing to synchronise
         return self._accelerator.prepare_model(model)

@@ -1,7 +1,8 @@
 """Sampling with a transformers model in this process: the CPU default and the reference for the other engines.
 
 A step takes the pending requests of similar prompt length, left-pads them into one batch and decodes until all are
-done; rows that finished are dropped from the key-value cache once they are half of it. Tokens are drawn by inverting
+done; rows that finished are dropped from the key-value cache once they are half of it. Equal prompts are read once, and
+an episode's second turn does not read its first one again. Tokens are drawn by inverting
 the cumulative distribution at one uniform number per row and position, which is a hash of the request's seed: the
 sample does not depend on what else is in the batch.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rl.backends.kv_store import KVStore
 from rl.seeding import uniforms
 from rl.types import Completion, Finish, Request
 
@@ -38,6 +40,7 @@ class HFEngine:
         self._model, self._end_id, self._pad_id = model, end_id, pad_id
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
+        self._store = KVStore(model.config)
         self.policy_version = 0
 
     @property
@@ -71,6 +74,7 @@ class HFEngine:
                 if name not in own:
                     raise KeyError(f"weights for an unknown parameter: {name}")
                 own[name].copy_(tensor)
+        self._store.clear()
         self.policy_version = version
 
     def sleep(self) -> None:
@@ -84,62 +88,112 @@ class HFEngine:
         self._pending.clear()
 
     def _decode(self, batch: list[Request]) -> list[Completion]:
-        rows = _Rows(batch, self._pad_id, self._model.device)
-        cache = DynamicCache(config=self._model.config)
-        input_ids, position = rows.prompt_ids, 0
+        cache, lengths = self._store.take(batch)
+        rows = _Rows(batch, lengths, self._pad_id, self._model.device)
+        logits = self._prefill(rows, cache)
+        position = 0
         while True:
-            output = self._model(
-                input_ids=input_ids,
-                attention_mask=rows.attention_mask,
-                position_ids=rows.position_ids(input_ids.shape[1]),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            tokens = rows.sample(output.logits[:, -1], position, self._end_id)
+            tokens = rows.sample(logits, position, self._end_id)
             position += 1
             if not rows.alive.any():
+                self._store.put(cache, rows.finished())
                 return rows.completions(self.policy_version)
             if 2 * int(rows.alive.sum()) <= len(rows.alive):
+                self._store.put(cache, rows.finished())
                 keep = rows.drop_finished()
                 cache.batch_select_indices(keep)
                 tokens = tokens[keep]
-            input_ids = tokens[:, None]
             rows.extend_mask()
+            logits = self._forward(tokens[:, None], rows.attention_mask, cache)
+
+    def _prefill(self, rows: "_Rows", cache: DynamicCache) -> Tensor:
+        """Reads what is new in every prompt, equal prompts once; returns the logits behind them, ``[B, V]``."""
+        owners, which = rows.distinct_prompts()
+        if len(owners) == len(which) or cache.get_seq_length():
+            return self._forward(rows.prompt_ids, rows.attention_mask, cache)
+        logits = self._forward(rows.prompt_ids[owners], rows.attention_mask[owners], cache)
+        index = torch.tensor(which, device=self._model.device)
+        cache.batch_select_indices(index)
+        return logits[index]
+
+    def _forward(self, input_ids: Tensor, attention_mask: Tensor, cache: DynamicCache) -> Tensor:
+        # Positions count the real tokens of each row.
+        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        output = self._model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
 
 
 class _Rows:
-    """The state of the rows being decoded; ``batch`` indices survive the dropping of finished rows."""
+    """The state of the rows being decoded; ``batch`` indices survive the dropping of finished rows.
 
-    def __init__(self, batch: list[Request], pad_id: int, device: torch.device) -> None:
+    Args:
+        batch: The requests.
+        cached: How many tokens of each prompt are in the cache already, padded on the left.
+        pad_id: Fills what is left of shorter prompts.
+        device: Of the model.
+    """
+
+    def __init__(self, batch: list[Request], cached: list[int], pad_id: int, device: torch.device) -> None:
         self.batch, self.device = batch, device
-        width = max(len(request.prompt_ids) for request in batch)
-        padded = [[pad_id] * (width - len(r.prompt_ids)) + list(r.prompt_ids) for r in batch]
-        lengths = torch.tensor([len(request.prompt_ids) for request in batch], device=device)
-        self.prompt_ids = torch.tensor(padded, device=device)
-        self.attention_mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
-        self.alive = torch.ones(len(batch), dtype=torch.bool)
-        self._index = np.arange(len(batch))
+        new = [request.prompt_ids[n:] for request, n in zip(batch, cached, strict=True)]
+        width = max(map(len, new))
+        self.prompt_ids = torch.tensor([[pad_id] * (width - len(ids)) + list(ids) for ids in new], device=device)
+        masks = [_right_aligned(cached, max(cached)), _right_aligned(list(map(len, new)), width)]
+        self.attention_mask = torch.cat(masks, dim=1).to(device)
+        n_rows, longest = len(batch), max(request.max_new_tokens for request in batch)
+        self.alive = torch.ones(n_rows, dtype=torch.bool)
+        self._index = np.arange(n_rows)
         self._seeds = np.array([request.seed for request in batch], dtype=np.uint64)
         self._limits = torch.tensor([request.max_new_tokens for request in batch])
         self._temperatures = torch.tensor([request.temperature for request in batch], device=device)
-        self._stopped = np.zeros(len(batch), dtype=bool)
-        self._ids: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._stopped = np.zeros(n_rows, dtype=bool)
+        self._n_sampled = np.zeros(n_rows, dtype=np.int64)
+        self._tokens = np.zeros((n_rows, longest), dtype=np.int64)
+        self._logprobs = np.zeros((n_rows, longest), dtype=np.float32)
 
-    def position_ids(self, n_new: int) -> Tensor:
-        """Positions of the last ``n_new`` tokens, counted from the first real token of each row."""
-        return (self.attention_mask.cumsum(1) - 1).clamp(min=0)[:, -n_new:]
+    def distinct_prompts(self) -> tuple[list[int], list[int]]:
+        """A row for each distinct prompt, and which of them each row has."""
+        seen: dict[tuple[int, ...], int] = {}
+        which = [seen.setdefault(request.prompt_ids, len(seen)) for request in self.batch]
+        owners = [0] * len(seen)
+        for row in reversed(range(len(which))):
+            owners[which[row]] = row
+        return owners, which
 
     def sample(self, logits_BV: Tensor, position: int, end_id: int) -> Tensor:
         """Draws the next token of every row and records it for the rows that are alive."""
         tokens, logprobs = draw(logits_BV, self._temperatures, uniforms(self._seeds, position))
         cpu_tokens = tokens.cpu()
         alive = self.alive.numpy()
-        self._ids.append((self._index[alive], cpu_tokens.numpy()[alive], logprobs.cpu().numpy()[alive]))
+        living = self._index[alive]
+        self._tokens[living, position] = cpu_tokens.numpy()[alive]
+        self._logprobs[living, position] = logprobs.cpu().numpy()[alive]
+        self._n_sampled[living] = position + 1
         ended = (cpu_tokens == end_id) & self.alive
         self._stopped[self._index[ended.numpy()]] = True
         self.alive = self.alive & ~ended & (position + 1 < self._limits)
         return tokens
+
+    def finished(self) -> list[tuple[int, int, tuple[int, ...], np.ndarray]]:
+        """Of every finished row in the cache: request id, row, the tokens that it has read, and their columns.
+
+        The last sampled token was never read; what lies behind it in the cache is not the row's.
+        """
+        masks = self.attention_mask.cpu().numpy()
+        rows = []
+        for row in np.flatnonzero(~self.alive.numpy()):
+            i = self._index[row]
+            request, sampled = self.batch[i], self._tokens[i, : self._n_sampled[i] - 1]
+            token_ids = request.prompt_ids + tuple(sampled.tolist())
+            rows.append((request.id, int(row), token_ids, np.flatnonzero(masks[row])[: len(token_ids)]))
+        return rows
 
     def drop_finished(self) -> Tensor:
         """Forgets the rows that are done; returns the indices of those that stay."""
@@ -156,18 +210,19 @@ class _Rows:
 
     def completions(self, policy_version: int) -> list[Completion]:
         """What every request of the batch got."""
-        index, tokens, logprobs = (np.concatenate(column) for column in zip(*self._ids, strict=True))
-        order = np.argsort(index, kind="stable")
-        ends = np.cumsum(np.bincount(index, minlength=len(self.batch)))
-        token_list, logprob_list = tokens[order].tolist(), logprobs[order].tolist()
         result = []
-        for i, request in enumerate(self.batch):
-            span = slice(int(ends[i - 1]) if i else 0, int(ends[i]))
-            finish = Finish.STOP if self._stopped[i] else Finish.LENGTH
-            result.append(
-                Completion(request.id, tuple(token_list[span]), tuple(logprob_list[span]), finish, policy_version)
-            )
+        for request, n, stopped, tokens, logprobs in zip(
+            self.batch, self._n_sampled, self._stopped, self._tokens, self._logprobs, strict=True
+        ):
+            finish = Finish.STOP if stopped else Finish.LENGTH
+            ids, values = tuple(tokens[:n].tolist()), tuple(logprobs[:n].tolist())
+            result.append(Completion(request.id, ids, values, finish, policy_version))
         return result
+
+
+def _right_aligned(lengths: list[int], width: int) -> Tensor:
+    """``[B, width]`` int64: 1 on the last ``length`` columns of each row."""
+    return (torch.arange(width) >= width - torch.tensor(lengths)[:, None]).long()
 
 
 def draw(logits_BV: Tensor, temperatures_B: Tensor, uniforms_B: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -100,3 +100,64 @@ def test_loaded_weights_are_seen_and_stamped(modchain):
     assert [c.action_ids for c in before] != [c.action_ids for c in after]
     with pytest.raises(KeyError, match="unknown parameter: nonsense"):
         own.load_weights([("nonsense", torch.zeros(1))], 5)
+
+
+def test_a_second_turn_reads_only_what_is_new(modchain):
+    """Its tokens and log-probs are those of an engine that reads everything, also in a batch with strangers."""
+    model, _, renderer = modchain
+    kept, fresh = (HFEngine(model, renderer.end_id, renderer.pad_id) for _ in range(2))
+    n_read = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, kwargs: n_read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        first = requests(renderer, n=9)
+        answers = complete(kept, first)
+        second = [
+            Request(r.id, r.prompt_ids + c.action_ids + (renderer.end_id,) * (1 + r.id % 3), 7, 1.0, 50 + r.id)
+            for r, c in zip(first, answers, strict=True)
+        ]
+        stranger = Request(100, (*first[0].prompt_ids, 9, 9, 9), 7, 1.0, 3)
+        n_read.clear()
+        with_memory = complete(kept, [*second, stranger])
+        assert n_read[0] == len(stranger.prompt_ids)  # the stranger is new altogether
+        third = [
+            Request(r.id, r.prompt_ids + c.action_ids + (renderer.end_id,), 7, 1.0, 90 + r.id)
+            for r, c in zip(second, with_memory, strict=False)
+        ]
+        n_read.clear()
+        with_memory += complete(kept, third)
+        assert n_read[0] == 2  # the last sampled token and the one behind it
+        without = complete(fresh, [*second, stranger]) + complete(fresh, third)
+    finally:
+        hook.remove()
+    for a, b in zip(with_memory, without, strict=True):
+        assert a.action_ids == b.action_ids
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+def test_what_was_kept_is_forgotten_when_weights_change(modchain):
+    model, _, renderer = modchain
+    engine = HFEngine(model, renderer.end_id, renderer.pad_id)
+    complete(engine, requests(renderer, n=3))
+    assert engine._store._kept
+    engine.load_weights((), 1)
+    assert not engine._store._kept
+
+
+def test_equal_prompts_are_read_once(modchain):
+    model, _, renderer = modchain
+    engine = HFEngine(model, renderer.end_id, renderer.pad_id)
+    one, other = requests(renderer, n=2)
+    asked = [Request(i, (one if i % 2 else other).prompt_ids, 7, 1.0, i) for i in range(8)]
+    n_rows = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, kwargs: n_rows.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    try:
+        together = complete(engine, asked)
+    finally:
+        hook.remove()
+    assert n_rows[:2] == [2, 8]
+    alone = [complete(engine, [request])[0] for request in asked]
+    assert [c.action_ids for c in together] == [c.action_ids for c in alone]

@@ -203,7 +203,7 @@ def test_twenty_kills_end_in_the_same_weights(tmp_path):
             started.unlink(missing_ok=True)
             while not started.exists() and process.poll() is None:
                 time.sleep(0.01)
-            time.sleep(rng.uniform(0.0, 0.5))
+            time.sleep(rng.uniform(0.0, 0.4))
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1
@@ -229,7 +229,7 @@ from rl.backends.distributed import Distributed
 from rl.checkpoint import save_policy
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
-cfg = config(SCORE, save_every=1, save_every_updates=1, episodes=60 * 16)
+cfg = config(SCORE, save_every=1, save_every_updates=1, episodes=200 * 16)
 run = OnlineRun(cfg, folder, quiet, Distributed(cpu=True))
 (folder / "started").touch()
 run.train()

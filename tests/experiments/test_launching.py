@@ -1,0 +1,96 @@
+"""Many processes, many runs: launch configs, sweeps, cluster scripts."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+
+from experiments.cli import CONFIGS, choose_folder, register_schemas
+from tests.conftest import ROOT
+from tests.rl.test_distributed import run_two
+
+TINY = [
+    *("algorithm=rloo", "algorithm.group_size=4", "training.tasks_per_step=4", "training.episodes=32", "threads=1"),
+    *("training.validate_every=0", "evaluation.n_tasks=10", "evaluation.samples_per_task=0", "training.save_every=1"),
+]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda p: p.stem)
+def test_accelerate_reads_its_configs(path):
+    from accelerate.commands.config import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1
+    if config.fsdp_config:
+        assert config.fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit", "ray"])
+def test_launchers_compose_where_their_plugin_is_installed(launcher):
+    register_schemas()
+    names = {"joblib": "joblib", "submitit": "submitit_slurm", "ray": "ray"}
+    with initialize_config_dir(CONFIGS, version_base=None):
+        try:
+            cfg = compose("train", [f"launcher={launcher}", "hydra.mode=MULTIRUN"], return_hydra_config=True)
+        except HydraException as error:
+            assert "Could not find 'hydra/launcher" in str(error)  # noqa: PT017
+            pytest.skip(f"the Hydra plugin for {launcher} is not installed")
+    assert cfg.hydra.runtime.choices["hydra/launcher"] == names[launcher]
+    assert Plugins.instance()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments" / "slurm").glob("*.sbatch")), ids=lambda p: p.stem)
+def test_cluster_scripts_are_shell(path):
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_auto_resume_takes_the_newest_unfinished_run(tmp_path):
+    for name, finished in (("a", False), ("b", False), ("c", True)):
+        (tmp_path / "train" / name / "checkpoints").mkdir(parents=True)
+        if finished:
+            (tmp_path / "train" / name / "result.json").touch()
+    (tmp_path / "train" / "d").mkdir()  # no checkpoint: nothing to go on from
+    assert choose_folder("auto", str(tmp_path), "train", "new") == str(tmp_path / "train" / "b")
+    assert choose_folder("auto", str(tmp_path), "other", "new") == "new"
+    assert choose_folder(None, str(tmp_path), "train", "new") == "new"
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_by_itself_and_a_changed_config_is_named(tmp_path):
+    command = [sys.executable, "-m", "experiments.train", *TINY, f"runs_dir={tmp_path}", "name=x"]
+
+    def run(*more):
+        return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    first = run()
+    assert first.returncode == 0, first.stdout + first.stderr
+    (folder,) = (tmp_path / "x").iterdir()
+    (folder / "result.json").unlink()
+    before = (folder / "policy" / "model.safetensors").read_bytes()
+    changed = run("resume=auto", "optim.lr=1e-4")
+    assert changed.returncode == 2
+    assert "optim.lr (was 0.001, is 0.0001)" in changed.stdout.replace("\n", " ")
+    again = run("resume=auto")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [path.name for path in (tmp_path / "x").iterdir()] == [folder.name]
+    assert (folder / "policy" / "model.safetensors").read_bytes() == before
+    finished = run(f"resume={folder}")
+    assert finished.returncode == 2
+    assert "is finished" in finished.stdout
+    missing = run("resume=nowhere")
+    assert missing.returncode == 2
+    assert "there is no such folder" in missing.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+def test_two_processes_make_one_run(fsdp, tmp_path):
+    run_two("experiments.train", [*TINY, f"runs_dir={tmp_path}", "name=x"], fsdp)
+    (folder,) = (tmp_path / "x").iterdir()
+    assert json.loads((folder / "result.json").read_text())["greedy"]["n"] == 10
+    assert len((folder / "rows.jsonl").read_text().splitlines()) == 10
+    assert (folder / "policy" / "config.json").exists()
