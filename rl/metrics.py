@@ -130,6 +130,29 @@ def check_names(metrics: Mapping[str, float]) -> None:
             raise KeyError(f"metric {name!r} is not in rl/metrics.py: add it there with its unit and meaning")
 
 
+def page() -> str:
+    """The catalogue as a page of documentation: ``python -m rl.metrics > docs/metrics.md``."""
+    lines = [
+        "# Metrics",
+        "",
+        "Every name in `metrics.jsonl`, on dashboards and in tables, with its unit and meaning. Made by",
+        "`python -m rl.metrics > docs/metrics.md`; a metric that is not listed cannot be logged. `_t<k>` is attempt k,",
+        "from 1; `eval/<kind>` is `greedy`, `sampled` or `validation`.",
+        "",
+        "| name | unit | meaning |",
+        "|---|---|---|",
+    ]
+    accuracy = {"accuracy_t<k>": Metric("fraction", "attempts of this index that are right")}
+    tables = (
+        {f"{name}_t<k>": metric for name, metric in _PER_TURN.items()},
+        _PLAIN,
+        {f"eval/<kind>/{name}": metric for name, metric in (accuracy | _EVAL).items()},
+    )
+    entries = sorted(((n, m) for table in tables for n, m in table.items()), key=lambda entry: entry[0])
+    lines += [f"| `{name}` | {metric.unit} | {metric.meaning.replace('|', '&#124;')} |" for name, metric in entries]
+    return "\n".join(lines) + "\n"
+
+
 def total(parts: list[dict[str, Ratio]]) -> dict[str, Ratio]:
     """Sums of ratios by name."""
     out: dict[str, Ratio] = {}
@@ -137,3 +160,7 @@ def total(parts: list[dict[str, Ratio]]) -> dict[str, Ratio]:
         for name, ratio in part.items():
             out[name] = out[name] + ratio if name in out else ratio
     return out
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,5 +1,6 @@
 """The documentation runs as printed."""
 
+import ast
 import os
 import re
 import subprocess
@@ -65,3 +66,23 @@ def test_paths_and_modules_named_in_the_docs_exist(page):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
     for target in re.findall(r"^make ([\w-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+
+
+def names_in(path: Path) -> set[str]:
+    """Top-level names of a module and ``Class.method``."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_functions_named_in_the_docs_exist(page):
+    found = re.findall(r"`([\w/]+\.py)::([\w.]+)`", page.read_text())
+    if page.name == "walkthrough.md":
+        assert len(found) > 25
+    for file, name in found:
+        assert name in names_in(ROOT / file), f"{file}::{name}"

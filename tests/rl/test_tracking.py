@@ -1,0 +1,67 @@
+"""Metrics: one catalogue, JSON lines that a resumed run cuts back, dashboards beside them."""
+
+import importlib.util
+
+import pytest
+
+from rl.backends.trackers import Trackers
+from rl.config import TrackingConfig
+from rl.metrics import catalogue, page
+from rl.tracking import Tracker, read_jsonl
+from tests.conftest import ROOT
+from tests.helpers import episode
+
+
+def test_the_page_of_metrics_is_the_catalogue():
+    assert (ROOT / "docs" / "metrics.md").read_text() == page(), "python -m rl.metrics > docs/metrics.md"
+    for name in ("policy/kl_ref_t<k>", "eval/<kind>/delta", "system/mfu", "critic/explained_variance"):
+        assert f"| `{name}` |" in page()
+    assert all(metric.unit and metric.meaning for metric in catalogue().values())
+
+
+def test_unlisted_metrics_are_refused(tmp_path):
+    tracker = Tracker(tmp_path)
+    with pytest.raises(KeyError, match=r"nonsense.*rl/metrics\.py"):
+        tracker.log(1, {"nonsense": 1.0})
+
+
+def test_a_resumed_run_cuts_its_files_back(tmp_path):
+    first = Tracker(tmp_path)
+    first.log(1, {"policy/loss": 1.0})
+    first.episodes(1, [episode()])
+    sizes = first.sizes
+    first.log(2, {"policy/loss": 2.0})
+    first.episodes(2, [episode()])
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "half a li')  # killed while writing
+    second = Tracker(tmp_path, sizes)
+    second.log(2, {"policy/loss": 3.0})
+    second.close()
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1, "policy/loss": 1.0}, {"step": 2, "policy/loss": 3.0}]
+    assert [row["step"] for row in read_jsonl(tmp_path / "episodes.jsonl")] == [1]
+
+
+def test_dashboards_get_the_same_metrics(tmp_path):
+    pytest.importorskip("tensorboard")
+    from accelerate.state import PartialState
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    PartialState(cpu=True)
+    mirror = Trackers(TrackingConfig(["tensorboard"]), tmp_path, {"optim.lr": 0.1, "name": "x", "resume": None})
+    tracker = Tracker(tmp_path, None, mirror)
+    tracker.log(7, {"policy/loss": 1.5, "critic/explained_variance": float("nan")})
+    tracker.close()
+    (events,) = (path for path in tmp_path.glob("events.*"))
+    found = EventAccumulator(str(events)).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("policy/loss")] == [(7, 1.5)]
+    assert "critic/explained_variance" not in found.Tags()["scalars"]  # JSON has null, dashboards have nothing
+
+
+def test_what_is_not_installed_is_named(tmp_path):
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    with pytest.raises(ModuleNotFoundError, match="wandb is not installed; pip install wandb"):
+        Trackers(TrackingConfig(["wandb"]), tmp_path, {})
+    with pytest.raises(ValueError, match="unknown nonsense; use tensorboard, wandb, trackio"):
+        TrackingConfig(["nonsense"])
