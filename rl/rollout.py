@@ -94,6 +94,10 @@ class Rollout:
         self._free_envs: list[SelfCorrectEnv] = []
         self.times = PhaseTimes()
 
+    def rest(self) -> None:
+        """Lets the engine free its memory until new weights or the next :meth:`run`."""
+        self._engine.sleep()
+
     def run(
         self,
         plans: Sequence[EpisodePlan],
@@ -110,6 +114,7 @@ class Rollout:
         Returns:
             Episodes; one whose environment raised has ``stop_reason`` ``ENV_ERROR`` and carries the error.
         """
+        self._engine.wake()
         running: dict[int, _Running] = {}
         episodes: dict[int, Episode] = {}
 

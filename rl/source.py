@@ -89,6 +89,7 @@ class EpisodeSource:
                 break
             kept += good
             self.n_resampled += missing
+        self._rollouts[self.attempts(stage)].rest()
         return [episode for group in kept for episode in group]
 
     def _draw(self, n_groups: int, stage: StageConfig) -> list[list[Episode]]:

@@ -45,7 +45,7 @@ class KVStore:
         """Forgets everything."""
         self._kept.clear()
 
-    def put(self, cache: DynamicCache, rows: Sequence[tuple[int, int, tuple[int, ...], np.ndarray]]) -> None:
+    def put(self, cache: Any, rows: Sequence[tuple[int, int, tuple[int, ...], np.ndarray]]) -> None:
         """Keeps rows of a batch's cache, before they are dropped from it.
 
         Args:
@@ -58,7 +58,7 @@ class KVStore:
         for request_id, row, token_ids, columns in rows:
             self._kept[request_id] = _Kept(token_ids, layers, row, columns)
 
-    def take(self, requests: Sequence[Request]) -> tuple[DynamicCache, list[int]]:
+    def take(self, requests: Sequence[Request]) -> tuple[Any, list[int]]:
         """A cache for the requests, padded on the left, and how many tokens of each prompt it holds."""
         cache = DynamicCache(config=self._config)
         found = [self._kept.pop(request.id, None) for request in requests]
@@ -71,7 +71,7 @@ class KVStore:
             first = next(kept for kept in found if kept)
             for index, (keys, values) in enumerate(first.layers):
                 new = [self._gather(found, index, part, width, like) for part, like in enumerate((keys, values))]
-                cache.update(*new, index)
+                cache.update(new[0], new[1], index)
         return cache, lengths
 
     def _gather(self, found: Sequence[_Kept | None], index: int, part: int, width: int, like: Tensor) -> Tensor:

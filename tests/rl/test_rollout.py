@@ -105,3 +105,43 @@ def test_a_chat_templates_text_is_what_the_policy_reads(modchain):
     renderer: Renderer = modchain[2]
     ids = renderer.opening([envs.Message("user", "3 +4 _ _ _ _")])
     assert renderer.tokenizer.decode(ids) == "<|user|> 3 +4 _ _ _ _ <|assistant|>"
+
+
+def test_a_streaming_engine_decodes_while_others_are_verified(modchain):
+    """With slow verifiers in other processes the engine goes on; what is sampled is the same as without."""
+    import threading
+    import time
+
+    _, tokenizer, renderer = modchain
+    log, lock = [], threading.Lock()
+
+    class Slow(Tasks):
+        verifies_elsewhere = True
+
+        def verify(self, task, response):
+            time.sleep(0.05)
+            with lock:
+                log.append("verified")
+            return super().verify(task, response)
+
+    class Streaming(ScriptedEngine):
+        streams = True
+
+        def step(self):
+            with lock:
+                log.append("step")
+            return super().step()
+
+    def run(engine_class):
+        def script(request):
+            return f": {(request.seed >> 3) % 9}"
+
+        engine = engine_class(script, tokenizer.encode, renderer.end_id)
+        rollout = Rollout(engine, renderer, lambda: envs.SelfCorrectEnv(Slow(), prompts="toy-v1"), (3, 7), 64)
+        plans = [EpisodePlan(Tasks().load("train")[i % 2], i, 100 + i) for i in range(8)]
+        return rollout.run(plans, 1.0)
+
+    streamed = run(Streaming)
+    assert "step" in log[log.index("verified") :], "the engine went on after the first verdict"
+    assert log[:4] == ["step"] * 4, "and before it"
+    assert streamed == run(ScriptedEngine)
