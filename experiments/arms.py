@@ -123,6 +123,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
 
     own = evaluate(bench.rollout(Split(cfg.evaluation.split)), tasks, cfg.evaluation, result.arm, result.seed, count)
     rows = distributed.gather(own)
+    bench.engine.close()
     save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
     if not distributed.is_main:
         return result

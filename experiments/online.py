@@ -43,7 +43,6 @@ def run_online(
     if cfg.training.select is Select.BEST:
         result.notes["selected"] = run.load_best()
     result = finish(result, run.bench, folder, report, began)
-    run.bench.engine.close()
     distributed.wait()
     return result
 

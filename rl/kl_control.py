@@ -1,5 +1,6 @@
 """How strong the KL penalty of each turn is: fixed, held to a target, or in balance with the policy loss."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -46,12 +47,14 @@ class KLControl:
         if self.stage.kl_targets:
             for k, target in enumerate(self.stage.kl_targets):
                 error = metrics[f"policy/kl_ref_t{k + 1}"] / target - 1.0
+                if math.isnan(error):  # nobody sampled this turn: it was replayed, or episodes ended before
+                    continue
                 self._set(k, self.coefs[k] * (1.0 + RATE * max(-MAX_ERROR, min(MAX_ERROR, error))))
         elif self.stage.kl_balance:
             later = sum(metrics[f"policy/abs_advantage_t{k + 1}"] for k in range(1, len(self.coefs)))
-            kl = max(metrics["policy/kl_ref_t1"], 1e-6)
-            wanted = self.stage.kl_balance * later / kl
-            self._set(0, self.coefs[0] + BALANCE_RATE * (wanted - self.coefs[0]))
+            wanted = self.stage.kl_balance * later / max(metrics["policy/kl_ref_t1"], 1e-6)
+            if not math.isnan(wanted):
+                self._set(0, self.coefs[0] + BALANCE_RATE * (wanted - self.coefs[0]))
 
     def _set(self, k: int, value: float) -> None:
         start = self.stage.kl_coefs[k]

@@ -124,7 +124,7 @@ class Trainer:
         """One rollout batch and its updates, or the rest of one that a checkpoint interrupted.
 
         Args:
-                after_update: Called between two optimiser steps of the batch; :meth:`state` may be taken there.
+            after_update: Called between two optimiser steps of the batch; :meth:`state` may be taken there.
 
         Returns:
             The step's metrics and this process's episodes.

@@ -7,7 +7,8 @@ the cumulative distribution at one uniform number per row and position, which is
 sample does not depend on what else is in the batch.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,21 @@ class HFEngine:
         pad_id: Fills the left of shorter prompts; never attended to.
         max_batch_size: Upper limit of rows decoded together.
         shares_weights: The model is the very module that is being trained, so its weights are always the newest.
+        precision: The context of forward passes, as the trainer's.
     """
 
     streams = False
 
     def __init__(
-        self, model: Any, end_id: int, pad_id: int, max_batch_size: int = 1024, shares_weights: bool = True
+        self,
+        model: Any,
+        end_id: int,
+        pad_id: int,
+        max_batch_size: int = 1024,
+        shares_weights: bool = True,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
-        self.shares_weights = shares_weights
+        self.shares_weights, self._precision = shares_weights, precision
         self._model, self._end_id, self._pad_id = model, end_id, pad_id
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
@@ -61,7 +69,7 @@ class HFEngine:
         training = self._model.training
         self._model.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._precision():
                 return self._decode(batch)
         finally:
             self._model.train(training)

@@ -136,6 +136,12 @@ class VLLMEngine:
         self._engine.engine_core.shutdown()
 
 
+def trainer_dtype(config: RunConfig) -> str:
+    """The precision of the trainer's forward passes, which the engine should have too."""
+    optim = getattr(config, "optim", None)
+    return "bfloat16" if optim is not None and optim.mixed_precision == "bf16" else config.model.dtype
+
+
 def _prepare_environment(on_cpu: bool) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core in this process, so that we can step it
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -149,7 +155,7 @@ def _arguments(
 ) -> dict[str, Any]:
     engine = config.engine
     arguments: dict[str, Any] = {
-        "dtype": engine.dtype or config.model.dtype,
+        "dtype": engine.dtype or trainer_dtype(config),
         "load_format": "dummy",
         "skip_tokenizer_init": True,
         "max_model_len": context_length,

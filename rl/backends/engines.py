@@ -37,4 +37,11 @@ def make_engine(
         return VLLMHttpEngine(config, renderer.end_id, distributed)
     # Sharded weights cannot be sampled from one process at a time: the engine then has a whole copy of its own.
     own = deepcopy(bare_model(model)).requires_grad_(False) if distributed.shards else model
-    return HFEngine(own, renderer.end_id, renderer.pad_id, engine.max_batch_size, shares_weights=own is model)
+    return HFEngine(
+        own,
+        renderer.end_id,
+        renderer.pad_id,
+        engine.max_batch_size,
+        shares_weights=own is model,
+        precision=distributed.autocast,
+    )

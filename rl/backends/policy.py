@@ -136,10 +136,11 @@ class Actor(nn.Module):
             logits_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
             targets_N = input_ids[response_mask]
             if whole_distribution or entropy_gradient:
-                distribution = torch.log_softmax(logits_NV.float(), dim=-1)
-                logprobs_N = distribution.gather(1, targets_N[:, None]).squeeze(1)
+                whole_NV = torch.log_softmax(logits_NV.float(), dim=-1)
+                logprobs_N = whole_NV.gather(1, targets_N[:, None]).squeeze(1)
                 with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-                    entropy_N = -(distribution.exp() * distribution).sum(-1)
+                    entropy_N = -(whole_NV.exp() * whole_NV).sum(-1)
+                distribution = whole_NV if whole_distribution else distribution
             else:
                 logprobs_N, entropy_N = sampled_logprobs(logits_NV, targets_N)
         zeros = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)

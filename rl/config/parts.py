@@ -63,7 +63,7 @@ class EngineConfig:
     Args:
         name: ``hf`` (the trained model itself), ``vllm`` (in this process) or ``vllm_http`` (served replicas).
         max_batch_size: Rows decoded together.
-        dtype: For ``vllm``: of the engine's weights; ``None`` takes the model's.
+        dtype: For ``vllm``: of the engine's weights; ``None`` takes the trainer's precision.
         gpu_memory_utilization: For ``vllm`` on a GPU: part of its memory that the engine may take.
         enforce_eager: For ``vllm``: no CUDA graphs; slower to sample, quicker to start.
         prefix_caching: For ``vllm``: a second attempt does not read its first one again.

@@ -167,6 +167,8 @@ def test_kl_weights_follow_their_targets():
     assert control.coefs == pytest.approx([0.102, 0.1])
     control.update({"policy/kl_ref_t1": 0.9, "policy/kl_ref_t2": 0.0})
     assert control.coefs == pytest.approx([0.102 * 0.99, 0.098])
+    control.update({"policy/kl_ref_t1": float("nan"), "policy/kl_ref_t2": 1.0})  # a turn that nobody sampled
+    assert control.coefs == pytest.approx([0.102 * 0.99, 0.098])
 
 
 def test_a_balanced_first_turn_follows_the_second_turns_advantages():
