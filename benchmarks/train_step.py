@@ -60,23 +60,13 @@ def measure(side: str, config: TrainConfig, n_steps: int) -> dict[str, Any]:
 
 def train_ours(config: TrainConfig, n_steps: int) -> list[dict[str, float]]:
     """Our trainer, as ``experiments.train`` builds it, without validation and checkpoints."""
-    from envs import Split
     from rl.backends.distributed import Distributed
     from rl.rollout_metrics import sampled_tokens
-    from rl.trainer import Trainer
     from rl.workbench import Workbench
 
     distributed = Distributed(mixed_precision=config.optim.mixed_precision)
     bench = Workbench.build(config, distributed)
-    trainer = Trainer(
-        config,
-        bench.model,
-        lambda attempts: bench.rollout(Split.TRAIN, attempts),
-        bench.tasks(Split.TRAIN),
-        bench.renderer.pad_id,
-        distributed,
-        bench.publish,
-    )
+    trainer = bench.trainer()
     steps = []
     for _ in range(n_steps):
         started = time.perf_counter()

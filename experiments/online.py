@@ -12,7 +12,6 @@ from rl.backends.trackers import Trackers
 from rl.checkpoint import Checkpoints, Identity, save_policy
 from rl.config import Select, TrainConfig
 from rl.tracking import Tracker
-from rl.trainer import Trainer
 from rl.types import Episode
 from rl.workbench import Workbench
 
@@ -60,17 +59,8 @@ class OnlineRun:
     def __init__(self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed) -> None:
         self.cfg, self.folder, self._report, self._distributed = cfg, folder, report, distributed
         self.bench = Workbench.build(cfg, distributed)
-        tasks = self.bench.tasks(Split.TRAIN)
-        self.trainer = Trainer(
-            cfg,
-            self.bench.model,
-            lambda attempts: self.bench.rollout(Split.TRAIN, attempts),
-            tasks,
-            self.bench.renderer.pad_id,
-            distributed,
-            self.bench.publish,
-        )
-        identity = Identity.of(cfg, tasks, distributed.n_processes)
+        self.trainer = self.bench.trainer()
+        identity = Identity.of(cfg, self.bench.tasks(Split.TRAIN), distributed.n_processes)
         self._checkpoints = Checkpoints(folder, identity, cfg.training.keep_last, distributed)
         self._best: dict[str, float] = {}
         self._saving_s = 0.0

@@ -12,10 +12,11 @@ from rl.backends.distributed import Distributed
 from rl.backends.engines import make_engine
 from rl.backends.policy import context_length, load_policy
 from rl.backends.weights import full_weights
-from rl.config import EnvConfig, RunConfig
+from rl.config import EnvConfig, RunConfig, TrainConfig
 from rl.rendering import Renderer
 from rl.rollout import Rollout
 from rl.seeding import seed_everything
+from rl.trainer import Trainer
 from rl.types import Engine
 
 
@@ -63,6 +64,24 @@ class Workbench:
         bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)
         bench.evaluation_tasks()  # too few of them should be known before training, not after
         return bench
+
+    def trainer(self) -> Trainer:
+        """The online loop on this workbench.
+
+        Raises:
+            TypeError: If the config is not one of online training.
+        """
+        if not isinstance(self.config, TrainConfig):
+            raise TypeError(f"{type(self.config).__name__} does not say how to train online")
+        return Trainer(
+            self.config,
+            self.model,
+            lambda attempts: self.rollout(Split.TRAIN, attempts),
+            self.tasks(Split.TRAIN),
+            self.renderer.pad_id,
+            self.distributed,
+            self.publish,
+        )
 
     def publish(self, version: int) -> None:
         """Hands the model's weights to the engine; with several processes all of them must call it."""

@@ -103,20 +103,10 @@ def modchain_config(seed=0, episodes=64, tasks_per_step=8, algorithm=None, **opt
 
 def build_trainer(cfg):
     """A trainer and its workbench."""
-    from envs import Split
     from rl.backends.distributed import Distributed
-    from rl.trainer import Trainer
     from rl.workbench import Workbench
 
     distributed = Distributed(cpu=True)
     bench = Workbench.build(cfg, distributed)
-    trainer = Trainer(
-        cfg,
-        bench.model,
-        lambda attempts: bench.rollout(Split.TRAIN, attempts),
-        bench.tasks(Split.TRAIN),
-        bench.renderer.pad_id,
-        distributed,
-        bench.publish,
-    )
+    trainer = bench.trainer()
     return trainer, bench

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rl.backends.trunk import keeps_everything
 from rl.types import Request
 
 
@@ -34,11 +35,7 @@ class KVStore:
     """
 
     def __init__(self, config: Any) -> None:
-        self._config = config
-        text = config.get_text_config()
-        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-        windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-        self._enabled = kinds == {"full_attention"} and not windowed
+        self._config, self._enabled = config, keeps_everything(config)
         self._kept: dict[int, _Kept] = {}
 
     def clear(self) -> None:

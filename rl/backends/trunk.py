@@ -34,13 +34,17 @@ def predicting_hidden(
     return _with_shared_prompts(trunk, input_ids, attention_mask, response_mask, *plan)
 
 
+def keeps_everything(config: Any) -> bool:
+    """Whether every layer of a model keeps the keys and values of all tokens, so that they can be used again."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+    return kinds == {"full_attention"} and not windowed
+
+
 def _can_share(trunk: Any) -> bool:
-    """Keys and values can be lent where every layer keeps all of them and none is computed again."""
-    config = trunk.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    recomputes = getattr(trunk, "is_gradient_checkpointing", False)
-    return kinds == {"full_attention"} and not windowed and not recomputes
+    # A layer that is computed again in the backward pass cannot lend what it computed.
+    return keeps_everything(trunk.config) and not getattr(trunk, "is_gradient_checkpointing", False)
 
 
 def _shared_prompts(

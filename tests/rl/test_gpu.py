@@ -12,9 +12,7 @@ pytestmark = pytest.mark.gpu
 
 
 def trainer_on_gpu(engine=None, **optim):
-    from envs import Split
     from rl.backends.distributed import Distributed
-    from rl.trainer import Trainer
     from rl.workbench import Workbench
 
     algorithm = AlgorithmConfig(name="x", group_size=4, stages=[StageConfig()])
@@ -23,15 +21,7 @@ def trainer_on_gpu(engine=None, **optim):
     distributed = Distributed(mixed_precision=cfg.optim.mixed_precision)
     assert distributed.device.type == "cuda"
     bench = Workbench.build(cfg, distributed)
-    trainer = Trainer(
-        cfg,
-        bench.model,
-        lambda attempts: bench.rollout(Split.TRAIN, attempts),
-        bench.tasks(Split.TRAIN),
-        bench.renderer.pad_id,
-        distributed,
-        bench.publish,
-    )
+    trainer = bench.trainer()
     return trainer, bench
 
 
