@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rl.controls import Control
 from rl.evaluate import EvalRow
 from rl.statistics import ArmTable, Bootstrap, Interval, mcnemar, tabulate
 from rl.tracking import read_jsonl
@@ -36,6 +37,10 @@ class ArmLine:
     """Difference in delta, this arm minus another, by the other's key."""
     seeds: list[SeedLine]
     crashed: list[int]
+    controls: dict[str, Interval]
+    """Accuracy of the second attempt under each control (:mod:`rl.controls`); empty if they were not played."""
+    losses: dict[str, Interval]
+    """What the second attempt loses under each control: accuracy_t2 minus the control's."""
     episodes: int
     sampled_tokens: int
     gradient_tokens: int
@@ -101,8 +106,9 @@ def analyse(folder: Path, order: list[str], names: dict[str, str], env: str, mod
     # Arms are paired over the seeds that all of them finished; the base has one run, which stands for all.
     complete = [s for s in seeds if all(s in tables[arm].seeds for arm in present if arm != BASE)]
     boot = Bootstrap(max(1, len(complete)), len(next(iter(tables.values())).task_ids))
+    controls = {control.value: tabulate(rows, control.value) for control in Control} if mode == "greedy" else {}
     lines = [
-        _arm_line(arm, names, tables, complete, boot, rows, results, mode, present, _crashed(folder, arm))
+        _arm_line(arm, names, tables, controls, complete, boot, rows, results, mode, present, _crashed(folder, arm))
         for arm in present
     ]
     missing = [names.get(arm, arm) for arm in order if arm not in tables]
@@ -124,6 +130,7 @@ def _arm_line(
     arm: str,
     names: dict[str, str],
     tables: dict[str, ArmTable],
+    controls: dict[str, dict[str, ArmTable]],
     complete: list[int],
     boot: Bootstrap,
     rows: list[EvalRow],
@@ -147,11 +154,38 @@ def _arm_line(
             _seed_line(table, i, [r for r in rows if r.arm == arm and r.mode == mode]) for i in range(len(table.seeds))
         ],
         crashed=crashed,
+        controls={
+            control: boot.interval(_paired(by_arm[arm], "accuracy_t2", complete))
+            for control, by_arm in controls.items()
+            if arm in by_arm
+        },
+        losses=_control_losses(arm, table, controls, complete, boot),
         episodes=max(result["totals"]["episodes"] for result in mine),
         sampled_tokens=round(sum(result["totals"]["sampled_tokens"] for result in mine) / len(mine)),
         gradient_tokens=round(sum(result["totals"]["gradient_tokens"] for result in mine) / len(mine)),
         seconds=sum(result["seconds"] for result in mine) / len(mine),
     )
+
+
+def _control_losses(
+    arm: str,
+    table: ArmTable,
+    controls: dict[str, dict[str, ArmTable]],
+    complete: list[int],
+    boot: Bootstrap,
+) -> dict[str, Interval]:
+    own, losses = _paired(table, "accuracy_t2", complete), {}
+    for control, by_arm in controls.items():
+        if arm in by_arm:
+            values = _in_order_of(table, by_arm[arm], _paired(by_arm[arm], "accuracy_t2", complete))
+            losses[control] = boot.difference(own, values)
+    return losses
+
+
+def _in_order_of(table: ArmTable, other: ArmTable, values: Any) -> Any:
+    """Columns of another table in the order of this one's tasks, so that differences are paired."""
+    places = {task: i for i, task in enumerate(other.task_ids)}
+    return values[:, [places[task] for task in table.task_ids]]
 
 
 def _seed_line(table: ArmTable, index: int, rows: list[EvalRow]) -> SeedLine:
@@ -169,7 +203,7 @@ def verdicts(comparison: Comparison) -> list[str]:
     for line in sorted(comparison.arms, key=lambda line: -line.rates["delta"].mean):
         delta = line.rates["delta"]
         if delta.low > 0:
-            claim = "corrects itself"
+            claim = "answers better the second time"
         elif delta.high < 0:
             claim = "makes its answers worse"
         else:
@@ -180,11 +214,36 @@ def verdicts(comparison: Comparison) -> list[str]:
         n_failed = sum(seed.failed for seed in line.seeds)
         if line.arm != BASE and n_failed:
             sentence += f" {n_failed} of {len(line.seeds)} seeds failed (delta of at most 1 point)."
+        if delta.low > 0 and line.losses:
+            sentence += " " + _does_it_correct(line.losses)
         if line.crashed:
             sentence += f" Seeds {line.crashed} crashed and are missing."
         sentences.append(sentence)
     sentences += [f"{name}: no finished run, so it is missing here." for name in comparison.missing]
     return sentences + _ranking(comparison)
+
+
+def _does_it_correct(losses: dict[str, Interval]) -> str:
+    """What the second attempt owes to the first: it corrects if taking it away and exchanging it both cost accuracy.
+
+    An empty first attempt is unlike anything in training, so a loss under C1 alone shows no use of what was written.
+    """
+    taken, exchanged = losses[Control.WITHOUT_FIRST.value], losses[Control.OTHERS_FIRST.value]
+    if exchanged.low > 0 and taken.low > 0:
+        return (
+            f"It uses what it wrote: acc@t2 is {points(taken, False)} points lower without a first attempt (control "
+            f"C1) and {points(exchanged, False)} lower with its first attempt at another task (C2)."
+        )
+    if taken.low > 0:
+        return (
+            "It answers anew rather than corrects: with its first attempt at another task acc@t2 is no lower "
+            f"(difference {points(exchanged)}, control C2); it needs a first attempt before it, not its own (without "
+            f"any {points(taken, False)} points lower, C1)."
+        )
+    return (
+        "It answers anew rather than corrects: without a first attempt acc@t2 is no lower (difference "
+        f"{points(taken)}, control C1)."
+    )
 
 
 def _ranking(comparison: Comparison) -> list[str]:

@@ -2,20 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envs import Split
+from envs import Split, Task
 from rewards.sandboxes import in_use
 from rl.checkpoint import save_policy
 from rl.config import RunConfig, SFTConfig
-from rl.evaluate import EvalRow, evaluate, play
+from rl.controls import control_rows
+from rl.evaluate import EvalRow, play, to_rows
 from rl.offline import OfflineTrainer
 from rl.statistics import scaling, summarise
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
+from rl.types import Episode
 from rl.workbench import Workbench
 
 Report = Callable[[str, float, dict[str, float]], None]
@@ -96,8 +98,8 @@ def log_validation(
     """Greedy episodes on validation tasks, shared out over the processes; logged where there is a tracker."""
     rank, n = bench.distributed.rank, bench.distributed.n_processes
     tasks = bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS]
-    own = play(bench.rollout(Split.VALIDATION), tasks[rank::n], 1, 0.0, "", 0, "validation")
-    summary = summarise(bench.distributed.gather(own))
+    episodes = play(bench.rollout(Split.VALIDATION), tasks[rank::n], 1, 0.0, "validation")
+    summary = summarise(bench.distributed.gather(to_rows(episodes, 1, "", 0, "validation")))
     metrics = {f"eval/validation/{name}": value for name, value in summary.items()}
     metrics["rollout/episodes"] = float(n_episodes)
     if tracker is not None:
@@ -121,8 +123,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         done += 1
         report("evaluating", done / n_episodes, {})
 
-    own = evaluate(bench.rollout(Split(cfg.evaluation.split)), tasks, cfg.evaluation, result.arm, result.seed, count)
-    rows = distributed.gather(own)
+    rows = distributed.gather(evaluate(bench, tasks, result.arm, result.seed, count))
     bench.engine.close()
     save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
     if not distributed.is_main:
@@ -137,6 +138,25 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     result.seconds = time.perf_counter() - began
     write_json(folder / "result.json", asdict(result))
     return result
+
+
+def evaluate(
+    bench: Workbench, tasks: Sequence[Task], arm: str, seed: int, on_episode: Callable[[Episode], None]
+) -> list[EvalRow]:
+    """Greedy episodes, controls and sampled episodes on every task, as the config asks for them."""
+    config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
+    rollout, rows = bench.rollout(split), []
+    if config.greedy:
+        episodes = play(rollout, tasks, 1, 0.0, "greedy", on_episode)
+        rows += to_rows(episodes, 1, arm, seed, "greedy")
+        if config.controls and bench.config.env.attempts > 1:
+            two, told = bench.rollout(split, 2), bench.rollout(split, 2, "verdict")
+            rows += control_rows(two, told, episodes, tasks, bench.renderer.end_id, arm, seed)
+    if config.samples_per_task:
+        n = config.samples_per_task
+        episodes = play(rollout, tasks, n, config.temperature, "sampled", on_episode)
+        rows += to_rows(episodes, n, arm, seed, "sampled")
+    return rows
 
 
 def write_rows(path: Path, rows: list[EvalRow]) -> None:

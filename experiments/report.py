@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from experiments.analysis import BASE, SHOWN, Comparison, analyse, load_results, load_rows, verdicts
+from experiments.analysis import BASE, SHOWN, Comparison, analyse, load_results, load_rows, points, verdicts
 from experiments.cli import console
 from experiments.figures import deltas, learning_curves
 from experiments.progress import RATE_NAMES, throughput
@@ -80,6 +80,13 @@ def _print(comparison: Comparison, out: Console) -> None:
             failed += f" +{len(line.crashed)} crashed"
         table.add_row(line.name, *cells, failed, str(line.episodes), f"{line.seconds:.0f}")
     out.print(table)
+    if cells := control_cells(comparison):
+        controls = Table(title="controls: accuracy of the greedy second attempt, percent", title_justify="left")
+        for name in ("arm", "acc@t2", *_CONTROL_NAMES.values()):
+            controls.add_column(name, justify="left" if name == "arm" else "right")
+        for row in cells:
+            controls.add_row(*row)
+        out.print(controls)
     for sentence in verdicts(comparison):
         out.print(f"- {sentence}", highlight=False)
 
@@ -138,6 +145,7 @@ def _section(comparison: Comparison) -> str:
     sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
     return (
         f"<h2>{comparison.mode.capitalize()} decoding</h2><ul>{sentences}</ul>{_main_table(comparison)}"
+        f"{_control_table(comparison)}"
         f"<details><summary>every seed</summary>{_seed_table(comparison)}</details>"
     )
 
@@ -147,11 +155,11 @@ def _scaling_table(comparison: Comparison, results: dict[tuple[str, int], dict[s
     for line in comparison.arms:
         runs = [result["scaling"] for (arm, _), result in results.items() if arm == line.arm and result.get("scaling")]
         cells, head = "", ""
-        for points in zip(*runs, strict=False):
+        for at_k in zip(*runs, strict=False):
             for name in ("pass", "majority", "sequential"):
-                values = [point[name] for point in points if name in point]
+                values = [point[name] for point in at_k if name in point]
                 if values:
-                    head += f"<th>{name}@{points[0]['responses']:.0f}</th>"
+                    head += f"<th>{name}@{at_k[0]['responses']:.0f}</th>"
                     cells += f"<td>{100 * sum(values) / len(values):.1f}</td>"
         body += f"<tr><td>{html.escape(line.name)}</td>{cells}</tr>"
     return f"<table><tr><th>arm</th>{head}</tr>{body}</table>"
@@ -175,6 +183,36 @@ def _main_table(comparison: Comparison) -> str:
     return (
         f"<table><tr><th>arm</th>{head}<th>failed seeds</th><th>sampled episodes</th><th>sampled tokens</th>"
         f"<th>gradient tokens</th><th>seconds/run</th></tr>{body}</table>"
+    )
+
+
+_CONTROL_NAMES = {
+    "without_first": "C1: no first attempt",
+    "others_first": "C2: its first attempt at another task",
+    "told_verdict": "C3: told whether it was right",
+}
+
+
+def control_cells(comparison: Comparison) -> list[list[str]]:
+    """Rows of the controls' table: arm, acc@t2 as it is and under each control."""
+    rows = []
+    for line in comparison.arms:
+        if line.controls:
+            values = [line.rates["accuracy_t2"], *(line.controls[name] for name in _CONTROL_NAMES)]
+            rows.append([line.name, *(points(value, False) for value in values)])
+    return rows
+
+
+def _control_table(comparison: Comparison) -> str:
+    rows = control_cells(comparison)
+    if not rows:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("arm", "acc@t2", *_CONTROL_NAMES.values()))
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        "<h3>Controls</h3><p>Accuracy (%) of greedy second attempts. An arm corrects if C1 and C2 both "
+        "cost accuracy; one that loses nothing under C2 answers anew, whatever it wrote before.</p>"
+        f"<table><tr>{head}</tr>{body}</table>"
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from envs import Task
 from rewards import Verdict
-from rl.config import EvalConfig
 from rl.rollout import EpisodePlan, Rollout
 from rl.seeding import derive_seed
 from rl.types import Episode, Finish
@@ -83,47 +82,32 @@ class EvalRow:
         return asdict(self)
 
 
-def evaluate(
-    rollout: Rollout,
-    tasks: Sequence[Task],
-    config: EvalConfig,
-    arm: str,
-    seed: int,
-    on_episode: Callable[[Episode], None] | None = None,
-) -> list[EvalRow]:
-    """Greedy and sampled episodes on every task.
-
-    Args:
-        rollout: Plays episodes with the environment's full number of attempts.
-        tasks: What to measure on.
-        config: Which modes, how many samples.
-        arm: Named in the rows.
-        seed: Named in the rows; it does not change what is drawn.
-        on_episode: Called as episodes end.
-    """
-    rows = []
-    if config.greedy:
-        rows += play(rollout, tasks, 1, 0.0, arm, seed, "greedy", on_episode)
-    if config.samples_per_task:
-        rows += play(rollout, tasks, config.samples_per_task, config.temperature, arm, seed, "sampled", on_episode)
-    return rows
-
-
 def play(
     rollout: Rollout,
     tasks: Sequence[Task],
     n_samples: int,
     temperature: float,
-    arm: str,
-    seed: int,
     mode: str,
     on_episode: Callable[[Episode], None] | None = None,
-) -> list[EvalRow]:
-    """``n_samples`` episodes per task in one mode."""
+) -> list[Episode]:
+    """``n_samples`` episodes per task in one mode, those of a task next to each other.
+
+    Args:
+        rollout: Plays episodes with the environment's full number of attempts.
+        tasks: What to measure on.
+        n_samples: Episodes per task.
+        temperature: 0 for greedy.
+        mode: Decides the draws, together with task and sample.
+        on_episode: Called as episodes end.
+    """
     plans = [
         EpisodePlan(task, index, derive_seed(EVALUATION_SEED, mode, task.id, sample))
         for index, task in enumerate(tasks)
         for sample in range(n_samples)
     ]
-    episodes = rollout.run(plans, temperature, on_episode)
+    return rollout.run(plans, temperature, on_episode)
+
+
+def to_rows(episodes: Sequence[Episode], n_samples: int, arm: str, seed: int, mode: str) -> list[EvalRow]:
+    """The rows of what :func:`play` returned; arm and seed are named in them and change no draw."""
     return [EvalRow.of(episode, arm, seed, mode, i % n_samples) for i, episode in enumerate(episodes)]

@@ -105,12 +105,12 @@ class Workbench:
             raise ValueError(f"{n} tasks of split {split.value!r} asked for, but {self.config.env.id} has {len(tasks)}")
         return tasks[:n] if n else tasks
 
-    def rollout(self, split: Split, attempts: int = 0) -> Rollout:
-        """A rollout on this environment; ``attempts=0`` takes the environment's own number."""
+    def rollout(self, split: Split, attempts: int = 0, feedback: str | None = None) -> Rollout:
+        """A rollout on this environment; ``attempts=0`` and no ``feedback`` take the environment's own."""
         return Rollout(
             self.engine,
             self.renderer,
-            lambda: make_env(self.config.env, self.taskset, split, attempts),
+            lambda: make_env(self.config.env, self.taskset, split, attempts, feedback),
             self.config.env.max_new_tokens,
             self.context_length,
         )
@@ -121,13 +121,15 @@ def make_taskset(config: EnvConfig) -> TaskSet:
     return envs.make(config.id, options=config.task_options).taskset
 
 
-def make_env(config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0) -> SelfCorrectEnv:
+def make_env(
+    config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0, feedback: str | None = None
+) -> SelfCorrectEnv:
     """An environment over an already loaded task set."""
     return SelfCorrectEnv(
         taskset,
         split=split,
         attempts=attempts or config.attempts,
-        feedback=config.feedback,
+        feedback=feedback or config.feedback,
         prompts=config.prompts,
         stop_on_correct=config.stop_on_correct,
     )

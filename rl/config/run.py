@@ -117,6 +117,8 @@ class EvalConfig:
         greedy: One greedy episode per task.
         samples_per_task: Sampled episodes per task; 0 for none.
         temperature: Of the sampled episodes.
+        controls: Play greedy second attempts again without the own first attempt, with another task's, and with the
+            verdict; see :mod:`rl.controls`.
     """
 
     split: str = "test"
@@ -124,12 +126,14 @@ class EvalConfig:
     greedy: bool = True
     samples_per_task: int = 4
     temperature: float = 1.0
+    controls: bool = False
 
     def __post_init__(self) -> None:
         refuse(self.split not in ("validation", "test"), f"evaluation.split={self.split}: use validation or test")
         refuse(
             not self.greedy and not self.samples_per_task, "evaluation: neither greedy nor sampled episodes asked for"
         )
+        refuse(self.controls and not self.greedy, "evaluation.controls start from greedy episodes: set greedy=true")
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """The comparison end to end, tiny; its statistics from made-up rows; resume and refusal."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -46,7 +48,7 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     for job, result in results.items():
         rows = read_jsonl(job / "rows.jsonl")
         keys = {(r["arm"], r["seed"], r["mode"], r["task_id"], r["sample"]) for r in rows}
-        assert len(rows) == len(keys) == 20 * (1 + 2)
+        assert len(rows) == len(keys) == 20 * (1 + 3 + 2)  # greedy, three controls, two samples
         assert {r["arm"] for r in rows} == {result["arm"]}
         assert (job / "policy" / "model.safetensors").exists()
     for word in ("SCoRe", "STaR", "base", "episodes/s", "sampling", "verification", "update", "report:"):
@@ -118,11 +120,37 @@ def test_the_numbers_of_a_comparison(folder):
 
 def test_the_sentences_say_what_the_intervals_say(folder):
     text = "\n".join(verdicts(analyse(folder, ORDER, {"winner": "Filtered SFT"}, "made up")))
-    assert "Filtered SFT: corrects itself" in text  # whoever wins is named, whatever was hoped for
+    assert "Filtered SFT: answers better the second time" in text  # whoever wins is named, whatever was hoped for
     assert "worse: makes its answers worse" in text
     assert "flat: shows no change" in text
     assert "3 of 3 seeds failed" in text
     assert "The largest delta is Filtered SFT's" in text
+
+
+@pytest.mark.parametrize(
+    ("without", "others", "sentence"),
+    [
+        (10, 10, "It uses what it wrote: acc@t2 is 30.0"),
+        (0, 40, "It answers anew rather than corrects: with its first attempt at another task acc@t2 is no lower"),
+        (40, 0, "It answers anew rather than corrects: without a first attempt acc@t2 is no lower"),
+    ],
+)
+def test_the_report_says_whether_an_arm_corrects_or_answers_again(folder, without, others, sentence):
+    """40 of 100 second attempts are mended; under a control so many of them as the case says."""
+    for seed in (0, 1, 2):
+        rows = rows_with("winner", seed, 40, 0)
+        for mode, n_fixed in (("without_first", without), ("others_first", others), ("told_verdict", 50)):
+            rows += [replace(one, mode=mode) for one in reversed(rows_with("winner", seed, n_fixed, 0))]
+        shutil.rmtree(folder / "arms" / "winner" / f"seed_{seed}")
+        stored(folder, "winner", seed, rows)
+    comparison = analyse(folder, ORDER, {"winner": "RL"}, "made up")
+    winner = comparison.arm("winner")
+    assert winner.controls["told_verdict"].mean == pytest.approx(1.0)
+    assert winner.losses["without_first"].mean == pytest.approx((40 - without) / 100)
+    text = "\n".join(verdicts(comparison))
+    assert sentence in text
+    assert text.count("(control C1)") + text.count("control C2") <= 2  # arms without controls say nothing of them
+    assert not comparison.arm("flat").controls
 
 
 def test_a_crashed_seed_is_shown_and_left_out(folder):

@@ -1,0 +1,80 @@
+"""The controls of self-correction, on the embedded model and on a policy that is known to look at its first attempt."""
+
+from envs import Split
+from rl.backends.engine_scripted import ScriptedEngine
+from rl.controls import Control, control_rows
+from rl.evaluate import play
+from rl.rollout import Rollout
+from rl.workbench import make_env
+from tests.helpers import build_trainer, modchain_config
+
+
+def rows_of(script, n=10):
+    """Rows by control, of a scripted policy on the embedded task."""
+    _, bench = build_trainer(modchain_config())
+    tokenizer, renderer = bench.tokenizer, bench.renderer
+    engine = ScriptedEngine(script(tokenizer), tokenizer.encode, renderer.end_id)
+
+    def rollout(feedback=None):
+        make = lambda: make_env(bench.config.env, bench.taskset, Split.TEST, 2, feedback)  # noqa: E731
+        return Rollout(engine, renderer, make, [3, 7], 64)
+
+    tasks = bench.tasks(Split.TEST)[:n]
+    episodes = play(rollout(), tasks, 1, 0.0, "greedy")
+    rows = control_rows(rollout(), rollout("verdict"), episodes, tasks, renderer.end_id, "x", 3)
+    return episodes, {control: [row for row in rows if row.mode == control] for control in Control}
+
+
+def prompt_of(request, tokenizer):
+    return tokenizer.decode(request.prompt_ids)
+
+
+def test_each_control_changes_what_stands_before_the_second_attempt():
+    seen = []
+
+    def script(tokenizer):
+        def answer(request):
+            text = prompt_of(request, tokenizer)
+            if text.count("<|assistant|>") == 1:
+                return f": {len(seen) % 10}"
+            seen.append(text)
+            return ": 1"
+
+        return answer
+
+    episodes, rows = rows_of(script)
+    assert {control: len(found) for control, found in rows.items()} == dict.fromkeys(Control, 10)
+    assert all(row.arm == "x" and row.seed == 3 for found in rows.values() for row in found)
+    own, without, others, told = (seen[i : i + 10] for i in range(0, 40, 10))
+    for i, text in enumerate(own):
+        question = text.split("<|assistant|>")[0]
+        assert without[i].startswith(question)
+        assert "<|assistant|> <|end|>" in without[i]
+        mine = text.split("<|assistant|>")[1].split("<|end|>")[0]
+        theirs = own[(i + 5) % 10].split("<|assistant|>")[1].split("<|end|>")[0]
+        assert mine in told[i]
+        assert theirs in others[i]
+        assert ("right" in told[i]) != ("wrong" in told[i])
+        assert ("right" in told[i]) == (episodes[i].turns[0].reward == 1.0)
+    for control in (Control.OTHERS_FIRST, Control.TOLD_VERDICT):
+        assert [row.task_id for row in rows[control]] == [episode.task_id for episode in episodes]
+
+
+def test_a_policy_that_repeats_its_first_attempt_loses_it_with_it():
+    """It copies what stands before: right where its own attempt was, as right as another's attempt by chance."""
+
+    def script(tokenizer):
+        def answer(request):
+            text = prompt_of(request, tokenizer)
+            if text.count("<|assistant|>") == 1:
+                return ": 4"
+            before = text.split("<|assistant|>")[1].split("<|end|>")[0].strip()
+            return before or ": 0"
+
+        return answer
+
+    episodes, rows = rows_of(script, n=20)
+    own = [episode.turns[-1].reward == 1.0 for episode in episodes]
+    assert [row.correct[-1] for row in rows[Control.OTHERS_FIRST]] == own  # all first attempts are alike
+    assert any(own)
+    assert [row.correct[-1] for row in rows[Control.WITHOUT_FIRST]] != own
