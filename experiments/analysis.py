@@ -7,6 +7,7 @@ from typing import Any
 
 from rl.controls import Control
 from rl.evaluate import EvalRow
+from rl.significance import detectable_delta, holm, iqm, newcombe_paired
 from rl.statistics import ArmTable, Bootstrap, Interval, mcnemar, tabulate
 from rl.tracking import read_jsonl
 
@@ -18,11 +19,20 @@ BASE = "base"
 
 @dataclass(frozen=True, slots=True)
 class SeedLine:
-    """One training run: its rates, and the p-value of "no correction" (exact McNemar)."""
+    """One training run: its rates, and the evidence that it changes anything.
+
+    Args:
+        seed: Which.
+        rates: In [0, 1].
+        p_value: Of "no correction", exact McNemar.
+        delta_interval: Newcombe's paired interval of delta; over tasks, so it says nothing about other seeds.
+        failed: Whether delta is at most :data:`FAILED_BELOW`.
+    """
 
     seed: int
     rates: dict[str, float]
     p_value: float
+    delta_interval: tuple[float, float]
     failed: bool
 
 
@@ -35,6 +45,12 @@ class ArmLine:
     rates: dict[str, Interval]
     against: dict[str, Interval]
     """Difference in delta, this arm minus another, by the other's key."""
+    p_against: dict[str, float]
+    """Two-sided bootstrap p-values of these differences, not adjusted."""
+    delta_iqm: float
+    """Interquartile mean of delta over seeds."""
+    detectable: float
+    """The delta that this many tasks would show in 80 % of cases, were as many to change as did."""
     seeds: list[SeedLine]
     crashed: list[int]
     controls: dict[str, Interval]
@@ -150,6 +166,13 @@ def _arm_line(
             for other in present
             if other != arm
         },
+        p_against={
+            other: boot.p_value(_paired(table, "delta", complete), _paired(tables[other], "delta", complete))
+            for other in present
+            if other != arm
+        },
+        delta_iqm=iqm(table.per_seed("delta")),
+        detectable=_detectable(table),
         seeds=[
             _seed_line(table, i, [r for r in rows if r.arm == arm and r.mode == mode]) for i in range(len(table.seeds))
         ],
@@ -194,7 +217,14 @@ def _seed_line(table: ArmTable, index: int, rows: list[EvalRow]) -> SeedLine:
     fixed = sum(row.correct[-1] and not row.correct[0] for row in good)
     broken = sum(row.correct[0] and not row.correct[-1] for row in good)
     rates = {name: table.per_seed(name)[index] for name in SHOWN}
-    return SeedLine(seed, rates, mcnemar(fixed, broken), rates["delta"] <= FAILED_BELOW)
+    both = sum(row.correct[0] and row.correct[-1] for row in good)
+    interval = newcombe_paired(both, broken, fixed, len(good) - both - broken - fixed)
+    return SeedLine(seed, rates, mcnemar(fixed, broken), interval, rates["delta"] <= FAILED_BELOW)
+
+
+def _detectable(table: ArmTable) -> float:
+    changing = sum(sum(table.per_seed(name)) for name in ("delta_i_to_c", "delta_c_to_i")) / len(table.seeds)
+    return detectable_delta(changing, len(table.task_ids))
 
 
 def verdicts(comparison: Comparison) -> list[str]:
@@ -251,11 +281,13 @@ def _ranking(comparison: Comparison) -> list[str]:
     if len(trained) < 2:
         return []
     best = max(trained, key=lambda line: line.rates["delta"].mean)
-    beaten = [o.name for o in trained if o is not best and best.against[o.arm].low > 0]
-    level = [o.name for o in trained if o is not best and best.against[o.arm].low <= 0]
+    others = [line for line in trained if line is not best]
+    adjusted = holm([best.p_against[other.arm] for other in others])
+    beaten = [o.name for o, p in zip(others, adjusted, strict=True) if p < 0.05 and best.against[o.arm].mean > 0]
+    level = [o.name for o in others if o.name not in beaten]
     sentence = f"The largest delta is {best.name}'s."
     if beaten:
-        sentence += f" Its paired difference is above 0 against {', '.join(beaten)}."
+        sentence += f" It is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
     if level:
         sentence += f" It cannot be told from {', '.join(level)}."
     final = max(comparison.arms, key=lambda line: line.rates["accuracy_t2"].mean)

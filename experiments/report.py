@@ -128,7 +128,9 @@ def _page(
 <h1>Offline against online: {html.escape(first.env)}</h1>
 <p>{first.n_tasks} test tasks, rates in percent: mean over seeds and 95 % interval (bootstrap over seeds, then tasks,
 paired between arms; rough with few seeds, so read every seed below). Delta is accuracy of the last minus the first
-attempt. A seed failed if its delta is at most 1 point.</p>
+attempt; its IQM is the mean of the middle half of the seeds. The detectable delta is what one run on this many tasks
+would show with 80 % power, were as many of them to change sides as did. A seed failed if its delta is at most 1
+point.</p>
 {"".join(_section(comparison) for comparison in comparisons.values())}
 <h2>Figures (greedy)</h2>{images}
 <h2>Answers per task</h2><p>Accuracy (%) from sampled episodes against the number of responses per task: any of k first
@@ -177,11 +179,13 @@ def _main_table(comparison: Comparison) -> str:
         failed = "-" if line.arm == BASE else f"{n_failed}/{len(line.seeds)}"
         mark = ' class="failed"' if n_failed and line.arm != BASE else ""
         body += (
-            f"<tr><td>{html.escape(line.name)}</td>{cells}<td{mark}>{failed}</td><td>{line.episodes}</td>"
+            f"<tr><td>{html.escape(line.name)}</td>{cells}<td>{100 * line.delta_iqm:+.1f}</td>"
+            f"<td>{100 * line.detectable:.1f}</td><td{mark}>{failed}</td><td>{line.episodes}</td>"
             f"<td>{line.sampled_tokens}</td><td>{line.gradient_tokens}</td><td>{line.seconds:.0f}</td></tr>"
         )
     return (
-        f"<table><tr><th>arm</th>{head}<th>failed seeds</th><th>sampled episodes</th><th>sampled tokens</th>"
+        f"<table><tr><th>arm</th>{head}<th>delta, IQM</th><th>detectable delta</th><th>failed seeds</th>"
+        f"<th>sampled episodes</th><th>sampled tokens</th>"
         f"<th>gradient tokens</th><th>seconds/run</th></tr>{body}</table>"
     )
 
@@ -223,11 +227,14 @@ def _seed_table(comparison: Comparison) -> str:
         for seed in line.seeds:
             cells = "".join(f"<td>{100 * seed.rates[name]:.1f}</td>" for name in SHOWN)
             fate = "failed" if seed.failed and line.arm != BASE else ""
+            low, high = (100 * end for end in seed.delta_interval)
             body += (
-                f"<tr><td>{html.escape(line.name)}</td><td>{seed.seed}</td>{cells}<td>{seed.p_value:.2g}</td>"
+                f"<tr><td>{html.escape(line.name)}</td><td>{seed.seed}</td>{cells}<td>{low:+.1f}, {high:+.1f}</td>"
+                f"<td>{seed.p_value:.2g}</td>"
                 f'<td class="failed">{fate}</td></tr>'
             )
-    return f"<table><tr><th>arm</th><th>seed</th>{head}<th>McNemar p</th><th></th></tr>{body}</table>"
+    last = "<th>delta, Newcombe</th><th>McNemar p</th><th></th>"
+    return f"<table><tr><th>arm</th><th>seed</th>{head}{last}</tr>{body}</table>"
 
 
 def _examples(comparison: Comparison, rows: list[EvalRow]) -> str:

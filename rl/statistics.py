@@ -192,6 +192,12 @@ class Bootstrap:
         centre = float(np.nanmean(np.nanmean(left_SN, axis=1)) - np.nanmean(np.nanmean(right_SN, axis=1)))
         return _interval(centre, self.means(left_SN) - self.means(right_SN), level)
 
+    def p_value(self, left_SN: np.ndarray, right_SN: np.ndarray) -> float:
+        """Two-sided: twice the share of draws whose difference has the other sign or is 0, at least 2 / draws."""
+        draws = self.means(left_SN) - self.means(right_SN)
+        other_sign = min((draws <= 0).mean(), (draws >= 0).mean())
+        return float(min(1.0, 2 * max(other_sign, 1 / len(draws))))
+
 
 def _interval(centre: float, draws: np.ndarray, level: float) -> Interval:
     low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])

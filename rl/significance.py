@@ -1,0 +1,108 @@
+"""Intervals and tests beyond the bootstrap, and how many tasks a difference takes to be seen."""
+
+from collections.abc import Sequence
+from math import ceil, sqrt
+
+import numpy as np
+from scipy.stats import norm, trim_mean
+
+
+def wilson(n_right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson 1927): sensible also near 0 and 1, where the normal one is not."""
+    if n == 0:
+        return 0.0, 1.0
+    z = float(norm.ppf(0.5 + level / 2))
+    p = n_right / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def newcombe_paired(
+    n_both: int, n_first_only: int, n_last_only: int, n_neither: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of ``P(last right) - P(first right)`` on the same tasks.
+
+    Newcombe, Statistics in Medicine 17:2635 (1998), method 10: Wilson limits of both proportions, squared and added
+    with the correlation of the pair, whose numerator is continuity-corrected.
+
+    Args:
+        n_both: Right at both attempts.
+        n_first_only: Right at the first, wrong at the last.
+        n_last_only: Wrong at the first, right at the last.
+        n_neither: Wrong at both.
+        level: Coverage.
+    """
+    n = n_both + n_first_only + n_last_only + n_neither
+    if n == 0:
+        return -1.0, 1.0
+    n_last, n_first = n_both + n_last_only, n_both + n_first_only
+    p_last, p_first = n_last / n, n_first / n
+    (low_last, high_last), (low_first, high_first) = wilson(n_last, n, level), wilson(n_first, n, level)
+    phi = _phi(n_both, n_first_only, n_last_only, n_neither, n)
+
+    def distance(a: float, b: float) -> float:
+        return sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
+
+    delta = p_last - p_first
+    low = delta - distance(p_last - low_last, high_first - p_first)
+    high = delta + distance(high_last - p_last, p_first - low_first)
+    return max(-1.0, low), min(1.0, high)
+
+
+def _phi(both: int, first_only: int, last_only: int, neither: int, n: int) -> float:
+    margins = (both + first_only) * (last_only + neither) * (both + last_only) * (first_only + neither)
+    if margins == 0:
+        return 0.0
+    covariance = both * neither - first_only * last_only
+    if covariance > 0:
+        covariance = max(covariance - n / 2, 0.0)
+    return covariance / sqrt(margins)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of a family of tests, in the given order (Holm, Scandinavian J. of Statistics 6:65, 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def iqm(values: Sequence[float]) -> float:
+    """Interquartile mean: of the middle half, which one odd seed cannot move (arXiv 2108.13264, section 4.2)."""
+    return float(trim_mean(np.asarray(values, dtype=float), 0.25))
+
+
+def delta_standard_error(i_to_c: float, c_to_i: float, n_tasks: int) -> float:
+    """Standard error of delta from the shares of tasks that change sides: ``sqrt((b + c - (b - c)^2) / n)``."""
+    return sqrt(max(0.0, i_to_c + c_to_i - (i_to_c - c_to_i) ** 2) / n_tasks)
+
+
+def detectable_delta(discordant: float, n_tasks: int, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest delta that a two-sided test on this many tasks finds with this power.
+
+    Args:
+        discordant: Share of tasks whose verdict differs between the attempts.
+        n_tasks: Number of tasks.
+        power: Probability of finding it.
+        level: 1 minus the test's size.
+    """
+    z2 = _z_squared(power, level)
+    return sqrt(z2 * discordant / (n_tasks + z2))  # from needed_tasks, solved for delta
+
+
+def needed_tasks(delta: float, discordant: float, power: float = 0.8, level: float = 0.95) -> int:
+    """Tasks that it takes to find a delta: ``(z_level + z_power)^2 (discordant - delta^2) / delta^2``.
+
+    Raises:
+        ValueError: If the delta is 0 or larger than the share of tasks that change at all.
+    """
+    if not 0 < abs(delta) <= discordant:
+        raise ValueError(f"a delta of {delta} needs at least that share of changing tasks, and {discordant} change")
+    return ceil(_z_squared(power, level) * (discordant - delta**2) / delta**2)
+
+
+def _z_squared(power: float, level: float) -> float:
+    return float(norm.ppf(0.5 + level / 2) + norm.ppf(power)) ** 2
