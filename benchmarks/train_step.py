@@ -29,14 +29,17 @@ from rl.config import TrainConfig
 SIDES = ("ours", "trl")
 ROUNDS, STEPS = 2, 4
 OUT = Path("runs/benchmarks/train_step.json")
-DEFAULTS = ["experiment=benchmark"]
+DEFAULT = "experiment=benchmark"
+"""Unless the overrides name another experiment, or ``experiment=none``."""
 
 
 def load_config(overrides: list[str]) -> TrainConfig:
     """The config of both sides."""
     register_schemas()
+    chosen = any(override.startswith("experiment=") for override in overrides)
+    overrides = [word for word in overrides if word != "experiment=none"] if chosen else [DEFAULT, *overrides]
     with initialize_config_dir(CONFIGS, version_base=None):
-        config = OmegaConf.to_object(compose("train", [*DEFAULTS, *overrides]))
+        config = OmegaConf.to_object(compose("train", overrides))
     assert isinstance(config, TrainConfig)
     return config
 

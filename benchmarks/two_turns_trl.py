@@ -122,7 +122,7 @@ def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, fl
     """``n_steps`` optimiser steps of GRPO; seconds, sampling seconds and sampled tokens of each."""
     from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     bench = Workbench.build(config)
     turns, steps = TwoTurns(bench, config), []
@@ -150,8 +150,6 @@ def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, fl
             )
             self.began, self.before = now, Spent(spent.seconds, spent.sampled_tokens, spent.episodes)
 
-    size = config.training.tasks_per_step * config.algorithm.group_size
-    stage, on_cpu = config.algorithm.stages[0], bench.distributed.device.type == "cpu"
     warnings.filterwarnings("ignore")
     trainer = GRPOTrainer(
         model=bench.model,
@@ -160,29 +158,37 @@ def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, fl
         rollout_func=turns,
         train_dataset=Dataset.from_list(rows),
         callbacks=[Clock()],
-        args=GRPOConfig(
-            output_dir=str(scratch),
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=1,
-            num_generations=config.algorithm.group_size,
-            max_completion_length=4 * sum(config.env.max_new_tokens),
-            max_steps=n_steps,
-            learning_rate=config.optim.lr,
-            lr_scheduler_type="constant",
-            beta=stage.kl_coefs[0],
-            temperature=config.algorithm.temperature,
-            epsilon=config.algorithm.clip_low,
-            loss_type="grpo",
-            gradient_checkpointing=config.optim.gradient_checkpointing,
-            bf16=config.optim.mixed_precision == "bf16",
-            use_cpu=on_cpu,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            seed=config.seed,
-        ),
+        args=_arguments(config, scratch, n_steps, bench.distributed.device.type == "cpu"),
     )
     trainer.train()
     return steps
+
+
+def _arguments(config: TrainConfig, scratch: Path, n_steps: int, on_cpu: bool) -> Any:
+    """Our config in TRL's words."""
+    from trl import GRPOConfig
+
+    size = config.training.tasks_per_step * config.algorithm.group_size
+    return GRPOConfig(
+        output_dir=str(scratch),
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=1,
+        num_generations=config.algorithm.group_size,
+        max_completion_length=4 * sum(config.env.max_new_tokens),
+        max_steps=n_steps,
+        learning_rate=config.optim.lr,
+        lr_scheduler_type="constant",
+        beta=config.algorithm.stages[0].kl_coefs[0],
+        temperature=config.algorithm.temperature,
+        epsilon=config.algorithm.clip_low,
+        loss_type="grpo",
+        gradient_checkpointing=config.optim.gradient_checkpointing,
+        bf16=config.optim.mixed_precision == "bf16",
+        use_cpu=on_cpu,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=config.seed,
+    )
