@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from experiments.schema import CompareConfig, PlayConfig, PretrainConfig
+from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, WatchConfig
 from rewards.sandbox import SandboxError
 from rl import config as schema
 from rl.checkpoint import latest_unfinished
@@ -38,6 +38,7 @@ _ENTRY_POINTS = {
     "compare": CompareConfig,
     "pretrain": PretrainConfig,
     "play": PlayConfig,
+    "watch": WatchConfig,
 }
 console = Console()
 if not console.is_terminal:

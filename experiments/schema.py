@@ -74,3 +74,24 @@ class PlayConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     split: str = "train"
     seed: int = 0
+
+
+@dataclass
+class WatchConfig:
+    """``experiments.watch``: a run while it goes.
+
+    Args:
+        run: Folder of a run or of a comparison.
+        every_s: Seconds between two looks.
+        once: Print once and end, for logs and pipes.
+        episodes: How many of the newest episodes are shown.
+    """
+
+    run: str = MISSING
+    every_s: float = 2.0
+    once: bool = False
+    episodes: int = 3
+
+    def __post_init__(self) -> None:
+        if self.every_s <= 0 or self.episodes < 0:
+            raise ValueError("every_s must be positive and episodes not negative")

@@ -86,7 +86,8 @@ class HFEngine:
         self.policy_version = version
 
     def sleep(self) -> None:
-        """The model is the trainer's: there is nothing to free."""
+        """Forgets the keys and values of earlier turns; the model is the trainer's and stays."""
+        self._store.clear()
 
     def wake(self) -> None:
         """Nothing to restore."""

@@ -143,6 +143,9 @@ def test_what_was_kept_is_forgotten_when_weights_change(modchain):
     assert engine._store._kept
     engine.load_weights((), 1)
     assert not engine._store._kept
+    complete(engine, requests(renderer, n=3))
+    engine.sleep()  # nor do they take memory while the trainer updates
+    assert not engine._store._kept
 
 
 def test_equal_prompts_are_read_once(modchain):

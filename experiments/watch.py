@@ -1,0 +1,176 @@
+"""A run while it goes: ``python -m experiments.watch run=runs/train/<time>``; a comparison's folder shows all its jobs.
+
+Reads the files that a run writes and touches nothing, so it can be started, stopped and started again at any time, also
+on another machine that shares the folder.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from experiments.cli import UserError, console, entry_point
+from experiments.schema import WatchConfig
+from rl.metrics import catalogue
+
+SHOWN = (
+    "rollout/episodes",
+    "rollout/accuracy_t1",
+    "rollout/accuracy_t2",
+    "reward/shaped_t1",
+    "reward/shaped_t2",
+    "policy/loss",
+    "policy/kl_ref_t1",
+    "policy/kl_ref_t2",
+    "policy/entropy",
+    "policy/sampler_gap",
+    "critic/explained_variance",
+    "group/mixed_fraction",
+    "rollout/failed_fraction",
+    "optim/grad_norm",
+    "optim/lr",
+    "system/episodes_per_second",
+    "system/peak_memory",
+)
+CURVE = 40
+"""Steps that a curve shows, the newest at the right."""
+TAIL_BYTES = 2**20
+"""What is read of a file's end: episodes of long runs are not read from the start every second."""
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def tail(path: Path, n_bytes: int = TAIL_BYTES) -> list[dict[str, Any]]:
+    """The newest complete lines of a JSON-lines file; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        start = max(0, file.tell() - n_bytes)
+        file.seek(start)
+        lines = file.read().split(b"\n")
+    complete = lines[1 if start else 0 : -1]  # the first may lack its beginning, the last its end
+    return [json.loads(line) for line in complete if line]
+
+
+def curve(values: Sequence[float | None], n: int = CURVE) -> str:
+    """A line of blocks between the smallest and the largest of the last ``n`` values; gaps where there is none."""
+    shown = list(values)[-n:]
+    known = [value for value in shown if value is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    scale = (len(_BARS) - 2) / (high - low) if high > low else 0.0
+    return "".join(" " if value is None else _BARS[1 + round((value - low) * scale)] for value in shown)
+
+
+def metrics_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The newest value and the curve of the metrics that tell how a run is doing."""
+    steps = [row for row in rows if "optim/lr" in row]
+    table = Table(title=f"step {steps[-1]['step']}" if steps else "no step yet", title_justify="left")
+    for name, justify in (("metric", "left"), ("now", "right"), ("unit", "left"), (f"last {CURVE} steps", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    units = catalogue()
+    for name in SHOWN:
+        values = [step.get(name) for step in steps]
+        if any(value is not None for value in values):
+            now = "-" if values[-1] is None else f"{values[-1]:.4g}"
+            table.add_row(name, now, units[name].unit, curve(values))
+    return table
+
+
+def validation_line(rows: Sequence[dict[str, Any]]) -> Text:
+    """The newest validation, and the way there."""
+    found = [row for row in rows if "eval/validation/delta" in row]
+    if not found:
+        return Text("no validation yet", style="dim")
+    last = found[-1]
+    parts = [
+        f"{name} {100 * last[f'eval/validation/{name}']:.1f} %" for name in ("accuracy_t1", "accuracy_t2", "delta")
+    ]
+    history = curve([row.get("eval/validation/accuracy_t2") for row in found])
+    return Text(f"validation at step {last['step']}: {', '.join(parts)}   acc@t2 {history}")
+
+
+def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
+    """How the newest step's kept episodes went from the first to the last attempt."""
+    if not episodes:
+        return Text("no episodes yet", style="dim")
+    newest = [episode for episode in episodes if episode["step"] == episodes[-1]["step"] and episode["turns"]]
+    sides = Counter(
+        "->".join("c" if turn["verdict"] == "correct" else "i" for turn in (episode["turns"][0], episode["turns"][-1]))
+        for episode in newest
+    )
+    shares = "  ".join(f"{name} {sides[name]}" for name in ("i->c", "c->i", "c->c", "i->i"))
+    return Text(f"transitions of {len(newest)} kept episodes of step {episodes[-1]['step']}: {shares}")
+
+
+def episode_panel(episode: dict[str, Any]) -> Panel:
+    """One episode: what was written, what it earned."""
+    lines = Text()
+    for k, turn in enumerate(episode["turns"]):
+        style = "green" if turn["verdict"] == "correct" else "red"
+        lines.append(f"attempt {k + 1} ", style="bold")
+        lines.append(f"{turn['verdict']}, reward {turn['reward']:g}\n", style=style)
+        lines.append(turn["text"][:400].rstrip() + "\n")
+    return Panel(lines, title=Text(str(episode["task_id"])[:80]), title_align="left")
+
+
+def run_view(folder: Path, n_episodes: int) -> Group:
+    """Everything about one run."""
+    rows, episodes = tail(folder / "metrics.jsonl"), tail(folder / "episodes.jsonl")
+    state = "finished" if (folder / "result.json").exists() else "running, or interrupted"
+    parts = [Text(f"{folder}: {state}", style="bold"), metrics_table(rows), validation_line(rows)]
+    shown = [episode_panel(episode) for episode in episodes[-n_episodes:]] if n_episodes else []
+    return Group(*parts, transitions_line(episodes), *shown)
+
+
+def comparison_view(folder: Path) -> Table:
+    """One line for every job of a comparison."""
+    table = Table(title=str(folder), title_justify="left")
+    for name in ("job", "state", "episodes", "validation acc@t1", "acc@t2", "delta", "acc@t2 so far"):
+        table.add_column(name)
+    for job in sorted(path for path in folder.glob("arms/*/*") if path.is_dir()):
+        rows = [row for row in tail(job / "metrics.jsonl") if "eval/validation/delta" in row]
+        state = "finished" if (job / "result.json").exists() else "crashed" if (job / "error.txt").exists() else "begun"
+        cells = ["", "", "", ""]
+        if rows:
+            names = ("accuracy_t1", "accuracy_t2", "delta")
+            rates = (f"{100 * rows[-1][f'eval/validation/{name}']:.1f}" for name in names)
+            cells = [f"{rows[-1]['rollout/episodes']:.0f}", *rates]
+        history = curve([row.get("eval/validation/accuracy_t2") for row in rows])
+        table.add_row(f"{job.parent.name}/{job.name.removeprefix('seed_')}", state, *cells, history)
+    return table
+
+
+def view(folder: Path, n_episodes: int) -> Group | Table:
+    """What a folder holds: a comparison or a run."""
+    return comparison_view(folder) if (folder / "arms").is_dir() else run_view(folder, n_episodes)
+
+
+@entry_point("watch")
+def main(cfg: WatchConfig) -> None:
+    """Draws until Ctrl-C, or once."""
+    folder = Path(cfg.run)
+    if not folder.is_dir():
+        raise UserError(f"run={cfg.run}: there is no such folder; use runs/<name>/<time>")
+    if not (folder / "arms").is_dir() and not (folder / "config.yaml").exists():
+        raise UserError(f"run={cfg.run}: neither a run nor a comparison; use runs/<name>/<time>")
+    if cfg.once:
+        console.print(view(folder, cfg.episodes))
+        return
+    with Live(view(folder, cfg.episodes), console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            time.sleep(cfg.every_s)
+            live.update(view(folder, cfg.episodes), refresh=True)
+
+
+if __name__ == "__main__":
+    main()

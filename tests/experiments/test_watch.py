@@ -1,0 +1,89 @@
+"""The live view reads what runs write, whole or half."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from experiments.watch import comparison_view, curve, run_view, tail
+from rl.tracking import Tracker
+from tests.conftest import ROOT
+from tests.helpers import episode
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tracker = Tracker(tmp_path)
+    for step in (1, 2, 3):
+        tracker.log(step, {"optim/lr": 1e-3, "policy/loss": float(step), "rollout/accuracy_t2": 0.1 * step})
+        tracker.episodes(step, [episode((0.0, 1.0)), episode((1.0, 0.0)), episode((0.0, 0.0), task_id="[bold]b")])
+    tracker.log(3, {f"eval/validation/{name}": 0.5 for name in ("accuracy_t1", "accuracy_t2", "delta")})
+    tracker.close()
+    (tmp_path / "config.yaml").touch()
+    return tmp_path
+
+
+def shown(view):
+    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(view)
+    return console.export_text()
+
+
+def test_a_run_is_shown_with_its_newest_numbers_and_episodes(folder):
+    text = shown(run_view(folder, 2))
+    assert "step 3" in text
+    assert "running, or interrupted" in text
+    assert "policy/loss" in text
+    assert "▁▄█" in text or "▁▅█" in text
+    assert "validation at step 3: accuracy_t1 50.0 %" in text
+    assert "transitions of 3 kept episodes of step 3: i->c 1  c->i 1  c->c 0  i->i 1" in text
+    assert "[bold]b" in text  # a task is text, not markup
+    (folder / "result.json").touch()
+    assert "finished" in shown(run_view(folder, 0))
+
+
+def test_half_a_line_is_not_read(folder):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "policy/lo')
+    assert [row["step"] for row in tail(folder / "metrics.jsonl")] == [1, 2, 3, 3]
+    assert [row["step"] for row in tail(folder / "metrics.jsonl", 150)] == [3]  # only the file's end
+    assert tail(folder / "nothing.jsonl") == []
+
+
+def test_curves():
+    assert curve([0.0, 0.5, 1.0]) in ("▁▄█", "▁▅█")
+    assert curve([1.0, None, 1.0]) == "▁ ▁"
+    assert curve([]) == ""
+
+
+def test_an_empty_run_and_a_comparison(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    text = shown(run_view(tmp_path, 3))
+    assert "no step yet" in text
+    assert "no episodes yet" in text
+    done = tmp_path / "arms" / "score" / "seed_1"
+    done.mkdir(parents=True)
+    tracker = Tracker(done)
+    rates = {f"eval/validation/{name}": 0.25 for name in ("accuracy_t1", "accuracy_t2", "delta")}
+    tracker.log(0, rates | {"rollout/episodes": 1024.0})
+    tracker.close()
+    (done / "result.json").write_text(json.dumps({}))
+    crashed = tmp_path / "arms" / "star" / "seed_0"
+    crashed.mkdir(parents=True)
+    (crashed / "error.txt").touch()
+    text = shown(comparison_view(tmp_path))
+    assert "score/1" in text
+    assert "1024" in text
+    assert "crashed" in text
+
+
+def test_the_command_prints_once_and_names_what_is_missing(folder):
+    command = [sys.executable, "-m", "experiments.watch"]
+    done = subprocess.run([*command, f"run={folder}", "once=true"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "policy/loss" in done.stdout
+    missing = subprocess.run([*command, "run=nowhere"], cwd=ROOT, capture_output=True, text=True)
+    assert missing.returncode == 2
+    assert "there is no such folder" in missing.stdout
