@@ -1,7 +1,8 @@
 """Offline self-correction: sample, keep by rule, fine-tune on what is kept.
 
-STaR (Zelikman et al., arXiv 2203.14465) and Pair-SFT (Welleck et al., arXiv 2211.00053, without its second model), as
-SCoRe compares with them (arXiv 2409.12917, section 4). Only the last attempt is learned; the first is its context.
+STaR (Zelikman et al., arXiv 2203.14465) and Pair-SFT (Welleck et al., arXiv 2211.00053, without its second model),
+as SCoRe compares with them (arXiv 2409.12917, section 4), learn the last attempt only; the first is its context.
+Relabelled imitation (muCode, arXiv 2502.20380) learns every attempt.
 """
 
 import random
@@ -69,6 +70,35 @@ def keep_pairs(episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per
     return rows
 
 
+def keep_relabelled(episodes: Sequence[Episode], per_task: int, seed: int) -> list[SFTRow]:
+    """Relabelled imitation: whatever was seen before an attempt, the attempt that should have followed is a right one.
+
+    After muCode (arXiv 2502.20380, section 4.1): if one step suffices to recover from any state, the expert's answer to
+    every state is a solution, and states come from the policy itself, so there is no shift between training and use.
+    Right attempts *of the same turn* are preferred, because turns may have different room.
+
+    Args:
+        episodes: Sampled episodes; failed ones are left out.
+        per_task: At most this many states of each turn and task, drawn at random.
+        seed: Decides which states are kept and what answers them.
+    """
+    by_task: dict[str, list[Episode]] = defaultdict(list)
+    for episode in _finished(episodes):
+        by_task[episode.task_id].append(episode)
+    rows = []
+    for task_id, group in by_task.items():
+        rng = random.Random(derive_seed(seed, "relabel", task_id))
+        right = [[turn for turn in turns if _right(turn)] for turns in zip(*(e.turns for e in group), strict=False)]
+        anywhere = [turn for turns in right for turn in turns]
+        if not anywhere:
+            continue
+        for k, answers in enumerate(right):
+            states = [episode.turns[k].prompt_ids for episode in group]
+            for prompt_ids in rng.sample(states, min(per_task, len(states))):
+                rows.append(SFTRow.from_turn(prompt_ids, rng.choice(answers or anywhere).action_ids))
+    return rows
+
+
 def _finished(episodes: Sequence[Episode]) -> Iterator[Episode]:
     return (episode for episode in episodes if not episode.failed and len(episode.turns) > 1)
 
@@ -81,6 +111,8 @@ def keep(episodes: Sequence[Episode], config: OfflineConfig, seed: int) -> list[
     """The rows that a method keeps of sampled episodes."""
     if config.rule is Rule.STAR:
         return keep_star(episodes, config.keep_right_to_right)
+    if config.rule is Rule.RELABEL:
+        return keep_relabelled(episodes, config.pairs_per_task, seed)
     return keep_pairs(episodes, config.keep_right_to_right, config.pairs_per_task, seed)
 
 
@@ -88,7 +120,8 @@ class OfflineTrainer:
     """Runs one offline method.
 
     Every round samples with the current weights, keeps rows by rule and fine-tunes the *base* on them (STaR's outer
-    loop restarts from the base so as not to overfit). The rounds share the run's budget of sampled episodes equally.
+    loop restarts so as not to overfit) or, without ``restart``, the current model. The rounds share the run's budget of
+    sampled episodes equally.
 
     Args:
         config: The run.
@@ -135,7 +168,7 @@ class OfflineTrainer:
         return episodes
 
     def train_round(self, episodes: Sequence[Episode]) -> dict[str, float]:
-        """Keeps rows, restarts from the base and fine-tunes.
+        """Keeps rows, restarts from the base if the method does, and fine-tunes.
 
         Returns:
             ``kept`` and ``kept_fraction`` beside what :func:`rl.backends.sft.fine_tune` returns.
@@ -149,7 +182,8 @@ class OfflineTrainer:
                 f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; the base never does what the "
                 "method wants to imitate. Sample more (training.episodes) or take an easier task"
             )
-        self._model.load_state_dict(self._base)
+        if self._offline.restart:
+            self._model.load_state_dict(self._base)
         outcome = fine_tune(
             self._model,
             self._tokenizer,

@@ -15,6 +15,8 @@ class Rule(Enum):
     """Own two-attempt traces that end right."""
     PAIR = "pair"
     """A wrong first attempt paired with another, right first attempt at the same task as the second."""
+    RELABEL = "relabel"
+    """Every state that was visited, answered by a right attempt at the same task."""
 
 
 @dataclass
@@ -25,8 +27,10 @@ class OfflineConfig:
         name: Shown in tables.
         rule: Which traces are kept.
         keep_right_to_right: Also keep traces whose first attempt was right already (the paper's D+).
-        iterations: Rounds of sampling from the current model, each followed by fine-tuning the *base*.
-        pairs_per_task: For ``pair``: at most this many (wrong, right) pairs per task, and as many (right, right).
+        iterations: Rounds of sampling from the current model, each followed by fine-tuning.
+        restart: Every round fine-tunes the *base*, as STaR does, so as not to overfit; otherwise the current model.
+        pairs_per_task: For ``pair``: at most this many (wrong, right) pairs per task, and as many (right, right). For
+            ``relabel``: at most this many states of each turn and task.
         group_size: Episodes per task and round.
         temperature: Of the sampled episodes.
         epochs: Passes over the kept rows.
@@ -40,6 +44,7 @@ class OfflineConfig:
     rule: Rule = MISSING
     keep_right_to_right: bool = False
     iterations: int = 1
+    restart: bool = True
     pairs_per_task: int = 8
     group_size: int = 8
     temperature: float = 1.0
@@ -52,6 +57,7 @@ class OfflineConfig:
     def __post_init__(self) -> None:
         refuse(self.iterations < 1, f"offline.iterations={self.iterations}: must be positive")
         refuse(self.group_size < 1, f"offline.group_size={self.group_size}: must be positive")
+        refuse(self.pairs_per_task < 1, f"offline.pairs_per_task={self.pairs_per_task}: must be positive")
         refuse(
             self.rule is Rule.PAIR and self.iterations > 1,
             "offline.iterations: pair fine-tuning builds on the base's first attempts, so it takes 1 iteration",

@@ -6,7 +6,7 @@ import torch
 from envs import Split
 from rl.backends.sft import IGNORED, SFTRow, fine_tune
 from rl.config import OfflineConfig, OptimConfig, Rule, SFTConfig
-from rl.offline import NothingKeptError, OfflineTrainer, keep_pairs, keep_star
+from rl.offline import NothingKeptError, OfflineTrainer, keep_pairs, keep_relabelled, keep_star
 from rl.workbench import Workbench
 from tests.helpers import episode, modchain_config
 
@@ -37,6 +37,22 @@ def test_pairs_per_task_are_capped_and_plus_adds_right_to_right():
     assert len(keep_pairs(episodes, False, 4, 0)) == 4
     assert len(keep_pairs(episodes, True, 4, 0)) == 4 + 3
     assert keep_pairs([episode((0.0, 0.0))], True, 4, 0) == []
+
+
+def test_relabelling_answers_every_state_with_a_right_attempt():
+    # Task a: a wrong then right episode and one all wrong: turn 1's right answer is borrowed from turn 2, 11 21.
+    episodes = [episode((0.0, 1.0)), episode((0.0, 0.0)), episode((0.0, 0.0), task_id="hopeless")]
+    rows = keep_relabelled(episodes, per_task=8, seed=0)
+    assert len(rows) == 4  # two states of each turn of the solvable task, none of the other
+    assert {row.labels[-2:] for row in rows} == {(11, 21)}
+    assert sorted(len(row.input_ids) for row in rows) == [4, 4, 7, 7]
+    assert len(keep_relabelled(episodes, per_task=1, seed=0)) == 2
+
+
+def test_relabelling_prefers_answers_of_the_same_turn():
+    rows = keep_relabelled([episode((1.0, 0.0)), episode((0.0, 1.0))], per_task=8, seed=0)
+    by_turn = {len(row.input_ids): row.labels[-2:] for row in rows}
+    assert by_turn == {4: (10, 20), 7: (11, 21)}
 
 
 def sft_config(**offline):
@@ -84,6 +100,33 @@ def test_rounds_restart_from_the_base_and_spend_the_budget():
     assert all(torch.equal(trainer._base[name], base[name]) for name in base)
     changed = [name for name, tensor in bench.model.state_dict().items() if not torch.equal(tensor, base[name])]
     assert changed
+
+
+def test_iterated_fine_tuning_goes_on_from_the_current_model():
+    """With restart the second round loads the base first; without, it starts where the first ended."""
+    for restart in (True, False):
+        cfg = sft_config(
+            rule=Rule.STAR, iterations=2, group_size=4, keep_right_to_right=True, epochs=1, lr=1e-2, restart=restart
+        )
+        cfg.training.episodes = 256
+        bench = Workbench.build(cfg)
+        trainer = OfflineTrainer(
+            cfg,
+            bench.model,
+            bench.tokenizer,
+            bench.rollout(Split.TRAIN),
+            bench.tasks(Split.TRAIN),
+            bench.publish,
+            lambda *_: None,
+        )
+        trainer.train_round(trainer.collect())
+        after_one = {name: tensor.clone() for name, tensor in bench.model.state_dict().items()}
+        started_from = {}
+        load = bench.model.load_state_dict
+        bench.model.load_state_dict = lambda state, load=load, seen=started_from: (seen.update(state), load(state))[1]
+        trainer.train_round(trainer.collect())
+        assert bool(started_from) == restart
+        assert not torch.equal(after_one["lm_head.weight"], bench.model.state_dict()["lm_head.weight"])
 
 
 def test_a_rule_that_keeps_nothing_says_so():
