@@ -1,6 +1,7 @@
 """Hydra entry points with a typed schema behind every YAML and errors that a person can act on."""
 
 import difflib
+import importlib
 import os
 import re
 import sys
@@ -84,13 +85,10 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
     """
 
     def decorate(run: Callable[[Any], None]) -> Callable[[], None]:
-        def with_typed_config(cfg: DictConfig) -> None:
-            run(OmegaConf.to_object(cfg))
-
         def main() -> None:
             register_schemas()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
-            program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(with_typed_config)
+            program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
                 program()
             except KeyboardInterrupt:
@@ -113,9 +111,44 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
                 message = error.args[0] if isinstance(error, KeyError) and error.args else error
                 _fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
 
+        main.run = run  # type: ignore[attr-defined]
         return main
 
     return decorate
+
+
+class Program:
+    """What Hydra runs: a program's function on its typed config.
+
+    Launchers of sweeps send it to other processes by name; a function of ``__main__`` would be sent with everything
+    that it refers to, terminals included.
+
+    Args:
+        module: Of the program, as in ``python -m <module>``.
+        run: Its function, if this is the process that it was started in.
+    """
+
+    def __init__(self, module: str, run: Callable[[Any], None] | None = None) -> None:
+        self._module, self._run = module, run
+        self.__name__ = module.rpartition(".")[2]
+        self.__code__ = Program.__call__.__code__  # Hydra asks a task for its file
+
+    @classmethod
+    def of(cls, run: Callable[[Any], None]) -> "Program":
+        """The job of a function that was defined in a program's module."""
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        if run.__module__ == "__main__" and spec is not None:
+            return cls(spec.name, run)
+        return cls(run.__module__, run)
+
+    def __call__(self, cfg: DictConfig) -> None:
+        """Runs the program on a composed config."""
+        register_schemas()  # in another process nothing is registered yet
+        run = self._run or importlib.import_module(self._module).main.run
+        run(OmegaConf.to_object(cfg))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Program, (self._module,)
 
 
 def run_folder() -> Path:

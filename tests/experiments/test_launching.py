@@ -87,6 +87,17 @@ def test_a_run_goes_on_by_itself_and_a_changed_config_is_named(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_sweep_runs_in_processes_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "experiments.train", "-m", "launcher=joblib", "seed=3,4", *TINY]
+    done = subprocess.run(
+        [*command, f"runs_dir={tmp_path}", "name=x"], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = sorted(tmp_path.glob("x/*_multirun/*/result.json"))
+    assert [json.loads(path.read_text())["seed"] for path in results] == [3, 4]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
 def test_two_processes_make_one_run(fsdp, tmp_path):
     run_two("experiments.train", [*TINY, f"runs_dir={tmp_path}", "name=x"], fsdp)
