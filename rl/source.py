@@ -54,8 +54,6 @@ class EpisodeSource:
         if not any(stage.offline_first_attempts for stage in self._algorithm.stages):
             return 0
         seed, rank, n = self._config.seed, self._distributed.rank, self._distributed.n_processes
-        if 1 not in self._rollouts:
-            raise ValueError("offline first attempts need a rollout of one attempt")
         plans = [
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
         ]
