@@ -1,5 +1,6 @@
 """The policy module: heads, adapters, checkpointed activations, and weights on their way in and out."""
 
+import sys
 from copy import deepcopy
 
 import pytest
@@ -156,6 +157,12 @@ def test_only_adapters_are_trained_and_the_base_costs_no_copy():
 def test_unknown_adapter_targets_are_named():
     with pytest.raises(ValueError, match=r"model\.lora\.targets=\['nonsense'\]"):
         load_policy(ModelConfig(path=PATH, lora=LoraConfig(rank=2, targets=["nonsense"])))
+
+
+def test_a_missing_peft_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModuleNotFoundError, match=r"model\.lora\.rank=2 needs peft: pip install -e '\.\[lora\]'"):
+        load_policy(ModelConfig(path=PATH, lora=LoraConfig(rank=2)))
 
 
 def test_tied_weights_come_once_and_are_tied_again(tmp_path):
