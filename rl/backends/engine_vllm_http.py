@@ -26,6 +26,8 @@ from rl.types import Completion, Finish, Request, RunStoppedError
 
 PER_REPLICA = 256
 """Requests that one replica is sent at once; it batches them itself."""
+POLL_S = 0.05
+"""Longest wait for an answer before the rollout looks after what else is ready."""
 
 
 class ReplicaError(RuntimeError):
@@ -69,14 +71,14 @@ class VLLMHttpEngine:
         self._futures |= {self._threads.submit(self._complete, request) for request in requests}
 
     def step(self) -> list[Completion]:
-        """Waits for the next answers.
+        """Waits a moment for answers; returns none if none came, so that other episodes' next turns can be sent.
 
         Raises:
             RunStoppedError: If a request failed on every replica, however often it was tried.
         """
         if not self._futures:
             return []
-        done, self._futures = wait(self._futures, return_when=FIRST_COMPLETED)
+        done, self._futures = wait(self._futures, timeout=POLL_S, return_when=FIRST_COMPLETED)
         try:
             return [future.result() for future in done]
         except RunStoppedError:
