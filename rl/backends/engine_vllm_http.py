@@ -2,8 +2,9 @@
 
 The replicas are plain ``vllm serve`` processes that load ``rl.backends.vllm_worker`` as worker extension; the command
 is in docs/scaling.md. Weights travel through a folder that trainer and replicas share: written once, read by every
-replica, acknowledged before the next sample. A replica that fails is left out until the next update; its requests go
-to others, and because a request's seed decides its sample, the answer is the same one.
+replica, acknowledged before the next sample, the first time before any. The requests of a replica that fails go to
+others, and because a request's seed decides its sample, the answer is the same one. Only when no other is left is it
+tried again, and only if it says that it still holds the newest weights: one that was restarted does not.
 """
 
 import json
@@ -12,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -54,6 +56,7 @@ class VLLMHttpEngine:
         self._retries, self._timeout_s = engine.retries, engine.timeout_s
         self._folder = Path(engine.weights_dir or ".").resolve()
         self._down: set[str] = set()
+        self._run, self._loaded = uuid.uuid4().hex[:8], ""
         self._lock = threading.Lock()
         self._next = distributed.rank
         self._threads = ThreadPoolExecutor(PER_REPLICA * len(self._urls))
@@ -90,28 +93,38 @@ class VLLMHttpEngine:
     def _complete(self, request: Request) -> Completion:
         errors = []
         for attempt in range(self._retries + 1):
-            url = self._replica()
-            if url is None:
-                break
-            try:
-                return self._ask(url, request)
-            except ReplicaError as error:
-                errors.append(str(error))
-                with self._lock:
-                    self._down.add(url)
-                time.sleep(min(0.1 * 2**attempt, 5.0))
+            if url := self._replica():
+                try:
+                    return self._ask(url, request)
+                except ReplicaError as error:
+                    errors.append(str(error))
+                    with self._lock:
+                        self._down.add(url)
+            time.sleep(min(0.1 * 2**attempt, 5.0))
         last = errors[-1] if errors else "none is up"
         raise RunStoppedError(
-            f"engine=vllm_http: request {request.id} failed on every replica that was tried; "
-            f"{len(self._down)} of {len(self._urls)} replicas are down. Last: {last}. "
+            f"engine=vllm_http: request {request.id} failed on every replica that was tried, in {self._retries + 1} "
+            f"attempts; {len(self._down)} of {len(self._urls)} replicas are down. Last: {last}. "
             "Start them again and go on with resume=auto"
         )
 
     def _replica(self) -> str | None:
         with self._lock:
-            up = [url for url in self._urls if url not in self._down]
             self._next += 1
-            return up[self._next % len(up)] if up else None
+            turn = self._next
+            up = [url for url in self._urls if url not in self._down]
+        if not up:
+            up = [url for url in self._urls if self._holds_the_weights(url)]
+            with self._lock:
+                self._down -= set(up)
+        return up[turn % len(up)] if up else None
+
+    def _holds_the_weights(self, url: str) -> bool:
+        try:
+            answer = self._call(url, "/collective_rpc", {"method": "loaded_from"})
+        except ReplicaError:
+            return False
+        return set(answer["results"]) == {self._loaded}
 
     def _ask(self, url: str, request: Request) -> Completion:
         body = {
@@ -162,7 +175,7 @@ class VLLMHttpEngine:
         """
         if self._futures:
             raise RuntimeError(f"{len(self._futures)} requests are being decoded: weights can only change between them")
-        folder = self._folder / f"version_{version}"
+        folder = self._folder / f"run_{self._run}_version_{version}"  # other runs may share the folder
         if self._distributed.is_main:
             self._write(named, folder)
         else:
@@ -176,7 +189,7 @@ class VLLMHttpEngine:
         self._down = set(errors)
         if len(errors) == len(self._urls):
             raise RunStoppedError(f"engine=vllm_http: no replica took the weights: {'; '.join(errors.values())}")
-        self.policy_version = version
+        self.policy_version, self._loaded = version, self._distributed.broadcast(str(folder))
         if self._distributed.is_main:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,11 +1,11 @@
 """Which engine a config asks for."""
 
-from copy import deepcopy
 from typing import Any
 
 from rl.backends.distributed import Distributed
 from rl.backends.engine_hf import HFEngine
-from rl.backends.lora import bare_model
+from rl.backends.lora import merged_copy
+from rl.backends.weights import full_weights
 from rl.config import RunConfig
 from rl.rendering import Renderer
 from rl.types import Engine
@@ -34,9 +34,11 @@ def make_engine(
     if engine.name == "vllm_http":
         from rl.backends.engine_vllm_http import VLLMHttpEngine
 
-        return VLLMHttpEngine(config, renderer.end_id, distributed)
+        served = VLLMHttpEngine(config, renderer.end_id, distributed)
+        served.load_weights(full_weights(model), 0)  # replicas may hold what another run left
+        return served
     # Sharded weights cannot be sampled from one process at a time: the engine then has a whole copy of its own.
-    own = deepcopy(bare_model(model)).requires_grad_(False) if distributed.shards else model
+    own = merged_copy(model).requires_grad_(False) if distributed.shards else model
     return HFEngine(
         own,
         renderer.end_id,

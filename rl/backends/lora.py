@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
@@ -65,6 +66,12 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
             yield base_name(name), parameter + update
         else:
             yield base_name(name), parameter
+
+
+def merged_copy(model: Any) -> Any:
+    """A copy without adapters that computes the same."""
+    copy = deepcopy(model)
+    return copy.merge_and_unload() if has_lora(model) else copy
 
 
 def base_name(name: str) -> str:

@@ -15,6 +15,11 @@ class WeightReceiver:
     """Mixed into vLLM's worker; called over ``/collective_rpc``."""
 
     model_runner: Any
+    _folder = ""
+
+    def loaded_from(self) -> str:
+        """The folder of the newest weights; empty for those that the server was started with."""
+        return self._folder
 
     def load_from_folder(self, folder: str) -> None:
         """Loads every ``*.safetensors`` file of a folder into the running model.
@@ -26,6 +31,7 @@ class WeightReceiver:
         if not files:
             raise FileNotFoundError(f"{folder}: no weights there; engine.weights_dir must be a folder that all share")
         self.model_runner.reload_weights(weights_iterator=_tensors(files))
+        self._folder = folder
 
 
 def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:

@@ -139,13 +139,12 @@ def test_served_replicas_sample_the_policy(servers, model_folder):
     changed = play(bench, 0.0)
     assert actions(changed) != greedy
     assert {episode.policy_version for episode in changed} == {2}
-    assert not list(model_folder.parent.glob("version_*")), "weights are removed once they are loaded"
+    assert not list(model_folder.parent.glob("run_*")), "weights are removed once they are loaded"
     bench.engine.close()
 
 
 def test_a_killed_replica_is_survived_and_two_are_reported(servers, model_folder):
     bench = build(model_folder, servers, retries=2)
-    bench.publish(1)
     expected = actions(play(bench))
     first, second = servers.values()
     plans = [EpisodePlan(task, i, i) for i, task in enumerate(bench.tasks(Split.TRAIN)[:24])]

@@ -139,6 +139,32 @@ def test_adapters_are_merged_into_what_the_engine_and_the_disk_get(tmp_path):
         torch.testing.assert_close(sampled_stats(Actor(fresh), batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
+    """Its copy has no adapters; what is published is the sum."""
+    from rl.backends.engines import make_engine
+    from rl.rendering import Renderer
+    from rl.rollout import complete
+    from rl.types import Request
+
+    model, tokenizer = model_with_lora()
+    renderer, distributed = Renderer(tokenizer), Distributed(cpu=True)
+    asked = [Request(i, (1, 13 + i, 2), 5, 1.0, i) for i in range(6)]
+    own = make_engine(modchain_config(), model, renderer, 64, distributed)
+    distributed.shards = True
+    copy = make_engine(modchain_config(), model, renderer, 64, distributed)
+    assert not copy.shares_weights
+    assert [c.action_ids for c in complete(copy, asked)] == [c.action_ids for c in complete(own, asked)]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.mul_(-3.0)
+    own.load_weights((), 1)
+    copy.load_weights(full_weights(model), 1)
+    for mine, theirs in zip(complete(own, asked), complete(copy, asked), strict=True):
+        assert mine.action_ids == theirs.action_ids
+        assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+
+
 def test_only_adapters_are_trained_and_the_base_costs_no_copy():
     cfg = modchain_config()
     cfg.model = ModelConfig(path=PATH, lora=LoraConfig(rank=4))
