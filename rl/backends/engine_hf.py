@@ -2,9 +2,9 @@
 
 A step takes the pending requests of similar prompt length, left-pads them into one batch and decodes until all are
 done; rows that finished are dropped from the key-value cache once they are half of it. Equal prompts are read once, and
-an episode's second turn does not read its first one again. Tokens are drawn by inverting
-the cumulative distribution at one uniform number per row and position, which is a hash of the request's seed: the
-sample does not depend on what else is in the batch.
+an episode's second turn does not read its first one again. Tokens are drawn by inverting the cumulative distribution at
+one uniform number per row and position, which is a hash of the request's seed: the sample does not depend on what else
+is in the batch.
 """
 
 from collections.abc import Callable, Iterable, Sequence

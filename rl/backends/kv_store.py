@@ -16,19 +16,34 @@ from transformers import DynamicCache
 from rl.backends.trunk import keeps_everything
 from rl.types import Request
 
+MAX_BYTES = 2 * 2**30
+"""Keys and values held at most; turns beyond it are read again. What is held changes no result, only work."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The cache of a decoded batch: it is freed when the last of its rows has gone on."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    n_rows: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(x.numel() * x.element_size() for layer in self.layers for x in layer)
+
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """One turn: the tokens whose keys and values are held, and where they lie in a batch's cache."""
 
     token_ids: tuple[int, ...]
-    layers: list[tuple[Tensor, Tensor]]
+    batch: _Batch
     row: int
     columns: np.ndarray
 
 
 class KVStore:
-    """Holds the newest turn of every request id.
+    """Holds the newest turn of every request id, as far as :data:`MAX_BYTES` goes.
 
     Args:
         config: Of the model; models with windowed layers keep nothing.
@@ -37,10 +52,12 @@ class KVStore:
     def __init__(self, config: Any) -> None:
         self._config, self._enabled = config, keeps_everything(config)
         self._kept: dict[int, _Kept] = {}
+        self.n_bytes = 0
 
     def clear(self) -> None:
         """Forgets everything."""
         self._kept.clear()
+        self.n_bytes = 0
 
     def put(self, cache: Any, rows: Sequence[tuple[int, int, tuple[int, ...], np.ndarray]]) -> None:
         """Keeps rows of a batch's cache, before they are dropped from it.
@@ -51,14 +68,27 @@ class KVStore:
         """
         if not self._enabled or not rows:
             return
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        batch = _Batch([(layer.keys, layer.values) for layer in cache.layers])
+        if self.n_bytes + batch.n_bytes > MAX_BYTES:
+            return
+        self.n_bytes += batch.n_bytes
         for request_id, row, token_ids, columns in rows:
-            self._kept[request_id] = _Kept(token_ids, layers, row, columns)
+            self._pop(request_id)
+            self._kept[request_id] = _Kept(token_ids, batch, row, columns)
+            batch.n_rows += 1
+
+    def _pop(self, request_id: int) -> _Kept | None:
+        kept = self._kept.pop(request_id, None)
+        if kept is not None:
+            kept.batch.n_rows -= 1
+            if not kept.batch.n_rows:
+                self.n_bytes -= kept.batch.n_bytes
+        return kept
 
     def take(self, requests: Sequence[Request]) -> tuple[Any, list[int]]:
         """A cache for the requests, padded on the left, and how many tokens of each prompt it holds."""
         cache = DynamicCache(config=self._config)
-        found = [self._kept.pop(request.id, None) for request in requests]
+        found = [self._pop(request.id) for request in requests]
         for i, (request, kept) in enumerate(zip(requests, found, strict=True)):
             # At least one token must be left to be read: its logits are what comes next.
             if kept and not (len(kept.token_ids) < len(request.prompt_ids) and _begins(request, kept)):
@@ -66,7 +96,7 @@ class KVStore:
         lengths = [len(kept.token_ids) if kept else 0 for kept in found]
         if width := max(lengths, default=0):
             first = next(kept for kept in found if kept)
-            for index, (keys, values) in enumerate(first.layers):
+            for index, (keys, values) in enumerate(first.batch.layers):
                 new = [self._gather(found, index, part, width, like) for part, like in enumerate((keys, values))]
                 cache.update(new[0], new[1], index)
         return cache, lengths
@@ -75,7 +105,7 @@ class KVStore:
         out = torch.zeros(len(found), like.shape[1], width, like.shape[3], dtype=like.dtype, device=like.device)
         for i, kept in enumerate(found):
             if kept is not None:
-                out[i, :, width - len(kept.columns) :] = kept.layers[index][part][kept.row][:, kept.columns]
+                out[i, :, width - len(kept.columns) :] = kept.batch.layers[index][part][kept.row][:, kept.columns]
         return out
 
 

@@ -148,6 +148,27 @@ def test_what_was_kept_is_forgotten_when_weights_change(modchain):
     assert not engine._store._kept
 
 
+def test_what_is_kept_is_bounded_and_freed_with_its_last_row(modchain, monkeypatch):
+    from rl.backends import kv_store
+
+    model, _, renderer = modchain
+    first = requests(renderer, n=6)
+
+    def second(engine):
+        answers = complete(engine, first)
+        held = engine._store.n_bytes
+        asked = [Request(r.id, r.prompt_ids + c.action_ids, 7, 1.0, r.id) for r, c in zip(first, answers, strict=True)]
+        engine._store.take(asked)
+        return held, engine._store.n_bytes, [c.action_ids for c in answers]
+
+    held, after, answers = second(HFEngine(model, renderer.end_id, renderer.pad_id))
+    assert held > 0 == after
+    monkeypatch.setattr(kv_store, "MAX_BYTES", held - 1)
+    less, _, same = second(HFEngine(model, renderer.end_id, renderer.pad_id))
+    assert less < held
+    assert same == answers
+
+
 def test_equal_prompts_are_read_once(modchain):
     model, _, renderer = modchain
     engine = HFEngine(model, renderer.end_id, renderer.pad_id)
