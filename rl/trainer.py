@@ -167,9 +167,9 @@ class Trainer:
         self._stage_index = index
 
     def _sample(self, stage: StageConfig) -> Pending:
+        before, started = self.source.seconds(), time.perf_counter()
         if self.step == 0:
             self.totals.sampled_tokens += self.source.prepare()
-        before, started = self.source.seconds(), time.perf_counter()
         episodes = self.source.sample(stage, self.n_steps * self._per_step - self.totals.episodes)
         wall = time.perf_counter() - started
         metrics = self._refuse_failures(episodes)
