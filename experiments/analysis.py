@@ -15,6 +15,8 @@ SHOWN = ("accuracy_t1", "accuracy_t2", "delta", "delta_i_to_c", "delta_c_to_i", 
 FAILED_BELOW = 0.01
 """A training run whose delta is at most this counts as a seed that did not learn to correct itself."""
 BASE = "base"
+ENOUGH_SEEDS = 5
+"""With fewer, resampling seeds says little about seeds that were not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,9 @@ def _ranking(comparison: Comparison) -> list[str]:
     sentence = f"The largest delta is {best.name}'s."
     if beaten:
         sentence += f" It is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
+        n_seeds = min(len(line.seeds) for line in trained)
+        if n_seeds < ENOUGH_SEEDS:
+            sentence += f" With {n_seeds} seeds that is rough: a single failed run can carry it, so read every seed."
     if level:
         sentence += f" It cannot be told from {', '.join(level)}."
     final = max(comparison.arms, key=lambda line: line.rates["accuracy_t2"].mean)

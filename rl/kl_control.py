@@ -37,11 +37,6 @@ class KLControl:
     def __post_init__(self) -> None:
         self.coefs = self.coefs or list(self.stage.kl_coefs)
 
-    @property
-    def is_adaptive(self) -> bool:
-        """Whether anything changes."""
-        return bool(self.stage.kl_targets) or self.stage.kl_balance > 0
-
     def update(self, metrics: Mapping[str, float]) -> None:
         """Adapts to what a step measured: ``policy/kl_ref_t<k>`` and ``policy/abs_advantage_t<k>``."""
         if self.stage.kl_targets:

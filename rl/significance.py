@@ -1,7 +1,7 @@
 """Intervals and tests beyond the bootstrap, and how many tasks a difference takes to be seen."""
 
 from collections.abc import Sequence
-from math import ceil, sqrt
+from math import sqrt
 
 import numpy as np
 from scipy.stats import norm, trim_mean
@@ -75,13 +75,11 @@ def iqm(values: Sequence[float]) -> float:
     return float(trim_mean(np.asarray(values, dtype=float), 0.25))
 
 
-def delta_standard_error(i_to_c: float, c_to_i: float, n_tasks: int) -> float:
-    """Standard error of delta from the shares of tasks that change sides: ``sqrt((b + c - (b - c)^2) / n)``."""
-    return sqrt(max(0.0, i_to_c + c_to_i - (i_to_c - c_to_i) ** 2) / n_tasks)
-
-
 def detectable_delta(discordant: float, n_tasks: int, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest delta that a two-sided test on this many tasks finds with this power.
+
+    With discordant share d the variance of delta is ``(d - delta^2) / n`` (paired verdicts), so
+    ``delta^2 = z^2 d / (n + z^2)`` with ``z = z_level + z_power``.
 
     Args:
         discordant: Share of tasks whose verdict differs between the attempts.
@@ -89,20 +87,5 @@ def detectable_delta(discordant: float, n_tasks: int, power: float = 0.8, level:
         power: Probability of finding it.
         level: 1 minus the test's size.
     """
-    z2 = _z_squared(power, level)
-    return sqrt(z2 * discordant / (n_tasks + z2))  # from needed_tasks, solved for delta
-
-
-def needed_tasks(delta: float, discordant: float, power: float = 0.8, level: float = 0.95) -> int:
-    """Tasks that it takes to find a delta: ``(z_level + z_power)^2 (discordant - delta^2) / delta^2``.
-
-    Raises:
-        ValueError: If the delta is 0 or larger than the share of tasks that change at all.
-    """
-    if not 0 < abs(delta) <= discordant:
-        raise ValueError(f"a delta of {delta} needs at least that share of changing tasks, and {discordant} change")
-    return ceil(_z_squared(power, level) * (discordant - delta**2) / delta**2)
-
-
-def _z_squared(power: float, level: float) -> float:
-    return float(norm.ppf(0.5 + level / 2) + norm.ppf(power)) ** 2
+    z_squared = float(norm.ppf(0.5 + level / 2) + norm.ppf(power)) ** 2
+    return sqrt(z_squared * discordant / (n_tasks + z_squared))

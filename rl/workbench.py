@@ -32,6 +32,7 @@ class Workbench:
         engine: Samples from ``model`` itself or from a copy of its weights; see :meth:`publish`.
         taskset: Tasks and verifier.
         context_length: Longest sequence that the model can hold.
+        distributed: Processes, devices and precision.
     """
 
     config: RunConfig

@@ -125,6 +125,7 @@ def test_the_sentences_say_what_the_intervals_say(folder):
     assert "flat: shows no change" in text
     assert "3 of 3 seeds failed" in text
     assert "The largest delta is Filtered SFT's" in text
+    assert "With 3 seeds that is rough" in text
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,11 @@ def sft_config(**offline):
     return SFTConfig(seed=0, name="test", offline=OfflineConfig(name="x", **offline), optim=OptimConfig(), **fields)
 
 
+def offline_trainer(cfg, bench, on_update):
+    rollout, tasks = bench.rollout(Split.TRAIN), bench.tasks(Split.TRAIN)
+    return OfflineTrainer(cfg, bench.model, bench.tokenizer, rollout, tasks, on_update, lambda *_: None)
+
+
 def test_fine_tuning_learns_the_labels_and_nothing_of_the_prompt():
     cfg = sft_config(rule=Rule.STAR, epochs=30, batch_size=4, lr=3e-3)
     bench = Workbench.build(cfg)
@@ -82,15 +87,7 @@ def test_rounds_restart_from_the_base_and_spend_the_budget():
     bench = Workbench.build(cfg)
     base = {name: tensor.clone() for name, tensor in bench.model.state_dict().items()}
     versions = []
-    trainer = OfflineTrainer(
-        cfg,
-        bench.model,
-        bench.tokenizer,
-        bench.rollout(Split.TRAIN),
-        bench.tasks(Split.TRAIN),
-        versions.append,
-        lambda *_: None,
-    )
+    trainer = offline_trainer(cfg, bench, versions.append)
     first = trainer.collect()
     trainer.train_round(first)
     second = trainer.collect()
@@ -110,15 +107,7 @@ def test_iterated_fine_tuning_goes_on_from_the_current_model():
         )
         cfg.training.episodes = 256
         bench = Workbench.build(cfg)
-        trainer = OfflineTrainer(
-            cfg,
-            bench.model,
-            bench.tokenizer,
-            bench.rollout(Split.TRAIN),
-            bench.tasks(Split.TRAIN),
-            bench.publish,
-            lambda *_: None,
-        )
+        trainer = offline_trainer(cfg, bench, bench.publish)
         trainer.train_round(trainer.collect())
         after_one = {name: tensor.clone() for name, tensor in bench.model.state_dict().items()}
         started_from = {}
@@ -132,15 +121,7 @@ def test_iterated_fine_tuning_goes_on_from_the_current_model():
 def test_a_rule_that_keeps_nothing_says_so():
     cfg = sft_config(rule=Rule.STAR)
     bench = Workbench.build(cfg)
-    trainer = OfflineTrainer(
-        cfg,
-        bench.model,
-        bench.tokenizer,
-        bench.rollout(Split.TRAIN),
-        bench.tasks(Split.TRAIN),
-        lambda _: None,
-        lambda *_: None,
-    )
+    trainer = offline_trainer(cfg, bench, lambda _: None)
     with pytest.raises(NothingKeptError, match="none of 1 episodes"):
         trainer.train_round([episode((0.0, 0.0))])
 
