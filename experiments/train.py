@@ -15,13 +15,14 @@ def main(cfg: TrainConfig) -> None:
     folder = distributed.broadcast(run_folder())
     if (folder / "result.json").exists():
         raise UserError(f"resume={cfg.resume}: the run in {folder} is finished")
-    if not distributed.is_main:
+    if distributed.is_main:
+        describe_run(folder, resolved_yaml(cfg), keep_config=cfg.resume is not None)
+        with Display(console) as display:
+            result = run_online(cfg, folder, display.reporter(cfg.algorithm.name), distributed=distributed)
+        display.summary(result, folder)
+    else:
         run_online(cfg, folder, lambda *_: None, distributed=distributed)
-        return
-    describe_run(folder, resolved_yaml(cfg), keep_config=cfg.resume is not None)
-    with Display(console) as display:
-        result = run_online(cfg, folder, display.reporter(cfg.algorithm.name), distributed=distributed)
-    display.summary(result, folder)
+    distributed.close()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ so that tests without a GPU run what clusters run.
 """
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from torch.distributed.tensor import DTensor
 from rl.metrics import Ratio
 
 Item = TypeVar("Item")
+SETTLE_S = 0.5
+"""Between the last collective and the end of the process group."""
 
 
 class Distributed:
@@ -137,8 +140,14 @@ class Distributed:
         self._accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        """Leaves the process group."""
+        """Leaves the process group; the last thing that a process does.
+
+        gloo's thread lets go of a collective a moment after it is done, and takes the interpreter's lock to do so.
+        Tearing the group down holds that lock while it waits for the thread: in that moment both wait for ever.
+        """
         if self.n_processes > 1:
+            self.wait()
+            time.sleep(SETTLE_S)
             self._accelerator.end_training()
 
 

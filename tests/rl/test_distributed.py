@@ -136,7 +136,11 @@ def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT) -> 
         processes.append(
             subprocess.Popen([sys.executable, "-m", script, *arguments], env=env, cwd=cwd, stderr=subprocess.PIPE)
         )
-    errors = [process.communicate(timeout=200)[1].decode() for process in processes]
+    try:
+        errors = [process.communicate(timeout=200)[1].decode() for process in processes]
+    finally:  # if one hangs, neither it nor the other outlives the test
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(error[-3000:] for error in errors)
 
 
