@@ -292,7 +292,8 @@ def _ranking(comparison: Comparison) -> list[str]:
         sentence += f" It is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
         n_seeds = min(len(line.seeds) for line in trained)
         if n_seeds < ENOUGH_SEEDS:
-            sentence += f" With {n_seeds} seeds that is rough: a single failed run can carry it, so read every seed."
+            counted = f"{n_seeds} seeds" if n_seeds > 1 else "one seed"
+            sentence += f" With {counted} that is rough: a single failed run can carry it, so read every seed."
     if level:
         sentence += f" It cannot be told from {', '.join(level)}."
     final = max(comparison.arms, key=lambda line: line.rates["accuracy_t2"].mean)

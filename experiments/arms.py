@@ -9,20 +9,24 @@ from typing import Any
 
 from envs import Split, Task
 from rewards.sandboxes import in_use
+from rl.backends.flops import peak_memory_gib
 from rl.checkpoint import save_policy
 from rl.config import RunConfig, SFTConfig
 from rl.controls import control_rows
 from rl.evaluate import EvalRow, play, to_rows
 from rl.offline import OfflineTrainer
+from rl.probe import first_turns, second_attempts
 from rl.statistics import scaling, summarise
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
-from rl.types import Episode
+from rl.types import Episode, Turn
 from rl.workbench import Workbench
 
 Report = Callable[[str, float, dict[str, float]], None]
 """Called with what is going on, the progress in [0, 1] and the newest metrics."""
 VALIDATION_TASKS = 200
+TRANSFER = "transfer/"
+"""Before the name of another environment in a row's mode."""
 
 
 @dataclass(slots=True)
@@ -34,6 +38,7 @@ class ArmResult:
         seed: Its seed.
         totals: Episodes, tokens and seconds spent on training.
         seconds: Wall clock, loading and evaluation included.
+        peak_memory: Most memory that the process held, in GiB: the GPU's where there is one, else resident.
         greedy: Summary of greedy evaluation, if asked for.
         sampled: Summary of sampled evaluation, if asked for.
         scaling: Accuracy against responses per task, from the sampled episodes.
@@ -45,6 +50,7 @@ class ArmResult:
     seed: int
     totals: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_memory: float = 0.0
     greedy: dict[str, float] = field(default_factory=dict)
     sampled: dict[str, float] = field(default_factory=dict)
     scaling: list[dict[str, float]] = field(default_factory=list)
@@ -56,6 +62,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
     """An offline method."""
     began = time.perf_counter()
     bench = Workbench.build(cfg)
+    validation = Validation(bench, report)
     tracker, kept = Tracker(folder), JsonLines(folder / "rounds.jsonl")
     trainer = OfflineTrainer(
         cfg,
@@ -66,7 +73,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         bench.publish,
         lambda what, share: report(what, share, {}),
     )
-    log_validation(bench, tracker, 0, 0, report)
+    validation.log(tracker, 0, 0)
     rounds = []
     try:
         for _ in range(cfg.offline.iterations):
@@ -78,7 +85,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
             trainer.totals.seconds["update"] += time.perf_counter() - sampled
             kept.write({"round": trainer.round, **rounds[-1]})
             tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
-            log_validation(bench, tracker, trainer.round, trainer.totals.episodes, report)
+            validation.log(tracker, trainer.round, trainer.totals.episodes)
     finally:
         tracker.close()
         kept.close()
@@ -92,20 +99,41 @@ def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") ->
     return finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
 
 
-def log_validation(
-    bench: Workbench, tracker: Tracker | None, step: int, n_episodes: int, report: Report
-) -> dict[str, float]:
-    """Greedy episodes on validation tasks, shared out over the processes; logged where there is a tracker."""
-    rank, n = bench.distributed.rank, bench.distributed.n_processes
-    tasks = bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS]
-    episodes = play(bench.rollout(Split.VALIDATION), tasks[rank::n], 1, 0.0, "validation")
-    summary = summarise(bench.distributed.gather(to_rows(episodes, 1, "", 0, "validation")))
-    metrics = {f"eval/validation/{name}": value for name, value in summary.items()}
-    metrics["rollout/episodes"] = float(n_episodes)
-    if tracker is not None:
-        tracker.log(step, metrics)
-    report("validation", 1.0, metrics)
-    return metrics
+class Validation:
+    """Greedy episodes on validation tasks, between updates; built before the first one.
+
+    Args:
+        bench: The run; its policy is still the base.
+        report: Told what comes out.
+    """
+
+    def __init__(self, bench: Workbench, report: Report) -> None:
+        self._bench, self._report = bench, report
+        self._firsts: dict[Split, list[tuple[Task, Turn]]] = {}
+        if (n := bench.config.evaluation.fixed_first) and bench.config.env.attempts > 1:
+            for split in (Split.TRAIN, Split.VALIDATION):
+                self._firsts[split] = first_turns(bench.rollout(split, 1), self._share(bench.tasks(split)[:n]))
+
+    def _share(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        return tasks[self._bench.distributed.rank :: self._bench.distributed.n_processes]
+
+    def log(self, tracker: Tracker | None, step: int, n_episodes: int) -> dict[str, float]:
+        """Plays, shared out over the processes; logs where there is a tracker, and returns what was measured."""
+        bench = self._bench
+        tasks = self._share(bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS])
+        metrics = self._summary(play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation"), "validation")
+        for split, firsts in self._firsts.items():
+            name = f"base_{split.value}"
+            metrics |= self._summary(second_attempts(bench.rollout(split, 2), firsts), name)
+        metrics["rollout/episodes"] = float(n_episodes)
+        if tracker is not None:
+            tracker.log(step, metrics)
+        self._report("validation", 1.0, metrics)
+        return metrics
+
+    def _summary(self, episodes: list[Episode], name: str) -> dict[str, float]:
+        rows = self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name))
+        return {f"eval/{name}/{key}": value for key, value in summarise(rows).items()}
 
 
 def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
@@ -113,9 +141,9 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
 
     With several processes all must call it; they share the tasks, and the main one writes.
     """
-    cfg, distributed = bench.config, bench.distributed
+    cfg, distributed = bench.config.evaluation, bench.distributed
     tasks = bench.evaluation_tasks()[distributed.rank :: distributed.n_processes]
-    n_episodes = len(tasks) * (int(cfg.evaluation.greedy) + cfg.evaluation.samples_per_task)
+    n_episodes = len(tasks) * (int(cfg.greedy) + int(cfg.attempts > 0) + cfg.samples_per_task)
     done = 0
 
     def count(_: Any) -> None:
@@ -124,11 +152,14 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         report("evaluating", done / n_episodes, {})
 
     rows = distributed.gather(evaluate(bench, tasks, result.arm, result.seed, count))
+    rows += distributed.gather(evaluate_transfer(bench, result.arm, result.seed))
     bench.engine.close()
+    result.peak_memory = peak_memory_gib(distributed.device)
     save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
     if not distributed.is_main:
         return result
     write_rows(folder / "rows.jsonl", rows)
+    write_tasks(folder / "tasks.jsonl", bench.evaluation_tasks())
     for mode in ("greedy", "sampled"):
         of_mode = [row for row in rows if row.mode == mode]
         if of_mode:
@@ -143,7 +174,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
 def evaluate(
     bench: Workbench, tasks: Sequence[Task], arm: str, seed: int, on_episode: Callable[[Episode], None]
 ) -> list[EvalRow]:
-    """Greedy episodes, controls and sampled episodes on every task, as the config asks for them."""
+    """Greedy episodes, controls, longer and sampled episodes on every task, as the config asks for them."""
     config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
     rollout, rows = bench.rollout(split), []
     if config.greedy:
@@ -152,10 +183,24 @@ def evaluate(
         if config.controls and bench.config.env.attempts > 1:
             two, told = bench.rollout(split, 2), bench.rollout(split, 2, "verdict")
             rows += control_rows(two, told, episodes, tasks, bench.renderer.end_id, arm, seed)
+    if config.attempts:
+        episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, "attempts", on_episode)
+        rows += to_rows(episodes, 1, arm, seed, "attempts")
     if config.samples_per_task:
         n = config.samples_per_task
         episodes = play(rollout, tasks, n, config.temperature, "sampled", on_episode)
         rows += to_rows(episodes, n, arm, seed, "sampled")
+    return rows
+
+
+def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
+    """Greedy episodes in the environments of ``evaluation.transfer``, this process's share of them."""
+    rows: list[EvalRow] = []
+    for name, changes in bench.config.evaluation.transfer.items():
+        other = bench.elsewhere(changes)
+        rank, n = bench.distributed.rank, bench.distributed.n_processes
+        episodes = play(other.rollout(Split.TEST), other.evaluation_tasks()[rank::n], 1, 0.0, "greedy")
+        rows += to_rows(episodes, 1, arm, seed, f"{TRANSFER}{name}")
     return rows
 
 
@@ -164,6 +209,14 @@ def write_rows(path: Path, rows: list[EvalRow]) -> None:
     path.unlink(missing_ok=True)
     file = JsonLines(path)
     file.write(*(row.to_json() for row in rows))
+    file.close()
+
+
+def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
+    """What the evaluated tasks ask and what is right, so that rows can be read without the data set."""
+    path.unlink(missing_ok=True)
+    file = JsonLines(path)
+    file.write(*({"task_id": task.id, "question": task.question, "gold": str(task.gold)} for task in tasks))
     file.close()
 
 

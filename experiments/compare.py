@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from omegaconf import OmegaConf
 
 from experiments.arms import run_base, run_offline
 from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
+from experiments.cross import CrossJob, run_cross
 from experiments.online import run_online
 from experiments.progress import Display
 from experiments.report import write_report
 from experiments.schema import CompareConfig
+from rl.backends.flops import forget_peak_memory
 from rl.config import AlgorithmConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.tracking import describe_run, write_text
 
@@ -124,7 +127,7 @@ def _start_worker(queue: Any) -> None:
     _queue = queue
 
 
-def run_job(job: Job) -> str | None:
+def run_job(job: Job | CrossJob) -> str | None:
     """Runs a job in a worker process; returns the traceback if it crashed."""
     last = 0.0
 
@@ -139,8 +142,11 @@ def run_job(job: Job) -> str | None:
     for name in ("metrics.jsonl", "episodes.jsonl", "rounds.jsonl", "error.txt"):
         (job.folder / name).unlink(missing_ok=True)  # of an interrupted try
     write_text(job.folder / "config.yaml", resolved_yaml(job.config))
+    forget_peak_memory()
     try:
-        if isinstance(job.config, TrainConfig):
+        if isinstance(job, CrossJob):
+            run_cross(job, report)
+        elif isinstance(job.config, TrainConfig):
             run_online(job.config, job.folder, report, job.arm)
         elif isinstance(job.config, SFTConfig):
             run_offline(job.config, job.folder, report, job.arm)
@@ -153,7 +159,7 @@ def run_job(job: Job) -> str | None:
     return None
 
 
-def run_jobs(jobs: list[Job], workers: int, display: Display) -> dict[str, str]:
+def run_jobs(jobs: Sequence[Job | CrossJob], workers: int, display: Display) -> dict[str, str]:
     """Runs jobs in parallel processes; returns the tracebacks of those that crashed, by arm and seed.
 
     Raises:
@@ -167,7 +173,7 @@ def run_jobs(jobs: list[Job], workers: int, display: Display) -> dict[str, str]:
     crashed: dict[str, str] = {}
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(queue,))
     try:
-        futures: dict[Future, Job] = {pool.submit(run_job, job): job for job in jobs}
+        futures: dict[Future, Job | CrossJob] = {pool.submit(run_job, job): job for job in jobs}
         for future in as_completed(futures):
             job = futures[future]
             display.finished(f"{job.arm}/{job.seed}", len(jobs))
@@ -196,6 +202,19 @@ def _listen(queue: Any, display: Display, stop: threading.Event) -> None:
         if who not in reporters:
             reporters[who] = display.reporter(who)
         reporters[who](what, share, metrics)
+
+
+def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[CrossJob]:
+    """One table of correctors and authors per seed, over the arms that have finished."""
+    if not cfg.cross or cfg.env.attempts < 2:
+        return []
+    base = jobs[0]
+    tables = []
+    for seed in cfg.seeds:
+        done = [job for job in jobs if job.is_done and job.seed == seed and job is not base]
+        policies = {BASE: base.config.model.path} | {job.arm: str(job.folder / "policy") for job in done}
+        tables.append(CrossJob(seed, base.config, folder / "cross" / f"seed_{seed}", policies, cfg.cross))
+    return [table for table in tables if not table.is_done]
 
 
 def refuse_changed_config(job: Job) -> None:
@@ -241,6 +260,8 @@ def main(cfg: CompareConfig) -> None:
     try:
         with Display(console, one_run=False) as display:
             crashed = run_jobs(todo, min(n_workers(cfg), max(1, len(todo))), display) if todo else {}
+            tables = plan_cross(cfg, jobs, folder)
+            crashed |= run_jobs(tables, min(n_workers(cfg), len(tables)), display) if tables else {}
     except (KeyboardInterrupt, UserError):
         console.print(f"what is finished is kept; go on with the same command and resume={folder}", highlight=False)
         raise

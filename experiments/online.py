@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split
-from experiments.arms import ArmResult, Report, finish, log_validation
+from experiments.arms import ArmResult, Report, Validation, finish
 from rl.backends.distributed import Distributed
 from rl.backends.trackers import Trackers
 from rl.checkpoint import Checkpoints, Identity, save_policy
@@ -59,6 +59,7 @@ class OnlineRun:
     def __init__(self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed) -> None:
         self.cfg, self.folder, self._report, self._distributed = cfg, folder, report, distributed
         self.bench = Workbench.build(cfg, distributed)
+        self._validation = Validation(self.bench, report)
         self.trainer = self.bench.trainer()
         identity = Identity.of(cfg, self.bench.tasks(Split.TRAIN), distributed.n_processes)
         self._checkpoints = Checkpoints(folder, identity, cfg.training.keep_last, distributed)
@@ -101,7 +102,7 @@ class OnlineRun:
         self._report("training", self.trainer.progress, metrics)
         if self._tracker is not None:
             self._tracker.log(done, metrics)
-            self._tracker.episodes(done, episodes[: cfg.keep_episodes])
+            self._tracker.episodes(done, episodes[: cfg.keep_episodes], self.trainer.advantages)
         if cfg.validate_every and (done % cfg.validate_every == 0 or self.trainer.is_done):
             self._validate()
         updates = cfg.save_every_updates and self.trainer.n_updates % cfg.save_every_updates == 0
@@ -110,7 +111,7 @@ class OnlineRun:
 
     def _validate(self) -> None:
         trainer = self.trainer
-        metrics = log_validation(self.bench, self._tracker, trainer.step, trainer.totals.episodes, self._report)
+        metrics = self._validation.log(self._tracker, trainer.step, trainer.totals.episodes)
         score = metrics[f"eval/validation/accuracy_t{self.cfg.env.attempts}"]
         if self.cfg.training.select is Select.BEST and score > self._best.get("accuracy", -1.0):
             self._best = {"step": trainer.step, "accuracy": score}

@@ -16,6 +16,7 @@ class CompareConfig(RunConfig):
         arms: Every arm's config by name: an ``AlgorithmConfig`` or an ``OfflineConfig``.
         run: Which of them to run, in the order of the table; ``base`` is always measured.
         seeds: One run per arm and seed.
+        cross: Test tasks on which every arm corrects every arm's first attempts; 0 for no such table.
         workers: Processes; 0 for one per core.
         resume: Folder of an earlier, interrupted comparison to go on with.
     """
@@ -23,6 +24,7 @@ class CompareConfig(RunConfig):
     arms: dict[str, Any] = field(default_factory=dict)
     run: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    cross: int = 0
     workers: int = 0
     resume: str | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -50,6 +50,17 @@ def leave_one_out(returns_BK: Tensor, group_ids_B: Tensor) -> Tensor:
     return returns_BK - others
 
 
+def imitation(rewards_BK: Tensor, n_turns_B: Tensor) -> Tensor:
+    """``[B, K]``: 1 on the last attempt of an episode that ends right (raw reward 1), 0 elsewhere.
+
+    A policy gradient with these is the gradient of the log-likelihood of filtered samples: STaR's objective, on policy
+    (arXiv 2203.14465, section 3, equation 2; ablated in SCoRe's stage II by arXiv 2409.12917, Table 4).
+    """
+    columns = torch.arange(rewards_BK.shape[1], device=rewards_BK.device)
+    is_last = columns == n_turns_B[:, None] - 1
+    return (is_last & (rewards_BK >= 1.0)).to(rewards_BK.dtype)
+
+
 def group_normalised(returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True) -> Tensor:
     """GRPO: ``A[i] = (R[i] - mean) / (std + 1e-4)`` over the group, turn by turn; ``[B, K]``.
 

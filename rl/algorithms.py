@@ -12,6 +12,7 @@ from rl.advantages import (
     gae_over_tokens,
     gae_over_turns,
     group_normalised,
+    imitation,
     leave_one_out,
     returns_to_go,
     to_tokens,
@@ -45,6 +46,9 @@ def advantages(
         sum_over: Adds tensors up over processes.
     """
     rewards_BK = shaped_rewards(batch, stage)
+    if stage.imitate:
+        learned_BT = to_tokens(imitation(batch.rewards, batch.n_turns), batch.turn_ids)
+        return learned_BT, torch.zeros_like(learned_BT)
     if algorithm.advantage is Advantage.GAE:
         advantages_BT = gae_over_tokens(
             rewards_BK,

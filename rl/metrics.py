@@ -47,9 +47,12 @@ _EVAL = {
     "delta_c_to_i": Metric("fraction", "right at the first, wrong at the last attempt, over all episodes"),
     "fix_rate": Metric("fraction", "right at the last attempt, of those wrong at the first"),
     "break_rate": Metric("fraction", "wrong at the last attempt, of those right at the first"),
+    "change_if_wrong": Metric("fraction", "another final answer at the last attempt, of those wrong at the first"),
+    "change_if_right": Metric("fraction", "another final answer at the last attempt, of those right at the first"),
     "edit_rate": Metric("fraction", "episodes whose last text differs from the first"),
     "edit_distance": Metric("ratio", "mean edit distance between first and last text over the sum of their lengths"),
     "same_answer": Metric("fraction", "episodes whose last answer equals the first"),
+    "changed_answer": Metric("fraction", "episodes whose last answer differs from the first; no answer counts as one"),
     "truncated_fraction": Metric("fraction", "attempts cut off by the token limit"),
     "no_answer_fraction": Metric("fraction", "attempts without an answer"),
     "failed_fraction": Metric("fraction", "episodes broken off by us, left out of everything else"),
@@ -101,6 +104,16 @@ _PLAIN = {
     "system/episodes_per_second": Metric("episodes/s", "sampled and trained on, over the whole step"),
     "system/tokens_per_second": Metric("tokens/s", "sampled tokens over the whole step"),
 }
+_REVISIONS = {
+    "i_to_c": "wrong -> right",
+    "c_to_i": "right -> wrong",
+    "c_to_c_copied": "right -> the same text",
+    "c_to_c_rewritten": "right -> another text that is right",
+    "i_to_i_copied": "wrong -> the same text",
+    "i_to_i_rewritten": "wrong -> another text that is wrong",
+}
+_PLAIN |= {f"data/{kind}": Metric("fraction", f"training samples that go {what}") for kind, what in _REVISIONS.items()}
+_KINDS = ("greedy", "sampled", "validation", "base_train", "base_validation")
 MAX_TURNS = 16
 
 
@@ -109,7 +122,7 @@ def catalogue() -> dict[str, Metric]:
     names = dict(_PLAIN)
     for name, metric in _PER_TURN.items():
         names |= {f"{name}_t{k + 1}": metric for k in range(MAX_TURNS)}
-    for kind in ("greedy", "sampled", "validation"):
+    for kind in _KINDS:
         names |= {f"eval/{kind}/{name}": metric for name, metric in _EVAL.items()}
         accuracy = Metric("fraction", "attempts of this index that are right")
         names |= {f"eval/{kind}/accuracy_t{k + 1}": accuracy for k in range(MAX_TURNS)}
@@ -137,7 +150,8 @@ def page() -> str:
         "",
         "Every name in `metrics.jsonl`, on dashboards and in tables, with its unit and meaning. Made by",
         "`python -m rl.metrics > docs/metrics.md`; a metric that is not listed cannot be logged. `_t<k>` is attempt k,",
-        "from 1; `eval/<kind>` is `greedy`, `sampled` or `validation`.",
+        "from 1; `eval/<kind>` is `greedy`, `sampled`, `validation`, or `base_train` and `base_validation`, where",
+        "first attempts are the base's and stay fixed.",
         "",
         "| name | unit | meaning |",
         "|---|---|---|",

@@ -14,6 +14,7 @@ from envs import Task
 from rewards import Verdict
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
 from rl.config import OfflineConfig, Rule, SFTConfig
+from rl.revisions import Revision, edit_histogram, kind_shares
 from rl.rollout import EpisodePlan, Rollout
 from rl.schedule import shuffled_index
 from rl.seeding import derive_seed
@@ -36,7 +37,7 @@ def keep_star(episodes: Sequence[Episode], keep_right_to_right: bool) -> list[SF
     for episode in _finished(episodes):
         first, last = episode.turns[0], episode.turns[-1]
         if _right(last) and (keep_right_to_right or not _right(first)):
-            rows.append(SFTRow.from_turn(last.prompt_ids, last.action_ids))
+            rows.append(SFTRow.from_turn(last.prompt_ids, last.action_ids, Revision.of(first, last)))
     return rows
 
 
@@ -66,7 +67,9 @@ def keep_pairs(episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per
         if keep_right_to_right:
             drafts += rng.sample(right, min(pairs_per_task, len(right)))
         for draft in drafts:
-            rows.append(SFTRow.from_turn(draft.turns[1].prompt_ids, rng.choice(right).turns[0].action_ids))
+            answer = rng.choice(right).turns[0]
+            revision = Revision.of(draft.turns[0], answer)
+            rows.append(SFTRow.from_turn(draft.turns[1].prompt_ids, answer.action_ids, revision))
     return rows
 
 
@@ -93,9 +96,10 @@ def keep_relabelled(episodes: Sequence[Episode], per_task: int, seed: int) -> li
         if not anywhere:
             continue
         for k, answers in enumerate(right):
-            states = [episode.turns[k].prompt_ids for episode in group]
-            for prompt_ids in rng.sample(states, min(per_task, len(states))):
-                rows.append(SFTRow.from_turn(prompt_ids, rng.choice(answers or anywhere).action_ids))
+            for episode in rng.sample(group, min(per_task, len(group))):
+                answer = rng.choice(answers or anywhere)
+                revision = Revision.of(episode.turns[k - 1], answer) if k else None
+                rows.append(SFTRow.from_turn(episode.turns[k].prompt_ids, answer.action_ids, revision))
     return rows
 
 
@@ -167,11 +171,12 @@ class OfflineTrainer:
             self._on_progress("sampling", min(1.0, share))
         return episodes
 
-    def train_round(self, episodes: Sequence[Episode]) -> dict[str, float]:
+    def train_round(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """Keeps rows, restarts from the base if the method does, and fine-tunes.
 
         Returns:
-            ``kept`` and ``kept_fraction`` beside what :func:`rl.backends.sft.fine_tune` returns.
+            ``kept`` and ``kept_fraction`` beside what :func:`rl.backends.sft.fine_tune` returns, the shares of the
+            kinds of revision among what was kept (``data/<kind>``), and ``edits``, their edit-ratio histograms.
 
         Raises:
             NothingKeptError: If the rule kept nothing.
@@ -197,5 +202,9 @@ class OfflineTrainer:
         self.totals.episodes += len(episodes)
         self.totals.sampled_tokens += sum(len(turn.action_ids) for e in episodes for turn in e.turns)
         self.totals.gradient_tokens += int(outcome["gradient_tokens"])
+        self.totals.updates += int(outcome["steps"])
         self._on_update(self.round)
-        return {"kept": len(rows), "kept_fraction": len(rows) / len(episodes), **outcome}
+        revisions = [row.revision for row in rows if row.revision is not None]
+        shares = {name: ratio.value for name, ratio in kind_shares(revisions).items()} if revisions else {}
+        kept = {"kept": len(rows), "kept_fraction": len(rows) / len(episodes)}
+        return kept | outcome | shares | {"edits": edit_histogram(revisions)}

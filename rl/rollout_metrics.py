@@ -6,6 +6,7 @@ from typing import Protocol
 
 from rewards import Verdict
 from rl.metrics import Ratio, total
+from rl.revisions import Revision, kind_shares
 from rl.types import Episode, Finish, Group, Turn
 
 
@@ -36,6 +37,8 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) ->
     """
     good = [episode for episode in episodes if not episode.failed]
     parts = [_group_metrics(to_groups(good))]
+    if max_turns > 1:
+        parts.append(kind_shares([Revision.of(e.turns[0], e.turns[-1]) for e in good if len(e.turns) > 1]))
     for k in range(max_turns):
         turns = [e.turns[k] for e in good if len(e.turns) > k and not e.turns[k].replayed]
         parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})

@@ -8,8 +8,6 @@ same draws for every arm, so that differences between arms are paired over tasks
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from functools import lru_cache
 from math import comb
 
 import numpy as np
@@ -17,6 +15,7 @@ from scipy.stats import binomtest
 
 from rewards.votes import majority_index
 from rl.evaluate import EvalRow
+from rl.revisions import edit_ratio
 
 DRAWS = 10_000
 RATES: tuple[str, ...] = (
@@ -28,16 +27,12 @@ RATES: tuple[str, ...] = (
     "edit_rate",
     "edit_distance",
     "same_answer",
+    "changed_answer",
     "truncated_fraction",
     "no_answer_fraction",
+    "response_tokens",
 )
 """Per-episode values whose means are reported. Differences are between the last and the first attempt."""
-
-
-@lru_cache(maxsize=100_000)
-def edit_ratio(first: str, last: str) -> float:
-    """Edit distance over the sum of the lengths, in [0, 1]: 1 minus difflib's ratio (insertions and deletions)."""
-    return 0.0 if first == last else 1.0 - SequenceMatcher(None, first, last, autojunk=False).ratio()
 
 
 def episode_values(row: EvalRow) -> tuple[float, ...]:
@@ -59,8 +54,10 @@ def episode_values(row: EvalRow) -> tuple[float, ...]:
         float(row.texts[0] != row.texts[-1]),
         edit_ratio(row.texts[0], row.texts[-1]),
         float(row.answers[0] is not None and row.answers[0] == row.answers[-1]),
+        float(row.answers[0] != row.answers[-1]),
         sum(row.truncated) / n_attempts,
         sum(verdict == "no_answer" for verdict in row.verdicts) / n_attempts,
+        float(sum(row.n_tokens)),
     )
 
 
@@ -68,7 +65,8 @@ def summarise(rows: Sequence[EvalRow]) -> dict[str, float]:
     """Rates of a set of episodes, with how many they rest on; failed episodes are counted and left out.
 
     Returns:
-        :data:`RATES`, ``accuracy_t<k>`` for further attempts, ``fix_rate``, ``break_rate``, ``response_tokens``,
+        :data:`RATES`, ``accuracy_t<k>`` for further attempts, ``fix_rate``, ``break_rate``, ``change_if_wrong`` and
+        ``change_if_right`` (another final answer, of those wrong or right at first),
         ``failed_fraction`` and ``n``; ``nan`` where nothing can be computed.
     """
     good = [row for row in rows if not row.failed]
@@ -81,7 +79,9 @@ def summarise(rows: Sequence[EvalRow]) -> dict[str, float]:
     wrong, right = 1.0 - summary["accuracy_t1"], summary["accuracy_t1"]
     summary["fix_rate"] = summary["delta_i_to_c"] / wrong if wrong else float("nan")
     summary["break_rate"] = summary["delta_c_to_i"] / right if right else float("nan")
-    summary["response_tokens"] = float(np.mean([sum(row.n_tokens) for row in good])) if good else float("nan")
+    for name, first_is_right in (("change_if_wrong", False), ("change_if_right", True)):
+        of_these = [row.answers[0] != row.answers[-1] for row in good if row.correct[0] is first_is_right]
+        summary[name] = float(np.mean(of_these)) if of_these else float("nan")
     summary["failed_fraction"] = (len(rows) - len(good)) / len(rows) if rows else float("nan")
     summary["n"] = len(good)
     return summary

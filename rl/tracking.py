@@ -143,9 +143,18 @@ class Tracker:
         if self._mirror is not None:
             self._mirror.log(step, {name: value for name, value in metrics.items() if value == value})
 
-    def episodes(self, step: int, episodes: Sequence[Episode]) -> None:
-        """Whole episodes, token ids and log-probs included."""
-        self._episodes.write(*({"step": step, **asdict(episode)} for episode in episodes))
+    def episodes(
+        self, step: int, episodes: Sequence[Episode], advantages: Mapping[int, Sequence[Sequence[float]]] | None = None
+    ) -> None:
+        """Whole episodes, token ids and log-probs included.
+
+        Args:
+            step: When they were sampled.
+            episodes: Them.
+            advantages: Of some of them, by their index: for each turn the advantage of every sampled token.
+        """
+        known = advantages or {}
+        self._episodes.write(*({"step": step, **asdict(e), "advantages": known.get(i)} for i, e in enumerate(episodes)))
 
     def close(self) -> None:
         """Closes the files and the mirror."""

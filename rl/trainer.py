@@ -5,7 +5,7 @@ rollout batch; :mod:`rl.checkpoint` writes it to disk.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ class Totals:
     episodes: int = 0
     sampled_tokens: int = 0
     gradient_tokens: int = 0
+    updates: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"sampling": 0.0, "verification": 0.0, "update": 0.0, "other": 0.0}
     )
@@ -46,6 +47,7 @@ class Pending:
     Args:
         train: Scored rows of this process.
         episodes: All sampled episodes of this process.
+        rows: The episode of each row, by its index.
         metrics: Numbers about the sampling.
         seconds: Seconds by phase.
         done: Optimiser steps taken.
@@ -54,6 +56,7 @@ class Pending:
 
     train: TrainBatch
     episodes: list[Episode]
+    rows: list[int]
     metrics: dict[str, float]
     seconds: dict[str, float]
     done: int = 0
@@ -100,6 +103,8 @@ class Trainer:
         self.step = 0
         self.n_updates = 0
         self.totals = Totals()
+        self.advantages: dict[int, list[list[float]]] = {}
+        """Of the last batch's first ``keep_episodes`` episodes, by index: per turn, of every sampled token."""
 
     @property
     def n_steps(self) -> int:
@@ -147,6 +152,7 @@ class Trainer:
             pending.seconds["update"] += time.perf_counter() - started
             if pending.done < len(plan):
                 after_update()
+        self.advantages = dict(_first_advantages(pending, self._config.training.keep_episodes))
         return self._finish(pending, stage, began, before), pending.episodes
 
     def _minibatch_plan(self, n_rows: int) -> list[torch.Tensor]:
@@ -188,7 +194,8 @@ class Trainer:
         metrics["group/offline_first_fraction"] = self._distributed.sum_ratios({"x": replayed})["x"].value
         seconds = {"sampling": sampling, "verification": verification, "update": update}
         seconds["other"] = max(0.0, wall - sampling - verification)
-        return Pending(train, episodes, metrics, seconds)
+        places = {id(episode): i for i, episode in enumerate(episodes)}
+        return Pending(train, episodes, [places[id(episode)] for episode in trainable], metrics, seconds)
 
     def _refuse_failures(self, episodes: list[Episode]) -> dict[str, float]:
         by_reason = {reason: sum(e.stop_reason is reason for e in episodes) for reason in StopReason}
@@ -252,6 +259,7 @@ class Trainer:
         self.totals.episodes += int(counts[0])
         self.totals.sampled_tokens += int(counts[1])
         self.totals.gradient_tokens += int(counts[2])
+        self.totals.updates = self.n_updates
         return counts[3]
 
     def _update_metrics(self, pending: Pending, stage: StageConfig) -> dict[str, float]:
@@ -321,6 +329,15 @@ class Trainer:
             self.learner.load_state(state["learner"])
         self._pending = state["pending"]
         self._on_update(self.step)
+
+
+def _first_advantages(pending: Pending, n: int) -> Iterator[tuple[int, list[list[float]]]]:
+    batch = pending.train.rollout
+    for row, place in enumerate(pending.rows):
+        if place >= n:
+            return
+        turn_ids, values = batch.turn_ids[row], pending.train.advantages[row]
+        yield place, [values[turn_ids == k].tolist() for k in range(int(batch.n_turns[row]))]
 
 
 def refuse_config(config: TrainConfig, n_processes: int) -> None:

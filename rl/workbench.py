@@ -1,10 +1,11 @@
 """Builds what every run needs from its config: model, renderer, engine, environments."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 import envs
 from envs import SelfCorrectEnv, Split, Task, TaskSet
@@ -92,6 +93,16 @@ class Workbench:
     def evaluation_tasks(self) -> Sequence[Task]:
         """The tasks that ``config.evaluation`` asks for."""
         return self.tasks(Split(self.config.evaluation.split), self.config.evaluation.n_tasks)
+
+    def elsewhere(self, changes: dict[str, Any]) -> "Workbench":
+        """The same policy in another environment.
+
+        Args:
+            changes: What differs from ``config.env``; inner dictionaries are merged.
+        """
+        env: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.config.env), changes))
+        config = replace(self.config, env=env)
+        return replace(self, config=config, taskset=make_taskset(env))
 
     def tasks(self, split: Split, n: int = 0) -> Sequence[Task]:
         """The first ``n`` tasks of a split, or all of them for 0.

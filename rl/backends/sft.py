@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rl.config import OfflineConfig, OptimConfig
+from rl.revisions import Revision
 
 IGNORED = -100
 
@@ -21,15 +22,19 @@ class SFTRow:
     Args:
         input_ids: Prompt and response ids, exactly as sampled.
         labels: The same ids where they are learned, -100 elsewhere.
+        revision: What is learned to follow what, for rows that learn a second attempt.
     """
 
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
+    revision: Revision | None = None
 
     @classmethod
-    def from_turn(cls, prompt_ids: tuple[int, ...], action_ids: tuple[int, ...]) -> "SFTRow":
+    def from_turn(
+        cls, prompt_ids: tuple[int, ...], action_ids: tuple[int, ...], revision: Revision | None = None
+    ) -> "SFTRow":
         """A row that learns the action and nothing of the prompt."""
-        return cls(prompt_ids + action_ids, (IGNORED,) * len(prompt_ids) + action_ids)
+        return cls(prompt_ids + action_ids, (IGNORED,) * len(prompt_ids) + action_ids, revision)
 
 
 def fine_tune(

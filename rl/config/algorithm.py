@@ -110,6 +110,8 @@ class StageConfig:
         keep_optimizer: Go on with the optimiser state of the stage before, instead of a fresh one.
         offline_first_attempts: Part of the groups whose first attempts are taken from the base model; they are read,
             not learned.
+        imitate: Learn the last attempts of episodes that end right, each with weight 1, instead of comparing rewards:
+            STaR's rule on the policy's own samples. Reward weights and bonus are then not read.
     """
 
     share: float = 1.0
@@ -122,6 +124,7 @@ class StageConfig:
     reference: Reference = Reference.BASE
     keep_optimizer: bool = False
     offline_first_attempts: float = 0.0
+    imitate: bool = False
 
     def __post_init__(self) -> None:
         where = "algorithm.stages"
@@ -270,6 +273,10 @@ class AlgorithmConfig:
         refuse(
             self.dynamic_sampling > 0 and self.group_size < 2,
             "algorithm.dynamic_sampling looks for groups whose rewards differ: it needs a group_size of at least 2",
+        )
+        refuse(
+            any(stage.imitate for stage in self.stages) and self.critic.kind is not Critic.NONE,
+            "algorithm.stages: imitate=true compares nothing, so it takes no critic",
         )
         refuse(
             self.stages[0].reference is Reference.PREVIOUS,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -117,6 +118,11 @@ class EvalConfig:
         greedy: One greedy episode per task.
         samples_per_task: Sampled episodes per task; 0 for none.
         temperature: Of the sampled episodes.
+        attempts: Greedy episodes of this many attempts too, to see whether accuracy goes on rising; 0 for none.
+        fixed_first: Validations also measure second attempts at the base's first attempts, on so many training and
+            validation tasks; 0 for none.
+        transfer: Other environments to be evaluated on, by a name of your choice: what differs from ``env``, as in
+            ``{longer: {options: {min_terms: 5}}}``.
         controls: Play greedy second attempts again without the own first attempt, with another task's, and with the
             verdict; see :mod:`rl.controls`.
     """
@@ -127,12 +133,16 @@ class EvalConfig:
     samples_per_task: int = 4
     temperature: float = 1.0
     controls: bool = False
+    attempts: int = 0
+    fixed_first: int = 0
+    transfer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse(self.split not in ("validation", "test"), f"evaluation.split={self.split}: use validation or test")
         refuse(
             not self.greedy and not self.samples_per_task, "evaluation: neither greedy nor sampled episodes asked for"
         )
+        refuse(self.attempts < 0 or self.fixed_first < 0, "evaluation: attempts and fixed_first must not be negative")
         refuse(self.controls and not self.greedy, "evaluation.controls start from greedy episodes: set greedy=true")
 
 

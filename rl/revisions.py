@@ -1,0 +1,70 @@
+"""What a second attempt does to the first: the kinds of revision, and how far apart the two texts are."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from enum import StrEnum
+from functools import lru_cache
+
+from rewards import Verdict
+from rl.metrics import Ratio
+from rl.types import Turn
+
+EDIT_BINS = 20
+"""Bins of an edit-ratio histogram over [0, 1]."""
+
+
+@lru_cache(maxsize=100_000)
+def edit_ratio(first: str, last: str) -> float:
+    """Edit distance over the sum of the lengths, in [0, 1]: 1 minus difflib's ratio (insertions and deletions)."""
+    return 0.0 if first == last else 1.0 - SequenceMatcher(None, first, last, autojunk=False).ratio()
+
+
+class Kind(StrEnum):
+    """Where a revision goes, and whether it is one at all."""
+
+    FIXED = "i_to_c"
+    BROKEN = "c_to_i"
+    RIGHT_COPIED = "c_to_c_copied"
+    RIGHT_REWRITTEN = "c_to_c_rewritten"
+    WRONG_COPIED = "i_to_i_copied"
+    WRONG_REWRITTEN = "i_to_i_rewritten"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Two attempts at one task, the second read after the first."""
+
+    draft: str
+    final: str
+    draft_right: bool
+    final_right: bool
+
+    @classmethod
+    def of(cls, draft: Turn, final: Turn) -> "Revision":
+        """From the turns of an episode, or of two episodes of the same task."""
+        return cls(draft.text, final.text, draft.verdict is Verdict.CORRECT, final.verdict is Verdict.CORRECT)
+
+    @property
+    def kind(self) -> Kind:
+        """Which kind."""
+        copied = self.draft == self.final
+        if self.final_right:
+            return Kind.FIXED if not self.draft_right else Kind.RIGHT_COPIED if copied else Kind.RIGHT_REWRITTEN
+        return Kind.BROKEN if self.draft_right else Kind.WRONG_COPIED if copied else Kind.WRONG_REWRITTEN
+
+
+def kind_shares(revisions: Sequence[Revision]) -> dict[str, Ratio]:
+    """``data/<kind>``: what share of the revisions each kind makes up, as ratios that can be added up."""
+    n = float(len(revisions))
+    kinds = [revision.kind for revision in revisions]
+    return {f"data/{kind.value}": Ratio(float(kinds.count(kind)), n) for kind in Kind}
+
+
+def edit_histogram(revisions: Iterable[Revision]) -> dict[str, list[int]]:
+    """Counts of edit ratios in :data:`EDIT_BINS` equal bins, by kind; 1 falls into the last bin."""
+    counts = {kind.value: [0] * EDIT_BINS for kind in Kind}
+    for revision in revisions:
+        ratio = edit_ratio(revision.draft, revision.final)
+        counts[revision.kind.value][min(EDIT_BINS - 1, int(ratio * EDIT_BINS))] += 1
+    return counts
