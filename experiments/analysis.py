@@ -102,7 +102,14 @@ def load_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return results
 
 
-def analyse(folder: Path, order: list[str], names: dict[str, str], env: str, mode: str = "greedy") -> Comparison:
+def analyse(
+    folder: Path,
+    order: list[str],
+    names: dict[str, str],
+    env: str,
+    mode: str = "greedy",
+    rows: list[EvalRow] | None = None,
+) -> Comparison:
     """Statistics of a comparison.
 
     Args:
@@ -111,11 +118,12 @@ def analyse(folder: Path, order: list[str], names: dict[str, str], env: str, mod
         names: Their names in tables.
         env: Name of the environment.
         mode: ``greedy`` or ``sampled`` episodes.
+        rows: What :func:`load_rows` returned, if it was called already.
 
     Raises:
         FileNotFoundError: If no arm has finished rows of this mode.
     """
-    rows, results = load_rows(folder), load_results(folder)
+    rows, results = load_rows(folder) if rows is None else rows, load_results(folder)
     if not any(row.mode == mode for row in rows):
         raise FileNotFoundError(f"{folder}: no finished arm with {mode} episodes, so there is nothing to report")
     tables = tabulate(rows, mode)
@@ -125,8 +133,12 @@ def analyse(folder: Path, order: list[str], names: dict[str, str], env: str, mod
     complete = [s for s in seeds if all(s in tables[arm].seeds for arm in present if arm != BASE)]
     boot = Bootstrap(max(1, len(complete)), len(next(iter(tables.values())).task_ids))
     controls = {control.value: tabulate(rows, control.value) for control in Control} if mode == "greedy" else {}
+    by_arm: dict[str, list[EvalRow]] = {arm: [] for arm in present}
+    for row in rows:
+        if row.mode == mode and row.arm in by_arm:
+            by_arm[row.arm].append(row)
     lines = [
-        _arm_line(arm, names, tables, controls, complete, boot, rows, results, mode, present, _crashed(folder, arm))
+        _arm_line(arm, names, tables, controls, complete, boot, by_arm[arm], results, present, _crashed(folder, arm))
         for arm in present
     ]
     missing = [names.get(arm, arm) for arm in order if arm not in tables]
@@ -153,7 +165,6 @@ def _arm_line(
     boot: Bootstrap,
     rows: list[EvalRow],
     results: dict[tuple[str, int], dict[str, Any]],
-    mode: str,
     present: list[str],
     crashed: list[int],
 ) -> ArmLine:
@@ -175,9 +186,7 @@ def _arm_line(
         },
         delta_iqm=iqm(table.per_seed("delta")),
         detectable=_detectable(table),
-        seeds=[
-            _seed_line(table, i, [r for r in rows if r.arm == arm and r.mode == mode]) for i in range(len(table.seeds))
-        ],
+        seeds=[_seed_line(table, i, rows) for i in range(len(table.seeds))],
         crashed=crashed,
         controls={
             control: boot.interval(_paired(by_arm[arm], "accuracy_t2", complete))
@@ -247,7 +256,7 @@ def verdicts(comparison: Comparison) -> list[str]:
         if line.arm != BASE and n_failed:
             sentence += f" {n_failed} of {len(line.seeds)} seeds failed (delta of at most 1 point)."
         if delta.low > 0 and line.losses:
-            sentence += " " + _does_it_correct(line.losses)
+            sentence += " " + does_it_correct(line.losses)
         if line.crashed:
             sentence += f" Seeds {line.crashed} crashed and are missing."
         sentences.append(sentence)
@@ -255,7 +264,7 @@ def verdicts(comparison: Comparison) -> list[str]:
     return sentences + _ranking(comparison)
 
 
-def _does_it_correct(losses: dict[str, Interval]) -> str:
+def does_it_correct(losses: dict[str, Interval]) -> str:
     """What the second attempt owes to the first: it corrects if taking it away and exchanging it both cost accuracy.
 
     An empty first attempt is unlike anything in training, so a loss under C1 alone shows no use of what was written.

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, WatchConfig
+from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, ReportConfig, WatchConfig
 from rewards.sandbox import SandboxError
 from rl import config as schema
 from rl.checkpoint import latest_unfinished
@@ -40,6 +40,7 @@ _ENTRY_POINTS = {
     "pretrain": PretrainConfig,
     "play": PlayConfig,
     "watch": WatchConfig,
+    "report": ReportConfig,
 }
 console = Console()
 if not console.is_terminal:

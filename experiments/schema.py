@@ -97,3 +97,24 @@ class WatchConfig:
     def __post_init__(self) -> None:
         if self.every_s <= 0 or self.episodes < 0:
             raise ValueError("every_s must be positive and episodes not negative")
+
+
+@dataclass
+class ReportConfig:
+    """``experiments.report``: a comparison's tables, figures and page, drawn again.
+
+    Args:
+        run: Folder of a comparison.
+        only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
+        episodes: Most evaluated episodes that the page carries.
+    """
+
+    run: str = MISSING
+    only: Any = ""
+    episodes: int = 50_000
+
+    def __post_init__(self) -> None:
+        ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
+        self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
+        if self.episodes < 0:
+            raise ValueError(f"episodes={self.episodes}: must not be negative")

@@ -192,6 +192,18 @@ class Bootstrap:
         centre = float(np.nanmean(np.nanmean(left_SN, axis=1)) - np.nanmean(np.nanmean(right_SN, axis=1)))
         return _interval(centre, self.means(left_SN) - self.means(right_SN), level)
 
+    def quotient(self, numerator_SN: np.ndarray, denominator_SN: np.ndarray, level: float = 0.95) -> Interval:
+        """A quotient of two means, such as "fixed, of those that were wrong"; ``nan`` where nothing is below the line.
+
+        Draws whose denominator is 0 are left out of the interval.
+        """
+        above, below = self.means(numerator_SN), self.means(denominator_SN)
+        draws = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+        total = float(np.nanmean(np.nanmean(denominator_SN, axis=1)))
+        if total <= 0 or np.isnan(draws).all():
+            return Interval(float("nan"), float("nan"), float("nan"))
+        return _interval(float(np.nanmean(np.nanmean(numerator_SN, axis=1))) / total, draws, level)
+
     def p_value(self, left_SN: np.ndarray, right_SN: np.ndarray) -> float:
         """Two-sided: twice the share of draws whose difference has the other sign or is 0, at least 2 / draws."""
         draws = self.means(left_SN) - self.means(right_SN)

@@ -1,0 +1,160 @@
+"""Exhibits for paper: SVG and PNG figures that stay readable in black and white, tables as CSV and Markdown."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.evidence.model import Exhibit, Figure, Mark, Panel, Series, Table
+from rl.tracking import write_text
+
+_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5)))
+_MARKERS = "osD^vPX*<>hd"
+COLOURS = plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2]  # type: ignore[attr-defined]
+_PER_ROW = 3
+_DPI = 130
+
+
+def write(exhibit: Exhibit, folder: Path) -> list[Path]:
+    """Writes an exhibit's files; nothing for one that is absent.
+
+    Returns:
+        ``<id>.svg`` and ``<id>.png`` with the caption below, or ``<id>.csv`` and ``<id>.md``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{exhibit.id}.*"):
+        old.unlink()
+    if isinstance(exhibit, Figure):
+        return _write_figure(exhibit, folder)
+    if isinstance(exhibit, Table):
+        paths = [folder / f"{exhibit.id}.csv", folder / f"{exhibit.id}.md"]
+        write_text(paths[0], _csv(exhibit))
+        write_text(paths[1], _markdown(exhibit))
+        return paths
+    return []
+
+
+def _csv(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(table.header)
+    writer.writerows(
+        [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row] for row in table.rows
+    )
+    return out.getvalue()
+
+
+def _markdown(table: Table) -> str:
+    lines = [f"**{table.id}. {table.title}.** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
+    lines.append("|" + "---|" * len(table.header))
+    for row in table.rows:
+        cells = [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _write_figure(figure: Figure, folder: Path) -> list[Path]:
+    n = len(figure.panels)
+    n_columns = min(_PER_ROW, n)
+    n_rows = -(-n // n_columns)
+    looks = _looks(figure.panels)
+    tall = max((len(panel.heat.rows) for panel in figure.panels if panel.heat), default=0)
+    height = max(4.2, 0.42 * tall + 2.5)
+    canvas, axes = plt.subplots(
+        n_rows, n_columns, figsize=(5.4 * n_columns, height * n_rows + 1.6), constrained_layout=True, squeeze=False
+    )
+    for axis, panel in zip(axes.flat, figure.panels, strict=False):
+        _draw_panel(axis, panel, looks)
+    for axis in list(axes.flat)[n:]:
+        axis.axis("off")
+    handles: dict[str, Any] = {}
+    for axis in axes.flat:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    if handles:
+        canvas.legend(
+            handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, len(handles)), fontsize=8
+        )
+    canvas.supxlabel(_wrap(f"{figure.id}. {figure.title}. {figure.caption}", 34 * n_columns + 50), fontsize=8)
+    paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
+    with plt.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
+        canvas.savefig(paths[0], metadata={"Date": None})
+        canvas.savefig(paths[1], dpi=_DPI)
+    plt.close(canvas)
+    return paths
+
+
+def _wrap(text: str, width: int) -> str:
+    lines, line = [], ""
+    for word in text.split():
+        if len(line) + len(word) >= width:
+            lines.append(line)
+            line = ""
+        line += (" " if line else "") + word
+    return "\n".join([*lines, line])
+
+
+def _looks(panels: Sequence[Panel]) -> dict[str, int]:
+    """One colour, line style and marker per name, the same in every panel."""
+    names: dict[str, int] = {}
+    for panel in panels:
+        for series in panel.series:
+            names.setdefault(series.name, len(names))
+    return names
+
+
+def _draw_panel(axis: Any, panel: Panel, looks: dict[str, int]) -> None:
+    if panel.heat is not None:
+        _draw_heat(axis, panel)
+        return
+    if panel.log_x:
+        axis.set_xscale("log", base=panel.log_x)
+    if panel.zero:
+        axis.axhline(0, color="black", linewidth=0.8)
+    for series in panel.series:
+        _draw_series(axis, series, looks[series.name])
+    if panel.diagonal:
+        axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
+    if panel.ticks:
+        axis.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=30, ha="right", fontsize=7)
+    axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+    axis.grid(alpha=0.3)
+
+
+def _draw_series(axis: Any, series: Series, index: int) -> None:
+    colour = COLOURS[index % len(COLOURS)]
+    style, marker = _STYLES[index % len(_STYLES)], _MARKERS[index % len(_MARKERS)]
+    if series.mark is Mark.STEPS:
+        edges = [*series.x, 2 * series.x[-1] - series.x[-2]]
+        axis.stairs(series.y, edges, color=colour, linestyle=style, linewidth=1.4, label=series.name)
+        return
+    for x, y in series.runs:
+        axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.5)
+    if len(series.low):
+        axis.fill_between(series.x, series.low, series.high, color=colour, alpha=0.12, linewidth=0)
+    line = style if series.mark is Mark.LINE else "none"
+    size = 3.5 if series.mark is Mark.LINE else 5
+    faces = {} if series.mark is Mark.LINE else {"mfc": "none"}
+    axis.plot(
+        series.x, series.y, color=colour, linestyle=line, marker=marker, markersize=size, label=series.name, **faces
+    )
+
+
+def _draw_heat(axis: Any, panel: Panel) -> None:
+    heat = panel.heat
+    assert heat is not None
+    values = np.array([[np.nan if v is None else v for v in row] for row in heat.values], dtype=float)
+    axis.imshow(values, cmap="Greys", vmin=0, vmax=100, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            if value == value:
+                axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="w" if value > 55 else "k")
+    axis.set_xticks(range(len(heat.columns)), heat.columns, rotation=40, ha="right", fontsize=7)
+    axis.set_yticks(range(len(heat.rows)), heat.rows, fontsize=7)
+    axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)

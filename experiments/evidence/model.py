@@ -1,0 +1,158 @@
+"""What an exhibit is: numbers and words, not pixels. One drawing for paper and one for the browser are made from it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """Types that JSON has: ``nan`` becomes ``None``, NumPy numbers Python's."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Mark(StrEnum):
+    """How a series is drawn."""
+
+    LINE = "line"
+    POINTS = "points"
+    STEPS = "steps"
+    """A histogram: ``x`` are the left edges of equal bins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve.
+
+    Args:
+        name: In the legend; the same arm has the same name, and therefore the same look, in all panels.
+        x: N positions.
+        y: N values.
+        low: N lower ends of an interval or band; empty for none.
+        high: N upper ends.
+        runs: Single training runs, as thin curves: one (x, y) each.
+        mark: How it is drawn.
+        labels: N texts beside the points; empty for none.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    runs: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
+    mark: Mark = Mark.LINE
+    labels: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """A matrix.
+
+    Args:
+        rows: R names, the upper row first.
+        columns: C names.
+        values: ``[R][C]``; ``None`` where nothing is known.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One pair of axes; labels name the unit."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series] = ()
+    heat: Heat | None = None
+    log_x: int = 0
+    """Base of a logarithmic x axis; 0 for a linear one."""
+    diagonal: bool = False
+    """Draw y = x."""
+    zero: bool = False
+    """Draw y = 0."""
+    ticks: Sequence[str] = ()
+    """Names for x = 0, 1, 2 ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of one or more panels.
+
+    Args:
+        id: Such as ``F1``.
+        title: Short.
+        caption: What is shown, n, and what the intervals are.
+        panels: Its axes.
+    """
+
+    id: str
+    title: str
+    caption: str
+    panels: Sequence[Panel]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, with ``kind``."""
+        return {"kind": "figure", **plain(asdict(self))}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table.
+
+    Args:
+        id: Such as ``T1``.
+        title: Short.
+        caption: What is shown, n, and what the intervals are.
+        header: Of the columns; the first one names the rows.
+        rows: Cells as they are printed. A second line of a cell, its interval, comes after a line break.
+        values: The numbers behind, by row name and column.
+    """
+
+    id: str
+    title: str
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, with ``kind``."""
+        return {"kind": "table", **plain(asdict(self))}
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """An exhibit that the folder's runs cannot show.
+
+    Args:
+        id: Such as ``F10``.
+        title: Short.
+        reason: What is missing, and what to run for it.
+    """
+
+    id: str
+    title: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, with ``kind``."""
+        return {"kind": "absent", **asdict(self)}
+
+
+Exhibit = Figure | Table | Absent
+
+
+class MissingError(Exception):
+    """Raised by an exhibit whose data are not there; its text becomes :attr:`Absent.reason`."""

@@ -1,0 +1,58 @@
+"""``report.html``: verdict, tables, figures and episodes in one file that needs no network."""
+
+import html
+import json
+from pathlib import Path
+from string import Template
+
+from experiments.analysis import verdicts
+from experiments.evidence.episodes import pack, packed
+from experiments.evidence.model import Exhibit
+from experiments.evidence.store import Store
+from experiments.evidence.tables import matched
+
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> str:
+    """The whole page.
+
+    Args:
+        store: The comparison.
+        exhibits: What :func:`experiments.evidence.build` made of it.
+        n_episodes: Most evaluated episodes that the page carries.
+    """
+    text = {name: (_ASSETS / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    title = html.escape(f"Offline against online: {store.env}")
+    data = json.dumps([one.to_json() for one in exhibits], separators=(",", ":"), allow_nan=False)
+    return Template(text["html"]).substitute(
+        title=title,
+        css=text["css"],
+        js=text["js"],
+        verdict=_verdict(store),
+        exhibits=_inside_script(data),
+        packed=packed(pack(store, n_episodes)),
+    )
+
+
+def _inside_script(data: str) -> str:
+    """JSON that cannot close the element it stands in."""
+    return data.replace("<", "\\u003c")
+
+
+def _verdict(store: Store) -> str:
+    parts = []
+    for mode, comparison in store.comparisons.items():
+        sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
+        head = f"<h2>{mode.capitalize()} decoding, {comparison.n_tasks} test tasks</h2>"
+        parts.append(
+            f"{head}<ul>{sentences}</ul>"
+            if not parts
+            else f"<details><summary>{head}</summary><ul>{sentences}</ul></details>"
+        )
+    seeds = ", ".join(map(str, store.complete)) or "none that all arms finished"
+    about = (
+        f"{len(store.trained)} arms, seeds {seeds}. {matched(store)} Intervals are 95 % bootstrap intervals over "
+        "seeds, then tasks. A seed failed if its delta is at most 1 point."
+    )
+    return f'<p class="caption">{html.escape(about)}</p>{"".join(parts)}'
