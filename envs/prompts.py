@@ -3,7 +3,7 @@
 An environment names its prompts by version; results obtained with different versions are different experiments.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,26 @@ _PROMPTS = {
         wrong="That is not correct. Reply with a different answer inside <answer></answer> tags.",
     ),
 }  # fmt: skip
+
+
+_REFINE = (
+    "First criticise your {what} step by step: name every mistake that you find, or say that there is none. Then write "
+    "out the complete {what} once more with these mistakes mended, {form}."
+)
+_FORMS = {
+    "math-v1": ("solution", "and state the result as \\boxed{{answer}}"),
+    "code-v1": ("code", "in a single ```python block"),
+    "short-v1": ("answer", "inside <answer></answer> tags"),
+}
+for _version, (_what, _form) in _FORMS.items():
+    _plain, _refine = _PROMPTS[_version], _REFINE.format(what=_what, form=_form)
+    _seen = "{observation}\n\n" if _plain.execution else ""
+    _PROMPTS[_version.replace("-", "-refine-")] = replace(
+        _plain, retry=_refine, execution=_plain.execution and _seen + _refine
+    )
+    _PROMPTS[_version.replace("-", "-wait-")] = replace(
+        _plain, retry="Wait.", execution=_plain.execution and _seen + "Wait."
+    )
 
 
 def get_prompts(version: str) -> Prompts:

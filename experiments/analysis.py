@@ -1,6 +1,7 @@
 """From a comparison's folder to the numbers that its tables, sentences and figures show."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ class ArmLine:
     sampled_tokens: int
     gradient_tokens: int
     seconds: float
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything was sampled to learn from."""
+        return self.episodes > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +134,9 @@ def analyse(
         raise FileNotFoundError(f"{folder}: no finished arm with {mode} episodes, so there is nothing to report")
     tables = tabulate(rows, mode)
     present = [arm for arm in order if arm in tables]
-    seeds = sorted({seed for arm in present for seed in tables[arm].seeds if arm != BASE}) or [0]
-    # Arms are paired over the seeds that all of them finished; the base has one run, which stands for all.
-    complete = [s for s in seeds if all(s in tables[arm].seeds for arm in present if arm != BASE)]
+    # Arms are paired over the seeds that all of them finished; what is not trained has one run, which stands for all.
+    learners = [arm for arm in present if is_trained(arm, results)]
+    complete = complete_seeds({arm: tables[arm].seeds for arm in learners})
     boot = Bootstrap(max(1, len(complete)), len(next(iter(tables.values())).task_ids))
     controls = {control.value: tabulate(rows, control.value) for control in Control} if mode == "greedy" else {}
     by_arm: dict[str, list[EvalRow]] = {arm: [] for arm in present}
@@ -145,13 +151,24 @@ def analyse(
     return Comparison(env, len(next(iter(tables.values())).task_ids), mode, lines, missing)
 
 
+def is_trained(arm: str, results: dict[tuple[str, int], dict[str, Any]]) -> bool:
+    """Whether an arm learns: the base and arms that only ask in other words do not."""
+    return any(result["totals"]["episodes"] for (name, _), result in results.items() if name == arm)
+
+
+def complete_seeds(seeds: dict[str, Sequence[int]]) -> list[int]:
+    """Seeds that all of these arms finished."""
+    known = sorted({seed for of_arm in seeds.values() for seed in of_arm})
+    return [seed for seed in known if all(seed in of_arm for of_arm in seeds.values())]
+
+
 def _crashed(folder: Path, arm: str) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("seed_")) for path in folder.glob(f"arms/{arm}/*/error.txt"))
 
 
 def _paired(table: ArmTable, name: str, complete: list[int]) -> Any:
     values = table.rate(name)
-    if table.arm == BASE or not complete:
+    if len(table.seeds) == 1 or not complete:
         return values[:1]
     return values[[table.seeds.index(seed) for seed in complete]]
 
@@ -253,7 +270,7 @@ def verdicts(comparison: Comparison) -> list[str]:
         sentence = f"{line.name}: {claim}; delta {points(delta)} points"
         sentence += f" (per seed {each})." if len(line.seeds) > 1 else "."
         n_failed = sum(seed.failed for seed in line.seeds)
-        if line.arm != BASE and n_failed:
+        if line.trained and n_failed:
             sentence += f" {n_failed} of {len(line.seeds)} seeds failed (delta of at most 1 point)."
         if delta.low > 0 and line.losses:
             sentence += " " + does_it_correct(line.losses)
@@ -288,7 +305,7 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
 
 
 def _ranking(comparison: Comparison) -> list[str]:
-    trained = [line for line in comparison.arms if line.arm != BASE]
+    trained = [line for line in comparison.arms if line.trained]
     if len(trained) < 2:
         return []
     best = max(trained, key=lambda line: line.rates["delta"].mean)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, ReportConfig, WatchConfig
+from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, PromptingConfig, ReportConfig, WatchConfig
 from rewards.sandbox import SandboxError
 from rl import config as schema
 from rl.checkpoint import latest_unfinished
@@ -31,6 +31,7 @@ _GROUPS = {
     "env": schema.EnvConfig,
     "model": schema.ModelConfig,
     "engine": schema.EngineConfig,
+    "prompting": PromptingConfig,
 }
 _ENTRY_POINTS = {
     "train": schema.TrainConfig,

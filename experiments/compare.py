@@ -14,21 +14,22 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from envs.prompts import get_prompts
 from experiments.arms import run_base, run_offline
 from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
 from experiments.cross import CrossJob, run_cross
 from experiments.online import run_online
 from experiments.progress import Display
 from experiments.report import write_report
-from experiments.schema import CompareConfig
+from experiments.schema import CompareConfig, PromptingConfig
 from rl.backends.flops import forget_peak_memory
-from rl.config import AlgorithmConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
+from rl.config import AlgorithmConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.tracking import describe_run, write_text
 
 BASE = "base"
@@ -73,12 +74,28 @@ def plan(cfg: CompareConfig, folder: Path) -> list[Job]:
         "evaluation": cfg.evaluation,
     }
     jobs = [Job(BASE, 0, RunConfig(seed=0, **shared), folder / "arms" / BASE / "seed_0")]
+    for name in cfg.run:
+        if isinstance(cfg.arms[name], PromptingConfig):
+            config = replace(RunConfig(seed=0, **shared), env=_asked_otherwise(cfg.arms[name], cfg))
+            jobs.append(Job(name, 0, config, folder / "arms" / name / "seed_0"))
     for seed in cfg.seeds:
         for name in cfg.run:
+            if isinstance(cfg.arms[name], PromptingConfig):
+                continue
             config = _arm_config(cfg.arms[name], cfg, shared | {"seed": seed})
             jobs.append(Job(name, seed, config, folder / "arms" / name / f"seed_{seed}"))
-    _refuse_unequal_budgets(jobs)
+    if cfg.match == "samples":
+        _refuse_unequal_budgets(jobs)
     return jobs
+
+
+def _asked_otherwise(arm: PromptingConfig, cfg: CompareConfig) -> EnvConfig:
+    family, version = cfg.env.prompts.rsplit("-", 1)
+    try:
+        get_prompts(f"{family}-{arm.style}-{version}")
+    except KeyError as error:
+        raise UserError(f"run: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}") from None
+    return replace(cfg.env, prompts=f"{family}-{arm.style}-{version}")
 
 
 def _arm_config(arm: Any, cfg: CompareConfig, shared: dict[str, Any]) -> TrainConfig | SFTConfig:
@@ -87,7 +104,7 @@ def _arm_config(arm: Any, cfg: CompareConfig, shared: dict[str, Any]) -> TrainCo
         return TrainConfig(algorithm=arm, **rest, **shared)
     if isinstance(arm, OfflineConfig):
         return SFTConfig(offline=arm, **rest, **shared)
-    raise UserError(f"arms: {arm!r} is neither an algorithm nor an offline method; add it through the defaults list")
+    raise UserError(f"arms: {arm!r} is no algorithm, offline method or prompting; add it through the defaults list")
 
 
 def episodes_spent(config: RunConfig) -> int:
@@ -102,7 +119,7 @@ def episodes_spent(config: RunConfig) -> int:
 
 
 def _refuse_unequal_budgets(jobs: list[Job]) -> None:
-    spent = {job.arm: episodes_spent(job.config) for job in jobs if job.arm != BASE}
+    spent = {job.arm: episodes_spent(job.config) for job in jobs if isinstance(job.config, TrainConfig | SFTConfig)}
     if len(set(spent.values())) > 1:
         budgets = ", ".join(f"{arm} {n}" for arm, n in spent.items())
         raise UserError(
@@ -250,9 +267,10 @@ def main(cfg: CompareConfig) -> None:
     for job in done:
         refuse_changed_config(job)
     todo = [job for job in jobs if not job.is_done]
-    budget = max(episodes_spent(job.config) for job in jobs)
+    budget = cfg.training.tokens or cfg.training.updates or max(episodes_spent(job.config) for job in jobs)
+    unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]
     console.print(
-        f"{len(cfg.run)} arms x {len(cfg.seeds)} seeds, {budget} sampled episodes each, {n_workers(cfg)} processes"
+        f"{len(cfg.run)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, {n_workers(cfg)} processes"
         + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
         highlight=False,
     )

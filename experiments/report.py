@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.analysis import BASE, SHOWN, Comparison, verdicts
+from experiments.analysis import SHOWN, Comparison, verdicts
 from experiments.cli import console, entry_point
 from experiments.evidence import build
 from experiments.evidence.controls import CONTROL_NAMES, control_cells
@@ -80,7 +80,7 @@ def _print(comparison: Comparison, out: Console) -> None:
         for name in SHOWN:
             rate = line.rates[name]
             cells.append(f"{100 * rate.mean:.1f}\n[dim]{100 * rate.low:.1f}, {100 * rate.high:.1f}[/]")
-        failed = "-" if line.arm == BASE else f"{sum(s.failed for s in line.seeds)}/{len(line.seeds)}"
+        failed = "-" if not line.trained else f"{sum(s.failed for s in line.seeds)}/{len(line.seeds)}"
         if line.crashed:
             failed += f" +{len(line.crashed)} crashed"
         table.add_row(line.name, *cells, failed, str(line.episodes), f"{line.seconds:.0f}")

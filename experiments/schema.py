@@ -7,15 +7,32 @@ from omegaconf import MISSING
 
 from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
 
+MATCH = ("samples", "tokens", "updates")
+
+
+@dataclass
+class PromptingConfig:
+    """An arm that trains nothing: the base, asked in other words.
+
+    Args:
+        name: Shown in tables.
+        style: Which words: the prompts ``math-<style>-v1`` in place of ``math-v1``, and so for other families.
+    """
+
+    name: str = MISSING
+    style: str = MISSING
+
 
 @dataclass
 class CompareConfig(RunConfig):
     """``experiments.compare``: arms times seeds.
 
     Args:
-        arms: Every arm's config by name: an ``AlgorithmConfig`` or an ``OfflineConfig``.
+        arms: Every arm's config by name: an ``AlgorithmConfig``, an ``OfflineConfig`` or a ``PromptingConfig``.
         run: Which of them to run, in the order of the table; ``base`` is always measured.
         seeds: One run per arm and seed.
+        match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
+            ones) or ``updates`` (``training.updates``, optimiser steps).
         cross: Test tasks on which every arm corrects every arm's first attempts; 0 for no such table.
         workers: Processes; 0 for one per core.
         resume: Folder of an earlier, interrupted comparison to go on with.
@@ -24,11 +41,24 @@ class CompareConfig(RunConfig):
     arms: dict[str, Any] = field(default_factory=dict)
     run: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    match: str = "samples"
     cross: int = 0
     workers: int = 0
     resume: str | None = None
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.match not in MATCH:
+            raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
+        for what in ("tokens", "updates"):
+            budget = getattr(self.training, what)
+            if self.match == what and not budget:
+                raise ValueError(f"match={what}: give the budget of every arm, training.{what}=...")
+            if self.match != what and budget:
+                raise ValueError(f"training.{what}={budget} is the budget of match={what}, but match={self.match}")
+        if self.cross < 0:
+            raise ValueError(f"cross={self.cross}: must not be negative; 0 is no such table")
 
 
 @dataclass

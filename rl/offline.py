@@ -12,14 +12,19 @@ from typing import Any
 
 from envs import Task
 from rewards import Verdict
+from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
 from rl.config import OfflineConfig, Rule, SFTConfig
 from rl.revisions import Revision, edit_histogram, kind_shares
 from rl.rollout import EpisodePlan, Rollout
+from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.schedule import shuffled_index
 from rl.seeding import derive_seed
 from rl.trainer import Totals
 from rl.types import Episode, Turn
+
+TOKEN_CHUNK = 16
+"""Groups that are sampled between two looks at a budget of tokens, which is overdrawn by less than these."""
 
 
 class NothingKeptError(ValueError):
@@ -53,11 +58,8 @@ def keep_pairs(episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per
         pairs_per_task: At most this many pairs of either kind per task.
         seed: Decides which attempts are paired.
     """
-    by_task: dict[str, list[Episode]] = defaultdict(list)
-    for episode in _finished(episodes):
-        by_task[episode.task_id].append(episode)
     rows = []
-    for task_id, attempts in by_task.items():
+    for task_id, attempts in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "pairs", task_id))
         right = [episode for episode in attempts if _right(episode.turns[0])]
         wrong = [episode for episode in attempts if not _right(episode.turns[0])]
@@ -85,11 +87,8 @@ def keep_relabelled(episodes: Sequence[Episode], per_task: int, seed: int) -> li
         per_task: At most this many states of each turn and task, drawn at random.
         seed: Decides which states are kept and what answers them.
     """
-    by_task: dict[str, list[Episode]] = defaultdict(list)
-    for episode in _finished(episodes):
-        by_task[episode.task_id].append(episode)
     rows = []
-    for task_id, group in by_task.items():
+    for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "relabel", task_id))
         right = [[turn for turn in turns if _right(turn)] for turns in zip(*(e.turns for e in group), strict=False)]
         anywhere = [turn for turns in right for turn in turns]
@@ -103,6 +102,73 @@ def keep_relabelled(episodes: Sequence[Episode], per_task: int, seed: int) -> li
     return rows
 
 
+def keep_verified(
+    episodes: Sequence[Episode],
+    per_task: int,
+    seed: int,
+    says_right: Sequence[int],
+    says_wrong: Sequence[int],
+) -> list[SFTRow]:
+    """Verify, then revise: a judgement of the first attempt, then its repetition or a right attempt in its place.
+
+    After self-rewarding correction (arXiv 2502.19613, section 3.1), with a rule instead of a model as the judge. The
+    revision hangs on a written judgement, which filtered traces alone do not teach.
+
+    Args:
+        episodes: Sampled episodes; failed ones are left out.
+        per_task: At most this many wrong and as many right first attempts per task.
+        seed: Decides which.
+        says_right: Token ids of the judgement "right".
+        says_wrong: Token ids of the judgement "wrong".
+    """
+    rows = []
+    for task_id, group in _by_task(episodes).items():
+        rng = random.Random(derive_seed(seed, "verify", task_id))
+        right = [episode for episode in group if _right(episode.turns[0])]
+        wrong = [episode for episode in group if not _right(episode.turns[0])]
+        for draft in rng.sample(right, min(per_task, len(right))):
+            rows.append(_judged(draft, says_right, draft.turns[0]))
+        for draft in rng.sample(wrong, min(per_task, len(wrong))) if right else ():
+            rows.append(_judged(draft, says_wrong, rng.choice(right).turns[0]))
+    return rows
+
+
+def _judged(draft: Episode, judgement: Sequence[int], answer: Turn) -> SFTRow:
+    action_ids = (*judgement, *answer.action_ids)
+    return SFTRow.from_turn(draft.turns[1].prompt_ids, action_ids, Revision.of(draft.turns[0], answer))
+
+
+def prefer(episodes: Sequence[Episode], pairs_per_task: int, seed: int) -> list[PreferenceRow]:
+    """Correction pairs: a right attempt is preferred to the policy's own wrong second one.
+
+    After a right first attempt the pair is c->c over c->i, after a wrong one i->c over i->i. The prompt is the one of
+    the wrong second attempt, token for token; the right attempt is a second one where the task has any, else a first.
+
+    Args:
+        episodes: Sampled episodes; failed ones are left out.
+        pairs_per_task: At most this many pairs per task.
+        seed: Decides which.
+    """
+    rows = []
+    for task_id, group in _by_task(episodes).items():
+        rng = random.Random(derive_seed(seed, "dpo", task_id))
+        seconds = [episode.turns[1] for episode in group if _right(episode.turns[1])]
+        right = seconds or [episode.turns[0] for episode in group if _right(episode.turns[0])]
+        wrong = [episode for episode in group if not _right(episode.turns[1])]
+        for episode in rng.sample(wrong, min(pairs_per_task, len(wrong))) if right else ():
+            chosen, rejected = rng.choice(right), episode.turns[1]
+            revision = Revision.of(episode.turns[0], chosen)
+            rows.append(PreferenceRow(rejected.prompt_ids, chosen.action_ids, rejected.action_ids, revision))
+    return rows
+
+
+def _by_task(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
+    found: dict[str, list[Episode]] = defaultdict(list)
+    for episode in _finished(episodes):
+        found[episode.task_id].append(episode)
+    return found
+
+
 def _finished(episodes: Sequence[Episode]) -> Iterator[Episode]:
     return (episode for episode in episodes if not episode.failed and len(episode.turns) > 1)
 
@@ -111,12 +177,17 @@ def _right(turn: Turn) -> bool:
     return turn.verdict is Verdict.CORRECT
 
 
-def keep(episodes: Sequence[Episode], config: OfflineConfig, seed: int) -> list[SFTRow]:
-    """The rows that a method keeps of sampled episodes."""
+def keep(
+    episodes: Sequence[Episode], config: OfflineConfig, seed: int, encode: Callable[[str], Sequence[int]]
+) -> list[SFTRow]:
+    """The rows that a method of fine-tuning keeps of sampled episodes; ``encode`` turns words into token ids."""
     if config.rule is Rule.STAR:
         return keep_star(episodes, config.keep_right_to_right)
     if config.rule is Rule.RELABEL:
         return keep_relabelled(episodes, config.pairs_per_task, seed)
+    if config.rule is Rule.VERIFY:
+        says = encode(config.says_right), encode(config.says_wrong)
+        return keep_verified(episodes, config.pairs_per_task, seed, *says)
     return keep_pairs(episodes, config.keep_right_to_right, config.pairs_per_task, seed)
 
 
@@ -150,26 +221,44 @@ class OfflineTrainer:
         self._config, self._offline = config, config.offline
         self._model, self._tokenizer, self._rollout = model, tokenizer, rollout
         self._tasks, self._on_update, self._on_progress = list(tasks), on_update, on_progress
+        if 0 < config.training.updates < self._offline.iterations:
+            raise ValueError(
+                f"training.updates={config.training.updates}: fewer than the rounds of {self._offline.name} "
+                f"({self._offline.iterations})"
+            )
         self._base = clone_weights(model)
-        self.round = 0
+        self.round = self._position = 0
         self.totals = Totals()
 
     def collect(self) -> list[Episode]:
-        """One round's share of the budget of sampled episodes."""
-        n_groups = self._config.training.episodes // (self._offline.iterations * self._offline.group_size)
-        chunk, episodes = 128, []
-        for start in range(0, n_groups, chunk):
-            plans = []
-            for slot in range(start, min(start + chunk, n_groups)):
-                position = self.round * n_groups + slot
-                task = self._tasks[shuffled_index(self._config.seed, position, len(self._tasks))]
-                for member in range(self._offline.group_size):
-                    draw = derive_seed(self._config.seed, "collect", position, task.id, member)
-                    plans.append(EpisodePlan(task, position, draw))
-            episodes += self._rollout.run(plans, self._offline.temperature)
-            share = (self.round + (start + len(plans) / self._offline.group_size) / n_groups) / self._offline.iterations
-            self._on_progress("sampling", min(1.0, share))
+        """One round's share of the budget of sampled episodes or tokens."""
+        budget, iterations = self._config.training, self._offline.iterations
+        n_groups = budget.episodes // (iterations * self._offline.group_size)
+        chunk = TOKEN_CHUNK if budget.tokens else 128
+        episodes: list[Episode] = []
+        n_tokens = done = 0
+        while done < n_groups or budget.tokens:
+            size = chunk if budget.tokens else min(chunk, n_groups - done)
+            new = self._rollout.run(self._plans(size), self._offline.temperature)
+            episodes += new
+            done += size
+            n_tokens += sampled_tokens(new)
+            share = n_tokens * iterations / budget.tokens if budget.tokens else done / n_groups
+            self._on_progress("sampling", min(1.0, (self.round + share) / iterations))
+            if budget.tokens and share >= 1.0:
+                break
         return episodes
+
+    def _plans(self, n_groups: int) -> list[EpisodePlan]:
+        """The next groups of the endless stream of tasks."""
+        plans = []
+        for position in range(self._position, self._position + n_groups):
+            task = self._tasks[shuffled_index(self._config.seed, position, len(self._tasks))]
+            for member in range(self._offline.group_size):
+                draw = derive_seed(self._config.seed, "collect", position, task.id, member)
+                plans.append(EpisodePlan(task, position, draw))
+        self._position += n_groups
+        return plans
 
     def train_round(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """Keeps rows, restarts from the base if the method does, and fine-tunes.
@@ -181,7 +270,7 @@ class OfflineTrainer:
         Raises:
             NothingKeptError: If the rule kept nothing.
         """
-        rows = keep(episodes, self._offline, self._config.seed)
+        rows, learn = self._keep(episodes)
         if not rows:
             raise NothingKeptError(
                 f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; the base never does what the "
@@ -189,18 +278,20 @@ class OfflineTrainer:
             )
         if self._offline.restart:
             self._model.load_state_dict(self._base)
-        outcome = fine_tune(
+        outcome = learn(
             self._model,
             self._tokenizer,
             rows,
             self._offline,
             self._config.optim,
             derive_seed(self._config.seed, "sft", self.round),
+            self._config.training.updates // self._offline.iterations,
             lambda share: self._on_progress("fine-tuning", (self.round + share) / self._offline.iterations),
         )
         self.round += 1
         self.totals.episodes += len(episodes)
-        self.totals.sampled_tokens += sum(len(turn.action_ids) for e in episodes for turn in e.turns)
+        self.totals.responses += sampled_responses(episodes)
+        self.totals.sampled_tokens += sampled_tokens(episodes)
         self.totals.gradient_tokens += int(outcome["gradient_tokens"])
         self.totals.updates += int(outcome["steps"])
         self._on_update(self.round)
@@ -208,3 +299,14 @@ class OfflineTrainer:
         shares = {name: ratio.value for name, ratio in kind_shares(revisions).items()} if revisions else {}
         kept = {"kept": len(rows), "kept_fraction": len(rows) / len(episodes)}
         return kept | outcome | shares | {"edits": edit_histogram(revisions)}
+
+    def _keep(self, episodes: Sequence[Episode]) -> tuple[Sequence[Any], Callable[..., dict[str, float]]]:
+        """What the method learns from, and the fine-tuning that learns it."""
+        offline, seed = self._offline, self._config.seed
+        if offline.rule is Rule.DPO:
+            return prefer(episodes, offline.pairs_per_task, seed), fine_tune_on_pairs
+
+        def encode(text: str) -> Sequence[int]:
+            return self._tokenizer.encode(text, add_special_tokens=False)
+
+        return keep(episodes, offline, seed, encode), fine_tune

@@ -19,6 +19,11 @@ def sampled_tokens(episodes: Sequence[Episode]) -> int:
     return sum(len(turn.action_ids) for episode in episodes for turn in episode.turns if not turn.replayed)
 
 
+def sampled_responses(episodes: Sequence[Episode]) -> int:
+    """Number of attempts that the policy sampled."""
+    return sum(not turn.replayed for episode in episodes for turn in episode.turns)
+
+
 def to_groups(episodes: Sequence[Episode]) -> list[Group]:
     """Episodes by group, in order of first appearance."""
     members: dict[int, list[Episode]] = defaultdict(list)

@@ -1,5 +1,6 @@
 """Where the episodes of a step come from: which tasks, which seeds, which first attempts."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from rl.algorithms import has_gradient
 from rl.backends.distributed import Distributed
 from rl.config import StageConfig, TrainConfig
 from rl.rollout import EpisodePlan, Rollout
-from rl.rollout_metrics import sampled_tokens, to_groups
+from rl.rollout_metrics import sampled_responses, sampled_tokens, to_groups
 from rl.schedule import shuffled_index
 from rl.seeding import derive_seed
 from rl.types import Episode, RunStoppedError, Turn
@@ -34,8 +35,8 @@ class EpisodeSource:
         """Groups drawn so far, over all processes."""
         self.n_resampled = 0
         """Groups that the last step replaced, over all processes."""
-        self.n_sampled, self.n_tokens = 0, 0
-        """Episodes and tokens that this process sampled for the last step, those of replaced groups included."""
+        self.n_sampled, self.n_tokens, self.n_responses = 0, 0, 0
+        """What this process sampled for the last step, replaced groups included: episodes, tokens, attempts."""
 
     def attempts(self, stage: StageConfig) -> int:
         """K of a stage's training episodes."""
@@ -46,13 +47,16 @@ class EpisodeSource:
         times = [rollout.times for rollout in self._rollouts.values()]
         return sum(t.sampling for t in times), sum(t.verification for t in times)
 
-    def prepare(self) -> int:
-        """Samples the first attempts that offline groups will read, from the policy as it is now; returns tokens.
+    def prepare(self) -> tuple[int, int]:
+        """Samples the first attempts that offline groups will read, from the policy as it is now.
 
         One attempt per task; to be called while the policy still is the base model.
+
+        Returns:
+            Sampled attempts and tokens, over all processes.
         """
         if not any(stage.offline_first_attempts for stage in self._algorithm.stages):
-            return 0
+            return 0, 0
         seed, rank, n = self._config.seed, self._distributed.rank, self._distributed.n_processes
         plans = [
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
@@ -61,9 +65,10 @@ class EpisodeSource:
         self._first = {episode.task_id: episode.turns[0] for episode in episodes if not episode.failed}
         found = self._distributed.gather([self._first])
         self._first = {task_id: turn for part in found for task_id, turn in part.items()}
-        return sum(self._distributed.each(sampled_tokens(episodes)))
+        each = self._distributed.each
+        return sum(each(sampled_responses(episodes))), sum(each(sampled_tokens(episodes)))
 
-    def sample(self, stage: StageConfig, budget: int) -> list[Episode]:
+    def sample(self, stage: StageConfig, budget: int | None) -> list[Episode]:
         """This process's episodes of a step.
 
         With ``dynamic_sampling``, groups without a gradient are replaced by groups of the next tasks, as long as rounds
@@ -71,18 +76,19 @@ class EpisodeSource:
 
         Args:
             stage: Attempts, rewards, offline share.
-            budget: Episodes that may still be sampled, over all processes.
+            budget: Episodes that may still be sampled, over all processes; ``None`` for no limit.
         """
         size, group_size = self._config.training.tasks_per_step, self._algorithm.group_size
         wanted = len(range(self._distributed.rank, size, self._distributed.n_processes))
         kept: list[list[Episode]] = []
-        self.n_resampled = self.n_sampled = self.n_tokens = 0
+        self.n_resampled = self.n_sampled = self.n_tokens = self.n_responses = 0
+        room = math.inf if budget is None else budget
         for rounds_left in reversed(range(self._algorithm.dynamic_sampling + 1)):
             groups = self._draw(wanted - len(kept), stage)
-            budget -= sum(self._distributed.each(len(groups) * group_size))
+            room -= sum(self._distributed.each(len(groups) * group_size))
             good = [group for group in groups if not self._algorithm.dynamic_sampling or has_gradient(group, stage)]
             missing = sum(self._distributed.each(wanted - len(kept) - len(good)))
-            if not rounds_left or not missing or missing * group_size > budget:
+            if not rounds_left or not missing or missing * group_size > room:
                 kept += groups
                 break
             kept += good
@@ -102,6 +108,7 @@ class EpisodeSource:
         episodes = self._rollouts[self.attempts(stage)].run(plans, self._algorithm.temperature)
         self.n_sampled += len(episodes)
         self.n_tokens += sampled_tokens(episodes)
+        self.n_responses += sampled_responses(episodes)
         return [list(group.episodes) for group in to_groups(episodes)]
 
     def _positions(self, n_groups: int) -> list[int]:
@@ -130,7 +137,7 @@ class EpisodeSource:
             setattr(self, name, state[name])
 
 
-_STATE = ("position", "n_resampled", "n_sampled", "n_tokens", "_first")
+_STATE = ("position", "n_resampled", "n_sampled", "n_tokens", "n_responses", "_first")
 
 
 def refuse_stale(episodes: Sequence[Episode], version: int) -> None:

@@ -16,7 +16,7 @@ from rl.algorithms import shaped_rewards
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.batching import minibatches, to_rollout_batch
-from rl.config import StageConfig, TrainConfig
+from rl.config import Schedule, StageConfig, TrainConfig
 from rl.learner import Learner
 from rl.metrics import Ratio, total
 from rl.rollout import Rollout
@@ -26,12 +26,16 @@ from rl.seeding import derive_seed
 from rl.source import EpisodeSource, drop_failed, refuse_stale
 from rl.types import Episode, RunStoppedError, TrainBatch
 
+TOKEN_STEPS = 1000
+"""Resolution of the stages of a run whose budget is tokens."""
+
 
 @dataclass(slots=True)
 class Totals:
-    """What a run has spent so far."""
+    """What a run has spent so far; a response is one sampled attempt."""
 
     episodes: int = 0
+    responses: int = 0
     sampled_tokens: int = 0
     gradient_tokens: int = 0
     updates: int = 0
@@ -108,8 +112,16 @@ class Trainer:
 
     @property
     def n_steps(self) -> int:
-        """Rollout batches of the whole run, if none of its groups are replaced."""
-        return max(1, self._config.training.episodes // self._per_step)
+        """Rollout batches of the whole run, if none of its groups are replaced.
+
+        With a budget of tokens their number is not known: stages then share :data:`TOKEN_STEPS` parts of the budget.
+        """
+        budget = self._config.training
+        if budget.tokens:
+            return TOKEN_STEPS
+        if budget.updates:
+            return max(1, budget.updates // (self._algorithm.epochs * self._algorithm.minibatches))
+        return max(1, budget.episodes // self._per_step)
 
     @property
     def _per_step(self) -> int:
@@ -117,13 +129,24 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Part of the budget of sampled episodes that is spent."""
+        """Part of the budget that is spent: of tokens, optimiser steps or sampled episodes."""
+        budget = self._config.training
+        if budget.tokens:
+            return min(1.0, self.totals.sampled_tokens / budget.tokens)
+        if budget.updates:
+            return self.step / self.n_steps
         return self.totals.episodes / (self.n_steps * self._per_step)
 
     @property
     def is_done(self) -> bool:
         """Whether the budget has no room for another rollout batch."""
+        if not self._counts_episodes:
+            return self.progress >= 1.0
         return self.totals.episodes + self._per_step > self.n_steps * self._per_step
+
+    @property
+    def _counts_episodes(self) -> bool:
+        return not (self._config.training.tokens or self._config.training.updates)
 
     def train_step(self, after_update: Callable[[], None] = _nothing) -> tuple[dict[str, float], list[Episode]]:
         """One rollout batch and its updates, or the rest of one that a checkpoint interrupted.
@@ -161,7 +184,8 @@ class Trainer:
         return [rows for _ in range(algorithm.epochs) for rows in minibatches(n_rows, algorithm.minibatches, generator)]
 
     def _enter_stage(self) -> StageConfig:
-        position = min(self.totals.episodes // self._per_step, self.n_steps - 1)
+        done = self.totals.episodes // self._per_step if self._counts_episodes else int(self.progress * self.n_steps)
+        position = min(done, self.n_steps - 1)
         index, start, end = stage_at(self._algorithm, position, self.n_steps)
         if index != self._stage_index:
             self._begin_stage(index, end - start)
@@ -175,8 +199,11 @@ class Trainer:
     def _sample(self, stage: StageConfig) -> Pending:
         before, started = self.source.seconds(), time.perf_counter()
         if self.step == 0:
-            self.totals.sampled_tokens += self.source.prepare()
-        episodes = self.source.sample(stage, self.n_steps * self._per_step - self.totals.episodes)
+            n_responses, n_tokens = self.source.prepare()
+            self.totals.responses += n_responses
+            self.totals.sampled_tokens += n_tokens
+        room = self.n_steps * self._per_step - self.totals.episodes if self._counts_episodes else None
+        episodes = self.source.sample(stage, room)
         wall = time.perf_counter() - started
         metrics = self._refuse_failures(episodes)
         refuse_stale(episodes, self.step)
@@ -250,6 +277,7 @@ class Trainer:
                 [
                     self.source.n_sampled,
                     self.source.n_tokens,
+                    self.source.n_responses,
                     float(mask.sum()) * self._algorithm.epochs,
                     float(pending.train.rollout.lengths.sum()) * self._algorithm.epochs,
                 ],
@@ -258,9 +286,10 @@ class Trainer:
         ).tolist()
         self.totals.episodes += int(counts[0])
         self.totals.sampled_tokens += int(counts[1])
-        self.totals.gradient_tokens += int(counts[2])
+        self.totals.responses += int(counts[2])
+        self.totals.gradient_tokens += int(counts[3])
         self.totals.updates = self.n_updates
-        return counts[3]
+        return counts[4]
 
     def _update_metrics(self, pending: Pending, stage: StageConfig) -> dict[str, float]:
         ratios = self._distributed.sum_ratios(total(pending.parts))
@@ -343,6 +372,8 @@ def _first_advantages(pending: Pending, n: int) -> Iterator[tuple[int, list[list
 def refuse_config(config: TrainConfig, n_processes: int) -> None:
     """Raises ValueError for values that cannot work together, before anything is sampled."""
     algorithm, size = config.algorithm, config.training.tasks_per_step
+    if config.training.tokens and config.optim.schedule is not Schedule.CONSTANT:
+        raise ValueError("training.tokens: the number of updates is not known beforehand; use optim.schedule=CONSTANT")
     for index, stage in enumerate(algorithm.stages):
         attempts = stage.attempts or config.env.attempts
         if len(stage.reward_weights) < attempts:

@@ -19,6 +19,10 @@ _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0
 _MARKERS = "osD^vPX*<>hd"
 COLOURS = plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2]  # type: ignore[attr-defined]
 _PER_ROW = 3
+_WIDTH = {1: 8.0, 2: 6.5, 3: 5.4}
+"""Inches of a panel, by panels in a row."""
+_LEGEND = {1: 3, 2: 4, 3: 5}
+"""Columns of the legend."""
 _DPI = 130
 
 
@@ -62,13 +66,17 @@ def _markdown(table: Table) -> str:
 
 def _write_figure(figure: Figure, folder: Path) -> list[Path]:
     n = len(figure.panels)
-    n_columns = min(_PER_ROW, n)
+    n_columns = 2 if n == 4 else min(_PER_ROW, n)
     n_rows = -(-n // n_columns)
     looks = _looks(figure.panels)
     tall = max((len(panel.heat.rows) for panel in figure.panels if panel.heat), default=0)
     height = max(4.2, 0.42 * tall + 2.5)
     canvas, axes = plt.subplots(
-        n_rows, n_columns, figsize=(5.4 * n_columns, height * n_rows + 1.6), constrained_layout=True, squeeze=False
+        n_rows,
+        n_columns,
+        figsize=(_WIDTH[n_columns] * n_columns, height * n_rows + 1.6),
+        constrained_layout=True,
+        squeeze=False,
     )
     for axis, panel in zip(axes.flat, figure.panels, strict=False):
         _draw_panel(axis, panel, looks)
@@ -79,7 +87,11 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     if handles:
         canvas.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=min(5, len(handles)), fontsize=8
+            handles.values(),
+            handles.keys(),
+            loc="outside upper center",
+            ncols=min(_LEGEND[n_columns], len(handles)),
+            fontsize=8,
         )
     canvas.supxlabel(_wrap(f"{figure.id}. {figure.title}. {figure.caption}", 34 * n_columns + 50), fontsize=8)
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from experiments.analysis import BASE, Comparison, analyse, load_results, load_rows
+from experiments.analysis import BASE, Comparison, analyse, complete_seeds, is_trained, load_results, load_rows
 from rl.evaluate import EvalRow
 from rl.statistics import ArmTable, Bootstrap, tabulate
 from rl.tracking import read_jsonl
@@ -71,8 +71,8 @@ class Store:
 
     @property
     def trained(self) -> list[str]:
-        """:attr:`arms` without the base."""
-        return [arm for arm in self.arms if arm != BASE]
+        """:attr:`arms` without the base and others that learn nothing."""
+        return [arm for arm in self.arms if is_trained(arm, self.results)]
 
     @cached_property
     def modes(self) -> list[str]:
@@ -106,8 +106,7 @@ class Store:
     @cached_property
     def complete(self) -> list[int]:
         """Seeds that all trained arms finished: arms are paired over these."""
-        known = sorted({seed for arm in self.trained for seed in self.seeds(arm)}) or [0]
-        return [seed for seed in known if all(seed in self.seeds(arm) for arm in self.trained)]
+        return complete_seeds({arm: self.seeds(arm) for arm in self.trained})
 
     def bootstrap(self, mode: str) -> Bootstrap:
         """Shared draws over the complete seeds and the tasks of a mode."""
@@ -117,7 +116,7 @@ class Store:
     def paired(self, table: ArmTable, rate: str) -> np.ndarray:
         """``[S, N]`` values of the complete seeds; one row for the base and where no seed is complete."""
         values = table.rate(rate)
-        if table.arm == BASE or not self.complete:
+        if len(table.seeds) == 1 or not self.complete:
             return values[:1]
         return values[[table.seeds.index(seed) for seed in self.complete]]
 

@@ -144,9 +144,12 @@ def compute(store: Store) -> Table:
 
 def matched(store: Store) -> str:
     """The sentence that says on what arms are matched."""
-    what = store.config.get("match", "samples")
-    of = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[what]
-    return f"Arms are matched on {of}; everything else is as it came."
+    sentence = {
+        "samples": "Arms are matched on sampled episodes",
+        "tokens": "Arms are matched on sampled tokens (a run ends with the first batch that reaches the budget)",
+        "updates": "Arms are matched on optimiser steps",
+    }[store.config.get("match", "samples")]
+    return f"{sentence}; everything else is as it came."
 
 
 def every_seed(store: Store) -> Table:
@@ -158,7 +161,7 @@ def every_seed(store: Store) -> Table:
         for seed in line.seeds:
             low, high = seed.delta_interval
             cells = [f"{100 * seed.rates[rate]:.1f}" for rate in _MEANS.values()]
-            fate = "failed" if seed.failed and line.arm != BASE else ""
+            fate = "failed" if seed.failed and line.trained else ""
             name = f"{line.name}, seed {seed.seed}"
             rows.append([name, *cells, f"{100 * low:+.1f}, {100 * high:+.1f}", f"{seed.p_value:.2g}", fate])
             values[name] = {**seed.rates, "newcombe": [low, high], "mcnemar": seed.p_value, "failed": seed.failed}
@@ -173,7 +176,7 @@ def every_seed(store: Store) -> Table:
 
 def failures(lines: Sequence[ArmLine]) -> str:
     """``STaR 2 of 3, SCoRe 0 of 3``."""
-    trained = [line for line in lines if line.arm != BASE]
+    trained = [line for line in lines if line.trained]
     return ", ".join(f"{line.name} {sum(s.failed for s in line.seeds)} of {len(line.seeds)}" for line in trained)
 
 

@@ -44,6 +44,7 @@ def fine_tune(
     config: OfflineConfig,
     optim: OptimConfig,
     seed: int,
+    n_steps: int = 0,
     on_step: Callable[[float], None] | None = None,
 ) -> dict[str, float]:
     """Fine-tunes a model in place.
@@ -56,6 +57,7 @@ def fine_tune(
         optim: Only ``micro_batch_tokens`` is read, to cut a batch into pieces that fit; TRL normalises the loss over
             the whole batch.
         seed: Decides the order of rows.
+        n_steps: Optimiser steps; 0 for ``config.epochs`` passes.
         on_step: Called with the progress in [0, 1].
 
     Returns:
@@ -67,26 +69,23 @@ def fine_tune(
     if not rows:
         raise ValueError("no rows to fine-tune on: the rule kept none of the sampled episodes")
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
-    from trl import SFTTrainer
-
-    class Progress(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if on_step is not None:
-                on_step(state.global_step / state.max_steps)
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
 
     data = Dataset.from_dict(
         {"input_ids": [list(row.input_ids) for row in rows], "labels": [list(row.labels) for row in rows]}
     )
     for name in ("trl", "transformers"):  # their notes on token ids and columns are for people who call them directly
         logging.getLogger(name).setLevel(logging.ERROR)
+    width = max(len(row.input_ids) for row in rows)
     with tempfile.TemporaryDirectory() as scratch:
+        arguments = shared_arguments(scratch, model, len(rows), width, config, optim, seed, n_steps)
         trainer = SFTTrainer(
             model=model,
-            args=_arguments(scratch, model, rows, config, optim, seed),
+            args=SFTConfig(max_length=None, **arguments),
             train_dataset=data,
             processing_class=tokenizer,
-            callbacks=[Progress()],
+            callbacks=[progress_callback(on_step)],
         )
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train()
@@ -95,40 +94,57 @@ def fine_tune(
     return {
         "steps": float(outcome.global_step),
         "loss": float(outcome.training_loss),
-        "gradient_tokens": float(learned * config.epochs),
+        "gradient_tokens": float(learned * (trainer.state.epoch or 0.0)),
     }
 
 
-def _arguments(
-    scratch: str, model: Any, rows: Sequence[SFTRow], config: OfflineConfig, optim: OptimConfig, seed: int
-) -> Any:
-    from trl import SFTConfig
+def progress_callback(on_step: Callable[[float], None] | None) -> Any:
+    """Tells how far a trainer of transformers is."""
+    from transformers import TrainerCallback
 
-    batch_size = min(config.batch_size, len(rows))
-    width = max(len(row.input_ids) for row in rows)
+    class Progress(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if on_step is not None:
+                on_step(state.global_step / state.max_steps)
+
+    return Progress()
+
+
+def shared_arguments(
+    scratch: str,
+    model: Any,
+    n_rows: int,
+    width: int,
+    config: OfflineConfig,
+    optim: OptimConfig,
+    seed: int,
+    n_steps: int,
+) -> dict[str, Any]:
+    """What TRL's trainers of stored rows have in common; ``width`` is the tokens of the longest row."""
+    batch_size = min(config.batch_size, n_rows)
     micro_batch = max(1, min(batch_size, optim.micro_batch_tokens // width))
-    return SFTConfig(
-        output_dir=scratch,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=max(1, round(batch_size / micro_batch)),
-        learning_rate=config.lr,
-        lr_scheduler_type="linear",
-        adam_beta1=config.betas[0],
-        adam_beta2=config.betas[1],
-        weight_decay=0.0,
-        max_grad_norm=config.max_grad_norm,
-        max_length=None,
-        gradient_checkpointing=False,
-        bf16=model.dtype is torch.bfloat16,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        seed=seed % 2**31,
-        use_cpu=model.device.type == "cpu",
-        dataloader_pin_memory=False,
-    )
+    return {
+        "output_dir": scratch,
+        "num_train_epochs": config.epochs,
+        "max_steps": n_steps or -1,
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": max(1, round(batch_size / micro_batch)),
+        "learning_rate": config.lr,
+        "lr_scheduler_type": "linear",
+        "adam_beta1": config.betas[0],
+        "adam_beta2": config.betas[1],
+        "weight_decay": 0.0,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": False,
+        "bf16": model.dtype is torch.bfloat16,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "seed": seed % 2**31,
+        "use_cpu": model.device.type == "cpu",
+        "dataloader_pin_memory": False,
+    }
 
 
 def clone_weights(model: Any) -> dict[str, Tensor]:

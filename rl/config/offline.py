@@ -17,6 +17,10 @@ class Rule(Enum):
     """A wrong first attempt paired with another, right first attempt at the same task as the second."""
     RELABEL = "relabel"
     """Every state that was visited, answered by a right attempt at the same task."""
+    VERIFY = "verify"
+    """A judgement of the first attempt in words, then its repetition if it was right and a right one if not."""
+    DPO = "dpo"
+    """Pairs: a right attempt preferred to the policy's own wrong second one, after the same first attempt."""
 
 
 @dataclass
@@ -30,7 +34,8 @@ class OfflineConfig:
         iterations: Rounds of sampling from the current model, each followed by fine-tuning.
         restart: Every round fine-tunes the *base*, as STaR does, so as not to overfit; otherwise the current model.
         pairs_per_task: For ``pair``: at most this many (wrong, right) pairs per task, and as many (right, right). For
-            ``relabel``: at most this many states of each turn and task.
+            ``relabel``: at most this many states of each turn and task. For ``verify``: at most this many wrong and as
+            many right first attempts per task. For ``dpo``: at most this many pairs per task.
         group_size: Episodes per task and round.
         temperature: Of the sampled episodes.
         epochs: Passes over the kept rows.
@@ -38,6 +43,9 @@ class OfflineConfig:
         lr: Peak learning rate, linear to 0.
         betas: AdamW's.
         max_grad_norm: Gradients are scaled down to this norm.
+        beta: For ``dpo``: how strongly it is held to the model that it starts from.
+        says_right: For ``verify``: what is written before a first attempt that was right is repeated.
+        says_wrong: For ``verify``: what is written before a wrong one is replaced.
     """
 
     name: str = MISSING
@@ -53,11 +61,15 @@ class OfflineConfig:
     lr: float = 1e-3
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     max_grad_norm: float = 1.0
+    beta: float = 0.1
+    says_right: str = "The solution above is correct.\n"
+    says_wrong: str = "The solution above is not correct.\n"
 
     def __post_init__(self) -> None:
         refuse(self.iterations < 1, f"offline.iterations={self.iterations}: must be positive")
         refuse(self.group_size < 1, f"offline.group_size={self.group_size}: must be positive")
         refuse(self.pairs_per_task < 1, f"offline.pairs_per_task={self.pairs_per_task}: must be positive")
+        refuse(self.beta <= 0, f"offline.beta={self.beta}: must be positive")
         refuse(
             self.rule is Rule.PAIR and self.iterations > 1,
             "offline.iterations: pair fine-tuning builds on the base's first attempts, so it takes 1 iteration",

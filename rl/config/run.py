@@ -72,6 +72,8 @@ class TrainingConfig:
 
     Args:
         episodes: Sampled episodes of the run; steps follow from it.
+        tokens: Sampled tokens of the run instead; 0 for none. A run ends with the first batch that reaches it.
+        updates: Optimiser steps of the run instead; 0 for none. An offline method then still samples ``episodes``.
         tasks_per_step: Tasks per rollout batch.
         validate_every: Steps between validations; 0 for none.
         select: Which policy is evaluated at the end and kept.
@@ -85,6 +87,8 @@ class TrainingConfig:
     """
 
     episodes: int = 81920
+    tokens: int = 0
+    updates: int = 0
     tasks_per_step: int = 128
     validate_every: int = 10
     select: Select = Select.LAST
@@ -101,6 +105,11 @@ class TrainingConfig:
         refuse(self.episodes < 1, f"training.episodes={self.episodes}: must be positive")
         for key in ("validate_every", "save_every", "save_every_updates", "keep_episodes"):
             refuse(getattr(self, key) < 0, f"training.{key}={getattr(self, key)}: must not be negative; 0 is never")
+        refuse(self.tokens < 0 or self.updates < 0, "training.tokens and training.updates must not be negative")
+        refuse(
+            self.tokens > 0 and self.updates > 0,
+            "training.tokens and training.updates are both set: a run has one budget, so give one of them",
+        )
         refuse(self.keep_last < 1, f"training.keep_last={self.keep_last}: must be positive")
         refuse(
             self.select is Select.BEST and not self.validate_every,
