@@ -160,6 +160,8 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         return result
     write_rows(folder / "rows.jsonl", rows)
     write_tasks(folder / "tasks.jsonl", bench.evaluation_tasks())
+    if files := getattr(bench.taskset, "provenance", []):
+        write_json(folder / "data.json", [asdict(one) for one in files])
     for mode in ("greedy", "sampled"):
         of_mode = [row for row in rows if row.mode == mode]
         if of_mode:

@@ -67,6 +67,7 @@ def plan(cfg: CompareConfig, folder: Path) -> list[Job]:
     shared = {
         "threads": cfg.threads or max(1, (os.cpu_count() or 1) // n_workers(cfg)),
         "runs_dir": cfg.runs_dir,
+        "data_dir": cfg.data_dir,
         "name": cfg.name,
         "model": cfg.model,
         "env": cfg.env,
@@ -239,7 +240,7 @@ def refuse_changed_config(job: Job) -> None:
     stored = job.folder / "config.yaml"
     before, now = OmegaConf.load(stored), OmegaConf.create(resolved_yaml(job.config))
     changed = [key for key in _flat(now).keys() | _flat(before).keys() if _flat(now).get(key) != _flat(before).get(key)]
-    changed = [key for key in changed if key not in ("threads", "runs_dir")]
+    changed = [key for key in changed if key not in ("threads", "runs_dir", "data_dir")]
     if changed:
         raise UserError(
             f"resume: {job.arm}, seed {job.seed} was run with another config; changed: {', '.join(sorted(changed))}. "

@@ -101,11 +101,13 @@ class PlayConfig:
     Args:
         split: Which tasks.
         seed: Which of them, in which order.
+        data_dir: Folder of published data sets.
     """
 
     env: EnvConfig = field(default_factory=EnvConfig)
     split: str = "train"
     seed: int = 0
+    data_dir: str = "data"
 
 
 @dataclass

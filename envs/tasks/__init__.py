@@ -2,6 +2,7 @@
 
 from envs.registry import register
 from envs.tasks.addition import Addition
+from envs.tasks.countdown import Countdown
 from envs.tasks.gsm8k import GSM8K
 from envs.tasks.humaneval import HumanEval
 from envs.tasks.math import Math
@@ -12,6 +13,7 @@ from envs.tasks.tinycode import TinyCode
 
 register("errata/modchain-v1", ModChain, prompts="toy-v1")
 register("errata/addition-v1", Addition, prompts="restate-v1")
+register("errata/countdown-v1", Countdown, prompts="math-v1")
 register("errata/tinycode-v1", TinyCode, prompts="code-v1")
 register("errata/humaneval-v1", HumanEval, prompts="code-v1", split="test")
 register("errata/mbpp-v1", MBPP, prompts="code-v1")

@@ -7,19 +7,29 @@ Version history: v1, first.
 """
 
 from envs.base import Split, Task
-from envs.rows import read_rows
-from envs.splits import split_of
+from envs.published import HubCopy, Published, PublishedFile
+from envs.splits import normalise_question, split_of
 from rewards import Score
 from rewards.math import DEADLINE_S, score_math
 
-_SOURCE = "github.com/openai/grade-school-math, grade_school_math/data"
+_FILES = {
+    name: PublishedFile(
+        (f"{name}.jsonl",),
+        ("question", "answer"),
+        "github.com/openai/grade-school-math, grade_school_math/data",
+        "MIT",
+        HubCopy("openai/gsm8k", name, ("main",)),
+        sha256,
+    )
+    for name, sha256 in (("train", "17f347dc51477c50"), ("test", "3730d312f6e34405"))
+}
 
 
-class GSM8K:
+class GSM8K(Published):
     """GSM8K from files. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        path: Folder with ``train.jsonl`` and ``test.jsonl``.
+        path: Folder with ``train.jsonl`` and ``test.jsonl``, or ``hub``.
         validation: Share of the training split that is kept for validation.
         deadline_s: Seconds after which a comparison is killed.
     """
@@ -29,19 +39,23 @@ class GSM8K:
     def __init__(self, path: str = "data/gsm8k", validation: float = 0.1, deadline_s: float = DEADLINE_S) -> None:
         if not 0 < validation < 1:
             raise ValueError(f"env.options.validation={validation}: a share between 0 and 1")
-        self._path, self._validation, self._deadline_s = path, validation, deadline_s
+        super().__init__(path)
+        self._validation, self._deadline_s = validation, deadline_s
 
     def load(self, split: Split) -> list[Task]:
         """All tasks of a split."""
-        name = "test.jsonl" if split == Split.TEST else "train.jsonl"
-        rows = read_rows(self._path, (name,), ("question", "answer"), _SOURCE)
-        tasks = [
-            Task(f"gsm8k/{name[:-6]}/{number}", row["question"], row["answer"].rpartition("####")[2].strip())
-            for number, row in enumerate(rows)
-        ]
+        test = self._tasks("test")
         if split == Split.TEST:
-            return tasks
-        return [task for task in tasks if split_of(task.question, self._validation, test=0.0) == split]
+            return test
+        asked = {normalise_question(task.question) for task in test}
+        rest = [task for task in self._tasks("train") if normalise_question(task.question) not in asked]
+        return [task for task in rest if split_of(task.question, self._validation, test=0.0) == split]
+
+    def _tasks(self, name: str) -> list[Task]:
+        return [
+            Task(f"gsm8k/{name}/{number}", row["question"], row["answer"].rpartition("####")[2].strip())
+            for number, row in enumerate(self._rows(_FILES[name]))
+        ]
 
     def verify(self, task: Task, response: str) -> Score:
         """1 if the boxed answer is the integer."""

@@ -11,7 +11,7 @@ import doctest
 import re
 
 from envs.base import Split, Task
-from envs.rows import read_rows
+from envs.published import HubCopy, Published, PublishedFile
 from envs.tasks.code import CodeTasks
 from rewards.asserts import Case, cases_of, check_body, declare_all
 from rewards.code import CheckCode, FunctionTests
@@ -22,11 +22,21 @@ CONTRADICTED = {"HumanEval/47", "HumanEval/116", "HumanEval/130", "HumanEval/148
 """An example in the docstring is wrong: the data set's own solution fails it (found by running all of them)."""
 
 
-class HumanEval(CodeTasks):
+_FILE = PublishedFile(
+    ("HumanEval.jsonl.gz", "HumanEval.jsonl"),
+    ("task_id", "prompt", "entry_point", "canonical_solution", "test"),
+    "github.com/openai/human-eval, data/HumanEval.jsonl.gz",
+    "MIT",
+    HubCopy("openai/openai_humaneval", "test"),
+    "b796127e635a67f9",
+)
+
+
+class HumanEval(CodeTasks, Published):
     """HumanEval from a file. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        path: ``HumanEval.jsonl.gz`` or its folder.
+        path: ``HumanEval.jsonl.gz`` or its folder, or ``hub``.
         timeout_s: Seconds that one run of a program may take.
         partial_credit: Pay a wrong program the share of tests that it passes.
         isolation: The least isolation to run programs in.
@@ -39,20 +49,14 @@ class HumanEval(CodeTasks):
         partial_credit: bool = False,
         isolation: str = "strict",
     ) -> None:
-        super().__init__(timeout_s, partial_credit, isolation)
-        self._path = path
+        CodeTasks.__init__(self, timeout_s, partial_credit, isolation)
+        Published.__init__(self, path)
 
     def _load(self, split: Split) -> list[Task]:
         """All tasks for ``test``, none for the other splits."""
         if split != Split.TEST:
             return []
-        rows = read_rows(
-            self._path,
-            ("HumanEval.jsonl.gz", "HumanEval.jsonl"),
-            ("task_id", "prompt", "entry_point", "canonical_solution", "test"),
-            "github.com/openai/human-eval, data/HumanEval.jsonl.gz",
-        )
-        return [_task(row) for row in rows]
+        return [_task(row) for row in self._rows(_FILE)]
 
 
 def _task(row: dict[str, str]) -> Task:

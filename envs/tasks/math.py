@@ -10,44 +10,73 @@ Version history: v1, first.
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from envs.base import Split, Task
-from envs.rows import read_rows
+from envs.published import HubCopy, Published, PublishedFile
 from rewards import Score
 from rewards.answers import boxed
 from rewards.math import DEADLINE_S, score_math
 
+_MATH = "the MATH data set (hendrycks/math)"
+_SUBJECTS = (
+    *("algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra"),
+    "precalculus",
+)
+_COLUMNS = ("problem", "level")
+_TRAIN = PublishedFile(
+    ("train.jsonl",),
+    _COLUMNS,
+    _MATH,
+    "MIT",
+    HubCopy("EleutherAI/hendrycks_math", "train", _SUBJECTS),
+    "a2aeb55ae22acf0f",
+)
+_REST = PublishedFile(
+    ("test.jsonl",),
+    (*_COLUMNS, "solution"),
+    _MATH,
+    "MIT",
+    HubCopy("EleutherAI/hendrycks_math", "test", _SUBJECTS),
+    "3371949f33dd702d",
+)
+_MATH_500 = PublishedFile(
+    ("math500.jsonl", "test.jsonl"),
+    (*_COLUMNS, "answer"),
+    "github.com/openai/prm800k, prm800k/math_splits/test.jsonl",
+    "MIT",
+    HubCopy("HuggingFaceH4/MATH-500", "test"),
+    "35dc41080a368085",
+)
 
-class Math:
+
+class Math(Published):
     """MATH from files. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        path: Folder with ``math/train.jsonl`` (problem, answer), ``math/test.jsonl`` (problem, solution) and
-            ``math500/test.jsonl`` (problem, answer).
+        path: Folder with ``math/train.jsonl`` (problem, answer or solution), ``math/test.jsonl`` (problem, solution),
+            ``math500/test.jsonl`` (problem, answer); or ``hub``.
         deadline_s: Seconds after which a comparison is killed.
     """
 
     verifies_elsewhere = True
 
     def __init__(self, path: str = "data", deadline_s: float = DEADLINE_S) -> None:
-        self._folder, self._deadline_s = Path(path), deadline_s
+        super().__init__(path)
+        self._deadline_s = deadline_s
 
     def load(self, split: Split) -> list[Task]:
         """All tasks of a split."""
-        test = self._rows("math500/test.jsonl", "answer", "github.com/openai/prm800k, prm800k/math_splits/test.jsonl")
+        test = self._rows(_MATH_500, "math500")
         if split == Split.TEST:
             return _tasks("math500", test, ())
-        rest = self._rows("math/test.jsonl", "solution", "the MATH data set (hendrycks/math)")
+        rest = self._rows(_REST, "math")
         validation = [row | {"answer": _single_box(row["solution"])} for row in rest]
         if split == Split.VALIDATION:
             return _tasks("math/test", validation, test)
-        train = self._rows("math/train.jsonl", "answer", "the MATH data set (hendrycks/math)")
-        return _tasks("math/train", train, [*test, *rest])
-
-    def _rows(self, name: str, answer: str, source: str) -> list[dict[str, Any]]:
-        return read_rows(str(self._folder / name), (name,), ("problem", answer, "level"), source)
+        train = self._rows(_TRAIN, "math")
+        answered = [row if "answer" in row else row | {"answer": _single_box(row["solution"])} for row in train]
+        return _tasks("math/train", answered, [*test, *rest])
 
     def verify(self, task: Task, response: str) -> Score:
         """1 if the boxed answer equals the gold; see :mod:`rewards.math`."""

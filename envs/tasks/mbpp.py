@@ -11,7 +11,7 @@ import ast
 from typing import Any
 
 from envs.base import Split, Task
-from envs.rows import read_rows
+from envs.published import HUB, HubCopy, Published, PublishedFile
 from envs.splits import normalise_question
 from envs.tasks.code import CodeTasks
 from rewards.asserts import Case, declare_all
@@ -20,11 +20,26 @@ from rewards.code import CheckCode, FunctionTests
 _RANGES = {Split.TEST: (11, 510), Split.VALIDATION: (511, 600), Split.TRAIN: (601, 974)}
 
 
-class MBPP(CodeTasks):
+_HUB_SPLITS = ("train", "validation", "test", "prompt")
+
+
+def _file(part: str) -> PublishedFile:
+    """The whole file; the hub's copy comes in four parts, which together are the same rows."""
+    return PublishedFile(
+        ("mbpp.jsonl",) if part == "all" else (f"mbpp.jsonl, {part}",),
+        ("task_id", "text", "code", "test_list", "test_setup_code"),
+        "github.com/google-research/google-research, mbpp/mbpp.jsonl",
+        "CC BY 4.0",
+        HubCopy("google-research-datasets/mbpp", part, ("full",)),
+        "ccf64ceae9c5403b",
+    )
+
+
+class MBPP(CodeTasks, Published):
     """MBPP from a file. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        path: ``mbpp.jsonl`` or its folder.
+        path: ``mbpp.jsonl`` or its folder, or ``hub``.
         timeout_s: Seconds that one run of a program may take; task 123's own solution needs about 5.
         partial_credit: Pay a wrong program the share of tests that it passes.
         isolation: The least isolation to run programs in.
@@ -37,17 +52,13 @@ class MBPP(CodeTasks):
         partial_credit: bool = False,
         isolation: str = "strict",
     ) -> None:
-        super().__init__(timeout_s, partial_credit, isolation)
-        self._path = path
+        CodeTasks.__init__(self, timeout_s, partial_credit, isolation)
+        Published.__init__(self, path)
 
     def _load(self, split: Split) -> list[Task]:
         """Tasks of the paper's split, less those that an evaluation split holds already."""
-        rows = read_rows(
-            self._path,
-            ("mbpp.jsonl",),
-            ("task_id", "text", "code", "test_list", "test_setup_code"),
-            "github.com/google-research/google-research, mbpp/mbpp.jsonl",
-        )
+        parts = _HUB_SPLITS if self._path == HUB else ("all",)
+        rows = [row for part in parts for row in self._rows(_file(part))]
         seen: set[str] = set()
         for part, (first, last) in _RANGES.items():
             members = [row for row in rows if first <= row["task_id"] <= last]

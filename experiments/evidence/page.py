@@ -55,4 +55,7 @@ def _verdict(store: Store) -> str:
         f"{len(store.trained)} arms, seeds {seeds}. {matched(store)} Intervals are 95 % bootstrap intervals over "
         "seeds, then tasks. A seed failed if its delta is at most 1 point."
     )
+    for one in store.data_files():
+        state = {True: "as published", False: "NOT the published content", None: "not compared"}[one["as_published"]]
+        about += f" Data: {one['file']}, {one['rows']} rows, {one['licence']}, sha256 {one['sha256'][:16]} ({state})."
     return f'<p class="caption">{html.escape(about)}</p>{"".join(parts)}'

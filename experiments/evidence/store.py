@@ -185,6 +185,12 @@ class Store:
             return {row["task_id"]: row for row in read_jsonl(path)}
         return {}
 
+    def data_files(self) -> list[dict[str, Any]]:
+        """Published files that the tasks were read from, with hash and licence; none for generated tasks."""
+        for path in sorted(self.folder.glob("arms/*/*/data.json")):
+            return json.loads(path.read_text(encoding="utf-8"))
+        return []
+
     def token_texts(self, ids: list[int]) -> dict[int, str]:
         """What token ids stand for, by the base's tokenizer; empty if it cannot be loaded here."""
         from rl.backends.policy import load_tokenizer

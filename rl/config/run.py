@@ -181,12 +181,14 @@ class RunConfig:
         threads: Torch threads; 0 leaves torch's own choice.
         runs_dir: Where run folders go: ``<runs_dir>/<name>/<time>``.
         name: Name of this kind of run.
+        data_dir: Folder of published data sets, each in a folder of its own (``gsm8k/``, ``math500/`` ...).
     """
 
     seed: int = 0
     threads: int = 0
     runs_dir: str = "runs"
     name: str = MISSING
+    data_dir: str = "data"
     model: ModelConfig = field(default_factory=ModelConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
