@@ -135,8 +135,9 @@ def data_mode(store: Store) -> Figure:
     if not any(panel.series for panel in panels):
         raise MissingError("no run logged what its training samples are")
     caption = (
-        f"{store.env}: kinds of revision among what is trained on: all sampled episodes of an online arm's step, what "
-        f"an offline arm's rule kept in a round; {_BAND}. What an arm never sees it cannot learn."
+        f"{store.env}: kinds of revision among what is trained on: all sampled episodes of an online arm's step (n = "
+        f"{store.config.training.tasks_per_step} groups), what an offline arm's rule kept in a round; {_BAND}. What an "
+        "arm never sees it cannot learn."
     )
     return Figure("F11", "What is trained on", caption, panels)
 

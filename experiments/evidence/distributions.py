@@ -198,8 +198,8 @@ def difficulty(store: Store) -> Figure:
             series.append(Series(store.names[arm], [p[0] for p in known], [p[1] for p in known]))
         panels.append(Panel("", "base's pass rate at the first attempt", label, series, ticks=ticks))
     caption = (
-        f"{store.env}, {store.mode} episodes, mean over seeds; tasks are binned by how many of the base's "
-        f"{store.config.evaluation.samples_per_task} sampled first attempts are right."
+        f"{store.env}, {store.mode} episodes, n = {len(rates)} tasks, mean over seeds; tasks are binned by how many of "
+        f"the base's {store.config.evaluation.samples_per_task} sampled first attempts are right."
     )
     return Figure("F8", "By difficulty", caption, panels)
 

@@ -1,0 +1,178 @@
+"""Every table and figure from a stored run, against stored numbers; some of them against numbers worked out by hand."""
+
+import gzip
+import json
+import math
+import re
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from experiments.evidence import EXHIBITS, build
+from experiments.evidence.draw import write
+from experiments.evidence.episodes import choose, pack
+from experiments.evidence.model import Absent, Figure, Table
+from experiments.evidence.scaling import Sigmoid, fit_sigmoid
+from experiments.evidence.store import Store
+from tests.conftest import ROOT
+
+DATA = ROOT / "tests" / "data"
+GOLDEN = DATA / "small_comparison.json.gz"
+"""Made from the stored run by ``python -m tests.experiments.make_golden``; look at what changed."""
+_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory):
+    """Seven arms, two seeds, 40 test tasks, 18,432 episodes: a real run, without its weights."""
+    place = tmp_path_factory.mktemp("stored")
+    with tarfile.open(DATA / "small_comparison.tar.gz") as archive:
+        archive.extractall(place, filter="data")
+    return place / "small"
+
+
+@pytest.fixture(scope="session")
+def exhibits(stored):
+    return {one.id: one for one in build(Store(stored))}
+
+
+def _float(text):
+    return float(text.replace(",", ""))
+
+
+def assert_same(found, expected, where):
+    """Equal up to rounding: numbers within 1e-4, those in sentences and cells within a last digit."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_same(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_same(one, other, f"{where}[{i}]")
+    elif isinstance(expected, str):
+        assert _NUMBER.sub("#", found) == _NUMBER.sub("#", expected), where
+        for one, other in zip(_NUMBER.findall(found), _NUMBER.findall(expected), strict=True):
+            assert float(one.replace(",", "")) == pytest.approx(float(other.replace(",", "")), rel=0.02, abs=0.11), (
+                where
+            )
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4), where
+    else:
+        assert found == expected, where
+
+
+def test_every_id_is_there_with_the_numbers_of_the_stored_run(exhibits):
+    expected = json.loads(gzip.decompress(GOLDEN.read_bytes()))
+    assert list(exhibits) == list(EXHIBITS) == list(expected)
+    assert not [one.id for one in exhibits.values() if isinstance(one, Absent)]
+    for name, exhibit in exhibits.items():
+        assert_same(exhibit.to_json(), expected[name], name)
+
+
+def test_captions_say_n_and_what_the_spread_is(exhibits):
+    for exhibit in exhibits.values():
+        text = exhibit.caption.lower()
+        assert exhibit.id == "T4" or "n = " in text, exhibit.id
+        assert re.search(r"interval|seed|point per validation|each run", text), exhibit.id
+        if isinstance(exhibit, Figure):
+            assert all(panel.x_label and panel.y_label for panel in exhibit.panels)
+
+
+def test_figures_are_written_as_vector_and_pixels_tables_as_csv_and_markdown(exhibits, tmp_path):
+    assert [path.suffix for path in write(exhibits["F12"], tmp_path)] == [".svg", ".png"]
+    assert [path.suffix for path in write(exhibits["T2"], tmp_path)] == [".csv", ".md"]
+    assert "<text" in (tmp_path / "F12.svg").read_text(), "text stays text"
+    before = (tmp_path / "F12.svg").read_bytes()
+    write(exhibits["F12"], tmp_path)
+    assert (tmp_path / "F12.svg").read_bytes() == before, "the same numbers give the same file"
+    assert write(Absent("F12", "x", "y"), tmp_path) == []
+    assert not (tmp_path / "F12.svg").exists(), "what a folder no longer shows does not lie about"
+
+
+def test_the_main_table_is_made_of_plain_means(stored, exhibits):
+    """acc@t1, fixed of wrong and tokens of SCoRe, counted again from the raw rows."""
+    rows = [
+        row
+        for seed in (0, 1)
+        for line in (stored / "arms" / "score" / f"seed_{seed}" / "rows.jsonl").open()
+        if (row := json.loads(line))["mode"] == "greedy"
+    ]
+    wrong = [row for row in rows if not row["correct"][0]]
+    values = exhibits["T1"].values["SCoRe"]
+    assert values["acc@t1 (%)"][0] == pytest.approx(np.mean([row["correct"][0] for row in rows]))
+    assert values["fixed, of wrong (%)"][0] == pytest.approx(np.mean([row["correct"][-1] for row in wrong]))
+    assert values["tokens"][0] == pytest.approx(np.mean([sum(row["n_tokens"]) for row in rows]))
+    mean, low, high = values["fixed, of wrong (%)"]
+    assert low <= mean <= high
+
+
+def test_correctors_and_the_shift_come_from_the_stored_cells(stored, exhibits):
+    cells = [
+        cell
+        for path in stored.glob("cross/*/cross.json")
+        for cell in json.loads(path.read_text())["cells"]
+        if (cell["corrector"], cell["author"]) == ("star", "base")
+    ]
+    expected = np.mean([100 * cell["n_fixed"] / cell["n_wrong"] for cell in cells])
+    heat = exhibits["F5"].panels[0].heat
+    names = list(heat.rows)
+    assert heat.values[names.index("STaR")][names.index("base")] == pytest.approx(expected)
+
+
+def test_the_two_weights_are_found_by_their_values(exhibits):
+    panels = {panel.title: panel for panel in exhibits["F10"].panels}
+    assert list(panels["alpha"].series[0].x) == [0.0, 3.0, 10.0]
+    assert list(panels["beta2"].series[0].x) == [0.3, 3.0]
+
+
+def test_densities_of_the_transitions_integrate_to_one(exhibits):
+    for panel in exhibits["F3"].panels:
+        transitions = [one for one in panel.series if "->" in one.name]
+        assert sum(sum(one.y) for one in transitions) * 0.05 == pytest.approx(1.0)
+
+
+def test_the_fit_finds_a_known_curve_and_refuses_flat_or_short_ones():
+    truth = Sigmoid(20.0, 80.0, 2.0, 3000.0)
+    n = np.array([0.0, 500, 1000, 2000, 4000, 8000, 16000, 32000])
+    found = fit_sigmoid(n, np.concatenate([[20.0], truth(n[1:])]))
+    assert found.ceiling == pytest.approx(80, abs=0.5)
+    assert found.steepness == pytest.approx(2, abs=0.05)
+    assert truth(np.array([3000.0]))[0] == 50.0  # half way
+    assert fit_sigmoid(n, np.full(8, 20.0)) is None
+    assert fit_sigmoid(n[:4], np.array([20.0, 40, 60, 80])) is None
+
+
+def test_what_is_missing_says_what_to_run(stored, tmp_path):
+    folder = tmp_path / "less"
+    shutil.copytree(stored, folder)
+    shutil.rmtree(folder / "cross")
+    for arm in ("score_no_shaping", "single_turn", "score_alpha_10", "score_beta2_3"):
+        shutil.rmtree(folder / "arms" / arm)
+    made = {one.id: one for one in build(Store(folder), ["T2", "F5", "F10", "T1"])}
+    assert "single_turn" in made["T2"].reason
+    assert "cross=" in made["F5"].reason
+    assert "score_alpha_10" in made["F10"].reason
+    assert isinstance(made["T1"], Table)
+    with pytest.raises(KeyError, match="F99"):
+        build(Store(folder), ["F99"])
+
+
+def test_the_page_carries_as_many_episodes_as_it_is_told_evenly(stored):
+    store = Store(stored)
+    everything = choose(store, 10**6)
+    assert len(everything) == sum(not row.failed for row in store.rows)
+    few = choose(store, 700)
+    assert len(few) == 700
+    assert sum(row.mode == "greedy" for row, _ in few) == 15 * 40  # greedy ones first
+    assert {row.arm for row, _ in few} == set(store.arms)
+    content = pack(store, 700)
+    training = [one for one in content["episodes"] if len(one) > 10]
+    assert len(training) == 60  # thirty of either of two online runs
+    step, turns, advantages = (training[-1][10][name] for name in ("step", "turns", "advantages"))
+    assert step > 0
+    assert [len(turn[1]) for turn in turns] == [len(turn) for turn in advantages] or len(advantages) < len(turns)
+    assert all(math.isfinite(value) for turn in advantages for value in turn)
+    assert "9" in content["tokens"].values(), "ids are spelt out"
