@@ -48,10 +48,27 @@ def test_every_environment_composes_with_every_entry_point(entry, env):
     assert cfg.env.id.startswith("errata/")
 
 
+def test_published_data_lie_below_one_folder():
+    cfg = OmegaConf.to_object(compose("evaluate", ["env=gsm8k", "data_dir=/somewhere"]))
+    assert cfg.env.options["path"] == "/somewhere/gsm8k"
+    cfg = OmegaConf.to_object(compose("train", ["experiment=score_code_qwen2.5_coder_1.5b", "data_dir=/somewhere"]))
+    assert cfg.evaluation.transfer["humaneval"]["options"]["path"] == "/somewhere/humaneval"
+
+
+def test_arms_that_only_ask_get_one_job_with_their_own_words(tmp_path):
+    from experiments.compare import plan
+
+    cfg = OmegaConf.to_object(compose("compare", ["env=gsm8k", "run=[self_refine,wait,star]", "seeds=[0,1]"]))
+    jobs = {(job.arm, job.seed): job.config for job in plan(cfg, tmp_path)}
+    assert list(jobs) == [("base", 0), ("self_refine", 0), ("wait", 0), ("star", 0), ("star", 1)]
+    assert jobs["self_refine", 0].env.prompts == "math-refine-v1"
+    assert jobs["base", 0].env.prompts == "math-v1"
+
+
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes(experiment):
     text = (ROOT / "configs" / "experiment" / f"{experiment}.yaml").read_text()
-    entry = "compare" if "experiments.compare" in text else "train"
+    entry = next((name for name in ("compare", "evaluate") if f"experiments.{name}" in text), "train")
     cfg = OmegaConf.to_object(compose(entry, [f"experiment={experiment}"]))
     assert cfg.name == experiment
 
@@ -137,7 +154,11 @@ def test_every_config_field_is_documented_and_known():
         (["experiments.play", "split=tset"], "tset"),
         (["experiments.pretrain_tiny", "toy=nothing"], "modchain"),
         (["experiments.pretrain_tiny", "name=nothing"], "there is no such toy"),
-        (["experiments.report", "nowhere"], "error"),
+        (["experiments.report", "run=nowhere"], "not the folder of a comparison"),
+        (["experiments.compare", "match=tokens"], "training.tokens="),
+        (["experiments.compare", "training.updates=5"], "match=updates"),
+        (["experiments.compare", "match=time"], "use samples, tokens, updates"),
+        (["experiments.compare", "run=[self_refine]"], "has no words for env.prompts=toy-v1"),
     ],
 )
 def test_mistakes_end_with_a_message_and_status(arguments, message, tmp_path):

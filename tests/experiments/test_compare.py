@@ -25,6 +25,8 @@ TINY = [
     "run=[star,score]",
     "seeds=[0,1]",
     "evaluation.samples_per_task=2",
+    "evaluation.fixed_first=8",
+    "cross=8",
     "workers=2",
 ]
 
@@ -39,7 +41,7 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     done = compare(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (tmp_path / "compare").iterdir()
-    for name in ("report.html", "learning_curves.png", "deltas.png", "comparison.json", "config.yaml", "run.json"):
+    for name in ("report.html", "exhibits/T1.md", "exhibits/F1.png", "comparison.json", "config.yaml", "run.json"):
         assert (folder / name).stat().st_size > 0
     # every arm, equal sampled episodes, a row per (arm, seed, mode, task, sample)
     results = {path.parent: json.loads(path.read_text()) for path in folder.glob("arms/*/*/result.json")}
@@ -48,13 +50,13 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     for job, result in results.items():
         rows = read_jsonl(job / "rows.jsonl")
         keys = {(r["arm"], r["seed"], r["mode"], r["task_id"], r["sample"]) for r in rows}
-        assert len(rows) == len(keys) == 20 * (1 + 3 + 2)  # greedy, three controls, two samples
+        assert len(rows) == len(keys) == 20 * (1 + 3 + 1 + 2 + 1)  # greedy, controls, longer, two samples, elsewhere
         assert {r["arm"] for r in rows} == {result["arm"]}
         assert (job / "policy" / "model.safetensors").exists()
     for word in ("SCoRe", "STaR", "base", "episodes/s", "sampling", "verification", "update", "report:"):
         assert word in done.stdout
     page = (folder / "report.html").read_text()
-    for word in ("<img", "Greedy decoding", "Sampled decoding", "sequential@2", "every seed"):
+    for word in ("Greedy decoding", "Sampled decoding", "Every seed", "Arms are matched on sampled episodes"):
         assert word in page
     assert set(json.loads((folder / "comparison.json").read_text())) == {"greedy", "sampled"}
 
@@ -76,7 +78,12 @@ def stored(folder, arm, seed, rows):
     job = folder / "arms" / arm / f"seed_{seed}"
     job.mkdir(parents=True)
     write_rows(job / "rows.jsonl", rows)
-    totals = {"episodes": 10, "sampled_tokens": 50, "gradient_tokens": 20, "seconds": {"sampling": 1.0, "update": 1.0}}
+    totals = {
+        "episodes": 10 * (arm != "base"),
+        "sampled_tokens": 50,
+        "gradient_tokens": 20,
+        "seconds": {"sampling": 1.0, "update": 1.0},
+    }
     write_json(job / "result.json", {"arm": arm, "seed": seed, "totals": totals, "seconds": 3.0})
 
 

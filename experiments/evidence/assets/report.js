@@ -122,11 +122,12 @@ const axes = (root, panel, s) => {
     root.append(svg("line", { class: "grid", x1: s.x(t), x2: s.x(t), y1: TOP, y2: bottom }));
     const name = panel.ticks.length ? panel.ticks[i] : number(t);
     root.append(panel.ticks.length > 6
-      ? svg("text", { transform: `translate(${s.x(t) + 3} ${bottom + 12}) rotate(-20)`, "text-anchor": "end", style: "font-size:9px" }, name)
+      ? svg("text", { transform: `translate(${s.x(t) + 3} ${bottom + 12}) rotate(-38)`, "text-anchor": "end", style: "font-size:8.5px" }, name)
       : svg("text", { x: s.x(t), y: bottom + 15, "text-anchor": "middle" }, name));
   });
+  const below = panel.ticks.length > 6 ? "" : panel.x_label;
   root.append(svg("rect", { class: "axis", x: LEFT, y: TOP, width: WIDTH - LEFT - RIGHT, height: bottom - TOP, fill: "none" }),
-    svg("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, panel.x_label),
+    svg("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, below),
     svg("text", { transform: `translate(13 ${(TOP + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, panel.y_label),
     svg("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: 16, "text-anchor": "middle", "font-weight": 600 }, panel.title));
   const [x0, x1, y0, y1] = s.ends;
@@ -176,7 +177,7 @@ const drawHeat = (panel) => {
     if (value === null) return;
     const cell = svg("rect", { x: left + size * j, y: top + size * i, width: size - 1, height: size - 1, fill: "#2457c5", "fill-opacity": (0.04 + 0.9 * value / 100).toFixed(3) });
     explain(cell, `${panel.y_label}: ${rows[i]}\n${panel.x_label}: ${columns[j]}\n${number(value)}`);
-    root.append(cell, svg("text", { x: left + size * (j + 0.5), y: top + size * (i + 0.6), "text-anchor": "middle", "pointer-events": "none" }, String(Math.round(value))));
+    root.append(cell, svg("text", { x: left + size * (j + 0.5), y: top + size * (i + 0.6), "text-anchor": "middle", "pointer-events": "none", style: value > 55 ? "fill:#fff" : "" }, String(Math.round(value))));
   }));
   return root;
 };

@@ -1,0 +1,66 @@
+"""Published data: from a folder or the hub, what was read is written down, leaks between splits are taken out."""
+
+import hashlib
+import json
+
+import datasets
+import pytest
+
+import envs
+from envs import Split
+
+
+def write(folder, name, rows):
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def gsm8k(tmp_path):
+    train = [{"question": f"What is {i} + 1?", "answer": f"It is\n#### {i + 1}"} for i in range(40)]
+    write(tmp_path, "train.jsonl", [*train, {"question": "  how MANY apples? ", "answer": "#### 3"}])
+    write(tmp_path, "test.jsonl", [{"question": "How many apples?", "answer": "#### 3"}])
+    return envs.make("errata/gsm8k-v1", options={"path": str(tmp_path)}).taskset, tmp_path
+
+
+def test_a_training_question_that_is_a_test_question_is_left_out(gsm8k):
+    taskset, _ = gsm8k
+    kept = [task.question for split in (Split.TRAIN, Split.VALIDATION) for task in taskset.load(split)]
+    assert len(kept) == 40
+    assert not any("apples" in question for question in kept)
+
+
+def test_what_was_read_is_known_by_content(gsm8k):
+    taskset, folder = gsm8k
+    taskset.load(Split.TEST)
+    (read,) = taskset.provenance
+    assert read.sha256 == hashlib.sha256((folder / "test.jsonl").read_bytes()).hexdigest()
+    assert (read.rows, read.licence, read.as_published) == (1, "MIT", False)  # these are not the published rows
+
+
+def test_the_hub_gives_the_same_tasks(gsm8k, monkeypatch):
+    taskset, folder = gsm8k
+    asked = []
+
+    def load_dataset(repo, config, split):
+        asked.append((repo, config, split))
+        return [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    hub = envs.make("errata/gsm8k-v1", options={"path": "hub"}).taskset
+    for split in Split:
+        assert hub.load(split) == taskset.load(split)
+    assert set(asked) == {("openai/gsm8k", "main", "train"), ("openai/gsm8k", "main", "test")}
+    assert {one.file for one in hub.provenance} == {"openai/gsm8k, split train", "openai/gsm8k, split test"}
+    assert all(one.as_published is None and len(one.sha256) == 64 for one in hub.provenance)
+
+
+def test_a_hub_that_cannot_be_reached_says_where_else_the_data_are(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for name in ("gsm8k", "math", "mbpp", "humaneval"):
+        with pytest.raises(FileNotFoundError, match=r"path=hub.*no route.*github|path=hub.*no route.*MATH"):
+            envs.make(f"errata/{name}-v1", options={"path": "hub"}).taskset.load(Split.TEST)

@@ -1,0 +1,99 @@
+"""Runs end where their budget says: sampled episodes, sampled tokens or optimiser steps; probes hold attempts fixed."""
+
+from dataclasses import replace
+
+import pytest
+
+from envs import Split
+from rl.config import AlgorithmConfig, OfflineConfig, Rule, Schedule, SFTConfig, StageConfig, TrainingConfig
+from rl.offline import OfflineTrainer
+from rl.probe import first_turns, second_attempts
+from rl.workbench import Workbench
+from tests.helpers import build_trainer, modchain_config
+
+
+def run(trainer):
+    stages = []
+    while not trainer.is_done:
+        stages.append(int(trainer.train_step()[0]["stage"]))
+    return stages
+
+
+TWO_STAGES = AlgorithmConfig(
+    name="two",
+    group_size=4,
+    stages=[StageConfig(reward_weights=[0.0, 1.0]), StageConfig(reward_weights=[1.0, 1.0])],
+    minibatches=2,
+)
+
+
+def test_a_budget_of_optimiser_steps():
+    cfg = modchain_config(algorithm=TWO_STAGES)
+    cfg.training = TrainingConfig(updates=8, tasks_per_step=4)
+    trainer, _ = build_trainer(cfg)
+    assert run(trainer) == [0, 0, 1, 1]  # two steps a batch
+    assert trainer.totals.updates == trainer.n_updates == 8
+    assert trainer.totals.episodes == 4 * 16
+    assert trainer.totals.responses == 2 * 4 * 16
+    assert trainer.progress == 1.0
+
+
+def test_a_budget_of_tokens_ends_with_the_batch_that_reaches_it():
+    cfg = modchain_config(algorithm=TWO_STAGES)
+    cfg.training = TrainingConfig(tokens=1000, tasks_per_step=4)
+    trainer, _ = build_trainer(cfg)
+    stages = run(trainer)
+    per_batch = trainer.totals.sampled_tokens / len(stages)
+    assert 1000 <= trainer.totals.sampled_tokens < 1000 + 1.5 * per_batch
+    assert stages == sorted(stages)
+    assert set(stages) == {0, 1}
+    assert abs(stages.count(0) - stages.count(1)) <= 1  # each stage gets half of the tokens
+
+
+def test_a_budget_of_tokens_knows_no_decay():
+    cfg = modchain_config(schedule=Schedule.LINEAR)
+    cfg.training = TrainingConfig(tokens=1000, tasks_per_step=4)
+    with pytest.raises(ValueError, match=r"optim\.schedule=CONSTANT"):
+        build_trainer(cfg)
+
+
+def test_a_run_has_one_budget():
+    with pytest.raises(ValueError, match="one budget"):
+        TrainingConfig(tokens=5, updates=5)
+
+
+def offline(training, **options):
+    cfg = modchain_config()
+    fields = {name: getattr(cfg, name) for name in ("threads", "model", "env", "engine", "evaluation")}
+    method = OfflineConfig(name="x", rule=Rule.STAR, keep_right_to_right=True, iterations=2, group_size=4, **options)
+    config = SFTConfig(name="test", seed=0, offline=method, training=training, **fields)
+    bench = Workbench.build(config)
+    tasks, rollout = bench.tasks(Split.TRAIN), bench.rollout(Split.TRAIN)
+    return OfflineTrainer(config, bench.model, bench.tokenizer, rollout, tasks, bench.publish, lambda *_: None)
+
+
+@pytest.mark.slow
+def test_offline_budgets():
+    trainer = offline(TrainingConfig(episodes=64, updates=6), batch_size=8)
+    for _ in range(2):
+        trainer.train_round(trainer.collect())
+    assert trainer.totals.updates == 6
+    assert trainer.totals.episodes == 64
+    trainer = offline(TrainingConfig(tokens=2000))
+    tokens = [sum(len(turn.action_ids) for e in trainer.collect() for turn in e.turns) for _ in range(2)]
+    assert all(1000 <= n < 1000 + 16 * 4 * 10 for n in tokens)  # a round overdraws by less than 16 groups of 4
+    with pytest.raises(ValueError, match="fewer than the rounds"):
+        offline(TrainingConfig(updates=1))
+
+
+def test_a_probe_reads_the_attempts_that_it_was_given():
+    cfg = modchain_config()
+    _, bench = build_trainer(replace(cfg))
+    tasks = bench.tasks(Split.TRAIN)[:8]
+    firsts = first_turns(bench.rollout(Split.TRAIN, 1), tasks)
+    assert len(firsts) == 8
+    for (task, turn), episode in zip(firsts, second_attempts(bench.rollout(Split.TRAIN, 2), firsts), strict=True):
+        assert episode.task_id == task.id
+        assert episode.turns[0].replayed
+        assert episode.turns[0].action_ids == turn.action_ids
+        assert not episode.turns[1].replayed
