@@ -11,7 +11,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 .PHONY: help demo demo-addition test test-vllm check fmt setup clean
 
 help:
-	@echo "make demo           compare offline SFT with online RL on modchain (about 10 minutes on 2 cores)"
+	@echo "make demo           compare offline SFT with online RL on modchain (about 15 minutes on 2 cores)"
 	@echo "make demo-addition  the same on addition, the counter-example"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
