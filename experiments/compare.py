@@ -85,8 +85,8 @@ def plan(cfg: CompareConfig, folder: Path) -> list[Job]:
                 continue
             config = _arm_config(cfg.arms[name], cfg, shared | {"seed": seed})
             jobs.append(Job(name, seed, config, folder / "arms" / name / f"seed_{seed}"))
-    if cfg.match == "samples":
-        _refuse_unequal_budgets(jobs)
+    if cfg.match != "tokens":
+        _refuse_unequal_budgets(jobs, cfg.match)
     return jobs
 
 
@@ -119,13 +119,27 @@ def episodes_spent(config: RunConfig) -> int:
     return 0
 
 
-def _refuse_unequal_budgets(jobs: list[Job]) -> None:
-    spent = {job.arm: episodes_spent(job.config) for job in jobs if isinstance(job.config, TrainConfig | SFTConfig)}
+def updates_spent(config: RunConfig) -> int:
+    """Optimiser steps of a run with a budget of them, exactly."""
+    if isinstance(config, TrainConfig):
+        per_batch = config.algorithm.epochs * config.algorithm.minibatches
+        return max(1, config.training.updates // per_batch) * per_batch
+    if isinstance(config, SFTConfig):
+        return config.training.updates // config.offline.iterations * config.offline.iterations
+    return 0
+
+
+def _refuse_unequal_budgets(jobs: list[Job], match: str) -> None:
+    spends, key, unit = {
+        "samples": (episodes_spent, "training.episodes", "step (tasks_per_step * group_size) and of its rounds"),
+        "updates": (updates_spent, "training.updates", "steps per batch (epochs * minibatches) and of its rounds"),
+    }[match]
+    spent = {job.arm: spends(job.config) for job in jobs if isinstance(job.config, TrainConfig | SFTConfig)}
     if len(set(spent.values())) > 1:
         budgets = ", ".join(f"{arm} {n}" for arm, n in spent.items())
         raise UserError(
-            "training.episodes cannot be spent equally by all arms: they would sample "
-            f"{budgets}. Choose a multiple of every arm's step (tasks_per_step * group_size) and of its rounds"
+            f"{key} cannot be spent equally by all arms: they would spend {budgets}. Choose a multiple of every arm's "
+            f"{unit}"
         )
 
 
@@ -229,7 +243,8 @@ def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[CrossJ
     base = jobs[0]
     tables = []
     for seed in cfg.seeds:
-        done = [job for job in jobs if job.is_done and job.seed == seed and job is not base]
+        learners = [job for job in jobs if isinstance(job.config, TrainConfig | SFTConfig) and job.seed == seed]
+        done = [job for job in learners if job.is_done]
         policies = {BASE: base.config.model.path} | {job.arm: str(job.folder / "policy") for job in done}
         tables.append(CrossJob(seed, base.config, folder / "cross" / f"seed_{seed}", policies, cfg.cross))
     return [table for table in tables if not table.is_done]
@@ -286,8 +301,10 @@ def main(cfg: CompareConfig) -> None:
         raise
     for who, error in crashed.items():
         console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
+    console.print(
+        f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs; now the tables and figures", highlight=False
+    )
     write_report(folder, console)
-    console.print(f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs", highlight=False)
     if crashed:
         raise UserError(
             f"{len(crashed)} of {len(todo)} jobs crashed: {', '.join(crashed)}; see error.txt in their folders in "

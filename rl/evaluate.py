@@ -21,7 +21,8 @@ class EvalRow:
     Args:
         arm: Which method.
         seed: Which training run.
-        mode: ``greedy``, ``sampled`` or ``validation``.
+        mode: ``greedy``, ``sampled``, ``validation``, ``attempts`` (greedy, with more attempts than in training), a
+            control's name (:mod:`rl.controls`), or ``transfer/<name>`` for another environment.
         task_id: Which task.
         sample: Index of the sample of this task.
         correct: Whether each attempt was right.

@@ -157,6 +157,7 @@ def test_every_config_field_is_documented_and_known():
         (["experiments.report", "run=nowhere"], "not the folder of a comparison"),
         (["experiments.compare", "match=tokens"], "training.tokens="),
         (["experiments.compare", "training.updates=5"], "match=updates"),
+        (["experiments.compare", "match=updates", "training.updates=61"], "training.updates cannot be spent equally"),
         (["experiments.compare", "match=time"], "use samples, tokens, updates"),
         (["experiments.compare", "run=[self_refine]"], "has no words for env.prompts=toy-v1"),
     ],
