@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence.model import Exhibit, Figure, Mark, Panel, Series, Table
 from rl.tracking import write_text
@@ -135,6 +136,8 @@ def _draw_panel(axis: Any, panel: Panel, looks: dict[str, int]) -> None:
         axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
     if panel.ticks:
         axis.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=30, ha="right", fontsize=7)
+    elif not panel.log_x and all(float(x).is_integer() for series in panel.series for x in series.x):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     axis.grid(alpha=0.3)
 

@@ -8,6 +8,7 @@ from scipy.optimize import curve_fit
 MIN_POINTS = 6
 MIN_RISE = 5.0
 """Points of accuracy; flatter curves have no ceiling to be fitted."""
+MAX_STEEPNESS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def fit_sigmoid(n: np.ndarray, accuracy: np.ndarray) -> Sigmoid | None:
 
     x, y = n[n > 0], accuracy[n > 0]
     start = (float(y.max()), 2.0, float(np.log(np.median(x))))
-    bounds = ([0.0, 0.1, float(np.log(x.min())) - 3], [100.0, 20.0, float(np.log(x.max())) + 3])
+    bounds = ([0.0, 0.1, float(np.log(x.min())) - 3], [100.0, MAX_STEEPNESS, float(np.log(x.max())) + 3])
     try:
         found, _ = curve_fit(curve, x, y, start, bounds=bounds, maxfev=5000)
     except (RuntimeError, ValueError):
