@@ -47,6 +47,7 @@ class Store:
             raise FileNotFoundError(f"{folder}: its config.yaml has no arms, so this is not the folder of a comparison")
         self.names: dict[str, str] = {BASE: "base"} | {arm: node.name for arm, node in self.config.arms.items()}
         self._tables: dict[str, dict[str, ArmTable]] = {}
+        self._bootstraps: dict[str, Bootstrap] = {}
 
     @property
     def env(self) -> str:
@@ -110,8 +111,10 @@ class Store:
 
     def bootstrap(self, mode: str) -> Bootstrap:
         """Shared draws over the complete seeds and the tasks of a mode."""
-        n_tasks = len(next(iter(self.tables(mode).values())).task_ids)
-        return Bootstrap(max(1, len(self.complete)), n_tasks)
+        if mode not in self._bootstraps:
+            n_tasks = len(next(iter(self.tables(mode).values())).task_ids)
+            self._bootstraps[mode] = Bootstrap(max(1, len(self.complete)), n_tasks)
+        return self._bootstraps[mode]
 
     def paired(self, table: ArmTable, rate: str) -> np.ndarray:
         """``[S, N]`` values of the complete seeds; one row for the base and where no seed is complete."""

@@ -26,26 +26,36 @@ _MORE = {"answer changed (%)": "changed_answer", "truncated (%)": "truncated_fra
 
 
 def main_table(store: Store) -> Table:
-    """T1: every rate of every arm with its interval."""
-    mode = store.mode
-    tables, boot = store.tables(mode), store.bootstrap(mode)
+    """T1: every rate of every arm with its interval, greedy and sampled."""
     rows, values = [], {}
-    for arm in store.arms:
-        table = tables[arm]
-        first, ones = store.paired(table, "accuracy_t1"), np.ones_like(store.paired(table, "accuracy_t1"))
-        found = {name: boot.interval(store.paired(table, rate)) for name, rate in _MEANS.items()}
-        found["fixed, of wrong (%)"] = boot.quotient(store.paired(table, "delta_i_to_c"), ones - first)
-        found["broken, of right (%)"] = boot.quotient(store.paired(table, "delta_c_to_i"), first)
-        found |= {name: boot.interval(store.paired(table, rate)) for name, rate in _MORE.items()}
-        tokens = boot.interval(store.paired(table, "response_tokens"))
-        rows.append([store.names[arm], *(cell(one) for one in found.values()), cell(tokens, 1)])
-        values[store.names[arm]] = {name: numbers(one) for name, one in found.items()} | {"tokens": numbers(tokens)}
-    header = ["arm", *_MEANS, "fixed, of wrong (%)", "broken, of right (%)", *_MORE, "tokens per episode"]
+    for mode in store.modes:
+        for arm in store.arms:
+            found = _rates(store, arm, mode)
+            name = store.names[arm] if mode == store.mode else f"{store.names[arm]}, {mode}"
+            rows.append([name, *(cell(one, 1 if "tokens" in rate else 100) for rate, one in found.items())])
+            values[name] = {rate: numbers(one) for rate, one in found.items()}
     caption = (
-        f"{store.env}, {_sample(store, mode)}. Mean over seeds; below it the 95 % interval of a bootstrap over seeds, "
-        "then tasks. Delta is acc@t2 minus acc@t1; i->c and c->i are shares of all tasks."
+        f"{store.env}, {'; '.join(_sample(store, mode) for mode in store.modes)}. Mean over seeds; below it the 95 % "
+        "interval of a bootstrap over seeds, then tasks. Delta is acc@t2 minus acc@t1; i->c and c->i are shares of all "
+        "tasks."
     )
-    return Table("T1", "Main results", caption, header, rows, values)
+    return Table("T1", "Main results", caption, ["arm", *next(iter(values.values()))], rows, values)
+
+
+def _rates(store: Store, arm: str, mode: str) -> dict[str, Interval]:
+    table, boot = store.tables(mode)[arm], store.bootstrap(mode)
+
+    def mean(rate: str) -> Interval:
+        return boot.interval(store.paired(table, rate))
+
+    first = store.paired(table, "accuracy_t1")
+    return {
+        **{name: mean(rate) for name, rate in _MEANS.items()},
+        "fixed, of wrong (%)": boot.quotient(store.paired(table, "delta_i_to_c"), 1.0 - first),
+        "broken, of right (%)": boot.quotient(store.paired(table, "delta_c_to_i"), first),
+        **{name: mean(rate) for name, rate in _MORE.items()},
+        "tokens per episode": mean("response_tokens"),
+    }
 
 
 def ablations(store: Store) -> Table:
