@@ -6,7 +6,7 @@ down: file, SHA-256, number of rows, licence, and whether the content is the one
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,26 @@ def read_published(path: str, file: PublishedFile, known: dict[str, Provenance] 
     return rows
 
 
-def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:
-    import datasets  # seconds of imports, paid by those who use the hub
+HubReader = Callable[[str, str | None, str], Sequence[Mapping[str, Any]]]
+"""From repository, configuration and split to rows."""
+_reader: HubReader | None = None
 
+
+def use_hub_reader(reader: HubReader) -> None:
+    """What reads from the hub; this layer knows no client of its own. :func:`rl.backends.hub.register` names one."""
+    global _reader
+    _reader = reader
+
+
+def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:
+    if _reader is None:
+        raise FileNotFoundError(
+            "env.options.path=hub: nothing here reads from the hub; call rl.backends.hub.register()"
+        )
     hub, rows = file.hub, []
     for config in hub.configs or (None,):
         try:
-            found = datasets.load_dataset(hub.repo, config, split=hub.split)
+            found = _reader(hub.repo, config, hub.split)
         except Exception as error:  # whatever the hub's client raises: no network, no such repository, a gate
             raise FileNotFoundError(
                 f"env.options.path=hub: {hub.repo} could not be read from the hub ({error}). "

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 import envs
 from envs import SelfCorrectEnv, Split, Task, TaskSet
+from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import make_engine
 from rl.backends.policy import context_length, load_policy
@@ -130,6 +131,7 @@ class Workbench:
 
 def make_taskset(config: EnvConfig) -> TaskSet:
     """The task set of an environment config."""
+    hub.register()
     return envs.make(config.id, options=config.task_options).taskset
 
 

@@ -7,7 +7,8 @@ import datasets
 import pytest
 
 import envs
-from envs import Split
+from envs import Split, published
+from rl.backends import hub
 
 
 def write(folder, name, rows):
@@ -47,20 +48,28 @@ def test_the_hub_gives_the_same_tasks(gsm8k, monkeypatch):
         asked.append((repo, config, split))
         return [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
 
+    hub.register()
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    hub = envs.make("errata/gsm8k-v1", options={"path": "hub"}).taskset
+    other = envs.make("errata/gsm8k-v1", options={"path": "hub"}).taskset
     for split in Split:
-        assert hub.load(split) == taskset.load(split)
+        assert other.load(split) == taskset.load(split)
     assert set(asked) == {("openai/gsm8k", "main", "train"), ("openai/gsm8k", "main", "test")}
-    assert {one.file for one in hub.provenance} == {"openai/gsm8k, split train", "openai/gsm8k, split test"}
-    assert all(one.as_published is None and len(one.sha256) == 64 for one in hub.provenance)
+    assert {one.file for one in other.provenance} == {"openai/gsm8k, split train", "openai/gsm8k, split test"}
+    assert all(one.as_published is None and len(one.sha256) == 64 for one in other.provenance)
 
 
 def test_a_hub_that_cannot_be_reached_says_where_else_the_data_are(monkeypatch):
     def load_dataset(*args, **kwargs):
         raise ConnectionError("no route")
 
+    hub.register()
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     for name in ("gsm8k", "math", "mbpp", "humaneval"):
         with pytest.raises(FileNotFoundError, match=r"path=hub.*no route.*github|path=hub.*no route.*MATH"):
             envs.make(f"errata/{name}-v1", options={"path": "hub"}).taskset.load(Split.TEST)
+
+
+def test_environments_alone_say_who_reads_from_the_hub(monkeypatch):
+    monkeypatch.setattr(published, "_reader", None)
+    with pytest.raises(FileNotFoundError, match=r"rl\.backends\.hub\.register"):
+        envs.make("errata/gsm8k-v1", options={"path": "hub"}).taskset.load(Split.TEST)
