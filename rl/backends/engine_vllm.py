@@ -56,6 +56,10 @@ class VLLMEngine:
         self._end_id, self._sleep_level = end_id, 0 if on_cpu else config.engine.sleep_level
         causal = bare_model(model)
         self._padding = HeadPadding.of(causal.config, on_cpu)
+        # On a CPU vLLM keeps a packed copy of the output head, which new weights of a tied embedding do not reach.
+        self._unties = on_cpu and bool(getattr(causal.config.get_text_config(), "tie_word_embeddings", False))
+        if self._unties:
+            self._padding.config.tie_word_embeddings = False
         with tempfile.TemporaryDirectory() as folder:  # vLLM wants a folder; the weights come from load_weights
             self._padding.config.architectures = [type(causal).__name__]
             self._padding.config.save_pretrained(folder)
@@ -119,6 +123,8 @@ class VLLMEngine:
     def _converted(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in named:
             yield name, self._padding(name, tensor.detach())
+            if self._unties and name.endswith("embed_tokens.weight"):
+                yield "lm_head.weight", tensor.detach()
 
     def sleep(self) -> None:
         """Frees the cache, and the weights or their place on the GPU, until ``wake``."""

@@ -118,3 +118,33 @@ def test_training_through_vllm_measures_no_gap():
         assert {e.policy_version for e in episodes} == {trainer.step - 1}
     assert trainer.step == 3
     bench.engine.close()
+
+
+def test_a_model_with_tied_embeddings_samples_from_its_own_weights(hf, tmp_path):
+    """SmolLM2, Qwen and Llama 3.2 tie them; on a CPU vLLM keeps a packed head that a tied embedding does not reach."""
+    from rl.backends.policy import Actor, sampled_stats
+    from rl.batching import to_rollout_batch
+    from rl.workbench import Workbench
+
+    model = deepcopy(hf.model)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path)
+    hf.tokenizer.save_pretrained(tmp_path)
+    cfg = modchain_config()
+    cfg.model.path = str(tmp_path)
+    cfg.engine = EngineConfig(name="vllm", max_batch_size=64)
+    tied = Workbench.build(cfg, Distributed(cpu=True))
+    try:
+        assert tied.model.lm_head.weight is tied.model.model.embed_tokens.weight
+        for version in (0, 1):
+            episodes = tied.rollout(Split.TRAIN).run(plans(tied), 1.0)
+            rows = to_rollout_batch(episodes, tied.renderer.pad_id, 2)
+            with torch.no_grad():
+                stats = sampled_stats(Actor(tied.model), rows, 1.0)
+            assert (stats.logprobs - rows.sampler_logprobs).abs()[rows.response_mask].max() < 1e-4, version
+            with torch.no_grad():
+                tied.model.model.embed_tokens.weight.mul_(1.1)
+            tied.publish(version + 1)
+    finally:
+        tied.engine.close()
