@@ -7,7 +7,7 @@ down: file, SHA-256, number of rows, licence, and whether the content is the one
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ class PublishedFile:
         licence: As its publisher states it.
         hub: Its copy on the hub.
         sha256: First 16 digits of the hash of the file that results here were made with; empty if none was.
-        renames: Columns that are called otherwise on the hub, by their name there.
     """
 
     names: Sequence[str]
@@ -51,7 +50,6 @@ class PublishedFile:
     licence: str
     hub: HubCopy
     sha256: str = ""
-    renames: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +123,11 @@ def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:
                 f"env.options.path=hub: {hub.repo} could not be read from the hub ({error}). "
                 f"Get the file from {file.source} and name its folder instead"
             ) from error
-        rows += [_renamed(row, file) for row in found]
+        rows += [dict(row) for row in found]
     where = f"{hub.repo}, split {hub.split}"
     refuse_missing_columns(rows, file.columns, where)
     lines = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     return rows, where, hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _renamed(row: Any, file: PublishedFile) -> dict[str, Any]:
-    return {str(file.renames.get(name, name)): value for name, value in row.items()}
 
 
 class Published:

@@ -21,10 +21,11 @@ from rl.tracking import write_json, write_text
 
 EXHIBITS = "exhibits"
 """Folder of the tables and figures, beside ``report.html``."""
-PAGE_EPISODES = 50_000
 
 
-def write_report(folder: Path, out: Console | None = None, n_episodes: int = PAGE_EPISODES) -> dict[str, Comparison]:
+def write_report(
+    folder: Path, out: Console | None = None, n_episodes: int = ReportConfig.episodes
+) -> dict[str, Comparison]:
     """Writes ``comparison.json``, every table and figure and ``report.html``; prints the main ones.
 
     Args:

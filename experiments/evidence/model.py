@@ -39,7 +39,6 @@ class Series:
         high: N upper ends.
         runs: Single training runs, as thin curves: one (x, y) each.
         mark: How it is drawn.
-        labels: N texts beside the points; empty for none.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Series:
     high: Sequence[float] = ()
     runs: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
     mark: Mark = Mark.LINE
-    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,11 @@
 """Direct preference optimisation on token-exact pairs, with TRL's ``DPOTrainer``."""
 
 import copy
-import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl.backends.sft import progress_callback, shared_arguments
+from rl.backends.sft import progress_callback, run_trainer, shared_arguments
 from rl.config import OfflineConfig, OptimConfig
 from rl.revisions import Revision
 
@@ -60,7 +58,6 @@ def fine_tune_on_pairs(
     if not rows:
         raise ValueError("no pairs to fine-tune on: no task has both a right and a wrong attempt")
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
     class TokenExact(DPOTrainer):
@@ -71,27 +68,18 @@ def fine_tune_on_pairs(
 
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     data = Dataset.from_dict({name: [list(getattr(row, name)) for row in rows] for name in names})
-    for name in ("trl", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     width = max(len(row.prompt_ids) + max(len(row.chosen_ids), len(row.rejected_ids)) for row in rows)
-    has_adapters = hasattr(model, "peft_config")
-    with tempfile.TemporaryDirectory() as scratch:
+
+    def make(scratch: str) -> Any:
         # Two sequences a row.
         arguments = shared_arguments(scratch, model, len(rows), 2 * width, config, optim, seed, n_steps)
-        trainer = TokenExact(
+        return TokenExact(
             model=model,
-            ref_model=None if has_adapters else copy.deepcopy(model),
+            ref_model=None if hasattr(model, "peft_config") else copy.deepcopy(model),
             args=DPOConfig(beta=config.beta, max_length=None, **arguments),
             train_dataset=data,
             processing_class=tokenizer,
             callbacks=[progress_callback(on_step)],
         )
-        trainer.remove_callback(PrinterCallback)
-        outcome = trainer.train()
-    model.eval()
-    learned = sum(len(row.chosen_ids) + len(row.rejected_ids) for row in rows)
-    return {
-        "steps": float(outcome.global_step),
-        "loss": float(outcome.training_loss),
-        "gradient_tokens": float(learned * (trainer.state.epoch or 0.0)),
-    }
+
+    return run_trainer(make, sum(len(row.chosen_ids) + len(row.rejected_ids) for row in rows))

@@ -69,32 +69,49 @@ def fine_tune(
     if not rows:
         raise ValueError("no rows to fine-tune on: the rule kept none of the sampled episodes")
     from datasets import Dataset
-    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     data = Dataset.from_dict(
         {"input_ids": [list(row.input_ids) for row in rows], "labels": [list(row.labels) for row in rows]}
     )
-    for name in ("trl", "transformers"):  # their notes on token ids and columns are for people who call them directly
-        logging.getLogger(name).setLevel(logging.ERROR)
     width = max(len(row.input_ids) for row in rows)
-    with tempfile.TemporaryDirectory() as scratch:
+
+    def make(scratch: str) -> Any:
         arguments = shared_arguments(scratch, model, len(rows), width, config, optim, seed, n_steps)
-        trainer = SFTTrainer(
+        return SFTTrainer(
             model=model,
             args=SFTConfig(max_length=None, **arguments),
             train_dataset=data,
             processing_class=tokenizer,
             callbacks=[progress_callback(on_step)],
         )
+
+    return run_trainer(make, sum(sum(label != IGNORED for label in row.labels) for row in rows))
+
+
+def run_trainer(make: Callable[[str], Any], tokens_per_pass: int) -> dict[str, float]:
+    """Builds one of TRL's trainers, which is given a scratch folder, and trains to the end.
+
+    Args:
+        make: Builds it.
+        tokens_per_pass: Tokens that one pass over the rows learns.
+
+    Returns:
+        ``steps``, ``loss`` and ``gradient_tokens``.
+    """
+    from transformers import PrinterCallback
+
+    for name in ("trl", "transformers"):  # their notes on token ids and columns are for people who call them directly
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = make(scratch)
         trainer.remove_callback(PrinterCallback)
         outcome = trainer.train()
-    model.eval()
-    learned = sum(sum(label != IGNORED for label in row.labels) for row in rows)
+    trainer.model.eval()
     return {
         "steps": float(outcome.global_step),
         "loss": float(outcome.training_loss),
-        "gradient_tokens": float(learned * (trainer.state.epoch or 0.0)),
+        "gradient_tokens": float(tokens_per_pass * (trainer.state.epoch or 0.0)),
     }
 
 
