@@ -1,0 +1,103 @@
+"""Open lookups: whatever a researcher varies is a name with a function behind it, and any module can add one.
+
+A config holds the name and, beside it, the function's own options as a free mapping. A dataclass that is registered
+with the function checks them, so that a misspelt option is refused like any other key.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownNameError(KeyError, ValueError):
+    """A name that nothing is registered under; the message names the nearest known one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the known name that is closest, or nothing where none is close."""
+    found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+class Lookup(Mapping[str, T], Generic[T]):
+    """Functions (or classes) by name, in the order of their registration.
+
+    Args:
+        key: The config key that holds such a name, ``algorithm.advantage``; errors speak of it.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._values: dict[str, T] = {}
+        self._options: dict[str, type | None] = {}
+
+    def register(self, name: str, *, options: type | None = None) -> Callable[[T], T]:
+        """A decorator that makes a function known under a name.
+
+        Args:
+            name: What configs write.
+            options: Dataclass of the function's own options, if it has any.
+
+        Raises:
+            ValueError: If the name is taken by something else.
+            TypeError: If ``options`` is no dataclass.
+        """
+        if options is not None and not is_dataclass(options):
+            raise TypeError(f"{self.key}={name}: options must be a dataclass, got {options!r}")
+
+        def add(value: T) -> T:
+            taken = self._values.get(name)
+            # A module that is imported twice (as a script and by name) registers the same function again.
+            if taken is not None and getattr(taken, "__qualname__", taken) != getattr(value, "__qualname__", value):
+                raise ValueError(f"{self.key}={name} is registered already; choose another name")
+            self._values[name], self._options[name] = value, options
+            return value
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._values:
+            raise UnknownNameError(
+                f"{self.key}={name}: unknown{nearest(name, self._values)} Known: {', '.join(self._values) or 'none'}"
+            )
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def options(self, name: str, given: Mapping[str, Any]) -> Any:
+        """The options of a function as its dataclass, checked; ``None`` if it has none.
+
+        Raises:
+            UnknownNameError: If nothing has this name.
+            ValueError: If it has no such option, or one without a default is missing.
+        """
+        self[name]
+        cls = self._options[name]
+        known = {} if cls is None else {field.name: field for field in fields(cls)}
+        for option in given:
+            if option not in known:
+                raise ValueError(
+                    f"{self.key}_options.{option}: {name} has no such option{nearest(option, known)} "
+                    f"It has: {', '.join(known) or 'none'}"
+                )
+        for option, field in known.items():
+            if option not in given and field.default is MISSING and field.default_factory is MISSING:
+                raise ValueError(f"{self.key}_options.{option}: {name} needs a value for it")
+        return None if cls is None else cls(**given)
+
+    def summaries(self) -> dict[str, str]:
+        """The first line of every entry's docstring, by name."""
+        return {name: (value.__doc__ or "").strip().split("\n")[0] for name, value in self._values.items()}
