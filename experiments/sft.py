@@ -1,15 +1,16 @@
 """An offline arm: ``python -m experiments.sft offline=star env=modchain``."""
 
-from experiments.arms import run_offline
 from experiments.cli import console, entry_point, resolved_yaml, run_folder
-from experiments.progress import Display
 from rl.config import SFTConfig
-from rl.tracking import describe_run
 
 
 @entry_point("sft")
 def main(cfg: SFTConfig) -> None:
     """Samples, keeps, fine-tunes, evaluates, and prints what came out."""
+    from experiments.arms import run_offline
+    from experiments.progress import Display
+    from rl.tracking import describe_run
+
     folder = run_folder()
     describe_run(folder, resolved_yaml(cfg))
     with Display(console) as display:

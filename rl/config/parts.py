@@ -1,6 +1,7 @@
 """The schema of what a run is made of: model, environment, engine."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -54,6 +55,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         refuse(self.dtype not in ("float32", "bfloat16"), f"model.dtype={self.dtype}: use float32 or bfloat16")
+
+    def refuse_missing(self) -> None:
+        """Raises ``FileNotFoundError`` if the path is a folder's, not a hub id, and no model is there."""
+        path = Path(self.path)
+        if (self.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
+            raise FileNotFoundError(
+                f"model.path={self.path}: no model there. models/smollm2_135m is prepared by `python -m "
+                "experiments.prepare_smollm2`, the tiny bases by `python -m experiments.pretrain_tiny toy=...`"
+            )
 
 
 @dataclass
