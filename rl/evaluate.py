@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from envs import Task
-from rewards import Verdict
 from rl.rollout import EpisodePlan, Rollout
 from rl.seeding import derive_seed
 from rl.types import Episode, Finish
@@ -61,9 +60,9 @@ class EvalRow:
             mode=mode,
             task_id=episode.task_id,
             sample=sample,
-            correct=tuple(turn.verdict is Verdict.CORRECT for turn in turns),
+            correct=tuple(turn.correct for turn in turns),
             rewards=tuple(turn.reward for turn in turns),
-            verdicts=tuple(turn.verdict.value for turn in turns),
+            verdicts=tuple(turn.score.verdict.value if turn.score else "unscored" for turn in turns),
             answers=tuple(turn.answer for turn in turns),
             texts=tuple(turn.text for turn in turns),
             n_tokens=tuple(len(turn.action_ids) for turn in turns),

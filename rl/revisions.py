@@ -6,7 +6,6 @@ from difflib import SequenceMatcher
 from enum import StrEnum
 from functools import lru_cache
 
-from rewards import Verdict
 from rl.metrics import Ratio
 from rl.types import Turn
 
@@ -43,7 +42,7 @@ class Revision:
     @classmethod
     def of(cls, draft: Turn, final: Turn) -> "Revision":
         """From the turns of an episode, or of two episodes of the same task."""
-        return cls(draft.text, final.text, draft.verdict is Verdict.CORRECT, final.verdict is Verdict.CORRECT)
+        return cls(draft.text, final.text, draft.correct, final.correct)
 
     @property
     def kind(self) -> Kind:
