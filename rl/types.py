@@ -172,7 +172,7 @@ class RolloutBatch(_Rows):
         input_ids: ``[B, T]`` int64.
         attention_mask: ``[B, T]`` bool, False on padding.
         response_mask: ``[B, T]`` bool, True on the tokens that the policy sampled.
-        turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response and on turns that are not trained on.
+        turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response and on untrained turns.
         sampler_logprobs: ``[B, T]`` float32, 0 off the response.
         rewards: ``[B, K]`` float32, raw, 0 past the last turn.
         n_turns: ``[B]`` int64.
