@@ -33,7 +33,7 @@ def to_groups(episodes: Sequence[Episode]) -> list[Group]:
 
 
 def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) -> dict[str, float]:
-    """Per-turn rewards, lengths and endings, and which groups carry a gradient; without failed episodes and given turns.
+    """Per-turn rewards, lengths and endings, and which groups carry a gradient; without failures and given turns.
 
     Args:
         episodes: A rollout batch.
