@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from envs import Task
-from rewards import Verdict
+from rewards import Score, Verdict
 from rl.analysis.rows import Control, EvalRow
 from rl.rollout import EpisodePlan, Rollout
 from rl.types import Episode, Finish, Turn
@@ -57,4 +57,4 @@ def control_rows(
 
 
 def _empty(turn: Turn, end_id: int) -> Turn:
-    return Turn(turn.prompt_ids, (end_id,), (0.0,), "", 0.0, Finish.STOP, Verdict.NO_ANSWER)
+    return Turn(turn.prompt_ids, (end_id,), (0.0,), "", Finish.STOP, Score(0.0, Verdict.NO_ANSWER), 0.0)

@@ -7,7 +7,6 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from rewards import Verdict
 from rl.analysis.metrics import Ratio
 
 if TYPE_CHECKING:  # the nouns of sampling import torch
@@ -46,7 +45,7 @@ class Revision:
     @classmethod
     def of(cls, draft: "Turn", final: "Turn") -> "Revision":
         """From the turns of an episode, or of two episodes of the same task."""
-        return cls(draft.text, final.text, draft.verdict is Verdict.CORRECT, final.verdict is Verdict.CORRECT)
+        return cls(draft.text, final.text, draft.correct, final.correct)
 
     @property
     def kind(self) -> Kind:

@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from rewards import Verdict
-
 if TYPE_CHECKING:  # the nouns of sampling import torch
     from rl.types import Episode
 
@@ -72,9 +70,9 @@ class EvalRow:
             mode=mode,
             task_id=episode.task_id,
             sample=sample,
-            correct=tuple(turn.verdict is Verdict.CORRECT for turn in turns),
+            correct=tuple(turn.correct for turn in turns),
             rewards=tuple(turn.reward for turn in turns),
-            verdicts=tuple(turn.verdict.value for turn in turns),
+            verdicts=tuple(turn.score.verdict.value if turn.score else "unscored" for turn in turns),
             answers=tuple(turn.answer for turn in turns),
             texts=tuple(turn.text for turn in turns),
             n_tokens=tuple(len(turn.action_ids) for turn in turns),

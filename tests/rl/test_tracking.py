@@ -21,7 +21,7 @@ def test_the_page_of_metrics_is_the_catalogue():
 
 def test_unlisted_metrics_are_refused(tmp_path):
     tracker = Tracker(tmp_path)
-    with pytest.raises(KeyError, match=r"nonsense.*rl/metrics\.py"):
+    with pytest.raises(KeyError, match=r"nonsense.*rl/analysis/metrics\.py"):
         tracker.log(1, {"nonsense": 1.0})
 
 

@@ -203,7 +203,7 @@ def test_a_real_episode_reads_as_expected():
     first, second = (turn.text for turn in one.turns)
     expected = f"<|user|> {question} <|assistant|> {first} <|end|> <|user|> check <|assistant|> {second} <|end|>"
     assert text == expected
-    assert one.turns[0].verdict in (Verdict.CORRECT, Verdict.WRONG)
+    assert one.turns[0].score.verdict in (Verdict.CORRECT, Verdict.WRONG)
 
 
 @pytest.mark.parametrize("importance", [Importance.TOKEN, Importance.SEQUENCE])
