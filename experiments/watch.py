@@ -19,8 +19,8 @@ from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import WatchConfig
+from rl.analysis.metrics import catalogue
 from rl.analysis.printing import percent
-from rl.metrics import catalogue
 
 SHOWN = (
     "rollout/episodes",

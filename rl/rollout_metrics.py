@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rewards import Verdict
-from rl.metrics import Ratio, total
-from rl.revisions import Revision, kind_shares
+from rl.analysis.metrics import Ratio, total
+from rl.analysis.revisions import Revision, kind_shares
 from rl.types import Episode, Finish, Group, Turn
 
 

@@ -13,12 +13,12 @@ import torch
 
 from envs import StopReason, Task
 from rl.algorithms import shaped_rewards
+from rl.analysis.metrics import Ratio, total
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.batching import minibatches, to_rollout_batch
 from rl.config import Schedule, StageConfig, TrainConfig
 from rl.learner import Learner
-from rl.metrics import Ratio, total
 from rl.rollout import Rollout
 from rl.rollout_metrics import rollout_metrics, sampled_tokens
 from rl.schedule import stage_at

@@ -6,8 +6,8 @@ from envs import StopReason
 from rewards import Score, Verdict
 from rl.advantages import just_here
 from rl.algorithms import advantages
+from rl.analysis.rows import EvalRow
 from rl.config import AlgorithmConfig, EnvConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, TrainingConfig
-from rl.evaluate import EvalRow
 from rl.types import Episode, Finish, RolloutBatch, Turn
 from tests.conftest import ROOT
 

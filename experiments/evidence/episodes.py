@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.evidence.store import Store
-from rl.evaluate import EvalRow
+from rl.analysis.rows import EvalRow
 
 TRAINING = "training"
 TRAINING_PER_RUN = 64
