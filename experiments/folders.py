@@ -21,6 +21,7 @@ from hydra.types import RunMode
 
 from rl.backends.distributed import Distributed
 from rl.checkpoint import IDENTITY, Identity, ResumeError, read_identity
+from rl.tracking import removed_on_error
 from rl.workbench import content_of
 
 BEAT_S = 10.0
@@ -119,18 +120,14 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
     Raises:
         ResumeError: If the folder that ``resume`` names holds no run, one of another kind or config, or a living one.
     """
-    folder: Path | None = None
-    problem: Exception | None = None
-    if distributed is None or distributed.is_main:
-        try:
-            folder = _open(cfg, kind)
-        except Exception as error:
-            problem = error
-    if distributed is not None:  # what stops one process stops all
-        folder, problem = distributed.broadcast((folder, problem))
-    if problem is not None:
-        raise problem
-    assert folder is not None
+    hydra = HydraConfig.get()
+    sweep = hydra.mode is RunMode.MULTIRUN
+    name = str(hydra.job.num) if sweep else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+    def choose() -> Path:
+        return choose_folder(cfg, kind, Path(hydra.runtime.output_dir), name, sweep)
+
+    folder = choose() if distributed is None else distributed.on_main(choose)
     try:
         yield folder
     finally:
@@ -138,11 +135,17 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
             lock.release()
 
 
-def _open(cfg: Any, kind: str) -> Path:
-    hydra = HydraConfig.get()
-    parent, resume = Path(hydra.runtime.output_dir), getattr(cfg, "resume", None)
-    sweep = hydra.mode is RunMode.MULTIRUN
-    name = str(hydra.job.num) if sweep else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = False) -> Path:
+    """See :func:`open_run`; this process holds the folder's lock afterwards.
+
+    Args:
+        cfg: The typed config.
+        kind: Which entry point this is.
+        parent: Where a new folder is made.
+        name: Of a new folder; a number is added if it is taken.
+        sweep: Whether this is a job of a sweep, whose finished runs stay finished.
+    """
+    resume = getattr(cfg, "resume", None)
     if resume is None:
         return _create(parent, name, cfg, kind)
     root = Path(cfg.runs_dir) / cfg.name if resume == "auto" else Path(resume)
@@ -150,6 +153,8 @@ def _open(cfg: Any, kind: str) -> Path:
         if not root.is_dir():
             raise ResumeError(f"resume={resume}: there is no such folder; use a run's folder, or auto")
         if (root / IDENTITY).exists():
+            if is_complete(root) and not sweep:
+                raise ResumeError(f"resume={resume}: the run in {root} is finished")
             return _take(root, cfg, kind)
         parent = root
     stored = sorted([*root.glob(f"*/{IDENTITY}"), *root.glob(f"*/*/{IDENTITY}")], reverse=True)
@@ -164,7 +169,7 @@ def _open(cfg: Any, kind: str) -> Path:
                 continue
             return _take(folder, cfg, kind, by_content=True)
     if resume != "auto" and not sweep:
-        raise ResumeError(f"resume={resume}: none of the runs in it is unfinished, of this config and without a process")
+        raise ResumeError(f"resume={resume}: no run in it is unfinished, of this config and without a process")
     return _create(parent, name, cfg, kind)
 
 
@@ -177,22 +182,23 @@ def _create(parent: Path, name: str, cfg: Any, kind: str) -> Path:
             folder.mkdir()
         except FileExistsError:
             continue
-        _held[folder.resolve()] = Lock(folder)
-        Identity.of(cfg, kind).write(folder)
+        with removed_on_error(folder):
+            _held[folder.resolve()] = Lock(folder)
+            Identity.of(cfg, kind).write(folder)
         return folder
     raise FileExistsError(f"{parent}/{name}: ten thousand runs have this name; choose another runs_dir")
 
 
 def _take(folder: Path, cfg: Any, kind: str, by_content: bool = False) -> Path:
     stored = read_identity(folder)
-    if stored["kind"] != kind:
+    if stored.kind != kind:
         raise ResumeError(
-            f"resume={folder}: that is a run of experiments.{stored['kind']}, which experiments.{kind} cannot go on with"
+            f"resume={folder}: that is a run of experiments.{stored.kind}, which experiments.{kind} cannot go on with"
         )
     if kind != "compare":  # a comparison may grow; its jobs look after themselves
         identity = Identity.of(cfg, kind)
         identity.refuse(stored)  # first what costs nothing
-        if by_content and stored["content"]:
+        if by_content and stored.content:
             replace(identity, content=content_of(cfg)).refuse(stored)
     _held[folder.resolve()] = Lock(folder)
     return folder

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from envs import Task
-from rl.backends.distributed import Distributed
-from rl.backends.weights import full_state, read_tensors, save_pretrained, write_tensors
+from rl.backends.distributed import Distributed, local
+from rl.backends.weights import full_state, hash_file, read_tensors, save_pretrained, write_tensors
 from rl.tracking import removed_on_error, write_json
+from rl.types import RunStoppedError
 
 IDENTITY = "identity.json"
 _FREE = (
@@ -64,6 +65,12 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
         temporary.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def whole_policy(folder: Path) -> Path:
+    """Where the policy is that :func:`save_policy` wrote last, even if the process was killed between its renamings."""
+    old = folder.with_name(f".{folder.name}.old")
+    return folder if folder.exists() or not old.exists() else old
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,10 @@ class Identity:
 
 def read_identity(folder: Path) -> Identity:
     """The identity of the run in a folder."""
-    return Identity(**json.loads((folder / IDENTITY).read_text(encoding="utf-8")))
+    try:
+        return Identity(**json.loads((folder / IDENTITY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ResumeError(f"resume: {folder / IDENTITY} cannot be read: {error}") from error
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -148,12 +158,6 @@ def hash_tasks(tasks: Sequence[Task]) -> str:
     for task in tasks:
         digest.update(repr(task).encode())
     return digest.hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """A hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 class Stateful(Protocol):
@@ -202,31 +206,55 @@ class Checkpoints:
             extra: Further state of the main process, JSON types.
 
         Raises:
-            ValueError: If a tensor is not finite: such a checkpoint would only hide an older one that is.
+            RunStoppedError: If a tensor is not finite: such a checkpoint would only push out one that is.
         """
         target, temporary, distributed = self._folder / name, self._folder / f".{name}", self._distributed
-        tensors, rank = owner.tensors(), distributed.rank
-        with distributed.together(), removed_on_error(temporary, distributed.is_main):
-            if distributed.is_main:
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
-            distributed.wait()
+        tensors = owner.tensors()
+        odd = [name for name, tensor in tensors.items() if not bool(local(tensor).isfinite().all())]
+        if odd := distributed.gather(odd):
+            raise RunStoppedError(
+                f"not saved: {len(odd)} tensors hold numbers that are not finite, {odd[0]} among them. The last "
+                "checkpoint is from before; go on from it with a smaller learning rate"
+            )
+
+        def begin() -> None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+
+        def finish() -> None:
+            meta = {"processes": distributed.n_processes, "files": files, "extra": extra}
+            write_json(temporary / "meta.json", meta | {"hash": _hash_meta(meta)})
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.replace(target)
+            _sync(self._folder)
+            for old in self._names()[: -self._keep_last]:
+                shutil.rmtree(self._folder / old, ignore_errors=True)
+
+        with removed_on_error(temporary):
+            distributed.on_main(begin)
             write_tensors(tensors, temporary, distributed.n_processes)
-            own = temporary / f"rank_{rank}.pt"
+            files = self._write_rest(temporary, owner.state())
+            distributed.on_main(finish)
+
+    def _write_rest(self, folder: Path, state: dict[str, Any]) -> list[tuple[str, int, str]]:
+        """Writes what is no tensor; returns name, size and hash of the files of all processes."""
+        rank = self._distributed.rank
+        own = folder / f"rank_{rank}.pt"
+        found: list[Any]
+        try:
             with own.open("wb") as file:  # through Python's file, whose errors say what happened
-                torch.save({"state": owner.state(), "random": random_state()}, file)
+                torch.save({"state": state, "random": random_state()}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            mine = [own, *temporary.glob(f"__{rank}_*"), *(temporary.glob(".metadata") if distributed.is_main else ())]
-            found = distributed.gather([(path.name, path.stat().st_size, hash_file(path)) for path in mine])
-            if distributed.is_main:
-                meta = {"processes": distributed.n_processes, "files": found, "extra": extra}
-                write_json(temporary / "meta.json", meta)
-                shutil.rmtree(target, ignore_errors=True)
-                temporary.replace(target)
-                _sync(self._folder)
-                for old in self._names()[: -self._keep_last]:
-                    shutil.rmtree(self._folder / old, ignore_errors=True)
+            mine = [own, *folder.glob(f"__{rank}_*"), *(folder.glob(".metadata") if rank == 0 else ())]
+            found = [(path.name, path.stat().st_size, hash_file(path)) for path in mine]
+        except OSError as error:
+            found = [error]
+        found = self._distributed.gather(found)
+        for error in found:  # one process's full disk must not leave the others waiting for it
+            if isinstance(error, OSError):
+                raise error
+        return found
 
     def load(self, owner: Stateful) -> dict[str, Any] | None:
         """Restores the newest checkpoint that is whole and returns its extra; ``None`` if there never was one.
@@ -235,14 +263,16 @@ class Checkpoints:
             ResumeError: If there are checkpoints, but all of them are damaged.
         """
         distributed = self._distributed
-        name, meta = distributed.broadcast(self._newest_whole() if distributed.is_main else None)
+        name, meta = distributed.on_main(self._newest_whole)
         if name is None:
             return None
         folder, n_then, same = self._folder / name, meta["processes"], meta["processes"] == distributed.n_processes
         ranks = [distributed.rank] if same else range(n_then) if distributed.is_main else []
         files = {rank: _read(folder / f"rank_{rank}.pt") for rank in {0, *ranks}}
         parts = [files[rank]["state"] for rank in ranks]
-        owner.load_state(files[0]["state"], parts, lambda tensors: read_tensors(tensors, folder, distributed.n_processes))
+        owner.load_state(
+            files[0]["state"], parts, lambda tensors: read_tensors(tensors, folder, distributed.n_processes)
+        )
         if same:
             set_random_state(files[distributed.rank]["random"])
         return meta["extra"]
@@ -252,12 +282,15 @@ class Checkpoints:
         for name in reversed(names):
             try:
                 meta = json.loads((self._folder / name / "meta.json").read_text(encoding="utf-8"))
-                odd = [file for file, size, digest in meta["files"] if not self._is_whole(name, file, size, digest)]
-            except (OSError, ValueError, KeyError, TypeError):
+                odd = [] if meta.pop("hash") == _hash_meta(meta) else ["meta.json"]
+                odd += [file for file, size, digest in meta["files"] if not self._is_whole(name, file, size, digest)]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 odd = ["meta.json"]
             if not odd:
                 return name, meta
-            warnings.warn(f"checkpoint {name} is damaged ({', '.join(odd)}); going on from the one before", stacklevel=2)
+            warnings.warn(
+                f"checkpoint {name} is damaged ({', '.join(odd)}); going on from the one before", stacklevel=2
+            )
         if names:
             raise ResumeError(f"resume: all checkpoints in {self._folder} are damaged: {', '.join(names)}")
         return None, {}
@@ -270,6 +303,10 @@ class Checkpoints:
         if not self._folder.exists():
             return []
         return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
+
+
+def _hash_meta(meta: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _read(path: Path) -> Any:
