@@ -28,7 +28,6 @@ _THOUGHTS = (
     ("<thought>", "</thought>"),
 )
 """How models mark what they think before they answer; a pair is tried if the template knows its end."""
-THOUGHTS = ("refuse", "keep")
 
 
 class TemplateError(ValueError):

@@ -15,7 +15,7 @@ from envs import SelfCorrectEnv, StopReason, Task
 from envs.base import Message
 from rl.rendering import Renderer
 from rl.seeding import derive_seed
-from rl.types import Completion, Engine, Episode, Finish, Request, Turn
+from rl.types import Completion, Engine, Episode, Request, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +230,12 @@ class Rollout:
             state.policy_version = completion.policy_version
         if terminated or truncated:
             return self._end(state, terminated, info["stop_reason"], info.get("error"))
-        state.prompt_ids = self._extend(turn, completion.finish, messages)
+        state.prompt_ids = self._extend(turn, messages)
         return self._ask(index, state, temperature)
 
-    def _extend(self, turn: Turn, finish: Finish, messages: tuple[Message, ...]) -> tuple[int, ...]:
+    def _extend(self, turn: Turn, messages: tuple[Message, ...]) -> tuple[int, ...]:
         started = time.perf_counter()
-        prompt_ids = self._renderer.extend(turn.prompt_ids, turn.action_ids, finish, messages)
+        prompt_ids = self._renderer.extend(turn.prompt_ids, turn.action_ids, messages)
         self.times.rendering += time.perf_counter() - started
         return prompt_ids
 

@@ -39,8 +39,8 @@ class ModelConfig:
         revision: Of a hub id.
         dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``optim.mixed_precision=bf16``
             rather than in bfloat16, whose steps are too coarse for small learning rates.
-        chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates, which
-            leave earlier turns as they were: ``trl:qwen3``.
+        chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates by
+            name, ``trl:qwen3``: they leave earlier turns as they were.
         chat_template_kwargs: Arguments of the template, as ``enable_thinking: false``.
         thoughts: What becomes of a template that writes earlier answers otherwise than they were sampled, without
             their thoughts for example: ``refuse``, or ``keep`` them in the context as sampled.

@@ -13,7 +13,7 @@ from rl.evaluate import EvalRow
 from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout, complete
 from rl.statistics import summarise
-from rl.types import Finish, Request
+from rl.types import Request
 from tests.conftest import ROOT
 
 LIMITS = {"modchain": [3, 7], "addition": [5]}
@@ -50,7 +50,7 @@ def test_modchains_good_mode_is_within_the_base_and_rare(modchain):
     for i, task in enumerate(tasks):
         draft = (vocabulary[":"], vocabulary[str(rng.randrange(10))], renderer.end_id)
         opening = renderer.opening([Message("user", task.question)])
-        prompt = renderer.extend(opening, draft, Finish.STOP, [Message("user", "check")])
+        prompt = renderer.extend(opening, draft, [Message("user", "check")])
         requests.append(Request(i, (*prompt, vocabulary["#"]), 6, 1.0, i))
     engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     texts = ["# " + renderer.text(completion.action_ids) for completion in complete(engine, requests)]
