@@ -43,7 +43,7 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
             start = len(turn.prompt_ids)
             span = slice(start, start + len(turn.action_ids))
             rewards[row, k] = turn.reward
-            if not turn.replayed:
+            if turn.trained:
                 turn_ids[row, span] = k
                 logprobs[row, span] = turn.sampler_logprobs
     return RolloutBatch(

@@ -218,12 +218,10 @@ class Rollout:
             action_ids=completion.action_ids,
             sampler_logprobs=completion.logprobs,
             text=self._renderer.text(completion.action_ids),
-            reward=reward,
             finish=completion.finish,
-            verdict=info["verdict"],
-            answer=info.get("answer"),
-            reason=info.get("reason", ""),
-            replayed=replayed,
+            score=info.get("score"),
+            reward=reward,
+            trained=not replayed,
         )
         state.turns.append(turn)
         if not replayed:
@@ -258,4 +256,5 @@ class Rollout:
             truncated=not terminated,
             stop_reason=reason,
             error=error,
+            given=sum(not turn.trained for turn in state.turns),
         )

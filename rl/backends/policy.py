@@ -114,14 +114,6 @@ def make_renderer(config: ModelConfig, model: Any, tokenizer: Any, stop_strings:
     )
 
 
-def load_tokenizer(folder: Path) -> Any | None:
-    """The tokenizer of a saved policy; ``None`` if there is none that can be read."""
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError):
-        return None
-
-
 def context_length(model: Any, config: ModelConfig) -> int:
     """Longest sequence that the model can hold."""
     limit = model.config.max_position_embeddings

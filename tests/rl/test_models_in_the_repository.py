@@ -6,13 +6,13 @@ import pytest
 
 import envs
 from envs import Message, Split
+from rl.analysis.rows import EvalRow
+from rl.analysis.statistics import summarise
 from rl.backends.engine_hf import HFEngine
 from rl.backends.policy import load_policy
 from rl.config import ModelConfig
-from rl.evaluate import EvalRow
 from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout, complete
-from rl.statistics import summarise
 from rl.types import Request
 from tests.conftest import ROOT
 

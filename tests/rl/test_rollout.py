@@ -43,7 +43,7 @@ def test_second_prompt_extends_the_first(play, modchain):
     (episode,), engine = play([": 1", ": 7"])
     first, second = episode.turns
     assert [turn.reward for turn in episode.turns] == [0.0, 1.0]
-    assert [turn.verdict for turn in episode.turns] == [Verdict.WRONG, Verdict.CORRECT]
+    assert [turn.score.verdict for turn in episode.turns] == [Verdict.WRONG, Verdict.CORRECT]
     seen = first.prompt_ids + first.action_ids
     assert second.prompt_ids[: len(seen)] == seen
     assert modchain[1].decode(second.prompt_ids[len(seen) :]) == "<|user|> check <|assistant|>"

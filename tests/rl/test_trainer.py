@@ -128,7 +128,7 @@ def test_the_same_seed_twice_gives_identical_parameters():
 
 
 def test_every_parameter_moves_and_the_metrics_are_in_the_catalogue():
-    from rl.metrics import check_names
+    from rl.analysis.metrics import check_names
 
     trainer, bench = build_trainer(modchain_config(algorithm=SCORE))
     before = {name: p.detach().clone() for name, p in bench.model.named_parameters()}
@@ -203,7 +203,7 @@ def test_a_real_episode_reads_as_expected():
     first, second = (turn.text for turn in one.turns)
     expected = f"<|user|> {question} <|assistant|> {first} <|end|> <|user|> check <|assistant|> {second} <|end|>"
     assert text == expected
-    assert one.turns[0].verdict in (Verdict.CORRECT, Verdict.WRONG)
+    assert one.turns[0].score.verdict in (Verdict.CORRECT, Verdict.WRONG)
 
 
 @pytest.mark.parametrize("importance", [Importance.TOKEN, Importance.SEQUENCE])

@@ -140,18 +140,18 @@ def check_names(metrics: Mapping[str, float]) -> None:
     """
     for name in metrics:
         if name not in _CATALOGUE:
-            raise KeyError(f"metric {name!r} is not in rl/metrics.py: add it there with its unit and meaning")
+            raise KeyError(f"metric {name!r} is not in rl/analysis/metrics.py: add it there with its unit and meaning")
 
 
 def page() -> str:
-    """The catalogue as a page of documentation: ``python -m rl.metrics > docs/metrics.md``."""
+    """The catalogue as a page of documentation: ``python -m rl.analysis.metrics > docs/metrics.md``."""
     lines = [
         "# Metrics",
         "",
         "Every name in `metrics.jsonl`, on dashboards and in tables, with its unit and meaning. Made by",
-        "`python -m rl.metrics > docs/metrics.md`; a metric that is not listed cannot be logged. `_t<k>` is attempt k,",
-        "from 1; `eval/<kind>` is `greedy`, `sampled`, `validation`, or `base_train` and `base_validation`, where",
-        "first attempts are the base's and stay fixed.",
+        "`python -m rl.analysis.metrics > docs/metrics.md`; a metric that is not listed cannot be logged. `_t<k>` is",
+        "attempt k, from 1; `eval/<kind>` is `greedy`, `sampled`, `validation`, or `base_train` and `base_validation`,",
+        "where first attempts are the base's and stay fixed.",
         "",
         "| name | unit | meaning |",
         "|---|---|---|",
