@@ -19,15 +19,16 @@ from envs import Message
 
 _USER, _ANSWER, _NEXT = "11 first question", "22 first answer", "33 second question"
 _SECOND, _LAST, _SYSTEM = "44 second answer", "55 third question", "66 instruction"
-_THOUGHTS = (
-    ("<think>\n", "\n</think>\n\n"),
-    ("<seed:think>", "</seed:think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel>thought\n", "<channel|>"),
-    ("<thought>", "</thought>"),
-)
-"""How models mark what they think before they answer; a pair is tried if the template knows its end."""
+_THOUGHTS = {
+    "</think>": (("<think>\n", "\n</think>\n\n"), ("<think>", "</think>\n"), ("<think>", "</think>")),
+    "</seed:think>": (("<seed:think>", "</seed:think>"),),
+    "[/THINK]": (("[THINK]", "[/THINK]"),),
+    "<|END_THINKING|>": (("<|START_THINKING|>", "<|END_THINKING|>"),),
+    "<channel|>": (("<|channel>thought\n", "<channel|>"),),
+    "</thought>": (("<thought>\n", "\n</thought>\n"),),
+}
+"""How models mark what they think before they answer, in the ways in which templates space it, by the mark of its end:
+those are tried that the template knows."""
 
 
 class TemplateError(ValueError):
@@ -72,6 +73,7 @@ class Renderer:
         self.tokenizer, self.stop_strings = tokenizer, tuple(stop_strings)
         # The template asks for the time by calling this; as an argument it hides the function of the same name.
         self._kwargs = {"strftime_now": today.strftime, **(template_kwargs or {})}
+        self._blocks = self._wants_blocks()
         self._before_end, self._end_text, self.end_id = self._find_end_of_turn(end_ids)
         self.end_ids = frozenset({self._last_turn_end(), *end_ids})
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
@@ -79,7 +81,7 @@ class Renderer:
         self._opening = lru_cache(maxsize=65536)(self._render_opening)
         self._extension = lru_cache(maxsize=65536)(self._render_extension)
         self._check_history(thoughts)
-        self._system_fault = self._fault_with_system(thoughts)
+        self._system_fault = self._fault_with_system()
 
     def opening(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt of the first turn."""
@@ -108,7 +110,9 @@ class Renderer:
         return any(stop in tail for stop in self.stop_strings)
 
     def _template(self, messages: Sequence[Message], generate: bool) -> str:
-        chat = [{"role": message.role, "content": message.content} for message in messages]
+        chat: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in messages]
+        if self._blocks:
+            chat = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in chat]
         try:
             return self.tokenizer.apply_chat_template(
                 chat, tokenize=False, add_generation_prompt=generate, **self._kwargs
@@ -116,6 +120,14 @@ class Renderer:
         except (jinja2.TemplateError, TypeError) as error:
             roles = ", ".join(message.role for message in messages)
             raise TemplateError(f"the chat template cannot render the roles {roles}: {error}") from error
+
+    def _wants_blocks(self) -> bool:
+        """Whether the template reads lists of content blocks alone, as those of models that also see images do."""
+        self._blocks = False
+        try:
+            return _USER not in self._template([Message("user", _USER)], generate=True)
+        except TemplateError:
+            return True
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
@@ -173,7 +185,9 @@ class Renderer:
         if found is None or (last is None and found[2] not in end_ids):
             raise TemplateError(
                 "the chat template does not end an assistant turn with a special token: let it write the tokenizer's "
-                f"end token ({self.tokenizer.eos_token!r}) behind every answer, in a file for model.chat_template"
+                f"end token ({self.tokenizer.eos_token!r}) behind every answer, in a file for model.chat_template; or, "
+                "where the model itself writes the token that opens the next question, list that token as "
+                "eos_token_id in its generation_config.json"
             )
         return found
 
@@ -181,15 +195,22 @@ class Renderer:
         # What ends the last answer is what the model learnt to write; in the history some templates write another.
         return self.end_id if self._final_end_id is None else self._final_end_id
 
-    def _fault(self, chat: Sequence[Message]) -> tuple[bool, str] | None:
-        """How a whole rendering differs from an appended one; whether in the answers alone, and in which words."""
+    def _fault(self, chat: Sequence[Message], start: str = "") -> tuple[bool, str] | None:
+        """How a whole rendering differs from an appended one; whether in the answers alone, and in which words.
+
+        Args:
+            chat: Questions and answers; the last is a question.
+            start: With what every answer begins; it is not sampled where the generation prompt ends with it.
+        """
         questions = [message for message in chat if message.role != "assistant"]
         answers = [message.content for message in chat if message.role == "assistant"]
         n_opening = len(questions) - len(answers)
         whole = self._template(chat, generate=True)
         appended, closing = self._template(questions[:n_opening], generate=True), self._before_end + self._end_text
         for answer, question in zip(answers, questions[n_opening:], strict=True):
-            appended += answer + closing + self._text_after_end([question], generate=True)
+            opened = bool(start) and appended.rstrip().endswith(start.strip())
+            appended += (answer.removeprefix(start) if opened else answer) + closing
+            appended += self._text_after_end([question], generate=True)
         if _without_gaps(whole, answers) == _without_gaps(appended, answers):
             return None
         # The questions, with all that the template writes around them, in their order; only answers may lie between.
@@ -198,48 +219,53 @@ class Renderer:
         last = closing + self._text_after_end(questions[-1:], generate=True)
         pattern = re.escape(asked[0]) + "".join(".*?" + re.escape(part) for part in asked[1:-1])
         in_answers = re.fullmatch(pattern + ".*" + re.escape(last), whole, re.DOTALL) is not None
-        return in_answers, f"appending turns gives {appended!r} but rendering them at once gives {whole!r}"
+        return in_answers, f"Appending turns gives {appended!r} but rendering them at once gives {whole!r}"
 
     def _check_history(self, thoughts: str) -> None:
-        """Renders three turns whole and by appending, as text and with thoughts, and their ids."""
-        plain = [
-            Message("user", _USER),
-            Message("assistant", _ANSWER),
-            Message("user", _NEXT),
-            Message("assistant", _SECOND),
-            Message("user", _LAST),
-        ]
-        template = str(self.tokenizer.chat_template)
-        marks = [("", ""), *((start, end) for start, end in _THOUGHTS if end.strip() in template)]
-        for start, end in marks:
+        """Renders three turns whole and by appending, as text and with thoughts, and their ids.
+
+        A template leaves answers as they were sampled if it does so with those that the model writes: with thoughts,
+        or, where it has none or the generation prompt has closed them already, with plain ones.
+        """
+
+        def fault(start: str, end: str) -> tuple[bool, str] | None:
             inner = f"{start}77 thought{end}" if end else ""
-            fault = self._fault([Message(m.role, (inner if m.role == "assistant" else "") + m.content) for m in plain])
-            if fault is None:
-                continue
-            in_answers, words = fault
-            if not in_answers:
-                raise TemplateError(f"the chat template is not append-only: {words}. {self._remedy()}")
-            if thoughts != "keep":
-                raise TemplateError(
-                    "the chat template writes earlier answers otherwise than they were sampled (it drops their "
-                    f"thoughts, or opens them differently): {words}. Set model.thoughts=keep to leave every answer in "
-                    f"the context as sampled. {self._remedy()}"
-                )
-        last = self._render_extension((plain[-1],))
-        if self._encode(self._template(plain, generate=True))[-len(last) :] != last:
+            texts = (_USER, inner + _ANSWER, _NEXT, inner + _SECOND, _LAST)
+            roles = ("user", "assistant", "user", "assistant", "user")
+            return self._fault([Message(role, text) for role, text in zip(roles, texts, strict=True)], start)
+
+        template, opening = str(self.tokenizer.chat_template), self._template([Message("user", _USER)], generate=True)
+        plain = fault("", "")
+        faults = [plain] if plain else []
+        for mark, spacings in _THOUGHTS.items():
+            if mark in template and not (plain is None and mark in opening):
+                found = [fault(start, end) for start, end in spacings]
+                # One that keeps thoughts may write an empty one where there is none.
+                faults = [] if None in found else [*faults, *filter(None, found)]
+        if broken := next((words for in_answers, words in faults if not in_answers), None):
+            raise TemplateError(f"the chat template is not append-only. {self._remedy()}. {broken}")
+        if faults and thoughts != "keep":
+            raise TemplateError(
+                "the chat template writes earlier answers otherwise than they were sampled: it drops their thoughts, "
+                "or opens them differently. Set model.thoughts=keep to leave every answer in the context as sampled. "
+                f"{self._remedy()}. {faults[-1][1]}"
+            )
+        last = self._render_extension((Message("user", _LAST),))
+        chat = [Message("user", _USER), Message("assistant", _ANSWER), Message("user", _LAST)]
+        if self._encode(self._template(chat, generate=True))[-len(last) :] != last:
             raise TemplateError("the tokenizer splits a question differently when it is appended")
 
-    def _fault_with_system(self, thoughts: str) -> str | None:
+    def _fault_with_system(self) -> str | None:
         """Why a system prompt cannot be rendered, ``None`` if it can: said when one is asked for."""
-        chat = [Message("system", _SYSTEM), Message("user", _USER), Message("assistant", _ANSWER)]
-        chat += [Message("user", _NEXT)]
+        remedy = "Put the instruction into the first question, or set model.chat_template"
+        pairs = (("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER), ("user", _NEXT))
         try:
-            fault = self._fault(chat)
+            fault = self._fault([Message(role, text) for role, text in pairs])
         except TemplateError as error:
-            return f"{error}. Put the instruction into the first question, or set model.chat_template"
-        if fault is None or (fault[0] and thoughts == "keep"):
+            return f"{error}. {remedy}"
+        if fault is None or fault[0]:
             return None
-        return f"with a system prompt the chat template is not append-only: {fault[1]}. Put it into the first question"
+        return f"with a system prompt the chat template is not append-only. {remedy}. {fault[1]}"
 
     def _remedy(self) -> str:
         """Which training template of TRL's fits, if one does."""
@@ -248,9 +274,11 @@ class Renderer:
         known = [f"trl:{name}" for name in named if (trl_templates() / f"{name}_training.jinja").exists()]
         if known:
             return f"TRL has a training template for this model: model.chat_template={known[0]}"
+        if "enable_thinking" in text and "enable_thinking" not in self._kwargs:
+            return "Or try model.chat_template_kwargs={enable_thinking: false}"
         return (
-            "Or set model.chat_template to a Jinja file that keeps earlier turns as they were, to trl:<name> for one "
-            "of TRL's training templates, or try model.chat_template_kwargs={enable_thinking: false}"
+            "Or set model.chat_template to a Jinja file that leaves earlier turns as they were, or to trl:<name> for "
+            "one of TRL's training templates"
         )
 
 

@@ -239,9 +239,10 @@ class Rollout:
 
     def _ask(self, index: int, state: _Running, temperature: float) -> Episode | Request:
         turn = len(state.turns)
-        limit = self._max_new_tokens[min(turn, len(self._max_new_tokens) - 1)]
-        if len(state.prompt_ids) + limit > self._context_length:
-            return self._end(state, False, StopReason.CONTEXT_FULL, None)
+        room = self._context_length - len(state.prompt_ids)
+        if room < 1:  # the episode ends with the attempts that it has; one without any has failed
+            return self._end(state, bool(state.turns), StopReason.CONTEXT_FULL, None)
+        limit = min(room, self._max_new_tokens[min(turn, len(self._max_new_tokens) - 1)])
         seed = derive_seed(state.plan.seed, "turn", turn)
         return Request(index, state.prompt_ids, limit, temperature, seed)
 
