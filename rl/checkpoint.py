@@ -36,7 +36,7 @@ _FREE = (
     *("*.micro_batch_tokens", "*.gradient_checkpointing", "training.max_sampler_gap"),
     *("engine.urls.*", "engine.weights_dir", "engine.retries", "engine.timeout_s", "engine.gpu_memory_utilization"),
     *("engine.max_batch_size", "engine.enforce_eager", "engine.prefix_caching", "engine.sleep_level"),
-    *("model.path", "model.chat_template", "env.options.path"),
+    *("model.path", "env.options.path"),
 )
 """Config keys that may change on resume: they do not decide what is learned, or name files whose contents decide."""
 _BUDGET = ("training.episodes", "training.tokens", "training.updates")

@@ -237,7 +237,9 @@ class Trainer:
         if not sum(self._distributed.each(len(trainable))):
             raise RunStoppedError(f"step {self.step}: no episode is left to train on")
         started = time.perf_counter()
-        batch = to_rollout_batch(trainable, self._pad_id, self.source.attempts(stage))
+        batch = to_rollout_batch(
+            trainable, self._pad_id, self.source.attempts(stage), self._config.algorithm.mask_cut_off
+        )
         train = self.learner.score(batch, stage)
         update = time.perf_counter() - started
         sampling, verification = (now - then for now, then in zip(self.source.seconds(), before, strict=True))
