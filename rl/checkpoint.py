@@ -282,8 +282,9 @@ class Checkpoints:
         for name in reversed(names):
             try:
                 meta = json.loads((self._folder / name / "meta.json").read_text(encoding="utf-8"))
-                odd = [] if meta.pop("hash") == _hash_meta(meta) else ["meta.json"]
-                odd += [file for file, size, digest in meta["files"] if not self._is_whole(name, file, size, digest)]
+                if meta.pop("hash") != _hash_meta(meta):
+                    raise ValueError("meta.json is not what was written")
+                odd = [file for file, size, digest in meta["files"] if not self._is_whole(name, file, size, digest)]
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 odd = ["meta.json"]
             if not odd:
