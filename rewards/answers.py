@@ -35,7 +35,9 @@ _LINE = re.compile(
 )
 _HEADING = re.compile(r"^[*#_ ]*(?:the )?(?:final )?answer[*#_ ]*$\s*", re.MULTILINE | re.IGNORECASE)
 _HASH = re.compile(r"^[ \t]*####(?!#)[ \t]*(.+)$", re.MULTILINE)
-_STOP = re.compile(r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|,? (?:because|since|as (?:we|the|it)|which|so that|I hope)\b|<\|")
+_STOP = re.compile(
+    r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|,? (?:because|since|as (?:we|the|it)|which|so that|I hope)\b|<\|"
+)
 _DELIMITED = re.compile(
     r"\s*(?:\$\$(.+?)\$\$|\$((?:[^$\\\n]|\\.)+)\$(?=[\s.,;:!?)*]*(?:\s|$))|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*"
     r"|`([^`\n]+)`)[.\s*]*(?=\n|$|[A-Z])",
