@@ -2,9 +2,9 @@
 
 import importlib
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from experiments.keys import UnknownKeyError, explain, open_free_mappings, refus
 from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, PromptingConfig, ReportConfig, WatchConfig
 from rewards.sandbox import SandboxError
 from rl import config as schema
+from rl.tracking import is_disk_full
 
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 _GROUPS = {
@@ -51,30 +52,11 @@ if not console.is_terminal:
 def register_schemas() -> None:
     """Puts the dataclasses where the YAML files' ``defaults`` look for them."""
     OmegaConf.register_new_resolver("or_else", lambda first, second: first or second, replace=True)
-    OmegaConf.register_new_resolver("run_folder", choose_folder, replace=True, use_cache=True)
     store = ConfigStore.instance()
     for group, node in _GROUPS.items():
         store.store(group=group, name="schema", node=node)
     for name, node in _ENTRY_POINTS.items():
         store.store(name=f"{name}_schema", node=node)
-
-
-def choose_folder(resume: str | None, runs_dir: str, name: str, new: str) -> str:
-    """Where a run writes: a new folder, the one to go on in, or the newest unfinished one for ``auto``.
-
-    Under ``accelerate launch`` every process but the first gets a scratch folder for Hydra's own files; the first one's
-    folder is then made known to all.
-    """
-    if rank := int(os.environ.get("RANK", "0")):
-        return f"{runs_dir}/.ranks/{rank}"
-    if resume == "auto":
-        from rl.checkpoint import latest_unfinished
-
-        found = latest_unfinished(Path(runs_dir), name)
-        return str(found) if found is not None else new
-    if resume is not None and not Path(resume).is_dir():
-        raise UserError(f"resume={resume}: there is no such folder; use a run's folder, or auto")
-    return resume or new
 
 
 class UserError(Exception):
@@ -119,6 +101,8 @@ def _end(error: Exception) -> None:
         from rl.types import RunStoppedError
 
         kinds += (RunStoppedError,)
+    if isinstance(error, OSError) and is_disk_full(error):
+        _fail(f"no space left on the disk: {error}")
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
@@ -152,7 +136,7 @@ class Program:
         return cls(run.__module__, run)
 
     def __call__(self, cfg: DictConfig) -> None:
-        """Runs the program on a composed config; a refusal leaves no folder in which nothing was done."""
+        """Runs the program on a composed config."""
         register_schemas()  # in another process nothing is registered yet
         try:
             of_hydra: Any = HydraConfig.instance().cfg
@@ -160,12 +144,12 @@ class Program:
             config = typed(cfg)
             run = self._run or importlib.import_module(self._module).main.run
             run(config)
-        except BaseException as error:
-            folder = run_folder()
-            kept = not _forget_if_empty(folder)
-            if isinstance(error, KeyboardInterrupt) and kept and "resume" in cfg:
-                console.print(f"what is done is kept; go on with the same command and resume={folder}", highlight=False)
-            if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(error, Exception):
+        except Exception as error:
+            hydra_folder = Path(HydraConfig.get().runtime.output_dir)
+            for empty in (hydra_folder, hydra_folder.parent):  # Hydra makes them before anything is checked
+                with suppress(OSError):
+                    empty.rmdir()
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
             _end(error)
 
@@ -193,27 +177,6 @@ def typed(cfg: DictConfig) -> Any:
     if isinstance(config, schema.RunConfig):
         config.model.refuse_missing()
     return config
-
-
-def run_folder() -> Path:
-    """The folder that Hydra made for this run."""
-    return Path(HydraConfig.get().runtime.output_dir)
-
-
-def _forget_if_empty(folder: Path) -> bool:
-    """Deletes a run's folder if it holds nothing but what was asked for; whether it did."""
-    if HydraConfig.get().output_subdir is None or folder == Path.cwd() or not folder.is_dir():
-        return False
-    asked = ("config.yaml", "run.json")
-    files = [path for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts]
-    if any(path.stat().st_size and path.name not in asked for path in files):
-        return False
-    shutil.rmtree(folder)
-    for parent in list(folder.parents)[:2]:
-        if any(parent.iterdir()):
-            break
-        parent.rmdir()
-    return True
 
 
 def resolved_yaml(cfg: Any) -> str:

@@ -1,6 +1,6 @@
 """Evaluation of any model: ``python -m experiments.evaluate model=path model.path=runs/train/<time>/policy``."""
 
-from experiments.cli import console, entry_point, resolved_yaml, run_folder
+from experiments.cli import console, entry_point, resolved_yaml
 from rl.config import RunConfig
 
 
@@ -8,14 +8,15 @@ from rl.config import RunConfig
 def main(cfg: RunConfig) -> None:
     """Evaluates a model and prints the rates."""
     from experiments.arms import run_base
+    from experiments.folders import open_run
     from experiments.progress import Display
     from rl.tracking import describe_run
 
-    folder = run_folder()
-    describe_run(folder, resolved_yaml(cfg))
-    with Display(console) as display:
-        result = run_base(cfg, folder, display.reporter("evaluation"))
-    display.summary(result, folder)
+    with open_run(cfg, "evaluate") as folder:
+        describe_run(folder, resolved_yaml(cfg))
+        with Display(console) as display:
+            result = run_base(cfg, folder, display.reporter("evaluation"))
+        display.summary(result, folder)
 
 
 if __name__ == "__main__":
