@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split, Task
+from experiments.jobs import Report
 from rewards.sandboxes import in_use
 from rl.analysis.rows import LONGER, TRANSFER, EvalRow
 from rl.analysis.statistics import scaling, summarise
@@ -23,8 +24,6 @@ from rl.trainer import Totals
 from rl.types import Episode, Turn
 from rl.workbench import Workbench
 
-Report = Callable[[str, float, dict[str, float]], None]
-"""Called with what is going on, the progress in [0, 1] and the newest metrics."""
 VALIDATION_TASKS = 200
 
 

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.arms import ArmResult, Report, Validation, finish
+from experiments.arms import ArmResult, Validation, finish
+from experiments.jobs import Report
 from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
 from rl.backends.trackers import Trackers
