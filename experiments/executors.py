@@ -1,6 +1,6 @@
 """Where jobs run: in slots of this machine, as a Slurm array, as tasks of a Ray cluster.
 
-An executor is given folders and starts ``python -m experiments.jobs <folder>`` for each in a process of its own, with
+An executor is given folders and starts ``python -m experiments.job <folder>`` for each in a process of its own, with
 the devices that it may use in ``CUDA_VISIBLE_DEVICES`` before torch is imported. Everything else goes through the
 folder. Another module adds an executor by registering it in :data:`EXECUTORS`.
 """
@@ -72,7 +72,7 @@ def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = Non
         command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--module"]
     with (folder / "job.log").open("ab") as log:
         return subprocess.Popen(
-            [*command, "experiments.jobs", str(folder)],
+            [*command, "experiments.job", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,16 +1,10 @@
 """Arms, and jobs: one arm with one seed, in a folder that says everything about it.
 
-A job is started by its folder alone, ``python -m experiments.jobs <folder>``, on whatever machine shares it. Its
+A job is started by its folder alone, ``python -m experiments.job <folder>``, on whatever machine shares it. Its
 config, its progress and its result are files there, so that who started it need not be reachable, nor alive.
 """
 
-import ctypes
 import json
-import os
-import signal
-import sys
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,8 +19,6 @@ from rl.tracking import write_json, write_text
 
 Report = Callable[[str, float, dict[str, float]], None]
 """Called with what is going on, the progress in [0, 1] and the newest metrics."""
-PROGRESS_EVERY_S = 0.5
-_PR_SET_PDEATHSIG = 1
 
 
 class Arm(Protocol):
@@ -221,35 +213,3 @@ class Job:
             __import__(name)
         config: Any = OmegaConf.merge(OmegaConf.structured(ARMS[stored["kind"]].schema), raw)  # type: ignore[attr-defined]
         return cls.make(stored["kind"], stored["arm"], stored["seed"], typed(config), folder, stored["options"])
-
-
-def run_job(folder: Path) -> int:
-    """Runs the job of a folder in this process; returns its exit status.
-
-    What it raises is written to ``error.txt``. A signal of the cluster ends it with the status of a preempted run.
-    """
-    job, last = Job.read(folder), 0.0
-
-    def report(what: str, share: float, metrics: dict[str, float]) -> None:
-        nonlocal last
-        if time.monotonic() - last > PROGRESS_EVERY_S or share >= 1.0:
-            last = time.monotonic()
-            write_json(folder / "progress.json", {"what": what, "share": share, "metrics": metrics})
-
-    if job.kind != "online":  # which goes on from its checkpoint; the others begin again
-        for name in ("metrics.jsonl", "episodes.jsonl", "rounds.jsonl"):
-            (folder / name).unlink(missing_ok=True)
-    is_main = os.environ.get("RANK", "0") == "0"
-    try:
-        job.arm.run(job.seed, folder, report if is_main else lambda *_: None)
-    except Exception:
-        write_text(folder / "error.txt", traceback.format_exc())
-        traceback.print_exc()
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    if sys.platform == "linux":  # whatever becomes of who started this job, it does not stay behind
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    sys.exit(run_job(Path(sys.argv[1])))

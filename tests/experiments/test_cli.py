@@ -61,7 +61,7 @@ def test_arms_that_only_ask_get_one_job_with_their_own_words(tmp_path):
     from experiments.compare import plan
 
     cfg = OmegaConf.to_object(compose("compare", ["env=gsm8k", "run=[self_refine,wait,star]", "seeds=[0,1]"]))
-    jobs = {(job.arm, job.seed): job.config for job in plan(cfg, tmp_path)}
+    jobs = {(job.arm.name, job.seed): job.arm.config for job in plan(cfg, tmp_path)}
     assert list(jobs) == [("base", 0), ("self_refine", 0), ("wait", 0), ("star", 0), ("star", 1)]
     assert jobs["self_refine", 0].env.prompts == "math-refine-v1"
     assert jobs["base", 0].env.prompts == "math-v1"
