@@ -11,7 +11,7 @@ from rl.tracking import describe_run
 @entry_point("train")
 def main(cfg: TrainConfig) -> None:
     """Trains, evaluates, and prints what came out."""
-    distributed = Distributed(mixed_precision=cfg.optim.mixed_precision)
+    distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     folder = distributed.broadcast(run_folder())
     if (folder / "result.json").exists():
         raise UserError(f"resume={cfg.resume}: the run in {folder} is finished")

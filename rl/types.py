@@ -11,7 +11,7 @@ Four log-probs, never mixed up: ``sampler_`` (the engine that sampled), ``old_``
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -196,6 +196,23 @@ class TrainBatch(_Rows):
 
     def __len__(self) -> int:
         return len(self.rollout)
+
+
+class SampledStats(NamedTuple):
+    """What the policy thinks of the sampled tokens.
+
+    Args:
+        logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
+        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
+        values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
+        distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
+            the response mask; empty where it was not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    distribution: Tensor
 
 
 @dataclass(frozen=True, slots=True)

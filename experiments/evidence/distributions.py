@@ -231,9 +231,10 @@ def sweeps(store: Store) -> Figure:
 def _alpha_beta2(arm: Any) -> tuple[float, float] | None:
     """The two weights of an arm with SCoRe's two stages, everything else being as it is in SCoRe."""
     stages = arm.get("stages") if hasattr(arm, "get") else None
-    if stages is None or len(stages) != 2 or list(stages[0].reward_weights)[:1] != [0.0]:
+    stages = [stage for stage in stages.values() if stage.share] if stages else []
+    if len(stages) != 2 or list(stages[0].reward_weights)[:1] != [0.0]:
         return None
-    if any(stage.imitate or stage.offline_first_attempts for stage in stages):
+    if any(stage.advantage or stage.offline_first_attempts for stage in stages):
         return None
     return float(stages[1].progress_alpha), float(stages[0].kl_coefs[0])
 

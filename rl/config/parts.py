@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rl.config.checks import refuse
+from rl.config.checks import check_numbers, refuse, refuse_unknown
 
 ENGINES = ("hf", "vllm", "vllm_http")
 
@@ -25,8 +25,7 @@ class LoraConfig:
     targets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        refuse(self.rank < 0, f"model.lora.rank={self.rank}: must not be negative; 0 is full tuning")
-        refuse(self.alpha <= 0, f"model.lora.alpha={self.alpha}: must be positive")
+        check_numbers(self, "model.lora", positive="alpha", not_negative="rank")
 
 
 @dataclass
@@ -36,7 +35,7 @@ class ModelConfig:
     Args:
         path: A folder in transformers' format, or a hub id.
         revision: Of a hub id.
-        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``optim.mixed_precision=bf16``
+        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``mixed_precision=bf16``
             rather than in bfloat16, whose steps are too coarse for small learning rates.
         chat_template: A Jinja file that replaces the tokenizer's own template.
         context_length: 0 takes the model's own limit.
@@ -53,7 +52,8 @@ class ModelConfig:
     attention: str | None = None
 
     def __post_init__(self) -> None:
-        refuse(self.dtype not in ("float32", "bfloat16"), f"model.dtype={self.dtype}: use float32 or bfloat16")
+        check_numbers(self, "model", not_negative="context_length")
+        refuse_unknown(self.dtype, ("float32", "bfloat16"), "model.dtype")
 
 
 @dataclass
@@ -90,7 +90,13 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         refuse(self.name not in ENGINES, f"engine.name={self.name}: use {', '.join(ENGINES)}")
-        refuse(self.max_batch_size < 1, f"engine.max_batch_size={self.max_batch_size}: must be positive")
+        check_numbers(
+            self,
+            "engine",
+            positive="max_batch_size gpu_memory_utilization timeout_s",
+            not_negative="retries sleep_level",
+        )
+        refuse(self.gpu_memory_utilization > 1, "engine.gpu_memory_utilization: is a part of the memory, at most 1")
         refuse(self.sleep_level not in (0, 1, 2), f"engine.sleep_level={self.sleep_level}: use 0, 1 or 2")
         refuse(
             self.name == "vllm_http" and not self.urls,
@@ -129,9 +135,8 @@ class EnvConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        refuse(self.attempts < 1, f"env.attempts={self.attempts}: an episode needs at least one attempt")
+        check_numbers(self, "env", positive="attempts max_new_tokens")
         refuse(not self.max_new_tokens, "env.max_new_tokens is empty: give a token limit")
-        refuse(min(self.max_new_tokens) < 1, f"env.max_new_tokens={self.max_new_tokens}: limits must be positive")
         modes = ("none", "verdict", "execution")
         refuse(self.feedback not in modes, f"env.feedback={self.feedback}: use {', '.join(modes)}")
 

@@ -81,10 +81,12 @@ def test_a_data_sets_own_parameters_are_added():
 
 
 def test_the_comparison_holds_typed_arms():
-    cfg = OmegaConf.to_object(compose("compare", ["arms.star.lr=2e-3", "arms.score.stages.0.kl_coefs=[1.0,0.0]"]))
+    cfg = OmegaConf.to_object(
+        compose("compare", ["arms.star.optim.lr=2e-3", "arms.score.stages.stage1.kl_coefs=[1,0]"])
+    )
     assert isinstance(cfg.arms["star"], schema.OfflineConfig)
     assert isinstance(cfg.arms["score"], schema.AlgorithmConfig)
-    assert cfg.arms["star"].lr == 2e-3
+    assert cfg.arms["star"].optim.lr == 2e-3
     assert set(cfg.run) < set(cfg.arms)  # the default comparison, and every other algorithm by name
     assert all(isinstance(cfg.arms[name], schema.AlgorithmConfig) for name in ("ppo", "turn_ppo", "grpo", "dapo"))
 
@@ -93,10 +95,10 @@ def test_the_comparison_holds_typed_arms():
     ("entry", "override", "near"),
     [
         ("train", "algorithm.group_sise=4", "group_size"),
-        ("train", "optim.learning_rat=1", None),
+        ("train", "algorithm.optim.learning_rat=1", None),
         ("train", "training.episode=5", "episodes"),
         ("compare", "arms.star.iteration=5", "iterations"),
-        ("train", "algorithm.stages=[{reward_weight: [1.0, 1.0]}]", "reward_weights"),
+        ("train", "algorithm.stages.stage1={reward_weight: [1.0, 1.0]}", "reward_weights"),
     ],
 )
 def test_a_misspelt_key_is_named_with_the_nearest(entry, override, near):
@@ -112,7 +114,7 @@ def test_a_misspelt_key_is_named_with_the_nearest(entry, override, near):
     ("override", "message"),
     [
         ("algorithm.group_size=1", "rloo compares the episodes of a task"),
-        ("optim.lr=-1", "optim.lr=-1.0"),
+        ("algorithm.optim.lr=-1", "optim.lr=-1.0"),
         ("env.feedback=loud", "env.feedback=loud"),
         ("env.max_new_tokens=[]", "max_new_tokens is empty"),
         ("evaluation.split=train", "evaluation.split=train"),

@@ -15,44 +15,36 @@ from experiments.online import OnlineRun
 from rl.backends.distributed import Distributed
 from rl.checkpoint import Checkpoints, Identity, ResumeError, hash_tasks
 from rl.config import (
-    Advantage,
     AlgorithmConfig,
-    Critic,
     CriticConfig,
-    Loss,
-    Reference,
-    Schedule,
-    Select,
     StageConfig,
 )
 from rl.tracking import read_jsonl
 from tests.conftest import ROOT
-from tests.helpers import modchain_config
+from tests.helpers import modchain_config, named
 
 SCORE = AlgorithmConfig(
     name="score",
     group_size=4,
     minibatches=2,
-    stages=[
+    stages=named(
         StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03], kl_balance=1.0),
-        StageConfig(progress_alpha=3.0, kl_coefs=[0.03, 0.03], reference=Reference.PREVIOUS, keep_optimizer=True),
-    ],
+        StageConfig(progress_alpha=3.0, kl_coefs=[0.03, 0.03], reference="previous", keep_optimizer=True),
+    ),
 )
 PPO = AlgorithmConfig(
     name="ppo",
     group_size=2,
-    advantage=Advantage.GAE,
-    critic=CriticConfig(Critic.SEPARATE, warmup_steps=1),
+    advantage="gae",
+    critic=CriticConfig("separate", warmup_steps=1),
     epochs=2,
     turn_gamma=1.0,
     whiten=True,
     entropy_coef=0.01,
 )
-DAPO = AlgorithmConfig(
-    name="dapo", group_size=4, advantage=Advantage.GRPO, loss=Loss.CISPO, dynamic_sampling=2, minibatches=2
-)
+DAPO = AlgorithmConfig(name="dapo", group_size=4, advantage="grpo", loss="cispo", dynamic_sampling=2, minibatches=2)
 OFFLINE = AlgorithmConfig(
-    name="offline", group_size=4, stages=[StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1])]
+    name="offline", group_size=4, stages=named(StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1]))
 )
 
 
@@ -61,7 +53,7 @@ class StopHereError(Exception):
 
 
 def config(algorithm, **training):
-    cfg = modchain_config(algorithm=algorithm, lr=3e-3, schedule=Schedule.LINEAR)
+    cfg = modchain_config(algorithm=algorithm, lr=3e-3, schedule="linear")
     cfg.training.tasks_per_step = 16 // algorithm.group_size
     cfg.training.episodes = 6 * 16
     cfg.training.validate_every = 2
@@ -135,7 +127,7 @@ def test_the_test_can_fail(tmp_path):
 
 
 def test_the_best_policy_survives_an_interruption(tmp_path):
-    cfg = config(SCORE, select=Select.BEST, save_every=1)
+    cfg = config(SCORE, select="best", save_every=1)
     play(cfg, tmp_path, stop_after=4)
     run = OnlineRun(cfg, tmp_path, quiet, Distributed(cpu=True))
     assert run.resumed
@@ -153,8 +145,8 @@ def test_a_changed_config_or_other_data_is_refused_by_name(tmp_path):
     cfg = config(SCORE, save_every=1)
     play(cfg, tmp_path, stop_after=1)
     changed = config(SCORE, save_every=1)
-    changed.optim.lr = 1e-2
-    with pytest.raises(ResumeError, match=r"changed: optim\.lr \(was 0\.003, is 0\.01\)"):
+    changed.algorithm.optim.lr = 1e-2
+    with pytest.raises(ResumeError, match=r"changed: algorithm\.optim\.lr \(was 0\.003, is 0\.01\)"):
         OnlineRun(changed, tmp_path, quiet, Distributed(cpu=True))
     allowed = config(SCORE, save_every=2)
     allowed.evaluation.n_tasks = 5
