@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rl.advantages import ADVANTAGES, turn_starts
 from rl.algorithms import advantages
+from rl.analysis.metrics import Ratio, total
 from rl.backends.distributed import Distributed
 from rl.backends.policy import Actor, Critic, sampled_stats
 from rl.backends.reference import References
@@ -36,7 +37,6 @@ from rl.losses import (
     token_weights,
     value_loss,
 )
-from rl.metrics import Ratio, total
 from rl.schedule import lr_factor
 from rl.types import RolloutBatch, SampledStats, TrainBatch
 

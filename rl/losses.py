@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from rewards import Lookup
+from rl.analysis.metrics import Ratio
 from rl.config.checks import check_numbers
-from rl.metrics import Ratio
 from rl.types import SampledStats, TrainBatch
 
 LOSSES: Lookup[Callable[..., "LossOutput"]] = Lookup("algorithm.loss")

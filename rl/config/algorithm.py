@@ -171,6 +171,7 @@ class AlgorithmConfig:
         importance_options: The weighting's own options, such as ``cap``.
         off_policy_mask: Drop episodes of negative advantage that the current policy finds less likely than the sampler
             by more than this, in nats per token; 0 for none.
+        mask_cut_off: Leave answers that the token limit cut off out of the loss (DAPO's overlong filtering).
         dynamic_sampling: Up to this many further rounds replace groups without a gradient at any turn; 0 for none.
         fused_head: TRL's language-model head, which never holds the logits of all tokens at once.
         optim: The optimiser.
@@ -196,6 +197,7 @@ class AlgorithmConfig:
     importance: str = "none"
     importance_options: dict[str, Any] = field(default_factory=dict)
     off_policy_mask: float = 0.0
+    mask_cut_off: bool = False
     dynamic_sampling: int = 0
     fused_head: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)

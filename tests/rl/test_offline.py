@@ -75,14 +75,14 @@ def test_fine_tuning_learns_the_labels_and_nothing_of_the_prompt():
     bench = Workbench.build(cfg)
     prompt, target = tuple(bench.tokenizer.encode("<|user|> 3 +4 _ _ _ _ <|assistant|>")), (5, 6, bench.renderer.end_id)
     rows = [SFTRow.from_turn(prompt, target)] * 4
-    outcome = fine_tune(bench.model, bench.tokenizer, rows, cfg.offline, cfg.optim, seed=0)
+    outcome = fine_tune(bench.model, bench.tokenizer, rows, cfg.offline, seed=0)
     with torch.no_grad():
         logits = bench.model(input_ids=torch.tensor([prompt + target])).logits[0]
     assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == list(target)
     assert outcome["steps"] == 30
     assert outcome["gradient_tokens"] == 4 * 3 * 30
     with pytest.raises(ValueError, match="no rows"):
-        fine_tune(bench.model, bench.tokenizer, [], cfg.offline, cfg.optim, seed=0)
+        fine_tune(bench.model, bench.tokenizer, [], cfg.offline, seed=0)
 
 
 def test_rounds_restart_from_the_base_and_spend_the_budget():

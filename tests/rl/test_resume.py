@@ -18,6 +18,7 @@ from rl.config import (
     AlgorithmConfig,
     CriticConfig,
     StageConfig,
+    TermConfig,
 )
 from rl.tracking import read_jsonl
 from tests.conftest import ROOT
@@ -38,9 +39,9 @@ PPO = AlgorithmConfig(
     advantage="gae",
     critic=CriticConfig("separate", warmup_steps=1),
     epochs=2,
-    turn_gamma=1.0,
+    advantage_options={"turn_gamma": 1.0, "lam": 0.95},
     whiten=True,
-    entropy_coef=0.01,
+    terms={"entropy": TermConfig(weight=0.01)},
 )
 DAPO = AlgorithmConfig(name="dapo", group_size=4, advantage="grpo", loss="cispo", dynamic_sampling=2, minibatches=2)
 OFFLINE = AlgorithmConfig(

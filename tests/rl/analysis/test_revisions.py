@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from rl.analysis.revisions import EDIT_BINS, Kind, Revision, edit_histogram, edit_ratio, kind_shares
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import IGNORED
 from rl.config import AlgorithmConfig, OfflineConfig, OptimConfig, Rule, StageConfig
 from rl.offline import keep_pairs, keep_verified, prefer
-from rl.revisions import EDIT_BINS, Kind, Revision, edit_histogram, edit_ratio, kind_shares
 from tests.helpers import batch, credit, episode
 
 
@@ -91,7 +91,6 @@ def test_dpo_makes_the_chosen_answer_likelier_than_the_rejected_one():
 def test_imitation_learns_last_attempts_that_are_right_with_weight_one():
     rows = batch([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]], n_turns=[2, 2, 2, 1])
     stage = StageConfig(advantage="imitation", kl_coefs=[0.0, 0.0])
-    found, returns = credit(rows, AlgorithmConfig(name="x", group_size=2), stage)
+    found, _ = credit(rows, AlgorithmConfig(name="x", group_size=2), stage)
     # one prompt token, then one token a turn; the fourth episode ends right after its only attempt
     assert found.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 0]]
-    assert not returns.any()
