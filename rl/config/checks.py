@@ -17,6 +17,22 @@ def refuse_unknown(value: str, known: tuple[str, ...], key: str) -> None:
     refuse(value not in known, f"{key}={value}: use {', '.join(known)}")
 
 
+def refuse_idle(config: Any, where: str, names: str, because: str) -> None:
+    """Raises ValueError if a field that can do nothing here has been set to something else than its default.
+
+    Args:
+        config: A dataclass.
+        where: Its key.
+        names: Of the idle fields, separated by spaces.
+        because: Why they are idle, as in ``algorithm.critic.kind=none``.
+    """
+    for item in fields(config):
+        if item.name in names.split():
+            default = item.default_factory() if callable(item.default_factory) else item.default
+            value = getattr(config, item.name)
+            refuse(value != default, f"{where}.{item.name}={value}: has no effect, because {because}")
+
+
 def check_numbers(
     config: Any, where: str, *, positive: str = "", not_negative: str = "", fraction: str = "", any_sign: str = ""
 ) -> None:

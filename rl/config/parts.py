@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rl.config.checks import check_numbers, refuse, refuse_unknown
+from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
 ENGINES = ("hf", "vllm", "vllm_http")
 
@@ -27,6 +27,8 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.lora", positive="alpha", not_negative="rank")
+        if not self.rank:
+            refuse_idle(self, "model.lora", "alpha targets", "model.lora.rank=0")
 
 
 @dataclass
@@ -112,6 +114,12 @@ class EngineConfig:
             positive="max_batch_size gpu_memory_utilization timeout_s",
             not_negative="retries sleep_level",
         )
+        local, served = (
+            "dtype gpu_memory_utilization enforce_eager prefix_caching sleep_level options",
+            "urls weights_dir",
+        )
+        idle = {"hf": f"{local} {served} retries timeout_s", "vllm": f"{served} retries timeout_s", "vllm_http": local}
+        refuse_idle(self, "engine", idle[self.name], f"engine.name={self.name}")
         refuse(self.gpu_memory_utilization > 1, "engine.gpu_memory_utilization: is a part of the memory, at most 1")
         refuse("" in self.stop_strings, "engine.stop_strings: an empty text ends every answer at once")
         refuse(

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rl.config.algorithm import AlgorithmConfig
-from rl.config.checks import check_numbers, refuse, refuse_unknown
+from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 from rl.config.offline import OfflineConfig
 from rl.config.parts import EngineConfig, EnvConfig, ModelConfig
 
@@ -119,6 +119,8 @@ class EvalConfig:
         refuse(
             not self.greedy and not self.samples_per_task, "evaluation: neither greedy nor sampled episodes asked for"
         )
+        if not self.samples_per_task:
+            refuse_idle(self, "evaluation", "temperature", "evaluation.samples_per_task=0")
         refuse(self.controls and not self.greedy, "evaluation.controls start from greedy episodes: set greedy=true")
 
 
