@@ -10,7 +10,7 @@ from typing import Any
 from envs import Split, Task
 from experiments.stopping import Report, Stopping
 from rewards.sandboxes import in_use
-from rl.analysis.rows import TRANSFER, EvalRow
+from rl.analysis.rows import LONGER, TRANSFER, EvalRow
 from rl.analysis.statistics import scaling, summarise
 from rl.backends.distributed import Distributed
 from rl.backends.flops import peak_memory_gib
@@ -145,18 +145,19 @@ class Validation:
         """Plays, shared out over the processes; logs where there is a tracker, and returns what was measured."""
         bench = self._bench
         tasks = self._share(bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS])
-        metrics = self._summary(play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation"), "validation")
+        episodes = play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation")
+        metrics = self._summary(episodes, "validation", bench.config.env.attempts)
         for split, firsts in self._firsts.items():
             name = f"base_{split.value}"
-            metrics |= self._summary(second_attempts(bench.rollout(split, 2), firsts), name)
+            metrics |= self._summary(second_attempts(bench.rollout(split, 2), firsts), name, 2)
         metrics["rollout/episodes"] = float(n_episodes)
         if tracker is not None:
             tracker.log(step, metrics)
         self._report("validation", 1.0, metrics)
         return metrics
 
-    def _summary(self, episodes: list[Episode], name: str) -> dict[str, float]:
-        rows = self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name))
+    def _summary(self, episodes: list[Episode], name: str, attempts: int) -> dict[str, float]:
+        rows = self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name, attempts))
         return {f"eval/{name}/{key}": value for key, value in summarise(rows).items()}
 
 
@@ -204,20 +205,20 @@ def evaluate(
 ) -> list[EvalRow]:
     """Greedy episodes, controls, longer and sampled episodes on every task, as the config asks for them."""
     config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
-    rollout, rows = bench.rollout(split), []
+    rollout, rows, attempts = bench.rollout(split), [], bench.config.env.attempts
     if config.greedy:
         episodes = play(rollout, tasks, 1, 0.0, "greedy", on_episode)
-        rows += to_rows(episodes, 1, arm, seed, "greedy")
+        rows += to_rows(episodes, 1, arm, seed, "greedy", attempts)
         if config.controls and bench.config.env.attempts > 1:
             two, told = bench.rollout(split, 2), bench.rollout(split, 2, "verdict")
             rows += control_rows(two, told, episodes, tasks, bench.renderer.end_id, arm, seed)
     if config.attempts:
-        episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, "attempts", on_episode)
-        rows += to_rows(episodes, 1, arm, seed, "attempts")
+        episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, LONGER, on_episode)
+        rows += to_rows(episodes, 1, arm, seed, LONGER, config.attempts)
     if config.samples_per_task:
         n = config.samples_per_task
         episodes = play(rollout, tasks, n, config.temperature, "sampled", on_episode)
-        rows += to_rows(episodes, n, arm, seed, "sampled")
+        rows += to_rows(episodes, n, arm, seed, "sampled", attempts)
     return rows
 
 
@@ -228,7 +229,7 @@ def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
         other = bench.elsewhere(changes)
         rank, n = bench.distributed.rank, bench.distributed.n_processes
         episodes = play(other.rollout(Split.TEST), other.evaluation_tasks()[rank::n], 1, 0.0, "greedy")
-        rows += to_rows(episodes, 1, arm, seed, f"{TRANSFER}{name}")
+        rows += to_rows(episodes, 1, arm, seed, f"{TRANSFER}{name}", other.config.env.attempts)
     return rows
 
 

@@ -5,6 +5,7 @@ Everything goes through the file system, since the processes that must not share
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -141,9 +142,23 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
     folder = choose() if distributed is None else distributed.on_main(choose)
     try:
         yield folder
+    except BaseException as error:
+        if folder.resolve() in _held:
+            if _is_empty(folder):
+                shutil.rmtree(folder)
+            elif isinstance(error, KeyboardInterrupt) and hasattr(cfg, "resume"):
+                print(f"what is done is kept; go on with the same command and resume={folder}", flush=True)
+        raise
     finally:
         if lock := _held.pop(folder.resolve(), None):
             lock.release()
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether nothing was done in a run's folder yet: it holds what was asked for, and no result of any kind."""
+    asked = ("config.yaml", "run.json", IDENTITY)
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock.")]
+    return all(path.name in asked or not path.stat().st_size for path in files)
 
 
 def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = False) -> Path:
