@@ -61,7 +61,18 @@ class CompareConfig(RunConfig):
 
 
 @dataclass
-class PretrainConfig:
+class ProgramConfig:
+    """A program that is no run.
+
+    Args:
+        plugins: Modules to import before the config is checked, so that what they register has a name.
+    """
+
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PretrainConfig(ProgramConfig):
     """``experiments.pretrain_tiny``: the base of an embedded toy.
 
     Args:
@@ -94,7 +105,7 @@ class PretrainConfig:
 
 
 @dataclass
-class PlayConfig:
+class PlayConfig(ProgramConfig):
     """``experiments.play``: a person is the policy.
 
     Args:
@@ -110,7 +121,7 @@ class PlayConfig:
 
 
 @dataclass
-class WatchConfig:
+class WatchConfig(ProgramConfig):
     """``experiments.watch``: a run while it goes.
 
     Args:
@@ -131,7 +142,7 @@ class WatchConfig:
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(ProgramConfig):
     """``experiments.report``: a comparison's tables, figures and page, drawn again.
 
     Args:
