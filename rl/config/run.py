@@ -22,15 +22,17 @@ class BudgetConfig:
         tokens: Sampled tokens of the run instead; 0 for none. A run ends with the first batch that reaches it.
         updates: Optimiser steps of the run instead; 0 for none. An offline method then still samples ``episodes``.
         keep_episodes: Episodes of each step that are written to disk.
+        keep_last: How many checkpoints are kept.
     """
 
     episodes: int = 81920
     tokens: int = 0
     updates: int = 0
     keep_episodes: int = 8
+    keep_last: int = 2
 
     def __post_init__(self) -> None:
-        check_numbers(self, "training", positive="episodes", not_negative="tokens updates keep_episodes")
+        check_numbers(self, "training", positive="episodes keep_last", not_negative="tokens updates keep_episodes")
         self._check_budget()
 
     def _check_budget(self) -> None:
@@ -51,7 +53,6 @@ class TrainingConfig(BudgetConfig):
             validation accuracy at the last attempt; never chosen on test tasks.
         save_every: Steps between checkpoints, from which ``resume`` goes on exactly; 0 for none.
         save_every_updates: Optimiser steps between checkpoints, also inside a rollout batch; 0 for none.
-        keep_last: How many checkpoints are kept.
         max_failed_fraction: A step with more failed episodes than this stops the run.
         max_sampler_gap: A mean gap between trainer and sampler log-probs above this, in nats per token, stops the run;
             0 never does.
@@ -62,7 +63,6 @@ class TrainingConfig(BudgetConfig):
     select: str = "last"
     save_every: int = 20
     save_every_updates: int = 0
-    keep_last: int = 2
     max_failed_fraction: float = 0.1
     max_sampler_gap: float = 0.2
 

@@ -43,9 +43,9 @@ SERVED = {
         "timeout_s", "urls", "weights_dir",
     },
     # Read by the program around a run: where its folder goes, what a resumed one may find, what it mirrors to.
-    "TrainConfig": {"name", "resume", "runs_dir", "data_dir"},
-    "SFTConfig": {"name", "runs_dir", "data_dir"},
-    "RunConfig": {"name", "runs_dir", "data_dir"},
+    "TrainConfig": {"name", "resume", "runs_dir", "data_dir", "plugins"},
+    "SFTConfig": {"name", "resume", "plugins", "runs_dir", "data_dir"},
+    "RunConfig": {"name", "plugins", "runs_dir", "data_dir"},
     # A name in paths and tables.
     "EnvConfig": {"name"},
 }  # fmt: skip
@@ -151,6 +151,7 @@ def test_online_runs_read_every_field(tmp_path):
     found = set()
     with reads(found):
         for name, changes in ONLINE.items():
+            (tmp_path / name).mkdir()
             run_online(online_config(**changes), tmp_path / name, lambda *_: None)
     assert unread(TrainConfig, found) == []
 
@@ -161,6 +162,7 @@ def test_offline_runs_read_every_field(tmp_path):
     with reads(found):
         for rule in schema.Rule:
             config = offline_config(rule=rule, **({"keep_right_to_right": True} if rule.value != "dpo" else {}))
+            (tmp_path / rule.value).mkdir()
             run_offline(config, tmp_path / rule.value, lambda *_: None)
     assert unread(SFTConfig, found) == []
 
@@ -195,7 +197,7 @@ def test_programs_read_the_fields_of_their_own(cls, modules):
             for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cfg"
         }
-    free = {"name", "resume", "runs_dir", "data_dir"}  # read by the YAML files: where folders are
+    free = {"name", "resume", "runs_dir", "data_dir", "plugins"}  # read by the YAML files: where folders are
     assert {item.name for item in fields(cls)} - read - free == set()
 
 
