@@ -8,13 +8,14 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo demo-addition test test-vllm check fmt setup clean
+.PHONY: help demo demo-addition test test-vllm docs check fmt setup clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on modchain (about 15 minutes on 2 cores)"
 	@echo "make demo-addition  the same on addition, the counter-example"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
+	@echo "make docs           the documentation as a site in build/site, with the API from the docstrings"
 	@echo "make check          lint, types and fast tests"
 	@echo "make fmt            format and fix what can be fixed"
 
@@ -26,7 +27,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@# torch first: with a CPU build in place nothing else asks for a CUDA build.
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev,lora,sweep,slurm,tracking]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs,lora,sweep,slurm,tracking]'
 	@touch $(STAMP)
 
 setup: $(STAMP)
@@ -63,6 +64,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not vllm and not gpu'
+
+# NO_MKDOCS_2_WARNING silences an advertisement.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 fmt: $(STAMP)
 	$(BIN)/ruff format .

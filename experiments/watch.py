@@ -19,7 +19,8 @@ from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import WatchConfig
-from rl.metrics import catalogue
+from rl.analysis.metrics import catalogue
+from rl.analysis.printing import percent
 
 SHOWN = (
     "rollout/episodes",
@@ -92,9 +93,7 @@ def validation_line(rows: Sequence[dict[str, Any]]) -> Text:
     if not found:
         return Text("no validation yet", style="dim")
     last = found[-1]
-    parts = [
-        f"{name} {100 * last[f'eval/validation/{name}']:.1f} %" for name in ("accuracy_t1", "accuracy_t2", "delta")
-    ]
+    parts = [f"{name} {percent(last[f'eval/validation/{name}'])} %" for name in ("accuracy_t1", "accuracy_t2", "delta")]
     history = curve([row.get("eval/validation/accuracy_t2") for row in found])
     return Text(f"validation at step {last['step']}: {', '.join(parts)}   acc@t2 {history}")
 
@@ -105,20 +104,24 @@ def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
         return Text("no episodes yet", style="dim")
     newest = [episode for episode in episodes if episode["step"] == episodes[-1]["step"] and episode["turns"]]
     sides = Counter(
-        "->".join("c" if turn["verdict"] == "correct" else "i" for turn in (episode["turns"][0], episode["turns"][-1]))
+        "->".join("c" if _verdict(turn) == "correct" else "i" for turn in (episode["turns"][0], episode["turns"][-1]))
         for episode in newest
     )
     shares = "  ".join(f"{name} {sides[name]}" for name in ("i->c", "c->i", "c->c", "i->i"))
     return Text(f"transitions of {len(newest)} kept episodes of step {episodes[-1]['step']}: {shares}")
 
 
+def _verdict(turn: dict[str, Any]) -> str:
+    return turn["score"]["verdict"] if turn["score"] else "unscored"
+
+
 def episode_panel(episode: dict[str, Any]) -> Panel:
     """One episode: what was written, what it earned."""
     lines = Text()
     for k, turn in enumerate(episode["turns"]):
-        style = "green" if turn["verdict"] == "correct" else "red"
+        style = "green" if _verdict(turn) == "correct" else "red"
         lines.append(f"attempt {k + 1} ", style="bold")
-        lines.append(f"{turn['verdict']}, reward {turn['reward']:g}\n", style=style)
+        lines.append(f"{_verdict(turn)}, reward {turn['reward']:g}\n", style=style)
         lines.append(turn["text"][:400].rstrip() + "\n")
     return Panel(lines, title=Text(str(episode["task_id"])[:80]), title_align="left")
 
@@ -143,7 +146,7 @@ def comparison_view(folder: Path) -> Table:
         cells = ["", "", "", ""]
         if rows:
             names = ("accuracy_t1", "accuracy_t2", "delta")
-            rates = (f"{100 * rows[-1][f'eval/validation/{name}']:.1f}" for name in names)
+            rates = (percent(rows[-1][f"eval/validation/{name}"]) for name in names)
             cells = [f"{rows[-1]['rollout/episodes']:.0f}", *rates]
         history = curve([row.get("eval/validation/accuracy_t2") for row in rows])
         table.add_row(f"{job.parent.name}/{job.name.removeprefix('seed_')}", state, *cells, history)

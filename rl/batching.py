@@ -2,21 +2,26 @@
 the append-only rule contains every earlier turn verbatim."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl.types import Episode, RolloutBatch, TrainBatch
+from rl.types import Episode, Finish, RolloutBatch, TrainBatch
 
 
-def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -> RolloutBatch:
+def to_rollout_batch(
+    episodes: Sequence[Episode], pad_id: int, max_turns: int, mask_cut_off: bool = False
+) -> RolloutBatch:
     """Right-padded rows of episodes.
 
     Args:
         episodes: Episodes with at least one turn each, none of them failed. A process may have none.
         pad_id: Fills rows to the longest.
         max_turns: K, the number of reward columns.
+        mask_cut_off: Leave answers that the token limit cut off out of the loss; their rewards stay in the baselines.
 
     Raises:
         ValueError: If an episode failed, has no turn, or has more turns than ``max_turns``.
@@ -43,7 +48,7 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
             start = len(turn.prompt_ids)
             span = slice(start, start + len(turn.action_ids))
             rewards[row, k] = turn.reward
-            if not turn.replayed:
+            if turn.trained and not (mask_cut_off and turn.finish is Finish.LENGTH):
                 turn_ids[row, span] = k
                 logprobs[row, span] = turn.sampler_logprobs
     return RolloutBatch(
@@ -56,6 +61,21 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
         n_turns=torch.tensor([len(episode.turns) for episode in episodes], dtype=torch.long),
         group_ids=torch.tensor([episode.group_id for episode in episodes], dtype=torch.long),
     )
+
+
+def join_rows(batches: Sequence[Any]) -> Any:
+    """Batches of the same kind below each other, padded to the longest row of them."""
+    values = []
+    for item in fields(batches[0]):
+        parts = [getattr(batch, item.name) for batch in batches]
+        if not isinstance(parts[0], Tensor):
+            values.append(join_rows(parts))
+            continue
+        if parts[0].ndim == 2:
+            width, empty = max(part.shape[1] for part in parts), -1 if item.name == "turn_ids" else 0
+            parts = [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=empty) for part in parts]
+        values.append(torch.cat(parts))
+    return type(batches[0])(*values)
 
 
 def placeholder(pad_id: int, max_turns: int) -> TrainBatch:

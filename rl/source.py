@@ -131,20 +131,21 @@ class EpisodeSource:
         """What a checkpoint must hold."""
         return {name: getattr(self, name) for name in _STATE}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
+    def load_state(self, shared: dict[str, Any], parts: Sequence[dict[str, Any]]) -> None:
+        """The inverse of :meth:`state`; counts of what was sampled are added over ``parts``."""
         for name in _STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, sum(part[name] for part in parts) if name in _COUNTS else shared[name])
 
 
-_STATE = ("position", "n_resampled", "n_sampled", "n_tokens", "n_responses", "_first")
+_COUNTS = ("n_sampled", "n_tokens", "n_responses")
+_STATE = ("position", "n_resampled", "_first", *_COUNTS)
 
 
 def refuse_stale(episodes: Sequence[Episode], version: int) -> None:
     """Raises RunStoppedError if an episode was sampled by other weights than the trainer's."""
     for episode in episodes:
-        sampled = any(not turn.replayed for turn in episode.turns)  # an episode may end with the attempt that it read
-        if sampled and not episode.failed and episode.policy_version != version:
+        # An episode may end with the attempt that it read.
+        if episode.sampled and not episode.failed and episode.policy_version != version:
             raise RunStoppedError(
                 f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
                 f"trainer is at version {version}: the engine did not take the last update"

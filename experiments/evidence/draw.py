@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence.model import Exhibit, Figure, Mark, Panel, Series, Table
+from rl.analysis.printing import fixed
 from rl.tracking import write_text
 
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5)))
@@ -57,7 +58,7 @@ def _csv(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [f"**{table.id}. {table.title}.** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
+    lines = [f"**{table.title} ({table.id}).** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
     lines.append("|" + "---|" * len(table.header))
     for row in table.rows:
         cells = [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row]
@@ -94,7 +95,7 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
             ncols=min(_LEGEND[n_columns], len(handles)),
             fontsize=8,
         )
-    canvas.supxlabel(_wrap(f"{figure.id}. {figure.title}. {figure.caption}", 34 * n_columns + 50), fontsize=8)
+    canvas.supxlabel(_wrap(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50), fontsize=8)
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
     with plt.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
         canvas.savefig(paths[0], metadata={"Date": None})
@@ -169,7 +170,7 @@ def _draw_heat(axis: Any, panel: Panel) -> None:
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             if value == value:
-                axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="w" if value > 55 else "k")
+                axis.text(j, i, fixed(value, 0), ha="center", va="center", fontsize=7, color="w" if value > 55 else "k")
     axis.set_xticks(range(len(heat.columns)), heat.columns, rotation=40, ha="right", fontsize=7)
     axis.set_yticks(range(len(heat.rows)), heat.rows, fontsize=7)
     axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)

@@ -182,6 +182,7 @@ class RunConfig:
         runs_dir: Where run folders go: ``<runs_dir>/<name>/<time>``.
         name: Name of this kind of run.
         data_dir: Folder of published data sets, each in a folder of its own (``gsm8k/``, ``math500/`` ...).
+        plugins: Modules to import before the config is checked, so that what they register has a name.
     """
 
     seed: int = 0
@@ -189,6 +190,7 @@ class RunConfig:
     runs_dir: str = "runs"
     name: str = MISSING
     data_dir: str = "data"
+    plugins: list[str] = field(default_factory=list)
     model: ModelConfig = field(default_factory=ModelConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -200,7 +202,8 @@ class TrainConfig(RunConfig):
     """``experiments.train``: online RL.
 
     Args:
-        resume: ``auto`` goes on with the newest unfinished run of the same name, a folder with that run.
+        resume: ``auto`` goes on with the newest unfinished run of the same name, config and data that no process is at
+            work on; a folder with that run, or with the one of this config in that sweep.
     """
 
     resume: str | None = None
@@ -212,8 +215,13 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class SFTConfig(RunConfig):
-    """``experiments.sft``: an offline arm."""
+    """``experiments.sft``: an offline arm.
 
+    Args:
+        resume: As for ``experiments.train``; whole rounds are kept.
+    """
+
+    resume: str | None = None
     offline: OfflineConfig = field(default_factory=OfflineConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
