@@ -195,8 +195,8 @@ def nested(depth, width):
         [nested(3, 3000)], {"dict": [[nested(2, 2000), 1]]}, [{"tuple": [nested(1, 3000)]}] * 3, nested(90, 1000),
         10**400, -(10**400), [10**400], {"int": "0x" + "f" * 30_000}, {"complex": [10**400, 1]}, {"float": "1e400"},
         {"range": [0, 10**30, 1]}, {"range": [0, 1, 0]}, {"Decimal": "1E+999999"}, {"Fraction": "1/0"},
-        {"timedelta": ["x"]}, {"date": "x"}, {"bytes": 3}, {"keys": [[]]}, {"ListNode": 3}, {"ref": [0, "A"]}, {"ndarray": []},
-        {}, {"a": 1, "b": 2},
+        {"timedelta": ["x"]}, {"date": "x"}, {"bytes": 3}, {"keys": [[]]}, {"ListNode": 3}, {"ref": [0, "A"]},
+        {"ndarray": []}, {}, {"a": 1, "b": 2},
     ],
     ids=lambda node: str(node)[:30],
 )  # fmt: skip
