@@ -56,6 +56,8 @@ class TrainingConfig(BudgetConfig):
         max_failed_fraction: A step with more failed episodes than this stops the run.
         max_sampler_gap: A mean gap between trainer and sampler log-probs above this, in nats per token, stops the run;
             0 never does.
+        nonfinite: What an optimiser step with a loss or gradient that is not finite does: ``stop`` the run, or ``skip``
+            the step, counted as ``optim/skipped``. It is never taken.
     """
 
     tasks_per_step: int = 128
@@ -65,6 +67,7 @@ class TrainingConfig(BudgetConfig):
     save_every_updates: int = 0
     max_failed_fraction: float = 0.1
     max_sampler_gap: float = 0.2
+    nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
         check_numbers(
@@ -76,6 +79,7 @@ class TrainingConfig(BudgetConfig):
         )
         self._check_budget()
         refuse_unknown(self.select, ("last", "best"), "training.select")
+        refuse_unknown(self.nonfinite, ("stop", "skip"), "training.nonfinite")
         refuse(
             self.select == "best" and not self.validate_every,
             "training.select=best chooses by validation: set training.validate_every",
