@@ -147,10 +147,18 @@ class Program:
         """Runs the program on a composed config."""
         register_schemas()  # in another process nothing is registered yet
         run = self._run or importlib.import_module(self._module).main.run
-        run(OmegaConf.to_object(cfg))
+        run(typed(cfg))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, (self._module,)
+
+
+def typed(cfg: DictConfig) -> Any:
+    """A composed config as its dataclass, with the choice of the environment's author wherever nothing is given."""
+    config: Any = OmegaConf.to_object(cfg)
+    if hasattr(config, "env"):
+        config.env = config.env.settled()
+    return config
 
 
 def run_folder() -> Path:

@@ -57,8 +57,9 @@ class OnlineRun:
     """
 
     def __init__(self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed) -> None:
-        self.cfg, self.folder, self._report, self._distributed = cfg, folder, report, distributed
         self.bench = Workbench.build(cfg, distributed)
+        self.cfg = cfg = self.bench.config
+        self.folder, self._report, self._distributed = folder, report, distributed
         self._validation = Validation(self.bench, report)
         self.trainer = self.bench.trainer()
         identity = Identity.of(cfg, self.bench.tasks(Split.TRAIN), distributed.n_processes)

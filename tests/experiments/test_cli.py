@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import schema as entry_schema
-from experiments.cli import CONFIGS, explain, known_keys, register_schemas
+from experiments.cli import CONFIGS, explain, known_keys, register_schemas, typed
 from rl import config as schema
 from tests.conftest import ROOT
 
@@ -123,7 +123,7 @@ def test_a_misspelt_key_is_named_with_the_nearest(entry, override, near):
 )
 def test_a_wrong_value_is_named(override, message):
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        OmegaConf.to_object(compose("train", [override]))
+        typed(compose("train", [override]))
     assert message in explain(caught.value)
 
 
