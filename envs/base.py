@@ -81,14 +81,10 @@ class StopReason(StrEnum):
     TIME_LIMIT = "time_limit"
     """The environment truncated: its own limit of steps."""
     CONTEXT_FULL = "context_full"
-    """The next prompt would not fit the model's context."""
+    """The next prompt leaves no room for an answer: the episode counts with the turns that it has. One whose first
+    prompt does not fit has none and has failed."""
     ENV_ERROR = "env_error"
     """The environment or its verifier raised; the episode carries the error."""
-
-    @property
-    def is_failure(self) -> bool:
-        """Whether we, not the policy, broke the episode off."""
-        return self in (StopReason.CONTEXT_FULL, StopReason.ENV_ERROR)
 
 
 Observation = Sequence[Message] | str

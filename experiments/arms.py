@@ -136,7 +136,7 @@ class Validation:
 
 
 def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
-    """Evaluates, and writes rows, policy and result: the result last, so that its presence means "complete".
+    """Evaluates, and writes rows, result and policy: the policy last, so that its presence means "complete".
 
     With several processes all must call it; they share the tasks, and the main one writes.
     """
@@ -154,21 +154,23 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     rows += distributed.gather(evaluate_transfer(bench, result.arm, result.seed))
     bench.engine.close()
     result.peak_memory = peak_memory_gib(distributed.device)
+
+    def write() -> None:
+        write_rows(folder / "rows.jsonl", rows)
+        write_tasks(folder / "tasks.jsonl", bench.evaluation_tasks())
+        if files := getattr(bench.taskset, "provenance", []):
+            write_json(folder / "data.json", [asdict(one) for one in files])
+        for mode in ("greedy", "sampled"):
+            of_mode = [row for row in rows if row.mode == mode]
+            if of_mode:
+                setattr(result, mode, _clean(summarise(of_mode)))
+        result.scaling = [_clean(point) for point in scaling(rows)]
+        result.sandboxes = in_use()
+        result.seconds = time.perf_counter() - began
+        write_json(folder / "result.json", asdict(result))
+
+    distributed.on_main(write)  # before the policy, whose size is what a disk may have no room for
     save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
-    if not distributed.is_main:
-        return result
-    write_rows(folder / "rows.jsonl", rows)
-    write_tasks(folder / "tasks.jsonl", bench.evaluation_tasks())
-    if files := getattr(bench.taskset, "provenance", []):
-        write_json(folder / "data.json", [asdict(one) for one in files])
-    for mode in ("greedy", "sampled"):
-        of_mode = [row for row in rows if row.mode == mode]
-        if of_mode:
-            setattr(result, mode, _clean(summarise(of_mode)))
-    result.scaling = [_clean(point) for point in scaling(rows)]
-    result.sandboxes = in_use()
-    result.seconds = time.perf_counter() - began
-    write_json(folder / "result.json", asdict(result))
     return result
 
 

@@ -12,7 +12,6 @@ from typing import Any, get_args, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,7 +20,7 @@ from rich.console import Console
 from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, PromptingConfig, ReportConfig, WatchConfig
 from rewards.sandbox import SandboxError
 from rl import config as schema
-from rl.checkpoint import latest_unfinished
+from rl.tracking import is_disk_full
 from rl.types import RunStoppedError
 
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
@@ -51,28 +50,11 @@ if not console.is_terminal:
 def register_schemas() -> None:
     """Puts the dataclasses where the YAML files' ``defaults`` look for them."""
     OmegaConf.register_new_resolver("or_else", lambda first, second: first or second, replace=True)
-    OmegaConf.register_new_resolver("run_folder", choose_folder, replace=True, use_cache=True)
     store = ConfigStore.instance()
     for group, node in _GROUPS.items():
         store.store(group=group, name="schema", node=node)
     for name, node in _ENTRY_POINTS.items():
         store.store(name=f"{name}_schema", node=node)
-
-
-def choose_folder(resume: str | None, runs_dir: str, name: str, new: str) -> str:
-    """Where a run writes: a new folder, the one to go on in, or the newest unfinished one for ``auto``.
-
-    Under ``accelerate launch`` every process but the first gets a scratch folder for Hydra's own files; the first one's
-    folder is then made known to all.
-    """
-    if rank := int(os.environ.get("RANK", "0")):
-        return f"{runs_dir}/.ranks/{rank}"
-    if resume == "auto":
-        found = latest_unfinished(Path(runs_dir), name)
-        return str(found) if found is not None else new
-    if resume is not None and not Path(resume).is_dir():
-        raise UserError(f"resume={resume}: there is no such folder; use a run's folder, or auto")
-    return resume or new
 
 
 class UserError(Exception):
@@ -112,6 +94,10 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
                     raise
                 message = error.args[0] if isinstance(error, KeyError) and error.args else error
                 _fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                _fail(f"no space left on the disk: {error}")
 
         main.run = run  # type: ignore[attr-defined]
         return main
@@ -159,11 +145,6 @@ def typed(cfg: DictConfig) -> Any:
     if hasattr(config, "env"):
         config.env = config.env.settled()
     return config
-
-
-def run_folder() -> Path:
-    """The folder that Hydra made for this run."""
-    return Path(HydraConfig.get().runtime.output_dir)
 
 
 def resolved_yaml(cfg: Any) -> str:

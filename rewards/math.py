@@ -20,11 +20,13 @@ question already holds an expression equal to its gold can be answered by copyin
 import os
 import re
 import threading
+from collections.abc import Collection
+from collections.abc import Sequence as Sequence_
 from concurrent.futures import Future
 from functools import lru_cache
 
 from rewards.algebra import UndecidedError, limited_work
-from rewards.answers import AnswerForm, candidates
+from rewards.answers import REASONING, candidates
 from rewards.equality import equal
 from rewards.kinds import Expression, Hedge, Sequence, UnevaluatedError, Value, Words
 from rewards.notation import MAX_ANSWER_CHARS, normalise, notate, words_in
@@ -45,33 +47,36 @@ _CACHE = 65536
 def score_math(
     response: str,
     gold: str,
-    form: AnswerForm = AnswerForm.BOXED,
+    form: str | Sequence_[str] = "boxed",
     deadline_s: float = DEADLINE_S,
+    reasoning: Sequence_[tuple[str, str]] = REASONING,
 ) -> Score:
     r"""Grades the final answer of a response against the gold.
 
     Args:
         response: What the policy wrote.
         gold: The right answer, as LaTeX or plain text, without ``\boxed``.
-        form: Where the task accepts an answer.
+        form: Where the task accepts an answer: a name of :data:`rewards.answers.ANSWER_FORMS`, or several in order.
         deadline_s: Seconds after which a comparison is killed and graded ``timeout``.
+        reasoning: Marks around what is a draft.
 
     Returns:
         A score of 1 or 0, with the rule that decided as its reason. ``error`` only for what the response did not cause:
         a gold that nothing understands, a worker that cannot start.
     """
-    return submit_math(response, gold, form, deadline_s).result()
+    return submit_math(response, gold, form, deadline_s, reasoning).result()
 
 
 def submit_math(
     response: str,
     gold: str,
-    form: AnswerForm = AnswerForm.BOXED,
+    form: str | Sequence_[str] = "boxed",
     deadline_s: float = DEADLINE_S,
+    reasoning: Sequence_[tuple[str, str]] = REASONING,
 ) -> "Future[Score]":
     """The same without waiting for sympy: ``asyncio.wrap_future`` makes the result awaitable."""
     limit = _longest(gold)
-    offered = _different([answer[: limit + 1] for answer in candidates(response, form)])
+    offered = _different([answer[: limit + 1] for answer in candidates(response, form, reasoning)])
     if not offered:
         return _done(Score(0.0, Verdict.NO_ANSWER, None, "no_answer"))
     if len(offered) > 1:
@@ -98,6 +103,13 @@ def submit_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> "Fu
     if equal_ is not None:
         return _done(Score.of(equal_, shown, reason))
     return _submit_slowly(answer, gold, shown, deadline_s)
+
+
+def unreadable(golds: Collection[str], deadline_s: float = DEADLINE_S) -> list[str]:
+    """Golds that neither this module nor math-verify reads: an answer other than the same text is ``error``."""
+    doubtful = [gold for gold in dict.fromkeys(golds) if _read(gold) is None and not words_in(notate(gold).text)]
+    asked = [(gold, submit_answer("0", gold, deadline_s)) for gold in doubtful]
+    return [gold for gold, score in asked if score.result().verdict is Verdict.ERROR]
 
 
 def _different(offered: list[str]) -> list[str]:

@@ -5,13 +5,14 @@ episode of several roles has a row for each.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl.types import Episode, RolloutBatch, TrainBatch
+from rl.types import Episode, Finish, RolloutBatch, TrainBatch
 
 
 class Row(NamedTuple):
@@ -33,13 +34,16 @@ def conversations(episodes: Sequence[Episode]) -> list[Row]:
     return rows
 
 
-def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -> RolloutBatch:
+def to_rollout_batch(
+    episodes: Sequence[Episode], pad_id: int, max_turns: int, mask_cut_off: bool = False
+) -> RolloutBatch:
     """Right-padded rows of episodes, one per :func:`conversations`.
 
     Args:
         episodes: Episodes with at least one turn each, none of them failed. A process may have none.
         pad_id: Fills rows to the longest.
         max_turns: K, the number of reward columns.
+        mask_cut_off: Leave answers that the token limit cut off out of the loss; their rewards stay in the baselines.
 
     Raises:
         ValueError: If an episode failed, has no turn, or a role in it more turns than ``max_turns``.
@@ -70,7 +74,7 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
         group_ids[i] = episode.group_id * len(roles) + roles.index(row.role)
         for k, turn in enumerate(episode.turns[index] for index in row.turns):
             rewards[i, k] = turn.reward
-            if turn.trained:
+            if turn.trained and not (mask_cut_off and turn.finish is Finish.LENGTH):
                 span = slice(len(turn.prompt_ids), len(turn.prompt_ids) + len(turn.action_ids))
                 turn_ids[i, span] = k
                 logprobs[i, span] = turn.sampler_logprobs
@@ -84,6 +88,21 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
         n_turns=torch.tensor([len(row.turns) for row in rows], dtype=torch.long),
         group_ids=torch.from_numpy(group_ids),
     )
+
+
+def join_rows(batches: Sequence[Any]) -> Any:
+    """Batches of the same kind below each other, padded to the longest row of them."""
+    values = []
+    for item in fields(batches[0]):
+        parts = [getattr(batch, item.name) for batch in batches]
+        if not isinstance(parts[0], Tensor):
+            values.append(join_rows(parts))
+            continue
+        if parts[0].ndim == 2:
+            width, empty = max(part.shape[1] for part in parts), -1 if item.name == "turn_ids" else 0
+            parts = [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=empty) for part in parts]
+        values.append(torch.cat(parts))
+    return type(batches[0])(*values)
 
 
 def placeholder(pad_id: int, max_turns: int) -> TrainBatch:

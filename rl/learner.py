@@ -13,13 +13,7 @@ from rl.analysis.metrics import Ratio, total
 from rl.backends.distributed import Distributed
 from rl.backends.policy import Actor, Critic, SampledStats, sampled_stats
 from rl.backends.reference import References
-from rl.backends.weights import (
-    decoder_layers,
-    load_local,
-    load_local_optimizer,
-    local_optimizer_state,
-    local_state,
-)
+from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
 from rl.config import KL, Advantage, StageConfig, TrainConfig
 from rl.config import Critic as CriticKind
@@ -269,23 +263,22 @@ class Learner:
     # State
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold, this process's part of it."""
+        """What a checkpoint must hold beside :meth:`tensors`; the same on all processes."""
         return {
-            "actor": local_state(self._bare_actor),
-            "critic": local_state(self._bare_critic) if self._bare_critic is not None else None,
-            "references": self._references.state(),
-            "optimizer": local_optimizer_state(self._optimizer),
+            "optimizer": optimizer_scalars(self._optimizer),
             "schedule": self._schedule.state_dict(),
             "kl_coefs": list(self.control.coefs),
         }
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Trained weights, moments and references, live."""
+        critic = {} if self._bare_critic is None else trained_tensors("critic", self._bare_critic)
+        actor = trained_tensors("actor", self._bare_actor)
+        return actor | critic | self._references.tensors() | optimizer_tensors(self._optimizer)
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`, after :meth:`enter_stage` with the stage that the state belongs to."""
-        load_local(self._bare_actor, state["actor"])
-        if self._bare_critic is not None:
-            load_local(self._bare_critic, state["critic"])
-        self._references.load_state(state["references"])
-        load_local_optimizer(self._optimizer, state["optimizer"])
+        """The inverse of :meth:`state`, after :meth:`enter_stage` with its stage; :meth:`tensors` are filled next."""
+        make_room(self._optimizer, state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         for group, lr in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
             group["lr"] = lr

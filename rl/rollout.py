@@ -6,7 +6,7 @@ the order of completion changes what is sampled.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -53,7 +53,7 @@ class _Play:
     """An episode that is being played: whose turn it is, what that role reads, and the turns so far."""
 
     plan: EpisodePlan
-    env: TextEnv | None = None
+    env: Any = None
     role: str = SOLVER
     prompt_ids: tuple[int, ...] = ()
     turns: list[Turn] = field(default_factory=list)
@@ -135,7 +135,7 @@ class Rollout:
                 requests.append(request)
                 return
             episodes[index] = _close(play)
-            if play.error is None and play.env is not None:
+            if play.error is None:
                 self._free_envs.append(play.env)
             if on_episode is not None:
                 on_episode(episodes[index])
@@ -148,46 +148,65 @@ class Rollout:
             while len(episodes) < len(plays):
                 self._engine.submit(requests)
                 requests.clear()
-                if not stepping and not self._engine.pending:
-                    raise RuntimeError(f"the engine is idle but {len(plays) - len(episodes)} episodes wait for it")
-                started = time.perf_counter()
-                completions = self._engine.step() if self._engine.pending else []
-                self.times.sampling += time.perf_counter() - started
-                started = time.perf_counter()
-                for completion in completions:
-                    index, play = completion.request_id, plays[completion.request_id]
-                    play.policy_version = completion.policy_version
-                    turn = Turn(
-                        prompt_ids=play.prompt_ids,
-                        action_ids=completion.action_ids,
-                        sampler_logprobs=completion.logprobs,
-                        text=self._renderer.text(completion.action_ids),
-                        finish=completion.finish,
-                        score=None,
-                        reward=0.0,
-                        role=play.role,
-                    )
-                    env: Any = getattr(play.env, "unwrapped", play.env)
-                    if getattr(env, "verifies_elsewhere", False):
-                        stepping[threads.submit(play.env.step, turn.text)] = index, turn
+                for index, turn in self._sample(plays, idle=not stepping):
+                    play, env = plays[index], plays[index].env
+                    if getattr(getattr(env, "unwrapped", env), "verifies_elsewhere", False):
+                        stepping[threads.submit(env.step, turn.text)] = index, turn
                     else:
-                        self._take(play, turn, partial(play.env.step, turn.text))
+                        self._take(play, turn, partial(env.step, turn.text))
                         go_on(index)
-                # An engine that decodes whole batches waits for all verdicts, so that every run gets the same batches.
-                if stepping and not (self._engine.streams and self._engine.pending):
-                    wait(stepping, return_when=FIRST_COMPLETED if self._engine.streams else ALL_COMPLETED)
-                for future in [future for future in stepping if future.done()]:
+                for future in self._verified(stepping):
                     index, turn = stepping.pop(future)
                     self._take(plays[index], turn, future.result)
                     go_on(index)
-                self.times.verification += time.perf_counter() - started
         return [episodes[index] for index in range(len(plays))]
+
+    def _sample(self, plays: Sequence[_Play], idle: bool) -> list[tuple[int, Turn]]:
+        """Lets the engine work for a while: the turns that it finished, of which episode, not yet paid.
+
+        Args:
+            plays: All episodes.
+            idle: Nobody verifies, so episodes go on only if the engine has something to do.
+        """
+        if idle and not self._engine.pending:
+            raise RuntimeError("the engine is idle but episodes wait for it")
+        started = time.perf_counter()
+        completions = self._engine.step() if self._engine.pending else []
+        self.times.sampling += time.perf_counter() - started
+        turns = []
+        for completion in completions:
+            play = plays[completion.request_id]
+            play.policy_version = completion.policy_version
+            turn = Turn(
+                prompt_ids=play.prompt_ids,
+                action_ids=completion.action_ids,
+                sampler_logprobs=completion.logprobs,
+                text=self._renderer.text(completion.action_ids),
+                finish=completion.finish,
+                score=None,
+                reward=0.0,
+                role=play.role,
+            )
+            turns.append((completion.request_id, turn))
+        return turns
+
+    def _verified(self, stepping: Collection[Future]) -> list[Future]:
+        """Those that are done; waits where the engine has nothing to decode in the meantime.
+
+        An engine that decodes whole batches waits for all verdicts, so that every run gets the same batches.
+        """
+        streams = self._engine.streams
+        if stepping and not (streams and self._engine.pending):
+            started = time.perf_counter()
+            wait(stepping, return_when=FIRST_COMPLETED if streams else ALL_COMPLETED)
+            self.times.verification += time.perf_counter() - started
+        return [future for future in stepping if future.done()]
 
     def _open(self, play: _Play) -> None:
         """Resets an environment, and plays the first attempt that the plan gives as if it had been sampled now."""
         task, first = play.plan.task, play.plan.first
         try:
-            play.env = env = self._free_envs.pop() if self._free_envs else self._make_env()
+            env = play.env = self._free_envs.pop() if self._free_envs else self._make_env()
             self._read(play, *(env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)))
         except Exception as error:
             return play.fail(f"reset: {error!r}")
@@ -198,9 +217,11 @@ class Rollout:
         return self._take(play, replace(first, trained=False), partial(env.step, first.text))
 
     def _take(self, play: _Play, turn: Turn, step: Callable[[], Any]) -> None:
-        """Adds a turn as the environment's step pays it; then the episode is over, or somebody's next prompt is known."""
+        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known."""
+        started = time.perf_counter()
         try:
             observation, reward, terminated, truncated, info = step()
+            self.times.verification += time.perf_counter() - started
             score = info.get("score")
             play.turns.append(
                 replace(turn, score=score, reward=float(reward), trained=turn.trained and info.get("trained", True))
@@ -222,31 +243,32 @@ class Rollout:
         if before is None:
             play.prompt_ids = self._renderer.opening(messages)
         else:
-            play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, before.finish, messages)
+            play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, messages)
 
     def _request(self, index: int, play: _Play, temperature: float) -> Request | None:
         """What the engine is asked for next; ``None`` where the episode is over or its next turn would not fit."""
         if play.stop is not None:
             return None
-        n_before = sum(turn.role == play.role for turn in play.turns)
-        limit = self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)]
-        if len(play.prompt_ids) + limit > self._context_length:
+        room = self._context_length - len(play.prompt_ids)
+        if room < 1:  # the episode ends with the turns that it has; one without any has failed
             play.stop = StopReason.CONTEXT_FULL
             return None
+        n_before = sum(turn.role == play.role for turn in play.turns)
+        limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)])
         return Request(index, play.prompt_ids, limit, temperature, derive_seed(play.plan.seed, "turn", len(play.turns)))
 
 
 def _close(play: _Play) -> Episode:
     assert play.stop is not None
-    terminated = not play.stop.is_failure and play.stop is not StopReason.TIME_LIMIT
+    broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
     return Episode(
         task_id=play.plan.task.id,
         group_id=play.plan.group_id,
         seed=play.plan.seed,
         policy_version=play.policy_version,
         turns=tuple(play.turns),
-        terminated=terminated,
-        truncated=not terminated,
+        terminated=not broken_off,
+        truncated=broken_off,
         stop_reason=play.stop,
         error=play.error,
         given=int(play.plan.first is not None and bool(play.turns)),

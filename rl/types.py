@@ -133,7 +133,7 @@ class Episode:
     @property
     def failed(self) -> bool:
         """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
-        return self.stop_reason.is_failure
+        return self.error is not None or not self.turns
 
 
 @dataclass(frozen=True, slots=True)

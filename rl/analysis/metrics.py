@@ -64,7 +64,7 @@ _PLAIN = {
     "group/all_correct_fraction": Metric("fraction", "groups whose last attempts are all right"),
     "group/all_wrong_fraction": Metric("fraction", "groups whose last attempts are all wrong"),
     "rollout/env_error": Metric("episodes", "episodes broken off by an environment or verifier error"),
-    "rollout/context_full": Metric("episodes", "episodes broken off because the context was full"),
+    "rollout/context_full": Metric("episodes", "episodes that ended early, their context being full"),
     "rollout/failed_fraction": Metric("fraction", "episodes masked out of training"),
     "rollout/episodes": Metric("episodes", "sampled episodes so far, failed ones included"),
     "rollout/sampled_tokens": Metric("tokens", "sampled tokens so far"),

@@ -200,7 +200,8 @@ class TrainConfig(RunConfig):
     """``experiments.train``: online RL.
 
     Args:
-        resume: ``auto`` goes on with the newest unfinished run of the same name, a folder with that run.
+        resume: ``auto`` goes on with the newest unfinished run of the same name, config and data that no process is at
+            work on; a folder with that run, or with the one of this config in that sweep.
     """
 
     resume: str | None = None
@@ -212,8 +213,13 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class SFTConfig(RunConfig):
-    """``experiments.sft``: an offline arm."""
+    """``experiments.sft``: an offline arm.
 
+    Args:
+        resume: As for ``experiments.train``; whole rounds are kept.
+    """
+
+    resume: str | None = None
     offline: OfflineConfig = field(default_factory=OfflineConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

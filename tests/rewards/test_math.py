@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rewards import Score, Verdict
-from rewards.answers import AnswerForm, boxed, candidates, code_blocks, program_in
+from rewards.answers import ANSWER_FORMS, boxed, candidates, code_blocks, program_in
 from rewards.math import canonical, decide, normalise, score_answer, score_math, submit_math
 from rewards.notation import notate
 from tests.conftest import ROOT
@@ -92,7 +92,7 @@ def test_an_answer_that_takes_for_ever_is_stopped_at_its_deadline(answer, gold):
 
 def test_megabytes_of_latex_cost_no_more_than_reading_them():
     for response in ("\\boxed{" * 200_000, "<answer>" * 200_000, "```a\n" * 200_000, "answer is " * 100_000):
-        for form in AnswerForm:
+        for form in ANSWER_FORMS:
             started = time.monotonic()
             score_math(response, "7", form)
             program_in(response)
@@ -164,15 +164,15 @@ def test_the_reason_names_the_rule(answer, gold, reason):
 @pytest.mark.parametrize(
     ("form", "text", "found"),
     [
-        (AnswerForm.BOXED, r"\boxed{\frac{1}{\sqrt{2}}}", [r"\frac{1}{\sqrt{2}}"]),
-        (AnswerForm.BOXED, r"\boxed{\{1\}} \boxed{\left\{ x \right.}", [r"\{1\}", r"\left\{ x \right."]),
-        (AnswerForm.TAGGED, "x <answer> 4 </answer> y", ["4"]),
-        (AnswerForm.TAGGED, "I put <answer> tags: <ANSWER>4</ANSWER>", ["4"]),
-        (AnswerForm.SENTENCE, "The answer is 42. Good.", ["42"]),
-        (AnswerForm.SENTENCE, "The answer is 4.5.", ["4.5"]),
-        (AnswerForm.SENTENCE, "no claim here", []),
-        (AnswerForm.LAST_NUMBER, "first 3 then -1,204.5", ["-1,204.5"]),
-        (AnswerForm.WHOLE, "  yes ", ["yes"]),
+        ("boxed", r"\boxed{\frac{1}{\sqrt{2}}}", [r"\frac{1}{\sqrt{2}}"]),
+        ("boxed", r"\boxed{\{1\}} \boxed{\left\{ x \right.}", [r"\{1\}", r"\left\{ x \right."]),
+        ("tagged", "x <answer> 4 </answer> y", ["4"]),
+        ("tagged", "I put <answer> tags: <ANSWER>4</ANSWER>", ["4"]),
+        ("sentence", "The answer is 42. Good.", ["42"]),
+        ("sentence", "The answer is 4.5.", ["4.5"]),
+        ("sentence", "no claim here", []),
+        ("last_number", "first 3 then -1,204.5", ["-1,204.5"]),
+        ("whole", "  yes ", ["yes"]),
     ],
 )
 def test_extraction(form, text, found):

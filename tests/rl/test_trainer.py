@@ -161,7 +161,7 @@ def test_single_turn_training_samples_one_attempt():
 
 def test_a_run_of_failures_stops_with_a_clear_message():
     cfg = modchain_config()
-    cfg.env.max_new_tokens = [60]
+    cfg.model.context_length = 5
     trainer, _ = build_trainer(cfg)
     with pytest.raises(RunStoppedError, match=r"100% of the episodes failed.*context_full"):
         trainer.train_step()

@@ -7,7 +7,7 @@ import torch
 
 from envs import StopReason
 from rl.batching import micro_batches, minibatches, placeholder, to_rollout_batch
-from rl.types import Episode, RolloutBatch, Turn
+from rl.types import Episode, Finish, RolloutBatch, Turn
 from tests.helpers import batch, episode, turn
 
 
@@ -60,6 +60,15 @@ def test_an_untrained_turn_is_read_but_not_trained_on():
     masked = replace(played, turns=(replace(played.turns[0], trained=False), played.turns[1]))
     rows = to_rollout_batch([masked], 0, 2)
     assert rows.turn_ids[0].tolist() == [-1, -1, -1, -1, -1, 1, 1]
+    assert rows.rewards.tolist() == [[0.0, 1.0]]
+
+
+def test_a_cut_off_answer_can_be_left_out_of_the_loss():
+    played = episode((0.0, 1.0))
+    cut = replace(played, turns=(played.turns[0], replace(played.turns[1], finish=Finish.LENGTH)))
+    assert to_rollout_batch([cut], 0, 2).turn_ids[0].tolist() == [-1, -1, 0, 0, -1, 1, 1]
+    rows = to_rollout_batch([cut], 0, 2, mask_cut_off=True)
+    assert rows.turn_ids[0].tolist() == [-1, -1, 0, 0, -1, -1, -1]
     assert rows.rewards.tolist() == [[0.0, 1.0]]
 
 
