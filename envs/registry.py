@@ -82,7 +82,8 @@ def settings(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if env_id not in ENVIRONMENTS:
         return {"attempts": registration.registry[env_id].max_episode_steps} | chosen
     own = {name: one.default for name, one in inspect.signature(SelfCorrectEnv).parameters.items() if name in given}
-    return own | ENVIRONMENTS[env_id][1] | chosen
+    found = own | ENVIRONMENTS[env_id][1] | chosen
+    return {name: {} if value is None else value for name, value in found.items()}
 
 
 def make(

@@ -173,8 +173,7 @@ def run_job(job: Job | CrossJob) -> str | None:
             _queue.put((f"{job.arm}/{job.seed}", what, share, metrics))
 
     job.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.jsonl", "episodes.jsonl", "rounds.jsonl", "error.txt"):
-        (job.folder / name).unlink(missing_ok=True)  # of an interrupted try
+    (job.folder / "error.txt").unlink(missing_ok=True)  # of an interrupted try
     write_text(job.folder / "config.yaml", resolved_yaml(job.config))
     forget_peak_memory()
     try:

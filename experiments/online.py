@@ -5,15 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.arms import ArmResult, Report, Validation, finish
+from experiments.arms import ArmResult, Report, Validation, finish, identify
 from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
 from rl.backends.trackers import Trackers
-from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy, whole_policy
+from rl.checkpoint import Checkpoints, save_policy, whole_policy
 from rl.config import Select, TrainConfig
 from rl.tracking import Tracker, is_disk_full
 from rl.types import Episode
-from rl.workbench import Workbench, content_of
+from rl.workbench import Workbench
 
 
 def run_online(
@@ -42,7 +42,7 @@ def run_online(
         result = ArmResult(arm or cfg.algorithm.name, cfg.seed, totals=asdict(run.trainer.totals))
         if cfg.training.select is Select.BEST:
             result.notes["selected"] = run.load_best()
-        result = finish(result, run.bench, folder, report, began)
+        result = finish(result, run.bench, folder, stopping.asked_by(report), began)
         distributed.wait()
     return result
 
@@ -143,20 +143,3 @@ class OnlineRun:
         self._checkpoints.save(name, self.trainer, extra)
         self._saved = name
         self._saving_s += time.perf_counter() - started
-
-
-def identify(cfg: Any, kind: str, folder: Path, distributed: Distributed) -> Identity:
-    """What makes this run the same run; kept in its folder, and compared with what is there already.
-
-    Raises:
-        rl.checkpoint.ResumeError: If another run was started in the folder.
-    """
-
-    def compare() -> Identity:
-        identity = Identity.of(cfg, kind, content_of(cfg))
-        if (folder / IDENTITY).exists():
-            identity.refuse(read_identity(folder))
-        identity.write(folder)
-        return identity
-
-    return distributed.on_main(compare)

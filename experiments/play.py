@@ -7,8 +7,6 @@ from rich.markup import escape
 from envs import Message, SelfCorrectEnv, Split
 from experiments.cli import console, entry_point
 from experiments.schema import PlayConfig
-from rl.seeding import derive_seed
-from rl.workbench import make_env, make_taskset
 
 
 def read_response() -> str:
@@ -23,8 +21,10 @@ def read_response() -> str:
 @entry_point("play")
 def main(cfg: PlayConfig) -> None:
     """Plays episodes until the input ends; shows what the policy sees, and what the verifier says."""
-    taskset = make_taskset(cfg.env)
-    env: Any = make_env(cfg.env, taskset, Split(cfg.split))
+    from rl.seeding import derive_seed
+    from rl.workbench import make_env, make_taskset
+
+    env: Any = make_env(cfg.env, make_taskset(cfg.env), Split(cfg.split))
     console.print(f"[dim]{cfg.env.id}, {cfg.env.attempts} attempts; write an answer, Ctrl-D ends[/]")
     console.print("[dim](what opens with ``` goes on to the closing ```)[/]")
     played, earned = 0, 0.0

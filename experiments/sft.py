@@ -1,16 +1,17 @@
 """An offline arm: ``python -m experiments.sft offline=star env=modchain``."""
 
-from experiments.arms import run_offline
 from experiments.cli import console, entry_point, resolved_yaml
-from experiments.folders import is_complete, open_run
-from experiments.progress import Display
 from rl.config import SFTConfig
-from rl.tracking import describe_run
 
 
 @entry_point("sft")
 def main(cfg: SFTConfig) -> None:
     """Samples, keeps, fine-tunes, evaluates, and prints what came out."""
+    from experiments.arms import run_offline
+    from experiments.folders import is_complete, open_run
+    from experiments.progress import Display
+    from rl.tracking import describe_run
+
     with open_run(cfg, "sft") as folder:
         if is_complete(folder):
             console.print(f"the run in {folder} is finished", highlight=False)

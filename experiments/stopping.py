@@ -17,6 +17,8 @@ from rl.types import RunStoppedError
 
 EXIT_PREEMPTED = 75
 """Exit status of a run that a signal ended: it can go on (``EX_TEMPFAIL`` of sysexits.h)."""
+Report = Callable[[str, float, dict[str, float]], None]
+"""Called with what is going on, the progress in [0, 1] and the newest metrics."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -65,8 +67,8 @@ class Stopping:
     def _note(self, *_: Any) -> None:
         self._signalled = True
 
-    def check(self, save: Callable[[], None] | None = None) -> None:
-        """To be called where the run can be left: by all processes at the same places, or by a single one anywhere.
+    def check(self, save: Callable[[], None]) -> None:
+        """Leaves the run if it is to be left; all processes call it at the same places.
 
         Args:
             save: Called before the run is left.
@@ -75,12 +77,21 @@ class Stopping:
             Preempted: If a signal came to one of the processes.
             RunStoppedError: If another process has taken over the folder.
         """
-        lost = self._lock is not None and save is not None and self._lock.lost
+        lost = self._lock is not None and self._lock.lost
         state = 2 if lost else int(self._signalled)
         state = state if self._distributed is None else self._distributed.max(state)
         if state == 2:
             raise RunStoppedError(f"another process has taken over {self._folder}; this one writes nothing more")
         if state:
-            if save is not None:
-                save()
+            save()
             raise Preempted(self._folder)
+
+    def asked_by(self, report: Report) -> Report:
+        """A report of progress after which a run of one process is left, where nothing has to be saved for it."""
+
+        def reported(what: str, share: float, metrics: dict[str, float]) -> None:
+            report(what, share, metrics)
+            if self._signalled and (self._distributed is None or self._distributed.n_processes == 1):
+                raise Preempted(self._folder)
+
+        return reported

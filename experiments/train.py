@@ -1,17 +1,18 @@
 """Online RL: ``python -m experiments.train algorithm=score env=modchain seed=1``."""
 
 from experiments.cli import console, entry_point, resolved_yaml
-from experiments.folders import is_complete, open_run
-from experiments.online import run_online
-from experiments.progress import Display
-from rl.backends.distributed import Distributed
 from rl.config import TrainConfig
-from rl.tracking import describe_run
 
 
 @entry_point("train")
 def main(cfg: TrainConfig) -> None:
     """Trains, evaluates, and prints what came out."""
+    from experiments.folders import is_complete, open_run
+    from experiments.online import run_online
+    from experiments.progress import Display
+    from rl.backends.distributed import Distributed
+    from rl.tracking import describe_run
+
     distributed = Distributed(mixed_precision=cfg.optim.mixed_precision)
     with open_run(cfg, "train", distributed) as folder:
         if is_complete(folder):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from datetime import date
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -49,14 +48,9 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     """A model in evaluation mode, without dropout and with adapters if asked for, and its tokenizer.
 
     Raises:
-        ModelNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
+        FileNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
     """
-    path = Path(config.path)
-    if (config.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
-        raise ModelNotFoundError(
-            f"model.path={config.path}: no model there. models/smollm2_135m is prepared by "
-            "`python -m experiments.prepare_smollm2`, the tiny bases by `python -m experiments.pretrain_tiny toy=...`"
-        )
+    config.refuse_missing()
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
         model = AutoModelForCausalLM.from_pretrained(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -12,7 +13,7 @@ from envs.prompts import get_prompts
 from rl.config.checks import refuse
 
 ENGINES = ("hf", "vllm", "vllm_http")
-_EPISODE = ("feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
+_EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
 
 
 @dataclass
@@ -72,6 +73,15 @@ class ModelConfig:
             date.fromisoformat(self.template_date)
         except ValueError:
             refuse(True, f"model.template_date={self.template_date}: write it as 2026-01-31")
+
+    def refuse_missing(self) -> None:
+        """Raises ``FileNotFoundError`` if the path is a folder's, not a hub id, and no model is there."""
+        path = Path(self.path)
+        if (self.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
+            raise FileNotFoundError(
+                f"model.path={self.path}: no model there. models/smollm2_135m is prepared by `python -m "
+                "experiments.prepare_smollm2`, the tiny bases by `python -m experiments.pretrain_tiny toy=...`"
+            )
 
 
 @dataclass
@@ -134,7 +144,7 @@ class EnvConfig:
     Args:
         name: Short name, used in paths.
         id: A registered environment id.
-        attempts: K; 0 takes the choice of the environment's author, as ``None`` does in the next six.
+        attempts: K. The environment's author chooses this and the next six where they are 0, ``None`` or empty.
         feedback: What the policy is told between attempts, a name in :data:`envs.FEEDBACK`.
         feedback_options: That function's own options.
         prompts: Version of the prompt texts.
@@ -154,11 +164,11 @@ class EnvConfig:
     id: str = MISSING
     attempts: int = 0
     feedback: str | None = None
-    feedback_options: dict[str, Any] | None = None
+    feedback_options: dict[str, Any] = field(default_factory=dict)
     prompts: str | None = None
-    prompts_text: dict[str, str] | None = None
+    prompts_text: dict[str, str] = field(default_factory=dict)
     stop_rule: str | None = None
-    stop_rule_options: dict[str, Any] | None = None
+    stop_rule_options: dict[str, Any] = field(default_factory=dict)
     group_reward: str | None = None
     group_reward_options: dict[str, Any] = field(default_factory=dict)
     max_new_tokens: list[int] = field(default_factory=lambda: [512])
@@ -184,9 +194,9 @@ class EnvConfig:
         refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")
         found = replace(self, **chosen)
         if found.feedback is not None:
-            envs.FEEDBACK.options(found.feedback, found.feedback_options or {})
+            envs.FEEDBACK.options(found.feedback, found.feedback_options)
         if found.stop_rule is not None:
-            envs.STOP_RULES.options(found.stop_rule, found.stop_rule_options or {})
+            envs.STOP_RULES.options(found.stop_rule, found.stop_rule_options)
         if found.prompts is not None:
             get_prompts(found.prompts, found.prompts_text)
         return found
@@ -194,7 +204,7 @@ class EnvConfig:
     @property
     def episode(self) -> dict[str, Any]:
         """Arguments of :class:`envs.SelfCorrectEnv`, ``None`` where its author decides."""
-        return {"attempts": self.attempts or None} | {name: getattr(self, name) for name in _EPISODE}
+        return {name: getattr(self, name) or None for name in _EPISODE}
 
     @property
     def task_options(self) -> dict[str, Any]:

@@ -182,6 +182,7 @@ class RunConfig:
         runs_dir: Where run folders go: ``<runs_dir>/<name>/<time>``.
         name: Name of this kind of run.
         data_dir: Folder of published data sets, each in a folder of its own (``gsm8k/``, ``math500/`` ...).
+        plugins: Modules to import before the config is checked, so that what they register has a name.
     """
 
     seed: int = 0
@@ -189,6 +190,7 @@ class RunConfig:
     runs_dir: str = "runs"
     name: str = MISSING
     data_dir: str = "data"
+    plugins: list[str] = field(default_factory=list)
     model: ModelConfig = field(default_factory=ModelConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

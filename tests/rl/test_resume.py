@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemReader
 
+from experiments.arms import run_offline
 from experiments.online import OnlineRun
 from experiments.stopping import Stopping
 from rl.backends.distributed import Distributed
@@ -23,12 +25,19 @@ from rl.config import (
     AlgorithmConfig,
     Critic,
     CriticConfig,
+    EvalConfig,
+    LoraConfig,
     Loss,
+    OfflineConfig,
     Reference,
+    Rule,
     Schedule,
     Select,
+    SFTConfig,
     StageConfig,
+    TrainingConfig,
 )
+from rl.offline import OfflineTrainer
 from rl.tracking import read_jsonl
 from rl.workbench import content_of
 from tests.conftest import ROOT
@@ -278,6 +287,55 @@ def test_other_contents_behind_the_same_names_are_refused_by_name(tmp_path):
     other = replace(stored, content=stored.content | {"training tasks": "others"})
     with pytest.raises(ResumeError, match="training tasks"):
         Identity.of(cfg, "train", content_of(cfg)).refuse(other)
+
+
+def offline(folder, rule="star", **model):
+    cfg = SFTConfig(
+        name="sft",
+        threads=1,
+        model=replace(modchain_config().model, **model),
+        env=modchain_config().env,
+        offline=OfflineConfig(name=rule, rule=Rule.STAR, iterations=3, keep_right_to_right=True, restart=False),
+        training=TrainingConfig(episodes=3 * 64, keep_episodes=2),
+        evaluation=EvalConfig(samples_per_task=0, n_tasks=5),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return run_offline(cfg, folder, quiet)
+
+
+def test_an_offline_arm_goes_on_with_the_round_that_it_was_in(tmp_path, monkeypatch):
+    whole = offline(tmp_path / "whole")
+    train_round = OfflineTrainer.train_round
+
+    def killed(self, episodes):
+        if self.round == 2:
+            raise StopHereError
+        return train_round(self, episodes)
+
+    monkeypatch.setattr(OfflineTrainer, "train_round", killed)
+    with pytest.raises(StopHereError):
+        offline(tmp_path / "cut")
+    played = []
+    monkeypatch.setattr(OfflineTrainer, "train_round", lambda *args: played.append(1) or train_round(*args))
+    again = offline(tmp_path / "cut")
+    assert len(played) == 1  # of three rounds
+    assert again.notes == whole.notes
+    assert {**again.totals, "seconds": 0} == {**whole.totals, "seconds": 0}
+    for name in ("policy/model.safetensors", "metrics.jsonl", "rounds.jsonl", "rows.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_checkpoints_of_adapters_do_not_hold_the_base(tmp_path):
+    cfg = config(SIMPLE, save_every=1)
+    cfg.model.lora = LoraConfig(rank=2)
+    expected, written = play(cfg, tmp_path / "whole")
+    play(cfg, tmp_path / "cut", stop_after=3)
+    resumed, _ = play(cfg, tmp_path / "cut")
+    assert torch.equal(resumed, expected)
+    metadata = FileSystemReader(tmp_path / "whole" / "checkpoints" / written[-1]).read_metadata().state_dict_metadata
+    names = [name for name in metadata if not name.startswith("optimizer.")]
+    assert names
+    assert all(".lora_" in name for name in names)
 
 
 def test_task_hashes_see_the_content_and_the_order():
