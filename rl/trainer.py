@@ -360,7 +360,7 @@ class Trainer:
 
     def _refuse_gap(self, gap: float) -> None:
         limit = self._config.training.max_sampler_gap
-        if limit and not gap <= limit:
+        if limit and gap > limit:  # what is no number was refused before, with its cause, or is to be left out
             raise RunStoppedError(
                 f"step {self.step}: trainer and sampler log-probs differ by {gap:.3g} nats per token on average, more "
                 f"than training.max_sampler_gap={limit:g}: the engine samples from another policy than the one that is "

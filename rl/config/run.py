@@ -84,6 +84,8 @@ class TrainingConfig:
         max_failed_fraction: A step with more failed episodes than this stops the run.
         max_sampler_gap: A mean gap between trainer and sampler log-probs above this, in nats per token, stops the run;
             0 never does.
+        nonfinite: What an optimiser step with a loss or gradient that is not finite does: ``stop`` the run, or ``skip``
+            the step, counted as ``optim/skipped``. It is never taken.
     """
 
     episodes: int = 81920
@@ -98,6 +100,7 @@ class TrainingConfig:
     keep_episodes: int = 8
     max_failed_fraction: float = 0.1
     max_sampler_gap: float = 0.2
+    nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
         refuse(self.tasks_per_step < 1, f"training.tasks_per_step={self.tasks_per_step}: must be positive")
@@ -110,6 +113,7 @@ class TrainingConfig:
             self.tokens > 0 and self.updates > 0,
             "training.tokens and training.updates are both set: a run has one budget, so give one of them",
         )
+        refuse(self.nonfinite not in ("stop", "skip"), f"training.nonfinite={self.nonfinite}: use stop or skip")
         refuse(self.keep_last < 1, f"training.keep_last={self.keep_last}: must be positive")
         refuse(
             self.select is Select.BEST and not self.validate_every,

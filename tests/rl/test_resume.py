@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
 from experiments.arms import run_offline
@@ -37,8 +38,10 @@ from rl.config import (
     StageConfig,
     TrainingConfig,
 )
+from rl.learner import Learner
 from rl.offline import OfflineTrainer
 from rl.tracking import read_jsonl
+from rl.types import RunStoppedError
 from rl.workbench import content_of
 from tests.conftest import ROOT
 from tests.helpers import modchain_config
@@ -336,6 +339,53 @@ def test_checkpoints_of_adapters_do_not_hold_the_base(tmp_path):
     names = [name for name in metadata if not name.startswith("optimizer.")]
     assert names
     assert all(".lora_" in name for name in names)
+
+
+def spoil(monkeypatch, field, value, at):
+    """Makes one number of the scored rows wrong, at one optimiser step."""
+    update, calls = Learner.update, []
+
+    def spoilt(self, train, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == at:
+            tensor = getattr(train, field).clone()
+            tensor[train.rollout.response_mask] = value
+            train = replace(train, **{field: tensor})
+        return update(self, train, *args, **kwargs)
+
+    monkeypatch.setattr(Learner, "update", spoilt)
+
+
+@pytest.mark.parametrize(("field", "value"), [("advantages", float("nan")), ("advantages", float("inf"))])
+def test_a_step_that_is_not_finite_stops_the_run_and_is_no_checkpoint(field, value, tmp_path, monkeypatch):
+    cfg = config(SIMPLE, save_every=1)
+    spoil(monkeypatch, field, value, at=3)
+    with pytest.raises(RunStoppedError, match=rf"not finite before an optimiser step: {field}, policy/loss"):
+        play(cfg, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["000001_00000001", "000002_00000002"]
+    saved = load_file(tmp_path / "policy_interrupted" / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in saved.values())
+
+
+def test_a_step_that_is_not_finite_can_be_left_out_and_is_counted(tmp_path, monkeypatch):
+    cfg = config(SIMPLE, nonfinite="skip", validate_every=0)
+    spoil(monkeypatch, "advantages", float("nan"), at=3)
+    weights, _ = play(cfg, tmp_path)
+    assert bool(weights.isfinite().all())
+    steps = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "policy/loss" in row]
+    assert [row["optim/skipped"] for row in steps] == [0, 0, 1, 0, 0, 0]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    run = online(config(SIMPLE, save_every=1), tmp_path)
+    run.trainer.train_step()
+    with torch.no_grad():
+        next(run.bench.model.parameters()).view(-1)[0] = float("inf")
+    with pytest.raises(RunStoppedError, match="not saved: 1 tensors hold numbers that are not finite"):
+        run._save()
+    run._tracker.close()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_task_hashes_see_the_content_and_the_order():
