@@ -12,9 +12,13 @@ from rewards.answers import ANSWER_FORMS, boxed, candidates, code_blocks, progra
 from rewards.math import canonical, decide, normalise, score_answer, score_math, submit_math
 from rewards.notation import notate
 from tests.conftest import ROOT
-from tests.rewards.math_rows import ROWS
+from tests.rewards import math_rows
+from tests.rewards.math_rows_kinds import KINDS
 from tests.rewards.rephrase import rephrasings
 
+ROWS = [*math_rows.ROWS, *KINDS]
+SLOW = (r"\int_0^1 2x\,dx", r"\int_0^1 x+x\,dx")
+"""A pair for sympy: answer and gold."""
 DATA = ROOT.parent / "shared" / "data"
 
 
@@ -82,7 +86,7 @@ def test_no_gold_of_another_problem_is_correct():
     ],
 )
 def test_an_answer_that_takes_for_ever_is_stopped_at_its_deadline(answer, gold):
-    score_answer(r"\cot x", r"\tan x", deadline_s=60)  # the worker is up
+    score_answer(*SLOW, deadline_s=60)  # the worker is up
     started = time.monotonic()
     score = score_answer(answer, gold, deadline_s=1.0)
     assert score.verdict in (Verdict.TIMEOUT, Verdict.WRONG)
@@ -128,7 +132,8 @@ def test_a_gold_that_nothing_understands_is_our_error():
 
 def test_the_future_can_be_awaited():
     async def grade_both():
-        futures = [submit_math(f"\\boxed{{{a}}}", r"\tan x", deadline_s=60) for a in (r"\cot x", r"\tan x")]
+        answers = (SLOW[0].replace("2x", "3x"), SLOW[0])
+        futures = [submit_math(f"\\boxed{{{a}}}", SLOW[1], deadline_s=60) for a in answers]
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     assert [score.verdict for score in asyncio.run(grade_both())] == ["wrong", "correct"]
@@ -136,12 +141,19 @@ def test_the_future_can_be_awaited():
 
 def test_same_answers_have_the_same_canonical_form():
     def answer(text):
-        return score_math(f"\\boxed{{{text}}}", "0.5").answer
+        return score_math(f"\\boxed{{{text}}}", "0.5").key
 
     assert answer("0.5") == answer(r"\frac{1}{2}") == answer("2/4") == "1/2"
     assert answer("1,2") == answer("2, 1")
-    assert answer(r"\sqrt{8}") == answer(r"2\sqrt{2}")
+    assert answer(r"\sqrt{8}") == answer(r"2\sqrt{2}") == answer(r"x = 2\sqrt 2")
     assert answer("(1,2)") != answer("(2,1)")
+    assert answer("x>3") == answer(r"\{x : 3 < x\}")
+    assert answer(r"\sin 2x") == answer(r"2\sin x\cos x") != answer(r"\sin 2y")
+
+
+def test_the_answer_is_shown_as_people_read_it():
+    for text, shown in ((r"\sin^2 x", r"\sin^2 x"), (r"$\frac{1}{2}$", r"\frac{1}{2}"), ("Evelyn.", r"\text{Evelyn}")):
+        assert score_math(f"\\boxed{{{text}}}", "7").answer == shown
 
 
 @pytest.mark.parametrize(
