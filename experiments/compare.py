@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 
 from envs.prompts import get_prompts
 from experiments.arms import run_base, run_offline
-from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
+from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.cross import CrossJob, run_cross
+from experiments.folders import is_complete, open_run
 from experiments.online import run_online
 from experiments.progress import Display
 from experiments.report import write_report
@@ -47,8 +48,8 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether a complete result is there: ``result.json`` is written last."""
-        return (self.folder / "result.json").exists()
+        """Whether result and policy are there."""
+        return is_complete(self.folder)
 
 
 def plan(cfg: CompareConfig, folder: Path) -> list[Job]:
@@ -171,8 +172,7 @@ def run_job(job: Job | CrossJob) -> str | None:
             _queue.put((f"{job.arm}/{job.seed}", what, share, metrics))
 
     job.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.jsonl", "episodes.jsonl", "rounds.jsonl", "error.txt"):
-        (job.folder / name).unlink(missing_ok=True)  # of an interrupted try
+    (job.folder / "error.txt").unlink(missing_ok=True)  # of an interrupted try
     write_text(job.folder / "config.yaml", resolved_yaml(job.config))
     forget_peak_memory()
     try:
@@ -276,7 +276,12 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 @entry_point("compare")
 def main(cfg: CompareConfig) -> None:
     """Runs what is not finished yet, and reports."""
-    folder = run_folder()
+    with open_run(cfg, "compare") as folder:
+        compare(cfg, folder)
+
+
+def compare(cfg: CompareConfig, folder: Path) -> None:
+    """Runs what is not finished yet in a comparison's folder, and reports."""
     jobs = plan(cfg, folder)
     describe_run(folder, resolved_yaml(cfg))
     done = [job for job in jobs if job.is_done]

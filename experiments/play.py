@@ -5,8 +5,6 @@ from rich.markup import escape
 from envs import Split
 from experiments.cli import console, entry_point
 from experiments.schema import PlayConfig
-from rl.seeding import derive_seed
-from rl.workbench import make_env, make_taskset
 
 
 def read_response() -> str:
@@ -21,6 +19,9 @@ def read_response() -> str:
 @entry_point("play")
 def main(cfg: PlayConfig) -> None:
     """Plays episodes until the input ends; shows what the policy sees, and what the verifier says."""
+    from rl.seeding import derive_seed
+    from rl.workbench import make_env, make_taskset
+
     env = make_env(cfg.env, make_taskset(cfg.env), Split(cfg.split))
     console.print(f"[dim]{cfg.env.id}, {cfg.env.attempts} attempts; write an answer, Ctrl-D ends[/]")
     console.print("[dim](what opens with ``` goes on to the closing ```)[/]")

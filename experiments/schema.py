@@ -62,7 +62,18 @@ class CompareConfig(RunConfig):
 
 
 @dataclass
-class PretrainConfig:
+class ProgramConfig:
+    """A program that is no run.
+
+    Args:
+        plugins: Modules to import before the config is checked, so that what they register has a name.
+    """
+
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PretrainConfig(ProgramConfig):
     """``experiments.pretrain_tiny``: the base of an embedded toy.
 
     Args:
@@ -95,7 +106,7 @@ class PretrainConfig:
 
 
 @dataclass
-class PlayConfig:
+class PlayConfig(ProgramConfig):
     """``experiments.play``: a person is the policy.
 
     Args:
@@ -111,7 +122,7 @@ class PlayConfig:
 
 
 @dataclass
-class WatchConfig:
+class WatchConfig(ProgramConfig):
     """``experiments.watch``: a run while it goes.
 
     Args:
@@ -132,7 +143,7 @@ class WatchConfig:
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(ProgramConfig):
     """``experiments.report``: a comparison's tables, figures and page, drawn again.
 
     Args:

@@ -2,6 +2,8 @@
 the append-only rule contains every earlier turn verbatim."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +61,21 @@ def to_rollout_batch(
         n_turns=torch.tensor([len(episode.turns) for episode in episodes], dtype=torch.long),
         group_ids=torch.tensor([episode.group_id for episode in episodes], dtype=torch.long),
     )
+
+
+def join_rows(batches: Sequence[Any]) -> Any:
+    """Batches of the same kind below each other, padded to the longest row of them."""
+    values = []
+    for item in fields(batches[0]):
+        parts = [getattr(batch, item.name) for batch in batches]
+        if not isinstance(parts[0], Tensor):
+            values.append(join_rows(parts))
+            continue
+        if parts[0].ndim == 2:
+            width, empty = max(part.shape[1] for part in parts), -1 if item.name == "turn_ids" else 0
+            parts = [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=empty) for part in parts]
+        values.append(torch.cat(parts))
+    return type(batches[0])(*values)
 
 
 def placeholder(pad_id: int, max_turns: int) -> TrainBatch:

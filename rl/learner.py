@@ -1,5 +1,6 @@
 """What changes during training: policy, critic, optimiser, KL weights. Scores rollout batches, takes steps."""
 
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
@@ -10,16 +11,10 @@ from torch import Tensor, nn
 from rl.advantages import turn_starts
 from rl.algorithms import advantages
 from rl.analysis.metrics import Ratio, total
-from rl.backends.distributed import Distributed
+from rl.backends.distributed import Distributed, local
 from rl.backends.policy import Actor, Critic, SampledStats, sampled_stats
 from rl.backends.reference import References
-from rl.backends.weights import (
-    decoder_layers,
-    load_local,
-    load_local_optimizer,
-    local_optimizer_state,
-    local_state,
-)
+from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
 from rl.config import KL, Advantage, StageConfig, TrainConfig
 from rl.config import Critic as CriticKind
@@ -28,7 +23,7 @@ from rl.kl_control import KLControl
 from rl.losses import StepSize, kl_penalty, masked_sum, token_weights, value_loss
 from rl.policy_loss import policy_loss
 from rl.schedule import lr_factor
-from rl.types import RolloutBatch, TrainBatch
+from rl.types import RolloutBatch, RunStoppedError, TrainBatch
 
 
 class Learner:
@@ -191,13 +186,21 @@ class Learner:
                 # Data-parallel wrappers average gradients over processes; the weights already count all of them.
                 (loss * self._distributed.n_processes).backward()
             parts.append(metrics)
-        norms = self._clip()
-        self._optimizer.step()
+        norms, metrics = self._clip(), total(parts)
+        odd = self._not_finite(train, metrics, norms)
+        if not odd:
+            self._optimizer.step()
+        elif self._config.training.nonfinite == "stop":
+            raise RunStoppedError(
+                f"not finite before an optimiser step: {', '.join(odd)}. The step was not taken, so that the weights "
+                "are those of the step before; training.nonfinite=skip leaves such steps out and counts them"
+            )
         self._optimizer.zero_grad()
         self._schedule.step()
         # Losses add up over micro-batches and processes; gradient norms are the same on all processes.
         share = 1.0 / self._distributed.n_processes
-        metrics = total(parts) | {name: Ratio(norm * share, share) for name, norm in norms.items()}
+        metrics |= {name: Ratio(norm * share, share) for name, norm in norms.items()}
+        metrics["optim/skipped"] = Ratio(bool(odd) * share, share)
         for name in {"policy/loss", "critic/loss"} & metrics.keys():
             metrics[name] += Ratio(0.0, share)
         return metrics
@@ -208,6 +211,20 @@ class Learner:
         if self._bare_critic is not None:
             norms["critic/grad_norm"] = self._distributed.clip_grad_norm(self._bare_critic.parameters(), limit)
         return norms
+
+    def _not_finite(self, train: TrainBatch, metrics: dict[str, Ratio], norms: dict[str, float]) -> list[str]:
+        """What is not finite on any process, causes first; empty if the step can be taken."""
+        losses = {name: metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics}
+        numbers = torch.tensor([*losses.values(), *norms.values()], dtype=torch.float64)
+        if bool(self._distributed.sum(numbers).isfinite().all()):
+            return []
+        policy = torch.stack([local(p.detach()).isfinite().all() for p in self._bare_actor.parameters()])
+        causes = {"the policy's weights": torch.where(policy, 0.0, torch.nan), "rewards": train.rollout.rewards}
+        causes |= {name: getattr(train, name) for name in ("old_logprobs", "ref_logprobs", "values", "advantages")}
+        causes |= {"sampler_logprobs": train.rollout.sampler_logprobs}
+        odd = [name for name, value in causes.items() if not bool(value.isfinite().all())]
+        odd += [f"{name} ({value})" for name, value in (losses | norms).items() if not math.isfinite(value)]
+        return list(dict.fromkeys(self._distributed.gather(odd)))
 
     def _step_size(self, batch: RolloutBatch, stage: StageConfig) -> StepSize:
         starts = turn_starts(batch.turn_ids).sum()
@@ -269,23 +286,22 @@ class Learner:
     # State
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold, this process's part of it."""
+        """What a checkpoint must hold beside :meth:`tensors`; the same on all processes."""
         return {
-            "actor": local_state(self._bare_actor),
-            "critic": local_state(self._bare_critic) if self._bare_critic is not None else None,
-            "references": self._references.state(),
-            "optimizer": local_optimizer_state(self._optimizer),
+            "optimizer": optimizer_scalars(self._optimizer),
             "schedule": self._schedule.state_dict(),
             "kl_coefs": list(self.control.coefs),
         }
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Trained weights, moments and references, live."""
+        critic = {} if self._bare_critic is None else trained_tensors("critic", self._bare_critic)
+        actor = trained_tensors("actor", self._bare_actor)
+        return actor | critic | self._references.tensors() | optimizer_tensors(self._optimizer)
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`, after :meth:`enter_stage` with the stage that the state belongs to."""
-        load_local(self._bare_actor, state["actor"])
-        if self._bare_critic is not None:
-            load_local(self._bare_critic, state["critic"])
-        self._references.load_state(state["references"])
-        load_local_optimizer(self._optimizer, state["optimizer"])
+        """The inverse of :meth:`state`, after :meth:`enter_stage` with its stage; :meth:`tensors` are filled next."""
+        make_room(self._optimizer, state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         for group, lr in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
             group["lr"] = lr

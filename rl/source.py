@@ -131,13 +131,14 @@ class EpisodeSource:
         """What a checkpoint must hold."""
         return {name: getattr(self, name) for name in _STATE}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
+    def load_state(self, shared: dict[str, Any], parts: Sequence[dict[str, Any]]) -> None:
+        """The inverse of :meth:`state`; counts of what was sampled are added over ``parts``."""
         for name in _STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, sum(part[name] for part in parts) if name in _COUNTS else shared[name])
 
 
-_STATE = ("position", "n_resampled", "n_sampled", "n_tokens", "n_responses", "_first")
+_COUNTS = ("n_sampled", "n_tokens", "n_responses")
+_STATE = ("position", "n_resampled", "_first", *_COUNTS)
 
 
 def refuse_stale(episodes: Sequence[Episode], version: int) -> None:

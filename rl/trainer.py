@@ -6,7 +6,8 @@ rollout batch; :mod:`rl.checkpoint` writes it to disk.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from rl.algorithms import shaped_rewards
 from rl.analysis.metrics import Ratio, total
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
-from rl.batching import minibatches, to_rollout_batch
+from rl.batching import join_rows, minibatches, to_rollout_batch
 from rl.config import Schedule, StageConfig, TrainConfig
 from rl.learner import Learner
 from rl.rollout import Rollout
@@ -54,6 +55,7 @@ class Pending:
         rows: The episode of each row, by its index.
         metrics: Numbers about the sampling.
         seconds: Seconds by phase.
+        plan: This process's rows of each optimiser step.
         done: Optimiser steps taken.
         parts: What they measured.
     """
@@ -63,8 +65,33 @@ class Pending:
     rows: list[int]
     metrics: dict[str, float]
     seconds: dict[str, float]
+    plan: list[torch.Tensor]
     done: int = 0
     parts: list[dict[str, Ratio]] = field(default_factory=list)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Pending"]) -> "Pending":
+        """The parts of several processes as one process's, for every optimiser step the same rows as all of theirs."""
+        starts = list(accumulate((len(part.train) for part in parts), initial=0))
+        places = list(accumulate((len(part.episodes) for part in parts), initial=0))
+        plan = [
+            torch.cat([rows + start for rows, start in zip(step, starts, strict=False)])
+            for step in zip(*(part.plan for part in parts), strict=True)
+        ]
+        return replace(
+            parts[0],
+            train=join_rows([part.train for part in parts]),
+            episodes=[episode for part in parts for episode in part.episodes],
+            rows=[row + place for part, place in zip(parts, places, strict=False) for row in part.rows],
+            plan=plan,
+            parts=[measured for part in parts for measured in part.parts],
+        )
+
+    def emptied(self) -> "Pending":
+        """Nothing to do and nothing measured: the share of a process that another one has taken over."""
+        nothing = [{name: Ratio(0.0, 0.0) for name in measured} for measured in self.parts]
+        plan = [rows[:0] for rows in self.plan]
+        return replace(self, train=self.train.rows([]), episodes=[], rows=[], plan=plan, parts=nothing)
 
 
 def _nothing() -> None:
@@ -164,16 +191,15 @@ class Trainer:
         stage = self._enter_stage()
         before = 0.0 if self._pending is None else sum(self._pending.seconds.values())
         pending = self._pending = self._pending or self._sample(stage)
-        plan = self._minibatch_plan(len(pending.train))
-        while pending.done < len(plan):
+        while pending.done < len(pending.plan):
             started = time.perf_counter()
             critic_only = self.step < self._algorithm.critic.warmup_steps
-            rows = pending.train.rows(plan[pending.done])
+            rows = pending.train.rows(pending.plan[pending.done])
             pending.parts.append(self.learner.update(rows, stage, critic_only))
             pending.done += 1
             self.n_updates += 1
             pending.seconds["update"] += time.perf_counter() - started
-            if pending.done < len(plan):
+            if pending.done < len(pending.plan):
                 after_update()
         self.advantages = dict(_first_advantages(pending, self._config.training.keep_episodes))
         return self._finish(pending, stage, began, before), pending.episodes
@@ -224,7 +250,8 @@ class Trainer:
         seconds = {"sampling": sampling, "verification": verification, "update": update}
         seconds["other"] = max(0.0, wall - sampling - verification)
         places = {id(episode): i for i, episode in enumerate(episodes)}
-        return Pending(train, episodes, [places[id(episode)] for episode in trainable], metrics, seconds)
+        rows = [places[id(episode)] for episode in trainable]
+        return Pending(train, episodes, rows, metrics, seconds, self._minibatch_plan(len(train)))
 
     def _refuse_failures(self, episodes: list[Episode]) -> dict[str, float]:
         by_reason = {reason: sum(e.stop_reason is reason for e in episodes) for reason in StopReason}
@@ -329,7 +356,7 @@ class Trainer:
 
     def _refuse_gap(self, gap: float) -> None:
         limit = self._config.training.max_sampler_gap
-        if limit and not gap <= limit:
+        if limit and gap > limit:  # what is no number was refused before, with its cause, or is to be left out
             raise RunStoppedError(
                 f"step {self.step}: trainer and sampler log-probs differ by {gap:.3g} nats per token on average, more "
                 f"than training.max_sampler_gap={limit:g}: the engine samples from another policy than the one that is "
@@ -337,7 +364,7 @@ class Trainer:
             )
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on, this process's part of it."""
+        """Everything that decides how the run goes on beside :meth:`tensors`, this process's part of it."""
         return {
             "step": self.step,
             "n_updates": self.n_updates,
@@ -348,17 +375,28 @@ class Trainer:
             "pending": self._pending,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`; the engine gets the weights too."""
-        self.step, self.n_updates = state["step"], state["n_updates"]
-        self.totals = Totals(**state["totals"])
-        self.source.load_state(state["source"])
-        if state["stage"] >= 0:
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights, moments and references, live."""
+        return self.learner.tensors()
+
+    def load_state(
+        self,
+        shared: dict[str, Any],
+        parts: Sequence[dict[str, Any]],
+        fill: Callable[[dict[str, torch.Tensor]], None],
+    ) -> None:
+        """The inverse of :meth:`state`; the engine gets the weights too. See :class:`rl.checkpoint.Stateful`."""
+        self.step, self.n_updates = shared["step"], shared["n_updates"]
+        self.totals = Totals(**shared["totals"])
+        self.source.load_state(shared["source"], [part["source"] for part in parts])
+        if shared["stage"] >= 0:
             spans = (stage_at(self._algorithm, step, self.n_steps) for step in range(self.n_steps))
-            _, start, end = next(span for span in spans if span[0] == state["stage"])
-            self._begin_stage(state["stage"], end - start)
-            self.learner.load_state(state["learner"])
-        self._pending = state["pending"]
+            _, start, end = next(span for span in spans if span[0] == shared["stage"])
+            self._begin_stage(shared["stage"], end - start)
+            self.learner.load_state(shared["learner"])
+            fill(self.learner.tensors())
+        if (pending := shared["pending"]) is not None:
+            self._pending = Pending.joined([part["pending"] for part in parts]) if parts else pending.emptied()
         self._on_update(self.step)
 
 

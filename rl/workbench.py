@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import make_engine
 from rl.backends.policy import context_length, load_policy, make_renderer
-from rl.backends.weights import full_weights
+from rl.backends.weights import full_weights, hash_file, hash_model
+from rl.checkpoint import hash_tasks
 from rl.config import EnvConfig, RunConfig, TrainConfig
 from rl.rendering import Renderer
 from rl.rollout import Rollout
@@ -127,6 +129,15 @@ class Workbench:
             self.config.env.max_new_tokens,
             self.context_length,
         )
+
+
+def content_of(config: RunConfig) -> dict[str, str]:
+    """Hashes of what a config only names: the training tasks, the model, and a chat template in a file of its own."""
+    found = hash_model(config.model.path, config.model.revision)
+    found["training tasks"] = hash_tasks(make_taskset(config.env).load(Split.TRAIN))
+    if (template := config.model.chat_template) is not None and Path(template).exists():
+        found["chat template"] = hash_file(Path(template))
+    return found
 
 
 def make_taskset(config: EnvConfig) -> TaskSet:

@@ -69,6 +69,7 @@ def row(arm="a", seed=0, task_id="t", first=False, last=True, sample=0, mode="gr
         mode=mode,
         task_id=task_id,
         sample=sample,
+        attempts=2,
         correct=() if failed else (first, last),
         rewards=() if failed else (float(first), float(last)),
         verdicts=() if failed else tuple("correct" if right else "wrong" for right in (first, last)),

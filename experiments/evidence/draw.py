@@ -58,7 +58,7 @@ def _csv(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [f"**{table.id}. {table.title}.** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
+    lines = [f"**{table.title} ({table.id}).** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
     lines.append("|" + "---|" * len(table.header))
     for row in table.rows:
         cells = [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row]
@@ -95,7 +95,7 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
             ncols=min(_LEGEND[n_columns], len(handles)),
             fontsize=8,
         )
-    canvas.supxlabel(_wrap(f"{figure.id}. {figure.title}. {figure.caption}", 34 * n_columns + 50), fontsize=8)
+    canvas.supxlabel(_wrap(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50), fontsize=8)
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
     with plt.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
         canvas.savefig(paths[0], metadata={"Date": None})

@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from string import Template
 
-from experiments.analysis import verdicts
+from experiments.evidence.comparison import compare
 from experiments.evidence.episodes import pack, packed
 from experiments.evidence.model import Exhibit
 from experiments.evidence.store import Store
 from experiments.evidence.tables import matched
+from experiments.evidence.verdicts import verdicts
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -42,7 +43,8 @@ def _inside_script(data: str) -> str:
 
 def _verdict(store: Store) -> str:
     parts = []
-    for mode, comparison in store.comparisons.items():
+    for mode in store.modes:
+        comparison = compare(store, mode)
         sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
         head = f"<h2>{mode.capitalize()} decoding, {comparison.n_tasks} test tasks</h2>"
         parts.append(

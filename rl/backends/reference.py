@@ -4,11 +4,12 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rl.backends.distributed import Distributed
 from rl.backends.lora import has_lora, without_lora
 from rl.backends.policy import Actor, SampledStats, sampled_stats
-from rl.backends.weights import decoder_layers, load_local, local_state
+from rl.backends.weights import decoder_layers, trained_tensors
 from rl.config import Reference
 from rl.types import RolloutBatch
 
@@ -68,12 +69,7 @@ class References:
                 return sampled_stats(actor, batch, temperature, **wanted)
         return sampled_stats(self._frozen[kind], batch, temperature, **wanted)
 
-    def state(self) -> dict[str, Any]:
+    def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: the base is read from the model's folder again."""
         frozen = self._frozen.get(Reference.PREVIOUS)
-        return {} if frozen is None else {"previous": local_state(frozen)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
-        if "previous" in state:
-            load_local(self._frozen[Reference.PREVIOUS], state["previous"])
+        return {} if frozen is None else trained_tensors("previous", frozen, frozen=True)

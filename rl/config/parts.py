@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -68,6 +69,15 @@ class ModelConfig:
             date.fromisoformat(self.template_date)
         except ValueError:
             refuse(True, f"model.template_date={self.template_date}: write it as 2026-01-31")
+
+    def refuse_missing(self) -> None:
+        """Raises ``FileNotFoundError`` if the path is a folder's, not a hub id, and no model is there."""
+        path = Path(self.path)
+        if (self.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
+            raise FileNotFoundError(
+                f"model.path={self.path}: no model there. models/smollm2_135m is prepared by `python -m "
+                "experiments.prepare_smollm2`, the tiny bases by `python -m experiments.pretrain_tiny toy=...`"
+            )
 
 
 @dataclass

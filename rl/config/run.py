@@ -84,6 +84,8 @@ class TrainingConfig:
         max_failed_fraction: A step with more failed episodes than this stops the run.
         max_sampler_gap: A mean gap between trainer and sampler log-probs above this, in nats per token, stops the run;
             0 never does.
+        nonfinite: What an optimiser step with a loss or gradient that is not finite does: ``stop`` the run, or ``skip``
+            the step, counted as ``optim/skipped``. It is never taken.
     """
 
     episodes: int = 81920
@@ -98,6 +100,7 @@ class TrainingConfig:
     keep_episodes: int = 8
     max_failed_fraction: float = 0.1
     max_sampler_gap: float = 0.2
+    nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
         refuse(self.tasks_per_step < 1, f"training.tasks_per_step={self.tasks_per_step}: must be positive")
@@ -110,6 +113,7 @@ class TrainingConfig:
             self.tokens > 0 and self.updates > 0,
             "training.tokens and training.updates are both set: a run has one budget, so give one of them",
         )
+        refuse(self.nonfinite not in ("stop", "skip"), f"training.nonfinite={self.nonfinite}: use stop or skip")
         refuse(self.keep_last < 1, f"training.keep_last={self.keep_last}: must be positive")
         refuse(
             self.select is Select.BEST and not self.validate_every,
@@ -182,6 +186,7 @@ class RunConfig:
         runs_dir: Where run folders go: ``<runs_dir>/<name>/<time>``.
         name: Name of this kind of run.
         data_dir: Folder of published data sets, each in a folder of its own (``gsm8k/``, ``math500/`` ...).
+        plugins: Modules to import before the config is checked, so that what they register has a name.
     """
 
     seed: int = 0
@@ -189,6 +194,7 @@ class RunConfig:
     runs_dir: str = "runs"
     name: str = MISSING
     data_dir: str = "data"
+    plugins: list[str] = field(default_factory=list)
     model: ModelConfig = field(default_factory=ModelConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -200,7 +206,8 @@ class TrainConfig(RunConfig):
     """``experiments.train``: online RL.
 
     Args:
-        resume: ``auto`` goes on with the newest unfinished run of the same name, a folder with that run.
+        resume: ``auto`` goes on with the newest unfinished run of the same name, config and data that no process is at
+            work on; a folder with that run, or with the one of this config in that sweep.
     """
 
     resume: str | None = None
@@ -212,8 +219,13 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class SFTConfig(RunConfig):
-    """``experiments.sft``: an offline arm."""
+    """``experiments.sft``: an offline arm.
 
+    Args:
+        resume: As for ``experiments.train``; whole rounds are kept.
+    """
+
+    resume: str | None = None
     offline: OfflineConfig = field(default_factory=OfflineConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -23,7 +23,7 @@ const tabs = (place, items, show) => {
   const buttons = items.map((item, i) => make("button", {
     type: "button", role: "tab", "aria-selected": "false", class: item.kind === "absent" ? "absent" : null,
     title: item.title, onclick: () => select(i),
-  }, `${item.id} ${item.title}`));
+  }, `${item.title} (${item.id})`));
   let current = 0;
   const select = (i) => {
     current = (i + items.length) % items.length;
@@ -35,8 +35,8 @@ const tabs = (place, items, show) => {
   return { move: (by) => select(current + by) };
 };
 
-const caption = (item) => make("p", { class: "caption" }, make("b", {}, `${item.id}. ${item.title}. `), item.caption || "");
-const absent = (item) => make("p", { class: "caption" }, `${item.id} is not here: ${item.reason}`);
+const caption = (item) => make("p", { class: "caption" }, make("b", {}, `${item.title} (${item.id}). `), item.caption || "");
+const absent = (item) => make("p", { class: "caption" }, `${item.title} (${item.id}) is not here: ${item.reason}`);
 
 const showTable = (item) => {
   const place = byId("table");
@@ -331,7 +331,7 @@ const tokenView = (e) => {
 
 const detail = (e) => {
   const p = state.packed, [id, question, gold] = p.tasks[e[3]], file = p.modes[e[2]] === "training" ? "episodes" : "rows";
-  const where = `arms/${p.keys[e[0]]}/seed_${e[1]}/${file}.jsonl`;
+  const where = `${p.places[`${e[0]}/${e[1]}`]}/${file}.jsonl`;
   return [make("h3", {}, `${transition(e)} · ${p.arms[e[0]]}, seed ${e[1]}, ${p.modes[e[2]]}`),
     make("p", { class: "question" }, question), make("p", { class: "caption" }, gold === null ? "" : `gold ${gold} · `, `task ${id} · `, make("a", { href: where }, `${where}, line ${e[FIELD.line]}`)),
     make("div", { class: "attempts" }, ...e[FIELD.texts].map((_, k) => attemptBox(e, k))), ...(e[FIELD.extra] ? tokenView(e) : [])];
