@@ -122,8 +122,8 @@ s sec secs second seconds|min mins minute minutes|h hr hrs hour hours|day days|w
 g gram grams|kg kilogram kilograms|mg milligram milligrams|lb lbs pound pounds|oz ounce ounces|ton tons
 l liter liters litre litres|ml milliliter milliliters|gal gallon gallons
 mph mi/h mi/hr|km/h kph|m/s|ft/s|dollar dollars usd|cent cents|euro euros|yen|rupee rupees
-deg degree degrees|rad radian radians|unit units|unit^2 squnit|unit^3 cuunit|% percent|hz hertz|n newton newtons|j joule joules|w watt watts|am|pm|degc celsius
-degf fahrenheit
+deg degree degrees|rad radian radians|unit units|unit^2 squnit|unit^3 cuunit|% percent
+hz hertz|n newton newtons|j joule joules|w watt watts|am|pm|degc celsius|degf fahrenheit
 """
 _UNITS = {name: group.split()[0] for group in re.split(r"[|\n]", _UNIT_GROUPS) if group for name in group.split()}
 _ALWAYS_WORDS = {*_UNITS, *_NO_UNIT, *_NO_PRODUCT.split()}
