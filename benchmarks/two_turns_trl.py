@@ -123,6 +123,7 @@ def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, fl
     from trl import GRPOTrainer
 
     bench = Workbench.build(config)
+    config = bench.config
     turns, steps = TwoTurns(bench, config), []
     env = make_env(config.env, bench.taskset, Split.TRAIN)
     rows = []

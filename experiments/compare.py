@@ -58,6 +58,7 @@ def plan(cfg: CompareConfig, folder: Path) -> list[Job]:
     Raises:
         UserError: If an arm is unknown, or arms would not sample the same number of episodes.
     """
+    cfg = replace(cfg, env=cfg.env.settled())
     for name in cfg.run:
         if name not in cfg.arms:
             near = difflib.get_close_matches(name, cfg.arms, n=1, cutoff=0.0)

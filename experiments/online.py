@@ -61,9 +61,9 @@ class OnlineRun:
     def __init__(
         self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed, stopping: Stopping
     ) -> None:
-        self.cfg, self.folder, self._report, self._distributed = cfg, folder, report, distributed
-        self._stopping = stopping
         self.bench = Workbench.build(cfg, distributed)
+        self.cfg = cfg = self.bench.config
+        self.folder, self._report, self._distributed, self._stopping = folder, report, distributed, stopping
         self._validation = Validation(self.bench, report)
         self.trainer = self.bench.trainer()
         identity = identify(cfg, "train", folder, distributed)

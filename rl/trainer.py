@@ -5,7 +5,7 @@ rollout batch; :mod:`rl.checkpoint` writes it to disk.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from typing import Any
@@ -17,7 +17,7 @@ from rl.algorithms import shaped_rewards
 from rl.analysis.metrics import Ratio, total
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
-from rl.batching import join_rows, minibatches, to_rollout_batch
+from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
 from rl.config import Schedule, StageConfig, TrainConfig
 from rl.learner import Learner
 from rl.rollout import Rollout
@@ -52,7 +52,7 @@ class Pending:
     Args:
         train: Scored rows of this process.
         episodes: All sampled episodes of this process.
-        rows: The episode of each row, by its index.
+        rows: Where each row comes from; places count in ``episodes``.
         metrics: Numbers about the sampling.
         seconds: Seconds by phase.
         plan: This process's rows of each optimiser step.
@@ -62,7 +62,7 @@ class Pending:
 
     train: TrainBatch
     episodes: list[Episode]
-    rows: list[int]
+    rows: list[Row]
     metrics: dict[str, float]
     seconds: dict[str, float]
     plan: list[torch.Tensor]
@@ -82,7 +82,11 @@ class Pending:
             parts[0],
             train=join_rows([part.train for part in parts]),
             episodes=[episode for part in parts for episode in part.episodes],
-            rows=[row + place for part, place in zip(parts, places, strict=False) for row in part.rows],
+            rows=[
+                row._replace(episode=row.episode + place)
+                for part, place in zip(parts, places, strict=False)
+                for row in part.rows
+            ],
             plan=plan,
             parts=[measured for part in parts for measured in part.parts],
         )
@@ -201,7 +205,7 @@ class Trainer:
             pending.seconds["update"] += time.perf_counter() - started
             if pending.done < len(pending.plan):
                 after_update()
-        self.advantages = dict(_first_advantages(pending, self._config.training.keep_episodes))
+        self.advantages = _first_advantages(pending, self._config.training.keep_episodes)
         return self._finish(pending, stage, began, before), pending.episodes
 
     def _minibatch_plan(self, n_rows: int) -> list[torch.Tensor]:
@@ -250,7 +254,7 @@ class Trainer:
         seconds = {"sampling": sampling, "verification": verification, "update": update}
         seconds["other"] = max(0.0, wall - sampling - verification)
         places = {id(episode): i for i, episode in enumerate(episodes)}
-        rows = [places[id(episode)] for episode in trainable]
+        rows = [row._replace(episode=places[id(trainable[row.episode])]) for row in conversations(trainable)]
         return Pending(train, episodes, rows, metrics, seconds, self._minibatch_plan(len(train)))
 
     def _refuse_failures(self, episodes: list[Episode]) -> dict[str, float]:
@@ -400,13 +404,17 @@ class Trainer:
         self._on_update(self.step)
 
 
-def _first_advantages(pending: Pending, n: int) -> Iterator[tuple[int, list[list[float]]]]:
+def _first_advantages(pending: Pending, n: int) -> dict[int, list[list[float]]]:
+    """Per turn of the first ``n`` episodes, the advantage of every sampled token; of those that are trained on."""
+    found: dict[int, list[list[float]]] = {}
     batch = pending.train.rollout
-    for row, place in enumerate(pending.rows):
-        if place >= n:
-            return
-        turn_ids, values = batch.turn_ids[row], pending.train.advantages[row]
-        yield place, [values[turn_ids == k].tolist() for k in range(int(batch.n_turns[row]))]
+    for i, row in enumerate(pending.rows):
+        if row.episode >= n:
+            break
+        turns = found.setdefault(row.episode, [[] for _ in pending.episodes[row.episode].turns])
+        for k, index in enumerate(row.turns):
+            turns[index] = pending.train.advantages[i][batch.turn_ids[i] == k].tolist()
+    return found
 
 
 def refuse_config(config: TrainConfig, n_processes: int) -> None:

@@ -97,7 +97,7 @@ class Episode:
         policy_version: Of the weights that sampled the last turn.
         turns: In order.
         terminated: It came to its end.
-        truncated: It was broken off.
+        truncated: It was broken off, by us or by the environment's own limit of steps.
         stop_reason: Why it ended.
         error: What the environment raised.
         given: How many leading turns the policy was given to read instead of sampling them.
@@ -123,10 +123,12 @@ class Episode:
             raise ValueError("an episode either terminates or is truncated")
         if (self.stop_reason is StopReason.ENV_ERROR) != (self.error is not None):
             raise ValueError("an error needs its message, and a message needs an error")
-        for before, after in zip(self.turns, self.turns[1:], strict=False):
-            seen = before.prompt_ids + before.action_ids
-            if after.prompt_ids[: len(seen)] != seen:
+        read: dict[str, tuple[int, ...]] = {}  # every role has a conversation of its own
+        for turn in self.turns:
+            seen = read.get(turn.role, ())
+            if turn.prompt_ids[: len(seen)] != seen:
                 raise ValueError(f"task {self.task_id}: a prompt does not extend the turn before it")
+            read[turn.role] = turn.prompt_ids + turn.action_ids
 
     @property
     def sampled(self) -> tuple[Turn, ...]:
@@ -136,7 +138,7 @@ class Episode:
     @property
     def failed(self) -> bool:
         """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
-        return self.truncated
+        return self.error is not None or not self.turns
 
 
 @dataclass(frozen=True, slots=True)

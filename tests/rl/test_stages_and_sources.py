@@ -162,7 +162,7 @@ def test_an_episode_that_ends_with_the_attempt_it_read_is_not_stale():
     """A right first attempt of the base ends the episode where the environment stops at it: nothing was sampled."""
     stage = StageConfig(offline_first_attempts=1.0)
     cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=[stage]), episodes=3 * 32)
-    cfg.env.stop_on_correct = True
+    cfg.env.stop_rule = "on_correct"
     trainer, _ = build_trainer(cfg)
     steps = run_to_the_end(trainer)
     assert len(steps) == 3
