@@ -77,8 +77,13 @@ class Turn:
 
     @property
     def answer(self) -> str | None:
-        """The final answer in canonical form, ``None`` if there was none."""
+        """The final answer as people read it, ``None`` if there was none."""
         return self.score.answer if self.score is not None else None
+
+    @property
+    def answer_key(self) -> str | None:
+        """Two attempts gave the same answer when these are equal; ``None`` if there was none."""
+        return self.score.key if self.score is not None else None
 
 
 @dataclass(frozen=True, slots=True)
