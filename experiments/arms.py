@@ -9,11 +9,13 @@ from typing import Any
 
 from envs import Split, Task
 from experiments.jobs import Report
+from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
 from rl.analysis.rows import LONGER, TRANSFER, EvalRow
 from rl.analysis.statistics import scaling, summarise
+from rl.backends.distributed import Distributed
 from rl.backends.flops import peak_memory_gib
-from rl.checkpoint import save_policy
+from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy
 from rl.config import RunConfig, SFTConfig
 from rl.controls import control_rows
 from rl.evaluate import play, to_rows
@@ -22,7 +24,7 @@ from rl.probe import first_turns, second_attempts
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
 from rl.types import Episode, Turn
-from rl.workbench import Workbench
+from rl.workbench import Workbench, content_of
 
 VALIDATION_TASKS = 200
 
@@ -57,38 +59,63 @@ class ArmResult:
 
 
 def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = None) -> ArmResult:
-    """An offline method."""
+    """An offline method, from the last whole round in the folder if there is one."""
     began = time.perf_counter()
-    bench = Workbench.build(cfg)
-    validation = Validation(bench, report)
-    tracker, kept = Tracker(folder), JsonLines(folder / "rounds.jsonl")
-    trainer = OfflineTrainer(
-        cfg,
-        bench.model,
-        bench.tokenizer,
-        bench.rollout(Split.TRAIN),
-        bench.tasks(Split.TRAIN),
-        bench.publish,
-        lambda what, share: report(what, share, {}),
-    )
-    validation.log(tracker, 0, 0)
-    rounds = []
-    try:
-        for _ in range(cfg.offline.iterations):
-            started = time.perf_counter()
-            episodes = trainer.collect()
-            sampled = time.perf_counter()
-            rounds.append(trainer.train_round(episodes))
-            trainer.totals.seconds["sampling"] += sampled - started
-            trainer.totals.seconds["update"] += time.perf_counter() - sampled
-            kept.write({"round": trainer.round, **rounds[-1]})
-            tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
-            validation.log(tracker, trainer.round, trainer.totals.episodes)
-    finally:
-        tracker.close()
-        kept.close()
-    result = ArmResult(arm or cfg.offline.name, cfg.seed, totals=asdict(trainer.totals), notes={"rounds": rounds})
-    return finish(result, bench, folder, report, began)
+    with Stopping(folder) as stopping:
+        report = stopping.asked_by(report)
+        bench = Workbench.build(cfg)
+        identify(cfg, "sft", folder, bench.distributed)
+        validation = Validation(bench, report)
+        trainer = OfflineTrainer(
+            cfg,
+            bench.model,
+            bench.tokenizer,
+            bench.rollout(Split.TRAIN),
+            bench.tasks(Split.TRAIN),
+            bench.publish,
+            lambda what, share: report(what, share, {}),
+        )
+        checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
+        found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
+        rounds, sizes = found["rounds"], found["sizes"]
+        tracker, kept = Tracker(folder, sizes), JsonLines(folder / "rounds.jsonl", sizes["rounds"])
+        try:
+            if not rounds:
+                validation.log(tracker, 0, 0)
+            while trainer.round < cfg.offline.iterations:
+                started = time.perf_counter()
+                episodes = trainer.collect()
+                sampled = time.perf_counter()
+                rounds.append(trainer.train_round(episodes))
+                trainer.totals.seconds["sampling"] += sampled - started
+                trainer.totals.seconds["update"] += time.perf_counter() - sampled
+                kept.write({"round": trainer.round, **rounds[-1]})
+                tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
+                validation.log(tracker, trainer.round, trainer.totals.episodes)
+                sizes = tracker.sizes | {"rounds": kept.size}
+                checkpoints.save(f"{trainer.round:06d}", trainer, {"rounds": rounds, "sizes": sizes})
+        finally:
+            tracker.close()
+            kept.close()
+        result = ArmResult(arm or cfg.offline.name, cfg.seed, totals=asdict(trainer.totals), notes={"rounds": rounds})
+        return finish(result, bench, folder, report, began)
+
+
+def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) -> Identity:
+    """What makes this run the same run; kept in its folder, and compared with what is there already.
+
+    Raises:
+        rl.checkpoint.ResumeError: If another run was started in the folder.
+    """
+
+    def compare() -> Identity:
+        identity = Identity.of(cfg, kind, content_of(cfg))
+        if (folder / IDENTITY).exists():
+            identity.refuse(read_identity(folder))
+        identity.write(folder)
+        return identity
+
+    return distributed.on_main(compare)
 
 
 def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") -> ArmResult:

@@ -160,6 +160,8 @@ class Program:
 def typed(cfg: DictConfig) -> Any:
     """A composed config as its dataclass, checked; imports its ``plugins`` first, so that their names are known.
 
+    What the config leaves open about its environment is the choice of the environment's author from here on.
+
     Raises:
         UnknownKeyError: If it holds a key that the dataclass does not have.
         UserError: If there is no such plugin, or no model where ``model.path`` says.
@@ -173,9 +175,12 @@ def typed(cfg: DictConfig) -> Any:
             if error.name is None or not name.startswith(error.name):
                 raise
             raise UserError(f"plugins: there is no module {name!r} here; it is imported from {Path.cwd()}") from error
+    if "model" in cfg:  # before the rest, whose names are looked up among functions that need torch
+        model: Any = OmegaConf.to_object(cfg.model)
+        model.refuse_missing()
     config: Any = OmegaConf.to_object(cfg)
-    if isinstance(config, schema.RunConfig):
-        config.model.refuse_missing()
+    if hasattr(config, "env"):
+        config.env = config.env.settled()
     return config
 
 

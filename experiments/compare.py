@@ -8,7 +8,7 @@ this machine or on a cluster. What is finished stays finished: an interrupted co
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from experiments.jobs import ARMS, Job
 from experiments.progress import Display
 from experiments.schema import CompareConfig, PromptingConfig
 from rewards import nearest
-from rl.config import AlgorithmConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
+from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.tracking import describe_run
 
 BASE = "base"
@@ -39,6 +39,7 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     Raises:
         UserError: If an arm is unknown or none, or arms would not spend the same budget.
     """
+    cfg = replace(cfg, env=cfg.env.settled())
     for name in cfg.run:
         if name not in cfg.arms:
             raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
@@ -67,17 +68,17 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
 
 def _arm(name: str, entry: Any, cfg: CompareConfig, shared: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     """Kind, config and further options of an arm, from its entry in ``arms``."""
-    rest: dict[str, Any] = {"optim": cfg.optim, "training": cfg.training}
     if isinstance(entry, AlgorithmConfig):
-        return "online", TrainConfig(algorithm=entry, **rest, **shared), {}
+        return "online", TrainConfig(algorithm=entry, training=cfg.training, **shared), {}
     if isinstance(entry, OfflineConfig):
-        return "offline", SFTConfig(offline=entry, **rest, **shared), {}
+        budget = {item.name: getattr(cfg.training, item.name) for item in fields(BudgetConfig)}
+        return "offline", SFTConfig(offline=entry, training=BudgetConfig(**budget), **shared), {}
     if isinstance(entry, PromptingConfig):
         changed = _asked_otherwise(entry, cfg) if name in cfg.run else cfg.env
         return "as_it_is", RunConfig(**{**shared, "env": changed}), {}
     if isinstance(entry, dict) and entry.get("kind") in ARMS:  # of another module
         kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}
-        known = {"training": cfg.training, "optim": cfg.optim} | shared
+        known = {"training": cfg.training} | shared
         schema = ARMS[kind].schema  # type: ignore[attr-defined]
         return (
             kind,
@@ -91,7 +92,7 @@ def _arm(name: str, entry: Any, cfg: CompareConfig, shared: dict[str, Any]) -> t
 
 
 def _asked_otherwise(arm: PromptingConfig, cfg: CompareConfig) -> EnvConfig:
-    family, version = cfg.env.prompts.rsplit("-", 1)
+    family, version = str(cfg.env.prompts).rsplit("-", 1)
     try:
         get_prompts(f"{family}-{arm.style}-{version}")
     except KeyError as error:

@@ -35,6 +35,12 @@ class LockedError(ResumeError):
     """Another process is at work in the folder."""
 
 
+def holder(folder: Path) -> str | None:
+    """Which process is at work in a folder; ``None`` if none is."""
+    path = _newest_lock(folder)[1]
+    return _holder(path) if path is not None else None
+
+
 class Lock:
     """One process's claim to a folder: ``.lock.<n>``, where the highest number counts.
 
@@ -50,17 +56,18 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        number, newest = _newest_lock(folder)
-        if newest is not None and (holder := _holder(newest)):
-            raise LockedError(f"{folder} is in use by {holder}: wait for it, or stop it")
+        number, _ = _newest_lock(folder)
+        if other := holder(folder):
+            raise LockedError(f"{folder} is in use by {other}: wait for it, or stop it")
         self._path = folder / f".lock.{number + 1}"
         try:
             handle = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             raise LockedError(f"{folder} was taken by another process at this very moment") from None
-        with os.fdopen(handle, "w") as file:
-            me = psutil.Process()
-            json.dump({"place": _place(), "pid": me.pid, "born": me.create_time()}, file)
+        me = psutil.Process()
+        self._claim = json.dumps({"place": _place(), "pid": me.pid, "born": me.create_time()})
+        with removed_on_error(self._path), os.fdopen(handle, "w") as file:
+            file.write(self._claim)
         self._number, self._ended = number + 1, threading.Event()
         for path in folder.glob(".lock.*"):
             if _number(path) < self._number:
@@ -70,12 +77,16 @@ class Lock:
     @property
     def lost(self) -> bool:
         """Whether another process has taken the folder over, as it may if this one was suspended for long."""
-        return _newest_lock(self._folder)[0] != self._number
+        try:
+            return _newest_lock(self._folder)[0] != self._number or self._path.read_text() != self._claim
+        except FileNotFoundError:
+            return True
 
     def release(self) -> None:
         """Gives the folder back."""
         self._ended.set()
-        self._path.unlink(missing_ok=True)
+        if not self.lost:
+            self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
@@ -230,20 +241,20 @@ def _number(path: Path) -> int:
 def _holder(path: Path) -> str | None:
     """Who holds a lock; ``None`` if it is nobody any more."""
     try:
-        holder, beat = json.loads(path.read_text() or "{}"), path.stat().st_mtime
+        found, beat = json.loads(path.read_text() or "{}"), path.stat().st_mtime
     except FileNotFoundError:
         return None
-    if holder.get("place") == _place():
+    if found.get("place") == _place():
         try:
-            process = psutil.Process(holder["pid"])
-            another = abs(process.create_time() - holder["born"]) > 1.0  # the number was given away since
+            process = psutil.Process(found["pid"])
+            another = abs(process.create_time() - found["born"]) > 1.0  # the number was given away since
             if another or process.status() == psutil.STATUS_ZOMBIE:
                 return None
         except psutil.NoSuchProcess:
             return None
     elif _now(path.parent) - beat > STALE_S:
         return None
-    return f"process {holder.get('pid')} on {holder.get('place')}"
+    return f"process {found.get('pid')} on {found.get('place')}"
 
 
 def _now(folder: Path) -> float:

@@ -28,9 +28,6 @@ def run_job(folder: Path) -> int:
             last = time.monotonic()
             write_json(folder / "progress.json", {"what": what, "share": share, "metrics": metrics})
 
-    if job.kind != "online":  # which goes on from its checkpoint; the others begin again
-        for name in ("metrics.jsonl", "episodes.jsonl", "rounds.jsonl"):
-            (folder / name).unlink(missing_ok=True)
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         job.arm.run(job.seed, folder, report if is_main else lambda *_: None)

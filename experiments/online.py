@@ -5,16 +5,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.arms import ArmResult, Validation, finish
+from experiments.arms import ArmResult, Validation, finish, identify
 from experiments.jobs import Report
 from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
 from rl.backends.trackers import Trackers
-from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy, whole_policy
-from rl.config import Select, TrainConfig
+from rl.checkpoint import Checkpoints, save_policy, whole_policy
+from rl.config import TrainConfig
 from rl.tracking import Tracker, is_disk_full
 from rl.types import Episode
-from rl.workbench import Workbench, content_of
+from rl.workbench import Workbench
 
 
 def run_online(
@@ -36,14 +36,14 @@ def run_online(
         rl.types.RunStoppedError: If the run stopped itself.
     """
     began = time.perf_counter()
-    distributed = distributed or Distributed(mixed_precision=cfg.optim.mixed_precision)
+    distributed = distributed or Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     with Stopping(folder, distributed) as stopping:
         run = OnlineRun(cfg, folder, report, distributed, stopping)
         run.train()
         result = ArmResult(arm or cfg.algorithm.name, cfg.seed, totals=asdict(run.trainer.totals))
-        if cfg.training.select is Select.BEST:
+        if cfg.training.select == "best":
             result.notes["selected"] = run.load_best()
-        result = finish(result, run.bench, folder, report, began)
+        result = finish(result, run.bench, folder, stopping.asked_by(report), began)
         distributed.wait()
     return result
 
@@ -62,9 +62,9 @@ class OnlineRun:
     def __init__(
         self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed, stopping: Stopping
     ) -> None:
-        self.cfg, self.folder, self._report, self._distributed = cfg, folder, report, distributed
-        self._stopping = stopping
         self.bench = Workbench.build(cfg, distributed)
+        self.cfg = cfg = self.bench.config
+        self.folder, self._report, self._distributed, self._stopping = folder, report, distributed, stopping
         self._validation = Validation(self.bench, report)
         self.trainer = self.bench.trainer()
         identity = identify(cfg, "train", folder, distributed)
@@ -121,7 +121,7 @@ class OnlineRun:
         trainer = self.trainer
         metrics = self._validation.log(self._tracker, trainer.step, trainer.totals.episodes)
         score = metrics[f"eval/validation/accuracy_t{self.cfg.env.attempts}"]
-        if self.cfg.training.select is Select.BEST and score > self._best.get("accuracy", -1.0):
+        if self.cfg.training.select == "best" and score > self._best.get("accuracy", -1.0):
             self._best = {"step": trainer.step, "accuracy": score}
             save_policy(self.folder / "policy_best", self.bench.model, self.bench.tokenizer, self._distributed)
 
@@ -144,20 +144,3 @@ class OnlineRun:
         self._checkpoints.save(name, self.trainer, extra)
         self._saved = name
         self._saving_s += time.perf_counter() - started
-
-
-def identify(cfg: Any, kind: str, folder: Path, distributed: Distributed) -> Identity:
-    """What makes this run the same run; kept in its folder, and compared with what is there already.
-
-    Raises:
-        rl.checkpoint.ResumeError: If another run was started in the folder.
-    """
-
-    def compare() -> Identity:
-        identity = Identity.of(cfg, kind, content_of(cfg))
-        if (folder / IDENTITY).exists():
-            identity.refuse(read_identity(folder))
-        identity.write(folder)
-        return identity
-
-    return distributed.on_main(compare)

@@ -6,7 +6,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from experiments.executors import EXECUTORS
-from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
+from rl.config import EnvConfig, RunConfig, TrainingConfig
+from rl.config.checks import check_numbers
 
 MATCH = ("samples", "tokens", "updates")
 
@@ -50,11 +51,11 @@ class CompareConfig(RunConfig):
     executor_options: dict[str, Any] = field(default_factory=dict)
     retries: int = 0
     resume: str | None = None
-    optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
         EXECUTORS.options(self.executor, self.executor_options)
+        check_numbers(self, "", not_negative="seed threads seeds cross retries")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
         for what in ("tokens", "updates"):
@@ -63,8 +64,6 @@ class CompareConfig(RunConfig):
                 raise ValueError(f"match={what}: give the budget of every arm, training.{what}=...")
             if self.match != what and budget:
                 raise ValueError(f"training.{what}={budget} is the budget of match={what}, but match={self.match}")
-        if self.cross < 0:
-            raise ValueError(f"cross={self.cross}: must not be negative; 0 is no such table")
 
 
 @dataclass

@@ -4,6 +4,7 @@ In all of them what was computed is kept, and the same command with ``resume`` g
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from experiments.folders import Lock, hold
+from experiments.jobs import Report
 from rl.backends.distributed import Distributed
 from rl.tracking import is_disk_full
 from rl.types import RunStoppedError
@@ -56,6 +58,8 @@ class Stopping:
             signal.signal(number, handler)
         if self._hold is not None:
             self._hold.__exit__(None, None, None)
+        if isinstance(error, Preempted) and self._hold is not None:
+            print(f"stopped by a signal; what was done is kept: go on with resume={self._folder}", file=sys.stderr)
         if error is not None and is_disk_full(error):
             raise RunStoppedError(
                 f"no space left on the disk of {self._folder}: what was half written is removed; make room, then go on "
@@ -65,8 +69,8 @@ class Stopping:
     def _note(self, *_: Any) -> None:
         self._signalled = True
 
-    def check(self, save: Callable[[], None] | None = None) -> None:
-        """To be called where the run can be left: by all processes at the same places, or by a single one anywhere.
+    def check(self, save: Callable[[], None]) -> None:
+        """Leaves the run if it is to be left; all processes call it at the same places.
 
         Args:
             save: Called before the run is left.
@@ -75,12 +79,21 @@ class Stopping:
             Preempted: If a signal came to one of the processes.
             RunStoppedError: If another process has taken over the folder.
         """
-        lost = self._lock is not None and save is not None and self._lock.lost
+        lost = self._lock is not None and self._lock.lost
         state = 2 if lost else int(self._signalled)
         state = state if self._distributed is None else self._distributed.max(state)
         if state == 2:
             raise RunStoppedError(f"another process has taken over {self._folder}; this one writes nothing more")
         if state:
-            if save is not None:
-                save()
+            save()
             raise Preempted(self._folder)
+
+    def asked_by(self, report: Report) -> Report:
+        """A report of progress after which a run of one process is left, where nothing has to be saved for it."""
+
+        def reported(what: str, share: float, metrics: dict[str, float]) -> None:
+            report(what, share, metrics)
+            if self._signalled and (self._distributed is None or self._distributed.n_processes == 1):
+                raise Preempted(self._folder)
+
+        return reported

@@ -83,10 +83,12 @@ def test_a_data_sets_own_parameters_are_added():
 
 
 def test_the_comparison_holds_typed_arms():
-    cfg = OmegaConf.to_object(compose("compare", ["arms.star.lr=2e-3", "arms.score.stages.0.kl_coefs=[1.0,0.0]"]))
+    cfg = OmegaConf.to_object(
+        compose("compare", ["arms.star.optim.lr=2e-3", "arms.score.stages.stage1.kl_coefs=[1,0]"])
+    )
     assert isinstance(cfg.arms["star"], schema.OfflineConfig)
     assert isinstance(cfg.arms["score"], schema.AlgorithmConfig)
-    assert cfg.arms["star"].lr == 2e-3
+    assert cfg.arms["star"].optim.lr == 2e-3
     assert set(cfg.run) < set(cfg.arms)  # the default comparison, and every other algorithm by name
     assert all(isinstance(cfg.arms[name], schema.AlgorithmConfig) for name in ("ppo", "turn_ppo", "grpo", "dapo"))
 
@@ -104,9 +106,9 @@ def refusal(entry, *overrides):
     ("entry", "key", "value", "near"),
     [
         ("train", "training.episods", "64", "training.episodes"),
-        ("train", "optim.learning_rate", "3", "optim.lr"),
+        ("train", "algorithm.optim.learning_rate", "3", "algorithm.optim.lr"),
         ("train", "model.device", "cuda", "model.revision"),
-        ("train", "training.lr", "3", "optim.lr"),
+        ("train", "training.lr", "3", "algorithm.critic.lr"),
         ("train", "algorithm.group_sise", "4", "algorithm.group_size"),
         ("train", "model.lora.rnak", "4", "model.lora.rank"),
         ("train", "sede", "3", "seed"),
@@ -139,7 +141,7 @@ def test_a_key_that_is_not_there_is_refused_whole_with_the_nearest(entry, key, v
         ("algoritm=score", "unknown key 'algoritm'; did you mean 'algorithm'?"),
         ("algorithm=scroe", "algorithm=scroe: unknown; did you mean 'score'?"),
         ("toy=modchain", "unknown key 'toy'"),
-        ("++optim={lr: 3, rate: 4}", "unknown key 'optim.rate'"),
+        ("++algorithm.optim={lr: 3, rate: 4}", "unknown key 'algorithm.optim.rate'"),
         ("plugins=[no_such_module]", "plugins: there is no module 'no_such_module'"),
         ("model.path=./nowhere", "model.path=./nowhere: no model there"),
     ],
@@ -150,9 +152,11 @@ def test_what_cannot_be_done_to_a_config_is_said(override, message):
 
 @pytest.mark.parametrize("override", ["env.options.mine=3", "+env.options.mine=3", "++env.options.mine=3"])
 def test_free_mappings_take_new_keys_with_and_without_a_plus(override):
-    cfg = typed(compose("train", open_free_mappings([override, "engine.options.more=1"], _ENTRY_POINTS["train"])))
+    cfg = typed(
+        compose("train", open_free_mappings([override, "evaluation.transfer.far.options.n=1"], _ENTRY_POINTS["train"]))
+    )
     assert cfg.env.options["mine"] == 3
-    assert cfg.engine.options == {"more": 1}
+    assert cfg.evaluation.transfer == {"far": {"options": {"n": 1}}}
 
 
 def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch):
@@ -166,7 +170,7 @@ def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch
     ("override", "message"),
     [
         ("algorithm.group_size=1", "rloo compares the episodes of a task"),
-        ("optim.lr=-1", "optim.lr=-1.0"),
+        ("algorithm.optim.lr=-1", "optim.lr=-1.0"),
         ("env.feedback=loud", "env.feedback=loud"),
         ("env.max_new_tokens=[]", "max_new_tokens is empty"),
         ("evaluation.split=train", "evaluation.split=train"),
@@ -180,7 +184,7 @@ def test_a_wrong_value_is_named(override, message):
 
 
 def test_every_config_field_is_documented_and_known():
-    assert {"algorithm.group_size", "optim.micro_batch_tokens", "hydra.run.dir"} <= set(known_keys("train"))
+    assert {"algorithm.group_size", "algorithm.optim.micro_batch_tokens", "hydra.run.dir"} <= set(known_keys("train"))
     for node in (*vars(schema).values(), *vars(entry_schema).values()):
         if not is_dataclass(node) or not (node.__doc__ or "").count("Args:"):
             continue

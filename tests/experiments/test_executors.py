@@ -28,7 +28,7 @@ PLUGIN = made_up_arms.__name__
 @pytest.fixture
 def make_jobs(tmp_path):
     """Jobs of an arm of another module, one for each thing to do."""
-    env, model = EnvConfig(name="x", id="x", prompts="toy-v1"), ModelConfig(path=str(ROOT / "models" / "modchain"))
+    env, model = EnvConfig(name="x", id="errata/modchain-v1"), ModelConfig(path=str(ROOT / "models" / "modchain"))
     config = RunConfig(name="x", env=env, model=model, plugins=[PLUGIN])
 
     def make(*doings):
