@@ -23,7 +23,6 @@ from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
 
-from experiments.folders import holder
 from experiments.stopping import EXIT_PREEMPTED
 from experiments.train import main as train
 from rl.checkpoint import IDENTITY, read_identity
@@ -43,13 +42,14 @@ DISK_FULL = 2
 
 @dataclass
 class Run:
-    """One of the runs and its present process."""
+    """One of the runs, its present process, and the folder that it worked in when it was last killed."""
 
     seed: int
     log: Path
     kills: int
     pid: int = 0
     done: bool = False
+    folder: Path | None = None
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def main() -> None:
     shutil.rmtree(options.folder, ignore_errors=True)
     outcome = soak(options.folder.resolve(), n_runs, n_steps, n_kills, options.tmpfs)
     print(json.dumps(outcome, indent=1))
-    sys.exit(bool(outcome["different"] or outcome["finished"] != n_runs))
+    sys.exit(bool(outcome["different"] or outcome["finished"] != n_runs or not outcome["fallbacks"]))
 
 
 def soak(folder: Path, n_runs: int, n_steps: int, n_kills: int, tmpfs: bool = False) -> dict:
@@ -95,7 +95,8 @@ def soak(folder: Path, n_runs: int, n_steps: int, n_kills: int, tmpfs: bool = Fa
             "runs": n_runs,
             "seconds": round(time.monotonic() - began),
             "events": {event: events.count(event) for event in sorted(set(events))},
-            "finished": sum((path / "policy" / "config.json").exists() for path in (wild / "soak").iterdir()),
+            "fallbacks": sum(run.log.read_text().count("is damaged") for run in runs),
+            "finished": sum((path / "policy" / "config.json").exists() for path in wild.glob("soak/*")),
             "different": compare(quiet / "soak", wild / "soak"),
         }
     finally:
@@ -120,9 +121,11 @@ def drive(
         for run in (run for run in runs if not run.done):
             pid, status = os.waitpid(run.pid, os.WNOHANG)
             if not pid:
-                if (run.kills or left) and rng.random() < 0.1 / len(runs):
-                    run.kills = max(0, run.kills - 1)
-                    os.kill(run.pid, rng.choice([signal.SIGTERM, signal.SIGKILL]))
+                if rng.random() < 0.1 / len(runs):
+                    run.folder = at_work(folder).get(run.pid)
+                    if run.kills or (left and n_checkpoints(run) == 2):
+                        run.kills = max(0, run.kills - 1)
+                        os.kill(run.pid, rng.choice([signal.SIGTERM, signal.SIGKILL]))
                 continue
             code = os.waitstatus_to_exitcode(status)
             events.append(f"ended with {code}")
@@ -133,23 +136,37 @@ def drive(
                 raise RuntimeError(f"{run.log}: ended with {code}")
             if run.done:
                 continue
-            start(run, folder, n_steps, disk_full=befall(folder, runs, left, rng, events) == "full disk")
+            start(run, folder, n_steps, disk_full=befall(folder, run, runs, left, rng, events) == "full disk")
 
 
-def befall(folder: Path, runs: list[Run], left: list[str], rng: random.Random, events: list[str]) -> str:
+def befall(folder: Path, run: Run, runs: list[Run], left: list[str], rng: random.Random, events: list[str]) -> str:
     """What else happens while a run is down, if its time has come; each misfortune happens once."""
-    n_alive = sum(bool(run.pid) for run in runs)
-    harmed = damageable(folder, n_alive) if "damage" in left else []
-    what = "damage" if harmed else next((name for name in left if name != "damage"), "")
+    # A process that has no folder yet may be looking at this one.
+    settled = {other.pid for other in runs if other.pid and other.seed == run.seed} <= at_work(folder).keys()
+    can_harm = "damage" in left and n_checkpoints(run) == 2 and settled
+    what = "damage" if can_harm else next((name for name in left if name != "damage"), "")
     if not what:
         return ""
     left.remove(what)
     events.append(what)
     if what == "damage":
-        damage(rng.choice(harmed), rng)
+        damage(run.folder / "checkpoints", rng)
     if what == "full mount":
         fill(folder / "ballast")
     return what
+
+
+def at_work(folder: Path) -> dict[int, Path]:
+    """The folder of every process that holds one."""
+    locks = ((json.loads(path.read_text() or "{}"), path.parent) for path in folder.glob("soak/*/.lock.*"))
+    return {lock["pid"]: path for lock, path in locks if lock}
+
+
+def n_checkpoints(run: Run) -> int:
+    """Whole checkpoints in the folder of a run that is not finished."""
+    if run.folder is None or (run.folder / "result.json").exists():
+        return 0
+    return len(list(run.folder.glob("checkpoints/[0-9]*")))
 
 
 def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False) -> None:
@@ -199,18 +216,6 @@ def fill(ballast: Path) -> None:
                 file.write(bytes(2**16))
     except OSError:
         pass
-
-
-def damageable(folder: Path, n_alive: int) -> list[Path]:
-    """Checkpoint folders of runs that were stopped and have an older checkpoint to fall back to.
-
-    None as long as a process may just be choosing one: when fewer folders are held than processes are alive.
-    """
-    runs = list(folder.glob("soak/*"))
-    if sum(holder(run) is not None for run in runs) < n_alive:
-        return []
-    stopped = [run for run in runs if holder(run) is None and not (run / "result.json").exists()]
-    return [run / "checkpoints" for run in stopped if len(list(run.glob("checkpoints/[0-9]*"))) == 2]
 
 
 def damage(checkpoints: Path, rng: random.Random) -> None:

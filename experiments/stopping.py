@@ -4,6 +4,7 @@ In all of them what was computed is kept, and the same command with ``resume`` g
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,8 @@ class Stopping:
             signal.signal(number, handler)
         if self._hold is not None:
             self._hold.__exit__(None, None, None)
+        if isinstance(error, Preempted) and self._hold is not None:
+            print(f"stopped by a signal; what was done is kept: go on with resume={self._folder}", file=sys.stderr)
         if error is not None and is_disk_full(error):
             raise RunStoppedError(
                 f"no space left on the disk of {self._folder}: what was half written is removed; make room, then go on "

@@ -10,20 +10,25 @@ def main(cfg: TrainConfig) -> None:
     from experiments.folders import is_complete, open_run
     from experiments.online import run_online
     from experiments.progress import Display
+    from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
     from rl.tracking import describe_run
 
-    distributed = Distributed(mixed_precision=cfg.optim.mixed_precision)
-    with open_run(cfg, "train", distributed) as folder:
-        if is_complete(folder):
-            console.print(f"the run in {folder} is finished", highlight=False)
-        elif distributed.is_main:
-            describe_run(folder, resolved_yaml(cfg))
-            with Display(console) as display:
-                result = run_online(cfg, folder, display.reporter(cfg.algorithm.name), distributed=distributed)
-            display.summary(result, folder)
-        else:
-            run_online(cfg, folder, lambda *_: None, distributed=distributed)
+    distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
+    try:
+        with open_run(cfg, "train", distributed) as folder:
+            if is_complete(folder):
+                console.print(f"the run in {folder} is finished", highlight=False)
+            elif distributed.is_main:
+                describe_run(folder, resolved_yaml(cfg))
+                with Display(console) as display:
+                    result = run_online(cfg, folder, display.reporter(cfg.algorithm.name), distributed=distributed)
+                display.summary(result, folder)
+            else:
+                run_online(cfg, folder, lambda *_: None, distributed=distributed)
+    except Preempted:  # all processes leave together
+        distributed.close()
+        raise
     distributed.close()
 
 

@@ -292,6 +292,7 @@ def run_script(source: str, output_bytes: int) -> NoReturn:
     builtins.open = io.open = _open  # type: ignore[assignment]
     os.open = _open_descriptor  # type: ignore[assignment]
     namespace, status = _module("__main__", source), 0
+    namespace["__builtins__"] = builtins
     try:
         exec(compile(source, SOURCE_NAME, "exec"), namespace)
     except SystemExit as error:
@@ -329,7 +330,7 @@ _real_open, _real_open_descriptor = open, os.open
 
 def _open(file: Any, *args: Any, **kwargs: Any) -> Any:
     """``open`` where the names of the standard streams exist, though no ``/proc`` does."""
-    known = _DEVICES.get(file) if isinstance(file, str) else None
+    known = _DEVICES.get(os.fspath(file)) if isinstance(file, str | os.PathLike) else None
     return _real_open(file if known is None else os.dup(known), *args, **kwargs)
 
 

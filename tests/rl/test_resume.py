@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
 from experiments.arms import run_offline
@@ -21,52 +22,47 @@ from experiments.stopping import Stopping
 from rl.backends.distributed import Distributed
 from rl.checkpoint import Identity, ResumeError, hash_tasks
 from rl.config import (
-    Advantage,
     AlgorithmConfig,
-    Critic,
     CriticConfig,
     EvalConfig,
     LoraConfig,
-    Loss,
     OfflineConfig,
-    Reference,
     Rule,
-    Schedule,
-    Select,
     SFTConfig,
     StageConfig,
+    TermConfig,
     TrainingConfig,
 )
+from rl.learner import Learner
 from rl.offline import OfflineTrainer
 from rl.tracking import read_jsonl
+from rl.types import RunStoppedError
 from rl.workbench import content_of
 from tests.conftest import ROOT
-from tests.helpers import modchain_config
+from tests.helpers import modchain_config, named
 
 SCORE = AlgorithmConfig(
     name="score",
     group_size=4,
     minibatches=2,
-    stages=[
+    stages=named(
         StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03], kl_balance=1.0),
-        StageConfig(progress_alpha=3.0, kl_coefs=[0.03, 0.03], reference=Reference.PREVIOUS, keep_optimizer=True),
-    ],
+        StageConfig(progress_alpha=3.0, kl_coefs=[0.03, 0.03], reference="previous", keep_optimizer=True),
+    ),
 )
 PPO = AlgorithmConfig(
     name="ppo",
     group_size=2,
-    advantage=Advantage.GAE,
-    critic=CriticConfig(Critic.SEPARATE, warmup_steps=1),
+    advantage="gae",
+    critic=CriticConfig("separate", warmup_steps=1),
     epochs=2,
-    turn_gamma=1.0,
+    advantage_options={"turn_gamma": 1.0, "lam": 0.95},
     whiten=True,
-    entropy_coef=0.01,
+    terms={"entropy": TermConfig(weight=0.01)},
 )
-DAPO = AlgorithmConfig(
-    name="dapo", group_size=4, advantage=Advantage.GRPO, loss=Loss.CISPO, dynamic_sampling=2, minibatches=2
-)
+DAPO = AlgorithmConfig(name="dapo", group_size=4, advantage="grpo", loss="cispo", dynamic_sampling=2, minibatches=2)
 OFFLINE = AlgorithmConfig(
-    name="offline", group_size=4, stages=[StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1])]
+    name="offline", group_size=4, stages=named(StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1]))
 )
 
 
@@ -75,7 +71,7 @@ class StopHereError(Exception):
 
 
 def config(algorithm, **training):
-    cfg = modchain_config(algorithm=algorithm, lr=3e-3, schedule=Schedule.LINEAR)
+    cfg = modchain_config(algorithm=algorithm, lr=3e-3, schedule="linear")
     cfg.training.tasks_per_step = 16 // algorithm.group_size
     cfg.training.episodes = 6 * 16
     cfg.training.validate_every = 2
@@ -155,7 +151,7 @@ def test_the_test_can_fail(tmp_path):
 
 
 def test_the_best_policy_survives_an_interruption(tmp_path):
-    cfg = config(SCORE, select=Select.BEST, save_every=1)
+    cfg = config(SCORE, select="best", save_every=1)
     play(cfg, tmp_path, stop_after=4)
     run = online(cfg, tmp_path)
     assert run.resumed
@@ -173,14 +169,14 @@ def test_a_changed_config_is_refused_by_name(tmp_path):
     cfg = config(SCORE, save_every=1)
     play(cfg, tmp_path, stop_after=1)
     changed = config(SCORE, save_every=1)
-    changed.optim.lr = 1e-2
-    with pytest.raises(ResumeError, match=r"changed: optim\.lr \(was 0\.003, is 0\.01\)"):
+    changed.algorithm.optim.lr = 1e-2
+    with pytest.raises(ResumeError, match=r"changed: algorithm\.optim\.lr \(was 0\.003, is 0\.01\)"):
         online(changed, tmp_path)
 
 
 MAY_CHANGE = {
-    "optim.micro_batch_tokens": 77,
-    "optim.gradient_checkpointing": True,
+    "algorithm.optim.micro_batch_tokens": 77,
+    "algorithm.optim.gradient_checkpointing": True,
     "engine.urls": ["http://b"],
     "engine.max_batch_size": 7,
     "engine.timeout_s": 5.0,
@@ -195,9 +191,9 @@ MAY_CHANGE = {
 }
 MUST_STAY = {
     "seed": 3,
-    "optim.lr": 1e-5,
-    "optim.max_grad_norm": 9.0,
-    "optim.mixed_precision": "bf16",
+    "algorithm.optim.lr": 1e-5,
+    "algorithm.optim.max_grad_norm": 9.0,
+    "algorithm.optim.mixed_precision": "bf16",
     "algorithm.group_size": 8,
     "env.attempts": 3,
     "env.max_new_tokens": [5],
@@ -236,7 +232,7 @@ def test_what_decides_what_is_learned_may_not(key):
 
 def constant(algorithm):
     cfg = config(deepcopy(algorithm))
-    cfg.optim.schedule = Schedule.CONSTANT
+    cfg.algorithm.optim.schedule = "constant"
     return cfg
 
 
@@ -336,6 +332,53 @@ def test_checkpoints_of_adapters_do_not_hold_the_base(tmp_path):
     names = [name for name in metadata if not name.startswith("optimizer.")]
     assert names
     assert all(".lora_" in name for name in names)
+
+
+def spoil(monkeypatch, field, value, at):
+    """Makes one number of the scored rows wrong, at one optimiser step."""
+    update, calls = Learner.update, []
+
+    def spoilt(self, train, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == at:
+            tensor = getattr(train, field).clone()
+            tensor[train.rollout.response_mask] = value
+            train = replace(train, **{field: tensor})
+        return update(self, train, *args, **kwargs)
+
+    monkeypatch.setattr(Learner, "update", spoilt)
+
+
+@pytest.mark.parametrize(("field", "value"), [("advantages", float("nan")), ("advantages", float("inf"))])
+def test_a_step_that_is_not_finite_stops_the_run_and_is_no_checkpoint(field, value, tmp_path, monkeypatch):
+    cfg = config(SIMPLE, save_every=1)
+    spoil(monkeypatch, field, value, at=3)
+    with pytest.raises(RunStoppedError, match=rf"not finite before an optimiser step: {field}, policy/loss"):
+        play(cfg, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["000001_00000001", "000002_00000002"]
+    saved = load_file(tmp_path / "policy_interrupted" / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in saved.values())
+
+
+def test_a_step_that_is_not_finite_can_be_left_out_and_is_counted(tmp_path, monkeypatch):
+    cfg = config(SIMPLE, nonfinite="skip", validate_every=0)
+    spoil(monkeypatch, "advantages", float("nan"), at=3)
+    weights, _ = play(cfg, tmp_path)
+    assert bool(weights.isfinite().all())
+    steps = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "policy/loss" in row]
+    assert [row["optim/skipped"] for row in steps] == [0, 0, 1, 0, 0, 0]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    run = online(config(SIMPLE, save_every=1), tmp_path)
+    run.trainer.train_step()
+    with torch.no_grad():
+        next(run.bench.model.parameters()).view(-1)[0] = float("inf")
+    with pytest.raises(RunStoppedError, match="not saved: 1 tensors hold numbers that are not finite"):
+        run._save()
+    run._tracker.close()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_task_hashes_see_the_content_and_the_order():
