@@ -51,12 +51,12 @@ def open_streams(output_bytes: int) -> None:
     """Standard streams as Python makes them, over descriptors 0, 1 and 2."""
     raw = io.FileIO(0, "r", closefd=False)
     raw.name = "<stdin>"  # type: ignore[misc]
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), "utf-8")  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), "utf-8", newline="\n")  # type: ignore[misc]
     sys.stdin.mode = "r"  # type: ignore[misc]
     for descriptor, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
         sink = _Capped(descriptor, output_bytes)
         sink.name = f"<{name}>"  # type: ignore[misc]
-        text = io.TextIOWrapper(io.BufferedWriter(sink), "utf-8", errors, line_buffering=descriptor == 2)
+        text = io.TextIOWrapper(io.BufferedWriter(sink), "utf-8", errors, "\n", line_buffering=descriptor == 2)
         text.mode = "w"  # type: ignore[misc]
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)

@@ -1,14 +1,18 @@
 """Whole programs run as CPython runs them: every habit of the table gets its own output and status."""
 
+import contextlib
+import io
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rewards.code import ScriptTests, score_program
+from rewards.asserts import declare_all
+from rewards.code import CheckCode, FunctionTests, ScriptTests, score_program
 from rewards.sandbox import Limits, Mode, Sandbox, SandboxError
-from tests.rewards.scripts import SCRIPTS
+from tests.rewards.scripts import FUNCTIONS, SCRIPTS
 
 LIMITS = Limits(cpu_s=10.0)
 
@@ -62,3 +66,41 @@ def test_a_whole_program_gets_the_verdict_that_python_gives(name, sandbox, nativ
 
 def test_the_table_is_large():
     assert len(SCRIPTS) >= 200
+    assert len(FUNCTIONS) >= 150
+
+
+def natively_passes(program, test):
+    """Python's own verdict; these programs are harmless, so they run right here."""
+    namespace = {"__name__": "solution"}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_input():
+            exec(compile(program, "solution.py", "exec"), namespace)
+            exec(test, namespace)
+    except (Exception, SystemExit):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def no_input():
+    limit, stdin, modules = sys.getrecursionlimit(), sys.stdin, sys.modules.get("solution")
+    sys.stdin, sys.modules["solution"] = io.StringIO(), types.ModuleType("solution")
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+        sys.stdin = stdin
+        sys.modules["solution"] = modules
+        if modules is None:
+            del sys.modules["solution"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_gets_the_verdict_that_python_gives(name, sandbox):
+    program, test = FUNCTIONS[name]
+    names = {"f": "f"}
+    cases = declare_all(test, names)
+    tests = FunctionTests(hidden=cases) if cases else FunctionTests(code=CheckCode((test,)))
+    score = score_program(program, tests, LIMITS, sandbox=sandbox)
+    assert score.verdict == ("correct" if natively_passes(program, test) else "wrong"), score
