@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rl.advantages import turn_starts
 from rl.algorithms import advantages
-from rl.analysis.metrics import Ratio, total
+from rl.analysis.metrics import Ratio, declare, total
 from rl.backends.distributed import Distributed, local
 from rl.backends.policy import Actor, Critic, SampledStats, sampled_stats
 from rl.backends.reference import References
@@ -318,3 +318,27 @@ def _all_of(contexts: Iterable[AbstractContextManager]) -> ExitStack:
     for context in contexts:
         stack.enter_context(context)
     return stack
+
+
+declare(
+    {
+        "policy/kl_ref_t<k>": ("nats per episode", "KL(policy || reference) summed over the turn's tokens"),
+        "policy/abs_advantage_t<k>": ("1", "|advantage| summed over the turn's tokens, per episode"),
+        "policy/loss": ("1", "the loss that was minimised"),
+        "policy/entropy": ("nats per token", "entropy of the policy at sampled positions"),
+        "policy/clip_fraction": ("fraction", "tokens whose ratio was clipped"),
+        "policy/ratio": ("1", "mean of policy over old policy at sampled tokens"),
+        "policy/sampler_gap": ("nats per token", "mean |trainer - sampler| log-prob before the update"),
+        "policy/importance_weight": ("1", "mean weight of samples for the gap between sampler and trainer"),
+        "policy/importance_capped": ("fraction", "tokens whose importance weight was cut to the cap"),
+        "policy/off_policy_masked": ("fraction", "response tokens dropped because the policy has left them behind"),
+        "critic/loss": ("1", "the value loss that was minimised"),
+        "critic/error": ("reward^2", "mean squared distance between value and return"),
+        "critic/value": ("reward", "mean value"),
+        "critic/return": ("reward", "mean return that the values should have"),
+        "critic/return_square": ("reward^2", "mean squared return"),
+        "critic/grad_norm": ("1", "gradient norm of a separate critic before clipping"),
+        "optim/grad_norm": ("1", "gradient norm before clipping"),
+        "optim/skipped": ("fraction", "optimiser steps left out because loss or gradient were not finite"),
+    }
+)

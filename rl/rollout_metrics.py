@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rewards import Verdict
-from rl.analysis.metrics import Ratio, total
+from rl.analysis.metrics import Ratio, declare, total
 from rl.analysis.revisions import Revision, kind_shares
 from rl.types import Episode, Finish, Group, Turn
 
@@ -76,3 +76,19 @@ def _group_metrics(groups: list[Group]) -> dict[str, Ratio]:
         "group/all_correct_fraction": Ratio(float(sum(all(row) for row in last)), n),
         "group/all_wrong_fraction": Ratio(float(sum(not any(row) for row in last)), n),
     }
+
+
+declare(
+    {
+        "reward/raw_t<k>": ("reward", "mean raw reward of the turn"),
+        "rollout/tokens_t<k>": ("tokens", "mean sampled tokens of the turn"),
+        "rollout/truncated_t<k>": ("fraction", "turns cut off by the token limit"),
+        "rollout/no_answer_t<k>": ("fraction", "turns without an answer in the accepted form"),
+        "rollout/ambiguous_t<k>": ("fraction", "turns that offer several answers as final"),
+        "rollout/verifier_timeout_t<k>": ("fraction", "turns whose verification was killed at its deadline"),
+        "rollout/accuracy_t<k>": ("fraction", "turns with verdict correct"),
+        "group/mixed_fraction": ("fraction", "groups with a gradient: rewards differ at some turn"),
+        "group/all_correct_fraction": ("fraction", "groups whose last attempts are all right"),
+        "group/all_wrong_fraction": ("fraction", "groups whose last attempts are all wrong"),
+    }
+)
