@@ -95,6 +95,7 @@ def rate(name: str, label: str, unit: str, **more: Any) -> Callable[[Callable], 
 
     def declare(of: Callable) -> Callable:
         meaning = (of.__doc__ or "").strip().split("\n")[0].rstrip(".")
+        meaning = meaning[:1].lower() + meaning[1:]
         if not meaning:
             raise ValueError(f"rate {name}: its function needs a docstring that says what it means")
         RATES.register(name)(Rate(label, unit, meaning, of, **more))
@@ -208,13 +209,13 @@ def _break_rate(row: "EvalRow") -> bool | None:
 @rate("changed_answer", "answer changed", "%", least=2, where=Where.TABLES)
 def _changed_answer(row: "EvalRow") -> bool:
     """The second final answer differs from the first; no answer counts as one."""
-    return row.answers[0] != row.answers[row.at(2)]
+    return row.answer_keys[0] != row.answer_keys[row.at(2)]
 
 
 @rate("same_answer", "same answer", "%", least=2, where=Where.LOG)
 def _same_answer(row: "EvalRow") -> bool:
     """The second attempt has a final answer, and it is that of the first."""
-    return row.answers[0] is not None and row.answers[0] == row.answers[row.at(2)]
+    return row.answer_keys[0] is not None and row.answer_keys[0] == row.answer_keys[row.at(2)]
 
 
 @rate("change_if_wrong", "wrong answers changed", "%", least=2, where=Where.LOG)

@@ -250,5 +250,5 @@ def scaling(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
 
 def _majority(rows: Sequence[EvalRow], k: int) -> float:
     """Whether the answer that most give at attempt ``k`` is right; 0 if nobody gives one."""
-    winner = majority_index([row.answers[row.at(k)] for row in rows])
+    winner = majority_index([row.answer_keys[row.at(k)] for row in rows])
     return 0.0 if winner is None else float(rows[winner].correct[rows[winner].at(k)])
