@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -77,8 +77,13 @@ class Turn:
 
     @property
     def answer(self) -> str | None:
-        """The final answer in canonical form, ``None`` if there was none."""
+        """The final answer as people read it, ``None`` if there was none."""
         return self.score.answer if self.score is not None else None
+
+    @property
+    def answer_key(self) -> str | None:
+        """Two attempts gave the same answer when these are equal; ``None`` if there was none."""
+        return self.score.key if self.score is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +240,23 @@ class TrainBatch(_Rows):
 
     def __len__(self) -> int:
         return len(self.rollout)
+
+
+class SampledStats(NamedTuple):
+    """What the policy thinks of the sampled tokens.
+
+    Args:
+        logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
+        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
+        values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
+        distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
+            the response mask; empty where it was not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    distribution: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 import envs
 from envs import Split
 from envs.prompts import get_prompts
-from rl.config.checks import refuse
+from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
 ENGINES = ("hf", "vllm", "vllm_http")
 _EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
@@ -31,8 +31,9 @@ class LoraConfig:
     targets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        refuse(self.rank < 0, f"model.lora.rank={self.rank}: must not be negative; 0 is full tuning")
-        refuse(self.alpha <= 0, f"model.lora.alpha={self.alpha}: must be positive")
+        check_numbers(self, "model.lora", positive="alpha", not_negative="rank")
+        if not self.rank:
+            refuse_idle(self, "model.lora", "alpha targets", "model.lora.rank=0")
 
 
 @dataclass
@@ -42,7 +43,7 @@ class ModelConfig:
     Args:
         path: A folder in transformers' format, or a hub id.
         revision: Of a hub id.
-        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``optim.mixed_precision=bf16``
+        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``mixed_precision=bf16``
             rather than in bfloat16, whose steps are too coarse for small learning rates.
         chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates by
             name, ``trl:qwen3``: they leave earlier turns as they were.
@@ -67,7 +68,8 @@ class ModelConfig:
     attention: str | None = None
 
     def __post_init__(self) -> None:
-        refuse(self.dtype not in ("float32", "bfloat16"), f"model.dtype={self.dtype}: use float32 or bfloat16")
+        check_numbers(self, "model", not_negative="context_length")
+        refuse_unknown(self.dtype, ("float32", "bfloat16"), "model.dtype")
         refuse(self.thoughts not in ("refuse", "keep"), f"model.thoughts={self.thoughts}: use refuse or keep")
         try:
             date.fromisoformat(self.template_date)
@@ -120,7 +122,19 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         refuse(self.name not in ENGINES, f"engine.name={self.name}: use {', '.join(ENGINES)}")
-        refuse(self.max_batch_size < 1, f"engine.max_batch_size={self.max_batch_size}: must be positive")
+        check_numbers(
+            self,
+            "engine",
+            positive="max_batch_size gpu_memory_utilization timeout_s",
+            not_negative="retries sleep_level",
+        )
+        local, served = (
+            "dtype gpu_memory_utilization enforce_eager prefix_caching sleep_level options",
+            "urls weights_dir",
+        )
+        idle = {"hf": f"{local} {served} retries timeout_s", "vllm": f"{served} retries timeout_s", "vllm_http": local}
+        refuse_idle(self, "engine", idle[self.name], f"engine.name={self.name}")
+        refuse(self.gpu_memory_utilization > 1, "engine.gpu_memory_utilization: is a part of the memory, at most 1")
         refuse("" in self.stop_strings, "engine.stop_strings: an empty text ends every answer at once")
         refuse(
             self.name == "vllm" and bool(self.stop_strings),
@@ -177,9 +191,8 @@ class EnvConfig:
     seeds: dict[str, int] = field(default_factory=lambda: {"train": 1000, "validation": 100, "test": 200})
 
     def __post_init__(self) -> None:
-        refuse(self.attempts < 0, f"env.attempts={self.attempts}: an episode needs at least one attempt")
+        check_numbers(self, "env", positive="max_new_tokens", not_negative="attempts")
         refuse(not self.max_new_tokens, "env.max_new_tokens is empty: give a token limit")
-        refuse(min(self.max_new_tokens) < 1, f"env.max_new_tokens={self.max_new_tokens}: limits must be positive")
         unknown = sorted(set(self.seeds) - set(Split))
         refuse(bool(unknown), f"env.seeds: unknown split {', '.join(unknown)}; use {', '.join(Split)}")
 
