@@ -212,6 +212,10 @@ class EnvConfig:
             envs.STOP_RULES.options(found.stop_rule, found.stop_rule_options)
         if found.prompts is not None:
             get_prompts(found.prompts, found.prompts_text)
+        if found.group_reward is not None:
+            from rl.group_rewards import GROUP_REWARDS  # with torch, which only runs need
+
+            GROUP_REWARDS.options(found.group_reward, found.group_reward_options)
         return found
 
     @property
