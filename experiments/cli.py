@@ -160,6 +160,8 @@ class Program:
 def typed(cfg: DictConfig) -> Any:
     """A composed config as its dataclass, checked; imports its ``plugins`` first, so that their names are known.
 
+    What the config leaves open about its environment is the choice of the environment's author from here on.
+
     Raises:
         UnknownKeyError: If it holds a key that the dataclass does not have.
         UserError: If there is no such plugin, or no model where ``model.path`` says.
@@ -174,6 +176,8 @@ def typed(cfg: DictConfig) -> Any:
                 raise
             raise UserError(f"plugins: there is no module {name!r} here; it is imported from {Path.cwd()}") from error
     config: Any = OmegaConf.to_object(cfg)
+    if hasattr(config, "env"):
+        config.env = config.env.settled()
     if isinstance(config, schema.RunConfig):
         config.model.refuse_missing()
     return config

@@ -286,7 +286,6 @@ class OfflineTrainer:
             self._tokenizer,
             rows,
             self._offline,
-            self._config.optim,
             derive_seed(self._config.seed, "sft", self.round),
             self._config.training.updates // self._offline.iterations,
             lambda share: self._on_progress("fine-tuning", (self.round + share) / self._offline.iterations),

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 import envs
-from envs import SelfCorrectEnv, Split, Task, TaskSet
+from envs import Split, Task, TaskSet, TextEnv
 from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import make_engine
@@ -60,6 +60,7 @@ class Workbench:
         seed_everything(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
+        config = replace(config, env=config.env.settled())
         taskset = make_taskset(config.env)
         model, tokenizer = load_policy(config.model)
         model = model.to(distributed.device).eval()
@@ -104,7 +105,7 @@ class Workbench:
             changes: What differs from ``config.env``; inner dictionaries are merged.
         """
         env: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.config.env), changes))
-        config = replace(self.config, env=env)
+        config = replace(self.config, env=env.settled())
         return replace(self, config=config, taskset=make_taskset(env))
 
     def tasks(self, split: Split, n: int = 0) -> Sequence[Task]:
@@ -143,18 +144,14 @@ def content_of(config: RunConfig) -> dict[str, str]:
 def make_taskset(config: EnvConfig) -> TaskSet:
     """The task set of an environment config."""
     hub.register()
-    return envs.make(config.id, options=config.task_options).taskset
+    return envs.make_taskset(config.id, config.task_options, config.seeds)
 
 
 def make_env(
     config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0, feedback: str | None = None
-) -> SelfCorrectEnv:
+) -> TextEnv:
     """An environment over an already loaded task set."""
-    return SelfCorrectEnv(
-        taskset,
-        split=split,
-        attempts=attempts or config.attempts,
-        feedback=feedback or config.feedback,
-        prompts=config.prompts,
-        stop_on_correct=config.stop_on_correct,
-    )
+    chosen = config.episode | {"attempts": attempts or config.attempts or None}
+    if feedback is not None:
+        chosen |= {"feedback": feedback, "feedback_options": {}}
+    return envs.make_text_env(config.id, taskset, config.task_options, split=split, **chosen)

@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,9 +33,8 @@ def pack(store: Store, limit: int) -> dict[str, Any]:
     return packer.names() | {"episodes": episodes, "note": note}
 
 
-def packed(content: dict[str, Any]) -> str:
+def packed(text: str) -> str:
     """Gzip, base64: what stands in the page."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from experiments.evidence.store import Store
 
 
+COLOURS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+    *("#5b9bd5", "#c98a3c", "#6cbf6c", "#e07b7b", "#b195d1", "#b08a80"),
+)
+"""Of curves, by their number; told apart on white and on black."""
+
+
 def plain(value: Any) -> Any:
     """Types that JSON has: ``nan`` becomes ``None``, NumPy numbers Python's."""
     if isinstance(value, dict):
@@ -108,6 +115,12 @@ class Figure:
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with ``kind``."""
         return {"kind": "figure", **plain(asdict(self))}
+
+
+def looks(figure: Figure) -> dict[str, int]:
+    """A number for every name, the same in all panels: it decides colour, line style and marker."""
+    names = dict.fromkeys(series.name for panel in figure.panels for series in panel.series)
+    return {name: index for index, name in enumerate(names)}
 
 
 @dataclass(frozen=True, slots=True)

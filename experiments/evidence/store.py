@@ -103,6 +103,7 @@ class Store:
         self.names: dict[str, str] = {arm: self._name(arm) for arm in self.order}
         self._tables: dict[str, dict[str, ArmTable]] = {}
         self._bootstraps: dict[str, Bootstrap] = {}
+        self._cells: dict[tuple[str, str, str], Cells] = {}
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A value of the config, by its whole key; the default where the config does not say."""
@@ -203,9 +204,12 @@ class Store:
 
     def cells(self, arm: str, mode: str, rate: str) -> Cells:
         """A rate of the complete seeds; of one run for an arm that has one, and where no seed is complete."""
-        table = self.tables(mode)[arm]
-        alone = len(table.seeds) == 1 or not self.complete
-        return table.cells[rate].take([0] if alone else [table.seeds.index(seed) for seed in self.complete])
+        if (arm, mode, rate) not in self._cells:
+            table = self.tables(mode)[arm]
+            alone = len(table.seeds) == 1 or not self.complete
+            seeds = [0] if alone else [table.seeds.index(seed) for seed in self.complete]
+            self._cells[arm, mode, rate] = table.cells[rate].take(seeds)
+        return self._cells[arm, mode, rate]
 
     def interval(self, arm: str, mode: str, rate: str) -> Interval:
         """A rate's mean and bootstrap interval."""

@@ -84,17 +84,15 @@ def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:
     adjusted = holm([best.p_against[other.arm] for other in others])
     beaten = [o.name for o, p in zip(others, adjusted, strict=True) if p < 0.05 and best.against[o.arm].mean > 0]
     level = [o.name for o in others if o.name not in beaten]
-    sentence = _largest(trained, best, goal)
+    sentence, whose = _largest(trained, best, goal), f" {best.name}'s {named(goal).label}"
     if beaten:
-        sentence += (
-            f" {best.name}'s is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
-        )
+        sentence += f"{whose} is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
         n_seeds = min(len(line.seeds) for line in trained)
         if n_seeds < ENOUGH_SEEDS:
             counted = f"{n_seeds} seeds" if n_seeds > 1 else "one seed"
             sentence += f" With {counted} that is rough: a single failed run can carry it, so read every seed."
     if level:
-        sentence += f" {best.name}'s cannot be told from that of {', '.join(level)}."
+        sentence += f"{whose} cannot be told from that of {', '.join(level)}."
     last = f"accuracy_t{comparison.attempts}"
     if last == goal:
         return [sentence]

@@ -208,13 +208,13 @@ def _break_rate(row: "EvalRow") -> bool | None:
 @rate("changed_answer", "answer changed", "%", least=2, where=Where.TABLES)
 def _changed_answer(row: "EvalRow") -> bool:
     """The second final answer differs from the first; no answer counts as one."""
-    return row.answers[0] != row.answers[row.at(2)]
+    return row.answer_keys[0] != row.answer_keys[row.at(2)]
 
 
 @rate("same_answer", "same answer", "%", least=2, where=Where.LOG)
 def _same_answer(row: "EvalRow") -> bool:
     """The second attempt has a final answer, and it is that of the first."""
-    return row.answers[0] is not None and row.answers[0] == row.answers[row.at(2)]
+    return row.answer_keys[0] is not None and row.answer_keys[0] == row.answer_keys[row.at(2)]
 
 
 @rate("change_if_wrong", "wrong answers changed", "%", least=2, where=Where.LOG)

@@ -40,13 +40,14 @@ class EvalRow:
         correct: Whether each attempt was right.
         rewards: Raw rewards.
         verdicts: Verdicts by name.
-        answers: Final answers in canonical form, or ``None``.
+        answers: Final answers as people read them, or ``None``.
         texts: What the policy wrote.
         n_tokens: Sampled tokens.
         truncated: Whether the token limit cut the attempt off.
         stop_reason: Why the episode ended.
         failed: Whether we broke it off; such rows count in no rate.
         values: Its value of every rate in :data:`rl.analysis.rates.RATES` that says something about it.
+        answer_keys: By which two answers are the same; the answers themselves if nothing else is known.
     """
 
     arm: str
@@ -65,8 +66,10 @@ class EvalRow:
     stop_reason: str
     failed: bool
     values: dict[str, float] = field(default_factory=dict)
+    answer_keys: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "answer_keys", self.answer_keys or self.answers)
         # Stored values stay; a rate that was declared after the row was written is measured when it is read.
         object.__setattr__(self, "values", self.values | measure(self))
 
@@ -89,6 +92,7 @@ class EvalRow:
             rewards=tuple(turn.reward for turn in turns),
             verdicts=tuple(turn.score.verdict.value if turn.score else "unscored" for turn in turns),
             answers=tuple(turn.answer for turn in turns),
+            answer_keys=tuple(turn.answer_key for turn in turns),
             texts=tuple(turn.text for turn in turns),
             n_tokens=tuple(len(turn.action_ids) for turn in turns),
             truncated=tuple(turn.finish == "length" for turn in turns),

@@ -43,7 +43,7 @@ def _means(values_SN: np.ndarray) -> np.ndarray:
     return np.divide(sums, n, out=np.full(len(n), np.nan), where=n > 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Cells:
     """One rate of one arm, by seed and task.
 
@@ -151,13 +151,19 @@ class Bootstrap:
     def __init__(self, n_seeds: int, n_tasks: int, draws: int = DRAWS, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self._n_seeds, self._n_tasks = n_seeds, n_tasks
+        self._drawn: dict[Cells, np.ndarray] = {}
         self._tasks = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=draws).astype(np.float32) / n_tasks
         self._seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=draws).astype(np.float32) / n_seeds
 
     def draws(self, cells: Cells) -> np.ndarray:
         """``[draws]`` resampled values of a rate; ``nan`` where a draw holds no episode that the rate is about."""
-        above, below = self._means(cells.above), self._means(cells.below)
-        return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+        if cells not in self._drawn:  # an arm is compared with every other one
+            found = self._means(cells.above)
+            if np.nanmin(cells.below, initial=1.0) < 1:
+                below = self._means(cells.below)
+                found = np.divide(found, below, out=np.full_like(found, np.nan), where=below > 0)
+            self._drawn[cells] = found
+        return self._drawn[cells]
 
     def _means(self, values_SN: np.ndarray) -> np.ndarray:
         """``[draws]`` resampled means. A single row (the untrained base) stands for every seed.
@@ -244,5 +250,5 @@ def scaling(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
 
 def _majority(rows: Sequence[EvalRow], k: int) -> float:
     """Whether the answer that most give at attempt ``k`` is right; 0 if nobody gives one."""
-    winner = majority_index([row.answers[row.at(k)] for row in rows])
+    winner = majority_index([row.answer_keys[row.at(k)] for row in rows])
     return 0.0 if winner is None else float(rows[winner].correct[rows[winner].at(k)])

@@ -83,10 +83,12 @@ def test_a_data_sets_own_parameters_are_added():
 
 
 def test_the_comparison_holds_typed_arms():
-    cfg = OmegaConf.to_object(compose("compare", ["arms.star.lr=2e-3", "arms.score.stages.0.kl_coefs=[1.0,0.0]"]))
+    cfg = OmegaConf.to_object(
+        compose("compare", ["arms.star.optim.lr=2e-3", "arms.score.stages.stage1.kl_coefs=[1,0]"])
+    )
     assert isinstance(cfg.arms["star"], schema.OfflineConfig)
     assert isinstance(cfg.arms["score"], schema.AlgorithmConfig)
-    assert cfg.arms["star"].lr == 2e-3
+    assert cfg.arms["star"].optim.lr == 2e-3
     assert set(cfg.run) < set(cfg.arms)  # the default comparison, and every other algorithm by name
     assert all(isinstance(cfg.arms[name], schema.AlgorithmConfig) for name in ("ppo", "turn_ppo", "grpo", "dapo"))
 
@@ -104,9 +106,9 @@ def refusal(entry, *overrides):
     ("entry", "key", "value", "near"),
     [
         ("train", "training.episods", "64", "training.episodes"),
-        ("train", "optim.learning_rate", "3", "optim.lr"),
+        ("train", "algorithm.optim.learning_rate", "3", "algorithm.optim.lr"),
         ("train", "model.device", "cuda", "model.revision"),
-        ("train", "training.lr", "3", "optim.lr"),
+        ("train", "training.lr", "3", "algorithm.critic.lr"),
         ("train", "algorithm.group_sise", "4", "algorithm.group_size"),
         ("train", "model.lora.rnak", "4", "model.lora.rank"),
         ("train", "sede", "3", "seed"),
@@ -166,7 +168,7 @@ def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch
     ("override", "message"),
     [
         ("algorithm.group_size=1", "rloo compares the episodes of a task"),
-        ("optim.lr=-1", "optim.lr=-1.0"),
+        ("algorithm.optim.lr=-1", "optim.lr=-1.0"),
         ("env.feedback=loud", "env.feedback=loud"),
         ("env.max_new_tokens=[]", "max_new_tokens is empty"),
         ("evaluation.split=train", "evaluation.split=train"),

@@ -24,20 +24,15 @@ from experiments.stopping import EXIT_PREEMPTED, Stopping
 from rl.backends.distributed import Distributed
 from rl.checkpoint import Identity, ResumeError, hash_tasks
 from rl.config import (
-    Advantage,
     AlgorithmConfig,
-    Critic,
     CriticConfig,
     EvalConfig,
     LoraConfig,
-    Loss,
     OfflineConfig,
-    Reference,
     Rule,
-    Schedule,
-    Select,
     SFTConfig,
     StageConfig,
+    TermConfig,
     TrainingConfig,
 )
 from rl.learner import Learner
@@ -47,32 +42,30 @@ from rl.trainer import Trainer
 from rl.types import RunStoppedError
 from rl.workbench import content_of
 from tests.conftest import ROOT
-from tests.helpers import modchain_config
+from tests.helpers import modchain_config, named
 
 SCORE = AlgorithmConfig(
     name="score",
     group_size=4,
     minibatches=2,
-    stages=[
+    stages=named(
         StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03], kl_balance=1.0),
-        StageConfig(progress_alpha=3.0, kl_coefs=[0.03, 0.03], reference=Reference.PREVIOUS, keep_optimizer=True),
-    ],
+        StageConfig(progress_alpha=3.0, kl_coefs=[0.03, 0.03], reference="previous", keep_optimizer=True),
+    ),
 )
 PPO = AlgorithmConfig(
     name="ppo",
     group_size=2,
-    advantage=Advantage.GAE,
-    critic=CriticConfig(Critic.SEPARATE, warmup_steps=1),
+    advantage="gae",
+    critic=CriticConfig("separate", warmup_steps=1),
     epochs=2,
-    turn_gamma=1.0,
+    advantage_options={"turn_gamma": 1.0, "lam": 0.95},
     whiten=True,
-    entropy_coef=0.01,
+    terms={"entropy": TermConfig(weight=0.01)},
 )
-DAPO = AlgorithmConfig(
-    name="dapo", group_size=4, advantage=Advantage.GRPO, loss=Loss.CISPO, dynamic_sampling=2, minibatches=2
-)
+DAPO = AlgorithmConfig(name="dapo", group_size=4, advantage="grpo", loss="cispo", dynamic_sampling=2, minibatches=2)
 OFFLINE = AlgorithmConfig(
-    name="offline", group_size=4, stages=[StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1])]
+    name="offline", group_size=4, stages=named(StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1]))
 )
 
 TWICE = AlgorithmConfig(name="twice", group_size=4, epochs=2)
@@ -83,7 +76,7 @@ class StopHereError(Exception):
 
 
 def config(algorithm, **training):
-    cfg = modchain_config(algorithm=algorithm, lr=3e-3, schedule=Schedule.LINEAR)
+    cfg = modchain_config(algorithm=algorithm, lr=3e-3, schedule="linear")
     cfg.training.tasks_per_step = 16 // algorithm.group_size
     cfg.training.episodes = 6 * 16
     cfg.training.validate_every = 2
@@ -163,7 +156,7 @@ def test_the_test_can_fail(tmp_path):
 
 
 def test_the_best_policy_survives_an_interruption(tmp_path):
-    cfg = config(SCORE, select=Select.BEST, save_every=1)
+    cfg = config(SCORE, select="best", save_every=1)
     play(cfg, tmp_path, stop_after=4)
     run = online(cfg, tmp_path)
     assert run.resumed
@@ -181,14 +174,14 @@ def test_a_changed_config_is_refused_by_name(tmp_path):
     cfg = config(SCORE, save_every=1)
     play(cfg, tmp_path, stop_after=1)
     changed = config(SCORE, save_every=1)
-    changed.optim.lr = 1e-2
-    with pytest.raises(ResumeError, match=r"changed: optim\.lr \(was 0\.003, is 0\.01\)"):
+    changed.algorithm.optim.lr = 1e-2
+    with pytest.raises(ResumeError, match=r"changed: algorithm\.optim\.lr \(was 0\.003, is 0\.01\)"):
         online(changed, tmp_path)
 
 
 MAY_CHANGE = {
-    "optim.micro_batch_tokens": 77,
-    "optim.gradient_checkpointing": True,
+    "algorithm.optim.micro_batch_tokens": 77,
+    "algorithm.optim.gradient_checkpointing": True,
     "engine.urls": ["http://b"],
     "engine.max_batch_size": 7,
     "engine.timeout_s": 5.0,
@@ -203,9 +196,9 @@ MAY_CHANGE = {
 }
 MUST_STAY = {
     "seed": 3,
-    "optim.lr": 1e-5,
-    "optim.max_grad_norm": 9.0,
-    "optim.mixed_precision": "bf16",
+    "algorithm.optim.lr": 1e-5,
+    "algorithm.optim.max_grad_norm": 9.0,
+    "algorithm.optim.mixed_precision": "bf16",
     "algorithm.group_size": 8,
     "env.attempts": 3,
     "env.max_new_tokens": [5],
@@ -244,7 +237,7 @@ def test_what_decides_what_is_learned_may_not(key):
 
 def constant(algorithm):
     cfg = config(deepcopy(algorithm))
-    cfg.optim.schedule = Schedule.CONSTANT
+    cfg.algorithm.optim.schedule = "constant"
     return cfg
 
 
