@@ -41,7 +41,9 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) ->
         sums: Adds ratios over processes.
     """
     good = [episode for episode in episodes if not episode.failed]
-    parts = [_group_metrics(to_groups(good))]
+    sampled = [turn for episode in good for turn in episode.sampled]
+    masked = Ratio(float(sum(not turn.trained for turn in sampled)), float(len(sampled)))
+    parts = [_group_metrics(to_groups(good)), {"rollout/masked_fraction": masked}]
     if max_turns > 1:
         parts.append(kind_shares([Revision.of(e.turns[0], e.turns[-1]) for e in good if len(e.turns) > 1]))
     for k in range(max_turns):
@@ -57,7 +59,7 @@ def _turn_metrics(turns: list[Turn]) -> dict[str, Ratio]:
         return Ratio(float(sum(turn.score is not None and turn.score.verdict is verdict for turn in turns)), n)
 
     return {
-        "reward/raw": Ratio(sum(turn.reward for turn in turns), n),
+        "reward/raw": Ratio(sum(turn.reward for turn in turns if turn.trained), float(sum(t.trained for t in turns))),
         "rollout/tokens": Ratio(float(sum(len(turn.action_ids) for turn in turns)), n),
         "rollout/truncated": Ratio(float(sum(turn.finish is Finish.LENGTH for turn in turns)), n),
         "rollout/accuracy": count(Verdict.CORRECT),

@@ -85,6 +85,7 @@ _PLAIN = {
     "critic/explained_variance": Metric(
         "fraction", "1 - error / variance of the returns; 0 is no better than a constant"
     ),
+    "rollout/masked_fraction": Metric("fraction", "sampled turns that are not trained on: their reward says nothing"),
     "group/resampled": Metric("groups", "groups without a gradient that dynamic sampling replaced"),
     "group/offline_first_fraction": Metric("fraction", "episodes whose first attempt was read, not sampled"),
     "optim/lr": Metric("1", "learning rate"),

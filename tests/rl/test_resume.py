@@ -29,7 +29,6 @@ from rl.config import (
     EvalConfig,
     LoraConfig,
     OfflineConfig,
-    Rule,
     SFTConfig,
     StageConfig,
     TermConfig,
@@ -296,7 +295,9 @@ def offline(folder, rule="star", report=quiet, **model):
         threads=1,
         model=replace(modchain_config().model, **model),
         env=modchain_config().env,
-        offline=OfflineConfig(name=rule, rule=Rule.STAR, iterations=3, keep_right_to_right=True, restart=False),
+        offline=OfflineConfig(
+            name=rule, rule="star", iterations=3, rule_options={"keep_right_to_right": True}, restart=False
+        ),
         training=TrainingConfig(episodes=3 * 64, keep_episodes=2),
         evaluation=EvalConfig(samples_per_task=0, n_tasks=5),
     )
