@@ -96,7 +96,7 @@ class Pending:
         """Nothing to do and nothing measured: the share of a process that another one has taken over."""
         nothing = [{name: Ratio(0.0, 0.0) for name in measured} for measured in self.parts]
         plan = [rows[:0] for rows in self.plan]
-        return replace(self, train=self.train.rows([]), episodes=[], rows=[], plan=plan, parts=nothing)
+        return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
 
 
 def _nothing() -> None:
