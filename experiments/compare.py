@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from experiments.progress import Display
 from experiments.report import write_report
 from experiments.schema import CompareConfig, PromptingConfig
 from rl.backends.flops import forget_peak_memory
-from rl.config import AlgorithmConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
+from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.tracking import describe_run, write_text
 
 BASE = "base"
@@ -102,11 +102,11 @@ def _asked_otherwise(arm: PromptingConfig, cfg: CompareConfig) -> EnvConfig:
 
 
 def _arm_config(arm: Any, cfg: CompareConfig, shared: dict[str, Any]) -> TrainConfig | SFTConfig:
-    rest = {"optim": cfg.optim, "training": cfg.training}
     if isinstance(arm, AlgorithmConfig):
-        return TrainConfig(algorithm=arm, **rest, **shared)
+        return TrainConfig(algorithm=arm, training=cfg.training, **shared)
     if isinstance(arm, OfflineConfig):
-        return SFTConfig(offline=arm, **rest, **shared)
+        budget = {item.name: getattr(cfg.training, item.name) for item in fields(BudgetConfig)}
+        return SFTConfig(offline=arm, training=BudgetConfig(**budget), **shared)
     raise UserError(f"arms: {arm!r} is no algorithm, offline method or prompting; add it through the defaults list")
 
 

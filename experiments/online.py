@@ -10,7 +10,7 @@ from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
 from rl.backends.trackers import Trackers
 from rl.checkpoint import Checkpoints, save_policy, whole_policy
-from rl.config import Select, TrainConfig
+from rl.config import TrainConfig
 from rl.tracking import Tracker, is_disk_full
 from rl.types import Episode
 from rl.workbench import Workbench
@@ -35,12 +35,12 @@ def run_online(
         rl.types.RunStoppedError: If the run stopped itself.
     """
     began = time.perf_counter()
-    distributed = distributed or Distributed(mixed_precision=cfg.optim.mixed_precision)
+    distributed = distributed or Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     with Stopping(folder, distributed) as stopping:
         run = OnlineRun(cfg, folder, report, distributed, stopping)
         run.train()
         result = ArmResult(arm or cfg.algorithm.name, cfg.seed, totals=asdict(run.trainer.totals))
-        if cfg.training.select is Select.BEST:
+        if cfg.training.select == "best":
             result.notes["selected"] = run.load_best()
         result = finish(result, run.bench, folder, stopping.asked_by(report), began)
         distributed.wait()
@@ -120,7 +120,7 @@ class OnlineRun:
         trainer = self.trainer
         metrics = self._validation.log(self._tracker, trainer.step, trainer.totals.episodes)
         score = metrics[f"eval/validation/accuracy_t{self.cfg.env.attempts}"]
-        if self.cfg.training.select is Select.BEST and score > self._best.get("accuracy", -1.0):
+        if self.cfg.training.select == "best" and score > self._best.get("accuracy", -1.0):
             self._best = {"step": trainer.step, "accuracy": score}
             save_policy(self.folder / "policy_best", self.bench.model, self.bench.tokenizer, self._distributed)
 

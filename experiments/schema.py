@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
+from rl.config import EnvConfig, RunConfig, TrainingConfig
+from rl.config.checks import check_numbers
 
 MATCH = ("samples", "tokens", "updates")
 
@@ -45,10 +46,10 @@ class CompareConfig(RunConfig):
     cross: int = 0
     workers: int = 0
     resume: str | None = None
-    optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        check_numbers(self, "", not_negative="seed threads seeds cross workers")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
         for what in ("tokens", "updates"):
@@ -57,8 +58,6 @@ class CompareConfig(RunConfig):
                 raise ValueError(f"match={what}: give the budget of every arm, training.{what}=...")
             if self.match != what and budget:
                 raise ValueError(f"training.{what}={budget} is the budget of match={what}, but match={self.match}")
-        if self.cross < 0:
-            raise ValueError(f"cross={self.cross}: must not be negative; 0 is no such table")
 
 
 @dataclass

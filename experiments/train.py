@@ -14,7 +14,7 @@ def main(cfg: TrainConfig) -> None:
     from rl.backends.distributed import Distributed
     from rl.tracking import describe_run
 
-    distributed = Distributed(mixed_precision=cfg.optim.mixed_precision)
+    distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     try:
         with open_run(cfg, "train", distributed) as folder:
             if is_complete(folder):

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from envs import StopReason, Task
+from rl.advantages import ADVANTAGES
 from rl.algorithms import shaped_rewards
-from rl.analysis.metrics import Ratio, total
+from rl.analysis.metrics import Ratio, declare, total
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
-from rl.config import Schedule, StageConfig, TrainConfig
+from rl.config import StageConfig, TrainConfig
 from rl.learner import Learner
 from rl.rollout import Rollout
 from rl.rollout_metrics import rollout_metrics, sampled_tokens
@@ -95,7 +96,7 @@ class Pending:
         """Nothing to do and nothing measured: the share of a process that another one has taken over."""
         nothing = [{name: Ratio(0.0, 0.0) for name in measured} for measured in self.parts]
         plan = [rows[:0] for rows in self.plan]
-        return replace(self, train=self.train.rows([]), episodes=[], rows=[], plan=plan, parts=nothing)
+        return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
 
 
 def _nothing() -> None:
@@ -128,8 +129,9 @@ class Trainer:
         refuse_config(config, distributed.n_processes)
         self._config, self._algorithm = config, config.algorithm
         self._pad_id, self._distributed, self._on_update = pad_id, distributed, on_update
-        attempts = {stage.attempts or config.env.attempts for stage in config.algorithm.stages}
-        attempts |= {1} if any(stage.offline_first_attempts for stage in config.algorithm.stages) else set()
+        self.stages = config.algorithm.resolved(config.env.attempts)
+        attempts = {stage.attempts for stage in self.stages}
+        attempts |= {1} if any(stage.offline_first_attempts for stage in self.stages) else set()
         self.source = EpisodeSource(config, {k: make_rollout(k) for k in attempts}, tasks, distributed)
         self.learner = Learner(config, model, pad_id, distributed)
         self._flops = Flops.of(model, distributed.device, config)
@@ -143,7 +145,7 @@ class Trainer:
 
     @property
     def n_steps(self) -> int:
-        """Rollout batches of the whole run, if none of its groups are replaced.
+        """Rollout batches of the whole run, if none of its groups are replaced and all stages have the same groups.
 
         With a budget of tokens their number is not known: stages then share :data:`TOKEN_STEPS` parts of the budget.
         """
@@ -156,6 +158,7 @@ class Trainer:
 
     @property
     def _per_step(self) -> int:
+        """Episodes of a rollout batch with the algorithm's own group size: the unit that stages share."""
         return self._config.training.tasks_per_step * self._algorithm.group_size
 
     @property
@@ -173,11 +176,18 @@ class Trainer:
         """Whether the budget has no room for another rollout batch."""
         if not self._counts_episodes:
             return self.progress >= 1.0
-        return self.totals.episodes + self._per_step > self.n_steps * self._per_step
+        index, _, _ = self._stage_span()
+        size = self._config.training.tasks_per_step * self.stages[index].group_size
+        return self.totals.episodes + size > self.n_steps * self._per_step
 
     @property
     def _counts_episodes(self) -> bool:
         return not (self._config.training.tokens or self._config.training.updates)
+
+    def _stage_span(self) -> tuple[int, int, int]:
+        """The stage that the run is in, the first step of it and the first after it."""
+        done = self.totals.episodes // self._per_step if self._counts_episodes else int(self.progress * self.n_steps)
+        return stage_at([stage.share for stage in self.stages], min(done, self.n_steps - 1), self.n_steps)
 
     def train_step(self, after_update: Callable[[], None] = _nothing) -> tuple[dict[str, float], list[Episode]]:
         """One rollout batch and its updates, or the rest of one that a checkpoint interrupted.
@@ -214,16 +224,17 @@ class Trainer:
         return [rows for _ in range(algorithm.epochs) for rows in minibatches(n_rows, algorithm.minibatches, generator)]
 
     def _enter_stage(self) -> StageConfig:
-        done = self.totals.episodes // self._per_step if self._counts_episodes else int(self.progress * self.n_steps)
-        position = min(done, self.n_steps - 1)
-        index, start, end = stage_at(self._algorithm, position, self.n_steps)
+        index, start, end = self._stage_span()
         if index != self._stage_index:
             self._begin_stage(index, end - start)
-        return self._algorithm.stages[index]
+        return self.stages[index]
 
     def _begin_stage(self, index: int, n_steps: int) -> None:
-        n_updates = n_steps * self._algorithm.epochs * self._algorithm.minibatches
-        self.learner.enter_stage(self._algorithm.stages[index], n_updates, is_first=self._stage_index < 0)
+        stage, algorithm = self.stages[index], self._algorithm
+        if self._counts_episodes:  # larger groups make fewer steps of the same episodes
+            n_steps = -(-n_steps * algorithm.group_size // stage.group_size)
+        n_updates = n_steps * algorithm.epochs * algorithm.minibatches
+        self.learner.enter_stage(stage, n_updates, is_first=self._stage_index < 0)
         self._stage_index = index
 
     def _sample(self, stage: StageConfig) -> Pending:
@@ -237,17 +248,15 @@ class Trainer:
         wall = time.perf_counter() - started
         metrics = self._refuse_failures(episodes)
         refuse_stale(episodes, self.step)
-        trainable = drop_failed(episodes, self._algorithm.advantage.uses_groups)
+        trainable = drop_failed(episodes, bool(ADVANTAGES.fact(stage.advantage, "groups")))
         if not sum(self._distributed.each(len(trainable))):
             raise RunStoppedError(f"step {self.step}: no episode is left to train on")
         started = time.perf_counter()
-        batch = to_rollout_batch(
-            trainable, self._pad_id, self.source.attempts(stage), self._config.algorithm.mask_cut_off
-        )
+        batch = to_rollout_batch(trainable, self._pad_id, stage.attempts, self._algorithm.mask_cut_off)
         train = self.learner.score(batch, stage)
         update = time.perf_counter() - started
         sampling, verification = (now - then for now, then in zip(self.source.seconds(), before, strict=True))
-        metrics |= rollout_metrics(episodes, self.source.attempts(stage), self._distributed)
+        metrics |= rollout_metrics(episodes, stage.attempts, self._distributed)
         metrics["group/resampled"] = self.source.n_resampled
         given = Ratio(float(sum(e.given > 0 for e in episodes)), float(len(episodes)))
         metrics["group/offline_first_fraction"] = self._distributed.sum_ratios({"x": given})["x"].value
@@ -394,7 +403,8 @@ class Trainer:
         self.totals = Totals(**shared["totals"])
         self.source.load_state(shared["source"], [part["source"] for part in parts])
         if shared["stage"] >= 0:
-            spans = (stage_at(self._algorithm, step, self.n_steps) for step in range(self.n_steps))
+            shares = [stage.share for stage in self.stages]
+            spans = (stage_at(shares, step, self.n_steps) for step in range(self.n_steps))
             _, start, end = next(span for span in spans if span[0] == shared["stage"])
             self._begin_stage(shared["stage"], end - start)
             self.learner.load_state(shared["learner"])
@@ -420,21 +430,52 @@ def _first_advantages(pending: Pending, n: int) -> dict[int, list[list[float]]]:
 def refuse_config(config: TrainConfig, n_processes: int) -> None:
     """Raises ValueError for values that cannot work together, before anything is sampled."""
     algorithm, size = config.algorithm, config.training.tasks_per_step
-    if config.training.tokens and config.optim.schedule is not Schedule.CONSTANT:
-        raise ValueError("training.tokens: the number of updates is not known beforehand; use optim.schedule=CONSTANT")
-    for index, stage in enumerate(algorithm.stages):
-        attempts = stage.attempts or config.env.attempts
-        if len(stage.reward_weights) < attempts:
+    stages = algorithm.resolved(config.env.attempts)
+    if config.training.tokens and any(stage.optim["schedule"] != "constant" for stage in stages):
+        raise ValueError("training.tokens: the number of updates is not known beforehand; use optim.schedule=constant")
+    names = [name for name, stage in (algorithm.stages or {"main": stages[0]}).items() if stage.share]
+    for name, stage in zip(names, stages, strict=True):
+        key = f"algorithm.stages.{name}"
+        if len(stage.reward_weights) < stage.attempts:
             raise ValueError(
-                f"algorithm.stages.{index}.reward_weights has {len(stage.reward_weights)} entries, but training "
-                f"episodes have {attempts} attempts: give reward_weights and kl_coefs one entry per attempt"
+                f"{key}.reward_weights has {len(stage.reward_weights)} entries, but training episodes have "
+                f"{stage.attempts} attempts: give reward_weights and kl_coefs one entry per attempt"
             )
-        if stage.offline_first_attempts and attempts < 2:
-            raise ValueError(f"algorithm.stages.{index}.offline_first_attempts needs at least two attempts")
+        if stage.offline_first_attempts and stage.attempts < 2:
+            raise ValueError(f"{key}.offline_first_attempts needs at least two attempts")
+        if size * stage.group_size < algorithm.minibatches * n_processes:
+            raise ValueError(
+                f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * stage.group_size} episodes into "
+                f"so many on {n_processes} processes"
+            )
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")
-    if size * algorithm.group_size < algorithm.minibatches * n_processes:
-        raise ValueError(
-            f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * algorithm.group_size} episodes into "
-            f"so many on {n_processes} processes"
-        )
+
+
+declare(
+    {
+        "reward/shaped_t<k>": ("reward", "mean reward of the turn after weights and progress bonus"),
+        "policy/kl_coef_t<k>": ("1", "weight of the turn's KL penalty"),
+        "rollout/env_error": ("episodes", "episodes broken off by an environment or verifier error"),
+        "rollout/context_full": ("episodes", "episodes that ended early, their context being full"),
+        "rollout/failed_fraction": ("fraction", "episodes masked out of training"),
+        "rollout/episodes": ("episodes", "sampled episodes so far, failed ones included"),
+        "rollout/sampled_tokens": ("tokens", "sampled tokens so far"),
+        "group/resampled": ("groups", "groups without a gradient that dynamic sampling replaced"),
+        "group/offline_first_fraction": ("fraction", "episodes whose first attempt was read, not sampled"),
+        "critic/explained_variance": ("fraction", "1 - error / variance of the returns; a constant has 0"),
+        "optim/lr": ("1", "learning rate"),
+        "stage": ("index", "stage of the algorithm, from 0"),
+        "time/sampling": ("seconds", "spent in the engine this step"),
+        "time/verification": ("seconds", "spent in environments and verifiers this step"),
+        "time/update": ("seconds", "spent in forward, backward and optimiser this step"),
+        "time/other": ("seconds", "the rest of this step: rendering, batching, logging, validation"),
+        "time/checkpoint": ("seconds", "spent in writing checkpoints since the step before"),
+        "system/sampling_tokens_per_second": ("tokens/s", "sampled tokens over the time in the engine"),
+        "system/update_tokens_per_second": ("tokens/s", "prompt and response tokens over the update's time"),
+        "system/mfu": ("fraction", "model FLOPs of the update over what the device can do; on known GPUs only"),
+        "system/peak_memory": ("GiB", "peak memory of this process: the GPU's where there is one, else resident"),
+        "system/episodes_per_second": ("episodes/s", "sampled and trained on, over the whole step"),
+        "system/tokens_per_second": ("tokens/s", "sampled tokens over the whole step"),
+    }
+)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -136,6 +136,11 @@ class Episode:
         return self.turns[self.given :]
 
     @property
+    def masked(self) -> bool:
+        """Whether rewards say nothing about all that the policy sampled: counted, and no part of any baseline."""
+        return bool(self.sampled) and not any(turn.trained for turn in self.sampled)
+
+    @property
     def failed(self) -> bool:
         """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
         return self.error is not None or not self.turns
@@ -235,6 +240,23 @@ class TrainBatch(_Rows):
 
     def __len__(self) -> int:
         return len(self.rollout)
+
+
+class SampledStats(NamedTuple):
+    """What the policy thinks of the sampled tokens.
+
+    Args:
+        logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
+        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
+        values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
+        distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
+            the response mask; empty where it was not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    distribution: Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,11 +242,10 @@ def sweeps(store: Store) -> Figure:
 
 def _alpha_beta2(arm: Any) -> tuple[float, float] | None:
     """The two weights of an arm with SCoRe's two stages, everything else being as it is in SCoRe."""
-    found = arm.get("stages") or {}
-    stages = list(found.values() if hasattr(found, "values") else found)
+    stages = [stage for stage in (arm.get("stages") or {}).values() if stage.get("share", 1.0)]
     if len(stages) != 2 or list(stages[0].get("reward_weights", []))[:1] != [0.0]:
         return None
-    if any(stage.get("imitate") or stage.get("offline_first_attempts") for stage in stages):
+    if any(stage.get("advantage") or stage.get("offline_first_attempts") for stage in stages):
         return None
     return float(stages[1].progress_alpha), float(stages[0].kl_coefs[0])
 

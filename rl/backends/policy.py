@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from rl.backends.lora import add_lora, bare_model
 from rl.backends.trunk import predicting_hidden
 from rl.config import ModelConfig
 from rl.rendering import Renderer, load_template
-from rl.types import RolloutBatch
+from rl.types import RolloutBatch, SampledStats
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
 
@@ -28,23 +28,6 @@ _HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "out
 
 class ModelNotFoundError(FileNotFoundError):
     """No model where the config says."""
-
-
-class SampledStats(NamedTuple):
-    """What the policy thinks of the sampled tokens.
-
-    Args:
-        logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
-        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
-        values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
-        distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
-            the response mask; empty where it was not asked for.
-    """
-
-    logprobs: Tensor
-    entropy: Tensor
-    values: Tensor
-    distribution: Tensor
 
 
 def load_policy(config: ModelConfig) -> tuple[Any, Any]:

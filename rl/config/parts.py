@@ -10,10 +10,11 @@ from omegaconf import MISSING
 import envs
 from envs import Split
 from envs.prompts import get_prompts
-from rl.config.checks import refuse
+from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
 ENGINES = ("hf", "vllm", "vllm_http")
-_EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
+EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
+"""The fields of :class:`EnvConfig` that are arguments of :class:`envs.SelfCorrectEnv`."""
 
 
 @dataclass
@@ -31,8 +32,9 @@ class LoraConfig:
     targets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        refuse(self.rank < 0, f"model.lora.rank={self.rank}: must not be negative; 0 is full tuning")
-        refuse(self.alpha <= 0, f"model.lora.alpha={self.alpha}: must be positive")
+        check_numbers(self, "model.lora", positive="alpha", not_negative="rank")
+        if not self.rank:
+            refuse_idle(self, "model.lora", "alpha targets", "model.lora.rank=0")
 
 
 @dataclass
@@ -42,7 +44,7 @@ class ModelConfig:
     Args:
         path: A folder in transformers' format, or a hub id.
         revision: Of a hub id.
-        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``optim.mixed_precision=bf16``
+        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``mixed_precision=bf16``
             rather than in bfloat16, whose steps are too coarse for small learning rates.
         chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates by
             name, ``trl:qwen3``: they leave earlier turns as they were.
@@ -67,7 +69,8 @@ class ModelConfig:
     attention: str | None = None
 
     def __post_init__(self) -> None:
-        refuse(self.dtype not in ("float32", "bfloat16"), f"model.dtype={self.dtype}: use float32 or bfloat16")
+        check_numbers(self, "model", not_negative="context_length")
+        refuse_unknown(self.dtype, ("float32", "bfloat16"), "model.dtype")
         refuse(self.thoughts not in ("refuse", "keep"), f"model.thoughts={self.thoughts}: use refuse or keep")
         try:
             date.fromisoformat(self.template_date)
@@ -120,7 +123,19 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         refuse(self.name not in ENGINES, f"engine.name={self.name}: use {', '.join(ENGINES)}")
-        refuse(self.max_batch_size < 1, f"engine.max_batch_size={self.max_batch_size}: must be positive")
+        check_numbers(
+            self,
+            "engine",
+            positive="max_batch_size gpu_memory_utilization timeout_s",
+            not_negative="retries sleep_level",
+        )
+        local, served = (
+            "dtype gpu_memory_utilization enforce_eager prefix_caching sleep_level options",
+            "urls weights_dir",
+        )
+        idle = {"hf": f"{local} {served} retries timeout_s", "vllm": f"{served} retries timeout_s", "vllm_http": local}
+        refuse_idle(self, "engine", idle[self.name], f"engine.name={self.name}")
+        refuse(self.gpu_memory_utilization > 1, "engine.gpu_memory_utilization: is a part of the memory, at most 1")
         refuse("" in self.stop_strings, "engine.stop_strings: an empty text ends every answer at once")
         refuse(
             self.name == "vllm" and bool(self.stop_strings),
@@ -177,9 +192,8 @@ class EnvConfig:
     seeds: dict[str, int] = field(default_factory=lambda: {"train": 1000, "validation": 100, "test": 200})
 
     def __post_init__(self) -> None:
-        refuse(self.attempts < 0, f"env.attempts={self.attempts}: an episode needs at least one attempt")
+        check_numbers(self, "env", positive="max_new_tokens", not_negative="attempts")
         refuse(not self.max_new_tokens, "env.max_new_tokens is empty: give a token limit")
-        refuse(min(self.max_new_tokens) < 1, f"env.max_new_tokens={self.max_new_tokens}: limits must be positive")
         unknown = sorted(set(self.seeds) - set(Split))
         refuse(bool(unknown), f"env.seeds: unknown split {', '.join(unknown)}; use {', '.join(Split)}")
 
@@ -190,7 +204,7 @@ class EnvConfig:
             UnknownNameError: If there is no such environment, feedback, stop rule or version of prompts.
             ValueError: If a function has no such option, or nobody says how many turns an episode has.
         """
-        chosen = envs.settings(self.id, self.episode)
+        chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE})
         refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")
         found = replace(self, **chosen)
         if found.feedback is not None:
@@ -199,12 +213,11 @@ class EnvConfig:
             envs.STOP_RULES.options(found.stop_rule, found.stop_rule_options)
         if found.prompts is not None:
             get_prompts(found.prompts, found.prompts_text)
-        return found
+        if found.group_reward is not None:
+            from rl.group_rewards import GROUP_REWARDS  # with torch, which only runs need
 
-    @property
-    def episode(self) -> dict[str, Any]:
-        """Arguments of :class:`envs.SelfCorrectEnv`, ``None`` where its author decides."""
-        return {name: getattr(self, name) or None for name in _EPISODE}
+            GROUP_REWARDS.options(found.group_reward, found.group_reward_options)
+        return found
 
     @property
     def task_options(self) -> dict[str, Any]:

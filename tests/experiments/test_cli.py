@@ -13,6 +13,7 @@ from experiments import schema as entry_schema
 from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed
 from experiments.keys import explain, open_free_mappings
 from rl import config as schema
+from rl.offline import KEEP_RULES
 from tests.conftest import ROOT
 
 
@@ -38,8 +39,9 @@ def test_every_algorithm_composes(algorithm):
 @pytest.mark.parametrize("offline", options("offline"))
 def test_every_offline_method_composes(offline):
     cfg = OmegaConf.to_object(compose("sft", [f"offline={offline}"]))
-    assert cfg.offline.rule in schema.Rule
-    assert cfg.offline.keep_right_to_right == (offline.endswith("_plus") or offline == "iterated_rft")
+    assert cfg.offline.rule in KEEP_RULES
+    kept = cfg.offline.rule_options.get("keep_right_to_right", False)
+    assert kept == (offline.endswith("_plus") or offline == "iterated_rft")
 
 
 @pytest.mark.parametrize("env", options("env"))
@@ -83,10 +85,12 @@ def test_a_data_sets_own_parameters_are_added():
 
 
 def test_the_comparison_holds_typed_arms():
-    cfg = OmegaConf.to_object(compose("compare", ["arms.star.lr=2e-3", "arms.score.stages.0.kl_coefs=[1.0,0.0]"]))
+    cfg = OmegaConf.to_object(
+        compose("compare", ["arms.star.optim.lr=2e-3", "arms.score.stages.stage1.kl_coefs=[1,0]"])
+    )
     assert isinstance(cfg.arms["star"], schema.OfflineConfig)
     assert isinstance(cfg.arms["score"], schema.AlgorithmConfig)
-    assert cfg.arms["star"].lr == 2e-3
+    assert cfg.arms["star"].optim.lr == 2e-3
     assert set(cfg.run) < set(cfg.arms)  # the default comparison, and every other algorithm by name
     assert all(isinstance(cfg.arms[name], schema.AlgorithmConfig) for name in ("ppo", "turn_ppo", "grpo", "dapo"))
 
@@ -104,9 +108,9 @@ def refusal(entry, *overrides):
     ("entry", "key", "value", "near"),
     [
         ("train", "training.episods", "64", "training.episodes"),
-        ("train", "optim.learning_rate", "3", "optim.lr"),
+        ("train", "algorithm.optim.learning_rate", "3", "algorithm.optim.lr"),
         ("train", "model.device", "cuda", "model.revision"),
-        ("train", "training.lr", "3", "optim.lr"),
+        ("train", "training.lr", "3", "algorithm.critic.lr"),
         ("train", "algorithm.group_sise", "4", "algorithm.group_size"),
         ("train", "model.lora.rnak", "4", "model.lora.rank"),
         ("train", "sede", "3", "seed"),
@@ -166,7 +170,7 @@ def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch
     ("override", "message"),
     [
         ("algorithm.group_size=1", "rloo compares the episodes of a task"),
-        ("optim.lr=-1", "optim.lr=-1.0"),
+        ("algorithm.optim.lr=-1", "optim.lr=-1.0"),
         ("env.feedback=loud", "env.feedback=loud"),
         ("env.max_new_tokens=[]", "max_new_tokens is empty"),
         ("evaluation.split=train", "evaluation.split=train"),

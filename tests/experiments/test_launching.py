@@ -60,9 +60,9 @@ def test_a_run_goes_on_by_itself_and_a_changed_config_is_named(tmp_path):
     (folder,) = (tmp_path / "x").iterdir()
     (folder / "result.json").unlink()
     before = (folder / "policy" / "model.safetensors").read_bytes()
-    changed = run(f"resume={folder}", "optim.lr=1e-4")
+    changed = run(f"resume={folder}", "algorithm.optim.lr=1e-4")
     assert changed.returncode == 2
-    assert "optim.lr (was 0.001, is 0.0001)" in changed.stdout.replace("\n", " ")
+    assert "algorithm.optim.lr (was 0.001, is 0.0001)" in changed.stdout.replace("\n", " ")
     again = run("resume=auto")
     assert again.returncode == 0, again.stdout + again.stderr
     assert [path.name for path in (tmp_path / "x").iterdir()] == [folder.name]

@@ -1,5 +1,6 @@
 """Interrupted and resumed is uninterrupted, bit for bit, wherever the interruption falls."""
 
+import errno
 import os
 import random
 import shutil
@@ -17,60 +18,56 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
 from experiments.arms import run_offline
-from experiments.online import OnlineRun
-from experiments.stopping import Stopping
+from experiments.folders import is_complete
+from experiments.online import OnlineRun, run_online
+from experiments.stopping import EXIT_PREEMPTED, Stopping
 from rl.backends.distributed import Distributed
 from rl.checkpoint import Identity, ResumeError, hash_tasks
 from rl.config import (
-    Advantage,
     AlgorithmConfig,
-    Critic,
     CriticConfig,
     EvalConfig,
     LoraConfig,
-    Loss,
     OfflineConfig,
-    Reference,
-    Rule,
-    Schedule,
-    Select,
     SFTConfig,
     StageConfig,
+    TermConfig,
     TrainingConfig,
 )
 from rl.learner import Learner
 from rl.offline import OfflineTrainer
 from rl.tracking import read_jsonl
+from rl.trainer import Trainer
 from rl.types import RunStoppedError
 from rl.workbench import content_of
 from tests.conftest import ROOT
-from tests.helpers import modchain_config
+from tests.helpers import modchain_config, named
 
 SCORE = AlgorithmConfig(
     name="score",
     group_size=4,
     minibatches=2,
-    stages=[
+    stages=named(
         StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03], kl_balance=1.0),
-        StageConfig(progress_alpha=3.0, kl_coefs=[0.03, 0.03], reference=Reference.PREVIOUS, keep_optimizer=True),
-    ],
+        StageConfig(progress_alpha=3.0, kl_coefs=[0.03, 0.03], reference="previous", keep_optimizer=True),
+    ),
 )
 PPO = AlgorithmConfig(
     name="ppo",
     group_size=2,
-    advantage=Advantage.GAE,
-    critic=CriticConfig(Critic.SEPARATE, warmup_steps=1),
+    advantage="gae",
+    critic=CriticConfig("separate", warmup_steps=1),
     epochs=2,
-    turn_gamma=1.0,
+    advantage_options={"turn_gamma": 1.0, "lam": 0.95},
     whiten=True,
-    entropy_coef=0.01,
+    terms={"entropy": TermConfig(weight=0.01)},
 )
-DAPO = AlgorithmConfig(
-    name="dapo", group_size=4, advantage=Advantage.GRPO, loss=Loss.CISPO, dynamic_sampling=2, minibatches=2
-)
+DAPO = AlgorithmConfig(name="dapo", group_size=4, advantage="grpo", loss="cispo", dynamic_sampling=2, minibatches=2)
 OFFLINE = AlgorithmConfig(
-    name="offline", group_size=4, stages=[StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1])]
+    name="offline", group_size=4, stages=named(StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1]))
 )
+
+TWICE = AlgorithmConfig(name="twice", group_size=4, epochs=2)
 
 
 class StopHereError(Exception):
@@ -78,7 +75,7 @@ class StopHereError(Exception):
 
 
 def config(algorithm, **training):
-    cfg = modchain_config(algorithm=algorithm, lr=3e-3, schedule=Schedule.LINEAR)
+    cfg = modchain_config(algorithm=algorithm, lr=3e-3, schedule="linear")
     cfg.training.tasks_per_step = 16 // algorithm.group_size
     cfg.training.episodes = 6 * 16
     cfg.training.validate_every = 2
@@ -158,7 +155,7 @@ def test_the_test_can_fail(tmp_path):
 
 
 def test_the_best_policy_survives_an_interruption(tmp_path):
-    cfg = config(SCORE, select=Select.BEST, save_every=1)
+    cfg = config(SCORE, select="best", save_every=1)
     play(cfg, tmp_path, stop_after=4)
     run = online(cfg, tmp_path)
     assert run.resumed
@@ -176,14 +173,14 @@ def test_a_changed_config_is_refused_by_name(tmp_path):
     cfg = config(SCORE, save_every=1)
     play(cfg, tmp_path, stop_after=1)
     changed = config(SCORE, save_every=1)
-    changed.optim.lr = 1e-2
-    with pytest.raises(ResumeError, match=r"changed: optim\.lr \(was 0\.003, is 0\.01\)"):
+    changed.algorithm.optim.lr = 1e-2
+    with pytest.raises(ResumeError, match=r"changed: algorithm\.optim\.lr \(was 0\.003, is 0\.01\)"):
         online(changed, tmp_path)
 
 
 MAY_CHANGE = {
-    "optim.micro_batch_tokens": 77,
-    "optim.gradient_checkpointing": True,
+    "algorithm.optim.micro_batch_tokens": 77,
+    "algorithm.optim.gradient_checkpointing": True,
     "engine.urls": ["http://b"],
     "engine.max_batch_size": 7,
     "engine.timeout_s": 5.0,
@@ -198,9 +195,9 @@ MAY_CHANGE = {
 }
 MUST_STAY = {
     "seed": 3,
-    "optim.lr": 1e-5,
-    "optim.max_grad_norm": 9.0,
-    "optim.mixed_precision": "bf16",
+    "algorithm.optim.lr": 1e-5,
+    "algorithm.optim.max_grad_norm": 9.0,
+    "algorithm.optim.mixed_precision": "bf16",
     "algorithm.group_size": 8,
     "env.attempts": 3,
     "env.max_new_tokens": [5],
@@ -239,7 +236,7 @@ def test_what_decides_what_is_learned_may_not(key):
 
 def constant(algorithm):
     cfg = config(deepcopy(algorithm))
-    cfg.optim.schedule = Schedule.CONSTANT
+    cfg.algorithm.optim.schedule = "constant"
     return cfg
 
 
@@ -292,18 +289,20 @@ def test_other_contents_behind_the_same_names_are_refused_by_name(tmp_path):
         Identity.of(cfg, "train", content_of(cfg)).refuse(other)
 
 
-def offline(folder, rule="star", **model):
+def offline(folder, rule="star", report=quiet, **model):
     cfg = SFTConfig(
         name="sft",
         threads=1,
         model=replace(modchain_config().model, **model),
         env=modchain_config().env,
-        offline=OfflineConfig(name=rule, rule=Rule.STAR, iterations=3, keep_right_to_right=True, restart=False),
+        offline=OfflineConfig(
+            name=rule, rule="star", iterations=3, rule_options={"keep_right_to_right": True}, restart=False
+        ),
         training=TrainingConfig(episodes=3 * 64, keep_episodes=2),
         evaluation=EvalConfig(samples_per_task=0, n_tasks=5),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    return run_offline(cfg, folder, quiet)
+    return run_offline(cfg, folder, report)
 
 
 def test_an_offline_arm_goes_on_with_the_round_that_it_was_in(tmp_path, monkeypatch):
@@ -386,6 +385,124 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         run._save()
     run._tracker.close()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def in_step(monkeypatch, step, do):
+    """Does something in the middle of a training step."""
+    sample = Trainer._sample
+
+    def sampled(self, stage):
+        if self.step == step:
+            do()
+        return sample(self, stage)
+
+    monkeypatch.setattr(Trainer, "_sample", sampled)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_a_signal_finishes_the_optimiser_step_and_saves(number, tmp_path, monkeypatch, capsys):
+    """Even if no checkpoints were asked for; and what is left of the rollout batch is trained on afterwards."""
+    cfg = config(TWICE)
+    run_online(cfg, made(tmp_path / "whole"), quiet)
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        in_step(patch, 2, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as caught:
+            run_online(cfg, made(tmp_path / "cut"), quiet)
+    assert caught.value.code == EXIT_PREEMPTED == 75
+    assert f"go on with resume={tmp_path / 'cut'}" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["000002_00000005"]
+    assert not (tmp_path / "cut" / "policy_interrupted").exists()
+    run_online(cfg, tmp_path / "cut", quiet)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_signal_during_the_evaluation_costs_no_training(tmp_path):
+    cfg = config(SIMPLE, save_every=4)
+    run_online(cfg, made(tmp_path / "whole"), quiet)
+
+    def signalled(what, share, metrics):
+        if what == "evaluating":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        run_online(cfg, made(tmp_path / "cut"), signalled)
+    steps = []
+    run_online(cfg, tmp_path / "cut", lambda what, *_: steps.append(what))
+    assert "training" not in steps
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_signal_ends_an_offline_arm_between_rounds_that_are_kept(tmp_path):
+    offline(tmp_path / "whole")
+
+    def signalled(what, share, metrics):
+        if what == "sampling" and share > 0.5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        offline(tmp_path / "cut", report=signalled)
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["000001"]
+    offline(tmp_path / "cut")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def made(folder):
+    folder.mkdir(parents=True)
+    return folder
+
+
+def assert_same_run(one, other):
+    for name in ("policy/model.safetensors", "rows.jsonl"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    metrics = [[without_times(row) for row in read_jsonl(path / "metrics.jsonl")] for path in (one, other)]
+    assert metrics[0] == metrics[1]
+
+
+def full_disk(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_disk_of_a_library(*_args, **_kwargs):
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("rl.checkpoint.write_tensors", full_disk),
+        ("rl.checkpoint.torch.save", full_disk),
+        ("rl.checkpoint.write_json", full_disk),
+        ("rl.checkpoint.save_pretrained", full_disk_of_a_library),
+        ("rl.tracking.JsonLines.write", full_disk),
+        ("experiments.arms.write_json", full_disk),
+    ],
+    ids=["tensors", "state", "meta", "policy", "metrics", "result"],
+)
+def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goes_on(
+    where, what, tmp_path, monkeypatch
+):
+    cfg = config(SIMPLE, save_every=1)
+    run_online(cfg, made(tmp_path / "whole"), quiet)
+    with monkeypatch.context() as patch:
+        in_step(patch, 2, lambda: patch.setattr(where, what))
+        with pytest.raises(RunStoppedError, match=r"^no space left on the disk of .*; make room.*go on with resume="):
+            run_online(cfg, made(tmp_path / "cut"), quiet)
+    left = [path.name for path in (tmp_path / "cut").rglob(".*")]
+    assert [name for name in left if name != ".metadata"] == []
+    run_online(cfg, tmp_path / "cut", quiet)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_policy_that_has_no_room_costs_no_rows(tmp_path, monkeypatch):
+    cfg = config(SIMPLE, save_every=1)
+    monkeypatch.setattr("rl.checkpoint.save_pretrained", full_disk)
+    with pytest.raises(RunStoppedError):
+        run_online(cfg, made(tmp_path / "run"), quiet)
+    assert (tmp_path / "run" / "rows.jsonl").exists()
+    assert (tmp_path / "run" / "result.json").exists()
+    assert not is_complete(tmp_path / "run")
 
 
 def test_task_hashes_see_the_content_and_the_order():
