@@ -1,5 +1,7 @@
 """From raw rewards to token advantages: the algorithm is data over pure functions."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,13 +43,17 @@ def advantages(
     return advantages_BT, returns_BT
 
 
-def has_gradient(group: list[Episode], stage: StageConfig) -> bool:
+def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
     """Whether a group's episodes are paid differently at *any* turn, so that comparing them teaches something.
 
     Looking at the last turn only would throw away groups that differ at the first one, and the other way round.
     """
-    paid = set()
+    paid: dict[int, set[float]] = {}
     for episode in group:
         rewards = [turn.reward for turn in episode.turns]
-        paid.add(tuple(shape_rewards(rewards, stage.reward_weights, stage.progress_alpha)))
-    return len(paid) > 1
+        for k, reward in enumerate(shape_rewards(rewards, stage.reward_weights, stage.progress_alpha)):
+            # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
+            if episode.turns[k].trained or k < episode.given:
+                paid.setdefault(k, set()).add(reward)
+    lengths = {len(episode.turns) for episode in group if not episode.masked}
+    return len(lengths) > 1 or any(len(rewards) > 1 for rewards in paid.values())
