@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from omegaconf import OmegaConf
 
 from envs.prompts import get_prompts
 from experiments.arms import run_base, run_offline
-from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
+from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.cross import CrossJob, run_cross
+from experiments.folders import is_complete, open_run
 from experiments.online import run_online
 from experiments.progress import Display
 from experiments.report import write_report
 from experiments.schema import CompareConfig, PromptingConfig
 from rl.backends.flops import forget_peak_memory
-from rl.config import AlgorithmConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
+from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.tracking import describe_run, write_text
 
 BASE = "base"
@@ -47,8 +48,8 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether a complete result is there: ``result.json`` is written last."""
-        return (self.folder / "result.json").exists()
+        """Whether result and policy are there."""
+        return is_complete(self.folder)
 
 
 def plan(cfg: CompareConfig, folder: Path) -> list[Job]:
@@ -57,6 +58,7 @@ def plan(cfg: CompareConfig, folder: Path) -> list[Job]:
     Raises:
         UserError: If an arm is unknown, or arms would not sample the same number of episodes.
     """
+    cfg = replace(cfg, env=cfg.env.settled())
     for name in cfg.run:
         if name not in cfg.arms:
             near = difflib.get_close_matches(name, cfg.arms, n=1, cutoff=0.0)
@@ -100,11 +102,11 @@ def _asked_otherwise(arm: PromptingConfig, cfg: CompareConfig) -> EnvConfig:
 
 
 def _arm_config(arm: Any, cfg: CompareConfig, shared: dict[str, Any]) -> TrainConfig | SFTConfig:
-    rest = {"optim": cfg.optim, "training": cfg.training}
     if isinstance(arm, AlgorithmConfig):
-        return TrainConfig(algorithm=arm, **rest, **shared)
+        return TrainConfig(algorithm=arm, training=cfg.training, **shared)
     if isinstance(arm, OfflineConfig):
-        return SFTConfig(offline=arm, **rest, **shared)
+        budget = {item.name: getattr(cfg.training, item.name) for item in fields(BudgetConfig)}
+        return SFTConfig(offline=arm, training=BudgetConfig(**budget), **shared)
     raise UserError(f"arms: {arm!r} is no algorithm, offline method or prompting; add it through the defaults list")
 
 
@@ -171,8 +173,7 @@ def run_job(job: Job | CrossJob) -> str | None:
             _queue.put((f"{job.arm}/{job.seed}", what, share, metrics))
 
     job.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.jsonl", "episodes.jsonl", "rounds.jsonl", "error.txt"):
-        (job.folder / name).unlink(missing_ok=True)  # of an interrupted try
+    (job.folder / "error.txt").unlink(missing_ok=True)  # of an interrupted try
     write_text(job.folder / "config.yaml", resolved_yaml(job.config))
     forget_peak_memory()
     try:
@@ -276,7 +277,12 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 @entry_point("compare")
 def main(cfg: CompareConfig) -> None:
     """Runs what is not finished yet, and reports."""
-    folder = run_folder()
+    with open_run(cfg, "compare") as folder:
+        compare(cfg, folder)
+
+
+def compare(cfg: CompareConfig, folder: Path) -> None:
+    """Runs what is not finished yet in a comparison's folder, and reports."""
     jobs = plan(cfg, folder)
     describe_run(folder, resolved_yaml(cfg))
     done = [job for job in jobs if job.is_done]

@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
+from rl.config import EnvConfig, RunConfig, TrainingConfig
+from rl.config.checks import check_numbers
 
 MATCH = ("samples", "tokens", "updates")
 
@@ -45,10 +46,10 @@ class CompareConfig(RunConfig):
     cross: int = 0
     workers: int = 0
     resume: str | None = None
-    optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        check_numbers(self, "", not_negative="seed threads seeds cross workers")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
         for what in ("tokens", "updates"):
@@ -57,12 +58,21 @@ class CompareConfig(RunConfig):
                 raise ValueError(f"match={what}: give the budget of every arm, training.{what}=...")
             if self.match != what and budget:
                 raise ValueError(f"training.{what}={budget} is the budget of match={what}, but match={self.match}")
-        if self.cross < 0:
-            raise ValueError(f"cross={self.cross}: must not be negative; 0 is no such table")
 
 
 @dataclass
-class PretrainConfig:
+class ProgramConfig:
+    """A program that is no run.
+
+    Args:
+        plugins: Modules to import before the config is checked, so that what they register has a name.
+    """
+
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PretrainConfig(ProgramConfig):
     """``experiments.pretrain_tiny``: the base of an embedded toy.
 
     Args:
@@ -95,7 +105,7 @@ class PretrainConfig:
 
 
 @dataclass
-class PlayConfig:
+class PlayConfig(ProgramConfig):
     """``experiments.play``: a person is the policy.
 
     Args:
@@ -111,7 +121,7 @@ class PlayConfig:
 
 
 @dataclass
-class WatchConfig:
+class WatchConfig(ProgramConfig):
     """``experiments.watch``: a run while it goes.
 
     Args:
@@ -132,7 +142,7 @@ class WatchConfig:
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(ProgramConfig):
     """``experiments.report``: a comparison's tables, figures and page, drawn again.
 
     Args:

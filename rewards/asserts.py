@@ -11,7 +11,8 @@ ARGS and VALUE are literals, or put together from them by ``+``, ``-``, ``*``, `
 import ast
 import builtins
 import sys
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 MAX_POWER = 512
@@ -23,11 +24,12 @@ class Case:
     """One call of a function and the value that it must return.
 
     Args:
-        name: The function.
+        name: The function; ``Solution.f`` is the method of a new instance of a class.
         args: Positional arguments, plain data.
         expected: What it must return, plain data.
         kwargs: Keyword arguments, plain data.
-        tolerance: If not ``None``, the result may differ by less than this.
+        tolerance: If not ``None``, numbers in the result may differ by less than this.
+        at_most: By just as much, too.
     """
 
     name: str
@@ -35,11 +37,12 @@ class Case:
     expected: Any
     kwargs: tuple[tuple[str, Any], ...] = ()
     tolerance: float | None = None
+    at_most: bool = False
 
     def call_text(self) -> str:
         """The call as Python would write it."""
         parts = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self.kwargs]
-        return f"{self.name}({', '.join(parts)})"
+        return f"{self.name.replace('.', '().')}({', '.join(parts)})"
 
 
 class _NotDeclarableError(ValueError):
@@ -65,7 +68,7 @@ def declare(statement: ast.stmt, aliases: dict[str, str] | None = None) -> Case 
                 left, right = right, left
             return _case(left, _value(right), None, aliases or {})
         if isinstance(operator, ast.Lt | ast.LtE) and isinstance(left, ast.Call) and _name(left.func) == "abs":
-            return _close(left, _value(right), aliases or {})
+            return replace(_close(left, _value(right), aliases or {}), at_most=isinstance(operator, ast.LtE))
     except (_NotDeclarableError, ArithmeticError, ValueError, TypeError):
         return None
     return None
@@ -133,6 +136,17 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
     owners = {_name(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     modules = free & owners & sys.stdlib_module_names
     return sorted(free - modules), sorted(modules)
+
+
+def without_definitions(code: str, names: Collection[str]) -> str:
+    """The code without the functions and classes of these names at its top level."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return code
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    kept = [node for node in tree.body if not (isinstance(node, kinds) and node.name in names)]
+    return code if len(kept) == len(tree.body) else ast.unparse(ast.Module(kept, []))
 
 
 def _is_metadata(node: ast.stmt) -> bool:

@@ -3,12 +3,25 @@
 Baselines look at one turn at a time and at *all* episodes that they compare, also those that ended earlier, with the
 return 0 that they have there. So a baseline never depends on what the episode itself did, and an episode cannot earn
 anything by ending early or going on; there is a test that enumerates a small environment.
+
+An estimator of :data:`ADVANTAGES` gets the shaped rewards ``[B, K]``, a critic's values ``[B, T]`` (0 without one), the
+whole rollout batch of this process and a function that adds tensors up over processes, and returns advantages
+``[B, T]``, 0 off the response. What a value should have been is the advantage plus the value.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from rewards import Lookup
+from rl.config.checks import check_numbers
+from rl.types import RolloutBatch
+
+ADVANTAGES: Lookup[Callable[..., Tensor]] = Lookup("algorithm.advantage")
+"""``(rewards_BK, values_BT, batch, sum_over, **options) -> [B, T]``. ``groups=True`` declares that the episodes of a
+task are compared; ``values="tokens"`` or ``"turns"`` that a critic is needed, and where its values are learned."""
 
 STD_EPSILON = 1e-4
 """Added to a standard deviation before division, as in TRL's GRPO."""
@@ -20,6 +33,118 @@ SumOver = Callable[[Tensor], Tensor]
 def just_here(x: Tensor) -> Tensor:
     """The sum over one process."""
     return x
+
+
+@dataclass(frozen=True)
+class Discount:
+    """Credit over turns.
+
+    Args:
+        turn_gamma: Discount over turns; 0 credits a turn with its own reward only (SCoRe, arXiv 2409.12917, A.4).
+    """
+
+    turn_gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.advantage_options", fraction="turn_gamma")
+
+
+@dataclass(frozen=True)
+class GroupScale(Discount):
+    """GRPO's options.
+
+    Args:
+        scale: Divide by the group's standard deviation; without it the advantage is Dr. GRPO's.
+    """
+
+    scale: bool = True
+
+
+@dataclass(frozen=True)
+class TurnLambda(Discount):
+    """Generalised advantage estimation over turns.
+
+    Args:
+        turn_lam: Lambda over turns.
+    """
+
+    turn_lam: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.advantage_options", fraction="turn_gamma turn_lam")
+
+
+@dataclass(frozen=True)
+class TokenLambda(TurnLambda):
+    """Generalised advantage estimation over the tokens of a turn, then over turns.
+
+    Args:
+        gamma: Discount over the tokens of a turn.
+        lam: Lambda over the tokens of a turn.
+    """
+
+    gamma: float = 1.0
+    lam: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.advantage_options", fraction="turn_gamma turn_lam gamma lam")
+
+
+@ADVANTAGES.register("rloo", options=Discount, groups=True)
+def rloo(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float) -> Tensor:
+    """Leave-one-out: a return against the mean of the other episodes of its task (arXiv 2402.14740)."""
+    return to_tokens(leave_one_out(returns_to_go(rewards_BK, turn_gamma), batch.group_ids), batch.turn_ids)
+
+
+@ADVANTAGES.register("grpo", options=GroupScale, groups=True)
+def grpo(
+    rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float, scale: bool
+) -> Tensor:
+    """Returns by mean and standard deviation of their group (arXiv 2402.03300); without ``scale`` Dr. GRPO's."""
+    returns_BK = returns_to_go(rewards_BK, turn_gamma)
+    return to_tokens(group_normalised(returns_BK, batch.group_ids, scale), batch.turn_ids)
+
+
+@ADVANTAGES.register("reinforce", options=Discount)
+def reinforce(
+    rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
+) -> Tensor:
+    """Returns against the mean of the batch at the same turn; no groups, no critic."""
+    return to_tokens(batch_mean(returns_to_go(rewards_BK, turn_gamma), sum_over), batch.turn_ids)
+
+
+@ADVANTAGES.register("reinforce_pp", options=Discount)
+def reinforce_pp(
+    rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
+) -> Tensor:
+    """Returns by mean and standard deviation of the batch at the same turn (REINFORCE++, arXiv 2501.03262)."""
+    return to_tokens(batch_normalised(returns_to_go(rewards_BK, turn_gamma), sum_over), batch.turn_ids)
+
+
+@ADVANTAGES.register("gae", options=TokenLambda, values="tokens")
+def gae(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, **options: float) -> Tensor:
+    """A critic's values at every token: :func:`gae_over_tokens` (arXiv 1506.02438)."""
+    return gae_over_tokens(rewards_BK, values_BT, batch.turn_ids, **options)
+
+
+@ADVANTAGES.register("turn_gae", options=TurnLambda, values="turns")
+def turn_gae(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, **options: float) -> Tensor:
+    """A critic's value once per turn, a turn being the action: :func:`gae_over_turns` (arXiv 2410.02089)."""
+    values_BK = first_of_turns(values_BT, batch.turn_ids, rewards_BK.shape[1])
+    return to_tokens(gae_over_turns(rewards_BK, values_BK, batch.n_turns, **options), batch.turn_ids)
+
+
+@ADVANTAGES.register("imitation")
+def imitation(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver) -> Tensor:
+    """1 on the last attempt of an episode that ends right (raw reward 1), 0 elsewhere: STaR's rule on own samples.
+
+    A policy gradient with these is the gradient of the log-likelihood of filtered samples: STaR's objective, on policy
+    (arXiv 2203.14465, section 3, equation 2; ablated in SCoRe's stage II by arXiv 2409.12917, Table 4). Weights of the
+    turns and progress bonus are not read.
+    """
+    columns = torch.arange(batch.rewards.shape[1], device=batch.rewards.device)
+    is_last = columns == batch.n_turns[:, None] - 1
+    return to_tokens((is_last & (batch.rewards >= 1.0)).to(batch.rewards.dtype), batch.turn_ids)
 
 
 def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
@@ -48,17 +173,6 @@ def leave_one_out(returns_BK: Tensor, group_ids_B: Tensor) -> Tensor:
     means, counts, _ = _group_moments(returns_BK, group_ids_B)
     others = (means * counts - returns_BK) / (counts - 1)
     return returns_BK - others
-
-
-def imitation(rewards_BK: Tensor, n_turns_B: Tensor) -> Tensor:
-    """``[B, K]``: 1 on the last attempt of an episode that ends right (raw reward 1), 0 elsewhere.
-
-    A policy gradient with these is the gradient of the log-likelihood of filtered samples: STaR's objective, on policy
-    (arXiv 2203.14465, section 3, equation 2; ablated in SCoRe's stage II by arXiv 2409.12917, Table 4).
-    """
-    columns = torch.arange(rewards_BK.shape[1], device=rewards_BK.device)
-    is_last = columns == n_turns_B[:, None] - 1
-    return (is_last & (rewards_BK >= 1.0)).to(rewards_BK.dtype)
 
 
 def group_normalised(returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True) -> Tensor:

@@ -1,34 +1,39 @@
 """What changes during training: policy, critic, optimiser, KL weights. Scores rollout batches, takes steps."""
 
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rl.advantages import turn_starts
+from rl.advantages import ADVANTAGES, turn_starts
 from rl.algorithms import advantages
 from rl.analysis.metrics import Ratio, total
-from rl.backends.distributed import Distributed
-from rl.backends.policy import Actor, Critic, SampledStats, sampled_stats
+from rl.backends.distributed import Distributed, local
+from rl.backends.policy import Actor, Critic, sampled_stats
 from rl.backends.reference import References
-from rl.backends.weights import (
-    decoder_layers,
-    load_local,
-    load_local_optimizer,
-    local_optimizer_state,
-    local_state,
-)
+from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
-from rl.config import KL, Advantage, StageConfig, TrainConfig
-from rl.config import Critic as CriticKind
-from rl.kl import full_kl, sampled_kl
+from rl.config import OptimConfig, StageConfig, TrainConfig
+from rl.kl import KLS
 from rl.kl_control import KLControl
-from rl.losses import StepSize, kl_penalty, masked_sum, token_weights, value_loss
-from rl.policy_loss import policy_loss
+from rl.losses import (
+    IMPORTANCE,
+    LOSSES,
+    NORMALISERS,
+    LossOutput,
+    StepSize,
+    kl_penalty,
+    masked_sum,
+    off_policy_mask,
+    token_weights,
+    value_loss,
+)
 from rl.schedule import lr_factor
-from rl.types import RolloutBatch, TrainBatch
+from rl.types import RolloutBatch, RunStoppedError, SampledStats, TrainBatch
 
 
 class Learner:
@@ -42,30 +47,32 @@ class Learner:
     """
 
     def __init__(self, config: TrainConfig, model: Any, pad_id: int, distributed: Distributed) -> None:
-        self._config, self._algorithm, self._optim = config, config.algorithm, config.optim
+        self._config, self._algorithm, self._optim = config, config.algorithm, config.algorithm.optim
         self._distributed, self._pad_id = distributed, pad_id
-        critic = config.algorithm.critic
-        if config.optim.fused_head and config.algorithm.kl is KL.FULL:
-            raise ValueError("algorithm.kl=FULL needs whole distributions, which optim.fused_head=true never holds")
-        if config.optim.gradient_checkpointing:
+        stages, critic = config.algorithm.resolved(config.env.attempts), config.algorithm.critic
+        self._kl = KLS.bind(config.algorithm.kl, config.algorithm.kl_options)
+        self._whole_kl = bool(KLS.fact(config.algorithm.kl, "distribution"))
+        self._normaliser = NORMALISERS.bind(config.algorithm.normaliser, config.algorithm.normaliser_options)
+        self._importance = IMPORTANCE.bind(config.algorithm.importance, config.algorithm.importance_options)
+        if self._optim.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = model
         actor = Actor(
             model,
-            value_head=critic.kind is CriticKind.SHARED,
+            value_head=critic.kind == "shared",
             detach_values=critic.detach,
-            fused_temperature=config.algorithm.temperature if config.optim.fused_head else None,
+            fused_temperature=config.algorithm.temperature if config.algorithm.fused_head else None,
             share_prompts=not distributed.shards,
         )
-        needed = {stage.reference for stage in config.algorithm.stages if any(stage.kl_coefs)}
+        needed = {stage.reference for stage in stages if any(stage.kl_coefs)}
         self._references = References(actor, needed, distributed)
-        own_critic = Critic(model, not distributed.shards) if critic.kind is CriticKind.SEPARATE else None
+        own_critic = Critic(model, not distributed.shards) if critic.kind == "separate" else None
         self._actor = distributed.prepare_model(actor, decoder_layers(actor))
         self._bare_actor = actor
         self._critic = own_critic and distributed.prepare_model(own_critic, decoder_layers(own_critic))
         self._bare_critic = own_critic
         self._warming_up = False
-        self.control = KLControl(config.algorithm.stages[0])
+        self.control = KLControl(stages[0])
 
     # Stages
 
@@ -77,31 +84,32 @@ class Learner:
             n_updates: Optimiser steps that it will take.
             is_first: Whether it is the run's first stage.
         """
+        optim = self._optim = OptimConfig(**stage.optim)
         if not is_first:
             self._references.enter_stage(self._bare_actor)
         if is_first or not stage.keep_optimizer:
             self._optimizer = self._new_optimizer()
         for group in self._optimizer.param_groups:
-            group["lr"] = group["peak_lr"]
+            group["lr"] = (self._algorithm.critic.lr or optim.lr) if group["of_critic"] else optim.lr
+            group["betas"], group["weight_decay"] = tuple(optim.betas), optim.weight_decay
             group.pop("initial_lr", None)
+        self._surrogate = LOSSES.bind(stage.loss, stage.loss_options)
+        self._terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
+        names = [stage.loss, *(term.loss for term in stage.terms.values())]
+        self._entropy_gradient = any(LOSSES.fact(name, "entropy") for name in names)
         factor = lr_factor(self._optim.schedule, self._optim.warmup_steps, n_updates)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
         self.control = KLControl(stage)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         optim = self._optim
-        critic_lr = self._algorithm.critic.lr or optim.lr
         heads = self._bare_actor.value_head.parameters() if self._bare_actor.value_head is not None else ()
         critic = self._bare_critic.parameters() if self._bare_critic is not None else ()
         groups = [
-            {"params": list(trainable(self._bare_actor.model.parameters())), "lr": optim.lr, "peak_lr": optim.lr},
-            {"params": [*trainable(heads), *trainable(critic)], "lr": critic_lr, "peak_lr": critic_lr},
+            {"params": list(trainable(self._bare_actor.model.parameters())), "of_critic": False},
+            {"params": [*trainable(heads), *trainable(critic)], "of_critic": True},
         ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            betas=(optim.betas[0], optim.betas[1]),
-            weight_decay=optim.weight_decay,
-        )
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.lr)
 
     # A rollout batch
 
@@ -113,23 +121,25 @@ class Learner:
         """
         zeros = torch.zeros_like(batch.sampler_logprobs)
         old, ref, values = zeros, zeros, zeros
-        shared = self._algorithm.critic.kind is CriticKind.SHARED
+        shared = self._algorithm.critic.kind == "shared"
         if self._algorithm.reuses_samples or shared:
-            old, values = self._everywhere(batch, self._read_actor, 2)
+
+            def read_actor(part: RolloutBatch) -> tuple[Tensor, ...]:
+                stats = sampled_stats(self._actor, part, stage.temperature)
+                return stats.logprobs, stats.values
+
+            old, values = self._everywhere(batch, read_actor, 2)
         if self._critic is not None:
             (values,) = self._everywhere(batch, self._read_critic, 1)
-        if self._algorithm.kl is not KL.FULL and any(stage.kl_coefs):
+        if any(stage.kl_coefs) and not self._whole_kl:
 
             def read_reference(part: RolloutBatch) -> tuple[Tensor, ...]:
                 return (self._reference_stats(part, stage).logprobs,)
 
             (ref,) = self._everywhere(batch, read_reference, 1)
-        advantages_BT, returns_BT = advantages(batch, values, self._algorithm, stage, self._distributed.sum)
+        credit = advantages(batch, values, stage, self._algorithm.whiten, self._distributed.sum)
+        advantages_BT, returns_BT = credit
         return TrainBatch(batch, old, ref, values, advantages_BT, returns_BT)
-
-    def _read_actor(self, part: RolloutBatch) -> tuple[Tensor, ...]:
-        stats = sampled_stats(self._actor, part, self._algorithm.temperature)
-        return stats.logprobs, stats.values
 
     def _read_critic(self, part: RolloutBatch) -> tuple[Tensor, ...]:
         assert self._critic is not None
@@ -137,7 +147,7 @@ class Learner:
 
     def _reference_stats(self, part: RolloutBatch, stage: StageConfig, **wanted: bool) -> SampledStats:
         with self._distributed.autocast():
-            return self._references.stats(stage.reference, self._actor, part, self._algorithm.temperature, **wanted)
+            return self._references.stats(stage.reference, self._actor, part, stage.temperature, **wanted)
 
     @torch.no_grad()
     def _everywhere(self, batch: RolloutBatch, read: Any, n_results: int) -> list[Tensor]:
@@ -191,13 +201,21 @@ class Learner:
                 # Data-parallel wrappers average gradients over processes; the weights already count all of them.
                 (loss * self._distributed.n_processes).backward()
             parts.append(metrics)
-        norms = self._clip()
-        self._optimizer.step()
+        norms, metrics = self._clip(), total(parts)
+        odd = self._not_finite(train, metrics, norms)
+        if not odd:
+            self._optimizer.step()
+        elif self._config.training.nonfinite == "stop":
+            raise RunStoppedError(
+                f"not finite before an optimiser step: {', '.join(odd)}. The step was not taken, so that the weights "
+                "are those of the step before; training.nonfinite=skip leaves such steps out and counts them"
+            )
         self._optimizer.zero_grad()
         self._schedule.step()
         # Losses add up over micro-batches and processes; gradient norms are the same on all processes.
         share = 1.0 / self._distributed.n_processes
-        metrics = total(parts) | {name: Ratio(norm * share, share) for name, norm in norms.items()}
+        metrics |= {name: Ratio(norm * share, share) for name, norm in norms.items()}
+        metrics["optim/skipped"] = Ratio(bool(odd) * share, share)
         for name in {"policy/loss", "critic/loss"} & metrics.keys():
             metrics[name] += Ratio(0.0, share)
         return metrics
@@ -209,57 +227,92 @@ class Learner:
             norms["critic/grad_norm"] = self._distributed.clip_grad_norm(self._bare_critic.parameters(), limit)
         return norms
 
+    def _not_finite(self, train: TrainBatch, metrics: dict[str, Ratio], norms: dict[str, float]) -> list[str]:
+        """What is not finite on any process, causes first; empty if the step can be taken."""
+        losses = {name: metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics}
+        numbers = torch.tensor([*losses.values(), *norms.values()], dtype=torch.float64)
+        if bool(self._distributed.sum(numbers).isfinite().all()):
+            return []
+        policy = torch.stack([local(p.detach()).isfinite().all() for p in self._bare_actor.parameters()])
+        causes = {"the policy's weights": torch.where(policy, 0.0, torch.nan), "rewards": train.rollout.rewards}
+        causes |= {name: getattr(train, name) for name in ("old_logprobs", "ref_logprobs", "values", "advantages")}
+        causes |= {"sampler_logprobs": train.rollout.sampler_logprobs}
+        odd = [name for name, value in causes.items() if not bool(value.isfinite().all())]
+        odd += [f"{name} ({value})" for name, value in (losses | norms).items() if not math.isfinite(value)]
+        return list(dict.fromkeys(self._distributed.gather(odd)))
+
     def _step_size(self, batch: RolloutBatch, stage: StageConfig) -> StepSize:
         starts = turn_starts(batch.turn_ids).sum()
         counts = torch.stack([torch.tensor(len(batch)), starts, batch.response_mask.sum()]).double()
         episodes, turns, tokens = (max(1.0, float(x)) for x in self._distributed.sum(counts))
-        budget = self._config.env.token_budget(stage.attempts or self._config.env.attempts)
-        return StepSize(episodes, turns, tokens, float(budget))
+        return StepSize(episodes, turns, tokens, float(self._config.env.token_budget(stage.attempts)))
 
     def _loss(self, train: TrainBatch, stage: StageConfig, size: StepSize) -> tuple[Tensor, dict[str, Ratio]]:
+        """Surrogate, further terms, KL penalty and value loss of a micro-batch, and what they measured."""
         batch, algorithm = train.rollout, self._algorithm
-        full = algorithm.kl is KL.FULL and any(stage.kl_coefs)
+        has_kl = any(stage.kl_coefs)
         stats = sampled_stats(
             self._actor,
             batch,
-            algorithm.temperature,
-            whole_distribution=full,
-            entropy_gradient=algorithm.entropy_coef > 0,
+            stage.temperature,
+            whole_distribution=self._whole_kl and has_kl,
+            entropy_gradient=self._entropy_gradient,
         )
-        weights = token_weights(batch.turn_ids, algorithm.normaliser.value, size)
-        policy = policy_loss(stats, train, weights, algorithm, len(stage.kl_coefs))
-        loss, metrics = policy.loss, policy.metrics
-        if any(stage.kl_coefs):
-            kl = self._kl(stats, train, stage)
+        weights = token_weights(batch.turn_ids, self._normaliser, size)
+        # With one update per batch the old policy is the current one, and its log-probs need no pass of their own.
+        old = train.old_logprobs if algorithm.reuses_samples else stats.logprobs.detach()
+        gap = torch.where(batch.response_mask, old - batch.sampler_logprobs, 0.0)
+        corrections, metrics = self._importance(gap, batch.response_mask)
+        train = replace(train, old_logprobs=old, advantages=train.advantages * corrections)
+        surrogate = self._surrogate(stats, self._on_policy(stats, train, metrics), weights)
+        loss, metrics = surrogate.loss, metrics | surrogate.metrics
+        n_tokens = float(batch.response_mask.sum())
+        metrics["policy/entropy"] = Ratio(float(masked_sum(stats.entropy.detach(), batch.response_mask)), n_tokens)
+        metrics["policy/sampler_gap"] = Ratio(float(gap.abs().sum()), n_tokens)
+        for k in range(len(stage.kl_coefs)):
+            of_turn = batch.turn_ids == k
+            share = Ratio(float(masked_sum(train.advantages.abs(), of_turn)), float(of_turn.any(1).sum()))
+            metrics[f"policy/abs_advantage_t{k + 1}"] = share
+        if has_kl:
+            reference = stats._replace(logprobs=train.ref_logprobs)
+            if self._whole_kl:
+                reference = self._reference_stats(batch, stage, whole_distribution=True)
+            kl = self._kl(stats, reference, old, batch.response_mask)
             penalty = kl_penalty(kl, batch.turn_ids, weights, coefs=tuple(self.control.coefs))
             loss, metrics = loss + penalty.loss, metrics | penalty.metrics
-        if algorithm.entropy_coef:
-            loss = loss - algorithm.entropy_coef * masked_sum(weights * stats.entropy, batch.response_mask)
+        for weight, term in self._terms:
+            out = term(stats, train, weights)
+            loss, metrics = loss + weight * out.loss, metrics | out.metrics
         metrics["policy/loss"] = Ratio(loss.item(), 0.0)
         if self._warming_up:
             loss = 0.0 * loss
-        if algorithm.critic.kind is not CriticKind.NONE:
+        if algorithm.critic.kind != "none":
             values = stats.values if self._critic is None else self._read_critic(batch)[0]
-            value = self._value_loss(values, train, size)
+            value = self._value_loss(values, train, stage, size)
             loss, metrics = loss + algorithm.critic.coef * value.loss, metrics | value.metrics
         return loss, metrics
 
-    def _value_loss(self, values: Tensor, train: TrainBatch, size: StepSize) -> Any:
+    def _on_policy(self, stats: SampledStats, train: TrainBatch, metrics: dict[str, Ratio]) -> TrainBatch:
+        """The rows without the bad turns that the policy has left behind, if the algorithm drops them."""
+        batch, threshold = train.rollout, self._algorithm.off_policy_mask
+        if not threshold:
+            return train
+        kept = off_policy_mask(
+            stats.logprobs, batch.sampler_logprobs, train.advantages, batch.turn_ids, threshold=threshold
+        )
+        n_tokens = float(batch.response_mask.sum())
+        metrics["policy/off_policy_masked"] = Ratio(n_tokens - float(kept.sum()), n_tokens)
+        seen = replace(batch, response_mask=kept, turn_ids=torch.where(kept, batch.turn_ids, -1))
+        return replace(train, rollout=seen)
+
+    def _value_loss(self, values: Tensor, train: TrainBatch, stage: StageConfig, size: StepSize) -> LossOutput:
         """Every response token learns its value; with turns as actions only the first of each turn does."""
-        by_turn = self._algorithm.advantage is Advantage.TURN_GAE
+        by_turn = ADVANTAGES.fact(stage.advantage, "values") == "turns"
         mask = turn_starts(train.rollout.turn_ids) if by_turn else train.rollout.response_mask
         weights = torch.full_like(values, 1.0 / (size.turns if by_turn else size.tokens))
         out = value_loss(values, train.values, train.returns, mask, weights, clip=self._algorithm.critic.clip)
         out.metrics["critic/loss"] = Ratio(out.loss.item(), 0.0)
         return out
-
-    def _kl(self, stats: SampledStats, train: TrainBatch, stage: StageConfig) -> Tensor:
-        batch = train.rollout
-        if self._algorithm.kl is not KL.FULL:
-            return sampled_kl(stats.logprobs, train.ref_logprobs, batch.response_mask, self._algorithm.kl.estimator)
-        reference = self._reference_stats(batch, stage, whole_distribution=True)
-        kl_N = full_kl(stats.distribution, reference.distribution)
-        return torch.zeros_like(stats.logprobs).masked_scatter(batch.response_mask, kl_N)
 
     @property
     def lr(self) -> float:
@@ -269,23 +322,22 @@ class Learner:
     # State
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold, this process's part of it."""
+        """What a checkpoint must hold beside :meth:`tensors`; the same on all processes."""
         return {
-            "actor": local_state(self._bare_actor),
-            "critic": local_state(self._bare_critic) if self._bare_critic is not None else None,
-            "references": self._references.state(),
-            "optimizer": local_optimizer_state(self._optimizer),
+            "optimizer": optimizer_scalars(self._optimizer),
             "schedule": self._schedule.state_dict(),
             "kl_coefs": list(self.control.coefs),
         }
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Trained weights, moments and references, live."""
+        critic = {} if self._bare_critic is None else trained_tensors("critic", self._bare_critic)
+        actor = trained_tensors("actor", self._bare_actor)
+        return actor | critic | self._references.tensors() | optimizer_tensors(self._optimizer)
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`, after :meth:`enter_stage` with the stage that the state belongs to."""
-        load_local(self._bare_actor, state["actor"])
-        if self._bare_critic is not None:
-            load_local(self._bare_critic, state["critic"])
-        self._references.load_state(state["references"])
-        load_local_optimizer(self._optimizer, state["optimizer"])
+        """The inverse of :meth:`state`, after :meth:`enter_stage` with its stage; :meth:`tensors` are filled next."""
+        make_room(self._optimizer, state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         for group, lr in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
             group["lr"] = lr

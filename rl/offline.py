@@ -8,12 +8,16 @@ Relabelled imitation (muCode, arXiv 2502.20380) learns every attempt.
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from torch import Tensor
 
 from envs import Task
 from rl.analysis.revisions import Revision, edit_histogram, kind_shares
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
+from rl.backends.weights import trained_tensors
 from rl.config import OfflineConfig, Rule, SFTConfig
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
@@ -282,7 +286,6 @@ class OfflineTrainer:
             self._tokenizer,
             rows,
             self._offline,
-            self._config.optim,
             derive_seed(self._config.seed, "sft", self.round),
             self._config.training.updates // self._offline.iterations,
             lambda share: self._on_progress("fine-tuning", (self.round + share) / self._offline.iterations),
@@ -298,6 +301,25 @@ class OfflineTrainer:
         shares = {name: ratio.value for name, ratio in kind_shares(revisions).items()} if revisions else {}
         kept = {"kept": len(rows), "kept_fraction": len(rows) / len(episodes)}
         return kept | outcome | shares | {"edits": edit_histogram(revisions)}
+
+    def state(self) -> dict[str, Any]:
+        """What the next round depends on, beside :meth:`tensors`."""
+        return {"round": self.round, "position": self._position, "totals": asdict(self.totals)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained weights, live."""
+        return trained_tensors("policy", self._model)
+
+    def load_state(
+        self,
+        shared: dict[str, Any],
+        parts: Sequence[dict[str, Any]],
+        fill: Callable[[dict[str, Tensor]], None],
+    ) -> None:
+        """The inverse of :meth:`state`; the engine gets the weights too. See :class:`rl.checkpoint.Stateful`."""
+        self.round, self._position, self.totals = shared["round"], shared["position"], Totals(**shared["totals"])
+        fill(self.tensors())
+        self._on_update(self.round)
 
     def _keep(self, episodes: Sequence[Episode]) -> tuple[Sequence[Any], Callable[..., dict[str, float]]]:
         """What the method learns from, and the fine-tuning that learns it."""

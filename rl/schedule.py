@@ -2,29 +2,28 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from rl.config import AlgorithmConfig, Schedule
 from rl.seeding import derive_seed
 
 
-def stage_at(algorithm: AlgorithmConfig, step: int, n_steps: int) -> tuple[int, int, int]:
+def stage_at(shares: Sequence[float], step: int, n_steps: int) -> tuple[int, int, int]:
     """Which stage a step belongs to.
 
     Args:
-        algorithm: Its stages' ``share``s divide the run.
+        shares: Of the stages, which divide the run.
         step: Rollout batch, from 0.
         n_steps: Rollout batches of the whole run.
 
     Returns:
         Index of the stage, first step of the stage, first step after it.
     """
-    total = sum(stage.share for stage in algorithm.stages)
+    total = sum(shares)
     start, passed = 0, 0.0
-    for index, stage in enumerate(algorithm.stages):
-        passed += stage.share
-        end = n_steps if index == len(algorithm.stages) - 1 else round(n_steps * passed / total)
+    for index, share in enumerate(shares):
+        passed += share
+        end = n_steps if index == len(shares) - 1 else round(n_steps * passed / total)
         if step < end:
             return index, start, end
         start = end
@@ -44,17 +43,18 @@ def _permutation(seed: int, epoch: int, n: int) -> list[int]:
     return order
 
 
-def lr_factor(schedule: Schedule, warmup_steps: int, n_updates: int) -> Callable[[int], float]:
+def lr_factor(schedule: str, warmup_steps: int, n_updates: int) -> Callable[[int], float]:
     """The learning rate's factor as a function of the update index."""
 
     def factor(update: int) -> float:
         if update < warmup_steps:
             return (update + 1) / warmup_steps
         progress = min(1.0, (update - warmup_steps) / max(1, n_updates - warmup_steps))
-        if schedule is Schedule.LINEAR:
-            return 1.0 - progress
-        if schedule is Schedule.COSINE:
-            return 0.5 * (1.0 + math.cos(progress * math.pi))
-        return 1.0
+        return shapes[schedule](progress)
 
+    shapes: dict[str, Callable[[float], float]] = {
+        "constant": lambda progress: 1.0,
+        "linear": lambda progress: 1.0 - progress,
+        "cosine": lambda progress: 0.5 * (1.0 + math.cos(progress * math.pi)),
+    }
     return factor

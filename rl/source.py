@@ -38,10 +38,6 @@ class EpisodeSource:
         self.n_sampled, self.n_tokens, self.n_responses = 0, 0, 0
         """What this process sampled for the last step, replaced groups included: episodes, tokens, attempts."""
 
-    def attempts(self, stage: StageConfig) -> int:
-        """K of a stage's training episodes."""
-        return stage.attempts or self._config.env.attempts
-
     def seconds(self) -> tuple[float, float]:
         """Seconds spent in the engine and in verification so far."""
         times = [rollout.times for rollout in self._rollouts.values()]
@@ -55,7 +51,7 @@ class EpisodeSource:
         Returns:
             Sampled attempts and tokens, over all processes.
         """
-        if not any(stage.offline_first_attempts for stage in self._algorithm.stages):
+        if not any(stage.offline_first_attempts for stage in self._algorithm.resolved()):
             return 0, 0
         seed, rank, n = self._config.seed, self._distributed.rank, self._distributed.n_processes
         plans = [
@@ -75,10 +71,10 @@ class EpisodeSource:
         and budget last; what still has no gradient then stays, so that the batch keeps its size.
 
         Args:
-            stage: Attempts, rewards, offline share.
+            stage: Attempts, rewards, offline share; resolved.
             budget: Episodes that may still be sampled, over all processes; ``None`` for no limit.
         """
-        size, group_size = self._config.training.tasks_per_step, self._algorithm.group_size
+        size, group_size = self._config.training.tasks_per_step, stage.group_size
         wanted = len(range(self._distributed.rank, size, self._distributed.n_processes))
         kept: list[list[Episode]] = []
         self.n_resampled = self.n_sampled = self.n_tokens = self.n_responses = 0
@@ -93,7 +89,7 @@ class EpisodeSource:
                 break
             kept += good
             self.n_resampled += missing
-        self._rollouts[self.attempts(stage)].rest()
+        self._rollouts[stage.attempts].rest()
         return [episode for group in kept for episode in group]
 
     def _draw(self, n_groups: int, stage: StageConfig) -> list[list[Episode]]:
@@ -102,10 +98,10 @@ class EpisodeSource:
         for position in self._positions(n_groups):
             task = self._tasks[shuffled_index(self._config.seed, position, len(self._tasks))]
             first = self._offline_first(task, position, stage)
-            for member in range(self._algorithm.group_size):
+            for member in range(stage.group_size):
                 draw = derive_seed(self._config.seed, "train", *divmod(position, size), task.id, member)
                 plans.append(EpisodePlan(task, position, draw, first))
-        episodes = self._rollouts[self.attempts(stage)].run(plans, self._algorithm.temperature)
+        episodes = self._rollouts[stage.attempts].run(plans, stage.temperature)
         self.n_sampled += len(episodes)
         self.n_tokens += sampled_tokens(episodes)
         self.n_responses += sampled_responses(episodes)
@@ -131,13 +127,14 @@ class EpisodeSource:
         """What a checkpoint must hold."""
         return {name: getattr(self, name) for name in _STATE}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
+    def load_state(self, shared: dict[str, Any], parts: Sequence[dict[str, Any]]) -> None:
+        """The inverse of :meth:`state`; counts of what was sampled are added over ``parts``."""
         for name in _STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, sum(part[name] for part in parts) if name in _COUNTS else shared[name])
 
 
-_STATE = ("position", "n_resampled", "n_sampled", "n_tokens", "n_responses", "_first")
+_COUNTS = ("n_sampled", "n_tokens", "n_responses")
+_STATE = ("position", "n_resampled", "_first", *_COUNTS)
 
 
 def refuse_stale(episodes: Sequence[Episode], version: int) -> None:

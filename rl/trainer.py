@@ -5,19 +5,21 @@ rollout batch; :mod:`rl.checkpoint` writes it to disk.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from envs import StopReason, Task
+from rl.advantages import ADVANTAGES
 from rl.algorithms import shaped_rewards
 from rl.analysis.metrics import Ratio, total
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
-from rl.batching import minibatches, to_rollout_batch
-from rl.config import Schedule, StageConfig, TrainConfig
+from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
+from rl.config import StageConfig, TrainConfig
 from rl.learner import Learner
 from rl.rollout import Rollout
 from rl.rollout_metrics import rollout_metrics, sampled_tokens
@@ -51,20 +53,50 @@ class Pending:
     Args:
         train: Scored rows of this process.
         episodes: All sampled episodes of this process.
-        rows: The episode of each row, by its index.
+        rows: Where each row comes from; places count in ``episodes``.
         metrics: Numbers about the sampling.
         seconds: Seconds by phase.
+        plan: This process's rows of each optimiser step.
         done: Optimiser steps taken.
         parts: What they measured.
     """
 
     train: TrainBatch
     episodes: list[Episode]
-    rows: list[int]
+    rows: list[Row]
     metrics: dict[str, float]
     seconds: dict[str, float]
+    plan: list[torch.Tensor]
     done: int = 0
     parts: list[dict[str, Ratio]] = field(default_factory=list)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Pending"]) -> "Pending":
+        """The parts of several processes as one process's, for every optimiser step the same rows as all of theirs."""
+        starts = list(accumulate((len(part.train) for part in parts), initial=0))
+        places = list(accumulate((len(part.episodes) for part in parts), initial=0))
+        plan = [
+            torch.cat([rows + start for rows, start in zip(step, starts, strict=False)])
+            for step in zip(*(part.plan for part in parts), strict=True)
+        ]
+        return replace(
+            parts[0],
+            train=join_rows([part.train for part in parts]),
+            episodes=[episode for part in parts for episode in part.episodes],
+            rows=[
+                row._replace(episode=row.episode + place)
+                for part, place in zip(parts, places, strict=False)
+                for row in part.rows
+            ],
+            plan=plan,
+            parts=[measured for part in parts for measured in part.parts],
+        )
+
+    def emptied(self) -> "Pending":
+        """Nothing to do and nothing measured: the share of a process that another one has taken over."""
+        nothing = [{name: Ratio(0.0, 0.0) for name in measured} for measured in self.parts]
+        plan = [rows[:0] for rows in self.plan]
+        return replace(self, train=self.train.rows([]), episodes=[], rows=[], plan=plan, parts=nothing)
 
 
 def _nothing() -> None:
@@ -97,8 +129,9 @@ class Trainer:
         refuse_config(config, distributed.n_processes)
         self._config, self._algorithm = config, config.algorithm
         self._pad_id, self._distributed, self._on_update = pad_id, distributed, on_update
-        attempts = {stage.attempts or config.env.attempts for stage in config.algorithm.stages}
-        attempts |= {1} if any(stage.offline_first_attempts for stage in config.algorithm.stages) else set()
+        self.stages = config.algorithm.resolved(config.env.attempts)
+        attempts = {stage.attempts for stage in self.stages}
+        attempts |= {1} if any(stage.offline_first_attempts for stage in self.stages) else set()
         self.source = EpisodeSource(config, {k: make_rollout(k) for k in attempts}, tasks, distributed)
         self.learner = Learner(config, model, pad_id, distributed)
         self._flops = Flops.of(model, distributed.device, config)
@@ -112,7 +145,7 @@ class Trainer:
 
     @property
     def n_steps(self) -> int:
-        """Rollout batches of the whole run, if none of its groups are replaced.
+        """Rollout batches of the whole run, if none of its groups are replaced and all stages have the same groups.
 
         With a budget of tokens their number is not known: stages then share :data:`TOKEN_STEPS` parts of the budget.
         """
@@ -125,6 +158,7 @@ class Trainer:
 
     @property
     def _per_step(self) -> int:
+        """Episodes of a rollout batch with the algorithm's own group size: the unit that stages share."""
         return self._config.training.tasks_per_step * self._algorithm.group_size
 
     @property
@@ -142,11 +176,18 @@ class Trainer:
         """Whether the budget has no room for another rollout batch."""
         if not self._counts_episodes:
             return self.progress >= 1.0
-        return self.totals.episodes + self._per_step > self.n_steps * self._per_step
+        index, _, _ = self._stage_span()
+        size = self._config.training.tasks_per_step * self.stages[index].group_size
+        return self.totals.episodes + size > self.n_steps * self._per_step
 
     @property
     def _counts_episodes(self) -> bool:
         return not (self._config.training.tokens or self._config.training.updates)
+
+    def _stage_span(self) -> tuple[int, int, int]:
+        """The stage that the run is in, the first step of it and the first after it."""
+        done = self.totals.episodes // self._per_step if self._counts_episodes else int(self.progress * self.n_steps)
+        return stage_at([stage.share for stage in self.stages], min(done, self.n_steps - 1), self.n_steps)
 
     def train_step(self, after_update: Callable[[], None] = _nothing) -> tuple[dict[str, float], list[Episode]]:
         """One rollout batch and its updates, or the rest of one that a checkpoint interrupted.
@@ -164,18 +205,17 @@ class Trainer:
         stage = self._enter_stage()
         before = 0.0 if self._pending is None else sum(self._pending.seconds.values())
         pending = self._pending = self._pending or self._sample(stage)
-        plan = self._minibatch_plan(len(pending.train))
-        while pending.done < len(plan):
+        while pending.done < len(pending.plan):
             started = time.perf_counter()
             critic_only = self.step < self._algorithm.critic.warmup_steps
-            rows = pending.train.rows(plan[pending.done])
+            rows = pending.train.rows(pending.plan[pending.done])
             pending.parts.append(self.learner.update(rows, stage, critic_only))
             pending.done += 1
             self.n_updates += 1
             pending.seconds["update"] += time.perf_counter() - started
-            if pending.done < len(plan):
+            if pending.done < len(pending.plan):
                 after_update()
-        self.advantages = dict(_first_advantages(pending, self._config.training.keep_episodes))
+        self.advantages = _first_advantages(pending, self._config.training.keep_episodes)
         return self._finish(pending, stage, began, before), pending.episodes
 
     def _minibatch_plan(self, n_rows: int) -> list[torch.Tensor]:
@@ -184,16 +224,17 @@ class Trainer:
         return [rows for _ in range(algorithm.epochs) for rows in minibatches(n_rows, algorithm.minibatches, generator)]
 
     def _enter_stage(self) -> StageConfig:
-        done = self.totals.episodes // self._per_step if self._counts_episodes else int(self.progress * self.n_steps)
-        position = min(done, self.n_steps - 1)
-        index, start, end = stage_at(self._algorithm, position, self.n_steps)
+        index, start, end = self._stage_span()
         if index != self._stage_index:
             self._begin_stage(index, end - start)
-        return self._algorithm.stages[index]
+        return self.stages[index]
 
     def _begin_stage(self, index: int, n_steps: int) -> None:
-        n_updates = n_steps * self._algorithm.epochs * self._algorithm.minibatches
-        self.learner.enter_stage(self._algorithm.stages[index], n_updates, is_first=self._stage_index < 0)
+        stage, algorithm = self.stages[index], self._algorithm
+        if self._counts_episodes:  # larger groups make fewer steps of the same episodes
+            n_steps = -(-n_steps * algorithm.group_size // stage.group_size)
+        n_updates = n_steps * algorithm.epochs * algorithm.minibatches
+        self.learner.enter_stage(stage, n_updates, is_first=self._stage_index < 0)
         self._stage_index = index
 
     def _sample(self, stage: StageConfig) -> Pending:
@@ -207,24 +248,23 @@ class Trainer:
         wall = time.perf_counter() - started
         metrics = self._refuse_failures(episodes)
         refuse_stale(episodes, self.step)
-        trainable = drop_failed(episodes, self._algorithm.advantage.uses_groups)
+        trainable = drop_failed(episodes, bool(ADVANTAGES.fact(stage.advantage, "groups")))
         if not sum(self._distributed.each(len(trainable))):
             raise RunStoppedError(f"step {self.step}: no episode is left to train on")
         started = time.perf_counter()
-        batch = to_rollout_batch(
-            trainable, self._pad_id, self.source.attempts(stage), self._config.algorithm.mask_cut_off
-        )
+        batch = to_rollout_batch(trainable, self._pad_id, stage.attempts, self._algorithm.mask_cut_off)
         train = self.learner.score(batch, stage)
         update = time.perf_counter() - started
         sampling, verification = (now - then for now, then in zip(self.source.seconds(), before, strict=True))
-        metrics |= rollout_metrics(episodes, self.source.attempts(stage), self._distributed)
+        metrics |= rollout_metrics(episodes, stage.attempts, self._distributed)
         metrics["group/resampled"] = self.source.n_resampled
         given = Ratio(float(sum(e.given > 0 for e in episodes)), float(len(episodes)))
         metrics["group/offline_first_fraction"] = self._distributed.sum_ratios({"x": given})["x"].value
         seconds = {"sampling": sampling, "verification": verification, "update": update}
         seconds["other"] = max(0.0, wall - sampling - verification)
         places = {id(episode): i for i, episode in enumerate(episodes)}
-        return Pending(train, episodes, [places[id(episode)] for episode in trainable], metrics, seconds)
+        rows = [row._replace(episode=places[id(trainable[row.episode])]) for row in conversations(trainable)]
+        return Pending(train, episodes, rows, metrics, seconds, self._minibatch_plan(len(train)))
 
     def _refuse_failures(self, episodes: list[Episode]) -> dict[str, float]:
         by_reason = {reason: sum(e.stop_reason is reason for e in episodes) for reason in StopReason}
@@ -329,7 +369,7 @@ class Trainer:
 
     def _refuse_gap(self, gap: float) -> None:
         limit = self._config.training.max_sampler_gap
-        if limit and not gap <= limit:
+        if limit and gap > limit:  # what is no number was refused before, with its cause, or is to be left out
             raise RunStoppedError(
                 f"step {self.step}: trainer and sampler log-probs differ by {gap:.3g} nats per token on average, more "
                 f"than training.max_sampler_gap={limit:g}: the engine samples from another policy than the one that is "
@@ -337,7 +377,7 @@ class Trainer:
             )
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on, this process's part of it."""
+        """Everything that decides how the run goes on beside :meth:`tensors`, this process's part of it."""
         return {
             "step": self.step,
             "n_updates": self.n_updates,
@@ -348,47 +388,65 @@ class Trainer:
             "pending": self._pending,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`; the engine gets the weights too."""
-        self.step, self.n_updates = state["step"], state["n_updates"]
-        self.totals = Totals(**state["totals"])
-        self.source.load_state(state["source"])
-        if state["stage"] >= 0:
-            spans = (stage_at(self._algorithm, step, self.n_steps) for step in range(self.n_steps))
-            _, start, end = next(span for span in spans if span[0] == state["stage"])
-            self._begin_stage(state["stage"], end - start)
-            self.learner.load_state(state["learner"])
-        self._pending = state["pending"]
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Weights, moments and references, live."""
+        return self.learner.tensors()
+
+    def load_state(
+        self,
+        shared: dict[str, Any],
+        parts: Sequence[dict[str, Any]],
+        fill: Callable[[dict[str, torch.Tensor]], None],
+    ) -> None:
+        """The inverse of :meth:`state`; the engine gets the weights too. See :class:`rl.checkpoint.Stateful`."""
+        self.step, self.n_updates = shared["step"], shared["n_updates"]
+        self.totals = Totals(**shared["totals"])
+        self.source.load_state(shared["source"], [part["source"] for part in parts])
+        if shared["stage"] >= 0:
+            shares = [stage.share for stage in self.stages]
+            spans = (stage_at(shares, step, self.n_steps) for step in range(self.n_steps))
+            _, start, end = next(span for span in spans if span[0] == shared["stage"])
+            self._begin_stage(shared["stage"], end - start)
+            self.learner.load_state(shared["learner"])
+            fill(self.learner.tensors())
+        if (pending := shared["pending"]) is not None:
+            self._pending = Pending.joined([part["pending"] for part in parts]) if parts else pending.emptied()
         self._on_update(self.step)
 
 
-def _first_advantages(pending: Pending, n: int) -> Iterator[tuple[int, list[list[float]]]]:
+def _first_advantages(pending: Pending, n: int) -> dict[int, list[list[float]]]:
+    """Per turn of the first ``n`` episodes, the advantage of every sampled token; of those that are trained on."""
+    found: dict[int, list[list[float]]] = {}
     batch = pending.train.rollout
-    for row, place in enumerate(pending.rows):
-        if place >= n:
-            return
-        turn_ids, values = batch.turn_ids[row], pending.train.advantages[row]
-        yield place, [values[turn_ids == k].tolist() for k in range(int(batch.n_turns[row]))]
+    for i, row in enumerate(pending.rows):
+        if row.episode >= n:
+            break
+        turns = found.setdefault(row.episode, [[] for _ in pending.episodes[row.episode].turns])
+        for k, index in enumerate(row.turns):
+            turns[index] = pending.train.advantages[i][batch.turn_ids[i] == k].tolist()
+    return found
 
 
 def refuse_config(config: TrainConfig, n_processes: int) -> None:
     """Raises ValueError for values that cannot work together, before anything is sampled."""
     algorithm, size = config.algorithm, config.training.tasks_per_step
-    if config.training.tokens and config.optim.schedule is not Schedule.CONSTANT:
-        raise ValueError("training.tokens: the number of updates is not known beforehand; use optim.schedule=CONSTANT")
-    for index, stage in enumerate(algorithm.stages):
-        attempts = stage.attempts or config.env.attempts
-        if len(stage.reward_weights) < attempts:
+    stages = algorithm.resolved(config.env.attempts)
+    if config.training.tokens and any(stage.optim["schedule"] != "constant" for stage in stages):
+        raise ValueError("training.tokens: the number of updates is not known beforehand; use optim.schedule=constant")
+    names = [name for name, stage in (algorithm.stages or {"main": stages[0]}).items() if stage.share]
+    for name, stage in zip(names, stages, strict=True):
+        key = f"algorithm.stages.{name}"
+        if len(stage.reward_weights) < stage.attempts:
             raise ValueError(
-                f"algorithm.stages.{index}.reward_weights has {len(stage.reward_weights)} entries, but training "
-                f"episodes have {attempts} attempts: give reward_weights and kl_coefs one entry per attempt"
+                f"{key}.reward_weights has {len(stage.reward_weights)} entries, but training episodes have "
+                f"{stage.attempts} attempts: give reward_weights and kl_coefs one entry per attempt"
             )
-        if stage.offline_first_attempts and attempts < 2:
-            raise ValueError(f"algorithm.stages.{index}.offline_first_attempts needs at least two attempts")
+        if stage.offline_first_attempts and stage.attempts < 2:
+            raise ValueError(f"{key}.offline_first_attempts needs at least two attempts")
+        if size * stage.group_size < algorithm.minibatches * n_processes:
+            raise ValueError(
+                f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * stage.group_size} episodes into "
+                f"so many on {n_processes} processes"
+            )
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")
-    if size * algorithm.group_size < algorithm.minibatches * n_processes:
-        raise ValueError(
-            f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * algorithm.group_size} episodes into "
-            f"so many on {n_processes} processes"
-        )

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 import envs
-from envs import SelfCorrectEnv, Split, Task, TaskSet
+from envs import Split, Task, TaskSet, TextEnv
 from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import make_engine
 from rl.backends.policy import context_length, load_policy, make_renderer
-from rl.backends.weights import full_weights
+from rl.backends.weights import full_weights, hash_file, hash_model
+from rl.checkpoint import hash_tasks
 from rl.config import EnvConfig, RunConfig, TrainConfig
 from rl.rendering import Renderer
 from rl.rollout import Rollout
@@ -58,6 +60,7 @@ class Workbench:
         seed_everything(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
+        config = replace(config, env=config.env.settled())
         taskset = make_taskset(config.env)
         model, tokenizer = load_policy(config.model)
         model = model.to(distributed.device).eval()
@@ -102,7 +105,7 @@ class Workbench:
             changes: What differs from ``config.env``; inner dictionaries are merged.
         """
         env: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.config.env), changes))
-        config = replace(self.config, env=env)
+        config = replace(self.config, env=env.settled())
         return replace(self, config=config, taskset=make_taskset(env))
 
     def tasks(self, split: Split, n: int = 0) -> Sequence[Task]:
@@ -129,21 +132,26 @@ class Workbench:
         )
 
 
+def content_of(config: RunConfig) -> dict[str, str]:
+    """Hashes of what a config only names: the training tasks, the model, and a chat template in a file of its own."""
+    found = hash_model(config.model.path, config.model.revision)
+    found["training tasks"] = hash_tasks(make_taskset(config.env).load(Split.TRAIN))
+    if (template := config.model.chat_template) is not None and Path(template).exists():
+        found["chat template"] = hash_file(Path(template))
+    return found
+
+
 def make_taskset(config: EnvConfig) -> TaskSet:
     """The task set of an environment config."""
     hub.register()
-    return envs.make(config.id, options=config.task_options).taskset
+    return envs.make_taskset(config.id, config.task_options, config.seeds)
 
 
 def make_env(
     config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0, feedback: str | None = None
-) -> SelfCorrectEnv:
+) -> TextEnv:
     """An environment over an already loaded task set."""
-    return SelfCorrectEnv(
-        taskset,
-        split=split,
-        attempts=attempts or config.attempts,
-        feedback=feedback or config.feedback,
-        prompts=config.prompts,
-        stop_on_correct=config.stop_on_correct,
-    )
+    chosen = config.episode | {"attempts": attempts or config.attempts or None}
+    if feedback is not None:
+        chosen |= {"feedback": feedback, "feedback_options": {}}
+    return envs.make_text_env(config.id, taskset, config.task_options, split=split, **chosen)

@@ -31,7 +31,7 @@ class CodeTasks:
             raise ValueError(f"env.options.isolation={isolation}: use one of {', '.join(names)}")
         if timeout_s <= 0:
             raise ValueError(f"env.options.timeout_s={timeout_s}: must be positive")
-        self._limits = Limits(wall_s=timeout_s)
+        self._limits = Limits(cpu_s=timeout_s)
         self._partial_credit, self._minimum = partial_credit, Mode[isolation.upper()]
 
     def load(self, split: Split) -> list[Task]:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from experiments.evidence.model import Exhibit, Figure, Mark, Panel, Series, Table
+from experiments.evidence.model import COLOURS, Exhibit, Figure, Mark, Panel, Series, Table, looks
 from rl.analysis.printing import fixed
 from rl.tracking import write_text
 
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5)))
 _MARKERS = "osD^vPX*<>hd"
-COLOURS = plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2]  # type: ignore[attr-defined]
 _PER_ROW = 3
 _WIDTH = {1: 8.0, 2: 6.5, 3: 5.4}
 """Inches of a panel, by panels in a row."""
@@ -58,7 +57,7 @@ def _csv(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [f"**{table.id}. {table.title}.** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
+    lines = [f"**{table.title} ({table.id}).** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
     lines.append("|" + "---|" * len(table.header))
     for row in table.rows:
         cells = [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row]
@@ -70,7 +69,7 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
     n = len(figure.panels)
     n_columns = 2 if n == 4 else min(_PER_ROW, n)
     n_rows = -(-n // n_columns)
-    looks = _looks(figure.panels)
+    look = looks(figure)
     tall = max((len(panel.heat.rows) for panel in figure.panels if panel.heat), default=0)
     height = max(4.2, 0.42 * tall + 2.5)
     canvas, axes = plt.subplots(
@@ -81,7 +80,7 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
         squeeze=False,
     )
     for axis, panel in zip(axes.flat, figure.panels, strict=False):
-        _draw_panel(axis, panel, looks)
+        _draw_panel(axis, panel, look)
     for axis in list(axes.flat)[n:]:
         axis.axis("off")
     handles: dict[str, Any] = {}
@@ -95,8 +94,10 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
             ncols=min(_LEGEND[n_columns], len(handles)),
             fontsize=8,
         )
-    canvas.supxlabel(_wrap(f"{figure.id}. {figure.title}. {figure.caption}", 34 * n_columns + 50), fontsize=8)
+    canvas.supxlabel(textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50), fontsize=8)
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")  # laid out once, drawn twice
     with plt.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
         canvas.savefig(paths[0], metadata={"Date": None})
         canvas.savefig(paths[1], dpi=_DPI)
@@ -104,26 +105,7 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
     return paths
 
 
-def _wrap(text: str, width: int) -> str:
-    lines, line = [], ""
-    for word in text.split():
-        if len(line) + len(word) >= width:
-            lines.append(line)
-            line = ""
-        line += (" " if line else "") + word
-    return "\n".join([*lines, line])
-
-
-def _looks(panels: Sequence[Panel]) -> dict[str, int]:
-    """One colour, line style and marker per name, the same in every panel."""
-    names: dict[str, int] = {}
-    for panel in panels:
-        for series in panel.series:
-            names.setdefault(series.name, len(names))
-    return names
-
-
-def _draw_panel(axis: Any, panel: Panel, looks: dict[str, int]) -> None:
+def _draw_panel(axis: Any, panel: Panel, look: dict[str, int]) -> None:
     if panel.heat is not None:
         _draw_heat(axis, panel)
         return
@@ -132,7 +114,7 @@ def _draw_panel(axis: Any, panel: Panel, looks: dict[str, int]) -> None:
     if panel.zero:
         axis.axhline(0, color="black", linewidth=0.8)
     for series in panel.series:
-        _draw_series(axis, series, looks[series.name])
+        _draw_series(axis, series, look[series.name])
     if panel.diagonal:
         axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
     if panel.ticks:

@@ -2,11 +2,10 @@
 
 import base64
 import gzip
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.evidence.store import Store
+from experiments.evidence.store import Run, Store
 from rl.analysis.rows import EvalRow
 
 TRAINING = "training"
@@ -29,14 +28,13 @@ def pack(store: Store, limit: int) -> dict[str, Any]:
     episodes += list(packer.training())
     note = (
         f"{len(chosen):,} of {n_all:,} evaluated ones, and up to {TRAINING_PER_RUN} of each online run's stored "
-        "training episodes with tokens and advantages; all of them are in arms/*/seed_*/rows.jsonl and episodes.jsonl."
+        "training episodes with tokens and advantages; all of them are in the runs' rows.jsonl and episodes.jsonl."
     )
     return packer.names() | {"episodes": episodes, "note": note}
 
 
-def packed(content: dict[str, Any]) -> str:
+def packed(text: str) -> str:
     """Gzip, base64: what stands in the page."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
@@ -75,13 +73,16 @@ class _Packer:
     def names(self) -> dict[str, Any]:
         """What the indices mean."""
         return {
-            "keys": list(self._arms),
+            "places": {f"{self._arms[run.arm]}/{run.seed}": self._place(run) for run in self._store.runs.values()},
             "arms": [self._store.names[arm] for arm in self._arms],
             "modes": list(self._modes),
             "verdicts": list(self._verdicts),
             "tasks": [self._task(task_id) for task_id in self._task_rows],
             "tokens": self._store.token_texts(sorted(self._token_ids)),
         }
+
+    def _place(self, run: Run) -> str:
+        return run.folder.relative_to(self._store.folder).as_posix()
 
     def _task(self, task_id: str) -> list[str | None]:
         known = self._tasks.get(task_id)

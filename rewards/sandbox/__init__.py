@@ -8,6 +8,18 @@ attack on purpose, run the workers in a virtual machine.
 """
 
 from rewards.sandbox.confinement import Mode
-from rewards.sandbox.supervisor import Conversation, Ending, Judgement, Limits, Outcome, Sandbox, SandboxError
+from rewards.sandbox.supervisor import (
+    Conversation,
+    Ending,
+    Job,
+    Judgement,
+    Limits,
+    Outcome,
+    Sandbox,
+    SandboxError,
+    Script,
+)
 
-__all__ = ["Conversation", "Ending", "Judgement", "Limits", "Mode", "Outcome", "Sandbox", "SandboxError"]
+__all__ = [
+    "Conversation", "Ending", "Job", "Judgement", "Limits", "Mode", "Outcome", "Sandbox", "SandboxError", "Script",
+]  # fmt: skip

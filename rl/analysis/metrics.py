@@ -89,6 +89,7 @@ _PLAIN = {
     "group/offline_first_fraction": Metric("fraction", "episodes whose first attempt was read, not sampled"),
     "optim/lr": Metric("1", "learning rate"),
     "optim/grad_norm": Metric("1", "gradient norm before clipping"),
+    "optim/skipped": Metric("fraction", "optimiser steps left out because loss or gradient were not finite"),
     "stage": Metric("index", "stage of the algorithm, from 0"),
     "time/sampling": Metric("seconds", "spent in the engine this step"),
     "time/verification": Metric("seconds", "spent in environments and verifiers this step"),

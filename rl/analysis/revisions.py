@@ -2,24 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from enum import StrEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rl.analysis.metrics import Ratio
+from rl.analysis.rates import edit_ratio
 
 if TYPE_CHECKING:  # the nouns of sampling import torch
     from rl.types import Turn
 
 EDIT_BINS = 20
 """Bins of an edit-ratio histogram over [0, 1]."""
-
-
-@lru_cache(maxsize=100_000)
-def edit_ratio(first: str, last: str) -> float:
-    """Edit distance over the sum of the lengths, in [0, 1]: 1 minus difflib's ratio (insertions and deletions)."""
-    return 0.0 if first == last else 1.0 - SequenceMatcher(None, first, last, autojunk=False).ratio()
 
 
 class Kind(StrEnum):

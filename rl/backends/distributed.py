@@ -7,7 +7,7 @@ so that tests without a GPU run what clusters run.
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -126,6 +126,20 @@ class Distributed:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([item])[0]
+
+    def on_main(self, work: Callable[[], Item]) -> Item:
+        """What the main process makes of it, on every process; an error of it is raised on every one too."""
+        result: Any = None
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as caught:
+                error = caught
+        result, error = self.broadcast((result, error))
+        if error is not None:
+            raise error
+        return result
 
     def sum_ratios(self, ratios: dict[str, Ratio]) -> dict[str, Ratio]:
         """Ratios added over processes; every process must hold the same names."""

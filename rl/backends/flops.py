@@ -32,9 +32,9 @@ class Flops:
             return cls(0.0, None)
         from trl.trainer.utils import compute_flops_per_token, get_peak_flops
 
-        dtype = "bfloat16" if config.optim.mixed_precision == "bf16" else config.model.dtype
+        dtype = "bfloat16" if config.algorithm.optim.mixed_precision == "bf16" else config.model.dtype
         peak = get_peak_flops(torch.cuda.get_device_name(device), dtype)
-        attempts = max(stage.attempts or config.env.attempts for stage in config.algorithm.stages)
+        attempts = max(stage.attempts for stage in config.algorithm.resolved(config.env.attempts))
         per_token = compute_flops_per_token(bare_model(model).config, config.env.token_budget(attempts))
         return cls(float(per_token), peak)
 

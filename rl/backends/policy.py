@@ -1,14 +1,16 @@
 """The trainable policy and its value function: transformers models, and what they think of what was sampled."""
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from rl.backends.head import sampled_logprobs
@@ -16,7 +18,7 @@ from rl.backends.lora import add_lora, bare_model
 from rl.backends.trunk import head_logits, predicting_hidden, trunk_of
 from rl.config import ModelConfig
 from rl.rendering import Renderer, load_template
-from rl.types import RolloutBatch
+from rl.types import RolloutBatch, SampledStats
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
 
@@ -24,35 +26,13 @@ class ModelNotFoundError(FileNotFoundError):
     """No model where the config says."""
 
 
-class SampledStats(NamedTuple):
-    """What the policy thinks of the sampled tokens.
-
-    Args:
-        logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
-        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
-        values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
-        distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
-            the response mask; empty where it was not asked for.
-    """
-
-    logprobs: Tensor
-    entropy: Tensor
-    values: Tensor
-    distribution: Tensor
-
-
 def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     """A model in evaluation mode, without dropout and with adapters if asked for, and its tokenizer.
 
     Raises:
-        ModelNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
+        FileNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
     """
-    path = Path(config.path)
-    if (config.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
-        raise ModelNotFoundError(
-            f"model.path={config.path}: no model there. models/smollm2_135m is prepared by "
-            "`python -m experiments.prepare_smollm2`, the tiny bases by `python -m experiments.pretrain_tiny toy=...`"
-        )
+    config.refuse_missing()
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
         model = AutoModelForCausalLM.from_pretrained(
@@ -60,6 +40,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention,
+            generation_config=usable_generation_config(config.path, config.revision),
         )
     except OSError as error:
         raise ModelNotFoundError(
@@ -71,6 +52,40 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     if config.lora.rank:
         model = add_lora(model, config.lora)
     return model, tokenizer
+
+
+def usable_generation_config(path: str, revision: str | None = None) -> GenerationConfig | None:
+    """A model's generation config as transformers would save it again, which refuses some that were published.
+
+    Sampling parameters beside greedy decoding are taken to mean sampling; of what is wrong otherwise only the special
+    tokens are kept. Nothing else in it reaches a run, which says itself how it samples.
+
+    Args:
+        path: A folder or hub id.
+        revision: Of a hub id.
+
+    Returns:
+        ``None`` if there is no such file: transformers then has its own default.
+    """
+    lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = cached_file(path, "generation_config.json", revision=revision, **lenient)
+    if file is None:
+        return None
+    try:
+        stored = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError:
+        stored = {}
+    special = {
+        name: value for name, value in stored.items() if name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    for values in (stored, stored | {"do_sample": True}, special):
+        try:
+            config = GenerationConfig(**values)
+            config.validate(strict=True)
+            return config
+        except (ValueError, TypeError):
+            continue
+    return GenerationConfig()
 
 
 def switch_noise_off(model: Any) -> None:

@@ -5,7 +5,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from rl.config.checks import refuse
+from rl.config.checks import check_numbers, refuse
+from rl.config.optim import OptimConfig
 
 
 class Rule(Enum):
@@ -40,9 +41,7 @@ class OfflineConfig:
         temperature: Of the sampled episodes.
         epochs: Passes over the kept rows.
         batch_size: Rows per optimiser step.
-        lr: Peak learning rate, linear to 0.
-        betas: AdamW's.
-        max_grad_norm: Gradients are scaled down to this norm.
+        optim: The optimiser of every round.
         beta: For ``dpo``: how strongly it is held to the model that it starts from.
         says_right: For ``verify``: what is written before a first attempt that was right is repeated.
         says_wrong: For ``verify``: what is written before a wrong one is replaced.
@@ -58,18 +57,17 @@ class OfflineConfig:
     temperature: float = 1.0
     epochs: int = 3
     batch_size: int = 512
-    lr: float = 1e-3
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    max_grad_norm: float = 1.0
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(schedule="linear"))
     beta: float = 0.1
     says_right: str = "The solution above is correct.\n"
     says_wrong: str = "The solution above is not correct.\n"
 
     def __post_init__(self) -> None:
-        refuse(self.iterations < 1, f"offline.iterations={self.iterations}: must be positive")
-        refuse(self.group_size < 1, f"offline.group_size={self.group_size}: must be positive")
-        refuse(self.pairs_per_task < 1, f"offline.pairs_per_task={self.pairs_per_task}: must be positive")
-        refuse(self.beta <= 0, f"offline.beta={self.beta}: must be positive")
+        check_numbers(
+            self,
+            "offline",
+            positive="iterations pairs_per_task group_size temperature epochs batch_size beta",
+        )
         refuse(
             self.rule is Rule.PAIR and self.iterations > 1,
             "offline.iterations: pair fine-tuning builds on the base's first attempts, so it takes 1 iteration",

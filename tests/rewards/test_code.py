@@ -13,7 +13,7 @@ from rewards.sandbox import Limits
 from rewards.sandboxes import get_sandbox, in_use
 
 ADD = FunctionTests((Case("add", (1, 2), 3),), (Case("add", (10, 20), 30), Case("add", (-1, 1), 0)))
-LIMITS = Limits(wall_s=2.0)
+LIMITS = Limits(cpu_s=1.0)
 
 
 def fenced(program):
@@ -28,7 +28,7 @@ def fenced(program):
         (fenced("def add(a, b):\n    return 3"), "wrong", 1 / 3),
         (fenced("def add(a, b):\n    return a + b\nassert add(1, 1) == 3"), "wrong", 0.0),
         (fenced("def add(a, b):\n    return a + b if a < 5 else 0"), "wrong", 2 / 3),
-        (fenced("def add(a, b):\n    while a < 0: pass\n    return a + b"), "timeout", 0.0),
+        (fenced("def add(a, b):\n    while a < 0: pass\n    return a + b"), "timeout", 2 / 3),
         ("def add(a, b):\n    return a + b", "no_answer", 0.0),
         ("```python\ndef add(a, b):\n    return a + b", "no_answer", 0.0),  # cut off by the token limit
         ("", "no_answer", 0.0),
@@ -143,7 +143,7 @@ ECHO = ScriptTests((("2 3\n", "5\n"),), (("617 204\n", "821\n"), ("1 1\n", "2\n"
     ],
 )
 def test_scripts(program, verdict):
-    score = score_program(program, ECHO, Limits(wall_s=1.0))
+    score = score_program(program, ECHO, Limits(cpu_s=1.0))
     assert score.verdict == verdict, score
     for hidden in ("617 204", "821"):
         assert hidden not in score.observation

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,7 +16,7 @@ TESTS = FunctionTests(
     public=(Case("double", (2,), 4),),
     hidden=(Case("double", (HIDDEN_ARGUMENT,), HIDDEN_RESULT), Case("double", ("hidden-ab",), "hidden-abhidden-ab")),
 )
-LIMITS = Limits(wall_s=2.0)
+LIMITS = Limits(cpu_s=0.5)
 MODES = {"N": Mode.NAMESPACES, "L": Mode.LANDLOCK, "S": Mode.STRICT}
 
 
@@ -26,11 +25,9 @@ def graded(letter):
     """Scores of all rows of a mode by name; runs them all at once, in whatever order the workers come to them."""
     rows = [row for row in PROGRAMS if letter in row.modes]
     with Sandbox(mode=MODES[letter]) as sandbox, ThreadPoolExecutor(8) as threads:
-        started = time.monotonic()
         scores = list(threads.map(lambda row: score_program(row.source, TESTS, LIMITS, sandbox=sandbox), rows))
-        wall_s = time.monotonic() - started
         again = score_program(HONEST, TESTS, LIMITS, sandbox=sandbox)
-    return {row.name: score for row, score in zip(rows, scores, strict=True)}, wall_s, again
+    return {row.name: score for row, score in zip(rows, scores, strict=True)}, again
 
 
 def skip_without(letter):
@@ -52,7 +49,7 @@ def test_program(row, letter):
     if letter not in row.modes:
         pytest.skip(f"holds in {row.modes} only")
     skip_without(letter)
-    scores, _, _ = graded(letter)
+    scores, _ = graded(letter)
     score = scores[row.name]
     assert score.verdict == row.verdict, f"{row.why}: {score}"
     assert score.value == (row.verdict == "correct")
@@ -66,9 +63,6 @@ def test_program(row, letter):
 @pytest.mark.parametrize("letter", MODES)
 def test_afterwards_nothing_is_left_and_the_next_program_is_served(letter):
     skip_without(letter)
-    scores, wall_s, again = graded(letter)
-    timeouts = sum(score.verdict == "timeout" for score in scores.values())
-    n_workers = (os.cpu_count() or 1) + 1
-    assert wall_s < (timeouts + n_workers) * LIMITS.wall_s / n_workers + 30
+    _, again = graded(letter)
     assert again.verdict == "correct"
     assert not os.path.exists(MARKER)

@@ -19,9 +19,9 @@ from rl.advantages import (
     whiten_turns,
 )
 from rl.algorithms import has_gradient, shaped_rewards
-from rl.config import Advantage, AlgorithmConfig, Critic, CriticConfig, StageConfig
+from rl.config import AlgorithmConfig, CriticConfig, StageConfig
 from rl.schedule import stage_at
-from tests.helpers import batch, credit, episode
+from tests.helpers import batch, credit, episode, named
 
 SCORE_1 = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03])
 SCORE_2 = StageConfig(reward_weights=[1.0, 1.0], progress_alpha=10.0, kl_coefs=[0.03, 0.03])
@@ -96,7 +96,7 @@ def test_baselines_stay_unbiased_when_the_policy_decides_how_long_an_episode_is(
     ]
     value = sum(prob * sum(rewards) for rewards, _, prob in outcomes)
     (exact,) = torch.autograd.grad(value, theta, retain_graph=True)
-    algorithm = AlgorithmConfig(name="x", group_size=2, turn_gamma=1.0)
+    algorithm = AlgorithmConfig(name="x", group_size=2, advantage_options={"turn_gamma": 1.0})
     surrogate = torch.zeros((), dtype=torch.float64)
     for a, b in product(range(3), repeat=2):
         rows = batch([outcomes[a][0], outcomes[b][0]], n_turns=[outcomes[a][1], outcomes[b][1]])
@@ -163,16 +163,21 @@ def test_gae_over_turns_by_hand():
     assert got.tolist() == [[-0.1875, 0.75], [0.5, 0.0]]
 
 
-@pytest.mark.parametrize("estimator", [Advantage.GAE, Advantage.TURN_GAE])
+@pytest.mark.parametrize("estimator", ["gae", "turn_gae"])
 def test_returns_are_what_a_value_should_have_been(estimator):
     algorithm = AlgorithmConfig(
-        name="x", advantage=estimator, critic=CriticConfig(Critic.SHARED), turn_gamma=1.0, group_size=1
+        name="x",
+        advantage=estimator,
+        advantage_options={"turn_gamma": 1.0},
+        critic=CriticConfig("shared"),
+        group_size=1,
     )
     rows = batch([[1.0, 4.0]], tokens_per_turn=2)
     values = torch.tensor([[0.0, 1.0, 2.0, 3.0, 0.5]])
-    got, returns = credit(rows, AlgorithmConfig(**{**vars(algorithm), "lam": 1.0}), StageConfig(), values)
-    assert returns.tolist() == [[0.0, 5.0, 5.0, 4.0, 4.0]]
-    expected = [0.0, 4.0, 3.0, 1.0, 3.5] if estimator is Advantage.GAE else [0.0, 4.0, 4.0, 1.0, 1.0]
+    got, returns = credit(rows, algorithm, StageConfig(), values)
+    starts = turn_starts(rows.turn_ids)
+    assert returns[starts].tolist() == [5.0, 4.0]
+    expected = [0.0, 4.0, 3.0, 1.0, 3.5] if estimator == "gae" else [0.0, 4.0, 4.0, 1.0, 1.0]
     assert got.tolist() == [expected]
 
 
@@ -187,8 +192,8 @@ def test_whitening_looks_at_one_turn_at_a_time():
 
 def test_stage_one_gives_first_attempts_no_reward_gradient():
     rows = batch([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], tokens_per_turn=2)
-    for advantage in (Advantage.RLOO, Advantage.GRPO, Advantage.REINFORCE, Advantage.REINFORCE_PP):
-        got, _ = credit(rows, AlgorithmConfig(name="x", advantage=advantage, stages=[SCORE_1]), SCORE_1)
+    for advantage in ("rloo", "grpo", "reinforce", "reinforce_pp"):
+        got, _ = credit(rows, AlgorithmConfig(name="x", advantage=advantage, stages=named(SCORE_1)), SCORE_1)
         assert (got[rows.turn_ids == 0] == 0).all()
         assert (got[rows.turn_ids == 1] != 0).all()
 
@@ -196,7 +201,7 @@ def test_stage_one_gives_first_attempts_no_reward_gradient():
 def test_the_progress_bonus_reaches_the_second_attempt_only():
     rows = batch([[0.0, 1.0], [1.0, 1.0]])
     assert shaped_rewards(rows, SCORE_2).tolist() == [[0.0, 11.0], [1.0, 1.0]]
-    got, _ = credit(rows, AlgorithmConfig(name="x", stages=[SCORE_2]), SCORE_2)
+    got, _ = credit(rows, AlgorithmConfig(name="x", stages=named(SCORE_2)), SCORE_2)
     assert got.tolist() == [[0.0, -1.0, 10.0], [0.0, 1.0, -10.0]]
 
 
@@ -205,7 +210,7 @@ def test_no_bonus_past_the_last_turn():
 
 
 def test_reinforce_needs_no_groups():
-    algorithm = AlgorithmConfig(name="x", advantage=Advantage.REINFORCE, group_size=1)
+    algorithm = AlgorithmConfig(name="x", advantage="reinforce", group_size=1)
     got, _ = credit(
         batch([[1.0], [0.0]], group_ids=[0, 1]), algorithm, StageConfig(reward_weights=[1.0], kl_coefs=[0.0])
     )
@@ -220,8 +225,9 @@ def test_dynamic_sampling_looks_at_every_turn():
 
 
 def test_stages_share_the_steps():
-    two = AlgorithmConfig(name="x", stages=[StageConfig(share=1.0), StageConfig(share=3.0)])
-    assert [stage_at(two, step, 8)[0] for step in range(8)] == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert stage_at(two, 2, 8) == (1, 2, 8)
+    two = AlgorithmConfig(name="x", stages=named(StageConfig(share=1.0), StageConfig(share=3.0)))
+    shares = [stage.share for stage in two.resolved()]
+    assert [stage_at(shares, step, 8)[0] for step in range(8)] == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert stage_at(shares, 2, 8) == (1, 2, 8)
     with pytest.raises(ValueError, match="not in a run"):
-        stage_at(two, 8, 8)
+        stage_at(shares, 8, 8)

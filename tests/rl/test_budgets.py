@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from envs import Split
-from rl.config import AlgorithmConfig, OfflineConfig, Rule, Schedule, SFTConfig, StageConfig, TrainingConfig
+from rl.config import AlgorithmConfig, OfflineConfig, Rule, SFTConfig, StageConfig, TrainingConfig
 from rl.offline import OfflineTrainer
 from rl.probe import first_turns, second_attempts
 from rl.workbench import Workbench
-from tests.helpers import build_trainer, modchain_config
+from tests.helpers import build_trainer, modchain_config, named
 
 
 def run(trainer):
@@ -22,7 +22,7 @@ def run(trainer):
 TWO_STAGES = AlgorithmConfig(
     name="two",
     group_size=4,
-    stages=[StageConfig(reward_weights=[0.0, 1.0]), StageConfig(reward_weights=[1.0, 1.0])],
+    stages=named(StageConfig(reward_weights=[0.0, 1.0]), StageConfig(reward_weights=[1.0, 1.0])),
     minibatches=2,
 )
 
@@ -51,9 +51,9 @@ def test_a_budget_of_tokens_ends_with_the_batch_that_reaches_it():
 
 
 def test_a_budget_of_tokens_knows_no_decay():
-    cfg = modchain_config(schedule=Schedule.LINEAR)
+    cfg = modchain_config(schedule="linear")
     cfg.training = TrainingConfig(tokens=1000, tasks_per_step=4)
-    with pytest.raises(ValueError, match=r"optim\.schedule=CONSTANT"):
+    with pytest.raises(ValueError, match=r"optim\.schedule=constant"):
         build_trainer(cfg)
 
 

@@ -13,15 +13,12 @@ import torch
 
 from rl.backends.distributed import Distributed
 from rl.config import (
-    KL,
-    Advantage,
     AlgorithmConfig,
-    Critic,
     CriticConfig,
     LoraConfig,
     ModelConfig,
-    Normaliser,
     StageConfig,
+    TermConfig,
 )
 from rl.learner import Learner
 from rl.tracking import read_jsonl
@@ -29,25 +26,25 @@ from rl.types import RolloutBatch
 from tests.conftest import ROOT
 from tests.helpers import modchain_config
 
-STAGES = [StageConfig(reward_weights=[1.0, 1.0], progress_alpha=1.0, kl_coefs=[0.1, 0.2])]
+STAGES = {"main": StageConfig(reward_weights=[1.0, 1.0], progress_alpha=1.0, kl_coefs=[0.1, 0.2])}
 ALGORITHMS = {
-    "rloo": AlgorithmConfig(name="rloo", group_size=4, stages=STAGES, kl=KL.FULL),
+    "rloo": AlgorithmConfig(name="rloo", group_size=4, stages=STAGES, kl="full"),
     "ppo": AlgorithmConfig(
         name="ppo",
         group_size=4,
-        advantage=Advantage.GAE,
-        critic=CriticConfig(Critic.SEPARATE),
-        normaliser=Normaliser.TOKENS,
+        advantage="gae",
+        critic=CriticConfig("separate"),
+        normaliser="tokens",
         whiten=True,
-        turn_gamma=1.0,
+        advantage_options={"turn_gamma": 1.0, "lam": 0.95},
         stages=STAGES,
-        entropy_coef=0.01,
+        terms={"entropy": TermConfig(weight=0.01)},
     ),
     "shared": AlgorithmConfig(
-        name="shared", group_size=4, advantage=Advantage.TURN_GAE, critic=CriticConfig(Critic.SHARED), stages=STAGES
+        name="shared", group_size=4, advantage="turn_gae", critic=CriticConfig("shared"), stages=STAGES
     ),
     "reinforce_pp": AlgorithmConfig(
-        name="reinforce_pp", advantage=Advantage.REINFORCE_PP, group_size=1, stages=STAGES, minibatches=1, epochs=2
+        name="reinforce_pp", advantage="reinforce_pp", group_size=1, stages=STAGES, minibatches=1, epochs=2
     ),
     "lora": AlgorithmConfig(name="lora", group_size=4, stages=STAGES),
 }
@@ -86,7 +83,7 @@ def learner_after_one_update(kind: str) -> tuple[Learner, dict[str, float]]:
 
     torch.manual_seed(0)
     cfg = modchain_config(algorithm=ALGORITHMS[kind])
-    cfg.optim.micro_batch_tokens = 120  # several micro-batches, and not the same number on both processes
+    cfg.algorithm.optim.micro_batch_tokens = 120  # several micro-batches, and not the same number on both processes
     lora = LoraConfig(rank=4) if kind == "lora" else LoraConfig()
     cfg.model = ModelConfig(path=str(ROOT / "models" / "modchain"), lora=lora)
     model, _ = load_policy(cfg.model)
@@ -97,7 +94,7 @@ def learner_after_one_update(kind: str) -> tuple[Learner, dict[str, float]]:
                     parameter.copy_(0.01 * torch.sin(torch.arange(parameter.numel()).view_as(parameter)))
     distributed = Distributed(cpu=True)
     learner = Learner(cfg, model, 0, distributed)
-    stage = cfg.algorithm.stages[0]
+    (stage,) = cfg.algorithm.resolved(2)
     learner.enter_stage(stage, 10, is_first=True)
     batch = rollout_batch()
     if distributed.n_processes == 2:

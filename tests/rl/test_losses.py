@@ -7,20 +7,23 @@ import pytest
 import torch
 
 from rl.config import StageConfig
-from rl.kl import KLEstimator, full_kl, sampled_kl
+from rl.kl import KLS, full_kl
 from rl.kl_control import KLControl
 from rl.losses import (
+    IMPORTANCE,
+    LOSSES,
+    NORMALISERS,
     StepSize,
     cispo_loss,
     clipped_pg_loss,
     gspo_loss,
-    importance_weights,
     kl_penalty,
     masked_sum,
     off_policy_mask,
     token_weights,
     value_loss,
 )
+from tests.helpers import loss_inputs
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.2}
 TURNS = torch.tensor([[-1, 0, 1, 1], [-1, 0, -1, -1]])
@@ -29,6 +32,19 @@ SIZE = StepSize(episodes=2.0, turns=3.0, tokens=4.0, token_budget=10.0)
 
 def logs(*values):
     return torch.tensor([values]).log()
+
+
+def surrogate(loss, logprobs, old, advantages, weights, turns=None, **clip):
+    """A term of the loss, every token a response of the first turn unless said otherwise."""
+    turns = torch.zeros(logprobs.shape, dtype=torch.long) if turns is None else turns
+    return loss(*loss_inputs(logprobs, old, advantages, turns), weights, **(CLIP | clip))
+
+
+def kl_of(name, logprobs, ref, mask, old=None):
+    """A sampled KL estimate."""
+    stats, _ = loss_inputs(logprobs, logprobs, logprobs, torch.where(mask, 0, -1))
+    reference = stats._replace(logprobs=ref)
+    return KLS[name](stats, reference, logprobs.detach() if old is None else old, mask)
 
 
 @pytest.mark.parametrize(
@@ -42,20 +58,18 @@ def logs(*values):
     ],
 )
 def test_token_weights_by_hand(normaliser, expected):
-    torch.testing.assert_close(token_weights(TURNS, normaliser, SIZE), torch.tensor(expected))
+    torch.testing.assert_close(token_weights(TURNS, NORMALISERS[normaliser], SIZE), torch.tensor(expected))
 
 
 def test_means_add_up_to_one():
     for normaliser in ("tokens", "episode_mean", "turn_mean"):
-        assert token_weights(TURNS, normaliser, SIZE).sum().item() == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="nonsense"):
-        token_weights(TURNS, "nonsense", SIZE)
+        assert token_weights(TURNS, NORMALISERS[normaliser], SIZE).sum().item() == pytest.approx(1.0)
 
 
 def test_clipped_loss_by_hand():
     # rho = 1 and 2, advantage 1: -min(1, 1) = -1 and -min(2, 1.2) = -1.2, each with weight 1/2: -1.1
     ones = torch.ones(1, 2)
-    out = clipped_pg_loss(logs(1.0, 2.0), torch.zeros(1, 2), ones, ones.bool(), ones / 2, **CLIP)
+    out = surrogate(clipped_pg_loss, logs(1.0, 2.0), torch.zeros(1, 2), ones, ones / 2)
     assert out.loss.item() == pytest.approx(-1.1)
     assert out.metrics["policy/clip_fraction"].value == 0.5
     assert out.metrics["policy/ratio"].value == pytest.approx(1.5)
@@ -64,7 +78,7 @@ def test_clipped_loss_by_hand():
 def test_a_negative_advantage_is_clipped_from_below():
     # rho = 0.5, A = -1: -min(-0.5, 0.8 * -1) = 0.8
     ones = torch.ones(1, 1)
-    out = clipped_pg_loss(logs(0.5), torch.zeros(1, 1), -ones, ones.bool(), ones, **CLIP)
+    out = surrogate(clipped_pg_loss, logs(0.5), torch.zeros(1, 1), -ones, ones)
     assert out.loss.item() == pytest.approx(0.8)
 
 
@@ -72,7 +86,7 @@ def test_clip_higher_lets_a_rare_token_grow_further():
     # rho = 1.25, A = 1: cut to 1.2 with 0.2, untouched with DAPO's 0.28
     ones = torch.ones(1, 1)
     for high, expected in ((0.2, -1.2), (0.28, -1.25)):
-        out = clipped_pg_loss(logs(1.25), torch.zeros(1, 1), ones, ones.bool(), ones, clip_low=0.2, clip_high=high)
+        out = surrogate(clipped_pg_loss, logs(1.25), torch.zeros(1, 1), ones, ones, clip_high=high)
         assert out.loss.item() == pytest.approx(expected)
 
 
@@ -81,7 +95,7 @@ def test_cispo_keeps_the_gradient_of_a_clipped_token():
     ones = torch.ones(1, 1)
     for loss, expected in ((cispo_loss, -1.28), (clipped_pg_loss, 0.0)):
         logprobs = logs(2.0).requires_grad_()
-        loss(logprobs, torch.zeros(1, 1), ones, ones.bool(), ones, clip_low=1.0, clip_high=0.28).loss.backward()
+        surrogate(loss, logprobs, torch.zeros(1, 1), ones, ones, clip_low=1.0, clip_high=0.28).loss.backward()
         assert logprobs.grad is not None
         assert logprobs.grad.item() == pytest.approx(expected)
 
@@ -90,8 +104,8 @@ def test_gspo_has_one_ratio_per_turn():
     # turn 0: ratios 2 and 1/2, geometric mean 1; turn 1: ratio 4, cut to 1.1
     turns = torch.tensor([[0, 0, 1]])
     ones, weights = torch.ones(1, 3), torch.tensor([[0.25, 0.25, 0.5]])
-    out = gspo_loss(
-        logs(2.0, 0.5, 4.0), torch.zeros(1, 3), ones, turns, turns >= 0, weights, clip_low=0.1, clip_high=0.1
+    out = surrogate(
+        gspo_loss, logs(2.0, 0.5, 4.0), torch.zeros(1, 3), ones, weights, turns, clip_low=0.1, clip_high=0.1
     )
     assert out.loss.item() == pytest.approx(-(0.25 + 0.25 + 0.5 * 1.1))
     assert out.metrics["policy/clip_fraction"].value == pytest.approx(1 / 3)
@@ -114,11 +128,8 @@ def test_garbage_under_the_mask_reaches_neither_value_nor_gradient(garbage):
     ones = torch.ones(1, 2)
     for loss in ("ppo", "cispo", "gspo"):
         logprobs = torch.tensor([[garbage, -0.5]], requires_grad=True)
-        if loss == "gspo":
-            out = gspo_loss(logprobs, other, ones, turns, mask, weights, **CLIP)
-        else:
-            out = (clipped_pg_loss if loss == "ppo" else cispo_loss)(logprobs, other, ones, mask, weights, **CLIP)
-        kl = sampled_kl(logprobs, other, mask, KLEstimator.K3)
+        out = surrogate(LOSSES[loss], logprobs, other, ones, weights, turns)
+        kl = kl_of("k3", logprobs, other, mask)
         value = value_loss(logprobs, other, other, mask, weights, clip=0.2)
         (out.loss + kl_penalty(kl, turns, weights, coefs=(1.0,)).loss + value.loss).backward()
         assert torch.isfinite(out.loss)
@@ -129,21 +140,19 @@ def test_garbage_under_the_mask_reaches_neither_value_nor_gradient(garbage):
 def test_an_empty_mask_is_a_loss_of_zero():
     none, zeros = torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2)
     turns = torch.full((1, 2), -1)
-    assert clipped_pg_loss(zeros, zeros, zeros, none, zeros, **CLIP).loss.item() == 0.0
-    assert gspo_loss(zeros, zeros, zeros, turns, none, zeros, **CLIP).loss.item() == 0.0
-    assert token_weights(turns, "turn_mean", SIZE).sum().item() == 0.0
+    assert surrogate(clipped_pg_loss, zeros, zeros, zeros, zeros, turns).loss.item() == 0.0
+    assert surrogate(gspo_loss, zeros, zeros, zeros, zeros, turns).loss.item() == 0.0
+    assert token_weights(turns, NORMALISERS["turn_mean"], SIZE).sum().item() == 0.0
     assert masked_sum(torch.full((1, 2), float("nan")), none).item() == 0.0
 
 
 def test_kl_estimators_by_hand():
     # policy 1/2, reference 1/4 at the sampled token: r = 1/2
-    log_p, log_ref = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
-    mask = torch.tensor([True])
-    expected = {KLEstimator.K1: math.log(2), KLEstimator.K2: math.log(2) ** 2 / 2, KLEstimator.K3: math.log(2) - 0.5}
+    log_p, log_ref = logs(0.5), logs(0.25)
+    mask = torch.tensor([[True]])
+    expected = {"k1": math.log(2), "k2": math.log(2) ** 2 / 2, "k3": math.log(2) - 0.5}
     for estimator, value in expected.items():
-        assert sampled_kl(log_p, log_ref, mask, estimator).item() == pytest.approx(value)
-    with pytest.raises(ValueError, match="needs distributions"):
-        sampled_kl(log_p, log_ref, mask, KLEstimator.FULL)
+        assert kl_of(estimator, log_p, log_ref, mask).item() == pytest.approx(value)
 
 
 def test_full_kl_is_the_expectation_of_k1():
@@ -191,23 +200,16 @@ def test_importance_weights_by_hand():
     # ratios trainer / sampler: 2, 1/2, 4 on the response; the first token is a prompt's
     old, sampler = logs(9.0, 2.0, 0.5, 4.0), logs(1.0, 1.0, 1.0, 1.0)
     mask = torch.tensor([[False, True, True, True]])
-    weights, metrics = importance_weights(old, sampler, mask, per_sequence=False, cap=3.0)
+    gap = torch.where(mask, old - sampler, 0.0)
+    weights, metrics = IMPORTANCE["token"](gap, mask, cap=3.0)
     assert weights.tolist() == [[1.0, 2.0, 0.5, 3.0]]  # 4 is cut to 3
     assert metrics["policy/importance_capped"].value == pytest.approx(1 / 3)
     assert metrics["policy/importance_weight"].value == pytest.approx(5.5 / 3)
     # the whole episode: 2 * 1/2 * 4 = 4
-    weights, _ = importance_weights(old, sampler, mask, per_sequence=True, cap=10.0)
+    weights, _ = IMPORTANCE["sequence"](gap, mask, cap=10.0)
     torch.testing.assert_close(weights, torch.tensor([[1.0, 4.0, 4.0, 4.0]]))
-    weights, _ = importance_weights(old, sampler, mask, per_sequence=True, cap=3.0)
+    weights, _ = IMPORTANCE["sequence"](gap, mask, cap=3.0)
     assert weights.tolist() == [[1.0, 3.0, 3.0, 3.0]]
-
-
-def test_importance_weights_ignore_garbage_off_the_response():
-    old = torch.tensor([[float("nan"), 0.0]])
-    mask = torch.tensor([[False, True]])
-    for per_sequence in (False, True):
-        weights, _ = importance_weights(old, torch.zeros(1, 2), mask, per_sequence=per_sequence, cap=2.0)
-        assert weights.tolist() == [[1.0, 1.0]]
 
 
 def test_the_off_policy_mask_drops_bad_turns_that_the_policy_has_left():
@@ -239,14 +241,12 @@ def test_our_group_losses_are_trls(loss_type, level, normaliser):
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
     theirs = trl_loss(loss_type, level, logprobs, old, ref, advantages, mask)
     turns = torch.where(mask.bool(), 0, -1)
-    weights = token_weights(turns, normaliser, StepSize(3.0, 3.0, float(mask.sum()), 5.0))
+    weights = token_weights(turns, NORMALISERS[normaliser], StepSize(3.0, 3.0, float(mask.sum()), 5.0))
     spread = advantages[:, None].expand(3, 5)
     clip = {"clip_low": 0.2, "clip_high": 0.28}
-    if level == "sequence":
-        ours = gspo_loss(logprobs, old, spread, turns, mask.bool(), weights, **clip).loss
-    else:
-        ours = clipped_pg_loss(logprobs, old, spread, mask.bool(), weights, **clip).loss
-    kl = sampled_kl(logprobs, ref, mask.bool(), KLEstimator.K3)
+    loss = gspo_loss if level == "sequence" else clipped_pg_loss
+    ours = surrogate(loss, logprobs, old, spread, weights, turns, **clip).loss
+    kl = kl_of("k3", logprobs, ref, mask.bool(), old)
     ours = ours + kl_penalty(kl, turns, weights, coefs=(0.04,)).loss
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss, logprobs)[0] for loss in (ours, theirs)))

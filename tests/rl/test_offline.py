@@ -55,10 +55,14 @@ def test_relabelling_prefers_answers_of_the_same_turn():
     assert by_turn == {4: (10, 20), 7: (11, 21)}
 
 
+def fast(lr=1e-2):
+    return OptimConfig(lr=lr, schedule="linear")
+
+
 def sft_config(**offline):
     cfg = modchain_config()
     fields = {name: getattr(cfg, name) for name in ("threads", "model", "env", "engine", "evaluation", "training")}
-    return SFTConfig(seed=0, name="test", offline=OfflineConfig(name="x", **offline), optim=OptimConfig(), **fields)
+    return SFTConfig(seed=0, name="test", offline=OfflineConfig(name="x", **offline), **fields)
 
 
 def offline_trainer(cfg, bench, on_update):
@@ -67,22 +71,29 @@ def offline_trainer(cfg, bench, on_update):
 
 
 def test_fine_tuning_learns_the_labels_and_nothing_of_the_prompt():
-    cfg = sft_config(rule=Rule.STAR, epochs=30, batch_size=4, lr=3e-3)
+    cfg = sft_config(rule=Rule.STAR, epochs=30, batch_size=4, optim=fast(3e-3))
     bench = Workbench.build(cfg)
     prompt, target = tuple(bench.tokenizer.encode("<|user|> 3 +4 _ _ _ _ <|assistant|>")), (5, 6, bench.renderer.end_id)
     rows = [SFTRow.from_turn(prompt, target)] * 4
-    outcome = fine_tune(bench.model, bench.tokenizer, rows, cfg.offline, cfg.optim, seed=0)
+    outcome = fine_tune(bench.model, bench.tokenizer, rows, cfg.offline, seed=0)
     with torch.no_grad():
         logits = bench.model(input_ids=torch.tensor([prompt + target])).logits[0]
     assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == list(target)
     assert outcome["steps"] == 30
     assert outcome["gradient_tokens"] == 4 * 3 * 30
     with pytest.raises(ValueError, match="no rows"):
-        fine_tune(bench.model, bench.tokenizer, [], cfg.offline, cfg.optim, seed=0)
+        fine_tune(bench.model, bench.tokenizer, [], cfg.offline, seed=0)
 
 
 def test_rounds_restart_from_the_base_and_spend_the_budget():
-    cfg = sft_config(rule=Rule.STAR, iterations=2, group_size=4, keep_right_to_right=True, epochs=1, lr=1e-2)
+    cfg = sft_config(
+        rule=Rule.STAR,
+        iterations=2,
+        group_size=4,
+        keep_right_to_right=True,
+        epochs=1,
+        optim=fast(),
+    )
     cfg.training.episodes = 256
     bench = Workbench.build(cfg)
     base = {name: tensor.clone() for name, tensor in bench.model.state_dict().items()}
@@ -103,7 +114,13 @@ def test_iterated_fine_tuning_goes_on_from_the_current_model():
     """With restart the second round loads the base first; without, it starts where the first ended."""
     for restart in (True, False):
         cfg = sft_config(
-            rule=Rule.STAR, iterations=2, group_size=4, keep_right_to_right=True, epochs=1, lr=1e-2, restart=restart
+            rule=Rule.STAR,
+            iterations=2,
+            group_size=4,
+            keep_right_to_right=True,
+            epochs=1,
+            optim=fast(),
+            restart=restart,
         )
         cfg.training.episodes = 256
         bench = Workbench.build(cfg)

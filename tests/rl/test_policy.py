@@ -1,5 +1,7 @@
 """The policy module: heads, adapters, checkpointed activations, and weights on their way in and out."""
 
+import json
+import shutil
 import sys
 from copy import deepcopy
 
@@ -13,7 +15,7 @@ from rl.backends.policy import Actor, Critic, load_policy, sampled_stats
 from rl.backends.tiny import tiny_llama
 from rl.backends.weights import decoder_layers, full_state, full_weights, load_pretrained
 from rl.checkpoint import save_policy
-from rl.config import KL, AlgorithmConfig, LoraConfig, ModelConfig, OptimConfig
+from rl.config import AlgorithmConfig, LoraConfig, ModelConfig, OptimConfig
 from rl.learner import Learner
 from tests.conftest import ROOT
 from tests.helpers import build_trainer, modchain_config
@@ -55,9 +57,8 @@ def test_a_fused_head_has_one_temperature():
 
 
 def test_the_fused_head_cannot_give_whole_distributions():
-    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", kl=KL.FULL), fused_head=True)
-    with pytest.raises(ValueError, match=r"kl=FULL.*fused_head"):
-        build_trainer(cfg)
+    with pytest.raises(ValueError, match=r"kl=full.*fused_head"):
+        AlgorithmConfig(name="x", kl="full", fused_head=True)
 
 
 @pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"fused_head": True}])
@@ -217,9 +218,9 @@ def test_bf16_autocast_keeps_float32_weights_and_stays_near():
     model, _ = load_policy(cfg.model)
     results = []
     for precision in ("no", "bf16"):
-        cfg.optim = OptimConfig(mixed_precision=precision)
+        cfg.algorithm.optim = OptimConfig(mixed_precision=precision)
         learner = Learner(cfg, deepcopy(model), 0, Distributed(cpu=True, mixed_precision=precision))
-        stage = cfg.algorithm.stages[0]
+        (stage,) = cfg.algorithm.resolved(2)
         learner.enter_stage(stage, 1, is_first=True)
         train = learner.score(rollout_batch(), stage)
         learner.update(train, stage)
@@ -303,3 +304,33 @@ def test_log_probs_by_block_equal_log_softmax(n_rows, monkeypatch):
         results.append((logprobs.detach(), entropy, logits.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+GENERATION_CONFIGS = {
+    "greedy with a temperature": (
+        {"temperature": 0.7, "eos_token_id": [2, 5]},
+        {"temperature": 0.7, "do_sample": True},
+    ),
+    "greedy with top-p": ({"do_sample": False, "top_p": 0.9, "top_k": 20}, {"top_p": 0.9, "do_sample": True}),
+    "several answers": ({"num_return_sequences": 3, "eos_token_id": 2}, {"num_return_sequences": 3, "do_sample": True}),
+    "no room": ({"max_new_tokens": -1, "eos_token_id": 2}, {"max_new_tokens": None, "eos_token_id": 2}),
+    "forced and suppressed": (
+        {"forced_eos_token_id": 1, "suppress_tokens": [1], "bos_token_id": 1},
+        {"bos_token_id": 1},
+    ),
+    "a bad id": ({"pad_token_id": -3}, {"pad_token_id": None}),
+    "a call's argument": ({"streamer": 1, "eos_token_id": 2}, {"eos_token_id": 2}),
+    "a word": ({"temperature": "hot"}, {}),
+    "right": ({"temperature": 0.7, "do_sample": True}, {"temperature": 0.7, "do_sample": True}),
+}
+
+
+@pytest.mark.parametrize("case", GENERATION_CONFIGS)
+def test_a_generation_config_that_transformers_refuses_does_not_cost_a_run(case, tmp_path):
+    stored, expected = GENERATION_CONFIGS[case]
+    shutil.copytree(ROOT / "models" / "modchain", tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(stored))
+    model, tokenizer = load_policy(ModelConfig(path=str(tmp_path / "base")))
+    assert {name: getattr(model.generation_config, name) for name in expected} == expected
+    save_policy(tmp_path / "policy", model, tokenizer)
+    load_policy(ModelConfig(path=str(tmp_path / "policy")))

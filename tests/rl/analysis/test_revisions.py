@@ -80,9 +80,9 @@ def test_dpo_makes_the_chosen_answer_likelier_than_the_rejected_one():
         return float(logprobs[chosen[1]] - logprobs[rejected[1]])
 
     before = margin()
-    config = OfflineConfig(name="dpo", rule=Rule.DPO, epochs=1, batch_size=4, lr=1e-3)
+    config = OfflineConfig(name="dpo", rule=Rule.DPO, epochs=1, batch_size=4, optim=OptimConfig(lr=1e-3))
     rows = [PreferenceRow(prompt, chosen, rejected)] * 8
-    outcome = fine_tune_on_pairs(model, tokenizer, rows, config, OptimConfig(), seed=0, n_steps=6)
+    outcome = fine_tune_on_pairs(model, tokenizer, rows, config, seed=0, n_steps=6)
     assert margin() > before + 1.0
     assert outcome["steps"] == 6
     assert outcome["gradient_tokens"] == pytest.approx(6 * 4 * 6)  # six steps of four rows of 3 + 3 tokens
@@ -90,8 +90,7 @@ def test_dpo_makes_the_chosen_answer_likelier_than_the_rejected_one():
 
 def test_imitation_learns_last_attempts_that_are_right_with_weight_one():
     rows = batch([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]], n_turns=[2, 2, 2, 1])
-    stage = StageConfig(imitate=True, kl_coefs=[0.0, 0.0])
-    found, returns = credit(rows, AlgorithmConfig(name="x", group_size=2), stage)
+    stage = StageConfig(advantage="imitation", kl_coefs=[0.0, 0.0])
+    found, _ = credit(rows, AlgorithmConfig(name="x", group_size=2), stage)
     # one prompt token, then one token a turn; the fourth episode ends right after its only attempt
     assert found.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 0]]
-    assert not returns.any()
