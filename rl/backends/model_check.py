@@ -2,9 +2,10 @@
 
 Sampling pads prompts on the left, decodes with a key-value cache, drops rows from it and lends it to the next turn; the
 update pads on the right, reads shared prompts once and runs in train mode. All of that is exact for plain softmax
-attention, but not for every architecture: recurrent layers may read padding, windows count columns, decoding may round
-a state that the whole sequence does not. So a few short conversations go through the engine and the actor, and their log-probs must be those of the model reading
-each conversation alone. What a model cannot do is switched off if that helps; else the model is refused.
+attention, but not for every architecture: recurrent layers may read padding, windows count columns, a decoding step may
+round a state that the whole sequence does not. So a few short conversations go through the engine and the actor, and
+their log-probs must be those of the model reading each conversation alone. What a model cannot do is switched off if
+that helps; else the model is refused.
 """
 
 from typing import Any
@@ -21,8 +22,8 @@ from rl.rendering import Renderer
 from rl.rollout import complete
 from rl.types import Request
 
-TOLERANCES = {torch.float32: 2e-4, torch.bfloat16: 0.1}
-"""Largest mean difference of log-probs over a conversation, in nats: bfloat16 rounds, and moves router decisions."""
+TOLERANCES = {torch.float32: 3e-4, torch.bfloat16: 0.2}
+"""Largest difference of log-probs, root mean square over an answer, in nats: bfloat16 rounds, and moves routers."""
 _QUESTIONS = ("1 2", "1 2 3 4 5 6 7 8 9", "5")
 
 
@@ -61,7 +62,7 @@ def check_model(model: Any, renderer: Renderer, samples: bool) -> None:
 
 def _attempt(measure: Any, model: Any) -> str | None:
     """What is wrong with a measured gap, in words."""
-    tolerance = TOLERANCES.get(model.dtype, 2e-4)
+    tolerance = TOLERANCES.get(model.dtype, 3e-4)
     try:
         gap = measure()
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
@@ -81,7 +82,7 @@ def _plain(model: Any, ids: tuple[int, ...]) -> Tensor:
 
 
 def _engine_gap(model: Any, renderer: Renderer) -> float:
-    """Largest mean difference between the engine's log-probs and the model's, over two turns of five conversations."""
+    """Largest difference between the engine's log-probs and the model's, over two turns of five conversations."""
     engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     prompts = [renderer.opening([Message("user", _QUESTIONS[i % 2])]) for i in range(5)]
     requests = [Request(i, prompt, 3 + 2 * i, 1.0, 7919 * i) for i, prompt in enumerate(prompts)]
@@ -96,7 +97,7 @@ def _engine_gap(model: Any, renderer: Renderer) -> float:
         expected = _plain(model, request.prompt_ids + two.action_ids)
         for answer, begin in ((one, len(start)), (two, len(request.prompt_ids))):
             own = expected[begin : begin + len(answer.action_ids)]
-            gaps.append((own - torch.tensor(answer.logprobs)).abs().mean())
+            gaps.append((own - torch.tensor(answer.logprobs)).square().mean().sqrt())
     return _largest(gaps)
 
 
@@ -123,7 +124,7 @@ def _actor_gap(model: Any, renderer: Renderer) -> float:
     gaps = []
     for i, (prompt, answer) in enumerate(rows):
         expected = _plain(model, prompt + answer)[len(prompt) :]
-        gaps.append((expected - logprobs[i, len(prompt) : len(prompt) + len(answer)]).abs().mean())
+        gaps.append((expected - logprobs[i, len(prompt) : len(prompt) + len(answer)]).square().mean().sqrt())
     return _largest(gaps)
 
 

@@ -22,6 +22,7 @@ from rl.types import RolloutBatch, SampledStats
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
 
+
 class ModelNotFoundError(FileNotFoundError):
     """No model where the config says."""
 
