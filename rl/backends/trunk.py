@@ -52,6 +52,19 @@ class _Given:
         return None
 
 
+class _Answers:
+    """Stands for a trunk: answers every call with given hidden states, and is the trunk in all else."""
+
+    def __init__(self, trunk: Any, hidden: Tensor) -> None:
+        self._trunk, self._hidden = trunk, hidden
+
+    def __call__(self, *_: Any, **__: Any) -> _Given:
+        return _Given(self._hidden)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trunk, name)
+
+
 _TRUNKS: dict[type, str] = {}
 
 
@@ -85,17 +98,20 @@ def trunk_of(causal: Any) -> Any:
 def head_logits(causal: Any, hidden_ND: Tensor) -> Tensor:
     """``[N, V]`` logits of the model's own head, with all that it does beside a matrix product.
 
-    Soft caps, scales and heads of two parts are written in every model's ``forward``, so that is what runs, with a
-    trunk that hands back the given states.
+    Soft caps, scales and heads of two parts are written in every model's ``forward``, so that is what runs, with
+    something in the trunk's place that hands back the given states.
     """
     trunk = trunk_of(causal)
-    trunk.forward = lambda *_, **__: _Given(hidden_ND[None])
+    parent, _, name = _TRUNKS[type(causal)].rpartition(".")
+    children = causal.get_submodule(parent)._modules
+    children[name] = _Answers(trunk, hidden_ND[None])
     try:
-        # The ids are not read; their shape is that of one sequence of N tokens.
+        # The ids are not read; their shape is that of one sequence of N tokens. ``forward`` is that of the class: a
+        # fused head replaces it in the instance, and in a copy of the instance it would call the original.
         ids = torch.zeros(1, hidden_ND.shape[0], dtype=torch.long, device=hidden_ND.device)
-        return causal(input_ids=ids).logits[0]
+        return type(causal).forward(causal, input_ids=ids).logits[0]
     finally:
-        del trunk.forward
+        children[name] = trunk
 
 
 def predicting_hidden(
