@@ -78,12 +78,27 @@ def settings(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
         given: Arguments of :class:`SelfCorrectEnv`.
     """
     env_id = find(env_id)
-    chosen = {name: value for name, value in given.items() if value is not None}
     if env_id not in ENVIRONMENTS:
+        chosen = {name: value for name, value in given.items() if value is not None}
+        for name in chosen:
+            if name != "attempts":
+                raise ValueError(f"env.{name}: {env_id} is an environment of gymnasium, which has words of its own")
         return {"attempts": registration.registry[env_id].max_episode_steps} | chosen
     own = {name: one.default for name, one in inspect.signature(SelfCorrectEnv).parameters.items() if name in given}
-    found = own | ENVIRONMENTS[env_id][1] | chosen
+    found = own | _chosen(env_id, given)
     return {name: {} if value is None else value for name, value in found.items()}
+
+
+def _chosen(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The author's choice under what is given; the options of a function that was exchanged go with it."""
+    author, chosen = ENVIRONMENTS[env_id][1], {name: value for name, value in given.items() if value is not None}
+    belongs = {"feedback_options": "feedback", "stop_rule_options": "stop_rule", "prompts_text": "prompts"}
+    kept = {
+        name: value
+        for name, value in author.items()
+        if (owner := belongs.get(name)) not in chosen or chosen[owner] == author.get(owner)
+    }
+    return kept | chosen
 
 
 def make(
@@ -104,8 +119,7 @@ def make(
     """
     env_id = find(env_id)
     taskset = taskset if taskset is not None else make_taskset(env_id, options or {})
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return SelfCorrectEnv(taskset, **(ENVIRONMENTS[env_id][1] | chosen))
+    return SelfCorrectEnv(taskset, **_chosen(env_id, given))
 
 
 def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, int] | None = None) -> TaskSet:

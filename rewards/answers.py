@@ -27,20 +27,22 @@ _NEXT_QUESTION = re.compile(r"^[*#\s]*(?:Q|Question|Problem|Human|User)(?: \d+)?
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?")
 _SENTENCE = re.compile(
     r"\b(?:answers?|ANSWERS?)\b(?: \([^()\n]{1,40}\)| (?:to|for|of|in) [^.\n:]{1,40}?)?\**\s+"
-    r"(?:is|are|should be|must be|equals)\b(?: (?:therefore|thus|hence|simply|then|indeed))?\s*:?\**:?\s*",
+    r"(?:is|are|(?:should|must|would|will) be|equals)\b(?: (?:therefore|thus|hence|simply|then))?[\s,:]*\**:?\s*",
     re.IGNORECASE,
 )
 _LINE = re.compile(
-    r"^[^\w\n\\]*(?:(?:the|my|final|correct)\s+)*answer[*_#\s]*[:=][*_\s]*", re.MULTILINE | re.IGNORECASE
+    r"(?:^[^\w\n\\]*|(?<=[.!?)$] ))(?:(?:the|my|final|correct)\s+)*ans(?:wer)?[*_#\s]*[:=][*_\s]*",
+    re.MULTILINE | re.IGNORECASE,
 )
 _HEADING = re.compile(r"^[*#_ ]*(?:the )?(?:final )?answer[*#_ ]*$\s*", re.MULTILINE | re.IGNORECASE)
 _HASH = re.compile(r"^[ \t]*####(?!#)[ \t]*(.+)$", re.MULTILINE)
 _STOP = re.compile(
-    r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|,? (?:because|since|as (?:we|the|it)|which|so that|I hope)\b|<\|"
+    r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|<\||</?[a-z_]{1,12}>"
+    r"|,? (?:because|since|as (?:we|the|it|claimed|required|desired)|which|so that|I hope|and (?:we|this|that))\b"
 )
 _DELIMITED = re.compile(
-    r"\s*(?:\$\$(.+?)\$\$|\$((?:[^$\\\n]|\\.)+)\$(?=[\s.,;:!?)*]*(?:\s|$))|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*"
-    r"|`([^`\n]+)`)[.\s*]*(?=\n|$|[A-Z])",
+    r"\s*(?:\$\$(.+?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n))+)\$(?=[\s.,;:!?)*]*(?:\s|$))|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*"
+    r"|`([^`\n]+)`)[.\s*]*(?=\n|$|[A-Z]|, (?:as|since|because)\b)",
     re.DOTALL,
 )
 MAX_STATEMENT, MAX_STATEMENTS = 1000, 8
@@ -103,7 +105,7 @@ def answer_line(text: str) -> list[str]:
 @ANSWER_FORMS.register("hash")
 def hash_line(text: str) -> list[str]:
     """What follows ``####`` at the beginning of a line, as in GSM8K."""
-    return [match[1].strip() for match in _HASH.finditer(text)]
+    return [match[1].strip().strip("*_`") for match in _HASH.finditer(text)]
 
 
 @ANSWER_FORMS.register("last_number")

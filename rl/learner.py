@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.advantages import ADVANTAGES, advantages, sum_of_turns, turn_starts
-from rl.analysis.metrics import Ratio, total
+from rl.analysis.metrics import Ratio, declare, total
 from rl.backends.distributed import Distributed, local
 from rl.backends.policy import Actor, Critic, sampled_stats
 from rl.backends.reference import References
@@ -407,3 +407,18 @@ def _all_of(contexts: Iterable[AbstractContextManager]) -> ExitStack:
     for context in contexts:
         stack.enter_context(context)
     return stack
+
+
+declare(
+    {
+        "policy/abs_advantage_t<k>": ("1", "|advantage| summed over the turn's tokens, per episode"),
+        "policy/loss": ("1", "the loss that was minimised"),
+        "policy/entropy": ("nats per token", "entropy of the policy at sampled positions"),
+        "policy/sampler_gap": ("nats per token", "mean |trainer - sampler| log-prob before the update"),
+        "policy/off_policy_masked": ("fraction", "response tokens dropped because the policy has left them behind"),
+        "critic/loss": ("1", "the value loss that was minimised"),
+        "critic/grad_norm": ("1", "gradient norm of a separate critic before clipping"),
+        "optim/grad_norm": ("1", "gradient norm before clipping"),
+        "optim/skipped": ("fraction", "optimiser steps left out because loss or gradient were not finite"),
+    }
+)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rewards import Lookup
-from rl.analysis.metrics import Ratio
+from rl.analysis.metrics import Ratio, declare
 from rl.config.checks import check_numbers
 from rl.kl import MAX_LOG_RATIO
 from rl.types import SampledStats, TrainBatch
@@ -342,3 +342,18 @@ def off_policy_mask(
     counts = per_turn(mask.float(), turn_ids).clamp(min=1)
     drift = per_turn(torch.where(mask, sampler_logprobs - logprobs.detach(), 0.0), turn_ids) / counts
     return mask & ~((advantages < 0) & (drift > threshold))
+
+
+declare(
+    {
+        "policy/kl_ref_t<k>": ("nats per episode", "KL(policy || reference) summed over the turn's tokens"),
+        "policy/clip_fraction": ("fraction", "tokens whose ratio was clipped"),
+        "policy/ratio": ("1", "mean of policy over old policy at sampled tokens"),
+        "policy/importance_weight": ("1", "mean weight of samples for the gap between sampler and trainer"),
+        "policy/importance_capped": ("fraction", "tokens whose importance weight was cut to the cap"),
+        "critic/error": ("reward^2", "mean squared distance between value and return"),
+        "critic/value": ("reward", "mean value"),
+        "critic/return": ("reward", "mean return that the values should have"),
+        "critic/return_square": ("reward^2", "mean squared return"),
+    }
+)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rewards import Verdict
-from rl.analysis.metrics import Ratio, total
+from rl.analysis.metrics import Ratio, declare, total
 from rl.analysis.revisions import Revision, kind_shares
 from rl.types import Episode, Finish, Group, Turn
 
@@ -41,7 +41,9 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) ->
         sums: Adds ratios over processes.
     """
     good = [episode for episode in episodes if not episode.failed]
-    parts = [_group_metrics(to_groups(good))]
+    sampled = [turn for episode in good for turn in episode.sampled]
+    masked = Ratio(float(sum(not turn.trained for turn in sampled)), float(len(sampled)))
+    parts = [_group_metrics(to_groups(good)), {"rollout/masked_fraction": masked}]
     if max_turns > 1:
         parts.append(kind_shares([Revision.of(e.turns[0], e.turns[-1]) for e in good if len(e.turns) > 1]))
     for k in range(max_turns):
@@ -57,7 +59,7 @@ def _turn_metrics(turns: list[Turn]) -> dict[str, Ratio]:
         return Ratio(float(sum(turn.score is not None and turn.score.verdict is verdict for turn in turns)), n)
 
     return {
-        "reward/raw": Ratio(sum(turn.reward for turn in turns), n),
+        "reward/raw": Ratio(sum(turn.reward for turn in turns if turn.trained), float(sum(t.trained for t in turns))),
         "rollout/tokens": Ratio(float(sum(len(turn.action_ids) for turn in turns)), n),
         "rollout/truncated": Ratio(float(sum(turn.finish is Finish.LENGTH for turn in turns)), n),
         "rollout/accuracy": count(Verdict.CORRECT),
@@ -76,3 +78,20 @@ def _group_metrics(groups: list[Group]) -> dict[str, Ratio]:
         "group/all_correct_fraction": Ratio(float(sum(all(row) for row in last)), n),
         "group/all_wrong_fraction": Ratio(float(sum(not any(row) for row in last)), n),
     }
+
+
+declare(
+    {
+        "reward/raw_t<k>": ("reward", "mean raw reward of the turn"),
+        "rollout/tokens_t<k>": ("tokens", "mean sampled tokens of the turn"),
+        "rollout/truncated_t<k>": ("fraction", "turns cut off by the token limit"),
+        "rollout/no_answer_t<k>": ("fraction", "turns without an answer in the accepted form"),
+        "rollout/ambiguous_t<k>": ("fraction", "turns that offer several answers as final"),
+        "rollout/verifier_timeout_t<k>": ("fraction", "turns whose verification was killed at its deadline"),
+        "rollout/masked_fraction": ("fraction", "sampled turns that are not trained on: their reward says nothing"),
+        "rollout/accuracy_t<k>": ("fraction", "turns with verdict correct"),
+        "group/mixed_fraction": ("fraction", "groups with a gradient: rewards differ at some turn"),
+        "group/all_correct_fraction": ("fraction", "groups whose last attempts are all right"),
+        "group/all_wrong_fraction": ("fraction", "groups whose last attempts are all wrong"),
+    }
+)

@@ -14,7 +14,7 @@ import torch
 
 from envs import StopReason, Task
 from rl.advantages import ADVANTAGES, shaped_rewards
-from rl.analysis.metrics import Ratio
+from rl.analysis.metrics import Ratio, declare
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
@@ -95,7 +95,7 @@ class Pending:
         """Nothing to do and nothing measured: the share of a process that another one has taken over."""
         nothing = [measured.emptied() for measured in self.parts]
         plan = [rows[:0] for rows in self.plan]
-        return replace(self, train=self.train.rows([]), episodes=[], rows=[], plan=plan, parts=nothing)
+        return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
 
 
 def _nothing() -> None:
@@ -464,3 +464,32 @@ def refuse_config(config: TrainConfig, n_processes: int) -> None:
             )
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")
+
+
+declare(
+    {
+        "reward/shaped_t<k>": ("reward", "mean reward of the turn after weights and progress bonus"),
+        "policy/kl_coef_t<k>": ("1", "weight of the turn's KL penalty"),
+        "rollout/env_error": ("episodes", "episodes broken off by an environment or verifier error"),
+        "rollout/context_full": ("episodes", "episodes that ended early, their context being full"),
+        "rollout/failed_fraction": ("fraction", "episodes masked out of training"),
+        "rollout/episodes": ("episodes", "sampled episodes so far, failed ones included"),
+        "rollout/sampled_tokens": ("tokens", "sampled tokens so far"),
+        "group/resampled": ("groups", "groups without a gradient that dynamic sampling replaced"),
+        "group/offline_first_fraction": ("fraction", "episodes whose first attempt was read, not sampled"),
+        "critic/explained_variance": ("fraction", "1 - error / variance of the returns; a constant has 0"),
+        "optim/lr": ("1", "learning rate"),
+        "stage": ("index", "stage of the algorithm, from 0"),
+        "time/sampling": ("seconds", "spent in the engine this step"),
+        "time/verification": ("seconds", "spent in environments and verifiers this step"),
+        "time/update": ("seconds", "spent in forward, backward and optimiser this step"),
+        "time/other": ("seconds", "the rest of this step: rendering, batching, logging, validation"),
+        "time/checkpoint": ("seconds", "spent in writing checkpoints since the step before"),
+        "system/sampling_tokens_per_second": ("tokens/s", "sampled tokens over the time in the engine"),
+        "system/update_tokens_per_second": ("tokens/s", "prompt and response tokens over the update's time"),
+        "system/mfu": ("fraction", "model FLOPs of the update over what the device can do; on known GPUs only"),
+        "system/peak_memory": ("GiB", "peak memory of this process: the GPU's where there is one, else resident"),
+        "system/episodes_per_second": ("episodes/s", "sampled and trained on, over the whole step"),
+        "system/tokens_per_second": ("tokens/s", "sampled tokens over the whole step"),
+    }
+)

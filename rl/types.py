@@ -136,6 +136,11 @@ class Episode:
         return self.turns[self.given :]
 
     @property
+    def masked(self) -> bool:
+        """Whether rewards say nothing about all that the policy sampled: counted, and no part of any baseline."""
+        return bool(self.sampled) and not any(turn.trained for turn in self.sampled)
+
+    @property
     def failed(self) -> bool:
         """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
         return self.error is not None or not self.turns

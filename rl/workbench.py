@@ -17,6 +17,7 @@ from rl.backends.policy import context_length, load_policy, make_renderer
 from rl.backends.weights import full_weights, hash_file, hash_model
 from rl.checkpoint import hash_tasks
 from rl.config import EnvConfig, RunConfig, TrainConfig
+from rl.config.parts import EPISODE
 from rl.rendering import Renderer
 from rl.rollout import Rollout
 from rl.seeding import seed_everything
@@ -151,7 +152,9 @@ def make_env(
     config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0, feedback: str | None = None
 ) -> TextEnv:
     """An environment over an already loaded task set."""
-    chosen = config.episode | {"attempts": attempts or config.attempts or None}
+    chosen = {name: getattr(config, name) or None for name in EPISODE}
+    if attempts:
+        chosen["attempts"] = attempts
     if feedback is not None:
         chosen |= {"feedback": feedback, "feedback_options": {}}
     return envs.make_text_env(config.id, taskset, config.task_options, split=split, **chosen)

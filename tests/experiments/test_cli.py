@@ -13,6 +13,7 @@ from experiments import schema as entry_schema
 from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed
 from experiments.keys import explain, open_free_mappings
 from rl import config as schema
+from rl.offline import KEEP_RULES
 from tests.conftest import ROOT
 
 
@@ -38,8 +39,9 @@ def test_every_algorithm_composes(algorithm):
 @pytest.mark.parametrize("offline", options("offline"))
 def test_every_offline_method_composes(offline):
     cfg = OmegaConf.to_object(compose("sft", [f"offline={offline}"]))
-    assert cfg.offline.rule in schema.Rule
-    assert cfg.offline.keep_right_to_right == (offline.endswith("_plus") or offline == "iterated_rft")
+    assert cfg.offline.rule in KEEP_RULES
+    kept = cfg.offline.rule_options.get("keep_right_to_right", False)
+    assert kept == (offline.endswith("_plus") or offline == "iterated_rft")
 
 
 @pytest.mark.parametrize("env", options("env"))

@@ -13,7 +13,7 @@ from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
 
 BASE = {
     "AlgorithmConfig": {"name": "x"},
-    "OfflineConfig": {"name": "x", "rule": schema.Rule.STAR},
+    "OfflineConfig": {"name": "x", "rule": "dpo"},
     "CriticConfig": {"kind": "shared"},
     "LoraConfig": {"rank": 4},
     "EngineConfig": {"name": "vllm_http", "urls": ["http://x"], "weights_dir": "x"},
