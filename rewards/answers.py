@@ -6,8 +6,7 @@ function from the text after the reasoning to every value that it offers as fina
 """
 
 import re
-import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from rewards.lookup import Lookup
@@ -188,44 +187,3 @@ def answer_forms(form: str | Sequence[str]) -> list[Callable[[str], list[str]]]:
     if not names:
         raise ValueError("answer_form=[]: name at least one form")
     return [ANSWER_FORMS[name] for name in names]
-
-
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
-_PYTHON = {"", "python", "py", "python3"}
-
-
-def code_blocks(text: str) -> list[str]:
-    """Contents of the closed fenced blocks whose language is Python or not said; a block that is cut off is none."""
-    blocks: list[str] = []
-    lines: list[str] | None = None
-    language = ""
-    for line in text.splitlines(keepends=True):
-        fence = _FENCE.fullmatch(line.rstrip()) if "```" in line else None
-        if lines is None and fence:
-            lines, language = [], fence[1].lower()
-        elif lines is not None and fence and not fence[1]:
-            if language in _PYTHON:
-                blocks.append("".join(lines))
-            lines = None
-        elif lines is not None:
-            lines.append(line)
-    return blocks
-
-
-def program_in(response: str, defines: Collection[str] = ()) -> str | None:
-    """The program that a response offers: the last closed fenced Python block, ``None`` if there is none.
-
-    Args:
-        response: What the policy wrote.
-        defines: Functions of which the program must define one; the last block that does is taken, so that an example
-            of use after the solution is not mistaken for it. Without such a block it is the last one all the same.
-    """
-    blocks = [body for body in code_blocks(final_part(response)) if body.strip()]
-    if not blocks:
-        return None
-    patterns = [re.compile(rf"^[ \t]*(?:def|class)[ \t]+{re.escape(name)}\b|^{re.escape(name)}[ \t]*=", re.MULTILINE)
-                for name in defines]  # fmt: skip
-    for body in reversed(blocks):
-        if any(pattern.search(body) for pattern in patterns):
-            return textwrap.dedent(body)
-    return textwrap.dedent(blocks[-1])
