@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs import Task
-from rl.algorithms import has_gradient
+from rl.advantages import has_gradient
 from rl.backends.distributed import Distributed
 from rl.config import StageConfig, TrainConfig
 from rl.group_rewards import GROUP_REWARDS, apply_group_reward

@@ -6,8 +6,7 @@ import torch
 
 from envs import StopReason
 from rewards import Score, Verdict
-from rl.advantages import just_here
-from rl.algorithms import advantages
+from rl.advantages import advantages, just_here
 from rl.analysis.rows import EvalRow
 from rl.config import AlgorithmConfig, EnvConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, TrainingConfig
 from rl.types import Episode, Finish, RolloutBatch, SampledStats, TrainBatch, Turn
