@@ -78,23 +78,35 @@ def settings(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
         given: Arguments of :class:`SelfCorrectEnv`.
     """
     env_id = find(env_id)
-    chosen = {name: value for name, value in given.items() if value is not None}
     if env_id not in ENVIRONMENTS:
+        chosen = {name: value for name, value in given.items() if value is not None}
+        for name in chosen:
+            if name != "attempts":
+                raise ValueError(f"env.{name}: {env_id} is an environment of gymnasium, which has words of its own")
         return {"attempts": registration.registry[env_id].max_episode_steps} | chosen
     own = {name: one.default for name, one in inspect.signature(SelfCorrectEnv).parameters.items() if name in given}
-    found = own | ENVIRONMENTS[env_id][1] | chosen
+    found = own | _chosen(env_id, given)
     return {name: {} if value is None else value for name, value in found.items()}
 
 
-def make(
-    env_id: str, options: Mapping[str, Any] | None = None, taskset: TaskSet | None = None, **given: Any
-) -> SelfCorrectEnv:
+def _chosen(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The author's choice under what is given; the options of a function that was exchanged go with it."""
+    author, chosen = ENVIRONMENTS[env_id][1], {name: value for name, value in given.items() if value is not None}
+    belongs = {"feedback_options": "feedback", "stop_rule_options": "stop_rule", "prompts_text": "prompts"}
+    kept = {
+        name: value
+        for name, value in author.items()
+        if (owner := belongs.get(name)) not in chosen or chosen[owner] == author.get(owner)
+    }
+    return kept | chosen
+
+
+def make(env_id: str, options: Mapping[str, Any] | None = None, **given: Any) -> SelfCorrectEnv:
     """Builds an environment of a task set.
 
     Args:
         env_id: A registered id, or ``module:id``.
         options: Arguments of the task set (``n_train``, ``dataset``, ...).
-        taskset: The task set itself, if it is loaded already.
         given: Arguments of :class:`SelfCorrectEnv` that replace the author's choice; ``None`` keeps it.
 
     Raises:
@@ -103,9 +115,7 @@ def make(
         TypeError: If the task set has no such option; the message names the nearest one.
     """
     env_id = find(env_id)
-    taskset = taskset if taskset is not None else make_taskset(env_id, options or {})
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return SelfCorrectEnv(taskset, **(ENVIRONMENTS[env_id][1] | chosen))
+    return SelfCorrectEnv(make_taskset(env_id, options or {}), **_chosen(env_id, given))
 
 
 def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, int] | None = None) -> TaskSet:
@@ -144,7 +154,7 @@ def make_text_env(env_id: str, taskset: TaskSet, options: Mapping[str, Any], **g
     """
     env_id = find(env_id)
     if env_id in ENVIRONMENTS:
-        return make(env_id, taskset=taskset, **given)
+        return SelfCorrectEnv(taskset, **_chosen(env_id, given))
     return gymnasium.make(env_id, max_episode_steps=given.get("attempts"), **options)  # type: ignore[return-value]
 
 

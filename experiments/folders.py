@@ -171,32 +171,36 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
         name: Of a new folder; a number is added if it is taken.
         sweep: Whether this is a job of a sweep, whose finished runs stay finished.
     """
-    resume = getattr(cfg, "resume", None)
-    if resume is None:
-        return _create(parent, name, cfg, kind)
-    root = Path(cfg.runs_dir) / cfg.name if resume == "auto" else Path(resume)
-    if resume != "auto":
-        if not root.is_dir():
-            raise ResumeError(f"resume={resume}: there is no such folder; use a run's folder, or auto")
-        if (root / IDENTITY).exists():
-            if is_complete(root) and not sweep:
-                raise ResumeError(f"resume={resume}: the run in {root} is finished")
-            return _take(root, cfg, kind)
-        parent = root
-    stored = sorted([*root.glob(f"*/{IDENTITY}"), *root.glob(f"*/*/{IDENTITY}")], reverse=True)
-    if not stored and resume != "auto":
-        raise ResumeError(
-            f"resume={resume}: no run of this program was started there, so that there is nothing to go on with; "
-            "leave resume away to start a new one"
-        )
-    for folder in (path.parent for path in stored):
+    resume, candidates = getattr(cfg, "resume", None), []
+    named = resume not in (None, "auto")
+    if named:
+        parent = Path(resume)
+        if (parent / IDENTITY).exists() and not sweep and is_complete(parent):
+            raise ResumeError(f"resume={resume}: the run in {parent} is finished")
+        if (parent / IDENTITY).exists():
+            return _take(parent, cfg, kind)
+        candidates = _runs_below(parent)
+        if not candidates:
+            raise ResumeError(
+                f"resume={resume}: there is no such folder, or no run of this program was started in it; use a run's "
+                "folder, or auto, or leave resume away to start a new run"
+            )
+    elif resume == "auto":
+        candidates = _runs_below(Path(cfg.runs_dir) / cfg.name)
+    elif sweep:  # a cluster that starts a job of a sweep again gives it the same number
+        candidates = [parent / name]
+    for folder in candidates:
         with suppress(ResumeError):
-            if is_complete(folder) and not sweep:
-                continue
-            return _take(folder, cfg, kind, by_content=True)
-    if resume != "auto" and not sweep:
+            if sweep or not is_complete(folder):
+                return _take(folder, cfg, kind, by_content=True)
+    if named and not sweep:
         raise ResumeError(f"resume={resume}: no run in it is unfinished, of this config and without a process")
     return _create(parent, name, cfg, kind)
+
+
+def _runs_below(root: Path) -> list[Path]:
+    """Folders of runs and of sweeps' jobs, the newest first."""
+    return [path.parent for path in sorted([*root.glob(f"*/{IDENTITY}"), *root.glob(f"*/*/{IDENTITY}")], reverse=True)]
 
 
 def _create(parent: Path, name: str, cfg: Any, kind: str) -> Path:

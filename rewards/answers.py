@@ -6,8 +6,7 @@ function from the text after the reasoning to every value that it offers as fina
 """
 
 import re
-import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from rewards.lookup import Lookup
@@ -27,20 +26,22 @@ _NEXT_QUESTION = re.compile(r"^[*#\s]*(?:Q|Question|Problem|Human|User)(?: \d+)?
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?")
 _SENTENCE = re.compile(
     r"\b(?:answers?|ANSWERS?)\b(?: \([^()\n]{1,40}\)| (?:to|for|of|in) [^.\n:]{1,40}?)?\**\s+"
-    r"(?:is|are|should be|must be|equals)\b(?: (?:therefore|thus|hence|simply|then|indeed))?\s*:?\**:?\s*",
+    r"(?:is|are|(?:should|must|would|will) be|equals)\b(?: (?:therefore|thus|hence|simply|then))?[\s,:]*\**:?\s*",
     re.IGNORECASE,
 )
 _LINE = re.compile(
-    r"^[^\w\n\\]*(?:(?:the|my|final|correct)\s+)*answer[*_#\s]*[:=][*_\s]*", re.MULTILINE | re.IGNORECASE
+    r"(?:^[^\w\n\\]*|(?<=[.!?)$] ))(?:(?:the|my|final|correct)\s+)*ans(?:wer)?[*_#\s]*[:=][*_\s]*",
+    re.MULTILINE | re.IGNORECASE,
 )
 _HEADING = re.compile(r"^[*#_ ]*(?:the )?(?:final )?answer[*#_ ]*$\s*", re.MULTILINE | re.IGNORECASE)
 _HASH = re.compile(r"^[ \t]*####(?!#)[ \t]*(.+)$", re.MULTILINE)
 _STOP = re.compile(
-    r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|,? (?:because|since|as (?:we|the|it)|which|so that|I hope)\b|<\|"
+    r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|<\||</?[a-z_]{1,12}>"
+    r"|,? (?:because|since|as (?:we|the|it|claimed|required|desired)|which|so that|I hope|and (?:we|this|that))\b"
 )
 _DELIMITED = re.compile(
-    r"\s*(?:\$\$(.+?)\$\$|\$((?:[^$\\\n]|\\.)+)\$(?=[\s.,;:!?)*]*(?:\s|$))|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*"
-    r"|`([^`\n]+)`)[.\s*]*(?=\n|$|[A-Z])",
+    r"\s*(?:\$\$(.+?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n))+)\$(?=[\s.,;:!?)*]*(?:\s|$))|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*"
+    r"|`([^`\n]+)`)[.\s*]*(?=\n|$|[A-Z]|, (?:as|since|because)\b)",
     re.DOTALL,
 )
 MAX_STATEMENT, MAX_STATEMENTS = 1000, 8
@@ -103,7 +104,7 @@ def answer_line(text: str) -> list[str]:
 @ANSWER_FORMS.register("hash")
 def hash_line(text: str) -> list[str]:
     """What follows ``####`` at the beginning of a line, as in GSM8K."""
-    return [match[1].strip() for match in _HASH.finditer(text)]
+    return [match[1].strip().strip("*_`") for match in _HASH.finditer(text)]
 
 
 @ANSWER_FORMS.register("last_number")
@@ -186,44 +187,3 @@ def answer_forms(form: str | Sequence[str]) -> list[Callable[[str], list[str]]]:
     if not names:
         raise ValueError("answer_form=[]: name at least one form")
     return [ANSWER_FORMS[name] for name in names]
-
-
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
-_PYTHON = {"", "python", "py", "python3"}
-
-
-def code_blocks(text: str) -> list[str]:
-    """Contents of the closed fenced blocks whose language is Python or not said; a block that is cut off is none."""
-    blocks: list[str] = []
-    lines: list[str] | None = None
-    language = ""
-    for line in text.splitlines(keepends=True):
-        fence = _FENCE.fullmatch(line.rstrip()) if "```" in line else None
-        if lines is None and fence:
-            lines, language = [], fence[1].lower()
-        elif lines is not None and fence and not fence[1]:
-            if language in _PYTHON:
-                blocks.append("".join(lines))
-            lines = None
-        elif lines is not None:
-            lines.append(line)
-    return blocks
-
-
-def program_in(response: str, defines: Collection[str] = ()) -> str | None:
-    """The program that a response offers: the last closed fenced Python block, ``None`` if there is none.
-
-    Args:
-        response: What the policy wrote.
-        defines: Functions of which the program must define one; the last block that does is taken, so that an example
-            of use after the solution is not mistaken for it. Without such a block it is the last one all the same.
-    """
-    blocks = [body for body in code_blocks(final_part(response)) if body.strip()]
-    if not blocks:
-        return None
-    patterns = [re.compile(rf"^[ \t]*(?:def|class)[ \t]+{re.escape(name)}\b|^{re.escape(name)}[ \t]*=", re.MULTILINE)
-                for name in defines]  # fmt: skip
-    for body in reversed(blocks):
-        if any(pattern.search(body) for pattern in patterns):
-            return textwrap.dedent(body)
-    return textwrap.dedent(blocks[-1])

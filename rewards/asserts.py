@@ -138,6 +138,22 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
     return sorted(free - modules), sorted(modules)
 
 
+def top_level_names(code: str) -> set[str]:
+    """Functions, classes and variables that code defines at its top level."""
+    names: set[str] = set()
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def names_read(code: str) -> set[str]:
+    """Every name that code reads."""
+    return {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
 def without_definitions(code: str, names: Collection[str]) -> str:
     """The code without the functions and classes of these names at its top level."""
     try:
@@ -162,7 +178,7 @@ def _states_nothing(statement: ast.stmt) -> bool:
 
 
 def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[str, str]) -> Case:
-    if not isinstance(call, ast.Call) or not (name := _name(call.func)) or name in _CONSTRUCTORS:
+    if not isinstance(call, ast.Call) or not (name := _called(call.func)) or name in _CONSTRUCTORS:
         raise _NotDeclarableError
     if hasattr(builtins, name) and name not in aliases:
         raise _NotDeclarableError
@@ -170,6 +186,15 @@ def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[
         raise _NotDeclarableError
     kwargs = tuple((str(keyword.arg), _value(keyword.value)) for keyword in call.keywords)
     return Case(aliases.get(name, name), tuple(_value(arg) for arg in call.args), expected, kwargs, tolerance)
+
+
+def _called(function: ast.expr) -> str:
+    """``f`` of ``f(...)``, ``Solution.f`` of ``Solution().f(...)``."""
+    if isinstance(function, ast.Attribute) and isinstance(owner := function.value, ast.Call):
+        return (
+            f"{_name(owner.func)}.{function.attr}" if _name(owner.func) and not (owner.args or owner.keywords) else ""
+        )
+    return _name(function)
 
 
 def _close(absolute: ast.Call, tolerance: Any, aliases: dict[str, str]) -> Case:

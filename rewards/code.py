@@ -18,7 +18,7 @@ from rewards.asserts import Case, free_names, without_definitions
 from rewards.comparison import Comparison, comparison, safely
 from rewards.observation import of_calls, of_script
 from rewards.program import program_in
-from rewards.sandbox import Conversation, Ending, Judgement, Limits, Mode, Outcome, Sandbox, Script
+from rewards.sandbox import Conversation, Ending, Judgement, Limits, Outcome, Sandbox, Script
 from rewards.sandbox.codec import encode, matches
 from rewards.sandboxes import get_sandbox
 from rewards.score import Score, Verdict
@@ -130,7 +130,6 @@ def score_code(
     limits: Limits | None = None,
     partial_credit: bool = False,
     sandbox: Sandbox | None = None,
-    minimum: Mode = Mode.STRICT,
 ) -> Score:
     """Grades the program in a response, see :func:`rewards.program.program_in`.
 
@@ -140,7 +139,6 @@ def score_code(
         limits: Of one process; 5 s of processor time for a test by default.
         partial_credit: Pay a wrong program the share of tests that it passes, instead of 0.
         sandbox: Where to run it; ``None`` takes the shared one.
-        minimum: The least isolation of the shared sandbox.
 
     Returns:
         ``correct`` only if every test passes; ``timeout`` if it was killed at a limit, ``no_answer`` without a program.
@@ -152,14 +150,14 @@ def score_code(
     program = program_in(response, wanted_names(tests))
     if program is None:
         return Score(0.0, Verdict.NO_ANSWER, None, "no_program", "No program found: put it into one ```python block.")
-    return score_program(program, tests, limits, partial_credit, sandbox or get_sandbox(minimum))
+    return score_program(program, tests, limits, partial_credit, sandbox)
 
 
 def wanted_names(tests: Tests) -> set[str]:
     """What a program must define at its top level."""
     if isinstance(tests, ScriptTests):
         return set()
-    names = set(tests.code.names) if tests.code else set()
+    names = set(tests.code.names or tests.code.free_names[0]) if tests.code else set()
     return names | {case.name.partition(".")[0] for case in (*tests.public, *tests.hidden)}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rewards import algebra
 from rewards.algebra import Tree, UndecidedError
 from rewards.kinds import Equation, Expression, Family, Hedge, Label, Named, Region, Relation, Sequence, Value
+from rewards.notation import WORDS
 
 INTERVALS = ("()", "[]", "(]", "[)")
 INFINITE = (algebra.multiply(Fraction(-1), algebra.INFINITY), algebra.INFINITY)
@@ -56,7 +57,7 @@ def _named(gold: Value, answer: Value, strict: bool) -> bool | None:
                 left = replace(left, tree=algebra.substitute(left.tree, name, f"#{i}"))
                 right = replace(right, tree=algebra.substitute(right.tree, theirs, f"#{i}"))
             return equal(left, right, strict)
-        if gold.name != answer.name:
+        if gold.name != answer.name and WORDS.match(gold.name) is WORDS.match(answer.name) is None:
             equations = [_as_equation(side) for side in (gold, answer)]
             return all(equations) and _equations(*equations, strict)  # type: ignore[arg-type]
     elif isinstance(right, Equation) or isinstance(left, Equation):
@@ -266,15 +267,15 @@ def _relations(gold: Relation, answer: Relation, strict: bool) -> bool | None:
         return all(map(algebra.equal, gold.sides, answer.sides))
     left, right = (algebra.subtract(side.sides[1], side.sides[0]) for side in (gold, answer))
     factor = _factor(left, right) if algebra.variables(left) == algebra.variables(right) else None
-    return True if factor is not None and (factor.real > 0 or gold.signs == ("\\ne",)) else None
+    return None if factor is None else factor.real > 0 or gold.signs == ("\\ne",)
 
 
 def _labels(gold: Label, answer: Label, strict: bool) -> bool:
     if gold.kind == answer.kind == "time":
-        (minutes, clock), (theirs, their_clock) = gold.key, answer.key  # type: ignore[misc]
+        (seconds, clock), (theirs, their_clock) = gold.key, answer.key  # type: ignore[misc]
         if clock and (their_clock or clock == "24"):
-            return minutes == theirs
-        return not clock and minutes % 720 == theirs % 720  # the half of the day may be added, not left out
+            return seconds == theirs
+        return not clock and seconds % 43200 == theirs % 43200  # the half of the day may be added, not left out
     return gold == answer
 
 

@@ -22,7 +22,7 @@ _DECORATIONS = {"overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat",
 _KNOWN = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp"
 _NAMES, _FUNCTIONS = _GREEK.split(), _KNOWN.split()
 _TIMES, _OVER = {"*", "\\cdot", "\\times", "\\ast"}, {"/", "\\div"}
-_CLOSING = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil", "\\lvert": "\\rvert"}
+_CLOSING = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _ENDS = {"", "+", "-", "|", ",", "^", "_", *_CLOSING.values()}
 _MIXED = re.compile(r"(?<![\^_.\d])(\d+) ?(?:\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)(?!\d))| (\d+)/(\d+))")
 
@@ -130,8 +130,8 @@ class _Parser:
             value = self._sum()
             self._take(_CLOSING[text])
             if text.startswith("\\"):
-                value = ({"\\lfloor": "floor", "\\lceil": "ceil", "\\lvert": "abs"}[text], value)
-        elif text in ("|", "\\vert"):
+                value = ("floor" if text == "\\lfloor" else "ceil", value)
+        elif text == "|":
             value = ("abs", self._sum())
             self._take(text)
         else:

@@ -200,7 +200,7 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
         return False, "empty"
     ours, theirs = notate(answer), notate(gold)
     units = {ours.unit, theirs.unit}
-    if ours.known_unit and theirs.known_unit and len(units) > 1 and "%" not in units:
+    if ours.known_unit and theirs.known_unit and len(units) > 1:
         return False, "unit"
     if not units & {"%", "am", "pm"} and (right := literal(theirs.text)) is not None:
         left = literal(ours.text)

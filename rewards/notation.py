@@ -47,7 +47,7 @@ _REWRITES = [
         (r"\\(?:text)?(?:pounds|sterling)(?![a-z])", r"\\pound "),
         (r"\\%", "%"),
         (r"\\\\\*? ?(?:\[[^\[\]]*\])?|\\cr(?![a-z])", r"\\newrow "),
-        (r"(?<=\d)(?:\{,\}|,\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),
+        (r"(?<=\d)(?:\{,\}|,\s?\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),
         (r"\\phantom\s*(?:\{[^{}]*\}|\S)|\\(?:hspace|vspace|hphantom|vphantom|label|tag)\*?\{[^{}]*\}|\\hline", " "),
         (
             r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mathstrut|strut|quad|qquad)(?![a-zA-Z])\.?"
@@ -68,7 +68,7 @@ _REWRITES = [
         (r"\\rbrace(?![a-z])", r"\\}"),
         (r"\\(?:land|wedge)(?![a-z])", " and "),
         (r"\\(?:lor|vee)(?![a-z])", " or "),
-        (r"\\mid(?![a-z])", "|"),
+        (r"\\(?:mid|[lr]?[vV]ert)(?![a-z])|\\\|", "|"),
         (r"\\colon(?![a-z])", ":"),
         (r"\\backslash(?![a-z])", r"\\setminus "),
         (r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?|\\(R|Z)(?![a-zA-Z])|\\mathbf\{(R|Z)\}", r"\\mathbb{\1\2\3}"),
@@ -107,12 +107,16 @@ _MEANING = """
     has have had do does did equals equal false invalid impossible untrue nothing undefined hardly rather instead mod
     modulo base when where which that greater larger bigger fewer smaller above below under up down at exactly only
     dozen dozens score gross couple hundred hundreds thousand thousands million millions billion billions trillion
-    halves one two three four five six seven eight nine ten eleven twelve twenty thirty fifty first
+    halves integer one two three four five six seven eight nine ten eleven twelve twenty thirty fifty first
     divided multiplied added subtracted remainder factorial root roots power
+    ones twos threes fours fives sixes sevens eights nines tens pi fail fails failed reject rejected denied refuted
+    approximately approx roughly nearly almost around about untrue bogus mistaken excluded
 """
 _NO_UNIT = set(_MEANING.split())
 """Words that change what a number says; text with one of them is no unit."""
-_PARTS = re.compile(r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w+teenth|\w+tieth|\w+dth|\w+ionth)s?")
+_PARTS = re.compile(
+    r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w+lfth|\w+teenth|\w+tieth|\w+dth|\w+ionth)s?"
+)
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _UNIT_GROUPS = """
 cm centimeter centimeters centimetre centimetres|mm millimeter millimeters|km kilometer kilometers kilometre kilometres
@@ -178,12 +182,13 @@ def normalise(answer: str) -> str:
     text = _BARE_TEXT.sub(" ", text)
     pieces = re.split(f"({WORDS.pattern.replace('(', '(?:', 1)})", text)
     text = "".join(piece if i % 2 else _PLAIN_WORD.sub(_mark_plain, piece) for i, piece in enumerate(pieces))
+    text = re.sub(rf"\\frac\s*\{{\s*({_OPEN}[^{{}}]*)\}}\s*\{{([^{{}}]*{_CLOSE})\s*\}}", r"\1/\2", text)
     text = re.sub(rf"{_CLOSE}\s*/\s*{_OPEN}", "/", text)
     text = re.sub(rf"{_CLOSE}\s*\^\s*\{{?\s*([23])\s*\}}?", rf"^\1{_CLOSE}", text)
     text = re.sub(rf"{_CLOSE}\s*{_OPEN}", " ", text)
     text = _join_thousands(re.sub(r"\s+", " ", text).strip())
     text = re.sub(r"^(?:[=: ]|\\(?:therefore|implies|Rightarrow|rightarrow|approx)(?![a-z]))+", "", text)
-    text = _strip_braces(re.sub(r"(?<!\.\.)[.,;: ]+$", "", text))
+    text = _strip_braces(re.sub(r"(?:(?<!\.)\.|[,;: ])+$", "", text))
     # Spaces go where they mean nothing: everywhere but between two letters or digits, or after a command.
     text = re.sub(r"(?<=[^\w\\]) (?=\S)|(?<=\w) (?=[^\w])", "", text)
     return re.sub(r"(\\[a-zA-Z]+) (?=[^a-zA-Z])", r"\1", text)
@@ -201,7 +206,8 @@ def _mark(match: re.Match[str]) -> str:
     inner = match[1].strip()
     if re.fullmatch(r"[a-zA-Z]", inner) and "text" not in match[0][:6]:
         return inner  # a single letter in another font is a variable
-    if not re.search(r"[a-zA-Z]", inner) or re.search(r"[\\^_=+*\d<>]", inner):
+    letters = re.fullmatch(r"[A-Z](?:(?:,| and) ?[A-Z])+", inner)
+    if letters or not re.search(r"[a-zA-Z]", inner) or re.search(r"[\\^_=+*\d<>]", inner):
         return f" {inner} "
     return f"{_OPEN}{inner.strip('.,;: ')}{_CLOSE}"
 
@@ -250,7 +256,7 @@ def notate(answer: str) -> Notation:
         return Notation(match[1].strip(), f"deg{match[2][0].lower()}", True)
     if text.endswith("%"):
         return Notation(text[:-1].strip(), "%", True)
-    match = re.search(f"^(.*[^\\s(,]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
+    match = re.search(f"^([^{_OPEN}]*[^\\s(,{_OPEN}]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
     return _with_unit(match[1].strip(), match[2]) if match else Notation(text)
 
 

@@ -31,8 +31,9 @@ _BASES = "two three four five six seven eight nine ten eleven twelve thirteen fo
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?")
 _NAME = re.compile(
     r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
-    r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*)(?:\(([^()]*)\))?|\[[A-Z]{3,}\]|\|?\\?[A-Z]{2}\|?"
+    r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*)(?:\(([^()]*)\))?|\[\u27e6?[A-Z]{3,}\u27e7?\]|\|?\\?[A-Z]{2}\|?"
 )
+_WORD_NAME = re.compile(rf"(?!\u27e6(?:not|no|never)\b){WORDS.pattern}(?: ?[(\[][^()]*[)\]])?", re.IGNORECASE)
 _RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>")
 _INTEGER = re.compile(
     r"[,;]? ?\(?(?:\u27e6[a-z ]+\u27e7)? ?(?:([a-z])(?:\\in ?(?:\\mathbb\{Z\}|\u27e6[a-z ]*integers\u27e7)|"
@@ -126,7 +127,7 @@ def _time(text: str, half: str = "") -> Value | None:
         return None
     hour = int(match[1]) % 12 + (12 if half == "pm" else 0) if half else int(match[1])
     clock = "half" if half else "24" if re.match(r"0\d", text) or not 1 <= hour <= 12 else ""
-    return Label("time", (hour * 60 + int(match[2] or 0), clock))
+    return Label("time", (hour * 3600 + int(match[2] or 0) * 60 + int(match[3] or 0), clock))
 
 
 def _based(text: str) -> Value | None:
@@ -287,8 +288,12 @@ def _bracketed(text: str) -> Value | None:
 def _items(pieces: list[str]) -> tuple[Value, ...]:
     """Values of the pieces; one with a plus-minus sign is two. A name goes for what follows it without one."""
     items: list[Value] = []
-    for piece in pieces:
-        value = read_text(notate(piece).text)
+    notations = [notate(piece) for piece in pieces]
+    units = {notation.unit for notation in notations} - {""}
+    for piece, notation in zip(pieces, notations, strict=True):
+        value = read_text(notation.text)
+        if len(units) == len(pieces) > 1:  # "3 apples, 5 pears"
+            value = Named(f"\u27e6{notation.unit}\u27e7", value)
         items += value.items if isinstance(value, Sequence) and "\\p" in piece and not value.brackets else [value]
     first = items[0]
     if isinstance(first, Named) and not any(isinstance(item, Named) for item in items[1:]):
@@ -334,8 +339,9 @@ def _equation(text: str) -> Value | None:
         if isinstance(value, Expression) and match and all(re.fullmatch("[a-z]", name) for name in parameters):
             return Named(_tidy(match[1]), value, parameters)
         return value if isinstance(value, Hedge) else Named(name, value)
-    if WORDS.fullmatch(pieces[0]) or len(pieces) > 2:
-        return _last_of(pieces[WORDS.fullmatch(pieces[0]) is not None :])
+    if (words := _WORD_NAME.fullmatch(pieces[0])) or len(pieces) > 2:
+        value = _last_of(pieces[1:] if words else pieces)
+        return Named(pieces[0].lower(), value) if words and not isinstance(value, Hedge) else value
     if literal(pieces[0]) is not None and (name := _name(pieces[1])):  # 2 = x
         return Named(name, read_text(pieces[0]))
     left, right = read_text(pieces[0]), read_text(notate(pieces[1]).text)

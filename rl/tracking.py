@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rl.analysis.metrics import check_names
+from rl.analysis.metrics import describe
 
 if TYPE_CHECKING:  # reports read and write files without torch
     from rl.types import Episode
@@ -140,7 +140,7 @@ class Mirror(Protocol):
 
 
 class Tracker:
-    """Metrics and episodes of one run; ``metrics.jsonl`` and ``episodes.jsonl`` in its folder.
+    """Metrics and episodes of one run: ``metrics.jsonl``, ``metrics.json`` (what each metric is), ``episodes.jsonl``.
 
     Args:
         folder: Of the run.
@@ -150,7 +150,7 @@ class Tracker:
 
     def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, mirror: Mirror | None = None) -> None:
         self.folder, self._mirror = folder, mirror
-        sizes = sizes or {}
+        sizes, self._described = sizes or {}, {}
         self._metrics = JsonLines(folder / "metrics.jsonl", sizes.get("metrics"))
         self._episodes = JsonLines(folder / "episodes.jsonl", sizes.get("episodes"))
 
@@ -163,9 +163,11 @@ class Tracker:
         """One line of metrics.
 
         Raises:
-            KeyError: If a metric is not in the catalogue.
+            KeyError: If a metric is not declared.
         """
-        check_names(metrics)
+        if new := [name for name in metrics if name not in self._described]:
+            self._described |= {name: asdict(describe(name)) for name in new}
+            write_json(self.folder / "metrics.json", self._described)  # a reader needs no catalogue
         self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}})
         if self._mirror is not None:
             self._mirror.log(step, {name: value for name, value in metrics.items() if value == value})

@@ -136,6 +136,11 @@ class Episode:
         return self.turns[self.given :]
 
     @property
+    def masked(self) -> bool:
+        """Whether rewards say nothing about all that the policy sampled: counted, and no part of any baseline."""
+        return bool(self.sampled) and not any(turn.trained for turn in self.sampled)
+
+    @property
     def failed(self) -> bool:
         """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
         return self.error is not None or not self.turns
@@ -162,7 +167,7 @@ class _Rows:
                 values.append(value.rows(index, n_tokens))
                 continue
             value = value[index]
-            per_token = value.ndim == 2 and item.name != "rewards"
+            per_token = value.ndim == 2 and item.name not in ("rewards", "compared")
             values.append(value[:, :n_tokens] if per_token and n_tokens is not None else value)
         return type(self)(*values)
 
@@ -183,7 +188,8 @@ class RolloutBatch(_Rows):
         sampler_logprobs: ``[B, T]`` float32, 0 off the response.
         rewards: ``[B, K]`` float32, raw, 0 past the last turn.
         n_turns: ``[B]`` int64.
-        group_ids: ``[B]`` int64.
+        group_ids: ``[B]`` int64; roles of a task are groups of their own.
+        compared: ``[B, K]`` bool, False where a turn's reward says nothing, so that no baseline counts it.
 
     Raises:
         ValueError: If shapes disagree, or a response token is padding or sits at position 0.
@@ -198,6 +204,7 @@ class RolloutBatch(_Rows):
     rewards: Tensor
     n_turns: Tensor
     group_ids: Tensor
+    compared: Tensor
 
     def __post_init__(self) -> None:
         shape = tuple(self.input_ids.shape)

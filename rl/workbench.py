@@ -13,10 +13,12 @@ from envs import Split, Task, TaskSet, TextEnv
 from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import make_engine
+from rl.backends.model_check import check_model
 from rl.backends.policy import context_length, load_policy, make_renderer
 from rl.backends.weights import full_weights, hash_file, hash_model
 from rl.checkpoint import hash_tasks
 from rl.config import EnvConfig, RunConfig, TrainConfig
+from rl.config.parts import EPISODE
 from rl.rendering import Renderer
 from rl.rollout import Rollout
 from rl.seeding import seed_everything
@@ -66,6 +68,7 @@ class Workbench:
         model = model.to(distributed.device).eval()
         renderer = make_renderer(config.model, model, tokenizer, config.engine.stop_strings)
         limit = context_length(model, config.model)
+        check_model(model, renderer, samples=config.engine.name == "hf")
         engine = make_engine(config, model, renderer, limit, distributed)
         bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)
         bench.evaluation_tasks()  # too few of them should be known before training, not after
@@ -151,7 +154,9 @@ def make_env(
     config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0, feedback: str | None = None
 ) -> TextEnv:
     """An environment over an already loaded task set."""
-    chosen = config.episode | {"attempts": attempts or config.attempts or None}
+    chosen = {name: getattr(config, name) or None for name in EPISODE}
+    if attempts:
+        chosen["attempts"] = attempts
     if feedback is not None:
         chosen |= {"feedback": feedback, "feedback_options": {}}
     return envs.make_text_env(config.id, taskset, config.task_options, split=split, **chosen)

@@ -6,12 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence.model import COLOURS, Exhibit, Figure, Mark, Panel, Series, Table, looks
 from rl.analysis.printing import fixed
@@ -66,19 +61,17 @@ def _markdown(table: Table) -> str:
 
 
 def _write_figure(figure: Figure, folder: Path) -> list[Path]:
+    import matplotlib.figure  # here, so that what draws nothing starts at once
+
     n = len(figure.panels)
     n_columns = 2 if n == 4 else min(_PER_ROW, n)
     n_rows = -(-n // n_columns)
     look = looks(figure)
     tall = max((len(panel.heat.rows) for panel in figure.panels if panel.heat), default=0)
     height = max(4.2, 0.42 * tall + 2.5)
-    canvas, axes = plt.subplots(
-        n_rows,
-        n_columns,
-        figsize=(_WIDTH[n_columns] * n_columns, height * n_rows + 1.6),
-        constrained_layout=True,
-        squeeze=False,
-    )
+    size = (_WIDTH[n_columns] * n_columns, height * n_rows + 1.6)
+    canvas = matplotlib.figure.Figure(figsize=size, layout="constrained")  # without pyplot: no state, no window
+    axes = canvas.subplots(n_rows, n_columns, squeeze=False)
     for axis, panel in zip(axes.flat, figure.panels, strict=False):
         _draw_panel(axis, panel, look)
     for axis in list(axes.flat)[n:]:
@@ -98,10 +91,9 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
     canvas.draw_without_rendering()
     canvas.set_layout_engine("none")  # laid out once, drawn twice
-    with plt.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
+    with matplotlib.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
         canvas.savefig(paths[0], metadata={"Date": None})
         canvas.savefig(paths[1], dpi=_DPI)
-    plt.close(canvas)
     return paths
 
 
@@ -120,7 +112,7 @@ def _draw_panel(axis: Any, panel: Panel, look: dict[str, int]) -> None:
     if panel.ticks:
         axis.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=30, ha="right", fontsize=7)
     elif not panel.log_x and all(float(x).is_integer() for series in panel.series for x in series.x):
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     axis.grid(alpha=0.3)
 

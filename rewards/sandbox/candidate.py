@@ -51,12 +51,12 @@ def open_streams(output_bytes: int) -> None:
     """Standard streams as Python makes them, over descriptors 0, 1 and 2."""
     raw = io.FileIO(0, "r", closefd=False)
     raw.name = "<stdin>"  # type: ignore[misc]
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), "utf-8")  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), "utf-8", newline="\n")  # type: ignore[misc]
     sys.stdin.mode = "r"  # type: ignore[misc]
     for descriptor, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
         sink = _Capped(descriptor, output_bytes)
         sink.name = f"<{name}>"  # type: ignore[misc]
-        text = io.TextIOWrapper(io.BufferedWriter(sink), "utf-8", errors, line_buffering=descriptor == 2)
+        text = io.TextIOWrapper(io.BufferedWriter(sink), "utf-8", errors, "\n", line_buffering=descriptor == 2)
         text.mode = "w"  # type: ignore[misc]
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
@@ -292,6 +292,7 @@ def run_script(source: str, output_bytes: int) -> NoReturn:
     builtins.open = io.open = _open  # type: ignore[assignment]
     os.open = _open_descriptor  # type: ignore[assignment]
     namespace, status = _module("__main__", source), 0
+    namespace["__builtins__"] = builtins
     try:
         exec(compile(source, SOURCE_NAME, "exec"), namespace)
     except SystemExit as error:
@@ -329,7 +330,7 @@ _real_open, _real_open_descriptor = open, os.open
 
 def _open(file: Any, *args: Any, **kwargs: Any) -> Any:
     """``open`` where the names of the standard streams exist, though no ``/proc`` does."""
-    known = _DEVICES.get(file) if isinstance(file, str) else None
+    known = _DEVICES.get(os.fspath(file)) if isinstance(file, str | os.PathLike) else None
     return _real_open(file if known is None else os.dup(known), *args, **kwargs)
 
 

@@ -149,9 +149,10 @@ _ENCODERS: dict[type, Callable[[Any], Any]] = {
     date: date.isoformat,
     datetime: datetime.isoformat,
     time: time.isoformat,
+    type(...): repr,
     timedelta: lambda value: [value.days, value.seconds, value.microseconds],
 }
-_AS_TEXT = {name: name for name in ("type", "bytes", "date", "datetime", "time")} | {"bytearray": "bytes"}
+_AS_TEXT = {name: name for name in ("type", "bytes", "date", "datetime", "time", "ellipsis")} | {"bytearray": "bytes"}
 _HEX = re.compile(r"-?0x[0-9a-f]{1,40000}")
 _DECIMAL = re.compile(r"-?(?:[\d.]{1,4000}(?:E[+-]?\d{1,6})?|Infinity|NaN)", re.ASCII)
 _QUOTIENT = re.compile(r"-?\d{1,4000}(?:/\d{1,4000})?", re.ASCII)
@@ -179,6 +180,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.fromisoformat,
     "time": time.fromisoformat,
     "timedelta": lambda parts: timedelta(*parts),
+    "ellipsis": lambda _: ...,
     "opaque": Opaque,
 }
 _CONTAINERS: dict[str, Callable[[Any], Any]] = {

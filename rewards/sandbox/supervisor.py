@@ -345,6 +345,7 @@ class _Server:
                  str(memory_bytes), json.dumps(packages)],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                cwd="/",
                 start_new_session=True,  # Ctrl-C goes to the supervisor, which decides
             )  # fmt: skip
         finally:

@@ -95,6 +95,7 @@ def rate(name: str, label: str, unit: str, **more: Any) -> Callable[[Callable], 
 
     def declare(of: Callable) -> Callable:
         meaning = (of.__doc__ or "").strip().split("\n")[0].rstrip(".")
+        meaning = meaning[:1].lower() + meaning[1:]
         if not meaning:
             raise ValueError(f"rate {name}: its function needs a docstring that says what it means")
         RATES.register(name)(Rate(label, unit, meaning, of, **more))

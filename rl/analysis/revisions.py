@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from rl.analysis.metrics import Ratio
+from rl.analysis.metrics import Ratio, declare
 from rl.analysis.rates import edit_ratio
 
 if TYPE_CHECKING:  # the nouns of sampling import torch
@@ -63,3 +63,14 @@ def edit_histogram(revisions: Iterable[Revision]) -> dict[str, list[int]]:
         ratio = edit_ratio(revision.draft, revision.final)
         counts[revision.kind.value][min(EDIT_BINS - 1, int(ratio * EDIT_BINS))] += 1
     return counts
+
+
+_PATHS = {
+    Kind.FIXED: "wrong -> right",
+    Kind.BROKEN: "right -> wrong",
+    Kind.RIGHT_COPIED: "right -> the same text",
+    Kind.RIGHT_REWRITTEN: "right -> another text that is right",
+    Kind.WRONG_COPIED: "wrong -> the same text",
+    Kind.WRONG_REWRITTEN: "wrong -> another text that is wrong",
+}
+declare({f"data/{kind.value}": ("fraction", f"training samples that go {path}") for kind, path in _PATHS.items()})

@@ -4,7 +4,7 @@ Validation is pure: values only, no files, no network, no clock. Derived quantit
 """
 
 from rl.config.algorithm import AlgorithmConfig, CriticConfig, StageConfig, TermConfig
-from rl.config.offline import OfflineConfig, Rule
+from rl.config.offline import OfflineConfig
 from rl.config.optim import OptimConfig
 from rl.config.parts import EngineConfig, EnvConfig, LoraConfig, ModelConfig
 from rl.config.run import (
@@ -28,7 +28,6 @@ __all__ = [
     "ModelConfig",
     "OfflineConfig",
     "OptimConfig",
-    "Rule",
     "RunConfig",
     "SFTConfig",
     "StageConfig",

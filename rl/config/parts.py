@@ -13,7 +13,8 @@ from envs.prompts import get_prompts
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
 ENGINES = ("hf", "vllm", "vllm_http")
-_EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
+EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
+"""The fields of :class:`EnvConfig` that are arguments of :class:`envs.SelfCorrectEnv`."""
 
 
 @dataclass
@@ -203,7 +204,7 @@ class EnvConfig:
             UnknownNameError: If there is no such environment, feedback, stop rule or version of prompts.
             ValueError: If a function has no such option, or nobody says how many turns an episode has.
         """
-        chosen = envs.settings(self.id, self.episode)
+        chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE})
         refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")
         found = replace(self, **chosen)
         if found.feedback is not None:
@@ -212,12 +213,11 @@ class EnvConfig:
             envs.STOP_RULES.options(found.stop_rule, found.stop_rule_options)
         if found.prompts is not None:
             get_prompts(found.prompts, found.prompts_text)
-        return found
+        if found.group_reward is not None:
+            from rl.group_rewards import GROUP_REWARDS  # with torch, which only runs need
 
-    @property
-    def episode(self) -> dict[str, Any]:
-        """Arguments of :class:`envs.SelfCorrectEnv`, ``None`` where its author decides."""
-        return {name: getattr(self, name) or None for name in _EPISODE}
+            GROUP_REWARDS.options(found.group_reward, found.group_reward_options)
+        return found
 
     @property
     def task_options(self) -> dict[str, Any]:

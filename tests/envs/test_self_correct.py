@@ -113,6 +113,12 @@ def test_an_authors_choice_holds_unless_another_is_given():
         "prompts": "sum-v1",
         "feedback": "verdict",
     }
+    modchain = envs.ENVIRONMENTS["errata/modchain-v1"][0]
+    envs.register("test/shouts-v1", modchain, feedback="test_shout", feedback_options={"mark": "?"}, prompts="toy-v1")
+    assert envs.settings("test/shouts-v1", {"feedback": None, "feedback_options": None})["feedback_options"] == {
+        "mark": "?"
+    }
+    envs.make("test/shouts-v1", feedback="none")  # the options of the author's function go with it
     with pytest.raises(TypeError, match="did you mean 'attempts'"):
         envs.register("test/typo-v1", object, atempts=5)
 

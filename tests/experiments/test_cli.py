@@ -13,6 +13,7 @@ from experiments import schema as entry_schema
 from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed
 from experiments.keys import explain, open_free_mappings
 from rl import config as schema
+from rl.offline import KEEP_RULES
 from tests.conftest import ROOT
 
 
@@ -38,8 +39,9 @@ def test_every_algorithm_composes(algorithm):
 @pytest.mark.parametrize("offline", options("offline"))
 def test_every_offline_method_composes(offline):
     cfg = OmegaConf.to_object(compose("sft", [f"offline={offline}"]))
-    assert cfg.offline.rule in schema.Rule
-    assert cfg.offline.keep_right_to_right == (offline.endswith("_plus") or offline == "iterated_rft")
+    assert cfg.offline.rule in KEEP_RULES
+    kept = cfg.offline.rule_options.get("keep_right_to_right", False)
+    assert kept == (offline.endswith("_plus") or offline == "iterated_rft")
 
 
 @pytest.mark.parametrize("env", options("env"))
@@ -240,7 +242,7 @@ def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, m
         (["experiments.play", "split=tset"], "tset"),
         (["experiments.pretrain_tiny", "toy=nothing"], "modchain"),
         (["experiments.pretrain_tiny", "name=nothing"], "there is no such toy"),
-        (["experiments.report", "run=nowhere"], "not the folder of a comparison"),
+        (["experiments.report", "run=nowhere"], "no finished run"),
         (["experiments.compare", "match=tokens"], "training.tokens="),
         (["experiments.compare", "training.updates=5"], "match=updates"),
         (["experiments.compare", "match=updates", "training.updates=61"], "training.updates cannot be spent equally"),

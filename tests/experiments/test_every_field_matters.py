@@ -160,10 +160,10 @@ def test_online_runs_read_every_field(tmp_path):
 def test_offline_runs_read_every_field(tmp_path):
     found = set()
     with reads(found):
-        for rule in schema.Rule:
-            config = offline_config(rule=rule, **({"keep_right_to_right": True} if rule.value != "dpo" else {}))
-            (tmp_path / rule.value).mkdir()
-            run_offline(config, tmp_path / rule.value, lambda *_: None)
+        for rule, options in (("star", {"keep_right_to_right": True}), ("verify", {}), ("dpo", {})):
+            config = offline_config(rule=rule, rule_options=options)
+            (tmp_path / rule).mkdir()
+            run_offline(config, tmp_path / rule, lambda *_: None)
     assert unread(SFTConfig, found) == []
 
 

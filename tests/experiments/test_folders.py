@@ -131,6 +131,18 @@ def test_a_sweep_goes_on_job_by_job(tmp_path):
         choose_folder(config(tmp_path, str(sweep), seed=4), "train", tmp_path, "x")
 
 
+def test_a_job_of_a_sweep_that_a_cluster_starts_again_goes_on_in_its_folder(tmp_path):
+    def job(seed):
+        return choose_folder(config(tmp_path, seed=seed), "train", tmp_path / "sweep", "0", sweep=True)
+
+    first = job(0)
+    other = leave(job(0))
+    assert other.name == "0_1"  # another sweep of the same second: the first one is alive
+    leave(first)
+    assert leave(job(0)) == first
+    assert leave(job(1)).name == "0_2"
+
+
 def holder(folder):
     """A process that holds the folder."""
     code = (

@@ -5,7 +5,6 @@ import ast
 import pytest
 
 from rewards import Verdict
-from rewards.answers import program_in
 from rewards.asserts import Case, cases_of, check_body, declare_all, free_names
 from rewards.code import CheckCode, FunctionTests, ScriptTests, score_code, score_program
 from rewards.observation import clean_text
@@ -41,15 +40,6 @@ def test_functions(response, verdict, value):
     assert (score.verdict, score.value) == (verdict, pytest.approx(value))
     strict = score_code(response, ADD, LIMITS)
     assert strict.value == float(verdict == "correct")
-
-
-def test_the_last_block_that_defines_the_function_is_the_program():
-    response = (
-        "```python\ndef add(a): ...\n```\n```python\ndef add(a, b): ...\n```\n```python\nadd(1, 2)\n```\n```sh\nls\n```"
-    )
-    assert program_in(response, ["add"]) == "def add(a, b): ...\n"
-    assert program_in(response) == "add(1, 2)\n"
-    assert program_in("<think>```python\nx\n```</think> no program") is None
 
 
 # Arbitrary test code.

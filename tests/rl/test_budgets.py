@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from envs import Split
-from rl.config import AlgorithmConfig, OfflineConfig, Rule, SFTConfig, StageConfig, TrainingConfig
+from rl.config import AlgorithmConfig, OfflineConfig, SFTConfig, StageConfig, TrainingConfig
 from rl.offline import OfflineTrainer
 from rl.probe import first_turns, second_attempts
 from rl.workbench import Workbench
@@ -65,7 +65,9 @@ def test_a_run_has_one_budget():
 def offline(training, **options):
     cfg = modchain_config()
     fields = {name: getattr(cfg, name) for name in ("threads", "model", "env", "engine", "evaluation")}
-    method = OfflineConfig(name="x", rule=Rule.STAR, keep_right_to_right=True, iterations=2, group_size=4, **options)
+    method = OfflineConfig(
+        name="x", rule="star", rule_options={"keep_right_to_right": True}, iterations=2, group_size=4, **options
+    )
     config = SFTConfig(name="test", seed=0, offline=method, training=training, **fields)
     bench = Workbench.build(config)
     tasks, rollout = bench.tasks(Split.TRAIN), bench.rollout(Split.TRAIN)

@@ -1,5 +1,6 @@
 """Interrupted and resumed is uninterrupted, bit for bit, wherever the interruption falls."""
 
+import errno
 import os
 import random
 import shutil
@@ -17,8 +18,9 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
 from experiments.arms import run_offline
-from experiments.online import OnlineRun
-from experiments.stopping import Stopping
+from experiments.folders import is_complete
+from experiments.online import OnlineRun, run_online
+from experiments.stopping import EXIT_PREEMPTED, Stopping
 from rl.backends.distributed import Distributed
 from rl.checkpoint import Identity, ResumeError, hash_tasks
 from rl.config import (
@@ -27,7 +29,6 @@ from rl.config import (
     EvalConfig,
     LoraConfig,
     OfflineConfig,
-    Rule,
     SFTConfig,
     StageConfig,
     TermConfig,
@@ -36,6 +37,7 @@ from rl.config import (
 from rl.learner import Learner
 from rl.offline import OfflineTrainer
 from rl.tracking import read_jsonl
+from rl.trainer import Trainer
 from rl.types import RunStoppedError
 from rl.workbench import content_of
 from tests.conftest import ROOT
@@ -64,6 +66,8 @@ DAPO = AlgorithmConfig(name="dapo", group_size=4, advantage="grpo", loss="cispo"
 OFFLINE = AlgorithmConfig(
     name="offline", group_size=4, stages=named(StageConfig(offline_first_attempts=0.5, kl_targets=[0.1, 0.1]))
 )
+
+TWICE = AlgorithmConfig(name="twice", group_size=4, epochs=2)
 
 
 class StopHereError(Exception):
@@ -285,18 +289,20 @@ def test_other_contents_behind_the_same_names_are_refused_by_name(tmp_path):
         Identity.of(cfg, "train", content_of(cfg)).refuse(other)
 
 
-def offline(folder, rule="star", **model):
+def offline(folder, rule="star", report=quiet, **model):
     cfg = SFTConfig(
         name="sft",
         threads=1,
         model=replace(modchain_config().model, **model),
         env=modchain_config().env,
-        offline=OfflineConfig(name=rule, rule=Rule.STAR, iterations=3, keep_right_to_right=True, restart=False),
+        offline=OfflineConfig(
+            name=rule, rule="star", iterations=3, rule_options={"keep_right_to_right": True}, restart=False
+        ),
         training=TrainingConfig(episodes=3 * 64, keep_episodes=2),
         evaluation=EvalConfig(samples_per_task=0, n_tasks=5),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    return run_offline(cfg, folder, quiet)
+    return run_offline(cfg, folder, report)
 
 
 def test_an_offline_arm_goes_on_with_the_round_that_it_was_in(tmp_path, monkeypatch):
@@ -379,6 +385,124 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         run._save()
     run._tracker.close()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def in_step(monkeypatch, step, do):
+    """Does something in the middle of a training step."""
+    sample = Trainer._sample
+
+    def sampled(self, stage):
+        if self.step == step:
+            do()
+        return sample(self, stage)
+
+    monkeypatch.setattr(Trainer, "_sample", sampled)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_a_signal_finishes_the_optimiser_step_and_saves(number, tmp_path, monkeypatch, capsys):
+    """Even if no checkpoints were asked for; and what is left of the rollout batch is trained on afterwards."""
+    cfg = config(TWICE)
+    run_online(cfg, made(tmp_path / "whole"), quiet)
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        in_step(patch, 2, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as caught:
+            run_online(cfg, made(tmp_path / "cut"), quiet)
+    assert caught.value.code == EXIT_PREEMPTED == 75
+    assert f"go on with resume={tmp_path / 'cut'}" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["000002_00000005"]
+    assert not (tmp_path / "cut" / "policy_interrupted").exists()
+    run_online(cfg, tmp_path / "cut", quiet)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_signal_during_the_evaluation_costs_no_training(tmp_path):
+    cfg = config(SIMPLE, save_every=4)
+    run_online(cfg, made(tmp_path / "whole"), quiet)
+
+    def signalled(what, share, metrics):
+        if what == "evaluating":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        run_online(cfg, made(tmp_path / "cut"), signalled)
+    steps = []
+    run_online(cfg, tmp_path / "cut", lambda what, *_: steps.append(what))
+    assert "training" not in steps
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_signal_ends_an_offline_arm_between_rounds_that_are_kept(tmp_path):
+    offline(tmp_path / "whole")
+
+    def signalled(what, share, metrics):
+        if what == "sampling" and share > 0.5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        offline(tmp_path / "cut", report=signalled)
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["000001"]
+    offline(tmp_path / "cut")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def made(folder):
+    folder.mkdir(parents=True)
+    return folder
+
+
+def assert_same_run(one, other):
+    for name in ("policy/model.safetensors", "rows.jsonl"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    metrics = [[without_times(row) for row in read_jsonl(path / "metrics.jsonl")] for path in (one, other)]
+    assert metrics[0] == metrics[1]
+
+
+def full_disk(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_disk_of_a_library(*_args, **_kwargs):
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("rl.checkpoint.write_tensors", full_disk),
+        ("rl.checkpoint.torch.save", full_disk),
+        ("rl.checkpoint.write_json", full_disk),
+        ("rl.checkpoint.save_pretrained", full_disk_of_a_library),
+        ("rl.tracking.JsonLines.write", full_disk),
+        ("experiments.arms.write_json", full_disk),
+    ],
+    ids=["tensors", "state", "meta", "policy", "metrics", "result"],
+)
+def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goes_on(
+    where, what, tmp_path, monkeypatch
+):
+    cfg = config(SIMPLE, save_every=1)
+    run_online(cfg, made(tmp_path / "whole"), quiet)
+    with monkeypatch.context() as patch:
+        in_step(patch, 2, lambda: patch.setattr(where, what))
+        with pytest.raises(RunStoppedError, match=r"^no space left on the disk of .*; make room.*go on with resume="):
+            run_online(cfg, made(tmp_path / "cut"), quiet)
+    left = [path.name for path in (tmp_path / "cut").rglob(".*")]
+    assert [name for name in left if name != ".metadata"] == []
+    run_online(cfg, tmp_path / "cut", quiet)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_policy_that_has_no_room_costs_no_rows(tmp_path, monkeypatch):
+    cfg = config(SIMPLE, save_every=1)
+    monkeypatch.setattr("rl.checkpoint.save_pretrained", full_disk)
+    with pytest.raises(RunStoppedError):
+        run_online(cfg, made(tmp_path / "run"), quiet)
+    assert (tmp_path / "run" / "rows.jsonl").exists()
+    assert (tmp_path / "run" / "result.json").exists()
+    assert not is_complete(tmp_path / "run")
 
 
 def test_task_hashes_see_the_content_and_the_order():
