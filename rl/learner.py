@@ -1,16 +1,15 @@
 """What changes during training: policy, critic, optimiser, KL weights. Scores rollout batches, takes steps."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rl.advantages import ADVANTAGES, turn_starts
-from rl.algorithms import advantages
+from rl.advantages import ADVANTAGES, advantages, sum_of_turns, turn_starts
 from rl.analysis.metrics import Ratio, declare, total
 from rl.backends.distributed import Distributed, local
 from rl.backends.policy import Actor, Critic, sampled_stats
@@ -18,14 +17,14 @@ from rl.backends.reference import References
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
 from rl.config import OptimConfig, StageConfig, TrainConfig
-from rl.kl import KLS
-from rl.kl_control import KLControl
+from rl.kl import KLS, KLControl
 from rl.losses import (
     IMPORTANCE,
     LOSSES,
     NORMALISERS,
     LossOutput,
     StepSize,
+    by_turn,
     kl_penalty,
     masked_sum,
     off_policy_mask,
@@ -34,6 +33,49 @@ from rl.losses import (
 )
 from rl.schedule import lr_factor
 from rl.types import RolloutBatch, RunStoppedError, SampledStats, TrainBatch
+
+
+@dataclass(slots=True)
+class Measured:
+    """What optimiser steps measured, as ratios that add up over micro-batches and processes.
+
+    Args:
+        gap: |trainer - sampler| log-prob per response token; a large one stops the run.
+        kl: KL of each turn per episode, which its weight may follow; empty without a KL.
+        advantage: |advantage| of each turn per episode, which the weight may follow too.
+        log: What is only looked at; it steers nothing.
+    """
+
+    gap: Ratio
+    kl: list[Ratio]
+    advantage: list[Ratio]
+    log: dict[str, Ratio]
+
+    @classmethod
+    def total(cls, parts: Sequence["Measured"]) -> "Measured":
+        """The sum of several."""
+        kl, advantage = (
+            [sum(ratios[1:], ratios[0]) for ratios in zip(*(getattr(part, name) for part in parts), strict=True)]
+            for name in ("kl", "advantage")
+        )
+        gaps = [part.gap for part in parts]
+        return cls(sum(gaps[1:], gaps[0]), kl, advantage, total([part.log for part in parts]))
+
+    def over_processes(self, distributed: Distributed) -> "Measured":
+        """The sum over all processes."""
+        columns = {f"kl {k}": ratio for k, ratio in enumerate(self.kl)}
+        columns |= {f"advantage {k}": ratio for k, ratio in enumerate(self.advantage)} | {"gap": self.gap}
+        found = distributed.sum_ratios(columns)
+        kl = [found[f"kl {k}"] for k in range(len(self.kl))]
+        advantage = [found[f"advantage {k}"] for k in range(len(self.advantage))]
+        return Measured(found["gap"], kl, advantage, distributed.sum_ratios(self.log))
+
+    def emptied(self) -> "Measured":
+        """Nothing measured, of the same things."""
+        nothing = Ratio(0.0, 0.0)
+        return Measured(
+            nothing, [nothing for _ in self.kl], [nothing for _ in self.advantage], dict.fromkeys(self.log, nothing)
+        )
 
 
 class Learner:
@@ -73,6 +115,8 @@ class Learner:
         self._bare_critic = own_critic
         self._warming_up = False
         self.control = KLControl(stages[0])
+        self.lr = self._optim.lr
+        """The policy's learning rate at the last step."""
 
     # Stages
 
@@ -90,16 +134,22 @@ class Learner:
         if is_first or not stage.keep_optimizer:
             self._optimizer = self._new_optimizer()
         for group in self._optimizer.param_groups:
-            group["lr"] = (self._algorithm.critic.lr or optim.lr) if group["of_critic"] else optim.lr
+            group["peak_lr"] = (self._algorithm.critic.lr or optim.lr) if group["of_critic"] else optim.lr
             group["betas"], group["weight_decay"] = tuple(optim.betas), optim.weight_decay
-            group.pop("initial_lr", None)
         self._surrogate = LOSSES.bind(stage.loss, stage.loss_options)
         self._terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
         names = [stage.loss, *(term.loss for term in stage.terms.values())]
         self._entropy_gradient = any(LOSSES.fact(name, "entropy") for name in names)
-        factor = lr_factor(self._optim.schedule, self._optim.warmup_steps, n_updates)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
+        self._n_updates = n_updates
         self.control = KLControl(stage)
+
+    def set_lr(self, taken: int, position: float) -> None:
+        """Sets the learning rates of an optimiser step; see :func:`rl.schedule.lr_factor`."""
+        optim = self._optim
+        factor = lr_factor(optim.schedule, optim.warmup_steps, self._n_updates, taken, position)
+        self.lr = self._optim.lr * factor
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         optim = self._optim
@@ -122,7 +172,8 @@ class Learner:
         zeros = torch.zeros_like(batch.sampler_logprobs)
         old, ref, values = zeros, zeros, zeros
         shared = self._algorithm.critic.kind == "shared"
-        if self._algorithm.reuses_samples or shared:
+        pays_kl = self._algorithm.kl_in_reward and any(stage.kl_coefs)
+        if self._algorithm.reuses_samples or shared or pays_kl:
 
             def read_actor(part: RolloutBatch) -> tuple[Tensor, ...]:
                 stats = sampled_stats(self._actor, part, stage.temperature)
@@ -137,8 +188,15 @@ class Learner:
                 return (self._reference_stats(part, stage).logprobs,)
 
             (ref,) = self._everywhere(batch, read_reference, 1)
-        credit = advantages(batch, values, stage, self._algorithm.whiten, self._distributed.sum)
-        advantages_BT, returns_BT = credit
+        costs_BK = None
+        if pays_kl:
+            stats, reference = (SampledStats(x, zeros, zeros, zeros) for x in (old, ref))
+            kl_BT = self._kl(stats, reference, old, batch.response_mask)
+            costs_BK = sum_of_turns(kl_BT, batch.turn_ids, batch.rewards.shape[1])
+            costs_BK = costs_BK * torch.tensor(self.control.coefs)[: batch.rewards.shape[1]]
+        advantages_BT, returns_BT = advantages(
+            batch, values, stage, self._algorithm.whiten, self._distributed.sum, costs_BK
+        )
         return TrainBatch(batch, old, ref, values, advantages_BT, returns_BT)
 
     def _read_critic(self, part: RolloutBatch) -> tuple[Tensor, ...]:
@@ -179,7 +237,7 @@ class Learner:
 
     # One optimiser step
 
-    def update(self, train: TrainBatch, stage: StageConfig, critic_only: bool = False) -> dict[str, Ratio]:
+    def update(self, train: TrainBatch, stage: StageConfig, critic_only: bool = False) -> "Measured":
         """One optimiser step on the given rows; what it measured, added up over micro-batches.
 
         Args:
@@ -197,12 +255,16 @@ class Learner:
             last = i == len(pieces) - 1
             with nullcontext() if last else _all_of(self._distributed.no_sync(module) for module in modules):
                 with self._distributed.autocast():
-                    loss, metrics = self._loss(part, stage, size)
+                    loss, measured = self._loss(part, stage, size)
                 # Data-parallel wrappers average gradients over processes; the weights already count all of them.
                 (loss * self._distributed.n_processes).backward()
-            parts.append(metrics)
-        norms, metrics = self._clip(), total(parts)
+            parts.append(measured)
+        norms, measured = self._clip(), Measured.total(parts)
+        metrics = measured.log
         odd = self._not_finite(train, metrics, norms)
+        if critic_only:  # no gradient is not a gradient of 0: weight decay would move a policy that should rest
+            for parameter in self._bare_actor.model.parameters():
+                parameter.grad = None
         if not odd:
             self._optimizer.step()
         elif self._config.training.nonfinite == "stop":
@@ -211,14 +273,13 @@ class Learner:
                 "are those of the step before; training.nonfinite=skip leaves such steps out and counts them"
             )
         self._optimizer.zero_grad()
-        self._schedule.step()
         # Losses add up over micro-batches and processes; gradient norms are the same on all processes.
         share = 1.0 / self._distributed.n_processes
         metrics |= {name: Ratio(norm * share, share) for name, norm in norms.items()}
         metrics["optim/skipped"] = Ratio(bool(odd) * share, share)
         for name in {"policy/loss", "critic/loss"} & metrics.keys():
             metrics[name] += Ratio(0.0, share)
-        return metrics
+        return measured
 
     def _clip(self) -> dict[str, float]:
         limit = self._optim.max_grad_norm
@@ -247,7 +308,7 @@ class Learner:
         episodes, turns, tokens = (max(1.0, float(x)) for x in self._distributed.sum(counts))
         return StepSize(episodes, turns, tokens, float(self._config.env.token_budget(stage.attempts)))
 
-    def _loss(self, train: TrainBatch, stage: StageConfig, size: StepSize) -> tuple[Tensor, dict[str, Ratio]]:
+    def _loss(self, train: TrainBatch, stage: StageConfig, size: StepSize) -> tuple[Tensor, "Measured"]:
         """Surrogate, further terms, KL penalty and value loss of a micro-batch, and what they measured."""
         batch, algorithm = train.rollout, self._algorithm
         has_kl = any(stage.kl_coefs)
@@ -266,31 +327,32 @@ class Learner:
         train = replace(train, old_logprobs=old, advantages=train.advantages * corrections)
         surrogate = self._surrogate(stats, self._on_policy(stats, train, metrics), weights)
         loss, metrics = surrogate.loss, metrics | surrogate.metrics
-        n_tokens = float(batch.response_mask.sum())
+        n_tokens, n_turns = float(batch.response_mask.sum()), len(stage.kl_coefs)
         metrics["policy/entropy"] = Ratio(float(masked_sum(stats.entropy.detach(), batch.response_mask)), n_tokens)
-        metrics["policy/sampler_gap"] = Ratio(float(gap.abs().sum()), n_tokens)
-        for k in range(len(stage.kl_coefs)):
-            of_turn = batch.turn_ids == k
-            share = Ratio(float(masked_sum(train.advantages.abs(), of_turn)), float(of_turn.any(1).sum()))
-            metrics[f"policy/abs_advantage_t{k + 1}"] = share
+        measured = Measured(Ratio(float(gap.abs().sum()), n_tokens), [], [], metrics)
+        measured.advantage = by_turn(train.advantages.abs(), batch.turn_ids, n_turns)
         if has_kl:
             reference = stats._replace(logprobs=train.ref_logprobs)
             if self._whole_kl:
                 reference = self._reference_stats(batch, stage, whole_distribution=True)
             kl = self._kl(stats, reference, old, batch.response_mask)
             penalty = kl_penalty(kl, batch.turn_ids, weights, coefs=tuple(self.control.coefs))
-            loss, metrics = loss + penalty.loss, metrics | penalty.metrics
+            measured.kl = by_turn(kl.detach(), batch.turn_ids, n_turns)
+            if not algorithm.kl_in_reward:
+                loss = loss + penalty.loss
         for weight, term in self._terms:
             out = term(stats, train, weights)
-            loss, metrics = loss + weight * out.loss, metrics | out.metrics
+            loss = loss + weight * out.loss
+            metrics |= out.metrics
         metrics["policy/loss"] = Ratio(loss.item(), 0.0)
         if self._warming_up:
             loss = 0.0 * loss
         if algorithm.critic.kind != "none":
             values = stats.values if self._critic is None else self._read_critic(batch)[0]
             value = self._value_loss(values, train, stage, size)
-            loss, metrics = loss + algorithm.critic.coef * value.loss, metrics | value.metrics
-        return loss, metrics
+            loss = loss + algorithm.critic.coef * value.loss
+            metrics |= value.metrics
+        return loss, measured
 
     def _on_policy(self, stats: SampledStats, train: TrainBatch, metrics: dict[str, Ratio]) -> TrainBatch:
         """The rows without the bad turns that the policy has left behind, if the algorithm drops them."""
@@ -307,17 +369,12 @@ class Learner:
 
     def _value_loss(self, values: Tensor, train: TrainBatch, stage: StageConfig, size: StepSize) -> LossOutput:
         """Every response token learns its value; with turns as actions only the first of each turn does."""
-        by_turn = ADVANTAGES.fact(stage.advantage, "values") == "turns"
-        mask = turn_starts(train.rollout.turn_ids) if by_turn else train.rollout.response_mask
-        weights = torch.full_like(values, 1.0 / (size.turns if by_turn else size.tokens))
+        once_a_turn = ADVANTAGES.fact(stage.advantage, "values") == "turns"
+        mask = turn_starts(train.rollout.turn_ids) if once_a_turn else train.rollout.response_mask
+        weights = torch.full_like(values, 1.0 / (size.turns if once_a_turn else size.tokens))
         out = value_loss(values, train.values, train.returns, mask, weights, clip=self._algorithm.critic.clip)
         out.metrics["critic/loss"] = Ratio(out.loss.item(), 0.0)
         return out
-
-    @property
-    def lr(self) -> float:
-        """The policy's learning rate at the next step."""
-        return float(self._schedule.get_last_lr()[0])
 
     # State
 
@@ -325,7 +382,6 @@ class Learner:
         """What a checkpoint must hold beside :meth:`tensors`; the same on all processes."""
         return {
             "optimizer": optimizer_scalars(self._optimizer),
-            "schedule": self._schedule.state_dict(),
             "kl_coefs": list(self.control.coefs),
         }
 
@@ -338,9 +394,6 @@ class Learner:
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state`, after :meth:`enter_stage` with its stage; :meth:`tensors` are filled next."""
         make_room(self._optimizer, state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        for group, lr in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
-            group["lr"] = lr
         self.control.coefs = list(state["kl_coefs"])
 
 

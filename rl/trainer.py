@@ -13,14 +13,13 @@ from typing import Any
 import torch
 
 from envs import StopReason, Task
-from rl.advantages import ADVANTAGES
-from rl.algorithms import shaped_rewards
-from rl.analysis.metrics import Ratio, declare, total
+from rl.advantages import ADVANTAGES, shaped_rewards
+from rl.analysis.metrics import Ratio, declare
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
 from rl.config import StageConfig, TrainConfig
-from rl.learner import Learner
+from rl.learner import Learner, Measured
 from rl.rollout import Rollout
 from rl.rollout_metrics import rollout_metrics, sampled_tokens
 from rl.schedule import stage_at
@@ -68,7 +67,7 @@ class Pending:
     seconds: dict[str, float]
     plan: list[torch.Tensor]
     done: int = 0
-    parts: list[dict[str, Ratio]] = field(default_factory=list)
+    parts: list[Measured] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Sequence["Pending"]) -> "Pending":
@@ -94,7 +93,7 @@ class Pending:
 
     def emptied(self) -> "Pending":
         """Nothing to do and nothing measured: the share of a process that another one has taken over."""
-        nothing = [{name: Ratio(0.0, 0.0) for name in measured} for measured in self.parts]
+        nothing = [measured.emptied() for measured in self.parts]
         plan = [rows[:0] for rows in self.plan]
         return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
 
@@ -135,7 +134,7 @@ class Trainer:
         self.source = EpisodeSource(config, {k: make_rollout(k) for k in attempts}, tasks, distributed)
         self.learner = Learner(config, model, pad_id, distributed)
         self._flops = Flops.of(model, distributed.device, config)
-        self._stage_index = -1
+        self._stage_index, self._stage_began, self._stage_updates = -1, 0, 1
         self._pending: Pending | None = None
         self.step = 0
         self.n_updates = 0
@@ -209,6 +208,7 @@ class Trainer:
             started = time.perf_counter()
             critic_only = self.step < self._algorithm.critic.warmup_steps
             rows = pending.train.rows(pending.plan[pending.done])
+            self.learner.set_lr(self.n_updates - self._stage_began, self._position(pending.done))
             pending.parts.append(self.learner.update(rows, stage, critic_only))
             pending.done += 1
             self.n_updates += 1
@@ -233,9 +233,18 @@ class Trainer:
         stage, algorithm = self.stages[index], self._algorithm
         if self._counts_episodes:  # larger groups make fewer steps of the same episodes
             n_steps = -(-n_steps * algorithm.group_size // stage.group_size)
-        n_updates = n_steps * algorithm.epochs * algorithm.minibatches
-        self.learner.enter_stage(stage, n_updates, is_first=self._stage_index < 0)
-        self._stage_index = index
+        self._stage_updates = n_steps * algorithm.epochs * algorithm.minibatches
+        self.learner.enter_stage(stage, self._stage_updates, is_first=self._stage_index < 0)
+        self._stage_index, self._stage_began = index, self.n_updates
+
+    def _position(self, done: int) -> float:
+        """Where in the stage's plan of updates its part of the budget is, ``done`` updates into a rollout batch."""
+        _, start, end = self._stage_span()
+        if self._counts_episodes:
+            spent, whole = self.totals.episodes - start * self._per_step, (end - start) * self._per_step
+        else:
+            spent, whole = self.progress * self.n_steps - start, end - start
+        return spent * self._stage_updates / whole + done
 
     def _sample(self, stage: StageConfig) -> Pending:
         before, started = self.source.seconds(), time.perf_counter()
@@ -299,9 +308,10 @@ class Trainer:
     def _finish(self, pending: Pending, stage: StageConfig, began: float, before: float) -> dict[str, float]:
         """Hands the weights over, adapts the KL, adds up what the step cost and measured."""
         n_tokens = self._account(pending)
-        metrics = self._update_metrics(pending, stage)
-        self._refuse_gap(metrics["policy/sampler_gap"])
-        self.learner.control.update(metrics)
+        measured = Measured.total(pending.parts).over_processes(self._distributed)
+        metrics = self._update_metrics(pending, stage, measured)
+        self._refuse_gap(measured.gap.value)
+        self.learner.control.update([x.value for x in measured.kl], [x.value for x in measured.advantage])
         self.step += 1
         self._pending = None
         self._on_update(self.step)
@@ -333,9 +343,11 @@ class Trainer:
         self.totals.updates = self.n_updates
         return counts[4]
 
-    def _update_metrics(self, pending: Pending, stage: StageConfig) -> dict[str, float]:
-        ratios = self._distributed.sum_ratios(total(pending.parts))
-        metrics = pending.metrics | {name: ratio.value for name, ratio in ratios.items()}
+    def _update_metrics(self, pending: Pending, stage: StageConfig, measured: Measured) -> dict[str, float]:
+        metrics = pending.metrics | {name: ratio.value for name, ratio in measured.log.items()}
+        metrics["policy/sampler_gap"] = measured.gap.value
+        metrics |= {f"policy/kl_ref_t{k + 1}": ratio.value for k, ratio in enumerate(measured.kl)}
+        metrics |= {f"policy/abs_advantage_t{k + 1}": ratio.value for k, ratio in enumerate(measured.advantage)}
         if "critic/return" in metrics:
             variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
             error = metrics["critic/error"]
@@ -382,6 +394,7 @@ class Trainer:
             "step": self.step,
             "n_updates": self.n_updates,
             "stage": self._stage_index,
+            "stage_began": self._stage_began,
             "totals": asdict(self.totals),
             "source": self.source.state(),
             "learner": self.learner.state(),
@@ -407,6 +420,7 @@ class Trainer:
             spans = (stage_at(shares, step, self.n_steps) for step in range(self.n_steps))
             _, start, end = next(span for span in spans if span[0] == shared["stage"])
             self._begin_stage(shared["stage"], end - start)
+            self._stage_began = shared["stage_began"]
             self.learner.load_state(shared["learner"])
             fill(self.learner.tensors())
         if (pending := shared["pending"]) is not None:

@@ -145,13 +145,15 @@ def shared_arguments(
 ) -> dict[str, Any]:
     """What TRL's trainers of stored rows have in common; ``width`` is the tokens of the longest row."""
     optim, batch_size = config.optim, min(config.batch_size, n_rows)
-    micro_batch = max(1, min(batch_size, optim.micro_batch_tokens // width))
+    # Only a divisor leaves the batch as large as it was asked for.
+    room = max(1, optim.micro_batch_tokens // width)
+    micro_batch = max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= room)
     return {
         "output_dir": scratch,
         "num_train_epochs": config.epochs,
         "max_steps": n_steps or -1,
         "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": max(1, round(batch_size / micro_batch)),
+        "gradient_accumulation_steps": batch_size // micro_batch,
         "learning_rate": optim.lr,
         "lr_scheduler_type": "constant_with_warmup" if optim.schedule == "constant" else optim.schedule,
         "warmup_steps": optim.warmup_steps,
