@@ -115,18 +115,21 @@ def advantages(
     return advantages_BT, returns_BT
 
 
-def has_gradient(group: list[Episode], stage: StageConfig) -> bool:
+def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
     """Whether a group's episodes are paid differently at *any* turn, so that comparing them teaches something.
 
     Looking at the last turn only would throw away groups that differ at the first one, and the other way round. Failed
     episodes are not trained on, so they are not looked at either.
     """
-    paid = set()
-    for episode in group:
-        if not episode.failed:
-            rewards = [turn.reward for turn in episode.turns]
-            paid.add(tuple(shape_rewards(rewards, stage.reward_weights, stage.progress_alpha)))
-    return len(paid) > 1
+    compared = [episode for episode in group if not (episode.failed or episode.masked)]
+    paid: dict[int, set[float]] = {}
+    for episode in compared:
+        rewards = [turn.reward for turn in episode.turns]
+        for k, reward in enumerate(shape_rewards(rewards, stage.reward_weights, stage.progress_alpha)):
+            # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
+            if episode.turns[k].trained or k < episode.given:
+                paid.setdefault(k, set()).add(reward)
+    return len({len(episode.turns) for episode in compared}) > 1 or any(len(rewards) > 1 for rewards in paid.values())
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,9 @@ class TokenLambda(TurnLambda):
 @ADVANTAGES.register("rloo", options=Discount, groups=True)
 def rloo(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float) -> Tensor:
     """Leave-one-out: a return against the mean of the other episodes of its task (arXiv 2402.14740)."""
-    return to_tokens(leave_one_out(returns_to_go(rewards_BK, turn_gamma), batch.group_ids), batch.turn_ids)
+    return to_tokens(
+        leave_one_out(returns_to_go(rewards_BK, turn_gamma), batch.group_ids, batch.compared), batch.turn_ids
+    )
 
 
 @ADVANTAGES.register("grpo", options=GroupScale, groups=True)
@@ -196,7 +201,7 @@ def grpo(
 ) -> Tensor:
     """Returns by mean and standard deviation of their group (arXiv 2402.03300); without ``scale`` Dr. GRPO's."""
     returns_BK = returns_to_go(rewards_BK, turn_gamma)
-    return to_tokens(group_normalised(returns_BK, batch.group_ids, scale), batch.turn_ids)
+    return to_tokens(group_normalised(returns_BK, batch.group_ids, scale, batch.compared), batch.turn_ids)
 
 
 @ADVANTAGES.register("reinforce", options=Discount)
@@ -204,7 +209,7 @@ def reinforce(
     rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
 ) -> Tensor:
     """Returns against the mean of the batch at the same turn; no groups, no critic."""
-    return to_tokens(batch_mean(returns_to_go(rewards_BK, turn_gamma), sum_over), batch.turn_ids)
+    return to_tokens(batch_mean(returns_to_go(rewards_BK, turn_gamma), sum_over, batch.compared), batch.turn_ids)
 
 
 @ADVANTAGES.register("reinforce_pp", options=Discount)
@@ -212,7 +217,7 @@ def reinforce_pp(
     rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
 ) -> Tensor:
     """Returns by mean and standard deviation of the batch at the same turn (REINFORCE++, arXiv 2501.03262)."""
-    return to_tokens(batch_normalised(returns_to_go(rewards_BK, turn_gamma), sum_over), batch.turn_ids)
+    return to_tokens(batch_normalised(returns_to_go(rewards_BK, turn_gamma), sum_over, batch.compared), batch.turn_ids)
 
 
 @ADVANTAGES.register("gae", options=TokenLambda, values="tokens")
@@ -253,23 +258,30 @@ def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
     return out
 
 
-def leave_one_out(returns_BK: Tensor, group_ids_B: Tensor) -> Tensor:
+def leave_one_out(returns_BK: Tensor, group_ids_B: Tensor, compared_BK: Tensor | None = None) -> Tensor:
     """RLOO: each return minus the mean return, at the same turn, of the *other* episodes of its group.
 
     ``A[i] = R[i] - sum_{j != i} R[j] / (n - 1)`` (Ahmadian et al., arXiv 2402.14740, section 3). Unbiased.
 
+    Args:
+        returns_BK: ``[B, K]``.
+        group_ids_B: ``[B]``.
+        compared_BK: Which turns have a return at all; ``None`` for all of them.
+
     Returns:
-        ``[B, K]``.
+        ``[B, K]``, 0 where there is nothing to compare with.
 
     Raises:
         ValueError: If a group has a single episode: it has no others to be compared with.
     """
-    means, counts, _, tied = _group_moments(returns_BK, group_ids_B)
-    others = (means * counts - returns_BK) / (counts - 1)
+    means, counts, _, tied = _group_moments(returns_BK, group_ids_B, compared_BK)
+    others = (means * counts - returns_BK) / (counts - 1).clamp(min=1)
     return torch.where(tied, 0.0, returns_BK - others)
 
 
-def group_normalised(returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True) -> Tensor:
+def group_normalised(
+    returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True, compared_BK: Tensor | None = None
+) -> Tensor:
     """GRPO: ``A[i] = (R[i] - mean) / (std + 1e-4)`` over the group, turn by turn; ``[B, K]``.
 
     The standard deviation divides by n - 1 (Shao et al., arXiv 2402.03300, equation 3). Dividing makes groups that
@@ -279,16 +291,18 @@ def group_normalised(returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True
     Raises:
         ValueError: If a group has a single episode.
     """
-    means, _, stds, tied = _group_moments(returns_BK, group_ids_B)
+    means, _, stds, tied = _group_moments(returns_BK, group_ids_B, compared_BK)
     centred = torch.where(tied, 0.0, returns_BK - means)
     return centred / (stds + STD_EPSILON) if scale else centred
 
 
-def _group_moments(returns_BK: Tensor, group_ids_B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of every row's group: mean ``[B, K]``, number of episodes ``[B, 1]``, standard deviation ``[B, K]``, all tied.
+def _group_moments(
+    returns_BK: Tensor, group_ids_B: Tensor, compared_BK: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the compared returns of every row's group: mean, number, standard deviation, all tied; ``[B, K]`` each.
 
     Where all returns of a group are equal, ``[B, K]`` bool, their mean may differ from them in the last bit: noise that
-    a division by the standard deviation would make a signal of.
+    a division by the standard deviation would make a signal of. A return that is compared with no other is tied too.
     """
     groups, index = torch.unique(group_ids_B, return_inverse=True)
     counts = torch.bincount(index, minlength=len(groups))
@@ -296,35 +310,40 @@ def _group_moments(returns_BK: Tensor, group_ids_B: Tensor) -> tuple[Tensor, Ten
         lonely = groups[counts < 2].tolist()
         raise ValueError(f"groups {lonely[:5]} have one episode: a group baseline needs at least 2 per task")
     table = torch.zeros(len(groups), returns_BK.shape[1], dtype=returns_BK.dtype, device=returns_BK.device)
-    n = counts[index][:, None].to(returns_BK.dtype)
-    means = table.index_add(0, index, returns_BK)[index] / n
-    squares = table.index_add(0, index, (returns_BK - means).square())[index]
-    rows = index[:, None].expand_as(returns_BK)
-    lowest = table.scatter_reduce(0, rows, returns_BK, "amin", include_self=False)[index]
-    highest = table.scatter_reduce(0, rows, returns_BK, "amax", include_self=False)[index]
-    return means, n, (squares / (n - 1)).sqrt(), lowest == highest
+    compared_BK = torch.ones_like(returns_BK, dtype=torch.bool) if compared_BK is None else compared_BK
+    weights = compared_BK.to(returns_BK.dtype)
+    n = table.index_add(0, index, weights)[index]
+    means = table.index_add(0, index, returns_BK * weights)[index] / n.clamp(min=1)
+    squares = table.index_add(0, index, ((returns_BK - means) * weights).square())[index]
+    rows, off = index[:, None].expand_as(returns_BK), float("inf")
+    low, high = torch.where(compared_BK, returns_BK, off), torch.where(compared_BK, returns_BK, -off)
+    lowest = table.scatter_reduce(0, rows, low, "amin", include_self=False)[index]
+    highest = table.scatter_reduce(0, rows, high, "amax", include_self=False)[index]
+    tied = (lowest >= highest) | ~compared_BK
+    return means, n, (squares / (n - 1).clamp(min=1)).sqrt(), tied
 
 
-def batch_mean(returns_BK: Tensor, sum_over: SumOver = just_here) -> Tensor:
+def batch_mean(returns_BK: Tensor, sum_over: SumOver = just_here, compared_BK: Tensor | None = None) -> Tensor:
     """REINFORCE with the batch mean per turn as the baseline: ``A[i, k] = R[i, k] - mean_j R[j, k]``, ``[B, K]``."""
-    mean, _ = _batch_moments(returns_BK, sum_over)
+    mean, _ = _batch_moments(returns_BK, sum_over, compared_BK)
     return returns_BK - mean
 
 
-def batch_normalised(returns_BK: Tensor, sum_over: SumOver = just_here) -> Tensor:
+def batch_normalised(returns_BK: Tensor, sum_over: SumOver = just_here, compared_BK: Tensor | None = None) -> Tensor:
     """REINFORCE++: returns minus the batch mean, over the batch standard deviation, turn by turn; ``[B, K]``.
 
     Hu et al., arXiv 2501.03262, section 3: the whole batch is the baseline, so no groups are needed, and a task that
     is always right does not blow up its own noise. The KL stays in the loss here; the paper puts it into the reward.
     """
-    mean, std = _batch_moments(returns_BK, sum_over)
+    mean, std = _batch_moments(returns_BK, sum_over, compared_BK)
     return (returns_BK - mean) / (std + STD_EPSILON)
 
 
-def _batch_moments(returns_BK: Tensor, sum_over: SumOver) -> tuple[Tensor, Tensor]:
-    n = sum_over(torch.tensor(float(len(returns_BK)), dtype=torch.float64))
-    mean = sum_over(returns_BK.double().sum(0)) / n
-    squares = sum_over((returns_BK.double() - mean).square().sum(0))
+def _batch_moments(returns_BK: Tensor, sum_over: SumOver, compared_BK: Tensor | None) -> tuple[Tensor, Tensor]:
+    weights = torch.ones_like(returns_BK).double() if compared_BK is None else compared_BK.double()
+    n = sum_over(weights.sum(0)).clamp(min=1)
+    mean = sum_over((returns_BK.double() * weights).sum(0)) / n
+    squares = sum_over(((returns_BK.double() - mean) * weights).square().sum(0))
     return mean.to(returns_BK.dtype), (squares / (n - 1).clamp(min=1)).sqrt().to(returns_BK.dtype)
 
 

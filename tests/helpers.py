@@ -54,6 +54,7 @@ def batch(rewards, group_ids=None, n_turns=None, tokens_per_turn=1):
         rewards=rewards,
         n_turns=n_turns,
         group_ids=torch.zeros(n_rows, dtype=torch.long) if group_ids is None else torch.tensor(group_ids),
+        compared=torch.ones(n_rows, n_columns, dtype=torch.bool),
     )
 
 

@@ -240,7 +240,7 @@ def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, m
         (["experiments.play", "split=tset"], "tset"),
         (["experiments.pretrain_tiny", "toy=nothing"], "modchain"),
         (["experiments.pretrain_tiny", "name=nothing"], "there is no such toy"),
-        (["experiments.report", "run=nowhere"], "not the folder of a comparison"),
+        (["experiments.report", "run=nowhere"], "no finished run"),
         (["experiments.compare", "match=tokens"], "training.tokens="),
         (["experiments.compare", "training.updates=5"], "match=updates"),
         (["experiments.compare", "match=updates", "training.updates=61"], "training.updates cannot be spent equally"),

@@ -77,6 +77,7 @@ def rollout_batch() -> RolloutBatch:
         rewards=torch.rand(n_rows, 2, generator=generator).round(decimals=1),
         n_turns=torch.full((n_rows,), 2),
         group_ids=torch.arange(n_rows) // 4,
+        compared=torch.ones(n_rows, 2, dtype=torch.bool),
     )
 
 
