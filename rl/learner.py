@@ -88,6 +88,7 @@ class Objective(NamedTuple):
         surrogate: Term of the loss that off-policy masking reaches.
         terms: Further terms and their weights.
         entropy_gradient: Whether one of them differentiates the entropy.
+        token_budget: Tokens that an episode of the stage might have.
     """
 
     stage: StageConfig
@@ -96,15 +97,16 @@ class Objective(NamedTuple):
     surrogate: Callable[..., LossOutput]
     terms: list[tuple[float, Callable[..., LossOutput]]]
     entropy_gradient: bool
+    token_budget: float
 
     @classmethod
-    def of(cls, stage: StageConfig) -> "Objective":
+    def of(cls, stage: StageConfig, token_budget: float) -> "Objective":
         """Of a resolved stage."""
         terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
         names = [stage.loss, *(term.loss for term in stage.terms.values())]
         surrogate = LOSSES.bind(stage.loss, stage.loss_options)
         entropy = any(LOSSES.fact(name, "entropy") for name in names)
-        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy)
+        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, token_budget)
 
 
 class Learner:
@@ -145,8 +147,10 @@ class Learner:
         self._bare_critic = own_critic
         self._policy_parameters = [p for p in actor.parameters() if p.requires_grad]
         self._critic_parameters = [p for p in own_critic.parameters() if p.requires_grad] if own_critic else []
-        self._objectives = [Objective.of(stage) for stage in stages]
+        self._objectives = [Objective.of(stage, float(config.env.token_budget(stage.attempts))) for stage in stages]
         self._objective, self._n_updates = self._objectives[0], 1
+        self.compares_groups = self._objective.estimator.groups
+        """Whether the present stage compares the episodes of a task with each other."""
         self.control = KLControl(stages[0])
         self.lr = self._optim.lr
         """The policy's learning rate at the last step."""
@@ -176,14 +180,9 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["peak_lr"] = (self._algorithm.critic.lr or optim.lr) if group["of_critic"] else optim.lr
             group["betas"], group["weight_decay"] = tuple(optim.betas), optim.weight_decay
-        self._token_budget = float(self._config.env.token_budget(stage.attempts))
+        self.compares_groups = self._objective.estimator.groups
         self._n_updates = n_updates
         self.control = KLControl(stage)
-
-    @property
-    def compares_groups(self) -> bool:
-        """Whether the present stage compares the episodes of a task with each other."""
-        return self._objective.estimator.groups
 
     def set_lr(self, taken: int, position: float) -> None:
         """Sets the learning rates of an optimiser step; see :func:`rl.schedule.lr_factor`."""
@@ -271,7 +270,7 @@ class Learner:
         batch, n_processes = train.rollout, self._distributed.n_processes
         counts = [len(batch), int(turn_starts(batch.turn_ids).sum()), int(batch.response_mask.sum())]
         totals = self._distributed.sum(torch.tensor(counts, dtype=torch.float64)).clamp(min=1.0).tolist()
-        size = StepSize(*totals, self._token_budget)
+        size = StepSize(*totals, self._objective.token_budget)
         self._actor.train()
         modules = [module for module in (self._actor, self._critic) if module is not None]
         pieces, parts = self._pieces(batch), []

@@ -339,8 +339,8 @@ class Trainer:
             "rollout/episodes": totals.episodes,
             "rollout/sampled_tokens": totals.sampled_tokens,
         }
-        if (mfu := self._flops.utilisation(n_read / update / n)) is not None:
-            metrics["system/mfu"] = mfu
+        if self._flops.peak:
+            metrics["system/mfu"] = self._flops.per_token * n_read / update / n / self._flops.peak
         return metrics
 
     def state(self) -> dict[str, Any]:

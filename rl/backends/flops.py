@@ -38,10 +38,6 @@ class Flops:
         per_token = compute_flops_per_token(bare_model(model).config, config.env.token_budget(attempts))
         return cls(float(per_token), peak)
 
-    def utilisation(self, tokens_per_second: float) -> float | None:
-        """Part of the peak, or ``None``."""
-        return self.per_token * tokens_per_second / self.peak if self.peak else None
-
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
