@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from experiments.arms import ArmResult, Report, Validation, finish, identify
 from experiments.stopping import Preempted, Stopping
@@ -62,11 +62,11 @@ class OnlineRun:
         self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed, stopping: Stopping
     ) -> None:
         self.bench = Workbench.build(cfg, distributed)
-        self.cfg = cfg = self.bench.config
+        identity = identify(cfg, "train", folder, distributed)
+        self.cfg = cfg = cast(TrainConfig, self.bench.config)
         self.folder, self._report, self._distributed, self._stopping = folder, report, distributed, stopping
         self._validation = Validation(self.bench, report)
         self.trainer = self.bench.trainer()
-        identity = identify(cfg, "train", folder, distributed)
         self._checkpoints = Checkpoints(folder, cfg.training.keep_last, distributed)
         self._best: dict[str, float] = {}
         self._saving_s, self._saved = 0.0, ""
