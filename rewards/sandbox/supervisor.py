@@ -192,6 +192,9 @@ class Sandbox:
         SandboxError: If ``minimum`` cannot be had; the message names the missing layer.
     """
 
+    judges = True
+    """Whether tests that are arbitrary code can be run."""
+
     def __init__(
         self,
         n_workers: int = 0,
