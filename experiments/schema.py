@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from experiments.executors import EXECUTORS
 from rl.config import EnvConfig, RunConfig, TrainingConfig
 from rl.config.checks import check_numbers
 
@@ -35,7 +36,9 @@ class CompareConfig(RunConfig):
         match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
             ones) or ``updates`` (``training.updates``, optimiser steps).
         cross: Test tasks on which every arm corrects every arm's first attempts; 0 for no such table.
-        workers: Processes; 0 for one per core.
+        executor: Where jobs run: ``local`` (slots of this machine), ``submitit`` (Slurm) or ``ray``.
+        executor_options: Its own options; see ``experiments/executors.py``.
+        retries: How often a job that crashed is tried again before the report.
         resume: Folder of an earlier, interrupted comparison to go on with.
     """
 
@@ -44,12 +47,15 @@ class CompareConfig(RunConfig):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     match: str = "samples"
     cross: int = 0
-    workers: int = 0
+    executor: str = "local"
+    executor_options: dict[str, Any] = field(default_factory=dict)
+    retries: int = 0
     resume: str | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        check_numbers(self, "", not_negative="seed threads seeds cross workers")
+        EXECUTORS.options(self.executor, self.executor_options)
+        check_numbers(self, "", not_negative="seed threads seeds cross retries")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
         for what in ("tokens", "updates"):

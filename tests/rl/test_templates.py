@@ -6,6 +6,7 @@ import pytest
 
 from envs import Message
 from rl.rendering import Renderer, TemplateError, load_template
+from tests.rl.models_page import PAGE, page
 from tests.rl.templates import ROWS, tokenizer_for
 
 
@@ -65,3 +66,7 @@ def test_training_templates_come_by_name(tmp_path):
     assert load_template(str(own)) == "x"
     with pytest.raises(TemplateError, match=r"model\.chat_template=trl:qwen: no such file\..*trl:<name>.*qwen3"):
         load_template("trl:qwen")
+
+
+def test_the_page_of_models_says_what_these_tests_found():
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it again: python -m tests.rl.models_page"
