@@ -54,7 +54,7 @@ class Run:
 
 def main() -> None:
     """Runs the undisturbed seeds, then the disturbed ones, and compares."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
     parser.add_argument(
@@ -130,7 +130,7 @@ def drive(
             code = os.waitstatus_to_exitcode(status)
             events.append(f"ended with {code}")
             run.pid, run.done = 0, code == 0
-            if code == DISK_FULL and "no space left" in run.log.read_text():
+            if code == DISK_FULL and "no space left" in run.log.read_text()[-1000:]:
                 ballast.unlink(missing_ok=True)
             elif code not in (0, EXIT_PREEMPTED, -signal.SIGKILL, -signal.SIGTERM):
                 raise RuntimeError(f"{run.log}: ended with {code}")
@@ -149,7 +149,7 @@ def befall(folder: Path, run: Run, runs: list[Run], left: list[str], rng: random
         return ""
     left.remove(what)
     events.append(what)
-    if what == "damage":
+    if what == "damage" and run.folder is not None:
         damage(run.folder / "checkpoints", rng)
     if what == "full mount":
         fill(folder / "ballast")

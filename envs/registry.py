@@ -101,15 +101,12 @@ def _chosen(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return kept | chosen
 
 
-def make(
-    env_id: str, options: Mapping[str, Any] | None = None, taskset: TaskSet | None = None, **given: Any
-) -> SelfCorrectEnv:
+def make(env_id: str, options: Mapping[str, Any] | None = None, **given: Any) -> SelfCorrectEnv:
     """Builds an environment of a task set.
 
     Args:
         env_id: A registered id, or ``module:id``.
         options: Arguments of the task set (``n_train``, ``dataset``, ...).
-        taskset: The task set itself, if it is loaded already.
         given: Arguments of :class:`SelfCorrectEnv` that replace the author's choice; ``None`` keeps it.
 
     Raises:
@@ -118,8 +115,7 @@ def make(
         TypeError: If the task set has no such option; the message names the nearest one.
     """
     env_id = find(env_id)
-    taskset = taskset if taskset is not None else make_taskset(env_id, options or {})
-    return SelfCorrectEnv(taskset, **_chosen(env_id, given))
+    return SelfCorrectEnv(make_taskset(env_id, options or {}), **_chosen(env_id, given))
 
 
 def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, int] | None = None) -> TaskSet:
@@ -158,7 +154,7 @@ def make_text_env(env_id: str, taskset: TaskSet, options: Mapping[str, Any], **g
     """
     env_id = find(env_id)
     if env_id in ENVIRONMENTS:
-        return make(env_id, taskset=taskset, **given)
+        return SelfCorrectEnv(taskset, **_chosen(env_id, given))
     return gymnasium.make(env_id, max_episode_steps=given.get("attempts"), **options)  # type: ignore[return-value]
 
 

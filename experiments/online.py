@@ -3,9 +3,10 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from experiments.arms import ArmResult, Report, Validation, finish, identify
+from experiments.arms import ArmResult, Validation, finish, identify
+from experiments.jobs import Report
 from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
 from rl.backends.trackers import Trackers
@@ -62,11 +63,11 @@ class OnlineRun:
         self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed, stopping: Stopping
     ) -> None:
         self.bench = Workbench.build(cfg, distributed)
-        self.cfg = cfg = self.bench.config
+        identity = identify(cfg, "train", folder, distributed)
+        self.cfg = cfg = cast(TrainConfig, self.bench.config)
         self.folder, self._report, self._distributed, self._stopping = folder, report, distributed, stopping
         self._validation = Validation(self.bench, report)
         self.trainer = self.bench.trainer()
-        identity = identify(cfg, "train", folder, distributed)
         self._checkpoints = Checkpoints(folder, cfg.training.keep_last, distributed)
         self._best: dict[str, float] = {}
         self._saving_s, self._saved = 0.0, ""

@@ -222,7 +222,7 @@ def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
         if theirs is not None and ours is not None:
             same = equal(theirs, ours)
             if same is not None:
-                words = isinstance(theirs, Label) or words_in(notate(answer).text)
+                words = words_in(notate(gold).text) or words_in(notate(answer).text)
                 return same, "words" if words else "structure" if type(ours) is not type(theirs) else "exact_value"
     except UnevaluatedError:
         return False, "unevaluated"

@@ -64,6 +64,7 @@ def to_rollout_batch(
     logprobs = np.zeros((len(rows), width), dtype=np.float32)
     rewards = np.zeros((len(rows), max_turns), dtype=np.float32)
     group_ids = np.zeros(len(rows), dtype=np.int64)
+    compared = np.ones((len(rows), max_turns), dtype=bool)
     for i, (row, last) in enumerate(zip(rows, lasts, strict=True)):
         episode, ids = episodes[row.episode], last.prompt_ids + last.action_ids
         if len(row.turns) > max_turns:
@@ -72,8 +73,10 @@ def to_rollout_batch(
         attention_mask[i, : len(ids)] = True
         # Roles are never compared with each other: each has a group of its own, the task's where there is only one.
         group_ids[i] = episode.group_id * len(roles) + roles.index(row.role)
-        for k, turn in enumerate(episode.turns[index] for index in row.turns):
+        for k, index in enumerate(row.turns):
+            turn = episode.turns[index]
             rewards[i, k] = turn.reward
+            compared[i, k] = turn.trained or index < episode.given
             if turn.trained and not (mask_cut_off and turn.finish is Finish.LENGTH):
                 span = slice(len(turn.prompt_ids), len(turn.prompt_ids) + len(turn.action_ids))
                 turn_ids[i, span] = k
@@ -87,6 +90,7 @@ def to_rollout_batch(
         rewards=torch.from_numpy(rewards),
         n_turns=torch.tensor([len(row.turns) for row in rows], dtype=torch.long),
         group_ids=torch.from_numpy(group_ids),
+        compared=torch.from_numpy(compared),
     )
 
 
@@ -117,6 +121,7 @@ def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
         rewards=torch.zeros(1, max_turns),
         n_turns=torch.zeros(1, dtype=torch.long),
         group_ids=torch.zeros(1, dtype=torch.long),
+        compared=torch.ones(1, max_turns, dtype=torch.bool),
     )
     return TrainBatch(rollout, nothing, nothing, nothing, nothing, nothing)
 

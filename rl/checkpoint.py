@@ -32,7 +32,7 @@ from rl.types import RunStoppedError
 IDENTITY = "identity.json"
 _FREE = (
     *("threads", "runs_dir", "data_dir", "name", "resume", "tracking.*", "evaluation.*"),
-    *("training.save_every*", "training.keep_*", "training.validate_every", "training.max_failed_fraction"),
+    *("training.save_every*", "training.keep_*", "training.max_failed_fraction"),
     *("*.micro_batch_tokens", "*.gradient_checkpointing", "training.max_sampler_gap"),
     *("engine.urls.*", "engine.weights_dir", "engine.retries", "engine.timeout_s", "engine.gpu_memory_utilization"),
     *("engine.max_batch_size", "engine.enforce_eager", "engine.prefix_caching", "engine.sleep_level"),
@@ -100,10 +100,12 @@ class Identity:
     def refuse(self, stored: "Identity") -> None:
         """Raises ResumeError, naming what changed, if a stored identity is another one."""
         now, then = self.config, stored.config
+        # Validation decides something where the best policy is chosen by it.
+        free = (*_FREE, "training.validate_every") if now.get("training.select") != "best" else _FREE
         changed = [
             f"{key} (was {then.get(key)!r}, is {now.get(key)!r})"
             for key in sorted(now.keys() | then.keys())
-            if now.get(key) != then.get(key) and not any(fnmatch(key, free) for free in _FREE)
+            if now.get(key) != then.get(key) and not any(fnmatch(key, name) for name in free)
         ]
         if changed and all(change.split()[0] in _BUDGET for change in changed):
             changed = [] if self._may_grow(then) else [*changed, "a budget may only grow, and only where no schedule "
@@ -286,7 +288,7 @@ class Checkpoints:
                     raise ValueError("meta.json is not what was written")
                 odd = [file for file, size, digest in meta["files"] if not self._is_whole(name, file, size, digest)]
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                odd = ["meta.json"]
+                meta, odd = {}, ["meta.json"]
             if not odd:
                 return name, meta
             warnings.warn(

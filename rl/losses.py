@@ -18,6 +18,7 @@ from torch import Tensor
 from rewards import Lookup
 from rl.analysis.metrics import Ratio, declare
 from rl.config.checks import check_numbers
+from rl.kl import MAX_LOG_RATIO
 from rl.types import SampledStats, TrainBatch
 
 LOSSES: Lookup[Callable[..., "LossOutput"]] = Lookup("algorithm.loss")
@@ -25,7 +26,7 @@ LOSSES: Lookup[Callable[..., "LossOutput"]] = Lookup("algorithm.loss")
 NORMALISERS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.normaliser")
 """``(turn_ids [B, T], StepSize, **options) -> [B, T]``: each token's weight in the loss."""
 IMPORTANCE: Lookup[Callable[..., tuple[Tensor, dict[str, Ratio]]]] = Lookup("algorithm.importance")
-"""``(log_ratio [B, T], mask [B, T], **options) -> (weights [B, T], metrics)``: how much a sample counts, from the log
+"""``(gap [B, T], mask [B, T], **options) -> (weights [B, T], metrics)``: how much a sample counts, from the log
 of trainer over sampler probability, which is 0 off the response."""
 
 
@@ -147,7 +148,7 @@ def clipped_pg_loss(
     DAPO, arXiv 2503.14476, section 3.1). At the first update on a batch rho is 1 and the gradient is REINFORCE's.
     """
     mask = batch.rollout.response_mask
-    rho = torch.where(mask, stats.logprobs - batch.old_logprobs, 0.0).exp()
+    rho = log_ratio(stats, batch).exp()
     return _clipped(rho, batch.advantages, mask, weights, clip_low, clip_high)
 
 
@@ -161,10 +162,19 @@ def gspo_loss(
     sequence. Its clip distances are far smaller than a token's: 3e-4 and 4e-4 in the paper.
     """
     mask, turn_ids = batch.rollout.response_mask, batch.rollout.turn_ids
-    log_rho = torch.where(mask, stats.logprobs - batch.old_logprobs, 0.0)
+    log_rho = log_ratio(stats, batch)
     counts = per_turn(mask.to(log_rho.dtype), turn_ids).clamp(min=1)
     ratio = (per_turn(log_rho, turn_ids) / counts).exp()
     return _clipped(ratio, batch.advantages, mask, weights, clip_low, clip_high)
+
+
+def log_ratio(stats: SampledStats, batch: TrainBatch) -> Tensor:
+    """``log(policy / old policy)`` at the response tokens, ``[B, T]``, 0 elsewhere, within :data:`MAX_LOG_RATIO`.
+
+    Without the limit a ratio of infinity would meet the clip's slope of 0, and their product is not a number.
+    """
+    difference = torch.where(batch.rollout.response_mask, stats.logprobs - batch.old_logprobs, 0.0)
+    return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def _clipped(
@@ -173,8 +183,11 @@ def _clipped(
     clipped = rho.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(rho * advantages, clipped * advantages)
     with torch.no_grad():
-        is_clipped = mask & (clipped * advantages < rho * advantages)
-        metrics = _ratio_metrics(rho, is_clipped, mask)
+        n_tokens, is_clipped = float(mask.sum()), mask & (clipped * advantages < rho * advantages)
+        metrics = {
+            "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
+            "policy/ratio": Ratio(float(masked_sum(rho, mask)), n_tokens),
+        }
     return LossOutput(-masked_sum(weights * surrogate, mask), metrics)
 
 
@@ -189,18 +202,14 @@ def cispo_loss(
     """
     mask = batch.rollout.response_mask
     with torch.no_grad():
-        rho = torch.where(mask, stats.logprobs - batch.old_logprobs, 0.0).exp()
+        rho = log_ratio(stats, batch).exp()
         clipped = rho.clamp(1 - clip_low, 1 + clip_high)
-        metrics = _ratio_metrics(rho, mask & (clipped != rho), mask)
+        n_tokens, is_clipped = float(mask.sum()), mask & (clipped != rho)
+        metrics = {
+            "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
+            "policy/ratio": Ratio(float(masked_sum(rho, mask)), n_tokens),
+        }
     return LossOutput(-masked_sum(weights * clipped * batch.advantages * stats.logprobs, mask), metrics)
-
-
-def _ratio_metrics(rho: Tensor, is_clipped: Tensor, mask: Tensor) -> dict[str, Ratio]:
-    n_tokens = float(mask.sum())
-    return {
-        "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
-        "policy/ratio": Ratio(float(masked_sum(rho.detach(), mask)), n_tokens),
-    }
 
 
 @LOSSES.register("entropy", entropy=True)
@@ -254,12 +263,16 @@ def kl_penalty(kl: Tensor, turn_ids: Tensor, weights: Tensor, *, coefs: tuple[fl
     """
     mask = turn_ids >= 0
     of_token = torch.tensor(coefs, dtype=kl.dtype, device=kl.device)[turn_ids.clamp(min=0)]
-    metrics = {}
-    for k in range(len(coefs)):
-        of_turn = mask & (turn_ids == k)
-        n_episodes = float(of_turn.any(1).sum())
-        metrics[f"policy/kl_ref_t{k + 1}"] = Ratio(float(masked_sum(kl.detach(), of_turn)), n_episodes)
-    return LossOutput(masked_sum(weights * of_token * kl, mask), metrics)
+    return LossOutput(masked_sum(weights * of_token * kl, mask), {})
+
+
+def by_turn(values: Tensor, turn_ids: Tensor, n_columns: int) -> list[Ratio]:
+    """Sums over each turn's tokens, per episode that has the turn; one ratio a turn."""
+    ratios = []
+    for k in range(n_columns):
+        of_turn = turn_ids == k
+        ratios.append(Ratio(float(masked_sum(values, of_turn)), float(of_turn.any(1).sum())))
+    return ratios
 
 
 # Samples of an engine that is not quite the trainer's policy
@@ -282,21 +295,21 @@ class Cap:
 
 
 @IMPORTANCE.register("none")
-def unweighted(log_ratio: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Ratio]]:
+def unweighted(gap: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Ratio]]:
     """Every sample counts as it is."""
-    return torch.ones_like(log_ratio), {}
+    return torch.ones_like(gap), {}
 
 
 @IMPORTANCE.register("token", options=Cap)
-def token_importance(log_ratio: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
+def token_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
     """``min(exp(old[t] - sampler[t]), cap)`` per token: little variance, biased where the two differ much."""
-    return _capped(log_ratio.exp(), mask, cap)
+    return _capped(gap.clamp(max=MAX_LOG_RATIO).exp(), mask, cap)
 
 
 @IMPORTANCE.register("sequence", options=Cap)
-def sequence_importance(log_ratio: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
+def sequence_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
     """``min(exp(sum_t (old[t] - sampler[t])), cap)`` for all tokens of an episode: unbiased but for the cap."""
-    return _capped(torch.where(mask, log_ratio.sum(1, keepdim=True), 0.0).exp(), mask, cap)
+    return _capped(torch.where(mask, gap.sum(1, keepdim=True), 0.0).clamp(max=MAX_LOG_RATIO).exp(), mask, cap)
 
 
 def _capped(weights: Tensor, mask: Tensor, cap: float) -> tuple[Tensor, dict[str, Ratio]]:

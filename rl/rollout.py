@@ -134,7 +134,20 @@ class Rollout:
             if request is not None:
                 requests.append(request)
                 return
-            episodes[index] = _close(play)
+            assert play.stop is not None
+            broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
+            episodes[index] = Episode(
+                task_id=play.plan.task.id,
+                group_id=play.plan.group_id,
+                seed=play.plan.seed,
+                policy_version=play.policy_version,
+                turns=tuple(play.turns),
+                terminated=not broken_off,
+                truncated=broken_off,
+                stop_reason=play.stop,
+                error=play.error,
+                given=int(play.plan.first is not None and bool(play.turns)),
+            )
             if play.error is None:
                 self._free_envs.append(play.env)
             if on_episode is not None:
@@ -256,20 +269,3 @@ class Rollout:
         n_before = sum(turn.role == play.role for turn in play.turns)
         limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)])
         return Request(index, play.prompt_ids, limit, temperature, derive_seed(play.plan.seed, "turn", len(play.turns)))
-
-
-def _close(play: _Play) -> Episode:
-    assert play.stop is not None
-    broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
-    return Episode(
-        task_id=play.plan.task.id,
-        group_id=play.plan.group_id,
-        seed=play.plan.seed,
-        policy_version=play.policy_version,
-        turns=tuple(play.turns),
-        terminated=not broken_off,
-        truncated=broken_off,
-        stop_reason=play.stop,
-        error=play.error,
-        given=int(play.plan.first is not None and bool(play.turns)),
-    )

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs import Task
-from rl.algorithms import has_gradient
+from rl.advantages import has_gradient
 from rl.backends.distributed import Distributed
 from rl.config import StageConfig, TrainConfig
 from rl.group_rewards import GROUP_REWARDS, apply_group_reward
 from rl.rollout import EpisodePlan, Rollout
-from rl.rollout_metrics import sampled_responses, sampled_tokens, to_groups
+from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.schedule import shuffled_index
 from rl.seeding import derive_seed
 from rl.types import Episode, Group, RunStoppedError, Turn
@@ -54,8 +54,6 @@ class EpisodeSource:
         Returns:
             Sampled attempts and tokens, over all processes.
         """
-        if not any(stage.offline_first_attempts for stage in self._algorithm.resolved()):
-            return 0, 0
         seed, rank, n = self._config.seed, self._distributed.rank, self._distributed.n_processes
         plans = [
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
@@ -85,7 +83,8 @@ class EpisodeSource:
         for rounds_left in reversed(range(self._algorithm.dynamic_sampling + 1)):
             groups = self._draw(wanted - len(kept), stage)
             room -= sum(self._distributed.each(len(groups) * group_size))
-            good = [group for group in groups if not self._algorithm.dynamic_sampling or _teaches(group, stage)]
+            every = not self._algorithm.dynamic_sampling
+            good = [group for group in groups if every or has_gradient(group.episodes, stage)]
             missing = sum(self._distributed.each(wanted - len(kept) - len(good)))
             if not rounds_left or not missing or missing * group_size > room:
                 kept += groups
@@ -97,18 +96,24 @@ class EpisodeSource:
 
     def _draw(self, n_groups: int, stage: StageConfig) -> list[Group]:
         """Plays the next groups of the stream; the processes' shares lie interleaved, so that one stream serves all."""
-        plans, size = [], self._config.training.tasks_per_step
-        for position in self._positions(n_groups):
-            task = self._tasks[shuffled_index(self._config.seed, position, len(self._tasks))]
-            first = self._offline_first(task, position, stage)
+        seed, plans = self._config.seed, []
+        positions = self._positions(n_groups)
+        for position in positions:
+            task = self._tasks[shuffled_index(seed, position, len(self._tasks))]
+            # A whole group reads the same attempt, so that its second attempts are compared in the same situation.
+            reads = derive_seed(seed, "offline?", position) / 2**63 < stage.offline_first_attempts
+            first = self._first.get(task.id) if reads else None
+            step, place = divmod(position, self._config.training.tasks_per_step)
             for member in range(stage.group_size):
-                draw = derive_seed(self._config.seed, "train", *divmod(position, size), task.id, member)
+                draw = derive_seed(seed, "train", step, place, task.id, member)
                 plans.append(EpisodePlan(task, position, draw, first))
         episodes = self._rollouts[stage.attempts].run(plans, stage.temperature)
+        turns = [turn for episode in episodes for turn in episode.sampled]
         self.n_sampled += len(episodes)
-        self.n_tokens += sampled_tokens(episodes)
-        self.n_responses += sampled_responses(episodes)
-        groups = to_groups(episodes)
+        self.n_responses += len(turns)
+        self.n_tokens += sum(len(turn.action_ids) for turn in turns)
+        size = stage.group_size
+        groups = [Group(position, tuple(episodes[i * size :][:size])) for i, position in enumerate(positions)]
         if self._group_reward is not None:
             groups = [apply_group_reward(self._group_reward, group) for group in groups]
         return groups
@@ -124,11 +129,6 @@ class EpisodeSource:
         self.position = start
         return positions
 
-    def _offline_first(self, task: Task, position: int, stage: StageConfig) -> Turn | None:
-        """The whole group reads one attempt, so that its second attempts are compared in the same situation."""
-        draw = derive_seed(self._config.seed, "offline?", position) / 2**63
-        return self._first.get(task.id) if draw < stage.offline_first_attempts else None
-
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         return {name: getattr(self, name) for name in _STATE}
@@ -141,11 +141,6 @@ class EpisodeSource:
 
 _COUNTS = ("n_sampled", "n_tokens", "n_responses")
 _STATE = ("position", "n_resampled", "_first", *_COUNTS)
-
-
-def _teaches(group: Group, stage: StageConfig) -> bool:
-    """Whether comparing what is not masked carries a gradient."""
-    return has_gradient([episode for episode in group.episodes if not episode.masked], stage)
 
 
 def refuse_stale(episodes: Sequence[Episode], version: int) -> None:

@@ -167,7 +167,7 @@ class _Rows:
                 values.append(value.rows(index, n_tokens))
                 continue
             value = value[index]
-            per_token = value.ndim == 2 and item.name != "rewards"
+            per_token = value.ndim == 2 and item.name not in ("rewards", "compared")
             values.append(value[:, :n_tokens] if per_token and n_tokens is not None else value)
         return type(self)(*values)
 
@@ -188,7 +188,8 @@ class RolloutBatch(_Rows):
         sampler_logprobs: ``[B, T]`` float32, 0 off the response.
         rewards: ``[B, K]`` float32, raw, 0 past the last turn.
         n_turns: ``[B]`` int64.
-        group_ids: ``[B]`` int64.
+        group_ids: ``[B]`` int64; roles of a task are groups of their own.
+        compared: ``[B, K]`` bool, False where a turn's reward says nothing, so that no baseline counts it.
 
     Raises:
         ValueError: If shapes disagree, or a response token is padding or sits at position 0.
@@ -203,6 +204,7 @@ class RolloutBatch(_Rows):
     rewards: Tensor
     n_turns: Tensor
     group_ids: Tensor
+    compared: Tensor
 
     def __post_init__(self) -> None:
         shape = tuple(self.input_ids.shape)

@@ -13,6 +13,7 @@ from envs import Split, Task, TaskSet, TextEnv
 from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import make_engine
+from rl.backends.model_check import check_model
 from rl.backends.policy import context_length, load_policy, make_renderer
 from rl.backends.weights import full_weights, hash_file, hash_model
 from rl.checkpoint import hash_tasks
@@ -67,6 +68,7 @@ class Workbench:
         model = model.to(distributed.device).eval()
         renderer = make_renderer(config.model, model, tokenizer, config.engine.stop_strings)
         limit = context_length(model, config.model)
+        check_model(model, renderer, samples=config.engine.name == "hf")
         engine = make_engine(config, model, renderer, limit, distributed)
         bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)
         bench.evaluation_tasks()  # too few of them should be known before training, not after

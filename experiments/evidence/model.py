@@ -20,13 +20,13 @@ COLOURS = (
 
 
 def plain(value: Any) -> Any:
-    """Types that JSON has: ``nan`` becomes ``None``, NumPy numbers Python's."""
+    """Types that JSON has: ``nan`` becomes ``None``, arrays and ranges become lists, NumPy numbers Python's."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(inner) for inner in value]
-    if hasattr(value, "item"):
-        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -27,7 +27,7 @@ def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> str:
         n_episodes: Most evaluated episodes that the page carries.
     """
     text = {name: (_ASSETS / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    title = html.escape(f"Offline against online: {store.env}")
+    title = html.escape(f"{'Offline against online' if store.is_comparison else 'Runs'}: {store.env}")
     shown = [to_plotly(one) if isinstance(one, Figure) else one.to_json() for one in exhibits]
     data = json.dumps(shown, separators=(",", ":"), allow_nan=False)
     return Template(text["html"]).substitute(
@@ -59,8 +59,8 @@ def _verdict(store: Store) -> str:
         )
     seeds = ", ".join(map(str, store.complete)) or "none that all arms finished"
     about = (
-        f"{len(store.trained)} arms, seeds {seeds}. {matched(store)} Intervals are 95 % bootstrap intervals over "
-        "seeds, then tasks. A seed failed if its delta is at most 1 point."
+        f"{len(store.trained)} trained arms, seeds {seeds}. {matched(store)} Intervals are 95 % bootstrap intervals "
+        "over seeds, then tasks. A seed failed if its delta is at most 1 point."
     )
     for one in store.data_files():
         state = {True: "as published", False: "NOT the published content", None: "not compared"}[one["as_published"]]

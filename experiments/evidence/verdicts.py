@@ -41,6 +41,9 @@ def _of_arm(comparison: Comparison, line: ArmLine) -> str:
         sentence = f"{line.name}: makes its answers worse; delta {points(goal)} points{seeds}."
     else:
         sentence = f"{line.name}: the interval of delta includes zero, {points(goal)} points{seeds}."
+    if comparison.attempts > 2:
+        whole = line.rates[f"delta_t{comparison.attempts}"]
+        sentence += f" From the first to attempt {comparison.attempts}: {points(whole)} points."
     n_failed = sum(seed.failed for seed in line.seeds)
     if line.trained and n_failed:
         limit = fixed(100 * FAILED_BELOW, 0)

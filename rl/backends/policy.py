@@ -15,15 +15,12 @@ from transformers.utils import logging as transformers_logging
 
 from rl.backends.head import sampled_logprobs
 from rl.backends.lora import add_lora, bare_model
-from rl.backends.trunk import predicting_hidden
+from rl.backends.trunk import head_logits, predicting_hidden, trunk_of
 from rl.config import ModelConfig
 from rl.rendering import Renderer, load_template
 from rl.types import RolloutBatch, SampledStats
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
-
-_HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
-"""Config entries of models that do more than a matrix product between hidden state and logits."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -131,7 +128,13 @@ def make_renderer(config: ModelConfig, model: Any, tokenizer: Any, stop_strings:
 
 def context_length(model: Any, config: ModelConfig) -> int:
     """Longest sequence that the model can hold."""
-    limit = model.config.max_position_embeddings
+    text = model.config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    limit = next((value for name in names if (value := getattr(text, name, None))), None)
+    if limit is None and not config.context_length:
+        raise ValueError(f"model.context_length=0: {type(model).__name__} has no limit of its own, so give one")
+    if limit is None:
+        return config.context_length
     return min(config.context_length, limit) if config.context_length else limit
 
 
@@ -211,21 +214,8 @@ class Actor(nn.Module):
     def _plain(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states and logits of the N predicting positions: ``[N, D]``, ``[N, V]``."""
         causal = bare_model(self.model)
-        if not any(getattr(causal.config.get_text_config(), name, None) for name in _HEAD_EXTRAS):
-            hidden_ND = predicting_hidden(
-                causal.base_model, input_ids, attention_mask, response_mask, self._share_prompts
-            )
-            return hidden_ND, causal.get_output_embeddings()(hidden_ND)
-        predicts_BT = response_mask.roll(-1, 1)  # position t predicts token t + 1; position 0 is never a response
-        columns = predicts_BT.any(0).nonzero().squeeze(1)
-        output = causal(
-            input_ids=input_ids,
-            attention_mask=attention_mask.long(),
-            use_cache=False,
-            logits_to_keep=columns,
-            output_hidden_states=True,
-        )
-        return output.hidden_states[-1][predicts_BT], output.logits[predicts_BT[:, columns]]
+        hidden_ND = predicting_hidden(trunk_of(causal), input_ids, attention_mask, response_mask, self._share_prompts)
+        return hidden_ND, head_logits(causal, hidden_ND)
 
     def _fused(
         self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
@@ -234,7 +224,7 @@ class Actor(nn.Module):
             raise ValueError(f"the fused head was built for temperature {self._fused_temperature}, not {temperature}")
         causal = bare_model(self.model)
         caught: list[Tensor] = []
-        hook = causal.base_model.register_forward_hook(lambda *args: caught.append(args[-1].last_hidden_state))
+        hook = trunk_of(causal).register_forward_hook(lambda *args: caught.append(args[-1].last_hidden_state))
         try:
             output = causal(
                 input_ids=input_ids,
@@ -258,7 +248,7 @@ class Critic(nn.Module):
 
     def __init__(self, model: Any, share_prompts: bool = True) -> None:
         super().__init__()
-        self.trunk = deepcopy(bare_model(model).base_model).requires_grad_(True)
+        self.trunk = deepcopy(trunk_of(bare_model(model))).requires_grad_(True)
         self.value_head = _value_head(model)
         self._share_prompts = share_prompts
 

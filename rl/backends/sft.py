@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rl.analysis.revisions import Revision
 from rl.config import OfflineConfig
+from rl.types import RunStoppedError
 
 IGNORED = -100
 
@@ -114,10 +115,18 @@ def run_trainer(make: Callable[[str], Any], tokens_per_pass: int) -> dict[str, f
 
 
 def progress_callback(on_step: Callable[[float], None] | None) -> Any:
-    """Tells how far a trainer of transformers is."""
+    """Tells how far a trainer of transformers is, and stops it before a step that is not finite."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            gradients = (p.grad for p in model.parameters() if p.grad is not None)
+            if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+                raise RunStoppedError(
+                    f"fine-tuning step {state.global_step + 1}: the gradient is not finite, and the step was not "
+                    "taken. Take a smaller learning rate (offline.optim.lr), or start from another model"
+                )
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if on_step is not None:
                 on_step(state.global_step / state.max_steps)
@@ -136,13 +145,15 @@ def shared_arguments(
 ) -> dict[str, Any]:
     """What TRL's trainers of stored rows have in common; ``width`` is the tokens of the longest row."""
     optim, batch_size = config.optim, min(config.batch_size, n_rows)
-    micro_batch = max(1, min(batch_size, optim.micro_batch_tokens // width))
+    # Only a divisor leaves the batch as large as it was asked for.
+    room = max(1, optim.micro_batch_tokens // width)
+    micro_batch = max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= room)
     return {
         "output_dir": scratch,
         "num_train_epochs": config.epochs,
         "max_steps": n_steps or -1,
         "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": max(1, round(batch_size / micro_batch)),
+        "gradient_accumulation_steps": batch_size // micro_batch,
         "learning_rate": optim.lr,
         "lr_scheduler_type": "constant_with_warmup" if optim.schedule == "constant" else optim.schedule,
         "warmup_steps": optim.warmup_steps,

@@ -1,18 +1,117 @@
-"""Last hidden states at the positions that predict response tokens; a prompt that rows share is read once.
+"""Decoders of any architecture: how they are called, what their key-value cache keeps, and how little they must read.
 
-The episodes of a group have the same first prompt, so its keys and values are computed for one row and lent to all
-(what serving engines call prefix caching, with a gradient). The result is the same; the work is that of the tokens that
-differ.
+The trainer needs logits only at the N positions that predict response tokens. The trunk (the decoder without its head)
+reads the rows, and the model's own head reads N hidden states instead of ``B x T``. The episodes of a group have the
+same first prompt: its keys and values are computed for one row and lent to all (prefix caching, with a gradient).
 """
 
+import inspect
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 WORTH = 0.1
 """Sharing pays from this part of a batch's tokens on: it takes a second pass through the layers."""
+
+
+@lru_cache(maxsize=64)
+def _parameters(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def call_decoder(decoder: Any, cache: DynamicCache | None = None, **arguments: Any) -> Any:
+    """Calls a decoder with those of the arguments that it knows.
+
+    Recurrent models take no positions and name their cache ``cache_params``; models with ALiBi count positions
+    themselves. What is left out is checked by its effect: see :mod:`rl.backends.model_check`.
+    """
+    known = _parameters(type(decoder))
+    if cache is not None and "past_key_values" in known:
+        arguments["past_key_values"] = cache
+    elif cache is not None:
+        arguments["cache_params"] = cache
+        if arguments["input_ids"].shape[1] == 1:  # the mask is of the tokens that are read, and none is padding
+            arguments["attention_mask"] = None
+    return decoder(**{name: value for name, value in arguments.items() if name in known}, use_cache=cache is not None)
+
+
+class _Given:
+    """Stands for what a trunk returns: the hidden states, and nothing else that a head could ask for."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Tensor | None:
+        return (self.last_hidden_state, None)[min(index, 1)]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class _Answers:
+    """Stands for a trunk: answers every call with given hidden states, and is the trunk in all else."""
+
+    def __init__(self, trunk: Any, hidden: Tensor) -> None:
+        self._trunk, self._hidden = trunk, hidden
+
+    def __call__(self, *_: Any, **__: Any) -> _Given:
+        return _Given(self._hidden)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trunk, name)
+
+
+_TRUNKS: dict[type, str] = {}
+
+
+def trunk_of(causal: Any) -> Any:
+    """The module whose hidden states the head of a causal language model reads.
+
+    Mostly that is ``base_model``, but some models call a decoder inside it or name another module so. It is the last
+    module to return hidden states when the model reads one token; looked up once for a class of models.
+    """
+    kind = type(causal)
+    if kind not in _TRUNKS:
+        returned: list[str] = []
+
+        def note(name: str, output: Any) -> None:
+            if hasattr(output, "last_hidden_state"):
+                returned.append(name)
+
+        hooks = [
+            module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+            for name, module in causal.named_modules()
+            if module is not causal
+        ]
+        with torch.no_grad():
+            causal(input_ids=torch.zeros(1, 1, dtype=torch.long, device=causal.device))
+        for hook in hooks:
+            hook.remove()
+        _TRUNKS[kind] = returned[-1]
+    return causal.get_submodule(_TRUNKS[kind])
+
+
+def head_logits(causal: Any, hidden_ND: Tensor) -> Tensor:
+    """``[N, V]`` logits of the model's own head, with all that it does beside a matrix product.
+
+    Soft caps, scales and heads of two parts are written in every model's ``forward``, so that is what runs, with
+    something in the trunk's place that hands back the given states.
+    """
+    trunk = trunk_of(causal)
+    parent, _, name = _TRUNKS[type(causal)].rpartition(".")
+    children = causal.get_submodule(parent)._modules
+    children[name] = _Answers(trunk, hidden_ND[None])
+    try:
+        # The ids are not read; their shape is that of one sequence of N tokens. ``forward`` is that of the class: a
+        # fused head replaces it in the instance, and in a copy of the instance it would call the original.
+        ids = torch.zeros(1, hidden_ND.shape[0], dtype=torch.long, device=hidden_ND.device)
+        return type(causal).forward(causal, input_ids=ids).logits[0]
+    finally:
+        children[name] = trunk
 
 
 def predicting_hidden(
@@ -21,7 +120,7 @@ def predicting_hidden(
     """``[N, D]``: the last hidden state before each of the N response tokens, in row-major order of the mask.
 
     Args:
-        trunk: A transformers decoder without its head.
+        trunk: A transformers decoder without its head, D its width.
         input_ids: ``[B, T]``, right-padded.
         attention_mask: ``[B, T]`` bool.
         response_mask: ``[B, T]`` bool, never True at position 0.
@@ -29,22 +128,26 @@ def predicting_hidden(
     """
     plan = _shared_prompts(input_ids, attention_mask, response_mask) if share and _can_share(trunk) else None
     if plan is None:
-        hidden_BTD = trunk(input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False).last_hidden_state
+        output = call_decoder(trunk, input_ids=input_ids, attention_mask=attention_mask.long())
+        hidden_BTD = output.last_hidden_state
         return hidden_BTD[response_mask.roll(-1, 1)]
     return _with_shared_prompts(trunk, input_ids, attention_mask, response_mask, *plan)
 
 
-def keeps_everything(config: Any) -> bool:
-    """Whether every layer of a model keeps the keys and values of all tokens, so that they can be used again."""
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    return kinds == {"full_attention"} and not windowed
+def keeps_everything(trunk: Any) -> bool:
+    """Whether every layer of a model keeps the keys and values of all tokens, so that they can be used again.
+
+    Layers with a sliding window forget, recurrent ones keep a state of the last token only. ``lends_cache`` is set
+    where a comparison showed that a model's cache cannot be lent for another reason.
+    """
+    if not getattr(trunk, "lends_cache", True) or "past_key_values" not in _parameters(type(trunk)):
+        return False
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=trunk.config).layers)
 
 
 def _can_share(trunk: Any) -> bool:
     # A layer that is computed again in the backward pass cannot lend what it computed.
-    return keeps_everything(trunk.config) and not getattr(trunk, "is_gradient_checkpointing", False)
+    return keeps_everything(trunk) and not getattr(trunk, "is_gradient_checkpointing", False)
 
 
 def _shared_prompts(
@@ -80,12 +183,12 @@ def _with_shared_prompts(
     prompt_mask = columns >= 0
     prompt_ids = input_ids[owners].gather(1, columns.clamp(min=0))
     cache = DynamicCache(config=trunk.config)
-    prompt = trunk(
+    prompt = call_decoder(
+        trunk,
+        cache,
         input_ids=prompt_ids,
         attention_mask=prompt_mask.long(),
         position_ids=columns.clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
     ).last_hidden_state
     cache.batch_select_indices(which_B)
     n_rest = int((attention_mask.sum(1) - starts_B).max())
@@ -93,12 +196,12 @@ def _with_shared_prompts(
     inside = places < input_ids.shape[1]
     places = places.clamp(max=input_ids.shape[1] - 1)
     rest_mask = attention_mask.gather(1, places) & inside
-    rest = trunk(
+    rest = call_decoder(
+        trunk,
+        cache,
         input_ids=input_ids.gather(1, places),
         attention_mask=torch.cat([prompt_mask[which_B], rest_mask], dim=1).long(),
         position_ids=places,
-        past_key_values=cache,
-        use_cache=True,
     ).last_hidden_state
     # The token at place s + j was predicted from place s + j - 1: the prompt's last token for j = 0.
     before = torch.cat([prompt[which_B, -1:], rest[:, :-1]], dim=1)

@@ -169,6 +169,8 @@ class AlgorithmConfig:
         normaliser_options: The normaliser's own options.
         kl: Estimator of the penalty: a name in :data:`rl.kl.KLS`.
         kl_options: The estimator's own options.
+        kl_in_reward: Take the KL of each turn, times its weight, off the turn's reward instead of adding it to the loss
+            (PPO and REINFORCE++ as published). The critic and the baselines then see it too.
         epochs: Passes over a rollout batch.
         minibatches: Optimiser steps per pass.
         importance: Weight samples by trainer over sampler probabilities, for engines of another precision or kernel: a
@@ -197,6 +199,7 @@ class AlgorithmConfig:
     normaliser_options: dict[str, Any] = field(default_factory=dict)
     kl: str = "k3"
     kl_options: dict[str, Any] = field(default_factory=dict)
+    kl_in_reward: bool = False
     epochs: int = 1
     minibatches: int = 1
     importance: str = "none"
@@ -220,7 +223,8 @@ class AlgorithmConfig:
             stages[0].reference == "previous",
             "algorithm.stages: the first stage has reference=previous: there is no stage before it",
         )
-        self._check_lookups(stages)
+        if self.name != MISSING:  # the bare schema behind the YAML files is no algorithm yet: it should not load torch
+            self._check_lookups(stages)
         refuse(
             self.dynamic_sampling > 0 and min(stage.group_size for stage in stages) < 2,
             "algorithm.dynamic_sampling looks for groups whose rewards differ: it needs a group_size of at least 2",
@@ -250,6 +254,10 @@ class AlgorithmConfig:
         refuse(
             self.fused_head and bool(whole),
             f"algorithm.kl={self.kl} needs whole distributions, which algorithm.fused_head=true never holds",
+        )
+        refuse(
+            self.kl_in_reward and bool(whole),
+            f"algorithm.kl_in_reward takes the KL of sampled tokens: use k1 or k3 instead of algorithm.kl={self.kl}",
         )
         for stage in stages:
             ADVANTAGES.options(stage.advantage, stage.advantage_options)

@@ -7,9 +7,10 @@ import torch
 
 from envs import StopReason
 from rewards import Score, Verdict
+from rl.config import AlgorithmConfig, StageConfig
 from rl.group_rewards import GROUP_REWARDS, apply_group_reward
 from rl.types import Group
-from tests.helpers import build_trainer, episode, modchain_config, turn
+from tests.helpers import batch, build_trainer, credit, episode, modchain_config, turn
 
 
 def answering(*answers, role="solver"):
@@ -105,12 +106,34 @@ def test_dynamic_sampling_looks_at_the_groups_as_they_are_paid():
     assert {one.group_id % 2 for one in episodes} == {0}
 
 
-def test_a_masked_member_is_no_part_of_its_groups_baseline():
-    from rl.advantages import leave_one_out
+@pytest.mark.parametrize("advantage", ["rloo", "grpo", "reinforce", "reinforce_pp"])
+def test_a_masked_turn_is_no_part_of_any_baseline(advantage):
+    """Whatever stands on a masked turn, the others have the advantages that they have without it."""
+    rows = batch([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    masked = torch.tensor([[True, True], [True, True], [True, False], [True, True]])
+    algorithm, stage = AlgorithmConfig(name="x"), StageConfig(advantage=advantage)
 
-    kept = torch.tensor([[1.0], [0.0]])
-    assert leave_one_out(kept, torch.tensor([0, 0])).tolist() == [[1.0], [-1.0]]
-    assert turn(reward=-3.5).reward == -3.5  # rewards are any finite numbers
+    def second_turns(noise):
+        part = replace(rows, rewards=torch.where(masked, rows.rewards, noise), compared=masked)
+        return credit(part, algorithm, stage)[0][[0, 1, 3], 2]
+
+    alone = credit(rows.rows([0, 1, 3]), algorithm, stage)[0][:, 2]
+    torch.testing.assert_close(second_turns(0.0), alone)
+    torch.testing.assert_close(second_turns(9.0), alone)
+    first = credit(rows, algorithm, stage)[0][:, 1]
+    torch.testing.assert_close(credit(replace(rows, compared=masked), algorithm, stage)[0][:, 1], first)
+
+
+def test_a_turn_that_is_compared_with_nobody_has_no_advantage():
+    only = torch.tensor([[True], [False], [False]])
+    rows = replace(batch([[1.0], [0.0], [0.0]]), compared=only)
+    for advantage in ("rloo", "grpo"):
+        stage = StageConfig(advantage=advantage, reward_weights=[1.0], kl_coefs=[0.0])
+        assert credit(rows, AlgorithmConfig(name="x"), stage)[0].abs().sum() == 0.0
+
+
+def test_rewards_are_any_finite_numbers():
+    assert turn(reward=-3.5).reward == -3.5
     with pytest.raises(ValueError, match="finite"):
         replace(turn(), reward=float("nan"))
 

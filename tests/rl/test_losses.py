@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from rl.config import StageConfig
-from rl.kl import KLS, full_kl
-from rl.kl_control import KLControl
+from rl.kl import KLS, KLControl, full_kl
 from rl.losses import (
     IMPORTANCE,
     LOSSES,
     NORMALISERS,
     StepSize,
+    by_turn,
     cispo_loss,
     clipped_pg_loss,
     gspo_loss,
@@ -23,6 +23,7 @@ from rl.losses import (
     token_weights,
     value_loss,
 )
+from rl.types import SampledStats
 from tests.helpers import loss_inputs
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.2}
@@ -155,6 +156,79 @@ def test_kl_estimators_by_hand():
         assert kl_of(estimator, log_p, log_ref, mask).item() == pytest.approx(value)
 
 
+def exact_and_estimated(estimator, old_logits, logits, ref_logits):
+    """KL(policy || reference) of a softmax over a few tokens, and the mean of an estimator over all its samples.
+
+    The samples come from the policy of before the update; values and gradients are averaged over it.
+    """
+    logits = logits.clone().requires_grad_()
+    logp, ref, old = logits.log_softmax(-1), ref_logits.log_softmax(-1), old_logits.log_softmax(-1)
+    exact = (logp.exp() * (logp - ref)).sum()
+    mask = torch.ones(1, len(logits), dtype=torch.bool)
+    stats = SampledStats(logp[None], logp[None], logp[None], logp.expand(len(logits), -1))
+    reference = stats._replace(logprobs=ref[None], distribution=ref.expand(len(logits), -1))
+    estimated = (old.exp() * KLS[estimator](stats, reference, old[None], mask)[0]).sum()
+    gradients = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (exact, estimated)]
+    return exact.detach(), estimated.detach(), *gradients
+
+
+ON_POLICY = torch.tensor([0.3, -1.0, 2.0, 0.1], dtype=torch.float64)
+MOVED = torch.tensor([0.9, -1.4, 1.0, 0.3], dtype=torch.float64)
+REFERENCE = torch.tensor([-0.5, 0.6, 0.2, 1.5], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("now", [ON_POLICY, MOVED], ids=["first update", "later update"])
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full"])
+def test_a_kl_penalty_has_the_gradient_of_the_kl(estimator, now):
+    """In expectation over the samples, on a small softmax, also where the policy has left the one that sampled."""
+    exact, estimated, exact_gradient, gradient = exact_and_estimated(estimator, ON_POLICY, now, REFERENCE)
+    torch.testing.assert_close(gradient, exact_gradient)
+    if estimator != "k2":  # whose value is biased, which is what its gradient costs
+        torch.testing.assert_close(estimated, exact)
+
+
+def test_published_estimators_have_other_gradients():
+    """k1 without a weight penalises nothing; k3 without one has the gradient of KL(reference || policy)."""
+    _, _, exact, gradient = exact_and_estimated("k1_published", ON_POLICY, ON_POLICY, REFERENCE)
+    assert gradient.abs().max() < 1e-12 < exact.abs().max()
+    _, _, _, gradient = exact_and_estimated("k3_published", ON_POLICY, ON_POLICY, REFERENCE)
+    logits = ON_POLICY.clone().requires_grad_()
+    ref = REFERENCE.log_softmax(-1)
+    (ref.exp() * (ref - logits.log_softmax(-1))).sum().backward()
+    torch.testing.assert_close(gradient, logits.grad)
+
+
+@pytest.mark.parametrize("gap", [100.0, -100.0, 1e4])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith("test_")])
+def test_ratios_beyond_float_range_give_finite_losses_and_gradients(name, advantage, gap):
+    logprobs = torch.tensor([[-0.5 + gap, -0.5]], requires_grad=True)
+    old = torch.full((1, 2), -0.5)
+    options = CLIP if name != "entropy" else {}
+    stats, batch = loss_inputs(logprobs, old, torch.full((1, 2), advantage), torch.zeros(1, 2, dtype=torch.long))
+    stats = stats._replace(entropy=logprobs)
+    LOSSES[name](stats, batch, torch.ones(1, 2), **options).loss.backward()
+    assert torch.isfinite(logprobs.grad).all()
+
+
+@pytest.mark.parametrize("gap", [100.0, -100.0, 1e4])
+@pytest.mark.parametrize("name", [name for name in KLS if name != "full" and not name.startswith("test_")])
+def test_kl_estimates_beyond_float_range_are_finite(name, gap):
+    logprobs = torch.tensor([[-0.5]], requires_grad=True)
+    for ref, old in ((-0.5 + gap, -0.5), (-0.5, -0.5 + gap), (-0.5 + gap, -0.5 - gap)):
+        kl = kl_of(name, logprobs, torch.tensor([[ref]]), torch.tensor([[True]]), torch.tensor([[old]]))
+        (gradient,) = torch.autograd.grad(kl.sum(), logprobs)
+        assert torch.isfinite(kl).all()
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ["token", "sequence"])
+def test_importance_weights_beyond_float_range_are_the_cap(name):
+    weights, metrics = IMPORTANCE[name](torch.tensor([[100.0, 200.0]]), torch.ones(1, 2, dtype=torch.bool), cap=2.0)
+    assert weights.tolist() == [[2.0, 2.0]]
+    assert all(math.isfinite(ratio.value) for ratio in metrics.values())
+
+
 def test_full_kl_is_the_expectation_of_k1():
     p, q = torch.tensor([[0.75, 0.25]]), torch.tensor([[0.5, 0.5]])
     by_hand = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
@@ -165,34 +239,42 @@ def test_kl_has_a_weight_per_turn():
     kl, turns = torch.tensor([[0.0, 2.0, 3.0]]), torch.tensor([[-1, 0, 1]])
     out = kl_penalty(kl, turns, (turns >= 0).float(), coefs=(10.0, 1.0))
     assert out.loss.item() == 23.0
-    assert out.metrics["policy/kl_ref_t1"].value == 2.0
-    assert out.metrics["policy/kl_ref_t2"].value == 3.0
+    assert [ratio.value for ratio in by_turn(kl, turns, 2)] == [2.0, 3.0]
 
 
 def test_kl_weights_follow_their_targets():
     """KL above the target by more than 20 %: the weight grows by 2 %; at the target it stays."""
     control = KLControl(StageConfig(kl_coefs=[0.1, 0.1], kl_targets=[1.0, 1.0]))
-    control.update({"policy/kl_ref_t1": 5.0, "policy/kl_ref_t2": 1.0})
+    control.update([5.0, 1.0], [0.0, 0.0])
     assert control.coefs == pytest.approx([0.102, 0.1])
-    control.update({"policy/kl_ref_t1": 0.9, "policy/kl_ref_t2": 0.0})
+    control.update([0.9, 0.0], [0.0, 0.0])
     assert control.coefs == pytest.approx([0.102 * 0.99, 0.098])
-    control.update({"policy/kl_ref_t1": float("nan"), "policy/kl_ref_t2": 1.0})  # a turn that nobody sampled
+    control.update([float("nan"), 1.0], [0.0, 0.0])  # a turn that nobody sampled
     assert control.coefs == pytest.approx([0.102 * 0.99, 0.098])
 
 
 def test_a_balanced_first_turn_follows_the_second_turns_advantages():
-    """|A| of turn 2 is 2 and KL of turn 1 is 4: the balance is at 0.5 of it, a tenth of the way is gone per step."""
+    """|A| of turn 2 is 2 and KL of turn 1 is 10: the balance is at 0.2 of it, a tenth of the way is gone per step."""
     control = KLControl(StageConfig(kl_coefs=[0.1, 0.01], kl_balance=1.0))
-    control.update({"policy/kl_ref_t1": 4.0, "policy/abs_advantage_t2": 2.0})
-    assert control.coefs == pytest.approx([0.1 + 0.1 * (0.5 - 0.1), 0.01])
+    control.update([10.0, 0.1], [5.0, 2.0])
+    assert control.coefs == pytest.approx([0.1 + 0.1 * (0.2 - 0.1), 0.01])
     for _ in range(200):
-        control.update({"policy/kl_ref_t1": 1e-9, "policy/abs_advantage_t2": 2.0})
+        control.update([1e-9, 0.1], [5.0, 2.0])
     assert control.coefs[0] == pytest.approx(10.0)  # a factor of 100 is the limit
+
+
+def test_a_balance_does_not_jump_while_the_policy_is_still_the_reference():
+    """The KL of the first step is 0 up to rounding: no coefficient follows from it, and none from one small KL."""
+    control = KLControl(StageConfig(kl_coefs=[0.3, 0.03], kl_balance=1.0))
+    control.update([0.0, 0.0], [1.0, 2.0])
+    assert control.coefs[0] == 0.3
+    control.update([1e-7, 0.0], [1.0, 2.0])
+    assert control.coefs[0] == pytest.approx(0.36)
 
 
 def test_fixed_kl_weights_stay():
     control = KLControl(StageConfig())
-    control.update({})
+    control.update([1.0, 1.0], [1.0, 1.0])
     assert control.coefs == [0.01, 0.01]
 
 
@@ -231,28 +313,35 @@ def test_the_off_policy_mask_drops_bad_turns_that_the_policy_has_left():
         ("grpo", "sequence", "turn_mean"),  # GSPO
     ],
 )
-def test_our_group_losses_are_trls(loss_type, level, normaliser):
-    """TRL's own ``GRPOTrainer._compute_loss`` on the same log-probs: equal values and gradients."""
+@pytest.mark.parametrize("weighted", [False, True])
+def test_our_group_losses_are_trls(loss_type, level, normaliser, weighted):
+    """TRL's own ``GRPOTrainer._compute_loss`` on the same log-probs: equal values and gradients.
+
+    With and without its correction of the KL. It weights the KL of GSPO by the ratio of the sequence, we by that of the
+    token, so there only the published form is compared.
+    """
+    if weighted and level == "sequence":
+        pytest.skip("weighted otherwise")
     generator = torch.Generator().manual_seed(0)
     old = torch.randn(3, 5, generator=generator) - 2
     logprobs = (old + 0.3 * torch.randn(3, 5, generator=generator)).requires_grad_()
     ref = old + 0.1 * torch.randn(3, 5, generator=generator)
     advantages = torch.tensor([1.0, -0.5, 0.25])
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
-    theirs = trl_loss(loss_type, level, logprobs, old, ref, advantages, mask)
+    theirs = trl_loss(loss_type, level, logprobs, old, ref, advantages, mask, weighted)
     turns = torch.where(mask.bool(), 0, -1)
     weights = token_weights(turns, NORMALISERS[normaliser], StepSize(3.0, 3.0, float(mask.sum()), 5.0))
     spread = advantages[:, None].expand(3, 5)
     clip = {"clip_low": 0.2, "clip_high": 0.28}
     loss = gspo_loss if level == "sequence" else clipped_pg_loss
     ours = surrogate(loss, logprobs, old, spread, weights, turns, **clip).loss
-    kl = kl_of("k3", logprobs, ref, mask.bool(), old)
+    kl = kl_of("k3" if weighted else "k3_published", logprobs, ref, mask.bool(), old)
     ours = ours + kl_penalty(kl, turns, weights, coefs=(0.04,)).loss
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss, logprobs)[0] for loss in (ours, theirs)))
 
 
-def trl_loss(loss_type, level, logprobs, old, ref, advantages, mask):
+def trl_loss(loss_type, level, logprobs, old, ref, advantages, mask, weighted):
     """TRL's loss with the forward pass replaced by given log-probs; what it logs goes nowhere."""
     from trl import GRPOTrainer
 
@@ -261,7 +350,7 @@ def trl_loss(loss_type, level, logprobs, old, ref, advantages, mask):
     trainer.loss_type, trainer.importance_sampling_level, trainer.beta = loss_type, level, 0.04
     trainer.epsilon_low, trainer.epsilon_high, trainer.max_completion_length = 0.2, 0.28, mask.shape[1]
     trainer.top_entropy_quantile, trainer.off_policy_mask_threshold = 1.0, None
-    trainer.args.use_bias_correction_kl, trainer.args.delta, trainer.args.steps_per_generation = False, None, 1
+    trainer.args.use_bias_correction_kl, trainer.args.delta, trainer.args.steps_per_generation = weighted, None, 1
     trainer.current_gradient_accumulation_steps, trainer.accelerator.num_processes = 1, 1
     trainer.use_vllm = trainer._entropy_bonus_enabled = trainer.aux_loss_enabled = False
     trainer.accelerator.gather = lambda x: x

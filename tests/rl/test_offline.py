@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from envs import Split
-from rl.backends.sft import IGNORED, SFTRow, fine_tune
+from rl.backends.sft import IGNORED, SFTRow, fine_tune, shared_arguments
 from rl.config import OfflineConfig, OptimConfig, SFTConfig
 from rl.offline import KEEP_RULES, NothingKeptError, OfflineTrainer, keep_pairs, keep_relabelled, keep_star
 from rl.workbench import Workbench
@@ -70,6 +70,18 @@ def sft_config(**offline):
 def offline_trainer(cfg, bench, on_update):
     rollout, tasks = bench.rollout(Split.TRAIN), bench.tasks(Split.TRAIN)
     return OfflineTrainer(cfg, bench.model, bench.tokenizer, rollout, tasks, on_update, lambda *_: None)
+
+
+@pytest.mark.parametrize("batch_size", [1, 12, 32, 37])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 40, 64, 100, 230, 10_000])
+def test_micro_batching_leaves_the_batch_as_large_as_it_is(batch_size, micro_batch_tokens):
+    optim = OptimConfig(micro_batch_tokens=micro_batch_tokens)
+    config = OfflineConfig(name="x", rule="star", batch_size=batch_size, optim=optim)
+    bench = Workbench.build(sft_config(rule="star"))
+    found = shared_arguments("x", bench.model, 100, 10, config, seed=0, n_steps=0)
+    size, n_pieces = found["per_device_train_batch_size"], found["gradient_accumulation_steps"]
+    assert size * n_pieces == batch_size
+    assert size == 1 or size * 10 <= micro_batch_tokens
 
 
 def test_fine_tuning_learns_the_labels_and_nothing_of_the_prompt():

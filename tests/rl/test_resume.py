@@ -25,6 +25,7 @@ from rl.backends.distributed import Distributed
 from rl.checkpoint import Identity, ResumeError, hash_tasks
 from rl.config import (
     AlgorithmConfig,
+    BudgetConfig,
     CriticConfig,
     EvalConfig,
     LoraConfig,
@@ -32,7 +33,6 @@ from rl.config import (
     SFTConfig,
     StageConfig,
     TermConfig,
-    TrainingConfig,
 )
 from rl.learner import Learner
 from rl.offline import OfflineTrainer
@@ -248,6 +248,13 @@ def test_a_budget_that_something_stretches_over_may_not_grow(algorithm):
         Identity.of(changed(deepcopy(cfg), "training.episodes", 960), "train").refuse(stored)
 
 
+def test_validation_may_not_change_where_it_chooses_the_policy():
+    cfg = changed(constant(SIMPLE), "training.select", "best")
+    stored = Identity.of(cfg, "train")
+    with pytest.raises(ResumeError, match=r"training\.validate_every"):
+        Identity.of(changed(deepcopy(cfg), "training.validate_every", 1), "train").refuse(stored)
+
+
 def test_more_episodes_go_on_where_the_run_was(tmp_path):
     """Six steps and then six more are twelve."""
     play(changed(constant(SIMPLE), "training.episodes", 192), tmp_path / "whole")
@@ -298,7 +305,7 @@ def offline(folder, rule="star", report=quiet, **model):
         offline=OfflineConfig(
             name=rule, rule="star", iterations=3, rule_options={"keep_right_to_right": True}, restart=False
         ),
-        training=TrainingConfig(episodes=3 * 64, keep_episodes=2),
+        training=BudgetConfig(episodes=3 * 64, keep_episodes=2),
         evaluation=EvalConfig(samples_per_task=0, n_tasks=5),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -374,6 +381,21 @@ def test_a_step_that_is_not_finite_can_be_left_out_and_is_counted(tmp_path, monk
     assert bool(weights.isfinite().all())
     steps = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "policy/loss" in row]
     assert [row["optim/skipped"] for row in steps] == [0, 0, 1, 0, 0, 0]
+
+
+def test_fine_tuning_stops_before_a_step_that_is_not_finite(tmp_path, monkeypatch):
+    train_round = OfflineTrainer.train_round
+
+    def spoilt(self, episodes):
+        if self.round == 1:
+            with torch.no_grad():
+                list(self._model.parameters())[-1].fill_(float("nan"))
+        return train_round(self, episodes)
+
+    monkeypatch.setattr(OfflineTrainer, "train_round", spoilt)
+    with pytest.raises(RunStoppedError, match="step 1: the gradient is not finite, and the step was not taken"):
+        offline(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

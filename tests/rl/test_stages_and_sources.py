@@ -137,6 +137,45 @@ def test_a_critic_warms_up_before_the_policy_moves():
     assert not torch.equal(weights(bench.model), before)
 
 
+@pytest.mark.parametrize(
+    "critic", [CriticConfig("separate", warmup_steps=2), CriticConfig("shared", True, warmup_steps=2)]
+)
+def test_a_policy_rests_during_warm_up_whatever_the_weight_decay(critic):
+    algorithm = AlgorithmConfig(name="x", advantage="gae", group_size=4, critic=critic)
+    trainer, bench = build_trainer(modchain_config(algorithm=algorithm, episodes=3 * 32, weight_decay=0.1))
+    before = weights(bench.model)
+    for _ in range(2):
+        trainer.train_step()
+    assert torch.equal(weights(bench.model), before)
+    trainer.train_step()
+    assert not torch.equal(weights(bench.model), before)
+
+
+def test_a_schedule_ends_where_the_budget_does_when_groups_are_replaced():
+    cfg = modchain_config(
+        algorithm=AlgorithmConfig(name="x", group_size=4, dynamic_sampling=3), episodes=16 * 32, schedule="linear"
+    )
+    trainer, _ = build_trainer(cfg)
+    rates = [metrics["optim/lr"] for metrics, _ in run_to_the_end(trainer)]
+    assert len(rates) < 12  # replaced groups were counted
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 1e-3
+    assert rates[-1] < 0.25e-3  # the last batch begins where a quarter of the budget is left at most
+
+
+def test_kl_may_be_taken_off_the_reward():
+    """The gradient then reaches the policy through advantages alone, and the KL is still measured."""
+    seen = {}
+    for where in (False, True):
+        stages = named(StageConfig(kl_coefs=[1.0, 1.0]))
+        algorithm = AlgorithmConfig(name="x", group_size=4, stages=stages, kl_in_reward=where)
+        trainer, bench = build_trainer(modchain_config(algorithm=algorithm, episodes=4 * 32, lr=1e-2))
+        metrics = [metrics for metrics, _ in run_to_the_end(trainer)]
+        assert metrics[-1]["policy/kl_ref_t1"] > 0
+        seen[where] = weights(bench.model)
+    assert not torch.equal(seen[False], seen[True])
+
+
 @pytest.mark.parametrize("kind", ["shared", "separate"])
 @pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
 def test_a_critic_learns_to_predict(kind, advantage):

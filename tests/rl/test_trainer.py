@@ -182,10 +182,11 @@ def test_every_task_is_seen_once_per_pass():
 
 
 def test_schedules():
-    assert lr_factor("linear", 2, 12)(0) == 0.5
-    assert lr_factor("linear", 2, 12)(7) == pytest.approx(0.5)
-    assert lr_factor("cosine", 0, 10)(5) == pytest.approx(0.5)
-    assert lr_factor("constant", 0, 10)(9) == 1.0
+    assert lr_factor("linear", 2, 12, taken=0, position=0) == 0.5
+    assert lr_factor("linear", 2, 12, taken=7, position=7) == pytest.approx(0.5)
+    assert lr_factor("linear", 2, 12, taken=3, position=7) == pytest.approx(0.5)  # replaced groups used the rest up
+    assert lr_factor("cosine", 0, 10, taken=5, position=5) == pytest.approx(0.5)
+    assert lr_factor("constant", 0, 10, taken=9, position=9) == 1.0
 
 
 def test_a_real_episode_reads_as_expected():
