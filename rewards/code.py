@@ -18,9 +18,8 @@ from rewards.asserts import Case, free_names, without_definitions
 from rewards.comparison import Comparison, comparison, safely
 from rewards.observation import of_calls, of_script
 from rewards.program import program_in
-from rewards.sandbox import Conversation, Ending, Judgement, Limits, Outcome, Sandbox, Script
+from rewards.sandbox import Conversation, Ending, Judgement, Limits, Outcome, Runner, Script
 from rewards.sandbox.codec import encode, matches
-from rewards.sandbox.remote import RemoteSandbox
 from rewards.sandboxes import get_sandbox
 from rewards.score import Score, Verdict
 
@@ -130,7 +129,7 @@ def score_code(
     tests: Tests,
     limits: Limits | None = None,
     partial_credit: bool = False,
-    sandbox: Sandbox | RemoteSandbox | None = None,
+    sandbox: Runner | None = None,
 ) -> Score:
     """Grades the program in a response, see :func:`rewards.program.program_in`.
 
@@ -167,7 +166,7 @@ def score_program(
     tests: Tests,
     limits: Limits | None = None,
     partial_credit: bool = False,
-    sandbox: Sandbox | RemoteSandbox | None = None,
+    sandbox: Runner | None = None,
 ) -> Score:
     """Grades a program as it stands; arguments and result as for :func:`score_code`."""
     sandbox, limits = sandbox or get_sandbox(), limits or Limits()
@@ -180,7 +179,7 @@ def score_program(
     return score
 
 
-def _broken(tests: Tests, limits: Limits, sandbox: Sandbox | RemoteSandbox) -> str:
+def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
     """What is wrong with the tests, as their own solution shows; empty if nothing is, or there is no solution."""
     known = tests.__dict__
     if not tests.gold or "_broken" in known:
@@ -230,7 +229,7 @@ class _Tally:
         return Score(value, Verdict.WRONG, answer, "died" if self.ended(Ending.DIED) else "tests", observation)
 
 
-def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, sandbox: Sandbox | RemoteSandbox) -> Score:
+def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
     if isinstance(tests, ScriptTests):
         return _score_script(program, tests, limits, partial_credit, sandbox)
     cases, code = (*tests.public, *tests.hidden), tests.code
@@ -326,9 +325,7 @@ def _said(verdict: dict[str, Any]) -> str:
     return f"{raised.get('type')}: {raised.get('message')}"
 
 
-def _score_script(
-    program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Sandbox | RemoteSandbox
-) -> Score:
+def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
     public, passed = _run_script(program, tests, tests.public, limits, sandbox)
     observation = of_script(tests.public, public, passed)
     tally = _Tally(len(tests.public) + len(tests.hidden), sum(passed), public)
@@ -340,7 +337,7 @@ def _score_script(
 
 
 def _run_script(
-    program: str, tests: ScriptTests, pairs: Sequence[tuple[str, str]], limits: Limits, sandbox: Sandbox | RemoteSandbox
+    program: str, tests: ScriptTests, pairs: Sequence[tuple[str, str]], limits: Limits, sandbox: Runner
 ) -> tuple[list[Outcome], list[bool]]:
     waiting = []
     for stdin, expected in pairs:  # a right output must have room, and one that is too long must be seen to be

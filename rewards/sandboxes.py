@@ -8,10 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from rewards.lookup import Lookup, nearest
-from rewards.sandbox import Limits, Mode, Sandbox
-from rewards.sandbox.remote import RemoteSandbox
+from rewards.sandbox import Limits, Mode, Runner, Sandbox
 
-BACKENDS: "Lookup[Callable[[SandboxOptions], Sandbox | RemoteSandbox]]" = Lookup("env.options.sandbox.backend")
+BACKENDS: "Lookup[Callable[[SandboxOptions], Runner]]" = Lookup("env.options.sandbox.backend")
 """By name, what starts a sandbox: something with the interface of :class:`rewards.sandbox.Sandbox`."""
 
 
@@ -80,16 +79,18 @@ def _local(options: SandboxOptions) -> Sandbox:
 
 
 @BACKENDS.register("http")
-def _http(options: SandboxOptions) -> RemoteSandbox:
+def _http(options: SandboxOptions) -> Runner:
     """A server with the interface of SandboxFusion; the isolation is its affair."""
+    from rewards.sandbox.remote import RemoteSandbox  # its client is slow to import, and seldom needed
+
     return RemoteSandbox(options.url, options.workers, options.retries)
 
 
 _lock = threading.Lock()
-_shared: dict[tuple[int, SandboxOptions], Sandbox | RemoteSandbox] = {}
+_shared: dict[tuple[int, SandboxOptions], Runner] = {}
 
 
-def get_sandbox(options: SandboxOptions = SandboxOptions()) -> Sandbox | RemoteSandbox:
+def get_sandbox(options: SandboxOptions = SandboxOptions()) -> Runner:
     """The shared sandbox with these options; a forked process gets one of its own.
 
     Raises:

@@ -54,7 +54,6 @@ class RemoteSandbox:
 
     mode = "remote"
     judges = False
-    """Whether tests that are arbitrary code can be run."""
 
     def __init__(self, url: str, n_workers: int = 0, retries: int = 3) -> None:
         if not url.startswith(("http://", "https://")):
