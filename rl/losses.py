@@ -183,8 +183,11 @@ def _clipped(
     clipped = rho.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(rho * advantages, clipped * advantages)
     with torch.no_grad():
-        is_clipped = mask & (clipped * advantages < rho * advantages)
-        metrics = _ratio_metrics(rho, is_clipped, mask)
+        n_tokens, is_clipped = float(mask.sum()), mask & (clipped * advantages < rho * advantages)
+        metrics = {
+            "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
+            "policy/ratio": Ratio(float(masked_sum(rho, mask)), n_tokens),
+        }
     return LossOutput(-masked_sum(weights * surrogate, mask), metrics)
 
 
@@ -201,16 +204,12 @@ def cispo_loss(
     with torch.no_grad():
         rho = log_ratio(stats, batch).exp()
         clipped = rho.clamp(1 - clip_low, 1 + clip_high)
-        metrics = _ratio_metrics(rho, mask & (clipped != rho), mask)
+        n_tokens, is_clipped = float(mask.sum()), mask & (clipped != rho)
+        metrics = {
+            "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
+            "policy/ratio": Ratio(float(masked_sum(rho, mask)), n_tokens),
+        }
     return LossOutput(-masked_sum(weights * clipped * batch.advantages * stats.logprobs, mask), metrics)
-
-
-def _ratio_metrics(rho: Tensor, is_clipped: Tensor, mask: Tensor) -> dict[str, Ratio]:
-    n_tokens = float(mask.sum())
-    return {
-        "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
-        "policy/ratio": Ratio(float(masked_sum(rho.detach(), mask)), n_tokens),
-    }
 
 
 @LOSSES.register("entropy", entropy=True)

@@ -35,13 +35,17 @@ def _validation(store: Store, name: str, where: str = "validation") -> list[Seri
     return [over_seeds(curves, store.names[arm], named(name).scale) for arm, curves in found.items() if curves]
 
 
-def _pairs(store: Store, arm: str, x_name: str, y_name: str) -> list[tuple[float, float]]:
-    """Both metrics of every step at which a run logged both, all seeds together."""
-    pairs = []
-    for x, y in zip(store.curves(arm, x_name), store.curves(arm, y_name), strict=False):
-        at = dict(zip(x.x.tolist(), x.y.tolist(), strict=True))
-        pairs += [(at[step], value) for step, value in zip(y.x.tolist(), y.y.tolist(), strict=True) if step in at]
-    return pairs
+def _scattered(store: Store, x: tuple[str, float], y: tuple[str, float]) -> list[Series]:
+    """Two metrics, each with its scale, at every step at which a run logged both; all seeds of an arm together."""
+    found = []
+    for arm in store.trained:
+        pairs: list[tuple[float, float]] = []
+        for one, other in zip(store.curves(arm, x[0]), store.curves(arm, y[0]), strict=False):
+            at = dict(zip(one.x, x[1] * one.y, strict=True))
+            pairs += [(at[n], y[1] * value) for n, value in zip(other.x, other.y, strict=True) if n in at]
+        if pairs:
+            found.append(Series(store.names[arm], *map(list, zip(*pairs, strict=True)), mark=Mark.POINTS))
+    return found
 
 
 @exhibit("F1", "Learning")
@@ -101,11 +105,7 @@ def mismatch(store: Store) -> Figure:
 @exhibit("F9", "Correction against first-attempt KL")
 def kl_frontier(store: Store) -> Figure:
     """What correction costs in distance of the first attempt from the base."""
-    series = []
-    for arm in store.trained:
-        if pairs := _pairs(store, arm, "policy/kl_ref_t1", "eval/validation/delta"):
-            x, y = [pair[0] for pair in pairs], [100 * pair[1] for pair in pairs]
-            series.append(Series(store.names[arm], x, y, mark=Mark.POINTS))
+    series = _scattered(store, ("policy/kl_ref_t1", 1), ("eval/validation/delta", 100))
     if not series:
         raise MissingError("needs an online arm with a KL to the base (algorithm.stages.*.kl_coefs) and validations")
     caption = (
@@ -157,11 +157,7 @@ def _kept_curves(store: Store, arm: str, kind: str) -> list[Curve]:
 @exhibit("F12", "Changing wrong and right answers")
 def calibration(store: Store) -> Figure:
     """Does it change wrong answers rather than right ones?"""
-    series = []
-    for arm in store.trained:
-        if pairs := _pairs(store, arm, "eval/validation/change_if_right", "eval/validation/change_if_wrong"):
-            x, y = ([100 * pair[axis] for pair in pairs] for axis in (0, 1))
-            series.append(Series(store.names[arm], x, y, mark=Mark.POINTS))
+    series = _scattered(store, ("eval/validation/change_if_right", 100), ("eval/validation/change_if_wrong", 100))
     if not series:
         raise MissingError(_NOT_VALIDATED)
     caption = (

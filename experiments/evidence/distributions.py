@@ -35,9 +35,9 @@ def edit_distance(store: Store) -> Figure:
         if trained.sum():
             series.append(_density("what was trained on", trained, float(trained.sum())))
         panels.append(Panel(store.names[arm], "edit ratio", "density", series))
-    n = len(store.rows_of(store.arms[0], mode))
+    n = len(store.rows_of(store.arms[0], mode)) // max(1, len(store.seeds(store.arms[0])))
     caption = (
-        f"{store.env}, {mode} episodes (n = {n} of each arm, all seeds). The edit ratio is the number of characters to "
+        f"{store.env}, {mode} episodes (n = {n} for each run). The edit ratio is the number of characters to "
         "delete and insert, over the sum of both lengths: 0 is a copy, 1 has nothing in common. The four transitions "
         "of an arm together have area 1. So has the curve of what it was trained on: the rows that an offline arm "
         "kept, or the stored sample of an online arm's episodes. An arm whose two curves differ is used on other "
@@ -108,7 +108,7 @@ def parallel_or_sequential(store: Store) -> Figure:
     by_kind: dict[str, list[Series]] = {"majority": [], "sequential": []}
     by_tokens: dict[str, list[Series]] = {"majority": [], "sequential": []}
     for arm in store.arms:
-        per_seed = [scaling(rows) for rows in _by_seed(store.rows_of(arm, "sampled")).values()]
+        per_seed = [scaling(rows) for rows in _by_seed(store.rows_of(arm, "sampled"))]
         rows = store.rows_of(arm, "sampled")
         if not rows:
             continue
@@ -139,11 +139,8 @@ def _per_task(store: Store) -> int:
     return max(row.sample for row in store.rows if row.mode == "sampled") + 1
 
 
-def _by_seed(rows: Sequence[EvalRow]) -> dict[int, list[EvalRow]]:
-    found: dict[int, list[EvalRow]] = defaultdict(list)
-    for row in rows:
-        found[row.seed].append(row)
-    return found
+def _by_seed(rows: Sequence[EvalRow]) -> list[list[EvalRow]]:
+    return [[row for row in rows if row.seed == seed] for seed in dict.fromkeys(row.seed for row in rows)]
 
 
 def _across(per_seed: list[list[dict[str, float]]], kind: str) -> tuple[list[float], ...]:
@@ -165,7 +162,7 @@ def more_attempts(store: Store) -> Figure:
     for arm in store.arms:
         per_seed = [
             [100 * float(np.mean([row.correct[row.at(k)] for row in rows])) for k in range(1, rows[0].attempts + 1)]
-            for rows in _by_seed(store.rows_of(arm, LONGER)).values()
+            for rows in _by_seed(store.rows_of(arm, LONGER))
         ]
         if per_seed:
             n = min(len(values) for values in per_seed)

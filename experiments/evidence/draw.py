@@ -34,30 +34,20 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
     if isinstance(exhibit, Figure):
         return _write_figure(exhibit, folder)
     if isinstance(exhibit, Table):
-        paths = [folder / f"{exhibit.id}.csv", folder / f"{exhibit.id}.md"]
-        write_text(paths[0], _csv(exhibit))
-        write_text(paths[1], _markdown(exhibit))
-        return paths
+        return _write_table(exhibit, folder)
     return []
 
 
-def _csv(table: Table) -> str:
+def _write_table(table: Table, folder: Path) -> list[Path]:
+    rows = [[cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row] for row in table.rows]
     out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(table.header)
-    writer.writerows(
-        [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row] for row in table.rows
-    )
-    return out.getvalue()
-
-
-def _markdown(table: Table) -> str:
-    lines = [f"**{table.title} ({table.id}).** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
-    lines.append("|" + "---|" * len(table.header))
-    for row in table.rows:
-        cells = [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    csv.writer(out).writerows([table.header, *rows])
+    lines = [" | ".join(["", *row, ""]).strip() for row in (table.header, ["---"] * len(table.header), *rows)]
+    text = "\n".join([f"**{table.title} ({table.id}).** {table.caption}", "", *lines, ""])
+    paths = [folder / f"{table.id}.csv", folder / f"{table.id}.md"]
+    write_text(paths[0], out.getvalue())
+    write_text(paths[1], text)
+    return paths
 
 
 def _write_figure(figure: Figure, folder: Path) -> list[Path]:
@@ -80,13 +70,8 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
     for axis in axes.flat:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     if handles:
-        canvas.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside upper center",
-            ncols=min(_LEGEND[n_columns], len(handles)),
-            fontsize=8,
-        )
+        columns = min(_LEGEND[n_columns], len(handles))
+        canvas.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=8)
     canvas.supxlabel(textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50), fontsize=8)
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
     canvas.draw_without_rendering()
@@ -128,12 +113,8 @@ def _draw_series(axis: Any, series: Series, index: int) -> None:
         axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.5)
     if len(series.low):
         axis.fill_between(series.x, series.low, series.high, color=colour, alpha=0.12, linewidth=0)
-    line = style if series.mark is Mark.LINE else "none"
-    size = 3.5 if series.mark is Mark.LINE else 5
-    faces = {} if series.mark is Mark.LINE else {"mfc": "none"}
-    axis.plot(
-        series.x, series.y, color=colour, linestyle=line, marker=marker, markersize=size, label=series.name, **faces
-    )
+    look = {"linestyle": style, "markersize": 3.5} if series.mark is Mark.LINE else {"linestyle": "none", "mfc": "none"}
+    axis.plot(series.x, series.y, color=colour, marker=marker, label=series.name, **look)
 
 
 def _draw_heat(axis: Any, panel: Panel) -> None:

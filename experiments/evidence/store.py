@@ -6,7 +6,6 @@ run, or a folder of several. A run is a folder with a ``result.json``, which nam
 
 import importlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -100,7 +99,10 @@ class Store:
         self.order += [arm for arm in sorted(finished, key=lambda arm: arm != BASE) if arm not in self.order]
         self.arms: list[str] = [arm for arm in self.order if arm in finished]
         """Arms with a finished run, in the order of the tables, the base first."""
-        self.names: dict[str, str] = {arm: self._name(arm) for arm in self.order}
+        self.names: dict[str, str] = {
+            arm: self.config.get("arms", {}).get(arm, {}).get("name", arm) for arm in self.order
+        }
+        self._files: dict[Path, list[dict[str, Any]]] = {}
         self._tables: dict[str, dict[str, ArmTable]] = {}
         self._bootstraps: dict[str, Bootstrap] = {}
         self._cells: dict[tuple[str, str, str], Cells] = {}
@@ -109,11 +111,6 @@ class Store:
         """A value of the config, by its whole key; the default where the config does not say."""
         found = OmegaConf.select(self.config, key)
         return default if found is None else found
-
-    def _name(self, arm: str) -> str:
-        if arm == BASE or not self.is_comparison:
-            return arm
-        return self.setting(f"arms.{arm}.name", arm)
 
     def arm_config(self, arm: str) -> Any:
         """What an arm learns by: its ``algorithm`` or ``offline`` config; empty for one that learns nothing."""
@@ -154,12 +151,7 @@ class Store:
     @cached_property
     def rows(self) -> list[EvalRow]:
         """Every evaluated episode of the finished runs, each named after its arm here."""
-        rows = []
-        for run in self.runs.values():
-            if (path := run.folder / "rows.jsonl").exists():
-                found = (EvalRow.from_json(row) for row in read_jsonl(path))
-                rows += [row if row.arm == run.arm else replace(row, arm=run.arm) for row in found]
-        return rows
+        return [EvalRow.from_json(row | {"arm": key[0]}) for key in self.runs for row in self._read(*key, "rows")]
 
     @cached_property
     def modes(self) -> list[str]:
@@ -217,42 +209,33 @@ class Store:
 
     def rows_of(self, arm: str, mode: str) -> list[EvalRow]:
         """An arm's rows of a mode, failed ones left out."""
-        return [row for row in self._by_arm.get((arm, mode), []) if not row.failed]
-
-    @cached_property
-    def _by_arm(self) -> dict[tuple[str, str], list[EvalRow]]:
-        found = defaultdict(list)
-        for row in self.rows:
-            found[row.arm, row.mode].append(row)
-        return found
+        return [row for row in self.rows if (row.arm, row.mode) == (arm, mode) and not row.failed]
 
     # ---------------------------------------------------------------- training
-
-    @cached_property
-    def _metrics(self) -> dict[tuple[str, int], list[dict[str, Any]]]:
-        return {key: _read(run.folder / "metrics.jsonl") for key, run in self.runs.items()}
 
     def curves(self, arm: str, name: str) -> list[Curve]:
         """A logged metric over sampled episodes, one curve per seed; only runs that logged it at least twice."""
         curves = []
         for seed in self.seeds(arm):
-            points = [
-                (row["rollout/episodes"], row[name])
-                for row in self._metrics[arm, seed]
-                if row.get(name) is not None and "rollout/episodes" in row
-            ]
+            rows = [row for row in self._read(arm, seed, "metrics") if row.get(name) is not None]
+            points = [(row["rollout/episodes"], row[name]) for row in rows if "rollout/episodes" in row]
             if len(points) > 1:
-                x, y = np.array(points, dtype=float).T
-                curves.append(Curve(x, y))
+                curves.append(Curve(*np.array(points, dtype=float).T))
         return curves
 
     def rounds(self, arm: str, seed: int) -> list[dict[str, Any]]:
         """What an offline arm kept, round by round; empty for an online one."""
-        return _read(self.runs[arm, seed].folder / "rounds.jsonl")
+        return self._read(arm, seed, "rounds")
 
     def episodes(self, arm: str, seed: int) -> list[dict[str, Any]]:
         """The training episodes that a run kept."""
-        return _read(self.runs[arm, seed].folder / "episodes.jsonl")
+        return self._read(arm, seed, "episodes")
+
+    def _read(self, arm: str, seed: int, what: str) -> list[dict[str, Any]]:
+        path = self.runs[arm, seed].folder / f"{what}.jsonl"
+        if path not in self._files:
+            self._files[path] = read_jsonl(path) if path.exists() else []
+        return self._files[path]
 
     def cross(self) -> list[dict[str, Any]]:
         """Cells of the correctors' table, one dictionary a seed."""
@@ -260,8 +243,7 @@ class Store:
 
     def tasks(self) -> dict[str, dict[str, str]]:
         """Question and gold of the evaluated tasks, by id."""
-        found = (_read(run.folder / "tasks.jsonl") for run in self.runs.values())
-        return {row["task_id"]: row for row in next(filter(None, found), [])}
+        return {row["task_id"]: row for arm, seed in self.runs for row in self._read(arm, seed, "tasks")}
 
     def data_files(self) -> list[dict[str, Any]]:
         """Published files that the tasks were read from, with hash and licence; none for generated tasks."""
@@ -277,10 +259,6 @@ class Store:
                 spelt = {i: token for i in ids if (token := tokenizer.id_to_token(i)) is not None}
                 return {i: decoder.decode([token]) if decoder else token for i, token in spelt.items()}
         return {}
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return read_jsonl(path) if path.exists() else []
 
 
 def _find_runs(folder: Path) -> Iterator[Run]:
