@@ -22,5 +22,6 @@ from rewards.sandbox.supervisor import (
 )
 
 __all__ = [
-    "Conversation", "Ending", "Job", "Judgement", "Limits", "Mode", "Outcome", "Runner", "Sandbox", "SandboxError", "Script",
+    "Conversation", "Ending", "Job", "Judgement", "Limits", "Mode", "Outcome", "Runner", "Sandbox", "SandboxError",
+    "Script",
 ]  # fmt: skip
