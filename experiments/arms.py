@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split, Task
-from experiments.stopping import Report, Stopping
+from experiments.jobs import Report
+from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
 from rl.analysis.rows import LONGER, TRANSFER, EvalRow
 from rl.analysis.statistics import scaling, summarise

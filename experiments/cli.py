@@ -175,11 +175,12 @@ def typed(cfg: DictConfig) -> Any:
             if error.name is None or not name.startswith(error.name):
                 raise
             raise UserError(f"plugins: there is no module {name!r} here; it is imported from {Path.cwd()}") from error
+    if "model" in cfg:  # before the rest, whose names are looked up among functions that need torch
+        model: Any = OmegaConf.to_object(cfg.model)
+        model.refuse_missing()
     config: Any = OmegaConf.to_object(cfg)
     if hasattr(config, "env"):
         config.env = config.env.settled()
-    if isinstance(config, schema.RunConfig):
-        config.model.refuse_missing()
     return config
 
 

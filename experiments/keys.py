@@ -43,9 +43,9 @@ def walk(node: Any, prefix: str = "", known: bool = True) -> Iterator[tuple[str,
 def refuse_unknown(cfg: DictConfig, but: Sequence[str] = ()) -> None:
     """Raises UnknownKeyError if a composed config holds a key that its schema does not have; those of ``but`` may."""
     keys = list(walk(cfg))
-    for key, is_known in keys:
-        if not is_known and key not in but:
-            raise UnknownKeyError(unknown(key, [known for known, is_known in keys if is_known]))
+    known = [key for key, is_known in keys if is_known]
+    if refused := [unknown(key, known) for key, is_known in keys if not is_known and key not in but]:
+        raise UnknownKeyError("\n".join(refused))
 
 
 def unknown(key: str, known: Iterable[str]) -> str:

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from experiments.arms import ArmResult, Report, Validation, finish, identify
+from experiments.arms import ArmResult, Validation, finish, identify
+from experiments.jobs import Report
 from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
 from rl.backends.trackers import Trackers

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from experiments.executors import EXECUTORS
 from rl.config import EnvConfig, RunConfig, TrainingConfig
 from rl.config.checks import check_numbers
 
@@ -35,7 +36,9 @@ class CompareConfig(RunConfig):
         match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
             ones) or ``updates`` (``training.updates``, optimiser steps).
         cross: Test tasks on which every arm corrects every arm's first attempts; 0 for no such table.
-        workers: Processes; 0 for one per core.
+        executor: Where jobs run: ``local`` (slots of this machine), ``submitit`` (Slurm) or ``ray``.
+        executor_options: Its own options; see ``experiments/executors.py``.
+        retries: How often a job that crashed is tried again before the report.
         resume: Folder of an earlier, interrupted comparison to go on with.
     """
 
@@ -44,12 +47,15 @@ class CompareConfig(RunConfig):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     match: str = "samples"
     cross: int = 0
-    workers: int = 0
+    executor: str = "local"
+    executor_options: dict[str, Any] = field(default_factory=dict)
+    retries: int = 0
     resume: str | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        check_numbers(self, "", not_negative="seed threads seeds cross workers")
+        EXECUTORS.options(self.executor, self.executor_options)
+        check_numbers(self, "", not_negative="seed threads seeds cross retries")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
         for what in ("tokens", "updates"):
@@ -103,6 +109,10 @@ class PretrainConfig(ProgramConfig):
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        counts = "steps batch_size hidden_size n_layers n_heads threads"
+        check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight")
+
 
 @dataclass
 class PlayConfig(ProgramConfig):
@@ -118,6 +128,9 @@ class PlayConfig(ProgramConfig):
     split: str = "train"
     seed: int = 0
     data_dir: str = "data"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", not_negative="seed")
 
 
 @dataclass
@@ -137,8 +150,7 @@ class WatchConfig(ProgramConfig):
     episodes: int = 3
 
     def __post_init__(self) -> None:
-        if self.every_s <= 0 or self.episodes < 0:
-            raise ValueError("every_s must be positive and episodes not negative")
+        check_numbers(self, "", positive="every_s", not_negative="episodes")
 
 
 @dataclass
@@ -158,5 +170,4 @@ class ReportConfig(ProgramConfig):
     def __post_init__(self) -> None:
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
-        if self.episodes < 0:
-            raise ValueError(f"episodes={self.episodes}: must not be negative")
+        check_numbers(self, "", not_negative="episodes")

@@ -12,14 +12,13 @@ from types import TracebackType
 from typing import Any
 
 from experiments.folders import Lock, hold
+from experiments.jobs import Report
 from rl.backends.distributed import Distributed
 from rl.tracking import is_disk_full
 from rl.types import RunStoppedError
 
 EXIT_PREEMPTED = 75
 """Exit status of a run that a signal ended: it can go on (``EX_TEMPFAIL`` of sysexits.h)."""
-Report = Callable[[str, float, dict[str, float]], None]
-"""Called with what is going on, the progress in [0, 1] and the newest metrics."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -223,7 +223,8 @@ class AlgorithmConfig:
             stages[0].reference == "previous",
             "algorithm.stages: the first stage has reference=previous: there is no stage before it",
         )
-        self._check_lookups(stages)
+        if self.name != MISSING:  # the bare schema behind the YAML files is no algorithm yet: it should not load torch
+            self._check_lookups(stages)
         refuse(
             self.dynamic_sampling > 0 and min(stage.group_size for stage in stages) < 2,
             "algorithm.dynamic_sampling looks for groups whose rewards differ: it needs a group_size of at least 2",

@@ -63,7 +63,7 @@ def test_arms_that_only_ask_get_one_job_with_their_own_words(tmp_path):
     from experiments.compare import plan
 
     cfg = OmegaConf.to_object(compose("compare", ["env=gsm8k", "run=[self_refine,wait,star]", "seeds=[0,1]"]))
-    jobs = {(job.arm, job.seed): job.config for job in plan(cfg, tmp_path)}
+    jobs = {(job.arm.name, job.seed): job.arm.config for job in plan(cfg, tmp_path)}
     assert list(jobs) == [("base", 0), ("self_refine", 0), ("wait", 0), ("star", 0), ("star", 1)]
     assert jobs["self_refine", 0].env.prompts == "math-refine-v1"
     assert jobs["base", 0].env.prompts == "math-v1"
@@ -143,7 +143,7 @@ def test_a_key_that_is_not_there_is_refused_whole_with_the_nearest(entry, key, v
         ("algoritm=score", "unknown key 'algoritm'; did you mean 'algorithm'?"),
         ("algorithm=scroe", "algorithm=scroe: unknown; did you mean 'score'?"),
         ("toy=modchain", "unknown key 'toy'"),
-        ("++optim={lr: 3, rate: 4}", "unknown key 'optim.rate'"),
+        ("++algorithm.optim={lr: 3, rate: 4}", "unknown key 'algorithm.optim.rate'"),
         ("plugins=[no_such_module]", "plugins: there is no module 'no_such_module'"),
         ("model.path=./nowhere", "model.path=./nowhere: no model there"),
     ],
@@ -154,9 +154,11 @@ def test_what_cannot_be_done_to_a_config_is_said(override, message):
 
 @pytest.mark.parametrize("override", ["env.options.mine=3", "+env.options.mine=3", "++env.options.mine=3"])
 def test_free_mappings_take_new_keys_with_and_without_a_plus(override):
-    cfg = typed(compose("train", open_free_mappings([override, "engine.options.more=1"], _ENTRY_POINTS["train"])))
+    cfg = typed(
+        compose("train", open_free_mappings([override, "evaluation.transfer.far.options.n=1"], _ENTRY_POINTS["train"]))
+    )
     assert cfg.env.options["mine"] == 3
-    assert cfg.engine.options == {"more": 1}
+    assert cfg.evaluation.transfer == {"far": {"options": {"n": 1}}}
 
 
 def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch):
@@ -184,7 +186,7 @@ def test_a_wrong_value_is_named(override, message):
 
 
 def test_every_config_field_is_documented_and_known():
-    assert {"algorithm.group_size", "optim.micro_batch_tokens", "hydra.run.dir"} <= set(known_keys("train"))
+    assert {"algorithm.group_size", "algorithm.optim.micro_batch_tokens", "hydra.run.dir"} <= set(known_keys("train"))
     for node in (*vars(schema).values(), *vars(entry_schema).values()):
         if not is_dataclass(node) or not (node.__doc__ or "").count("Args:"):
             continue

@@ -29,7 +29,7 @@ TINY = [
     "evaluation.samples_per_task=2",
     "evaluation.fixed_first=8",
     "cross=8",
-    "workers=2",
+    "executor_options.workers=2",
 ]
 
 
