@@ -37,8 +37,22 @@ class LockedError(ResumeError):
 
 def holder(folder: Path) -> str | None:
     """Which process is at work in a folder; ``None`` if none is."""
-    path = _newest_lock(folder)[1]
-    return _holder(path) if path is not None else None
+    try:
+        path = _newest_lock(folder)[1]
+        found, beat = json.loads(path.read_text() or "{}"), path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    if found.get("place") == _place():
+        try:
+            process = psutil.Process(found["pid"])
+            another = abs(process.create_time() - found["born"]) > 1.0  # the number was given away since
+            if another or process.status() == psutil.STATUS_ZOMBIE:
+                return None
+        except psutil.NoSuchProcess:
+            return None
+    elif _now(folder) - beat > (STALE_S if found else BEAT_S):  # an empty one is about to be written, or never will be
+        return None
+    return f"process {found.get('pid')} on {found.get('place')}"
 
 
 class Lock:
@@ -90,7 +104,7 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 os.utime(self._path)
 
 
@@ -175,10 +189,8 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
     named = resume not in (None, "auto")
     if named:
         parent = Path(resume)
-        if (parent / IDENTITY).exists() and not sweep and is_complete(parent):
-            raise ResumeError(f"resume={resume}: the run in {parent} is finished")
         if (parent / IDENTITY).exists():
-            return _take(parent, cfg, kind)
+            return _take(parent, cfg, kind, sweep)
         candidates = _runs_below(parent)
         if not candidates:
             raise ResumeError(
@@ -191,8 +203,7 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
         candidates = [parent / name]
     for folder in candidates:
         with suppress(ResumeError):
-            if sweep or not is_complete(folder):
-                return _take(folder, cfg, kind, by_content=True)
+            return _take(folder, cfg, kind, sweep, by_content=True)
     if named and not sweep:
         raise ResumeError(f"resume={resume}: no run in it is unfinished, of this config and without a process")
     return _create(parent, name, cfg, kind)
@@ -219,7 +230,7 @@ def _create(parent: Path, name: str, cfg: Any, kind: str) -> Path:
     raise FileExistsError(f"{parent}/{name}: ten thousand runs have this name; choose another runs_dir")
 
 
-def _take(folder: Path, cfg: Any, kind: str, by_content: bool = False) -> Path:
+def _take(folder: Path, cfg: Any, kind: str, even_finished: bool, by_content: bool = False) -> Path:
     stored = read_identity(folder)
     if stored.kind != kind:
         raise ResumeError(
@@ -230,35 +241,20 @@ def _take(folder: Path, cfg: Any, kind: str, by_content: bool = False) -> Path:
         identity.refuse(stored)  # first what costs nothing
         if by_content and stored.content:
             replace(identity, content=content_of(cfg)).refuse(stored)
-    _held[folder.resolve()] = Lock(folder)
+    lock = Lock(folder)
+    if is_complete(folder) and not even_finished:  # asked last: its process may have finished it just now
+        lock.release()
+        raise ResumeError(f"resume={folder}: the run in it is finished")
+    _held[folder.resolve()] = lock
     return folder
 
 
-def _newest_lock(folder: Path) -> tuple[int, Path | None]:
-    return max(((_number(path), path) for path in folder.glob(".lock.*")), default=(0, None))
+def _newest_lock(folder: Path) -> tuple[int, Path]:
+    return max(((_number(path), path) for path in folder.glob(".lock.*")), default=(0, folder / ".lock.0"))
 
 
 def _number(path: Path) -> int:
     return int(path.suffix[1:])
-
-
-def _holder(path: Path) -> str | None:
-    """Who holds a lock; ``None`` if it is nobody any more."""
-    try:
-        found, beat = json.loads(path.read_text() or "{}"), path.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    if found.get("place") == _place():
-        try:
-            process = psutil.Process(found["pid"])
-            another = abs(process.create_time() - found["born"]) > 1.0  # the number was given away since
-            if another or process.status() == psutil.STATUS_ZOMBIE:
-                return None
-        except psutil.NoSuchProcess:
-            return None
-    elif _now(path.parent) - beat > STALE_S:
-        return None
-    return f"process {found.get('pid')} on {found.get('place')}"
 
 
 def _now(folder: Path) -> float:

@@ -109,6 +109,10 @@ class PretrainConfig(ProgramConfig):
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        counts = "steps batch_size hidden_size n_layers n_heads threads"
+        check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight")
+
 
 @dataclass
 class PlayConfig(ProgramConfig):
@@ -124,6 +128,9 @@ class PlayConfig(ProgramConfig):
     split: str = "train"
     seed: int = 0
     data_dir: str = "data"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", not_negative="seed")
 
 
 @dataclass
@@ -143,16 +150,15 @@ class WatchConfig(ProgramConfig):
     episodes: int = 3
 
     def __post_init__(self) -> None:
-        if self.every_s <= 0 or self.episodes < 0:
-            raise ValueError("every_s must be positive and episodes not negative")
+        check_numbers(self, "", positive="every_s", not_negative="episodes")
 
 
 @dataclass
 class ReportConfig(ProgramConfig):
-    """``experiments.report``: a comparison's tables, figures and page, drawn again.
+    """``experiments.report``: tables, figures and page of a folder of runs.
 
     Args:
-        run: Folder of a comparison.
+        run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several.
         only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
         episodes: Most evaluated episodes that the page carries.
     """
@@ -164,5 +170,4 @@ class ReportConfig(ProgramConfig):
     def __post_init__(self) -> None:
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
-        if self.episodes < 0:
-            raise ValueError(f"episodes={self.episodes}: must not be negative")
+        check_numbers(self, "", not_negative="episodes")

@@ -64,31 +64,17 @@ def small(value: Fraction) -> Fraction:
     return value
 
 
-def _folded(sign: str, left: Tree, right: Tree) -> Tree:
+def apply(sign: str, left: Tree, right: Tree) -> Tree:
+    """``left + right``, ``*`` or ``/``, worked out if both are rational; raises ``UndecidedError`` for ``/ 0``."""
+    if sign == "/" and right == 0:
+        raise UndecidedError("division by zero")
     rational = isinstance(left, Fraction) and isinstance(right, Fraction)
     return small(OPERATIONS[sign](None, left, right)) if rational else (sign, left, right)
 
 
-def add(left: Tree, right: Tree) -> Tree:
-    """The sum."""
-    return _folded("+", left, right)
-
-
-def multiply(left: Tree, right: Tree) -> Tree:
-    """The product."""
-    return _folded("*", left, right)
-
-
 def subtract(left: Tree, right: Tree) -> Tree:
     """The difference."""
-    return add(left, multiply(Fraction(-1), right))
-
-
-def divide(left: Tree, right: Tree) -> Tree:
-    """The quotient; a division by a plain 0 raises ``UndecidedError``."""
-    if right == 0:
-        raise UndecidedError("division by zero")
-    return _folded("/", left, right)
+    return apply("+", left, apply("*", Fraction(-1), right))
 
 
 def power(base: Tree, exponent: Tree) -> Tree:
@@ -102,16 +88,16 @@ def power(base: Tree, exponent: Tree) -> Tree:
     return ("^", base, exponent)
 
 
+def names(tree: Tree) -> set[str]:
+    """Names of variables and constants."""
+    if isinstance(tree, tuple):
+        return set().union(*map(names, tree[1:]))
+    return {tree} if isinstance(tree, str) else set()
+
+
 def variables(tree: Tree) -> set[str]:
     """Names of the variables."""
-    if isinstance(tree, tuple):
-        return set().union(*map(variables, tree[1:]))
-    return {tree} if isinstance(tree, str) and tree not in (IMAGINARY, PI, EULER, INFINITY) else set()
-
-
-def contains(tree: Tree, name: str) -> bool:
-    """Whether a name or operation occurs."""
-    return tree == name or (isinstance(tree, tuple) and (tree[0] == name or any(contains(a, name) for a in tree[1:])))
+    return names(tree) - {IMAGINARY, PI, EULER, INFINITY}
 
 
 def substitute(tree: Tree, name: str, value: Tree) -> Tree:
@@ -129,10 +115,9 @@ def equal(gold: Tree, answer: Tree) -> bool:
     """
     if gold == answer or (isinstance(gold, Fraction) and isinstance(answer, Fraction)):
         return gold == answer
-    if contains(gold, INFINITY) or contains(answer, INFINITY):
+    if INFINITY in names(gold) | names(answer):
         return False
-    complex_too = contains(gold, IMAGINARY)
-    skipped, compared = [], 0
+    skipped, compared = [], False
     for point in points(variables(gold) | variables(answer)):
         try:
             (left, right), error = evaluate((gold, answer), point)
@@ -140,20 +125,20 @@ def equal(gold: Tree, answer: Tree) -> bool:
             raise
         except UndecidedError:
             continue
-        if not complex_too and abs(left.imag) > error:
+        if IMAGINARY not in names(gold) and abs(left.imag) > error:
             skipped.append(abs(left - right) <= error)
             continue
         if abs(left - right) > error:
             return False
-        compared += 1
+        compared = True
     if not compared and not skipped:
         raise UndecidedError("no value")
-    return bool(compared) or all(skipped)
+    return compared or all(skipped)
 
 
-def points(names: set[str]) -> list[dict[str, Fraction]]:
+def points(variable: set[str]) -> list[dict[str, Fraction]]:
     """Values for variables, always the same for a name; a single empty point for none."""
-    return [{name: _coordinate(name, i) for name in names} for i in range(len(_RANGES) if names else 1)]
+    return [{name: _coordinate(name, i) for name in variable} for i in range(len(_RANGES) if variable else 1)]
 
 
 @lru_cache(maxsize=4096)

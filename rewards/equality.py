@@ -1,6 +1,6 @@
-"""When two values are the same. Three outcomes: true, false where both sides are fully understood, and ``None``."""
+"""When two values are the same: true, false where both sides are fully understood, else ``UndecidedError``."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from hashlib import blake2b
@@ -12,14 +12,14 @@ from rewards.kinds import Equation, Expression, Family, Hedge, Label, Named, Reg
 from rewards.notation import WORDS
 
 INTERVALS = ("()", "[]", "(]", "[)")
-INFINITE = (algebra.multiply(Fraction(-1), algebra.INFINITY), algebra.INFINITY)
+INFINITE = (algebra.apply("*", Fraction(-1), algebra.INFINITY), algebra.INFINITY)
 
 
 class UnevaluatedError(ValueError):
     """The answer is a calculation that leads to the gold."""
 
 
-def equal(gold: Value, answer: Value, strict: bool = True) -> bool | None:
+def equal(gold: Value, answer: Value, strict: bool = True) -> bool:
     """Whether an answer is the gold.
 
     Args:
@@ -47,47 +47,42 @@ def equal(gold: Value, answer: Value, strict: bool = True) -> bool | None:
     return _COMPARISONS[type(gold)](gold, answer, strict)
 
 
-def _named(gold: Value, answer: Value, strict: bool) -> bool | None:
+def _named(gold: Value, answer: Value, strict: bool) -> bool:
     left, right = (side.value if isinstance(side, Named) else side for side in (gold, answer))
+    differ = False
     if isinstance(gold, Named) and isinstance(answer, Named):
-        if gold.parameters and answer.parameters and isinstance(left, Expression) and isinstance(right, Expression):
-            if (gold.name, len(gold.parameters)) != (answer.name, len(answer.parameters)):
-                return False
-            for i, (name, theirs) in enumerate(zip(gold.parameters, answer.parameters, strict=True)):
+        differ = (gold.name, len(gold.parameters)) != (answer.name, len(answer.parameters))
+        differ &= not WORDS.match(gold.name) and not WORDS.match(answer.name)
+        if not differ and isinstance(left, Expression) and isinstance(right, Expression):
+            for i, (name, theirs) in enumerate(zip(gold.parameters, answer.parameters, strict=False)):
                 left = replace(left, tree=algebra.substitute(left.tree, name, f"#{i}"))
                 right = replace(right, tree=algebra.substitute(right.tree, theirs, f"#{i}"))
-            return equal(left, right, strict)
-        if gold.name != answer.name and WORDS.match(gold.name) is WORDS.match(answer.name) is None:
-            equations = [_as_equation(side) for side in (gold, answer)]
-            return all(equations) and _equations(*equations, strict)  # type: ignore[arg-type]
-    elif isinstance(right, Equation) or isinstance(left, Equation):
-        equations = [side if isinstance(side, Equation) else _as_equation(side) for side in (gold, answer)]
-        if all(equations):
-            return _equations(*equations, strict)  # type: ignore[arg-type]
-        return False
+    if differ or isinstance(left, Equation) or isinstance(right, Equation):
+        equations = [_as_equation(side) for side in (gold, answer)]
+        return None not in equations and _equations(*equations, strict)  # type: ignore[arg-type]
     return equal(left, right, strict)
 
 
 def _as_equation(value: Value) -> Equation | None:
-    """``y = 2x`` as an equation; ``x = 5`` is a value."""
+    """``y = 2x`` as an equation; ``x = 5`` is a value, and a function is no line."""
     if isinstance(value, Named) and isinstance(value.value, Expression) and algebra.variables(value.value.tree):
-        return Equation(Expression(value.name), value.value)
-    return None
+        return None if value.parameters else Equation(Expression(value.name), value.value)
+    return value if isinstance(value, Equation) else None
 
 
-def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool | None:
+def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
     same = algebra.equal(gold.tree, answer.tree)
     if gold.percent != answer.percent:
         # The sign means hundredths; and it is a unit that may be left out, but hardly of a number below 1.
         left_out = same and isinstance(gold.tree, Fraction) and abs(gold.tree) > 1
-        trees = [algebra.divide(side.tree, Fraction(100)) if side.percent else side.tree for side in (gold, answer)]
+        trees = [algebra.apply("/", side.tree, Fraction(100)) if side.percent else side.tree for side in (gold, answer)]
         same = left_out or algebra.equal(*trees)
     if same and strict and gold.literal and not answer.literal:
         raise UnevaluatedError
     return same
 
 
-def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool | None:
+def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     kinds = {gold.brackets, answer.brackets}
     if (len(kinds) > 1 and kinds != {"", "{}"}) or len(gold.items) != len(answer.items):
         return False
@@ -96,10 +91,10 @@ def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool | None:
     names, theirs = _names(gold.items), _names(answer.items)
     if len(set(names)) > 1 and theirs and set(names) == set(theirs) and len(set(theirs)) == len(theirs):
         by_name = dict(zip(theirs, answer.items, strict=True))
-        return _all(equal(item, by_name[name], strict) for name, item in zip(names, gold.items, strict=True))
+        return all(equal(item, by_name[name], strict) for name, item in zip(names, gold.items, strict=True))
     if gold.brackets in ("", "{}") and len(set(names)) <= 1:
         return _unordered(gold.items, answer.items, strict)
-    return _all(equal(g, a, strict) for g, a in zip(gold.items, answer.items, strict=True))
+    return all(equal(g, a, strict) for g, a in zip(gold.items, answer.items, strict=True))
 
 
 def _names(items: tuple[Value, ...]) -> list[str]:
@@ -116,30 +111,19 @@ def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool:
     zero, first = Fraction(0), [next((tree for tree in side if tree != 0), Fraction(1)) for side in sides]
     return all(
         algebra.equal(g, zero) == algebra.equal(a, zero)
-        and algebra.equal(algebra.multiply(g, first[1]), algebra.multiply(a, first[0]))
+        and algebra.equal(algebra.apply("*", g, first[1]), algebra.apply("*", a, first[0]))
         for g, a in zip(*sides, strict=True)
     )
 
 
-def _all(results: Iterable[bool | None]) -> bool | None:
-    undecided = False
-    for result in results:
-        if result is False:
-            return False
-        undecided |= result is None
-    return None if undecided else True
-
-
-def _unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], strict: bool) -> bool | None:
-    left, undecided = list(answer), False
+def _unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], strict: bool) -> bool:
+    left = list(answer)
     for item in gold:
-        results = [equal(item, other, strict) for other in left]
-        if True in results:
-            left.pop(results.index(True))
-        elif None not in results:
+        found = next((i for i, other in enumerate(left) if equal(item, other, strict)), None)
+        if found is None:
             return False
-        undecided |= True not in results
-    return None if undecided else True
+        left.pop(found)
+    return True
 
 
 def _regions(gold: Value, answer: Value) -> bool:
@@ -153,8 +137,8 @@ def _regions(gold: Value, answer: Value) -> bool:
 
 def as_region(value: Value) -> Region | None:
     """An interval, or a set of numbers, as a region; ``None`` for what is none."""
-    if isinstance(value, Region) or value == Label("symbols", "\\emptyset"):
-        return value if isinstance(value, Region) else Region(())
+    if isinstance(value, Region):
+        return value
     if not isinstance(value, Sequence) or not all(isinstance(item, Expression) for item in value.items):
         return None
     trees = [item.tree for item in value.items if isinstance(item, Expression)]
@@ -205,7 +189,7 @@ def first_alone(inside: list[bool]) -> bool:
     return inside[0] and not any(inside[1:])
 
 
-def _families(gold: Value, answer: Value) -> bool | None:
+def _families(gold: Value, answer: Value) -> bool:
     """Whether members near 0 of one are members of the other, both ways; a left out "k is an integer" is granted."""
     if not isinstance(gold, Family):
         return False
@@ -225,7 +209,7 @@ def _members(family: Family, n: int) -> set[int]:
     return {round(_place(tree) * 10**15) for tree in trees}
 
 
-def _equations(gold: Equation, answer: Equation, strict: bool) -> bool | None:
+def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
     r"""Whether the same points solve both: one is a multiple of the other, or what solves each for a variable does."""
     left, right = (algebra.subtract(side.left.tree, side.right.tree) for side in (gold, answer))
     if algebra.variables(left) != algebra.variables(right):
@@ -236,7 +220,7 @@ def _equations(gold: Equation, answer: Equation, strict: bool) -> bool | None:
         roots = [_solved(side, name) for side in (left, right)]
         if roots[0] is not None and roots[1] is not None:
             return algebra.equal(roots[0], roots[1])
-    return None
+    raise UndecidedError("equations of a higher degree")
 
 
 def _factor(left: Tree, right: Tree) -> Any:
@@ -253,21 +237,23 @@ def _solved(tree: Tree, name: str) -> Tree | None:
     slope = algebra.subtract(at[1], at[0])
     try:
         linear = algebra.equal(algebra.subtract(at[2], at[1]), slope) and not algebra.equal(slope, Fraction(0))
-        return algebra.subtract(Fraction(0), algebra.divide(at[0], slope)) if linear else None
+        return algebra.subtract(Fraction(0), algebra.apply("/", at[0], slope)) if linear else None
     except algebra.TooMuchWorkError:
         raise
     except UndecidedError:
         return None
 
 
-def _relations(gold: Relation, answer: Relation, strict: bool) -> bool | None:
+def _relations(gold: Relation, answer: Relation, strict: bool) -> bool:
     if gold.signs != answer.signs:
         return False
     if len(gold.signs) > 1:
         return all(map(algebra.equal, gold.sides, answer.sides))
     left, right = (algebra.subtract(side.sides[1], side.sides[0]) for side in (gold, answer))
     factor = _factor(left, right) if algebra.variables(left) == algebra.variables(right) else None
-    return None if factor is None else factor.real > 0 or gold.signs == ("\\ne",)
+    if factor is None:
+        raise UndecidedError("inequalities that are no multiples")
+    return factor.real > 0 or gold.signs == ("\\ne",)
 
 
 def _labels(gold: Label, answer: Label, strict: bool) -> bool:

@@ -1,8 +1,8 @@
 """What kind of thing an answer is. Kinds never mix: a point is no set, a ratio no fraction, ``12_7`` no ``12_8``."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from rewards.algebra import Tree
 
@@ -62,7 +62,7 @@ class Label:
     """What is the same only if it reads the same: ``words``, a number in a ``base``, a ``time`` of day, ``symbols``."""
 
     kind: str
-    key: Hashable
+    key: Any
 
 
 @dataclass(frozen=True, slots=True)

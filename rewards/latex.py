@@ -10,10 +10,10 @@ from fractions import Fraction
 from functools import lru_cache
 
 from rewards import algebra
-from rewards.algebra import Tree, UndecidedError, multiply
+from rewards.algebra import Tree, UndecidedError
 
 MAX_DEPTH, MINUS = 100, Fraction(-1)
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[a-zA-Z]+|\\[^a-zA-Z]|\S)")
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\(?:angle|triangle) ?[A-Z]+|\\[a-zA-Z]+|\\[^a-zA-Z]|\S)")
 _GREEK = """
 alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau
 upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar pi infty
@@ -34,7 +34,11 @@ def parse(text: str) -> Tree:
     Raises:
         UndecidedError: If it is no expression that is understood here completely.
     """
-    return _Parser(text).whole()
+    parser = _Parser(text)
+    tree = parser.sum()
+    if parser.next:
+        raise UndecidedError(f"unexpected {parser.next!r}")
+    return tree
 
 
 class _Parser:
@@ -44,75 +48,69 @@ class _Parser:
         self._position = self._depth = 0
         algebra.spend(len(self._tokens))
 
-    def whole(self) -> Tree:
-        value = self._sum()
-        if self._next:
-            raise UndecidedError(f"unexpected {self._next!r}")
-        return value
-
     @property
-    def _next(self) -> str:
+    def next(self) -> str:
         return self._tokens[self._position] if self._position < len(self._tokens) else ""
 
     def _take(self, *accepted: str) -> str:
-        text = self._next
+        text = self.next
         if not text or (accepted and text not in accepted):
             raise UndecidedError(f"expected {' or '.join(accepted) or 'more'}, not {text!r}")
         self._position += 1
         return text
 
-    def _sum(self) -> Tree:
+    def sum(self) -> Tree:
         value = self._product(self._sign())
-        while self._next in ("+", "-"):
-            value = algebra.add(value, self._product(self._sign()))
+        while self.next in ("+", "-"):
+            value = algebra.apply("+", value, self._product(self._sign()))
         return value
 
     def _sign(self) -> bool:
         negative = False
-        while self._next in ("+", "-"):
+        while self.next in ("+", "-"):
             negative ^= self._take() == "-"
         return negative
 
     def _product(self, negative: bool) -> Tree:
         value = self._power()
         if negative:
-            value = multiply(MINUS, value)
+            value = algebra.apply("*", MINUS, value)
         while True:
-            if self._next in _TIMES:
+            if self.next in _TIMES:
                 self._take()
-                value = multiply(value, self._signed())
-            elif self._next in _OVER:
+                value = algebra.apply("*", value, self._signed())
+            elif self.next in _OVER:
                 self._take()
-                value = algebra.divide(value, self._signed())
-            elif self._next in _ENDS:
+                value = algebra.apply("/", value, self._signed())
+            elif self.next in _ENDS:
                 return value
-            elif self._next[0].isdigit():
+            elif self.next[0].isdigit():
                 raise UndecidedError("two numbers side by side")
             else:
-                value = multiply(value, self._power())
+                value = algebra.apply("*", value, self._power())
 
     def _signed(self) -> Tree:
-        return multiply(MINUS, self._power()) if self._sign() else self._power()
+        return algebra.apply("*", MINUS, self._power()) if self._sign() else self._power()
 
     def _power(self) -> Tree:
         value = self._atom()
-        while self._next in ("!", "\\circ", "^"):
+        while self.next in ("!", "\\circ", "^"):
             if (sign := self._take()) == "!":
                 value = ("!", value)
-                if self._next == "!":
+                if self.next == "!":
                     raise UndecidedError("a double factorial")
             elif sign == "\\circ":
-                value = multiply(value, algebra.divide(algebra.PI, Fraction(180)))
+                value = algebra.apply("*", value, algebra.apply("/", algebra.PI, Fraction(180)))
             else:
                 return algebra.power(value, self._argument())
         return value
 
     def _argument(self) -> Tree:
         """What follows ``^`` or a command: a group, or a single token (one digit of a number, as in TeX)."""
-        if self._next == "-":
+        if self.next == "-":
             self._take()
-            return multiply(MINUS, self._argument())
-        if len(digits := self._next) > 1 and digits.isdigit():
+            return algebra.apply("*", MINUS, self._argument())
+        if len(digits := self.next) > 1 and digits.isdigit():
             self._tokens[self._position] = digits[1:]
             return Fraction(digits[0])
         return self._atom()
@@ -127,12 +125,12 @@ class _Parser:
         elif text.isalpha() and text.isascii():
             value = self._name(text)
         elif text in _CLOSING:
-            value = self._sum()
+            value = self.sum()
             self._take(_CLOSING[text])
             if text.startswith("\\"):
                 value = ("floor" if text == "\\lfloor" else "ceil", value)
         elif text == "|":
-            value = ("abs", self._sum())
+            value = ("abs", self.sum())
             self._take(text)
         else:
             value = self._command(text[1:])
@@ -140,17 +138,17 @@ class _Parser:
         return value
 
     def _name(self, name: str) -> Tree:
-        if self._next == "_":
+        if self.next == "_":
             self._take()
             name += "_" + self._raw()
-        while self._next in ("'", "\\prime"):
+        while self.next in ("'", "\\prime"):
             self._take()
             name += "'"
         return name
 
     def _raw(self) -> str:
         """A token, or the tokens of a group, as they are written."""
-        if self._next != "{":
+        if self.next != "{":
             return self._take()
         start, depth = self._position, 0
         while True:
@@ -161,21 +159,18 @@ class _Parser:
     def _command(self, name: str) -> Tree:
         if name in ("frac", "binom"):
             top, bottom = self._argument(), self._argument()
-            return algebra.divide(top, bottom) if name == "frac" else ("binom", top, bottom)
+            return algebra.apply("/", top, bottom) if name == "frac" else ("binom", top, bottom)
         if name == "sqrt":
             degree: Tree = Fraction(2)
-            if self._next == "[":
+            if self.next == "[":
                 self._take()
-                degree = self._sum()
+                degree = self.sum()
                 self._take("]")
-            return algebra.power(self._argument(), algebra.divide(Fraction(1), degree))
+            return algebra.power(self._argument(), algebra.apply("/", Fraction(1), degree))
         if name in _DECORATIONS:
             return self._name(f"\\{_DECORATIONS[name]}({self._raw()})")
-        if name in ("angle", "triangle"):
-            letters = ""
-            while self._next.isalpha():
-                letters += self._take()
-            return f"\\{name} {letters}"
+        if name.startswith(("angle", "triangle")):
+            return f"\\{name}"
         if name in _NAMES:
             return self._name(f"\\{name}")
         if name in _FUNCTIONS:
@@ -185,7 +180,7 @@ class _Parser:
     def _function(self, name: str) -> Tree:
         base: Tree = Fraction(10)
         exponent: Tree = Fraction(1)
-        while self._next in ("_", "^"):
+        while self.next in ("_", "^"):
             if self._take() == "^":
                 exponent = self._argument()
             elif name == "log":
@@ -204,11 +199,11 @@ class _Parser:
         return algebra.power(value, exponent)
 
     def _function_argument(self) -> Tree:
-        if self._next in ("(", "{", "["):
+        if self.next in ("(", "{", "["):
             return self._atom()
         value = self._signed()
-        while self._next[:1].isalnum() or self._next == "\\frac" or self._next[1:] in _NAMES:  # \sin 2x
-            value = multiply(value, self._power())
+        while self.next[:1].isalnum() or self.next == "\\frac" or self.next[1:] in _NAMES:  # \sin 2x
+            value = algebra.apply("*", value, self._power())
         return value
 
 

@@ -167,7 +167,7 @@ def _same(left: str, right: str) -> bool:
         return True
     value, other = _read(left), _read(right)
     try:
-        return value is not None and other is not None and equal(value, other, strict=False) is True
+        return value is not None and other is not None and equal(value, other, strict=False)
     except TooMuchWorkError:
         raise
     except _FAILURES:
@@ -217,13 +217,12 @@ def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
     if isinstance(theirs, Label) and theirs.kind == "words" and fold(notate(answer).text) == theirs.key:
         return True, "words"
     try:
-        if isinstance(ours, Hedge) and not (theirs is not None and equal(theirs, ours) is True):
+        if isinstance(ours, Hedge) and not (theirs is not None and equal(theirs, ours)):
             return False, "hedged"
         if theirs is not None and ours is not None:
             same = equal(theirs, ours)
-            if same is not None:
-                words = words_in(notate(gold).text) or words_in(notate(answer).text)
-                return same, "words" if words else "structure" if type(ours) is not type(theirs) else "exact_value"
+            words = words_in(notate(gold).text) or words_in(notate(answer).text)
+            return same, "words" if words else "structure" if type(ours) is not type(theirs) else "exact_value"
     except UnevaluatedError:
         return False, "unevaluated"
     except TooMuchWorkError:

@@ -31,6 +31,13 @@ _UNICODE = str.maketrans(
     | {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}  # full width
     | dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000~\t\n\r", " ")
 )
+_SYNONYMS = """
+dfrac=\\frac tfrac=\\frac cfrac=\\frac dbinom=\\binom tbinom=\\binom leq=\\le leqslant=\\le leqq=\\le geq=\\ge
+geqslant=\\ge geqq=\\ge neq=\\ne lt=< gt=> lbrace=\\{ rbrace=\\} simeq=\\approx thickapprox=\\approx cong=\\approx
+varnothing=\\emptyset O=\\emptyset land=\\text{and} wedge=\\text{and} lor=\\text{or} vee=\\text{or} mid=| vert=|
+lvert=| rvert=| Vert=| lVert=| rVert=| colon=: backslash=\\setminus ldots=... cdots=... dots=... dotsc=... dotsb=...
+"""
+_COMMANDS = dict(pair.split("=", 1) for pair in _SYNONYMS.split())
 _SCRIPTS = str.maketrans(
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207d\u207e\u207f\u2071"
     "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u2099\u2093",
@@ -55,25 +62,13 @@ _REWRITES = [
             " ",
         ),
         (r"(\\begin\{array\})(?:\[\w\])?\{[^{}]*\}", r"\1"),
-        (r"\\[dtc]frac(?![a-z])", r"\\frac"),
-        (r"\\[dt]binom(?![a-z])", r"\\binom"),
-        (r"\\(?:leqslant|leq|leqq)(?![a-z])|<=", r"\\le "),
-        (r"\\(?:geqslant|geq|geqq)(?![a-z])|>=|=>(?=\d)", r"\\ge "),
-        (r"\\neq(?![a-z])|\\not ?=|!=", r"\\ne "),
-        (r"\\lt(?![a-z])", "<"),
-        (r"\\gt(?![a-z])", ">"),
-        (r"\\(?:simeq|thickapprox|doteq|cong)(?![a-z])", r"\\approx "),
-        (r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}", r"\\emptyset "),
-        (r"\\lbrace(?![a-z])", r"\\{"),
-        (r"\\rbrace(?![a-z])", r"\\}"),
-        (r"\\(?:land|wedge)(?![a-z])", " and "),
-        (r"\\(?:lor|vee)(?![a-z])", " or "),
-        (r"\\(?:mid|[lr]?[vV]ert)(?![a-z])|\\\|", "|"),
-        (r"\\colon(?![a-z])", ":"),
-        (r"\\backslash(?![a-z])", r"\\setminus "),
+        (r"<=", r"\\le "),
+        (r">=|=>(?=\d)", r"\\ge "),
+        (r"\\not ?=|!=", r"\\ne "),
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\\|", "|"),
         (r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?|\\(R|Z)(?![a-zA-Z])|\\mathbf\{(R|Z)\}", r"\\mathbb{\1\2\3}"),
         (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-z]))|\\degree(?![a-z])", r"\\circ "),
-        (r"\\(?:ldots|cdots|dots|dotsc|dotsb)(?![a-z])", "..."),
         (r"\*\*", "^"),
         (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)|\u221a\s*\(([^()]*)\)|\u221a\s*\{?(\d+|[a-z])\}?", r"\\sqrt{\1\2\3}"),
         (r"(?<![\\a-zA-Z])(pi|theta|alpha|beta|gamma|lambda)(?![a-zA-Z])", r"\\\1 "),
@@ -99,7 +94,6 @@ _LEAD_IN = re.compile(
     r"we|have|approximately|exactly|about|option|choice)\b[\s:,]*)+",
     re.IGNORECASE,
 )
-_NO_PRODUCT = "is the yes so all odd be are of mod pm am"
 _MEANING = """
     or and not no none never except without plus minus times over per-cent but if unless than less more least most
     either neither nor wrong incorrect isn't doesn't maybe possibly half twice double triple negative squared cubed to
@@ -130,7 +124,7 @@ deg degree degrees|rad radian radians|unit units|unit^2 squnit|unit^3 cuunit|% p
 hz hertz|n newton newtons|j joule joules|w watt watts|am|pm|degc celsius|degf fahrenheit
 """
 _UNITS = {name: group.split()[0] for group in re.split(r"[|\n]", _UNIT_GROUPS) if group for name in group.split()}
-_ALWAYS_WORDS = {*_UNITS, *_NO_UNIT, *_NO_PRODUCT.split()}
+_ALWAYS_WORDS = {*_UNITS, *_NO_UNIT, *["is", "the", "yes", "so", "all", "odd", "be", "are", "of", "mod", "pm", "am"]}
 _CURRENCY = re.compile(
     r"(-?)\\(dollar|pound|euro|yen|rupee) ?(?=[-\d.\\])|()(.*[^\\])\\(dollar|pound|euro|yen|rupee|cent)"
 )
@@ -138,12 +132,9 @@ _CURRENCY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """An answer in its normal notation.
+    """An answer in its normal notation: symbols, with words between marks, and what unit or words followed the value.
 
-    Args:
-        text: Symbols, with words between marks.
-        unit: Canonical unit, or whatever words followed the value; empty for none.
-        known_unit: Whether the unit is one of the table, so that two different ones are two different answers.
+    Two known units that differ are two answers.
     """
 
     text: str
@@ -171,14 +162,13 @@ def normalise(answer: str) -> str:
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SCRIPTS)}}}", text).translate(_UNICODE)
     text = re.sub(r"(?![0-9])\d", "?", text)  # digits of other scripts
     text = _REPEATING.sub(_repeating, text)
+    text = re.sub(r"\\([a-zA-Z]+)", lambda match: _COMMANDS.get(match[1], match[0]), text)
     for pattern, replacement in _REWRITES[1:]:
         text = pattern.sub(replacement, text)
     while match := _BOX.search(text):
         text = text[: match.start()] + match[1] + text[match.end() :]
     for _ in range(4):  # fonts in fonts
-        text, n = _TEXT.subn(_mark, text)
-        if not n:
-            break
+        text = _TEXT.sub(_mark, text)
     text = _BARE_TEXT.sub(" ", text)
     pieces = re.split(f"({WORDS.pattern.replace('(', '(?:', 1)})", text)
     text = "".join(piece if i % 2 else _PLAIN_WORD.sub(_mark_plain, piece) for i, piece in enumerate(pieces))
@@ -213,10 +203,8 @@ def _mark(match: re.Match[str]) -> str:
 
 
 def _mark_plain(match: re.Match[str]) -> str:
-    word = match[0]
-    lowered = word.lower()
-    is_product = len(word) <= 3 and word.isalpha() and lowered not in _ALWAYS_WORDS
-    return word if is_product else f"{_OPEN}{word}{_CLOSE}"
+    product = len(match[0]) <= 3 and match[0].isalpha() and match[0].lower() not in _ALWAYS_WORDS
+    return match[0] if product else f"{_OPEN}{match[0]}{_CLOSE}"
 
 
 def _join_thousands(text: str) -> str:
@@ -270,14 +258,8 @@ def _with_unit(value: str, words: str) -> Notation:
     counted = [word for word in re.split(r"[\s,;()]+", lowered) if word]
     if set(counted) & _NO_UNIT or any(map(_PARTS.fullmatch, counted)) or not 0 < len(counted) <= 5:
         return Notation(f"{value}{_OPEN}{words}{_CLOSE}")
-    name = _UNITS.get(lowered.replace(" per ", "/").replace("miles/hour", "mph"), "") or _power_of_unit(lowered)
+    power = re.fullmatch(r"(sq|cu)?([a-z]+)(?:\^([23]))?", lowered)  # "sqinches", "centimeters^2"
+    name = _UNITS.get(lowered.replace(" per ", "/").replace("miles/hour", "mph"), "")
+    if not name and power and power[2] in _UNITS:
+        name = f"{_UNITS[power[2]]}^{ {'sq': '2', 'cu': '3'}.get(power[1] or '', power[3]) }".replace("^None", "")
     return Notation(value, name or lowered, bool(name))
-
-
-def _power_of_unit(text: str) -> str:
-    """``sqinches`` and ``centimeters^2`` by the table's name of the unit."""
-    match = re.fullmatch(r"(sq|cu)?([a-z]+)(?:\^([23]))?", text)
-    if not match or match[2] not in _UNITS:
-        return ""
-    power = {"sq": "2", "cu": "3"}.get(match[1] or "", match[3])
-    return _UNITS[match[2]] + (f"^{power}" if power else "")

@@ -4,6 +4,7 @@ Whatever is not understood completely raises :class:`~rewards.algebra.UndecidedE
 """
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
@@ -44,9 +45,7 @@ _FRENCH = re.compile(r"(?<![^]\[\u222a(p])([\[\]])([^\[\](){}]+,[^\[\](){}]+)([\
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 _REALS = between(*INFINITE)
-_JOINTS = (("or", any), ("and", all), ("", None))
 _BRACKETS = re.compile(r"(\\\{|\\langle ?|[(\[])(.*)(\\\}|\\rangle|[)\]])", re.DOTALL)
-_EMPTY = Label("symbols", "\\emptyset")
 _OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
 MAX_ITEMS = 40
 
@@ -55,11 +54,10 @@ def literal(text: str) -> Fraction | None:
     """The exact value of a number written as one: integer, decimal, fraction, mixed, scientific; else ``None``."""
     if not _LITERAL.fullmatch(text) or len(text) > 450:
         return None
-    try:
+    with suppress(ArithmeticError, ValueError):
         tree = parse(text.lstrip("+"))
-    except (UndecidedError, ArithmeticError, ValueError):
-        return None
-    return tree if isinstance(tree, Fraction) else None
+        return tree if isinstance(tree, Fraction) else None
+    return None
 
 
 @lru_cache(maxsize=65536)
@@ -85,8 +83,6 @@ def read_text(text: str) -> Value:
         return Expression(number, True)
     if WORDS.fullmatch(text) or text == "...":
         return Label("words", fold(text))
-    if text == _EMPTY.key:
-        return _EMPTY
     try:
         for reader in _READERS:
             if (value := reader(text)) is not None:
@@ -109,14 +105,11 @@ def fold(text: str) -> str:
 def _phrase(text: str) -> Value:
     """Words among symbols: words are compared folded, symbols as what they are."""
     items: list[Value] = []
-    for i, piece in enumerate(WORDS.split(text)):
-        if i % 2:
-            items.append(Label("words", fold(piece)))
-        elif piece.strip(" ,;."):
-            try:
-                items.append(read_text(piece.strip(" ,;.")))
-            except UndecidedError:
-                items.append(Label("symbols", piece.strip(" ,;.")))
+    for i, piece in enumerate(part.strip(" ,;.") for part in WORDS.split(text)):
+        try:
+            items += [Label("words", fold(piece)) if i % 2 else read_text(piece)] if piece else []
+        except UndecidedError:
+            items.append(Label("symbols", piece))
     return Sequence("phrase", tuple(items))
 
 
@@ -158,22 +151,20 @@ def _without_name(value: Value) -> Value:
 
 def _joined(text: str) -> Value | None:
     """What "or", "and" and commas join: sets of numbers, several values, or a list."""
-    for word, keep in _JOINTS:
+    for word, keep in (("or", any), ("and", all), ("", None)):
         if word:
             pieces = re.split(rf",?\s*\u27e6{word}\u27e7\s*", text, flags=re.IGNORECASE)
         else:
             pieces = split_at(text, ";" if ";" in text else ",")
         if len(pieces) < 2:
             continue
-        items = _items(
-            _some([part for piece in pieces for part in (split_at(piece, ",") if word == "and" else [piece])])
-        )
+        items = _items([part for piece in pieces for part in (split_at(piece, ",") if word == "and" else [piece])])
         if all(isinstance(item, Region) and item.variable for item in items):
             # "x > 1, x < 3" are both, "x < 1, x > 3" either.
             return next((found for k in ([keep] if keep else [all, any]) if (found := combine(k, *items)).cuts), None)
         if word != "or":
             return Sequence("", items)
-        return items[0] if all(equal(items[0], item, strict=False) is True for item in items) else Hedge(items)
+        return items[0] if all(equal(items[0], item, strict=False) for item in items) else Hedge(items)
     return None
 
 
@@ -207,7 +198,7 @@ def _matrix(text: str) -> Value | None:
 
 _SCALED = re.compile(
     r"([-+]?(?:\d+(?:/\d+)?|\\frac(?:\{\d+\}\{\d+\}|\d\d))?)(?:\\cdot|\\times|\*)?"
-    r"(\(.*\)|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\}|[\[(].*[\])])",
+    r"([\[(].*[\])]|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\})",
     re.DOTALL,
 )
 
@@ -217,15 +208,13 @@ def _scaled(text: str) -> Value | None:
     match = _SCALED.fullmatch(text)
     if not match or not match[1]:
         return None
-    inner = _matrix(match[2]) or (_bracketed(match[2]) if len(split_at(match[2][1:-1], ",")) > 1 else None)
-    if inner is None:
-        return None
-    return _times(Expression(parse({"-": "-1", "+": "1"}.get(match[1], match[1]))), inner)
+    inner = _matrix(match[2]) or _bracketed(match[2])
+    return inner and _times(Expression(parse({"-": "-1", "+": "1"}.get(match[1], match[1]))), inner)
 
 
 def _times(factor: Expression, value: Value) -> Value:
     if isinstance(value, Expression):
-        return Expression(algebra.multiply(factor.tree, value.tree), value.literal)
+        return Expression(algebra.apply("*", factor.tree, value.tree), value.literal)
     if isinstance(value, Sequence) and value.brackets in ("()", "matrix", "row"):
         return replace(value, items=tuple(_times(factor, item) for item in value.items))
     raise UndecidedError("a number times something else than points and matrices")
@@ -235,13 +224,12 @@ def _set(text: str) -> Value | None:
     """Sets of real numbers: unions, intersections, differences, what a condition describes, membership."""
     text = re.sub(r"^[a-z]\\in ?(?=[(\[\]\\])", "", text)
     text = _FRENCH.sub(lambda match: "[("[match[1] == "]"] + match[2] + "])"[match[3] == "["], text)
-    if text == "\\mathbb{R}":
-        return _REALS
+    text = text.replace("\\mathbb{R}-", "\\mathbb{R}\\setminus")
+    if text in ("\\mathbb{R}", "\\emptyset"):
+        return _REALS if text != "\\emptyset" else Region(())
     for sign, keep in (("\\cup", any), ("\\cap", all), ("\\setminus", first_alone)):
         if len(pieces := split_at(text, sign)) > 1:
             return combine(keep, *map(read_text, _some(pieces)))
-    if text.startswith("\\mathbb{R}-\\{"):
-        return combine(first_alone, _REALS, read_text(text.partition("-")[2]))
     if match := _SET_BUILDER.fullmatch(text):
         value = read_text(match[2])
         found = combine(all, _REALS, *(value.items if isinstance(value, Sequence) and not value.brackets else (value,)))
@@ -263,10 +251,9 @@ def _plus_minus(text: str) -> Value | None:
         return None
     if text.count("\\pm") + text.count("\\mp") > 2:
         raise UndecidedError("several independent signs")
-    upper = text.replace("\\pm", "+").replace("\\mp", "-")
-    lower = text.replace("\\pm", "-").replace("\\mp", "+")
-    signs = (sign.replace("=+", "=").removeprefix("+") for sign in (upper, lower))
-    return Sequence("", tuple(_without_name(read_text(sign)) for sign in signs))
+    signs = (text.replace("\\pm", upper).replace("\\mp", lower) for upper, lower in ("+-", "-+"))
+    values = (read_text(sign.replace("=+", "=").removeprefix("+")) for sign in signs)
+    return Sequence("", tuple(map(_without_name, values)))
 
 
 def _bracketed(text: str) -> Value | None:
@@ -279,7 +266,7 @@ def _bracketed(text: str) -> Value | None:
     pieces = split_at(match[2], ",")
     if brackets not in ("{}", *INTERVALS) or min(depths) < 0 or depths[-1] or (len(pieces) < 2 and brackets != "{}"):
         return None
-    items = _items(_some(pieces))
+    items = _items(pieces)
     if len(items) != len(pieces) and brackets != "{}":
         raise UndecidedError("a sign that may be either, in a tuple")
     return Sequence(brackets, items)
@@ -288,9 +275,9 @@ def _bracketed(text: str) -> Value | None:
 def _items(pieces: list[str]) -> tuple[Value, ...]:
     """Values of the pieces; one with a plus-minus sign is two. A name goes for what follows it without one."""
     items: list[Value] = []
-    notations = [notate(piece) for piece in pieces]
-    units = {notation.unit for notation in notations} - {""}
-    for piece, notation in zip(pieces, notations, strict=True):
+    notations = [(piece, notate(piece)) for piece in _some(pieces)]
+    units = {notation.unit for _, notation in notations} - {""}
+    for piece, notation in notations:
         value = read_text(notation.text)
         if len(units) == len(pieces) > 1:  # "3 apples, 5 pears"
             value = Named(f"\u27e6{notation.unit}\u27e7", value)
@@ -363,11 +350,10 @@ def _name(text: str) -> str:
 
 
 def _tidy(name: str) -> str:
-    try:
-        tree = parse(name)
-    except UndecidedError:
-        tree = None
-    return tree if isinstance(tree, str) else re.sub(r"[{}\s]", "", name)
+    with suppress(UndecidedError):
+        if isinstance(tree := parse(name), str):
+            return tree
+    return re.sub(r"[{}\s]", "", name)
 
 
 def _last_of(pieces: list[str]) -> Value:
@@ -376,13 +362,7 @@ def _last_of(pieces: list[str]) -> Value:
     last = values[-1]
     if isinstance(last, Expression) and not algebra.variables(last.tree):  # "S = ab = 2 * 3 = 6" puts in values
         values = [v for v in values if not (isinstance(v, Expression) and algebra.variables(v.tree))]
-    for value in values[:-1]:
-        same = equal(last, value, strict=False)
-        if same is None:
-            raise UndecidedError("a chain of equations")
-        if not same:
-            return Hedge(tuple(values))
-    return last
+    return last if all(equal(last, value, strict=False) for value in values[:-1]) else Hedge(tuple(values))
 
 
 _READERS = (*(_based, _family, _joined, _equation, _scaled, _matrix, _set, _ratio, _plus_minus, _relation),)

@@ -11,6 +11,7 @@ whole rollout batch of this process and a function that adds tensors up over pro
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +39,32 @@ def just_here(x: Tensor) -> Tensor:
     return x
 
 
+class Estimator(NamedTuple):
+    """An estimator with its options, looked up once per stage.
+
+    Args:
+        estimate: One of :data:`ADVANTAGES`, bound.
+        turn_gamma: Its discount over turns; one that does not say how it discounts may pay any turn for a later one.
+        groups: Whether it compares the episodes of a task.
+        values: Where a critic's values are learned: ``tokens``, ``turns`` or nowhere.
+        raw: Whether it reads raw rewards.
+    """
+
+    estimate: Callable[..., Tensor]
+    turn_gamma: float
+    groups: bool
+    values: str
+    raw: bool
+
+    @classmethod
+    def of(cls, stage: StageConfig) -> "Estimator":
+        """Of a resolved stage."""
+        name, given = stage.advantage, stage.advantage_options
+        turn_gamma = getattr(ADVANTAGES.options(name, given), "turn_gamma", 1.0)
+        groups, values, raw = (ADVANTAGES.fact(name, fact) for fact in ("groups", "values", "raw"))
+        return cls(ADVANTAGES.bind(name, given), turn_gamma, bool(groups), values or "", bool(raw))
+
+
 def shaped_rewards(batch: RolloutBatch, stage: StageConfig) -> Tensor:
     """``[B, K]`` rewards after per-turn weights and progress bonus; 0 past the last turn."""
     n_columns = batch.rewards.shape[1]
@@ -50,6 +77,7 @@ def advantages(
     batch: RolloutBatch,
     values: Tensor,
     stage: StageConfig,
+    estimator: Estimator,
     whiten: bool,
     sum_over: SumOver,
     costs_BK: Tensor | None = None,
@@ -63,7 +91,8 @@ def advantages(
     Args:
         batch: The whole rollout batch of this process.
         values: ``[B, T]`` of the critic; 0 without one.
-        stage: Which rewards and which estimator, resolved.
+        stage: Which rewards.
+        estimator: Of the stage.
         whiten: Scale the advantages of each turn whose returns differ.
         sum_over: Adds tensors up over processes.
         costs_BK: What each turn's reward is lowered by, such as a KL; ``None`` for nothing.
@@ -72,20 +101,16 @@ def advantages(
     if costs_BK is not None:
         rewards_BK = rewards_BK - costs_BK
     n_columns = rewards_BK.shape[1]
-    options = ADVANTAGES.options(stage.advantage, stage.advantage_options)
-    estimate = ADVANTAGES.bind(stage.advantage, stage.advantage_options)
-    advantages_BT = estimate(rewards_BK, values, batch, sum_over)
+    advantages_BT = estimator.estimate(rewards_BK, values, batch, sum_over)
     returns_BT = torch.where(batch.response_mask, advantages_BT + values, 0.0)
-    # An estimator that does not say how it discounts may pay any turn for what a later one earns.
-    turn_gamma = getattr(options, "turn_gamma", 1.0)
-    if not ADVANTAGES.fact(stage.advantage, "raw") and costs_BK is None:
+    if not estimator.raw and costs_BK is None:
         paid = [weight != 0 for weight in stage.reward_weights[:n_columns]]
         paid = [own or (k > 0 and stage.progress_alpha != 0) for k, own in enumerate(paid)]
-        reached = [any(paid[k:] if turn_gamma else paid[k : k + 1]) for k in range(n_columns)]
+        reached = [any(paid[k:] if estimator.turn_gamma else paid[k : k + 1]) for k in range(n_columns)]
         unpaid_BT = to_tokens(torch.tensor([[not one for one in reached]]).expand_as(rewards_BK), batch.turn_ids)
         advantages_BT = torch.where(unpaid_BT, 0.0, advantages_BT)
     if whiten:
-        varies = returns_vary(returns_to_go(rewards_BK, turn_gamma), sum_over)
+        varies = returns_vary(returns_to_go(rewards_BK, estimator.turn_gamma), sum_over)
         advantages_BT = whiten_turns(advantages_BT, batch.turn_ids, varies, sum_over)
     return advantages_BT, returns_BT
 

@@ -59,9 +59,10 @@ def k3(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
     """``r - 1 - log r``, weighted: unbiased in value and gradient, never negative."""
     # The gradient of w (r - 1 - log r) is w log(policy / ref) d logprob, which is k2's. Taken from there, because r - 1
     # and its derivative cancel only in exact arithmetic.
-    value = (_weight(stats, old_logprobs, mask) * k3_published(stats, reference, old_logprobs, mask)).detach()
-    slope = k2(stats, reference, old_logprobs, mask)
-    return value + (slope - slope.detach())
+    log_r, weight = log_ratio(stats, reference, mask), _weight(stats, old_logprobs, mask).detach()
+    cut = log_r.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    slope = 0.5 * weight * log_r.square()
+    return weight * (torch.expm1(cut) - cut) + (slope - slope.detach())
 
 
 @KLS.register("k3_published")

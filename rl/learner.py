@@ -1,22 +1,22 @@
 """What changes during training: policy, critic, optimiser, KL weights. Scores rollout batches, takes steps."""
 
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rl.advantages import ADVANTAGES, advantages, sum_of_turns, turn_starts
+from rl.advantages import Estimator, advantages, sum_of_turns, turn_starts
 from rl.analysis.metrics import Ratio, declare, total
 from rl.backends.distributed import Distributed, local
 from rl.backends.policy import Actor, Critic, sampled_stats
 from rl.backends.reference import References
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
-from rl.config import OptimConfig, StageConfig, TrainConfig
+from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
 from rl.kl import KLS, KLControl
 from rl.losses import (
     IMPORTANCE,
@@ -78,6 +78,54 @@ class Measured:
         )
 
 
+def _read(parts: Sequence[Measured]) -> list[Measured]:
+    """What micro-batches measured, as numbers of Python: the device is asked once, when the gradient is complete."""
+    ratios = [ratio for part in parts for ratio in (part.gap, *part.kl, *part.advantage, *part.log.values())]
+    numbers = [torch.as_tensor(x).detach().double() for ratio in ratios for x in (ratio.num, ratio.den)]
+    device = next((x.device for x in numbers if x.device.type != "cpu"), torch.device("cpu"))
+    values = iter(torch.stack([x.to(device) for x in numbers]).tolist())
+    read = iter([Ratio(num, den) for num, den in zip(values, values, strict=True)])
+    return [
+        Measured(
+            next(read), [next(read) for _ in part.kl], [next(read) for _ in part.advantage],
+            {name: next(read) for name in part.log},
+        )
+        for part in parts
+    ]  # fmt: skip
+
+
+class Objective(NamedTuple):
+    """What a stage minimises, looked up once.
+
+    Args:
+        stage: Resolved.
+        optim: Its optimiser.
+        estimator: Of its advantages.
+        surrogate: Term of the loss that off-policy masking reaches.
+        terms: Further terms and their weights.
+        entropy_gradient: Whether one of them differentiates the entropy.
+        token_budget: Tokens that an episode of the stage might have.
+    """
+
+    stage: StageConfig
+    optim: OptimConfig
+    estimator: Estimator
+    surrogate: Callable[..., LossOutput]
+    terms: list[tuple[float, Callable[..., LossOutput]]]
+    entropy_gradient: bool
+    token_budget: float
+
+    @classmethod
+    def of(cls, stage: StageConfig, env: EnvConfig) -> "Objective":
+        """Of a resolved stage in an environment."""
+        terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
+        names = [stage.loss, *(term.loss for term in stage.terms.values())]
+        surrogate = LOSSES.bind(stage.loss, stage.loss_options)
+        budget = float(env.token_budget(stage.attempts))
+        entropy = any(LOSSES.fact(name, "entropy") for name in names)
+        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, budget)
+
+
 class Learner:
     """Policy and critic with their optimiser.
 
@@ -90,6 +138,7 @@ class Learner:
 
     def __init__(self, config: TrainConfig, model: Any, pad_id: int, distributed: Distributed) -> None:
         self._config, self._algorithm, self._optim = config, config.algorithm, config.algorithm.optim
+        self._reuses_samples = config.algorithm.reuses_samples
         self._distributed, self._pad_id = distributed, pad_id
         stages, critic = config.algorithm.resolved(config.env.attempts), config.algorithm.critic
         self._kl = KLS.bind(config.algorithm.kl, config.algorithm.kl_options)
@@ -113,7 +162,12 @@ class Learner:
         self._bare_actor = actor
         self._critic = own_critic and distributed.prepare_model(own_critic, decoder_layers(own_critic))
         self._bare_critic = own_critic
-        self._warming_up = False
+        self._policy_parameters = [p for p in actor.parameters() if p.requires_grad]
+        self._critic_parameters = [p for p in own_critic.parameters() if p.requires_grad] if own_critic else []
+        self._objectives = [Objective.of(stage, config.env) for stage in stages]
+        self._objective, self._n_updates = self._objectives[0], 1
+        self.compares_groups = self._objective.estimator.groups
+        """Whether the present stage compares the episodes of a task with each other."""
         self.control = KLControl(stages[0])
         self.lr = self._optim.lr
         """The policy's learning rate at the last step."""
@@ -128,18 +182,23 @@ class Learner:
             n_updates: Optimiser steps that it will take.
             is_first: Whether it is the run's first stage.
         """
-        optim = self._optim = OptimConfig(**stage.optim)
+        known = [one for one in self._objectives if one.stage == stage]
+        self._objective = known[0] if known else Objective.of(stage, self._config.env)
+        optim = self._optim = self._objective.optim
         if not is_first:
             self._references.enter_stage(self._bare_actor)
         if is_first or not stage.keep_optimizer:
-            self._optimizer = self._new_optimizer()
+            heads = self._bare_actor.value_head.parameters() if self._bare_actor.value_head is not None else ()
+            policy = [p for p in self._bare_actor.model.parameters() if p.requires_grad]
+            groups = [
+                {"params": policy, "of_critic": False},
+                {"params": [*heads, *self._critic_parameters], "of_critic": True},
+            ]
+            self._optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.lr)
         for group in self._optimizer.param_groups:
             group["peak_lr"] = (self._algorithm.critic.lr or optim.lr) if group["of_critic"] else optim.lr
             group["betas"], group["weight_decay"] = tuple(optim.betas), optim.weight_decay
-        self._surrogate = LOSSES.bind(stage.loss, stage.loss_options)
-        self._terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
-        names = [stage.loss, *(term.loss for term in stage.terms.values())]
-        self._entropy_gradient = any(LOSSES.fact(name, "entropy") for name in names)
+        self.compares_groups = self._objective.estimator.groups
         self._n_updates = n_updates
         self.control = KLControl(stage)
 
@@ -151,16 +210,6 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        optim = self._optim
-        heads = self._bare_actor.value_head.parameters() if self._bare_actor.value_head is not None else ()
-        critic = self._bare_critic.parameters() if self._bare_critic is not None else ()
-        groups = [
-            {"params": list(trainable(self._bare_actor.model.parameters())), "of_critic": False},
-            {"params": [*trainable(heads), *trainable(critic)], "of_critic": True},
-        ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.lr)
-
     # A rollout batch
 
     def score(self, batch: RolloutBatch, stage: StageConfig) -> TrainBatch:
@@ -169,11 +218,11 @@ class Learner:
         With a single update per batch the old policy is the current one: the loss reads it off its own forward pass,
         and no pass is spent here unless values are needed.
         """
-        zeros = torch.zeros_like(batch.sampler_logprobs)
+        zeros, algorithm = torch.zeros_like(batch.sampler_logprobs), self._algorithm
         old, ref, values = zeros, zeros, zeros
-        shared = self._algorithm.critic.kind == "shared"
-        pays_kl = self._algorithm.kl_in_reward and any(stage.kl_coefs)
-        if self._algorithm.reuses_samples or shared or pays_kl:
+        has_kl = any(stage.kl_coefs)
+        pays_kl = algorithm.kl_in_reward and has_kl
+        if self._reuses_samples or algorithm.critic.kind == "shared" or pays_kl:
 
             def read_actor(part: RolloutBatch) -> tuple[Tensor, ...]:
                 stats = sampled_stats(self._actor, part, stage.temperature)
@@ -182,10 +231,10 @@ class Learner:
             old, values = self._everywhere(batch, read_actor, 2)
         if self._critic is not None:
             (values,) = self._everywhere(batch, self._read_critic, 1)
-        if any(stage.kl_coefs) and not self._whole_kl:
+        if has_kl and not self._whole_kl:
 
             def read_reference(part: RolloutBatch) -> tuple[Tensor, ...]:
-                return (self._reference_stats(part, stage).logprobs,)
+                return (self._references.stats(stage.reference, self._actor, part, stage.temperature).logprobs,)
 
             (ref,) = self._everywhere(batch, read_reference, 1)
         costs_BK = None
@@ -195,7 +244,7 @@ class Learner:
             costs_BK = sum_of_turns(kl_BT, batch.turn_ids, batch.rewards.shape[1])
             costs_BK = costs_BK * torch.tensor(self.control.coefs)[: batch.rewards.shape[1]]
         advantages_BT, returns_BT = advantages(
-            batch, values, stage, self._algorithm.whiten, self._distributed.sum, costs_BK
+            batch, values, stage, self._objective.estimator, algorithm.whiten, self._distributed.sum, costs_BK
         )
         return TrainBatch(batch, old, ref, values, advantages_BT, returns_BT)
 
@@ -203,18 +252,16 @@ class Learner:
         assert self._critic is not None
         return (self._critic(part.input_ids, part.attention_mask, part.response_mask),)
 
-    def _reference_stats(self, part: RolloutBatch, stage: StageConfig, **wanted: bool) -> SampledStats:
-        with self._distributed.autocast():
-            return self._references.stats(stage.reference, self._actor, part, stage.temperature, **wanted)
-
     @torch.no_grad()
     def _everywhere(self, batch: RolloutBatch, read: Any, n_results: int) -> list[Tensor]:
         """Runs a forward pass over all rows, in micro-batches; ``[B, T]`` each."""
         out = [torch.zeros_like(batch.sampler_logprobs) for _ in range(n_results)]
         for rows, width in self._pieces(batch):
-            part = self._part(batch, rows, width).to(self._distributed.device)
+            part = (
+                placeholder(self._pad_id, batch.rewards.shape[1]).rollout if rows is None else batch.rows(rows, width)
+            )
             with self._distributed.autocast():
-                results = read(part)
+                results = read(part.to(self._distributed.device))
             if rows is not None:
                 for whole, result in zip(out, results, strict=True):
                     whole[rows, :width] = result.to(whole.device)
@@ -228,13 +275,6 @@ class Learner:
         n_missing = self._distributed.max(len(pieces)) - len(pieces)
         return pieces + [(None, 0)] * n_missing
 
-    def _part(self, batch: Any, rows: Tensor | None, width: int) -> Any:
-        if rows is not None:
-            return batch.rows(rows, width)
-        n_columns = (batch.rollout if isinstance(batch, TrainBatch) else batch).rewards.shape[1]
-        empty = placeholder(self._pad_id, n_columns)
-        return empty if isinstance(batch, TrainBatch) else empty.rollout
-
     # One optimiser step
 
     def update(self, train: TrainBatch, stage: StageConfig, critic_only: bool = False) -> "Measured":
@@ -245,55 +285,58 @@ class Learner:
             stage: KL weights and reference.
             critic_only: The policy rests while values warm up.
         """
-        size = self._step_size(train.rollout, stage)
+        batch, n_processes = train.rollout, self._distributed.n_processes
+        counts = [len(batch), int(turn_starts(batch.turn_ids).sum()), int(batch.response_mask.sum())]
+        totals = self._distributed.sum(torch.tensor(counts, dtype=torch.float64)).clamp(min=1.0).tolist()
+        size = StepSize(*totals, self._objective.token_budget)
         self._actor.train()
-        self._warming_up = critic_only
         modules = [module for module in (self._actor, self._critic) if module is not None]
-        pieces, parts = self._pieces(train.rollout), []
+        pieces, parts = self._pieces(batch), []
         for i, (rows, width) in enumerate(pieces):
-            part = self._part(train, rows, width).to(self._distributed.device)
-            last = i == len(pieces) - 1
-            with nullcontext() if last else _all_of(self._distributed.no_sync(module) for module in modules):
+            part = placeholder(self._pad_id, batch.rewards.shape[1]) if rows is None else train.rows(rows, width)
+            part = part.to(self._distributed.device)
+            with ExitStack() as contexts:
+                if i < len(pieces) - 1:
+                    for module in modules:
+                        contexts.enter_context(self._distributed.no_sync(module))
                 with self._distributed.autocast():
-                    loss, measured = self._loss(part, stage, size)
+                    loss, measured = self._loss(part, stage, size, critic_only)
                 # Data-parallel wrappers average gradients over processes; the weights already count all of them.
-                (loss * self._distributed.n_processes).backward()
+                (loss * n_processes).backward()
             parts.append(measured)
-        norms, measured = self._clip(), Measured.total(parts)
+
+        clip, limit = self._distributed.clip_grad_norm, self._optim.max_grad_norm
+        norms = {"optim/grad_norm": clip(self._policy_parameters, limit)}
+        if self._critic_parameters:
+            norms["critic/grad_norm"] = clip(self._critic_parameters, limit)
+        measured = Measured.total(_read(parts))
         metrics = measured.log
-        odd = self._not_finite(train, metrics, norms)
-        if critic_only:  # no gradient is not a gradient of 0: weight decay would move a policy that should rest
-            for parameter in self._bare_actor.model.parameters():
-                parameter.grad = None
-        if not odd:
-            self._optimizer.step()
-        elif self._config.training.nonfinite == "stop":
+        numbers = [metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics]
+        finite = self._distributed.sum(torch.tensor([*numbers, *norms.values()], dtype=torch.float64)).isfinite()
+        takes_step = bool(finite.all())
+        if not takes_step and self._config.training.nonfinite == "stop":
+            odd = self._not_finite(train, metrics, norms)
             raise RunStoppedError(
                 f"not finite before an optimiser step: {', '.join(odd)}. The step was not taken, so that the weights "
                 "are those of the step before; training.nonfinite=skip leaves such steps out and counts them"
             )
+        if critic_only:  # no gradient is not a gradient of 0: weight decay would move a policy that should rest
+            for parameter in self._bare_actor.model.parameters():
+                parameter.grad = None
+        if takes_step:
+            self._optimizer.step()
         self._optimizer.zero_grad()
         # Losses add up over micro-batches and processes; gradient norms are the same on all processes.
-        share = 1.0 / self._distributed.n_processes
+        share = 1.0 / n_processes
         metrics |= {name: Ratio(norm * share, share) for name, norm in norms.items()}
-        metrics["optim/skipped"] = Ratio(bool(odd) * share, share)
+        metrics["optim/skipped"] = Ratio((not takes_step) * share, share)
         for name in {"policy/loss", "critic/loss"} & metrics.keys():
             metrics[name] += Ratio(0.0, share)
         return measured
 
-    def _clip(self) -> dict[str, float]:
-        limit = self._optim.max_grad_norm
-        norms = {"optim/grad_norm": self._distributed.clip_grad_norm(trainable(self._bare_actor.parameters()), limit)}
-        if self._bare_critic is not None:
-            norms["critic/grad_norm"] = self._distributed.clip_grad_norm(self._bare_critic.parameters(), limit)
-        return norms
-
     def _not_finite(self, train: TrainBatch, metrics: dict[str, Ratio], norms: dict[str, float]) -> list[str]:
-        """What is not finite on any process, causes first; empty if the step can be taken."""
+        """What is not finite on any process, causes first."""
         losses = {name: metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics}
-        numbers = torch.tensor([*losses.values(), *norms.values()], dtype=torch.float64)
-        if bool(self._distributed.sum(numbers).isfinite().all()):
-            return []
         policy = torch.stack([local(p.detach()).isfinite().all() for p in self._bare_actor.parameters()])
         causes = {"the policy's weights": torch.where(policy, 0.0, torch.nan), "rewards": train.rollout.rewards}
         causes |= {name: getattr(train, name) for name in ("old_logprobs", "ref_logprobs", "values", "advantages")}
@@ -302,13 +345,9 @@ class Learner:
         odd += [f"{name} ({value})" for name, value in (losses | norms).items() if not math.isfinite(value)]
         return list(dict.fromkeys(self._distributed.gather(odd)))
 
-    def _step_size(self, batch: RolloutBatch, stage: StageConfig) -> StepSize:
-        starts = turn_starts(batch.turn_ids).sum()
-        counts = torch.stack([torch.tensor(len(batch)), starts, batch.response_mask.sum()]).double()
-        episodes, turns, tokens = (max(1.0, float(x)) for x in self._distributed.sum(counts))
-        return StepSize(episodes, turns, tokens, float(self._config.env.token_budget(stage.attempts)))
-
-    def _loss(self, train: TrainBatch, stage: StageConfig, size: StepSize) -> tuple[Tensor, "Measured"]:
+    def _loss(
+        self, train: TrainBatch, stage: StageConfig, size: StepSize, critic_only: bool
+    ) -> tuple[Tensor, Measured]:
         """Surrogate, further terms, KL penalty and value loss of a micro-batch, and what they measured."""
         batch, algorithm = train.rollout, self._algorithm
         has_kl = any(stage.kl_coefs)
@@ -317,63 +356,64 @@ class Learner:
             batch,
             stage.temperature,
             whole_distribution=self._whole_kl and has_kl,
-            entropy_gradient=self._entropy_gradient,
+            entropy_gradient=self._objective.entropy_gradient,
         )
         weights = token_weights(batch.turn_ids, self._normaliser, size)
         # With one update per batch the old policy is the current one, and its log-probs need no pass of their own.
-        old = train.old_logprobs if algorithm.reuses_samples else stats.logprobs.detach()
+        old = train.old_logprobs if self._reuses_samples else stats.logprobs.detach()
         gap = torch.where(batch.response_mask, old - batch.sampler_logprobs, 0.0)
         corrections, metrics = self._importance(gap, batch.response_mask)
         train = replace(train, old_logprobs=old, advantages=train.advantages * corrections)
-        surrogate = self._surrogate(stats, self._on_policy(stats, train, metrics), weights)
+        seen = self._on_policy(stats, train, metrics) if algorithm.off_policy_mask else train
+        surrogate = self._objective.surrogate(stats, seen, weights)
         loss, metrics = surrogate.loss, metrics | surrogate.metrics
-        n_tokens, n_turns = float(batch.response_mask.sum()), len(stage.kl_coefs)
-        metrics["policy/entropy"] = Ratio(float(masked_sum(stats.entropy.detach(), batch.response_mask)), n_tokens)
-        measured = Measured(Ratio(float(gap.abs().sum()), n_tokens), [], [], metrics)
+        n_tokens, n_turns = batch.response_mask.sum(), len(stage.kl_coefs)
+        metrics["policy/entropy"] = Ratio(masked_sum(stats.entropy.detach(), batch.response_mask), n_tokens)
+        measured = Measured(Ratio(gap.abs().sum(), n_tokens), [], [], metrics)
         measured.advantage = by_turn(train.advantages.abs(), batch.turn_ids, n_turns)
         if has_kl:
             reference = stats._replace(logprobs=train.ref_logprobs)
             if self._whole_kl:
-                reference = self._reference_stats(batch, stage, whole_distribution=True)
+                reference = self._references.stats(
+                    stage.reference, self._actor, batch, stage.temperature, whole_distribution=True
+                )
             kl = self._kl(stats, reference, old, batch.response_mask)
             penalty = kl_penalty(kl, batch.turn_ids, weights, coefs=tuple(self.control.coefs))
             measured.kl = by_turn(kl.detach(), batch.turn_ids, n_turns)
             if not algorithm.kl_in_reward:
                 loss = loss + penalty.loss
-        for weight, term in self._terms:
+        for weight, term in self._objective.terms:
             out = term(stats, train, weights)
             loss = loss + weight * out.loss
             metrics |= out.metrics
-        metrics["policy/loss"] = Ratio(loss.item(), 0.0)
-        if self._warming_up:
+        metrics["policy/loss"] = Ratio(loss.detach(), 0.0)
+        if critic_only:
             loss = 0.0 * loss
         if algorithm.critic.kind != "none":
             values = stats.values if self._critic is None else self._read_critic(batch)[0]
-            value = self._value_loss(values, train, stage, size)
+            value = self._value_loss(values, train, size)
             loss = loss + algorithm.critic.coef * value.loss
             metrics |= value.metrics
         return loss, measured
 
     def _on_policy(self, stats: SampledStats, train: TrainBatch, metrics: dict[str, Ratio]) -> TrainBatch:
-        """The rows without the bad turns that the policy has left behind, if the algorithm drops them."""
+        """The rows without the bad turns that the policy has left behind."""
         batch, threshold = train.rollout, self._algorithm.off_policy_mask
-        if not threshold:
-            return train
         kept = off_policy_mask(
             stats.logprobs, batch.sampler_logprobs, train.advantages, batch.turn_ids, threshold=threshold
         )
-        n_tokens = float(batch.response_mask.sum())
-        metrics["policy/off_policy_masked"] = Ratio(n_tokens - float(kept.sum()), n_tokens)
+        n_tokens = batch.response_mask.sum()
+        metrics["policy/off_policy_masked"] = Ratio(n_tokens - kept.sum(), n_tokens)
         seen = replace(batch, response_mask=kept, turn_ids=torch.where(kept, batch.turn_ids, -1))
         return replace(train, rollout=seen)
 
-    def _value_loss(self, values: Tensor, train: TrainBatch, stage: StageConfig, size: StepSize) -> LossOutput:
+    def _value_loss(self, values: Tensor, train: TrainBatch, size: StepSize) -> LossOutput:
         """Every response token learns its value; with turns as actions only the first of each turn does."""
-        once_a_turn = ADVANTAGES.fact(stage.advantage, "values") == "turns"
+        once_a_turn = self._objective.estimator.values == "turns"
         mask = turn_starts(train.rollout.turn_ids) if once_a_turn else train.rollout.response_mask
         weights = torch.full_like(values, 1.0 / (size.turns if once_a_turn else size.tokens))
         out = value_loss(values, train.values, train.returns, mask, weights, clip=self._algorithm.critic.clip)
-        out.metrics["critic/loss"] = Ratio(out.loss.item(), 0.0)
+        out.metrics["critic/loss"] = Ratio(out.loss.detach(), 0.0)
         return out
 
     # State
@@ -395,18 +435,6 @@ class Learner:
         """The inverse of :meth:`state`, after :meth:`enter_stage` with its stage; :meth:`tensors` are filled next."""
         make_room(self._optimizer, state["optimizer"])
         self.control.coefs = list(state["kl_coefs"])
-
-
-def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Those with a gradient."""
-    return [parameter for parameter in parameters if parameter.requires_grad]
-
-
-def _all_of(contexts: Iterable[AbstractContextManager]) -> ExitStack:
-    stack = ExitStack()
-    for context in contexts:
-        stack.enter_context(context)
-    return stack
 
 
 declare(

@@ -4,30 +4,24 @@ import math
 import random
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from rl.seeding import derive_seed
 
 
-def stage_at(shares: Sequence[float], step: int, n_steps: int) -> tuple[int, int, int]:
-    """Which stage a step belongs to.
+def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
+    """First step of each stage and first step after it, in rollout batches.
 
     Args:
         shares: Of the stages, which divide the run.
-        step: Rollout batch, from 0.
         n_steps: Rollout batches of the whole run.
-
-    Returns:
-        Index of the stage, first step of the stage, first step after it.
     """
-    total = sum(shares)
-    start, passed = 0, 0.0
-    for index, share in enumerate(shares):
+    total, passed, ends = sum(shares), 0.0, [0]
+    for share in shares:
         passed += share
-        end = n_steps if index == len(shares) - 1 else round(n_steps * passed / total)
-        if step < end:
-            return index, start, end
-        start = end
-    raise ValueError(f"step {step} is not in a run of {n_steps} steps")
+        ends.append(round(n_steps * passed / total))
+    ends[-1] = n_steps
+    return list(pairwise(ends))
 
 
 def shuffled_index(seed: int, position: int, n: int) -> int:

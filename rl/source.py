@@ -54,8 +54,6 @@ class EpisodeSource:
         Returns:
             Sampled attempts and tokens, over all processes.
         """
-        if not any(stage.offline_first_attempts for stage in self._algorithm.resolved()):
-            return 0, 0
         seed, rank, n = self._config.seed, self._distributed.rank, self._distributed.n_processes
         plans = [
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])

@@ -6,7 +6,7 @@ import torch
 
 from envs import StopReason
 from rewards import Score, Verdict
-from rl.advantages import advantages, just_here
+from rl.advantages import Estimator, advantages, just_here
 from rl.analysis.rows import EvalRow
 from rl.config import AlgorithmConfig, EnvConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, TrainingConfig
 from rl.types import Episode, Finish, RolloutBatch, SampledStats, TrainBatch, Turn
@@ -66,7 +66,8 @@ def named(*stages):
 def credit(rows, algorithm, stage, values=None):
     """Advantages and returns in one process."""
     values = torch.zeros(rows.turn_ids.shape) if values is None else values
-    return advantages(rows, values, algorithm.resolve(stage), algorithm.whiten, just_here)
+    stage = algorithm.resolve(stage)
+    return advantages(rows, values, stage, Estimator.of(stage), algorithm.whiten, just_here)
 
 
 def loss_inputs(logprobs, old, advantages, turn_ids, **others):

@@ -40,26 +40,11 @@ class Distributed:
         # Several processes without a GPU talk over gloo; accelerate has to be told.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self._accelerator = Accelerator(cpu=cpu or (several and not torch.accelerator.is_available()))
-
-    @property
-    def device(self) -> torch.device:
-        """This process's device."""
-        return self._accelerator.device
-
-    @property
-    def rank(self) -> int:
-        """Index of this process."""
-        return self._accelerator.process_index
-
-    @property
-    def n_processes(self) -> int:
-        """Number of processes."""
-        return self._accelerator.num_processes
-
-    @property
-    def is_main(self) -> bool:
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.n_processes: int = self._accelerator.num_processes
+        self.is_main: bool = self._accelerator.is_main_process
         """Whether this process writes files."""
-        return self._accelerator.is_main_process
 
     def autocast(self) -> AbstractContextManager:
         """The precision of forward passes."""

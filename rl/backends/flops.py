@@ -41,10 +41,6 @@ class Flops:
             return cls(0.0, None)
         return cls(float(per_token), peak)
 
-    def utilisation(self, tokens_per_second: float) -> float | None:
-        """Part of the peak, or ``None``."""
-        return self.per_token * tokens_per_second / self.peak if self.peak else None
-
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -98,4 +98,6 @@ def test_a_broken_environment_is_caught(taskset, message, monkeypatch):
 
 def test_a_good_environment_passes():
     envs.register("good/good-v1", Good, prompts="toy-v1")
-    check_env("good/good-v1")
+    said = check_env("good/good-v1")
+    assert "3 train, 3 validation, 3 test" in said
+    assert "'train 0'" in said

@@ -109,7 +109,7 @@ def test_a_folder_is_only_taken_if_it_holds_a_run_of_this_kind_and_config(tmp_pa
         named(tmp_path, folder, seed=5)
     assert leave(named(tmp_path, folder)) == folder
     finish(folder)
-    with pytest.raises(ResumeError, match="is finished"):
+    with pytest.raises(ResumeError, match="the run in it is finished"):
         named(tmp_path, folder)
 
 
@@ -171,6 +171,12 @@ def test_a_killed_process_holds_nothing_and_its_successor_everything(tmp_path):
 
 
 def test_a_lock_of_another_machine_lives_by_its_heartbeat(tmp_path, monkeypatch):
+    empty = tmp_path / ".lock.6"
+    empty.touch()
+    with pytest.raises(LockedError):
+        Lock(tmp_path)
+    os.utime(empty, (0, 0))
+    Lock(tmp_path).release()
     path = tmp_path / ".lock.7"
     path.write_text(json.dumps({"place": "elsewhere", "pid": 1, "born": 0.0}))
     with pytest.raises(LockedError, match="elsewhere"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rl.advantages import (
+    Estimator,
     advantages,
     batch_mean,
     batch_normalised,
@@ -25,7 +26,7 @@ from rl.advantages import (
     whiten_turns,
 )
 from rl.config import AlgorithmConfig, CriticConfig, StageConfig
-from rl.schedule import stage_at
+from rl.schedule import stage_spans
 from tests.helpers import batch, credit, episode, named
 
 SCORE_1 = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03])
@@ -241,7 +242,7 @@ def test_a_kl_in_the_reward_is_taken_off_its_turn():
     costs = sum_of_turns(torch.tensor([[0.0, 0.1, 0.2, 0.0, 0.0], [0.0] * 5]), rows.turn_ids, 2)
     assert costs.tolist() == [[pytest.approx(0.3), 0.0], [0.0, 0.0]]
     stage = AlgorithmConfig(name="x").resolve(StageConfig())
-    got, _ = advantages(rows, torch.zeros(2, 5), stage, False, just_here, costs)
+    got, _ = advantages(rows, torch.zeros(2, 5), stage, Estimator.of(stage), False, just_here, costs)
     assert got[rows.turn_ids == 0].tolist() == pytest.approx([-0.3, -0.3, 0.3, 0.3])
     assert (got[rows.turn_ids == 1] == 0).all()
 
@@ -286,9 +287,6 @@ def test_dynamic_sampling_looks_at_every_turn():
 
 
 def test_stages_share_the_steps():
-    two = AlgorithmConfig(name="x", stages=named(StageConfig(share=1.0), StageConfig(share=3.0)))
-    shares = [stage.share for stage in two.resolved()]
-    assert [stage_at(shares, step, 8)[0] for step in range(8)] == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert stage_at(shares, 2, 8) == (1, 2, 8)
-    with pytest.raises(ValueError, match="not in a run"):
-        stage_at(shares, 8, 8)
+    assert stage_spans([1.0, 3.0], 8) == [(0, 2), (2, 8)]
+    assert stage_spans([1.0, 1.0, 1.0], 10) == [(0, 3), (3, 7), (7, 10)]
+    assert stage_spans([1.0, 9.0], 1) == [(0, 0), (0, 1)]  # too short a run for its first stage

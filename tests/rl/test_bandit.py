@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig, CriticConfig, StageConfig
+from rl.kl import KLS
 from rl.losses import clipped_pg_loss, value_loss
 from tests.helpers import batch, credit, loss_inputs, named
 
@@ -107,3 +108,40 @@ def test_every_baseline_learns_both_turns(advantage):
     both = named(StageConfig(reward_weights=[1.0, 1.0], kl_coefs=[0.0, 0.0]))
     (first, second), _ = train(AlgorithmConfig(name="x", advantage=advantage, stages=both))
     assert min(first, second) > 0.95
+
+
+def kl_at_the_end(estimator, coef=0.5, steps=400, n=256):
+    """KL(policy || reference) of a bandit of eight arms after training, and at the optimum of reward minus KL."""
+    reward = torch.linspace(0, 2, 8)
+    reference = torch.linspace(1, -1, 8).log_softmax(-1)
+    optimum = (reference + reward / coef).log_softmax(-1)
+    logits = reference.clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    turns = torch.zeros(n, 1, dtype=torch.long)
+    for _ in range(steps):
+        policy = logits.log_softmax(-1)
+        arms = torch.multinomial(policy.exp().detach(), n, True, generator=generator)
+        logprobs, old = policy[arms][:, None], policy[arms][:, None].detach()
+        stats, scored = loss_inputs(logprobs, old, (reward[arms] - reward[arms].mean())[:, None], turns)
+        stats = stats._replace(distribution=policy.expand(n, -1))
+        known = stats._replace(logprobs=reference[arms][:, None], distribution=reference.expand(n, -1))
+        loss = clipped_pg_loss(stats, scored, torch.full((n, 1), 1 / n), clip_low=0.2, clip_high=0.2).loss
+        kl = KLS[estimator](stats, known, old, turns >= 0).mean()
+        optimizer.zero_grad()
+        (loss + coef * kl).backward()
+        optimizer.step()
+    final = logits.detach().log_softmax(-1)
+    return [float((p.exp() * (p - reference)).sum()) for p in (final, optimum)]
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full"])
+def test_a_kl_penalty_ends_at_its_optimum(estimator):
+    found, optimum = kl_at_the_end(estimator)
+    assert found == pytest.approx(optimum, rel=0.1)
+
+
+@pytest.mark.parametrize("estimator", ["k1_published", "k3_published"])
+def test_a_published_penalty_ends_elsewhere(estimator):
+    found, optimum = kl_at_the_end(estimator)
+    assert found > 1.3 * optimum

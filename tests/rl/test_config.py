@@ -6,6 +6,7 @@ from numbers import Real
 
 import pytest
 
+from experiments import schema as entry_schema
 from rl import config as schema
 from rl.advantages import ADVANTAGES
 from rl.kl import KLS
@@ -39,10 +40,16 @@ MAY_BE_ZERO = {
     "GroupScale": "turn_gamma",
     "TurnLambda": "turn_gamma turn_lam",
     "TokenLambda": "turn_gamma turn_lam gamma lam",
+    "CompareConfig": "seed threads seeds cross workers",
+    "PretrainConfig": "seed second_weight",
+    "PlayConfig": "seed",
+    "WatchConfig": "episodes",
+    "ReportConfig": "episodes",
 }
 LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE)
 OPTIONS = {type(lookup.options(name, {})) for lookup in LOOKUPS for name in lookup if not name.startswith("test_")}
-CLASSES = [cls for cls in vars(schema).values() if is_dataclass(cls)]
+CLASSES = [cls for module in (schema, entry_schema) for cls in vars(module).values() if is_dataclass(cls)]
+CLASSES = list(dict.fromkeys(CLASSES))
 CLASSES += sorted(OPTIONS - {type(None)}, key=lambda cls: cls.__name__)
 
 
