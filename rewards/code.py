@@ -18,7 +18,7 @@ from rewards.asserts import Case, free_names, without_definitions
 from rewards.comparison import Comparison, comparison, safely
 from rewards.observation import of_calls, of_script
 from rewards.program import program_in
-from rewards.sandbox import Conversation, Ending, Judgement, Limits, Outcome, Sandbox, Script
+from rewards.sandbox import Conversation, Ending, Judgement, Limits, Outcome, Runner, Script
 from rewards.sandbox.codec import encode, matches
 from rewards.sandboxes import get_sandbox
 from rewards.score import Score, Verdict
@@ -71,8 +71,8 @@ class FunctionTests:
         code: Tests that are no plain cases.
         prelude: Runs before the program, in its namespace: imports and helpers that the question gives.
         alike: A tuple counts as equal to a list of the same items.
-        gold: A program that must pass. If the tests refuse it they are broken, and every other verdict than
-            ``correct`` is an ``error``; it is run once, when that question first arises.
+        gold: A program that must pass, or several of which one must. If the tests refuse it they are broken, and
+            every other verdict than ``correct`` is an ``error``; it is run once, when that question first arises.
     """
 
     public: tuple[Case, ...] = ()
@@ -80,7 +80,7 @@ class FunctionTests:
     code: CheckCode | None = None
     prelude: str = ""
     alike: bool = False
-    gold: str = ""
+    gold: str | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
         if not (self.public or self.hidden or self.code):
@@ -109,7 +109,7 @@ class ScriptTests:
     hidden: tuple[tuple[str, str], ...] = ()
     compare: str | Comparison = "lines"
     compare_options: dict[str, Any] = field(default_factory=dict)
-    gold: str = ""
+    gold: str | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
         if not (self.public or self.hidden):
@@ -129,7 +129,7 @@ def score_code(
     tests: Tests,
     limits: Limits | None = None,
     partial_credit: bool = False,
-    sandbox: Sandbox | None = None,
+    sandbox: Runner | None = None,
 ) -> Score:
     """Grades the program in a response, see :func:`rewards.program.program_in`.
 
@@ -166,7 +166,7 @@ def score_program(
     tests: Tests,
     limits: Limits | None = None,
     partial_credit: bool = False,
-    sandbox: Sandbox | None = None,
+    sandbox: Runner | None = None,
 ) -> Score:
     """Grades a program as it stands; arguments and result as for :func:`score_code`."""
     sandbox, limits = sandbox or get_sandbox(), limits or Limits()
@@ -179,21 +179,23 @@ def score_program(
     return score
 
 
-def _broken(tests: Tests, limits: Limits, sandbox: Sandbox) -> str:
+def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
     """What is wrong with the tests, as their own solution shows; empty if nothing is, or there is no solution."""
-    if not tests.gold:
-        return ""
     known = tests.__dict__
-    if "_broken" not in known:
-        score = _score(tests.gold, tests, limits, False, sandbox)
+    if not tests.gold or "_broken" in known:
+        return known.get("_broken", "")
+    said = ""
+    for gold in (tests.gold,) if isinstance(tests.gold, str) else tests.gold:
+        score = _score(gold, tests, limits, False, sandbox)
+        if score.verdict is Verdict.CORRECT:
+            said = ""
+            break
         if score.verdict is Verdict.ERROR and score.reason.startswith("sandbox"):
             return score.reason
-        known["_broken"] = "" if score.verdict is Verdict.CORRECT else f"tests: their own solution is {score.verdict}"
-        if known["_broken"]:
-            _log.warning(
-                "%s; its task pays nothing: %s\n%s", known["_broken"], tests.gold[:300], score.observation[:300]
-            )
-    return known["_broken"]
+        said = f"tests: their own solution is {score.verdict}"
+        _log.warning("%s, so they pay nothing unless another one passes: %s\n%s", said, gold[:300], score.observation)
+    known["_broken"] = said
+    return said
 
 
 @dataclass(slots=True)
@@ -227,7 +229,7 @@ class _Tally:
         return Score(value, Verdict.WRONG, answer, "died" if self.ended(Ending.DIED) else "tests", observation)
 
 
-def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, sandbox: Sandbox) -> Score:
+def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
     if isinstance(tests, ScriptTests):
         return _score_script(program, tests, limits, partial_credit, sandbox)
     cases, code = (*tests.public, *tests.hidden), tests.code
@@ -323,7 +325,7 @@ def _said(verdict: dict[str, Any]) -> str:
     return f"{raised.get('type')}: {raised.get('message')}"
 
 
-def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Sandbox) -> Score:
+def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
     public, passed = _run_script(program, tests, tests.public, limits, sandbox)
     observation = of_script(tests.public, public, passed)
     tally = _Tally(len(tests.public) + len(tests.hidden), sum(passed), public)
@@ -335,7 +337,7 @@ def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_cred
 
 
 def _run_script(
-    program: str, tests: ScriptTests, pairs: Sequence[tuple[str, str]], limits: Limits, sandbox: Sandbox
+    program: str, tests: ScriptTests, pairs: Sequence[tuple[str, str]], limits: Limits, sandbox: Runner
 ) -> tuple[list[Outcome], list[bool]]:
     waiting = []
     for stdin, expected in pairs:  # a right output must have room, and one that is too long must be seen to be

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from rewards.lookup import Lookup, nearest
-from rewards.sandbox import Limits, Mode, Sandbox
+from rewards.sandbox import Limits, Mode, Runner, Sandbox
 
-BACKENDS: "Lookup[Callable[[SandboxOptions], Sandbox]]" = Lookup("env.options.sandbox.backend")
+BACKENDS: "Lookup[Callable[[SandboxOptions], Runner]]" = Lookup("env.options.sandbox.backend")
 """By name, what starts a sandbox: something with the interface of :class:`rewards.sandbox.Sandbox`."""
 
 
@@ -78,11 +78,19 @@ def _local(options: SandboxOptions) -> Sandbox:
     return Sandbox(options.workers, minimum=minimum, memory_bytes=options.memory_mb * 2**20, modules=options.modules)
 
 
+@BACKENDS.register("http")
+def _http(options: SandboxOptions) -> Runner:
+    """A server with the interface of SandboxFusion; the isolation is its affair."""
+    from rewards.sandbox.remote import RemoteSandbox  # its client is slow to import, and seldom needed
+
+    return RemoteSandbox(options.url, options.workers, options.retries)
+
+
 _lock = threading.Lock()
-_shared: dict[tuple[int, SandboxOptions], Sandbox] = {}
+_shared: dict[tuple[int, SandboxOptions], Runner] = {}
 
 
-def get_sandbox(options: SandboxOptions = SandboxOptions()) -> Sandbox:
+def get_sandbox(options: SandboxOptions = SandboxOptions()) -> Runner:
     """The shared sandbox with these options; a forked process gets one of its own.
 
     Raises:
@@ -101,7 +109,7 @@ def in_use() -> list[dict[str, object]]:
     return [
         {
             "backend": options.backend,
-            "mode": sandbox.mode.name.lower(),
+            "mode": sandbox.mode if isinstance(sandbox.mode, str) else sandbox.mode.name.lower(),
             "layers": sandbox.layers,
             "missing": sandbox.missing,
             "modules": list(options.modules),

@@ -78,6 +78,22 @@ class Measured:
         )
 
 
+def _read(parts: Sequence[Measured]) -> list[Measured]:
+    """What micro-batches measured, as numbers of Python: the device is asked once, when the gradient is complete."""
+    ratios = [ratio for part in parts for ratio in (part.gap, *part.kl, *part.advantage, *part.log.values())]
+    numbers = [torch.as_tensor(x).detach().double() for ratio in ratios for x in (ratio.num, ratio.den)]
+    device = next((x.device for x in numbers if x.device.type != "cpu"), torch.device("cpu"))
+    values = iter(torch.stack([x.to(device) for x in numbers]).tolist())
+    read = iter([Ratio(num, den) for num, den in zip(values, values, strict=True)])
+    return [
+        Measured(
+            next(read), [next(read) for _ in part.kl], [next(read) for _ in part.advantage],
+            {name: next(read) for name in part.log},
+        )
+        for part in parts
+    ]  # fmt: skip
+
+
 class Objective(NamedTuple):
     """What a stage minimises, looked up once.
 
@@ -291,7 +307,7 @@ class Learner:
         norms = {"optim/grad_norm": clip(self._policy_parameters, limit)}
         if self._critic_parameters:
             norms["critic/grad_norm"] = clip(self._critic_parameters, limit)
-        measured = Measured.total(parts)
+        measured = Measured.total(_read(parts))
         metrics = measured.log
         numbers = [metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics]
         finite = self._distributed.sum(torch.tensor([*numbers, *norms.values()], dtype=torch.float64)).isfinite()
@@ -349,9 +365,9 @@ class Learner:
         seen = self._on_policy(stats, train, metrics) if algorithm.off_policy_mask else train
         surrogate = self._objective.surrogate(stats, seen, weights)
         loss, metrics = surrogate.loss, metrics | surrogate.metrics
-        n_tokens, n_turns = float(batch.response_mask.sum()), len(stage.kl_coefs)
-        metrics["policy/entropy"] = Ratio(float(masked_sum(stats.entropy.detach(), batch.response_mask)), n_tokens)
-        measured = Measured(Ratio(float(gap.abs().sum()), n_tokens), [], [], metrics)
+        n_tokens, n_turns = batch.response_mask.sum(), len(stage.kl_coefs)
+        metrics["policy/entropy"] = Ratio(masked_sum(stats.entropy.detach(), batch.response_mask), n_tokens)
+        measured = Measured(Ratio(gap.abs().sum(), n_tokens), [], [], metrics)
         measured.advantage = by_turn(train.advantages.abs(), batch.turn_ids, n_turns)
         if has_kl:
             reference = stats._replace(logprobs=train.ref_logprobs)
@@ -368,7 +384,7 @@ class Learner:
             out = term(stats, train, weights)
             loss = loss + weight * out.loss
             metrics |= out.metrics
-        metrics["policy/loss"] = Ratio(loss.item(), 0.0)
+        metrics["policy/loss"] = Ratio(loss.detach(), 0.0)
         if critic_only:
             loss = 0.0 * loss
         if algorithm.critic.kind != "none":
@@ -384,8 +400,8 @@ class Learner:
         kept = off_policy_mask(
             stats.logprobs, batch.sampler_logprobs, train.advantages, batch.turn_ids, threshold=threshold
         )
-        n_tokens = float(batch.response_mask.sum())
-        metrics["policy/off_policy_masked"] = Ratio(n_tokens - float(kept.sum()), n_tokens)
+        n_tokens = batch.response_mask.sum()
+        metrics["policy/off_policy_masked"] = Ratio(n_tokens - kept.sum(), n_tokens)
         seen = replace(batch, response_mask=kept, turn_ids=torch.where(kept, batch.turn_ids, -1))
         return replace(train, rollout=seen)
 
@@ -395,7 +411,7 @@ class Learner:
         mask = turn_starts(train.rollout.turn_ids) if once_a_turn else train.rollout.response_mask
         weights = torch.full_like(values, 1.0 / (size.turns if once_a_turn else size.tokens))
         out = value_loss(values, train.values, train.returns, mask, weights, clip=self._algorithm.critic.clip)
-        out.metrics["critic/loss"] = Ratio(out.loss.item(), 0.0)
+        out.metrics["critic/loss"] = Ratio(out.loss.detach(), 0.0)
         return out
 
     # State

@@ -6,6 +6,7 @@ from typing import Any
 from envs.base import Split, Task
 from rewards import Score
 from rewards.code import score_code
+from rewards.sandbox import SandboxError
 from rewards.sandboxes import SandboxOptions, get_sandbox
 
 
@@ -44,10 +45,16 @@ class CodeTasks:
         """Tasks of a split. Starts the sandbox: a machine that cannot isolate should be known before sampling.
 
         Raises:
-            SandboxError: If this machine does not give the isolation that is asked for.
+            SandboxError: If this machine does not give the isolation that is asked for, or tests need a judge and the
+                backend has none.
         """
-        get_sandbox(self._sandbox)
-        return self._load(split)
+        sandbox, tasks = get_sandbox(self._sandbox), self._load(split)
+        judged = [task.id for task in tasks if getattr(task.info["tests"], "code", None)]
+        if judged and not getattr(sandbox, "judges", True):
+            raise SandboxError(
+                f"{len(judged)} tasks have tests that are code, {judged[0]}: use env.options.sandbox.backend=local"
+            )
+        return tasks
 
     def _load(self, split: Split) -> list[Task]:
         raise NotImplementedError

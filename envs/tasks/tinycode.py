@@ -36,6 +36,8 @@ class _Step:
     apply: Callable[[list[int], int], object]
 
 
+Steps = list[tuple[_Step, int]]
+"""Steps with their numbers, the last of them an end."""
 _STEPS = (
     _Step("add {k} to each number", "[x + {k} for x in xs]", lambda xs, k: [x + k for x in xs]),
     _Step("multiply each number by {k}", "[x * {k} for x in xs]", lambda xs, k: [x * k for x in xs]),
@@ -56,7 +58,7 @@ _STEPS = (
         "drop repeated numbers, keep the first of each", "list(dict.fromkeys(xs))", lambda xs, k: [*dict.fromkeys(xs)]
     ),
 )
-_ENDS = (
+ENDS = (
     _Step("return the list", "xs", lambda xs, k: xs),
     _Step("return the sum", "sum(xs)", lambda xs, k: sum(xs)),
     _Step("return how many numbers there are", "len(xs)", lambda xs, k: len(xs)),
@@ -107,13 +109,18 @@ class TinyCode(CodeTasks):
 
     def _draw(self, rng: random.Random) -> Task:
         while True:
-            steps = [_draw_step(rng) for _ in range(rng.randint(*self._n_steps))]
-            steps.append((rng.choice(_ENDS), 0))
-            if any(_same(steps, steps[:i] + steps[i + 1 :]) for i in range(len(steps) - 1)):
-                continue
+            steps = draw_steps(rng, self._n_steps)
             cases = _cases(steps)
             if len({repr(case.expected) for case in cases[N_PUBLIC:]}) >= _MIN_VALUES:
                 return _task(steps, cases)
+
+
+def draw_steps(rng: random.Random, n_steps: tuple[int, int]) -> Steps:
+    """Between so many steps and so many, each of which changes something, and an end."""
+    while True:
+        steps = [_draw_step(rng) for _ in range(rng.randint(*n_steps))] + [(rng.choice(ENDS), 0)]
+        if not any(_same(steps, steps[:i] + steps[i + 1 :]) for i in range(len(steps) - 1)):
+            return steps
 
 
 def _draw_step(rng: random.Random) -> tuple[_Step, int]:
@@ -121,31 +128,33 @@ def _draw_step(rng: random.Random) -> tuple[_Step, int]:
     return step, k if "{k}" in step.code else 0
 
 
-def _cases(steps: list[tuple[_Step, int]]) -> list[Case]:
+def _cases(steps: Steps) -> list[Case]:
     """Cases of a function. They depend on the function alone: one function, one question, whatever the seed."""
     rng = random.Random("".join(f"{step.code} {k};" for step, k in steps))
     inputs = [[rng.randint(-9, 12) for _ in range(rng.randint(2, 7))] for _ in range(N_PUBLIC + N_HIDDEN - 1)]
     inputs.append([])
-    return [Case("f", (xs,), _run(steps, list(xs))) for xs in inputs]
+    return [Case("f", (xs,), run_steps(steps, list(xs))) for xs in inputs]
 
 
-def _run(steps: list[tuple[_Step, int]], value: object) -> object:
+def run_steps(steps: Steps, value: object) -> object:
+    """What the function makes of a list."""
     for step, k in steps:
         value = step.apply(value, k)  # type: ignore[arg-type]
     return value
 
 
-def _same(steps: list[tuple[_Step, int]], others: list[tuple[_Step, int]]) -> bool:
+def _same(steps: Steps, others: Steps) -> bool:
     """Whether two functions agree on all probes."""
-    return all(_run(steps, list(xs)) == _run(others, list(xs)) for xs in _PROBES)
+    return all(run_steps(steps, list(xs)) == run_steps(others, list(xs)) for xs in _PROBES)
 
 
-def _behaviour(steps: list[tuple[_Step, int]]) -> str:
-    results = repr([_run(steps, list(xs)) for xs in _PROBES])
+def behaviour(steps: Steps) -> str:
+    """A text that is the same for functions that agree on all probes."""
+    results = repr([run_steps(steps, list(xs)) for xs in _PROBES])
     return hashlib.blake2b(results.encode(), digest_size=16).hexdigest()
 
 
-def _task(steps: list[tuple[_Step, int]], cases: list[Case]) -> Task:
+def _task(steps: Steps, cases: list[Case]) -> Task:
     words = "\n".join(f"{i}. {step.words.format(k=k)}" for i, (step, k) in enumerate(steps, 1))
     shown = "\n".join(f"assert {case.call_text()} == {case.expected!r}" for case in cases[:N_PUBLIC])
     question = (
@@ -155,4 +164,4 @@ def _task(steps: list[tuple[_Step, int]], cases: list[Case]) -> Task:
     body = "".join(f"    xs = {step.code.format(k=k)}\n" for step, k in steps[:-1])
     gold = f"def f(xs):\n{body}    return {steps[-1][0].code}"
     tests = FunctionTests(tuple(cases[:N_PUBLIC]), tuple(cases[N_PUBLIC:]), gold=gold)
-    return Task(gold, question, gold, {"tests": tests, "n_steps": len(steps) - 1, "behaviour": _behaviour(steps)})
+    return Task(gold, question, gold, {"tests": tests, "n_steps": len(steps) - 1, "behaviour": behaviour(steps)})

@@ -15,11 +15,13 @@ from rewards.sandbox.supervisor import (
     Judgement,
     Limits,
     Outcome,
+    Runner,
     Sandbox,
     SandboxError,
     Script,
 )
 
 __all__ = [
-    "Conversation", "Ending", "Job", "Judgement", "Limits", "Mode", "Outcome", "Sandbox", "SandboxError", "Script",
+    "Conversation", "Ending", "Job", "Judgement", "Limits", "Mode", "Outcome", "Runner", "Sandbox", "SandboxError",
+    "Script",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rewards.sandbox.confinement import Mode
 from rewards.sandbox.wire import receive_frame, send_frame
@@ -170,6 +170,29 @@ class Judgement:
 Job = Conversation | Script | Judgement
 
 
+class Runner(Protocol):
+    """Whatever runs programs: a :class:`Sandbox`, or a server (:class:`rewards.sandbox.remote.RemoteSandbox`)."""
+
+    mode: Mode | str
+    layers: list[str]
+    missing: list[str]
+    counts: dict[Ending, int]
+    judges: bool
+    """Whether tests that are arbitrary code can be run."""
+
+    def submit(self, job: Job, limits: Limits) -> "Future[Outcome]":
+        """Queues a program."""
+        ...
+
+    def run(self, job: Job, limits: Limits) -> Outcome:
+        """Runs one program and waits for it."""
+        ...
+
+    def close(self) -> None:
+        """Ends it."""
+        ...
+
+
 @dataclass(slots=True)
 class _Item:
     job: Job
@@ -191,6 +214,8 @@ class Sandbox:
     Raises:
         SandboxError: If ``minimum`` cannot be had; the message names the missing layer.
     """
+
+    judges = True
 
     def __init__(
         self,

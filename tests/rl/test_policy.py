@@ -273,12 +273,12 @@ def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
 
 
 def test_sharing_is_left_where_it_cannot_pay_or_be_right():
-    from rl.backends.trunk import _can_share, _shared_prompts
+    from rl.backends.trunk import Rows, _can_share, _shared_prompts
 
     different, none = rollout_batch(), rollout_batch()
     none.response_mask[0] = False
     for batch in (different, none):
-        assert _shared_prompts(batch.input_ids, batch.attention_mask, batch.response_mask) is None
+        assert _shared_prompts(Rows.of(batch.input_ids, batch.attention_mask, batch.response_mask)) is None
     model, _ = load_policy(ModelConfig(path=PATH))
     assert _can_share(model.model)
     model.gradient_checkpointing_enable()
