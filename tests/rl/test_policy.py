@@ -220,7 +220,7 @@ def test_bf16_autocast_keeps_float32_weights_and_stays_near():
     for precision in ("no", "bf16"):
         cfg.algorithm.optim = OptimConfig(mixed_precision=precision)
         learner = Learner(cfg, deepcopy(model), 0, Distributed(cpu=True, mixed_precision=precision))
-        (stage,) = cfg.algorithm.resolved(2)
+        (stage,) = cfg.algorithm.resolved(cfg.env.attempts)
         learner.enter_stage(stage, 1, is_first=True)
         train = learner.score(rollout_batch(), stage)
         learner.update(train, stage)
