@@ -188,7 +188,9 @@ def difficulty(store: Store) -> Figure:
     for row in store.rows_of(BASE, "sampled"):
         base[row.task_id].append(row.correct[0])
     if not base or store.attempts(store.mode) < 2:
-        raise MissingError("needs evaluation.samples_per_task of at least 2: difficulty is the base's pass rate")
+        raise MissingError(
+            "needs two attempts and sampled episodes of the base (evaluation.samples_per_task), whose pass rate counts"
+        )
     rates = {task: float(np.mean(right)) for task, right in base.items()}
     bins = [[task for task, rate in rates.items() if _in_bin(rate, one)] for one in DIFFICULTY]
     ticks = [f"{'never' if high == 0 else f'{low:.0%}-{high:.0%}'} (n={len(tasks)})" for (low, high), tasks in zip(
