@@ -16,7 +16,7 @@ from rl.backends.policy import Actor, Critic, sampled_stats
 from rl.backends.reference import References
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
-from rl.config import OptimConfig, StageConfig, TrainConfig
+from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
 from rl.kl import KLS, KLControl
 from rl.losses import (
     IMPORTANCE,
@@ -116,13 +116,14 @@ class Objective(NamedTuple):
     token_budget: float
 
     @classmethod
-    def of(cls, stage: StageConfig, token_budget: float) -> "Objective":
-        """Of a resolved stage."""
+    def of(cls, stage: StageConfig, env: EnvConfig) -> "Objective":
+        """Of a resolved stage in an environment."""
         terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
         names = [stage.loss, *(term.loss for term in stage.terms.values())]
         surrogate = LOSSES.bind(stage.loss, stage.loss_options)
+        budget = float(env.token_budget(stage.attempts))
         entropy = any(LOSSES.fact(name, "entropy") for name in names)
-        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, token_budget)
+        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, budget)
 
 
 class Learner:
@@ -163,7 +164,7 @@ class Learner:
         self._bare_critic = own_critic
         self._policy_parameters = [p for p in actor.parameters() if p.requires_grad]
         self._critic_parameters = [p for p in own_critic.parameters() if p.requires_grad] if own_critic else []
-        self._objectives = [Objective.of(stage, float(config.env.token_budget(stage.attempts))) for stage in stages]
+        self._objectives = [Objective.of(stage, config.env) for stage in stages]
         self._objective, self._n_updates = self._objectives[0], 1
         self.compares_groups = self._objective.estimator.groups
         """Whether the present stage compares the episodes of a task with each other."""
@@ -181,7 +182,8 @@ class Learner:
             n_updates: Optimiser steps that it will take.
             is_first: Whether it is the run's first stage.
         """
-        self._objective = next(one for one in self._objectives if one.stage == stage)
+        known = [one for one in self._objectives if one.stage == stage]
+        self._objective = known[0] if known else Objective.of(stage, self._config.env)
         optim = self._optim = self._objective.optim
         if not is_first:
             self._references.enter_stage(self._bare_actor)

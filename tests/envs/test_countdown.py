@@ -1,6 +1,7 @@
 """Countdown: exact values, each number once, nothing of a policy's text is evaluated."""
 
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -32,6 +33,16 @@ TASK = Task("x", "?", "", {"numbers": [3, 4, 5], "target": 23})
 )
 def test_verdicts(response, verdict):
     assert Countdown().verify(TASK, response).verdict is verdict
+
+
+@pytest.mark.parametrize("form", ["sentence", "answer_line", "hash", "tagged", ["boxed", "answer_line"]])
+def test_every_form_takes_the_solution(form):
+    taskset = Countdown(answer_form=form)
+    solved = replace(TASK, gold="3 + 4 * 5")
+    assert taskset.verify(TASK, taskset.gold_response(solved)).verdict is Verdict.CORRECT
+    assert taskset.verify(TASK, "no answer").verdict is Verdict.NO_ANSWER
+    with pytest.raises(ValueError, match="answer_form=sentense: unknown; did you mean 'sentence'"):
+        Countdown(answer_form="sentense")
 
 
 def test_values_are_exact():

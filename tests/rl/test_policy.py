@@ -142,7 +142,7 @@ def test_adapters_are_merged_into_what_the_engine_and_the_disk_get(tmp_path):
 
 def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
     """Its copy has no adapters; what is published is the sum."""
-    from rl.backends.engines import make_engine
+    from rl.backends.engines import ENGINES
     from rl.rendering import Renderer
     from rl.rollout import complete
     from rl.types import Request
@@ -150,9 +150,9 @@ def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
     model, tokenizer = model_with_lora()
     renderer, distributed = Renderer(tokenizer), Distributed(cpu=True)
     asked = [Request(i, (1, 13 + i, 2), 5, 1.0, i) for i in range(6)]
-    own = make_engine(modchain_config(), model, renderer, 64, distributed)
+    own = ENGINES["hf"](modchain_config(), model, renderer, 64, distributed)
     distributed.shards = True
-    copy = make_engine(modchain_config(), model, renderer, 64, distributed)
+    copy = ENGINES["hf"](modchain_config(), model, renderer, 64, distributed)
     assert not copy.shares_weights
     assert [c.action_ids for c in complete(copy, asked)] == [c.action_ids for c in complete(own, asked)]
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_bf16_autocast_keeps_float32_weights_and_stays_near():
     for precision in ("no", "bf16"):
         cfg.algorithm.optim = OptimConfig(mixed_precision=precision)
         learner = Learner(cfg, deepcopy(model), 0, Distributed(cpu=True, mixed_precision=precision))
-        (stage,) = cfg.algorithm.resolved(2)
+        (stage,) = cfg.algorithm.resolved(cfg.env.attempts)
         learner.enter_stage(stage, 1, is_first=True)
         train = learner.score(rollout_batch(), stage)
         learner.update(train, stage)
