@@ -55,4 +55,4 @@ def on_correct(scores: Sequence[Score]) -> bool:
 @STOP_RULES.register("on_repeat")
 def on_repeat(scores: Sequence[Score]) -> bool:
     """Ends when an attempt gives the answer of the one before: it asks no verifier."""
-    return len(scores) > 1 and scores[-1].answer is not None and scores[-1].answer == scores[-2].answer
+    return len(scores) > 1 and scores[-1].key is not None and scores[-1].key == scores[-2].key

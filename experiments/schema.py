@@ -155,10 +155,10 @@ class WatchConfig(ProgramConfig):
 
 @dataclass
 class ReportConfig(ProgramConfig):
-    """``experiments.report``: a comparison's tables, figures and page, drawn again.
+    """``experiments.report``: tables, figures and page of a folder of runs.
 
     Args:
-        run: Folder of a comparison.
+        run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several.
         only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
         episodes: Most evaluated episodes that the page carries.
     """

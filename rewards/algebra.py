@@ -205,8 +205,9 @@ def _applied(context: Any, tree: tuple, arguments: list[Any]) -> Any:
     if name == "^":
         return _power(context, *arguments, tree[2])
     if name not in "+*/":
-        spend(10)
-        if any(abs(argument) > _LIMITS[name] for argument in arguments if name in _LIMITS):
+        spend(200 if name in ("!", "binom") else 10 + context.dps // 5)
+        gamma_is_slow = name in ("!", "binom") and context.dps > 120
+        if gamma_is_slow or any(abs(argument) > _LIMITS[name] for argument in arguments if name in _LIMITS):
             raise UndecidedError("too large")
     return OPERATIONS[name](context, *arguments) if name in OPERATIONS else getattr(context, name)(*arguments)
 

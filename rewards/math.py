@@ -24,11 +24,10 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 
-from rewards import kinds
 from rewards.algebra import TooMuchWorkError, UndecidedError, limited_work
 from rewards.answers import REASONING, candidates
 from rewards.equality import UnevaluatedError, equal, identity
-from rewards.kinds import Expression, Hedge, Label, Value
+from rewards.kinds import Expression, Family, Hedge, Label, Region, Value
 from rewards.notation import MAX_ANSWER_CHARS, as_latex, normalise, notate, words_in
 from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
@@ -261,12 +260,8 @@ def _guarded(answer: str, gold: str) -> tuple[bool | None, str]:
     if isinstance(right, Expression) and right.literal:
         # The answer is no number in plain sight: whatever it comes to, it is not worked out.
         return False, "unevaluated"
-    if isinstance(right, kinds.Sequence | kinds.Region | Label | kinds.Family) and _read(answer) is None:
-        return (
-            (None, "")
-            if isinstance(right, kinds.Sequence) and right.brackets in ("matrix", "()", "", "{}")
-            else (False, "structure")
-        )
+    if isinstance(right, Region | Label | Family):
+        return False, "structure"  # sympy has no such kinds
     return None, ""
 
 

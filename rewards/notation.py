@@ -174,11 +174,12 @@ def normalise(answer: str) -> str:
     text = "".join(piece if i % 2 else _PLAIN_WORD.sub(_mark_plain, piece) for i, piece in enumerate(pieces))
     text = re.sub(rf"\\frac\s*\{{\s*({_OPEN}[^{{}}]*)\}}\s*\{{([^{{}}]*{_CLOSE})\s*\}}", r"\1/\2", text)
     text = re.sub(rf"{_CLOSE}\s*/\s*{_OPEN}", "/", text)
-    text = re.sub(rf"{_CLOSE}\s*\^\s*\{{?\s*([23])\s*\}}?", rf"^\1{_CLOSE}", text)
+    text = re.sub(rf"{_CLOSE}\s*\^\s*(?:\{{\s*([23])\s*\}}|([23]))", rf"^\1\2{_CLOSE}", text)
     text = re.sub(rf"{_CLOSE}\s*{_OPEN}", " ", text)
-    text = _join_thousands(re.sub(r"\s+", " ", text).strip())
-    text = re.sub(r"^(?:[=: ]|\\(?:therefore|implies|Rightarrow|rightarrow|approx)(?![a-z]))+", "", text)
-    text = _strip_braces(re.sub(r"(?:(?<!\.)\.|[,;: ])+$", "", text))
+    for _ in range(2):
+        text = re.sub(r"^(?:[=: ]|\\(?:therefore|implies|Rightarrow|rightarrow|approx)(?![a-z]))+", "", text)
+        text = _strip_braces(re.sub(r"(?:(?<!\.)\.|[,;:\s])+$", "", text))
+    text = _join_thousands(re.sub(r"\s+", " ", text))
     # Spaces go where they mean nothing: everywhere but between two letters or digits, or after a command.
     text = re.sub(r"(?<=[^\w\\]) (?=\S)|(?<=\w) (?=[^\w])", "", text)
     return re.sub(r"(\\[a-zA-Z]+) (?=[^a-zA-Z])", r"\1", text)
@@ -244,7 +245,7 @@ def notate(answer: str) -> Notation:
         return Notation(match[1].strip(), f"deg{match[2][0].lower()}", True)
     if text.endswith("%"):
         return Notation(text[:-1].strip(), "%", True)
-    match = re.search(f"^([^{_OPEN}]*[^\\s(,{_OPEN}]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
+    match = re.search(f"^([^{_OPEN}]*[^\\s(,={_OPEN}]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
     return _with_unit(match[1].strip(), match[2]) if match else Notation(text)
 
 

@@ -75,7 +75,7 @@ def majority(group: Group, *, least: float) -> Group:
     """
 
     def rewards(turns: Sequence[Turn]) -> list[float | None]:
-        answers = [turn.answer for turn in turns]
+        answers = [turn.answer_key for turn in turns]
         winner = majority_index(answers)
         if winner is None or answers.count(answers[winner]) < least * len(turns):
             return [None] * len(turns)
@@ -89,11 +89,11 @@ def agreement(group: Group) -> Group:
     """The share of the group's *other* answers at the same turn that equal one's own; no signal without another."""
 
     def rewards(turns: Sequence[Turn]) -> list[float | None]:
-        votes = Counter(turn.answer for turn in turns if turn.answer is not None)
+        votes = Counter(turn.answer_key for turn in turns if turn.answer_key is not None)
         voters = sum(votes.values())
         # Who does not answer agrees with nobody; who is the only one to answer cannot be agreed with.
         return [
-            (0.0 if turn.answer is None else (votes[turn.answer] - 1) / (voters - 1)) if voters > 1 else None
+            (0.0 if turn.answer_key is None else (votes[turn.answer_key] - 1) / (voters - 1)) if voters > 1 else None
             for turn in turns
         ]
 

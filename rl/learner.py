@@ -16,7 +16,7 @@ from rl.backends.policy import Actor, Critic, sampled_stats
 from rl.backends.reference import References
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
-from rl.config import OptimConfig, StageConfig, TrainConfig
+from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
 from rl.kl import KLS, KLControl
 from rl.losses import (
     IMPORTANCE,
@@ -78,6 +78,22 @@ class Measured:
         )
 
 
+def _read(parts: Sequence[Measured]) -> list[Measured]:
+    """What micro-batches measured, as numbers of Python: the device is asked once, when the gradient is complete."""
+    ratios = [ratio for part in parts for ratio in (part.gap, *part.kl, *part.advantage, *part.log.values())]
+    numbers = [torch.as_tensor(x).detach().double() for ratio in ratios for x in (ratio.num, ratio.den)]
+    device = next((x.device for x in numbers if x.device.type != "cpu"), torch.device("cpu"))
+    values = iter(torch.stack([x.to(device) for x in numbers]).tolist())
+    read = iter([Ratio(num, den) for num, den in zip(values, values, strict=True)])
+    return [
+        Measured(
+            next(read), [next(read) for _ in part.kl], [next(read) for _ in part.advantage],
+            {name: next(read) for name in part.log},
+        )
+        for part in parts
+    ]  # fmt: skip
+
+
 class Objective(NamedTuple):
     """What a stage minimises, looked up once.
 
@@ -100,13 +116,14 @@ class Objective(NamedTuple):
     token_budget: float
 
     @classmethod
-    def of(cls, stage: StageConfig, token_budget: float) -> "Objective":
-        """Of a resolved stage."""
+    def of(cls, stage: StageConfig, env: EnvConfig) -> "Objective":
+        """Of a resolved stage in an environment."""
         terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
         names = [stage.loss, *(term.loss for term in stage.terms.values())]
         surrogate = LOSSES.bind(stage.loss, stage.loss_options)
+        budget = float(env.token_budget(stage.attempts))
         entropy = any(LOSSES.fact(name, "entropy") for name in names)
-        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, token_budget)
+        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, budget)
 
 
 class Learner:
@@ -147,7 +164,7 @@ class Learner:
         self._bare_critic = own_critic
         self._policy_parameters = [p for p in actor.parameters() if p.requires_grad]
         self._critic_parameters = [p for p in own_critic.parameters() if p.requires_grad] if own_critic else []
-        self._objectives = [Objective.of(stage, float(config.env.token_budget(stage.attempts))) for stage in stages]
+        self._objectives = [Objective.of(stage, config.env) for stage in stages]
         self._objective, self._n_updates = self._objectives[0], 1
         self.compares_groups = self._objective.estimator.groups
         """Whether the present stage compares the episodes of a task with each other."""
@@ -165,7 +182,8 @@ class Learner:
             n_updates: Optimiser steps that it will take.
             is_first: Whether it is the run's first stage.
         """
-        self._objective = next(one for one in self._objectives if one.stage == stage)
+        known = [one for one in self._objectives if one.stage == stage]
+        self._objective = known[0] if known else Objective.of(stage, self._config.env)
         optim = self._optim = self._objective.optim
         if not is_first:
             self._references.enter_stage(self._bare_actor)
@@ -291,7 +309,7 @@ class Learner:
         norms = {"optim/grad_norm": clip(self._policy_parameters, limit)}
         if self._critic_parameters:
             norms["critic/grad_norm"] = clip(self._critic_parameters, limit)
-        measured = Measured.total(parts)
+        measured = Measured.total(_read(parts))
         metrics = measured.log
         numbers = [metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics]
         finite = self._distributed.sum(torch.tensor([*numbers, *norms.values()], dtype=torch.float64)).isfinite()
@@ -349,9 +367,9 @@ class Learner:
         seen = self._on_policy(stats, train, metrics) if algorithm.off_policy_mask else train
         surrogate = self._objective.surrogate(stats, seen, weights)
         loss, metrics = surrogate.loss, metrics | surrogate.metrics
-        n_tokens, n_turns = float(batch.response_mask.sum()), len(stage.kl_coefs)
-        metrics["policy/entropy"] = Ratio(float(masked_sum(stats.entropy.detach(), batch.response_mask)), n_tokens)
-        measured = Measured(Ratio(float(gap.abs().sum()), n_tokens), [], [], metrics)
+        n_tokens, n_turns = batch.response_mask.sum(), len(stage.kl_coefs)
+        metrics["policy/entropy"] = Ratio(masked_sum(stats.entropy.detach(), batch.response_mask), n_tokens)
+        measured = Measured(Ratio(gap.abs().sum(), n_tokens), [], [], metrics)
         measured.advantage = by_turn(train.advantages.abs(), batch.turn_ids, n_turns)
         if has_kl:
             reference = stats._replace(logprobs=train.ref_logprobs)
@@ -368,7 +386,7 @@ class Learner:
             out = term(stats, train, weights)
             loss = loss + weight * out.loss
             metrics |= out.metrics
-        metrics["policy/loss"] = Ratio(loss.item(), 0.0)
+        metrics["policy/loss"] = Ratio(loss.detach(), 0.0)
         if critic_only:
             loss = 0.0 * loss
         if algorithm.critic.kind != "none":
@@ -384,8 +402,8 @@ class Learner:
         kept = off_policy_mask(
             stats.logprobs, batch.sampler_logprobs, train.advantages, batch.turn_ids, threshold=threshold
         )
-        n_tokens = float(batch.response_mask.sum())
-        metrics["policy/off_policy_masked"] = Ratio(n_tokens - float(kept.sum()), n_tokens)
+        n_tokens = batch.response_mask.sum()
+        metrics["policy/off_policy_masked"] = Ratio(n_tokens - kept.sum(), n_tokens)
         seen = replace(batch, response_mask=kept, turn_ids=torch.where(kept, batch.turn_ids, -1))
         return replace(train, rollout=seen)
 
@@ -395,7 +413,7 @@ class Learner:
         mask = turn_starts(train.rollout.turn_ids) if once_a_turn else train.rollout.response_mask
         weights = torch.full_like(values, 1.0 / (size.turns if once_a_turn else size.tokens))
         out = value_loss(values, train.values, train.returns, mask, weights, clip=self._algorithm.critic.clip)
-        out.metrics["critic/loss"] = Ratio(out.loss.item(), 0.0)
+        out.metrics["critic/loss"] = Ratio(out.loss.detach(), 0.0)
         return out
 
     # State

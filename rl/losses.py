@@ -183,10 +183,10 @@ def _clipped(
     clipped = rho.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(rho * advantages, clipped * advantages)
     with torch.no_grad():
-        n_tokens, is_clipped = float(mask.sum()), mask & (clipped * advantages < rho * advantages)
+        n_tokens, is_clipped = mask.sum(), mask & (clipped * advantages < rho * advantages)
         metrics = {
-            "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
-            "policy/ratio": Ratio(float(masked_sum(rho, mask)), n_tokens),
+            "policy/clip_fraction": Ratio(is_clipped.sum(), n_tokens),
+            "policy/ratio": Ratio(masked_sum(rho, mask), n_tokens),
         }
     return LossOutput(-masked_sum(weights * surrogate, mask), metrics)
 
@@ -204,10 +204,10 @@ def cispo_loss(
     with torch.no_grad():
         rho = log_ratio(stats, batch).exp()
         clipped = rho.clamp(1 - clip_low, 1 + clip_high)
-        n_tokens, is_clipped = float(mask.sum()), mask & (clipped != rho)
+        n_tokens, is_clipped = mask.sum(), mask & (clipped != rho)
         metrics = {
-            "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
-            "policy/ratio": Ratio(float(masked_sum(rho, mask)), n_tokens),
+            "policy/clip_fraction": Ratio(is_clipped.sum(), n_tokens),
+            "policy/ratio": Ratio(masked_sum(rho, mask), n_tokens),
         }
     return LossOutput(-masked_sum(weights * clipped * batch.advantages * stats.logprobs, mask), metrics)
 
@@ -242,12 +242,12 @@ def value_loss(
         near = old_values + (values - old_values).clamp(-clip, clip)
         error = torch.maximum(error, torch.where(mask, near - returns, 0.0).square())
     with torch.no_grad():
-        n = float(mask.sum())
+        n = mask.sum()
         metrics = {
-            "critic/error": Ratio(float(masked_sum((values - returns).square(), mask)), n),
-            "critic/value": Ratio(float(masked_sum(values, mask)), n),
-            "critic/return": Ratio(float(masked_sum(returns, mask)), n),
-            "critic/return_square": Ratio(float(masked_sum(returns.square(), mask)), n),
+            "critic/error": Ratio(masked_sum((values - returns).square(), mask), n),
+            "critic/value": Ratio(masked_sum(values, mask), n),
+            "critic/return": Ratio(masked_sum(returns, mask), n),
+            "critic/return_square": Ratio(masked_sum(returns.square(), mask), n),
         }
     return LossOutput(0.5 * masked_sum(weights * error, mask), metrics)
 
@@ -271,7 +271,7 @@ def by_turn(values: Tensor, turn_ids: Tensor, n_columns: int) -> list[Ratio]:
     ratios = []
     for k in range(n_columns):
         of_turn = turn_ids == k
-        ratios.append(Ratio(float(masked_sum(values, of_turn)), float(of_turn.any(1).sum())))
+        ratios.append(Ratio(masked_sum(values, of_turn), of_turn.any(1).sum()))
     return ratios
 
 
@@ -313,10 +313,10 @@ def sequence_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tenso
 
 
 def _capped(weights: Tensor, mask: Tensor, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
-    n_tokens = float(mask.sum())
+    n_tokens = mask.sum()
     metrics = {
-        "policy/importance_weight": Ratio(float(masked_sum(weights.clamp(max=cap), mask)), n_tokens),
-        "policy/importance_capped": Ratio(float((mask & (weights > cap)).sum()), n_tokens),
+        "policy/importance_weight": Ratio(masked_sum(weights.clamp(max=cap), mask), n_tokens),
+        "policy/importance_capped": Ratio((mask & (weights > cap)).sum(), n_tokens),
     }
     return weights.clamp(max=cap), metrics
 

@@ -12,7 +12,7 @@ import envs
 from envs import Split, Task, TaskSet, TextEnv
 from rl.backends import hub
 from rl.backends.distributed import Distributed
-from rl.backends.engines import make_engine
+from rl.backends.engines import ENGINES
 from rl.backends.model_check import check_model
 from rl.backends.policy import context_length, load_policy, make_renderer
 from rl.backends.weights import full_weights, hash_file, hash_model
@@ -59,6 +59,7 @@ class Workbench:
             distributed: Processes and device; ``None`` for this process alone.
         """
         distributed = distributed or Distributed()
+        make_engine = ENGINES[config.engine.name]
         seed_everything(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -68,7 +69,7 @@ class Workbench:
         model = model.to(distributed.device).eval()
         renderer = make_renderer(config.model, model, tokenizer, config.engine.stop_strings)
         limit = context_length(model, config.model)
-        check_model(model, renderer, samples=config.engine.name == "hf")
+        check_model(model, renderer, samples=bool(ENGINES.fact(config.engine.name, "decodes")))
         engine = make_engine(config, model, renderer, limit, distributed)
         bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)
         bench.evaluation_tasks()  # too few of them should be known before training, not after

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from rl.advantages import ADVANTAGES, returns_to_go, to_tokens
-from rl.config import AlgorithmConfig, StageConfig, TermConfig
+from rl.backends.engine_hf import HFEngine
+from rl.backends.engines import ENGINES
+from rl.config import AlgorithmConfig, EngineConfig, StageConfig, TermConfig
 from rl.kl import KLS
 from rl.losses import IMPORTANCE, LOSSES, NORMALISERS, LossOutput, masked_sum
 from tests.helpers import build_trainer, modchain_config
@@ -148,3 +150,22 @@ def test_an_option_is_checked_by_its_function():
     for field, value in (("loss_options", {"clip_low": "wide"}), ("advantage_options", {"turn_gamma": 2.0})):
         with pytest.raises(ValueError, match=rf"algorithm\.{field}"):
             replace(plain, **{field: value})
+
+
+@ENGINES.register("test_greedy", decodes=True)
+def greedy_engine(config, model, renderer, context_length, distributed):
+    """Takes the most likely token, whatever it is asked for."""
+
+    class Greedy(HFEngine):
+        def submit(self, requests):
+            super().submit([replace(request, temperature=0.0) for request in requests])
+
+    return Greedy(model, renderer.end_ids, renderer.pad_id)
+
+
+def test_an_engine_of_ones_own_samples():
+    cfg = replace(modchain_config(), engine=EngineConfig(name="test_greedy"))
+    _, episodes = build_trainer(cfg)[0].train_step()
+    assert len({e.turns[0].action_ids for e in episodes if e.group_id == episodes[0].group_id}) == 1
+    with pytest.raises(ValueError, match=r"engine\.name=vlm: unknown; did you mean 'vllm'\?"):
+        build_trainer(replace(cfg, engine=EngineConfig(name="vlm")))

@@ -9,6 +9,7 @@ import pkgutil
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rewards.lookup import Lookup, nearest
 from rl.analysis.rates import RATES
@@ -34,10 +35,13 @@ def declare(metrics: Mapping[str, tuple[str, str]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A mean that can be added over micro-batches and ranks: numerator and denominator travel apart."""
+    """A mean that can be added over micro-batches and ranks: numerator and denominator travel apart.
 
-    num: float
-    den: float
+    Both are numbers, or what an update measured and has not read from its device yet.
+    """
+
+    num: Any
+    den: Any
 
     def __add__(self, other: "Ratio") -> "Ratio":
         return Ratio(self.num + other.num, self.den + other.den)

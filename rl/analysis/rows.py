@@ -103,7 +103,8 @@ class EvalRow:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "EvalRow":
         """The inverse of :meth:`to_json`."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """The row as a dictionary of JSON types."""

@@ -6,6 +6,7 @@ What statsmodels and scipy have comes from there; they are imported where they a
 from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,8 @@ def mcnemar(n_i_to_c: int, n_c_to_i: int) -> float:
     """
     from statsmodels.stats.contingency_tables import mcnemar as exact
 
-    return float(exact([[0, n_c_to_i], [n_i_to_c, 0]], exact=True).pvalue) if n_i_to_c + n_c_to_i else 1.0
+    found: Any = exact([[0, n_c_to_i], [n_i_to_c, 0]], exact=True)
+    return float(found.pvalue)
 
 
 def wilson(n_right: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -26,8 +28,8 @@ def wilson(n_right: int, n: int, level: float = 0.95) -> tuple[float, float]:
         return 0.0, 1.0
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(n_right, n, 1 - level, method="wilson")
-    return float(low), float(high)
+    ends: Any = proportion_confint(n_right, n, 1 - level, method="wilson")
+    return float(ends[0]), float(ends[1])
 
 
 def newcombe_paired(
@@ -76,7 +78,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values of a family of tests, in the given order (Holm, Scandinavian J. of Statistics 6:65, 1979)."""
     from statsmodels.stats.multitest import multipletests
 
-    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
+    return np.asarray(multipletests(p_values, method="holm")[1]).tolist() if len(p_values) else []
 
 
 def iqm(values: Sequence[float]) -> float:

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from rl.backends.head import sampled_logprobs
 from rl.backends.lora import add_lora, bare_model
-from rl.backends.trunk import head_logits, predicting_hidden, trunk_of
+from rl.backends.trunk import Rows, head_logits, predicting_hidden, trunk_of
 from rl.config import ModelConfig
 from rl.rendering import Renderer, load_template
 from rl.types import RolloutBatch, SampledStats
@@ -184,13 +184,15 @@ class Actor(nn.Module):
             whole_distribution: Also return the log-probs of the whole vocabulary.
             entropy_gradient: Let the entropy have a gradient.
         """
-        distribution = torch.zeros(0, device=input_ids.device)
+        distribution, rows = torch.zeros(0, device=input_ids.device), Rows.of(input_ids, attention_mask, response_mask)
         if self._fused_temperature is not None:
             hidden_ND, logprobs_N, entropy_N = self._fused(input_ids, attention_mask, response_mask, temperature)
         else:
-            hidden_ND, logits_NV = self._plain(input_ids, attention_mask, response_mask)
+            causal = bare_model(self.model)
+            hidden_ND = predicting_hidden(trunk_of(causal), rows, self._share_prompts)
+            logits_NV = head_logits(causal, hidden_ND)
             logits_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
-            targets_N = input_ids[response_mask]
+            targets_N = input_ids.flatten()[rows.places]
             if whole_distribution or entropy_gradient:
                 whole_NV = torch.log_softmax(logits_NV.float(), dim=-1)
                 logprobs_N = whole_NV.gather(1, targets_N[:, None]).squeeze(1)
@@ -210,12 +212,6 @@ class Actor(nn.Module):
             values=values,
             distribution=distribution,
         )
-
-    def _plain(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states and logits of the N predicting positions: ``[N, D]``, ``[N, V]``."""
-        causal = bare_model(self.model)
-        hidden_ND = predicting_hidden(trunk_of(causal), input_ids, attention_mask, response_mask, self._share_prompts)
-        return hidden_ND, head_logits(causal, hidden_ND)
 
     def _fused(
         self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
@@ -254,7 +250,8 @@ class Critic(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
         """``[B, T]`` value of the state before each response token, 0 off the response."""
-        hidden_ND = predicting_hidden(self.trunk, input_ids, attention_mask, response_mask, self._share_prompts)
+        rows = Rows.of(input_ids, attention_mask, response_mask)
+        hidden_ND = predicting_hidden(self.trunk, rows, self._share_prompts)
         zeros = torch.zeros(response_mask.shape, dtype=torch.float32, device=input_ids.device)
         return zeros.masked_scatter(response_mask, self.value_head(hidden_ND.float()).squeeze(-1).float())
 

@@ -6,6 +6,7 @@ same first prompt: its keys and values are computed for one row and lent to all 
 """
 
 import inspect
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -114,24 +115,46 @@ def head_logits(causal: Any, hidden_ND: Tensor) -> Tensor:
         children[name] = trunk
 
 
-def predicting_hidden(
-    trunk: Any, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, share: bool
-) -> Tensor:
-    """``[N, D]``: the last hidden state before each of the N response tokens, in row-major order of the mask.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A micro-batch, right-padded, on the model's device and on the host: one read from the device for each.
+
+    Which tokens are read, gathered and scored is decided on the host; on the device, every question of that kind
+    would wait for all work that is queued there.
 
     Args:
-        trunk: A transformers decoder without its head, D its width.
-        input_ids: ``[B, T]``, right-padded.
-        attention_mask: ``[B, T]`` bool.
-        response_mask: ``[B, T]`` bool, never True at position 0.
+        input_ids: ``[B, T]`` on the device.
+        attention_mask: ``[B, T]`` bool on the device.
+        host: ``[3, B, T]`` int64 on the host: ids, attention mask, response mask.
+        places: ``[N]`` of the response tokens in the flat batch, in row-major order, on the device.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    host: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> "Rows":
+        """From the tensors of a batch; no response token is at position 0."""
+        host = torch.stack([input_ids, attention_mask.long(), response_mask.long()]).cpu()
+        places = host[2].flatten().nonzero().squeeze(1).to(input_ids.device)
+        return cls(input_ids, attention_mask, host, places)
+
+
+def predicting_hidden(trunk: Any, rows: Rows, share: bool) -> Tensor:
+    """``[N, D]``: the last hidden state before each of the N response tokens, D the width of the model.
+
+    Args:
+        trunk: A transformers decoder without its head.
+        rows: The micro-batch.
         share: Read shared prompts once, where the model can and it pays.
     """
-    plan = _shared_prompts(input_ids, attention_mask, response_mask) if share and _can_share(trunk) else None
-    if plan is None:
-        output = call_decoder(trunk, input_ids=input_ids, attention_mask=attention_mask.long())
-        hidden_BTD = output.last_hidden_state
-        return hidden_BTD[response_mask.roll(-1, 1)]
-    return _with_shared_prompts(trunk, input_ids, attention_mask, response_mask, *plan)
+    plan = _shared_prompts(rows) if share and _can_share(trunk) else None
+    if plan is not None:
+        return _with_shared_prompts(trunk, rows, *plan)
+    output = call_decoder(trunk, input_ids=rows.input_ids, attention_mask=rows.attention_mask.long())
+    return output.last_hidden_state.flatten(0, 1)[rows.places - 1]
 
 
 def keeps_everything(trunk: Any) -> bool:
@@ -150,59 +173,59 @@ def _can_share(trunk: Any) -> bool:
     return keeps_everything(trunk) and not getattr(trunk, "is_gradient_checkpointing", False)
 
 
-def _shared_prompts(
-    input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
-) -> tuple[Tensor, list[int], Tensor] | None:
-    """Length of every row's prompt ``[B]``, a row for each distinct prompt, and which of them each row has ``[B]``."""
-    if not response_mask.any(1).all():
+def _shared_prompts(rows: Rows) -> tuple[list[int], list[int]] | None:
+    """A row for each distinct prompt, U of them, and which of them each row has; ``None`` where sharing does not pay.
+
+    A prompt is what lies before the first response token, so every row needs one.
+    """
+    ids, attention, response = rows.host.numpy()
+    if not response.any(1).all():
         return None
-    starts = response_mask.int().argmax(1)
-    ids, lengths = input_ids.cpu().numpy(), starts.tolist()
+    lengths = response.argmax(1).tolist()
     seen: dict[bytes, int] = {}
     which = [seen.setdefault(ids[row, :length].tobytes(), len(seen)) for row, length in enumerate(lengths)]
     owners = [which.index(i) for i in range(len(seen))]
     saved = sum(lengths) - sum(lengths[row] for row in owners)
-    if saved < WORTH * float(attention_mask.sum()):
-        return None
-    return starts, owners, torch.tensor(which, device=input_ids.device)
+    return (owners, which) if saved >= WORTH * attention.sum() else None
 
 
-def _with_shared_prompts(
-    trunk: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    response_mask: Tensor,
-    starts_B: Tensor,
-    owners: list[int],
-    which_B: Tensor,
-) -> Tensor:
+def _with_shared_prompts(trunk: Any, rows: Rows, owners: list[int], which: list[int]) -> Tensor:
+    """Two passes: ``[U, P]`` distinct prompts, then ``[B, R]`` of what follows, over the prompts' keys and values.
+
+    Prompts are padded on the left, so that in the cache the rest of every row stands right behind its prompt's last
+    token, as if they had been read together; positions count each row's own tokens, so the padding between rows of
+    different length changes nothing. Selecting the cache's rows by ``which`` copies keys and values in the graph: the
+    gradient of a prompt is the sum over the rows that read it.
+    """
+    (ids, attention, response), device = rows.host, rows.input_ids.device
+    starts_B = response.argmax(1)
     starts_U = starts_B[owners]
     width = int(starts_U.max())
-    # Prompts are padded on the left, so that what follows is next to the prompt's last token in the cache.
-    columns = torch.arange(width, device=input_ids.device) - (width - starts_U)[:, None]
+    columns = torch.arange(width) - (width - starts_U)[:, None]
     prompt_mask = columns >= 0
-    prompt_ids = input_ids[owners].gather(1, columns.clamp(min=0))
     cache = DynamicCache(config=trunk.config)
     prompt = call_decoder(
         trunk,
         cache,
-        input_ids=prompt_ids,
-        attention_mask=prompt_mask.long(),
-        position_ids=columns.clamp(min=0),
+        input_ids=ids[owners].gather(1, columns.clamp(min=0)).to(device),
+        attention_mask=prompt_mask.long().to(device),
+        position_ids=columns.clamp(min=0).to(device),
     ).last_hidden_state
+    which_B = torch.tensor(which, device=device)
     cache.batch_select_indices(which_B)
-    n_rest = int((attention_mask.sum(1) - starts_B).max())
-    places = starts_B[:, None] + torch.arange(n_rest, device=input_ids.device)
-    inside = places < input_ids.shape[1]
-    places = places.clamp(max=input_ids.shape[1] - 1)
-    rest_mask = attention_mask.gather(1, places) & inside
+    n_rest = int((attention.sum(1) - starts_B).max())
+    places = starts_B[:, None] + torch.arange(n_rest)
+    inside = places < ids.shape[1]
+    places = places.clamp(max=ids.shape[1] - 1)
+    rest_mask = attention.gather(1, places) * inside
     rest = call_decoder(
         trunk,
         cache,
-        input_ids=input_ids.gather(1, places),
-        attention_mask=torch.cat([prompt_mask[which_B], rest_mask], dim=1).long(),
-        position_ids=places,
+        input_ids=ids.gather(1, places).to(device),
+        attention_mask=torch.cat([prompt_mask[which].long(), rest_mask], dim=1).to(device),
+        position_ids=places.to(device),
     ).last_hidden_state
     # The token at place s + j was predicted from place s + j - 1: the prompt's last token for j = 0.
     before = torch.cat([prompt[which_B, -1:], rest[:, :-1]], dim=1)
-    return before[response_mask.gather(1, places) & inside]
+    picked = (response.gather(1, places) * inside).flatten().nonzero().squeeze(1)
+    return before.flatten(0, 1)[picked.to(device)]

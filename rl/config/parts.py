@@ -12,7 +12,6 @@ from envs import Split
 from envs.prompts import get_prompts
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
-ENGINES = ("hf", "vllm", "vllm_http")
 EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
 """The fields of :class:`EnvConfig` that are arguments of :class:`envs.SelfCorrectEnv`."""
 
@@ -92,7 +91,8 @@ class EngineConfig:
     """What samples.
 
     Args:
-        name: ``hf`` (the trained model itself), ``vllm`` (in this process) or ``vllm_http`` (served replicas).
+        name: ``hf`` (the trained model itself), ``vllm`` (in this process), ``vllm_http`` (served replicas), or
+            another of :data:`rl.backends.engines.ENGINES`.
         max_batch_size: Rows decoded together.
         stop_strings: Texts that end an answer, beside the end tokens of the model and its template.
         dtype: For ``vllm``: of the engine's weights; ``None`` takes the trainer's precision.
@@ -100,7 +100,7 @@ class EngineConfig:
         enforce_eager: For ``vllm``: no CUDA graphs; slower to sample, quicker to start.
         prefix_caching: For ``vllm``: a second attempt does not read its first one again.
         sleep_level: For ``vllm`` on a GPU: 0 stays awake during updates, 1 moves the weights to the host, 2 drops them.
-        options: For ``vllm``: further arguments of its ``LLM``.
+        options: For ``vllm``: further arguments of its ``LLM``; an engine of your own reads its options here.
         urls: For ``vllm_http``: base addresses of the replicas.
         weights_dir: For ``vllm_http``: a folder that trainer and replicas share; weights travel through it.
         retries: For ``vllm_http``: how often a request is tried again, on the next replica.
@@ -122,7 +122,6 @@ class EngineConfig:
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        refuse(self.name not in ENGINES, f"engine.name={self.name}: use {', '.join(ENGINES)}")
         check_numbers(
             self,
             "engine",
@@ -134,7 +133,7 @@ class EngineConfig:
             "urls weights_dir",
         )
         idle = {"hf": f"{local} {served} retries timeout_s", "vllm": f"{served} retries timeout_s", "vllm_http": local}
-        refuse_idle(self, "engine", idle[self.name], f"engine.name={self.name}")
+        refuse_idle(self, "engine", idle.get(self.name, ""), f"engine.name={self.name}")
         refuse(self.gpu_memory_utilization > 1, "engine.gpu_memory_utilization: is a part of the memory, at most 1")
         refuse("" in self.stop_strings, "engine.stop_strings: an empty text ends every answer at once")
         refuse(

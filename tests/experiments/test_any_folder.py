@@ -1,7 +1,11 @@
 """The report of folders that no comparison wrote, and of exhibits and rates that were added from outside."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +18,7 @@ from experiments.evidence.verdicts import verdicts
 from experiments.report import write_report
 from rl.analysis.rates import RATES, rate
 from rl.analysis.rows import EvalRow
+from tests.conftest import ROOT
 from tests.experiments.test_compare import rows_with, stored
 from tests.experiments.test_evidence import stored as comparison  # noqa: F401
 
@@ -133,6 +138,20 @@ def test_an_exhibit_and_a_rate_from_outside_reach_table_figure_and_page(comparis
     assert "Answers by length" in text
     assert "long answers (%)" in text
     assert compare(store, "greedy").arm("score").rates["long"].mean > 0
+
+
+def test_the_example_of_the_docs_runs_as_printed(comparison, tmp_path):  # noqa: F811
+    text = (ROOT / "docs" / "evidence.md").read_text()
+    (tmp_path / "my_exhibits.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])
+    folder = tmp_path / "run"
+    shutil.copytree(comparison, folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.report", f"run={folder}", "only=T6", "plugins=[my_exhibits]"],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Short answers (T6)" in done.stdout
+    assert "| SCoRe | 100.0 |" in (folder / "exhibits" / "T6.md").read_text()
 
 
 def test_the_kinds_of_exhibit(comparison):  # noqa: F811

@@ -404,10 +404,20 @@ PAID = [
     ),
 ]  # fmt: skip
 
+BRACES = _boxed([
+    ("15,600", "{15,600}", C, "braces around separators"),
+    ("15,600", "{15,601}", W, "braces around separators"),
+    ("45 \\text{ units}^2", "{45 \\text{ units}^2}", C, "braces around a unit"),
+    ("43_5", "{43_5.}", C, "braces around a full stop"),
+    ("\\text{circle}", "x = \\text{circle}", C, "a word with a name"),
+    ("\\text{circle}", "x = \\text{square}", W, "a word with a name"),
+    ("A", "x = \\text{(A)}", C, "a choice with a name"),
+])  # fmt: skip
+
 HEDGED = _boxed([
     ("5", "5=5=6", A, "two values offered"),
     ("5", "a+b=5=6", A, "two values offered"),
     ("x=1 \\text{ or } y=2", "x=2 \\text{ or } y=1", A, "other values"),
 ])  # fmt: skip
 
-KINDS = [*TIMES_AND_RATIOS, *NAMES, *SETS, *MATRICES, *SYMBOLS_AND_WORDS, *VALUES, *REFUSED, *PAID, *HEDGED]
+KINDS = [*TIMES_AND_RATIOS, *NAMES, *SETS, *MATRICES, *SYMBOLS_AND_WORDS, *VALUES, *REFUSED, *PAID, *BRACES, *HEDGED]

@@ -142,7 +142,7 @@ def test_adapters_are_merged_into_what_the_engine_and_the_disk_get(tmp_path):
 
 def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
     """Its copy has no adapters; what is published is the sum."""
-    from rl.backends.engines import make_engine
+    from rl.backends.engines import ENGINES
     from rl.rendering import Renderer
     from rl.rollout import complete
     from rl.types import Request
@@ -150,9 +150,9 @@ def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
     model, tokenizer = model_with_lora()
     renderer, distributed = Renderer(tokenizer), Distributed(cpu=True)
     asked = [Request(i, (1, 13 + i, 2), 5, 1.0, i) for i in range(6)]
-    own = make_engine(modchain_config(), model, renderer, 64, distributed)
+    own = ENGINES["hf"](modchain_config(), model, renderer, 64, distributed)
     distributed.shards = True
-    copy = make_engine(modchain_config(), model, renderer, 64, distributed)
+    copy = ENGINES["hf"](modchain_config(), model, renderer, 64, distributed)
     assert not copy.shares_weights
     assert [c.action_ids for c in complete(copy, asked)] == [c.action_ids for c in complete(own, asked)]
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_bf16_autocast_keeps_float32_weights_and_stays_near():
     for precision in ("no", "bf16"):
         cfg.algorithm.optim = OptimConfig(mixed_precision=precision)
         learner = Learner(cfg, deepcopy(model), 0, Distributed(cpu=True, mixed_precision=precision))
-        (stage,) = cfg.algorithm.resolved(2)
+        (stage,) = cfg.algorithm.resolved(cfg.env.attempts)
         learner.enter_stage(stage, 1, is_first=True)
         train = learner.score(rollout_batch(), stage)
         learner.update(train, stage)
@@ -273,12 +273,12 @@ def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
 
 
 def test_sharing_is_left_where_it_cannot_pay_or_be_right():
-    from rl.backends.trunk import _can_share, _shared_prompts
+    from rl.backends.trunk import Rows, _can_share, _shared_prompts
 
     different, none = rollout_batch(), rollout_batch()
     none.response_mask[0] = False
     for batch in (different, none):
-        assert _shared_prompts(batch.input_ids, batch.attention_mask, batch.response_mask) is None
+        assert _shared_prompts(Rows.of(batch.input_ids, batch.attention_mask, batch.response_mask)) is None
     model, _ = load_policy(ModelConfig(path=PATH))
     assert _can_share(model.model)
     model.gradient_checkpointing_enable()

@@ -8,6 +8,7 @@ import torch
 from envs import Split
 from rewards import Verdict
 from rl.config import AlgorithmConfig, StageConfig
+from rl.learner import Learner
 from rl.losses import NORMALISERS
 from rl.rollout import EpisodePlan
 from rl.schedule import lr_factor, shuffled_index
@@ -234,3 +235,21 @@ def test_a_sampler_that_is_another_policy_stops_the_run():
     trainer.source._rollouts[2].run = shifted
     with pytest.raises(RunStoppedError, match=r"differ by 0\.5 nats.*max_sampler_gap=0\.2.*stale weights"):
         trainer.train_step()
+
+
+def test_nothing_is_read_from_the_device_inside_a_micro_batch(monkeypatch):
+    """What a micro-batch measures stays in tensors until all of the step's gradient is there."""
+    seen, original = [], Learner._loss
+
+    def loss(self, *args):
+        found = original(self, *args)
+        measured = found[1]
+        seen.extend([measured.gap, *measured.kl, *measured.advantage, *measured.log.values()])
+        return found
+
+    monkeypatch.setattr(Learner, "_loss", loss)
+    trainer, _ = build_trainer(modchain_config(algorithm=AlgorithmConfig(name="x", loss="ppo", epochs=2, group_size=4)))
+    metrics, _ = trainer.train_step()
+    assert len(seen) > 10
+    assert all(isinstance(ratio.num, torch.Tensor) for ratio in seen)
+    assert not any(isinstance(value, torch.Tensor) for value in metrics.values())
