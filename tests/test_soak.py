@@ -16,7 +16,6 @@ def test_killed_damaged_and_short_of_disk_runs_end_like_undisturbed_ones(tmp_pat
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads(done.stdout)

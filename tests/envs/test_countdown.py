@@ -56,9 +56,9 @@ def test_values_are_exact():
     ["9**9**9**9", "__import__('os').getcwd()", "(" * 5000, "1" + "+1" * 5000, "lambda: 3", "3 if 1 else 4", "1e9"],
 )
 def test_hostile_expressions_are_no_expressions_and_take_no_time(text):
-    began = time.perf_counter()
+    began = time.process_time()
     assert compute(plain(text)) is None
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_tasks_lie_within_their_limits_and_have_a_solution():

@@ -1,5 +1,7 @@
 """What a user types: every config composes, and mistakes are named."""
 
+import ast
+import json
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -10,9 +12,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from experiments import schema as entry_schema
-from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed
+from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed, with_stored
+from experiments.compare import plan
 from experiments.keys import explain, open_free_mappings
 from rl import config as schema
+from rl.advantages import ADVANTAGES
+from rl.losses import LOSSES
 from rl.offline import KEEP_RULES
 from tests.conftest import ROOT
 
@@ -60,8 +65,6 @@ def test_published_data_lie_below_one_folder():
 
 
 def test_arms_that_only_ask_get_one_job_with_their_own_words(tmp_path):
-    from experiments.compare import plan
-
     cfg = OmegaConf.to_object(compose("compare", ["env=gsm8k", "run=[self_refine,wait,star]", "seeds=[0,1]"]))
     jobs = {(job.arm.name, job.seed): job.arm.config for job in plan(cfg, tmp_path)}
     assert list(jobs) == [("base", 0), ("self_refine", 0), ("wait", 0), ("star", 0), ("star", 1)]
@@ -75,6 +78,60 @@ def test_every_experiment_composes(experiment):
     entry = next((name for name in ("compare", "evaluate") if f"experiments.{name}" in text), "train")
     cfg = OmegaConf.to_object(compose(entry, [f"experiment={experiment}"]))
     assert cfg.name == experiment
+
+
+def test_resuming_a_comparison_takes_what_it_was_started_with_unless_given_anew(tmp_path):
+    command = ["compare.py", "run=[star]", "++env.options.n_train=64", "env=modchain", "-m", "resume=elsewhere"]
+    (tmp_path / "run.json").write_text(json.dumps({"command": command}))
+    again = [f"resume={tmp_path}", "run=[score]"]
+    assert with_stored(again) == ["++env.options.n_train=64", "env=modchain", *again]
+    assert with_stored(["run=[score]"]) == ["run=[score]"]
+    assert with_stored(["resume=nowhere"]) == ["resume=nowhere"]
+
+
+@pytest.mark.parametrize("debug", options("debug"))
+@pytest.mark.parametrize("entry", ["train", "sft", "compare"])
+def test_every_debug_config_composes(entry, debug, tmp_path):
+    cfg = typed(compose(entry, [f"debug={debug}"]))
+    assert cfg.name.startswith("debug")
+    assert cfg.training.episodes < 10_000
+    if entry == "compare":
+        assert plan(cfg, tmp_path)  # all arms of the default comparison can spend this budget alike
+
+
+def test_what_there_is_is_listed_with_a_line_each_and_without_torch():
+    code = "import sys; from experiments.list import sections; print(sections()); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    found = ast.literal_eval(done.stdout)
+    assert {
+        "env",
+        "algorithm",
+        "offline",
+        "model",
+        "engine",
+        "debug",
+        "executor",
+        "env.feedback",
+        "env.prompts",
+    } <= set(found)
+    assert {"local", "submitit", "ray"} == set(found["executor"])
+    assert found["algorithm.loss"].keys() == LOSSES.keys()
+    assert found["algorithm.advantage"].keys() == ADVANTAGES.keys()
+    assert found["offline.rule"].keys() == KEEP_RULES.keys()
+    empty = [f"{key}={name}" for key, entries in found.items() for name, line in entries.items() if not line]
+    assert not empty
+
+
+def test_the_list_is_narrowed_and_takes_modules_of_others():
+    command = [sys.executable, "-m", "experiments.list"]
+    done = subprocess.run(
+        [*command, "arms", "--plugins", "tests.experiments.made_up_arms"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert "made_up" in done.stdout
+    assert "algorithm" not in done.stdout
+    missing = subprocess.run([*command, "nothing"], capture_output=True, text=True, cwd=ROOT)
+    assert missing.returncode == 1
+    assert "error: nothing of nothing; there is: env, " in missing.stderr
 
 
 def test_a_data_sets_own_parameters_are_added():

