@@ -12,8 +12,7 @@ from torch import Tensor
 from rl.advantages import Estimator, advantages, sum_of_turns, turn_starts
 from rl.analysis.metrics import Ratio, declare
 from rl.backends.distributed import Distributed, full, local
-from rl.backends.policy import Actor, Critic, sampled_stats
-from rl.backends.reference import References
+from rl.backends.policy import Actor, Critic, References, sampled_stats
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
 from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
@@ -200,7 +199,7 @@ class Learner:
                     stats = sampled_stats(self._actor, part, stage.temperature)
                     found += [(old, stats.logprobs), (values, stats.values)]
                 if self._critic is not None:
-                    found.append((values, self._critic(part.input_ids, part.attention_mask, part.response_mask)))
+                    found.append((values, self._critic(part)))
                 if reads_reference:
                     stats = self._references.stats(stage.reference, self._actor, part, stage.temperature)
                     found.append((ref, stats.logprobs))
@@ -376,7 +375,7 @@ class Learner:
         """Every response token learns its value; with turns as actions only the first of each turn does."""
         batch, once_a_turn = train.rollout, self._objective.estimator.values == "turns"
         if self._critic is not None:
-            values = self._critic(batch.input_ids, batch.attention_mask, batch.response_mask)
+            values = self._critic(batch)
         mask = turn_starts(batch.turn_ids) if once_a_turn else batch.response_mask
         weights = torch.full_like(values, 1.0 / (size.turns if once_a_turn else size.tokens))
         out = value_loss(values, train.values, train.returns, mask, weights, clip=self._algorithm.critic.clip)
