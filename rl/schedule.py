@@ -1,40 +1,6 @@
-"""What happens when: which stage, which task, which learning rate. Pure functions of a position in the run."""
+"""The learning rate over a stage."""
 
 import math
-import random
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import pairwise
-
-from rl.seeding import derive_seed
-
-
-def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
-    """First step of each stage and first step after it, in rollout batches.
-
-    Args:
-        shares: Of the stages, which divide the run.
-        n_steps: Rollout batches of the whole run.
-    """
-    total, passed, ends = sum(shares), 0.0, [0]
-    for share in shares:
-        passed += share
-        ends.append(round(n_steps * passed / total))
-    ends[-1] = n_steps
-    return list(pairwise(ends))
-
-
-def shuffled_index(seed: int, position: int, n: int) -> int:
-    """Index of the task at a position of an endless stream that shuffles ``n`` tasks anew on every pass."""
-    epoch, offset = divmod(position, n)
-    return _permutation(seed, epoch, n)[offset]
-
-
-@lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, n: int) -> list[int]:
-    order = list(range(n))
-    random.Random(derive_seed(seed, "order", epoch)).shuffle(order)
-    return order
 
 
 def lr_factor(schedule: str, warmup_steps: int, n_updates: int, taken: int, position: float) -> float:

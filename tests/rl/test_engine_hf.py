@@ -7,8 +7,8 @@ import torch
 from envs import Message
 from rl.backends.engine_hf import HFEngine, draw
 from rl.rollout import complete
-from rl.seeding import derive_seed, uniforms
-from rl.types import Finish, Request
+from rl.seeding import uniforms
+from rl.types import Finish, Request, derive_seed
 
 
 @pytest.fixture
