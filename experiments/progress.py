@@ -49,7 +49,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
         self._all: TaskID | None = None
-        self._n_finished = 0
+        self._n_finished = self._n_jobs = 0
 
     def __enter__(self) -> "Display":
         self._bars.start()
@@ -81,10 +81,12 @@ class Display:
         """Takes a job's bars off the screen and counts it."""
         for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
             self._bars.remove_task(self._tasks.pop(key))
+        if n_jobs != self._n_jobs or self._n_finished == n_jobs:  # another lot of jobs begins
+            self._n_jobs, self._n_finished = n_jobs, 0
         self._n_finished += 1
         if self._all is None:
             self._all = self._bars.add_task("jobs finished", total=n_jobs, who="all", note="")
-        self._bars.update(self._all, completed=self._n_finished)
+        self._bars.update(self._all, completed=self._n_finished, total=n_jobs)
         if not self._console.is_terminal:
             print(f"finished {who} ({self._n_finished}/{n_jobs})", flush=True)
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from rl.advantages import Estimator, advantages, sum_of_turns, turn_starts
 from rl.analysis.metrics import Ratio, declare, total
 from rl.backends.distributed import Distributed, local
-from rl.backends.policy import Actor, Critic, sampled_stats
-from rl.backends.reference import References
+from rl.backends.policy import Actor, Critic, References, sampled_stats
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
 from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
@@ -250,7 +249,7 @@ class Learner:
 
     def _read_critic(self, part: RolloutBatch) -> tuple[Tensor, ...]:
         assert self._critic is not None
-        return (self._critic(part.input_ids, part.attention_mask, part.response_mask),)
+        return (self._critic(part),)
 
     @torch.no_grad()
     def _everywhere(self, batch: RolloutBatch, read: Any, n_results: int) -> list[Tensor]:

@@ -1,9 +1,11 @@
 """The numbers behind the main table and its sentences: every arm with its intervals, seeds, controls and costs."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+from experiments.evidence.model import plain
 from experiments.evidence.store import Store
 from rl.analysis.rates import Where
 from rl.analysis.rows import Control
@@ -51,8 +53,6 @@ class ArmLine:
         controls: Accuracy of the second attempt under each control; empty if they were not played.
         losses: What the second attempt loses under each control: its own accuracy minus the control's.
         episodes: Sampled for training, the most of any seed.
-        sampled_tokens: For training, mean over seeds.
-        gradient_tokens: Trained on, mean over seeds.
         seconds: Wall clock of a run, mean over seeds.
     """
 
@@ -69,8 +69,6 @@ class ArmLine:
     controls: dict[str, Interval]
     losses: dict[str, Interval]
     episodes: int
-    sampled_tokens: int
-    gradient_tokens: int
     seconds: float
 
 
@@ -102,7 +100,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self)
+        return plain(asdict(self))
 
 
 @lru_cache(maxsize=8)
@@ -121,7 +119,6 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
     boot, table, own = store.bootstrap(mode), store.tables(mode)[arm], store.cells(arm, mode, goal)
     others = {other: store.cells(other, mode, goal) for other in store.tables(mode) if other != arm}
     results = [store.runs[arm, seed].result for seed in table.seeds]
-    totals = [result["totals"] for result in results]
     controls, losses = _controls(store, arm) if mode == "greedy" else ({}, {})
     return ArmLine(
         arm=arm,
@@ -136,9 +133,7 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
         crashed=store.crashed(arm),
         controls=controls,
         losses=losses,
-        episodes=max(part.get("episodes", 0) for part in totals),
-        sampled_tokens=round(sum(part.get("sampled_tokens", 0) for part in totals) / len(totals)),
-        gradient_tokens=round(sum(part.get("gradient_tokens", 0) for part in totals) / len(totals)),
+        episodes=max(result["totals"].get("episodes", 0) for result in results),
         seconds=sum(result["seconds"] for result in results) / len(results),
     )
 
@@ -162,14 +157,9 @@ def _seed(store: Store, mode: str, arm: str, index: int) -> SeedLine:
     table = store.tables(mode)[arm]
     seed = table.seeds[index]
     rates = {name: table.cells[name].per_seed()[index] for name in store.rates(mode, Where.HEADLINE)}
-    verdicts = [
-        (row.correct[0], row.correct[row.at(2)])
-        for row in store.rows_of(arm, mode)
-        if row.seed == seed and row.attempts > 1
-    ]
-    both, broken, fixed, neither = (
-        verdicts.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))
-    )
+    rows = [row for row in store.rows_of(arm, mode) if row.seed == seed and row.attempts > 1]
+    pairs = Counter((row.correct[0], row.correct[row.at(2)]) for row in rows)
+    both, broken, fixed, neither = (pairs[first, last] for first in (True, False) for last in (True, False))
     failed = rates.get("delta", 1.0) <= FAILED_BELOW + 1e-9
     return SeedLine(seed, rates, mcnemar(fixed, broken), newcombe_paired(both, broken, fixed, neither), failed)
 

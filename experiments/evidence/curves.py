@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.evidence.model import Figure, Mark, MissingError, Panel, Series, exhibit
+from experiments.evidence.model import Figure, Mark, MissingError, Panel, Series, exhibit, spread
 from experiments.evidence.sigmoid import MAX_STEEPNESS, fit_sigmoid
 from experiments.evidence.store import Curve, Store
 from rl.analysis.printing import fixed
@@ -20,14 +20,7 @@ def over_seeds(curves: Sequence[Curve], name: str, scale: float = 100) -> Series
     """Mean, range and single runs of curves that may differ in length; the mean ends where the shortest does."""
     shortest = min(len(curve.x) for curve in curves)
     stacked = scale * np.array([curve.y[:shortest] for curve in curves])
-    return Series(
-        name,
-        curves[0].x[:shortest].tolist(),
-        stacked.mean(0).tolist(),
-        stacked.min(0).tolist(),
-        stacked.max(0).tolist(),
-        runs=[(curve.x.tolist(), (scale * curve.y).tolist()) for curve in curves],
-    )
+    return spread(name, curves[0].x[:shortest], stacked, [(curve.x, scale * curve.y) for curve in curves])
 
 
 def _validation(store: Store, name: str, where: str = "validation") -> list[Series]:

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from experiments.evidence.model import Figure, Heat, Mark, MissingError, Panel, Series, exhibit
+from experiments.evidence.model import Figure, Heat, Mark, MissingError, Panel, Series, exhibit, spread
 from experiments.evidence.store import BASE, Store
 from rl.analysis.rates import edit_ratio, named
 from rl.analysis.revisions import EDIT_BINS
@@ -115,10 +116,12 @@ def parallel_or_sequential(store: Store) -> Figure:
         first = float(np.mean([row.n_tokens[0] for row in rows]))
         whole = float(np.mean([sum(row.n_tokens) for row in rows])) / rows[0].attempts
         for kind, tokens in (("majority", first), ("sequential", whole)):
-            x, y, low, high = _across(per_seed, kind)
-            if x:
-                by_kind[kind].append(Series(store.names[arm], x, y, low, high))
-                by_tokens[kind].append(Series(store.names[arm], [tokens * k for k in x], y, low, high))
+            n = min(len(points) for points in per_seed)
+            values = 100 * np.array([[point[kind] for point in points[:n]] for points in per_seed])
+            found = spread(store.names[arm], range(1, n + 1), values)
+            if len(found.x):
+                by_kind[kind].append(found)
+                by_tokens[kind].append(replace(found, x=tokens * np.asarray(found.x)))
     if not by_kind["majority"]:
         raise MissingError("needs evaluation.samples_per_task of at least 2")
     titles = {"majority": "parallel: majority of first attempts", "sequential": "majority of corrected attempts"}
@@ -143,40 +146,20 @@ def _by_seed(rows: Sequence[EvalRow]) -> list[list[EvalRow]]:
     return [[row for row in rows if row.seed == seed] for seed in dict.fromkeys(row.seed for row in rows)]
 
 
-def _across(per_seed: list[list[dict[str, float]]], kind: str) -> tuple[list[float], ...]:
-    x, y, low, high = [], [], [], []
-    for at_k in zip(*per_seed, strict=False):
-        values = [100 * point[kind] for point in at_k if point[kind] == point[kind]]
-        if values:
-            x.append(at_k[0]["responses"])
-            y.append(float(np.mean(values)))
-            low.append(min(values))
-            high.append(max(values))
-    return x, y, low, high
-
-
 @exhibit("F7", "More attempts")
 def more_attempts(store: Store) -> Figure:
     """Accuracy over further attempts."""
     series = []
     for arm in store.arms:
-        per_seed = [
-            [100 * float(np.mean([row.correct[row.at(k)] for row in rows])) for k in range(1, rows[0].attempts + 1)]
-            for rows in _by_seed(store.rows_of(arm, LONGER))
-        ]
-        if per_seed:
-            n = min(len(values) for values in per_seed)
-            values = np.array([one[:n] for one in per_seed])
-            x = list(range(1, n + 1))
-            series.append(
-                Series(store.names[arm], x, values.mean(0).tolist(), values.min(0).tolist(), values.max(0).tolist())
-            )
+        if arm in store.tables(LONGER):
+            cells, ks = store.tables(LONGER)[arm].cells, range(1, store.attempts(LONGER) + 1)
+            values = 100 * np.array([cells[f"accuracy_t{k}"].per_seed() for k in ks]).T
+            series.append(spread(store.names[arm], ks, values))
     if not series:
         raise MissingError("needs evaluation.attempts of at least 3, and a context that holds them")
-    n_tasks = len({row.task_id for row in store.rows_of(store.arms[0], LONGER)})
     caption = (
-        f"{store.env}, greedy, n = {n_tasks} tasks; mean over seeds; band: smallest to largest seed. Training had "
-        f"{store.attempts(store.mode)} attempts; later ones were never trained (SCoRe, Figure 8)."
+        f"{store.env}, greedy, n = {store.n_tasks(LONGER)} tasks; mean over seeds; band: smallest to largest seed. "
+        f"Training had {store.attempts(store.mode)} attempts; later ones were never trained (SCoRe, Figure 8)."
     )
     return Figure(caption, [Panel("", "attempt", "accuracy (%)", series)])
 
@@ -200,12 +183,11 @@ def difficulty(store: Store) -> Figure:
     for name in ("delta_i_to_c", "delta_c_to_i"):
         series, label = [], f"{named(name).label} (% of tasks)"
         for arm in store.arms:
-            by_task: dict[str, list[float]] = defaultdict(list)
-            for row in store.rows_of(arm, store.mode):
-                by_task[row.task_id].append(row.values[name])
-            points = [(i, [np.mean(by_task[t]) for t in tasks if t in by_task]) for i, tasks in enumerate(bins)]
-            known = [(i, 100 * float(np.mean(values))) for i, values in points if values]
-            series.append(Series(store.names[arm], [p[0] for p in known], [p[1] for p in known]))
+            table = store.tables(store.mode)[arm]
+            places = [[table.task_ids.index(task) for task in tasks if task in table.task_ids] for tasks in bins]
+            means = [100 * table.cells[name].take(range(len(table.seeds)), one).mean for one in places]
+            known = [i for i, value in enumerate(means) if value == value]
+            series.append(Series(store.names[arm], known, [means[i] for i in known]))
         panels.append(Panel("", "base's pass rate at the first attempt", label, series, ticks=ticks))
     caption = (
         f"{store.env}, {store.mode} episodes, n = {len(rates)} tasks, mean over seeds. Tasks are grouped by the share "

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rewards.lookup import Lookup
 
 if TYPE_CHECKING:
@@ -60,6 +62,13 @@ class Series:
     high: Sequence[float] = ()
     runs: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
     mark: Mark = Mark.LINE
+
+
+def spread(name: str, x: Sequence[float], values_SX: np.ndarray, runs: Sequence[Any] = ()) -> Series:
+    """Mean over seeds and a band from the smallest to the largest; positions that lack a value are left out."""
+    known = ~np.isnan(values_SX).any(axis=0)
+    values = values_SX[:, known]
+    return Series(name, np.asarray(x)[known], values.mean(0), values.min(0), values.max(0), runs)
 
 
 @dataclass(frozen=True, slots=True)

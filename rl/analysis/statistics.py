@@ -55,11 +55,6 @@ class Cells:
     above: np.ndarray
     below: np.ndarray
 
-    @classmethod
-    def plain(cls, values_SN: np.ndarray) -> "Cells":
-        """Values of a rate that says something about every episode."""
-        return cls(values_SN, np.where(np.isnan(values_SN), np.nan, 1.0))
-
     @property
     def mean(self) -> float:
         """Over samples, tasks and seeds; ``nan`` if the rate says nothing about any episode."""

@@ -11,6 +11,11 @@ from rl.analysis.statistics import Bootstrap, Cells, pass_at_k, scaling, summari
 from tests.helpers import row
 
 
+def plain(values):
+    """Values of a rate that says something about every episode."""
+    return Cells(values, np.where(np.isnan(values), np.nan, 1.0))
+
+
 def test_summary_by_hand():
     # four episodes: i->c, c->i, c->c, i->i, and a failed one that counts in no rate
     rows = [row(task_id=str(i), first=f, last=s) for i, (f, s) in enumerate([(0, 1), (1, 0), (1, 1), (0, 0)])]
@@ -57,7 +62,7 @@ def test_pass_at_k():
 def test_bootstrap_interval_has_the_binomial_width():
     rng = np.random.default_rng(1)
     values = (rng.random((1, 1000)) < 0.3).astype(float)
-    got = Bootstrap(1, 1000).interval(Cells.plain(values))
+    got = Bootstrap(1, 1000).interval(plain(values))
     expected = 1.96 * math.sqrt(values.mean() * (1 - values.mean()) / 1000)
     assert got.mean == pytest.approx(values.mean())
     assert (got.high - got.low) / 2 == pytest.approx(expected, rel=0.05)
@@ -67,11 +72,11 @@ def test_pairing_narrows_the_difference():
     rng = np.random.default_rng(2)
     left = (rng.random((2, 500)) < 0.5).astype(float)
     boot = Bootstrap(2, 500)
-    same = boot.difference(Cells.plain(left), Cells.plain(left))
+    same = boot.difference(plain(left), plain(left))
     assert (same.low, same.mean, same.high) == (0.0, 0.0, 0.0)
     better = left.copy()
     better[:, :50] = 1.0
-    got = boot.difference(Cells.plain(better), Cells.plain(left))
+    got = boot.difference(plain(better), plain(left))
     assert got.low > 0
     assert got.high - got.low < 0.06  # unpaired it would be about 0.09
 
@@ -79,17 +84,17 @@ def test_pairing_narrows_the_difference():
 def test_seeds_are_resampled_too():
     values = np.zeros((3, 200))
     values[0] = 1.0  # one seed of three learned it
-    got = Bootstrap(3, 200).interval(Cells.plain(values))
+    got = Bootstrap(3, 200).interval(plain(values))
     assert (got.low, got.high) == (0.0, 1.0)
     assert got.mean == pytest.approx(1 / 3)
 
 
 def test_a_single_base_run_stands_for_every_seed_and_missing_tasks_drop_out():
     boot = Bootstrap(3, 4)
-    got = boot.interval(Cells.plain(np.array([[1.0, 1.0, np.nan, 1.0]])))
+    got = boot.interval(plain(np.array([[1.0, 1.0, np.nan, 1.0]])))
     assert (got.mean, got.low, got.high) == (1.0, 1.0, 1.0)
     with pytest.raises(ValueError, match="expected"):
-        boot.draws(Cells.plain(np.zeros((2, 4))))
+        boot.draws(plain(np.zeros((2, 4))))
 
 
 def test_tables_are_paired_by_task():
