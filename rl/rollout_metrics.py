@@ -49,20 +49,20 @@ def describe(step: Step, distributed: Distributed, flops: Flops | None = None) -
         "rollout/sampled_tokens": totals.sampled_tokens,
         "group/resampled": batch.n_resampled,
         "group/offline_first_fraction": counts.given / counts.episodes,
-        "policy/sampler_gap": measured.gap.value,
+        "policy/sampler_gap": measured.gap,
         "optim/lr": step.lr,
         "stage": step.stage_index,
     }
-    metrics |= {name: ratio.value for name, ratio in measured.log.items()}
-    metrics |= {f"policy/kl_ref_t{k + 1}": ratio.value for k, ratio in enumerate(measured.kl)}
-    metrics |= {f"policy/abs_advantage_t{k + 1}": ratio.value for k, ratio in enumerate(measured.advantage)}
+    metrics |= measured.log
+    metrics |= {f"policy/kl_ref_t{k + 1}": value for k, value in enumerate(measured.kl)}
+    metrics |= {f"policy/abs_advantage_t{k + 1}": value for k, value in enumerate(measured.advantage)}
     metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(step.kl_coefs)}
     if "critic/return" in metrics:
         variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
         error = metrics["critic/error"]
         metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
     rows = batch.train.rollout
-    sums = shaped_rewards(rows, step.stage).sum(0).tolist()
+    sums = shaped_rewards(rows.rewards, rows.n_turns, step.stage).sum(0).tolist()
     shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(rows))) for k, value in enumerate(sums)}
     metrics |= {name: ratio.value for name, ratio in distributed.sum_ratios(shares).items()}
 

@@ -17,7 +17,7 @@ from rl.backends.distributed import Distributed
 from rl.backends.weights import full_weights
 from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
 from rl.config import StageConfig, TrainConfig
-from rl.learner import Learner, Measured
+from rl.learner import Learner, Measured, Sums
 from rl.rollout import Rollout
 from rl.source import EpisodeSource, drop_failed
 from rl.types import Engine, Episode, RunStoppedError, TrainBatch, derive_seed
@@ -94,7 +94,7 @@ class Pending:
     seconds: dict[str, float]
     plan: list[torch.Tensor]
     done: int = 0
-    parts: list[Measured] = field(default_factory=list)
+    parts: list[Sums] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Sequence["Pending"]) -> "Pending":
@@ -120,7 +120,7 @@ class Pending:
 
     def emptied(self) -> "Pending":
         """Nothing to do and nothing measured: the share of a process that another one has taken over."""
-        nothing = [measured.emptied() for measured in self.parts]
+        nothing = [{name: torch.zeros_like(pair) for name, pair in part.items()} for part in self.parts]
         plan = [rows[:0] for rows in self.plan]
         return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
 
@@ -263,8 +263,8 @@ class Trainer:
             if pending.done < len(pending.plan):
                 after_update()
 
-        measured = Measured.total(pending.parts).over_processes(self._distributed)
-        gap, limit = measured.gap.value, self._config.training.max_sampler_gap
+        measured = self.learner.measured(pending.parts)
+        gap, limit = measured.gap, self._config.training.max_sampler_gap
         if limit and gap > limit:  # what is no number was refused before, with its cause, or is to be left out
             raise RunStoppedError(
                 f"step {self.step}: trainer and sampler log-probs differ by {gap:.3g} nats per token on average, more "
@@ -272,7 +272,7 @@ class Trainer:
                 "trained (stale weights, another precision, chat template or temperature)"
             )
         kl_coefs = tuple(self.learner.control.coefs)
-        self.learner.control.update([x.value for x in measured.kl], [x.value for x in measured.advantage])
+        self.learner.control.update(measured.kl, measured.advantage)
         self.step += 1
         self._pending = None
         self._engine.load_weights(() if self._shares_weights else full_weights(self._model), self.step)

@@ -274,10 +274,11 @@ finally:
         (["experiments.sft", "offline.iteration=3"], "'offline.iterations'"),
         (["experiments.evaluate", "evaluation.limit=8"], "'evaluation.limit'"),
         (["experiments.play", "--help"], "Compose your configuration"),
+        (["experiments.pretrain_tiny", "step=3"], "'steps'"),
     ],
 )
 def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, message, tmp_path):
-    extra = [] if "play" in arguments[0] else [f"runs_dir={tmp_path}/runs"]
+    extra = [] if arguments[0] in ("experiments.play", "experiments.pretrain_tiny") else [f"runs_dir={tmp_path}/runs"]
     done = subprocess.run([sys.executable, "-c", LIGHT, *arguments, *extra], capture_output=True, text=True, cwd=ROOT)
     assert message in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
