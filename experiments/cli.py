@@ -1,6 +1,7 @@
 """Hydra entry points with a typed schema behind every YAML and errors that a person can act on."""
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -75,7 +76,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
         def main() -> None:
             register_schemas()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
-            sys.argv[1:] = open_free_mappings(sys.argv[1:], _ENTRY_POINTS[config_name])
+            arguments = with_stored(sys.argv[1:]) if config_name == "compare" else sys.argv[1:]
+            sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name])
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
                 program()
@@ -91,6 +93,17 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
         return main
 
     return decorate
+
+
+def with_stored(arguments: list[str]) -> list[str]:
+    """Arguments that resume a comparison, after those that it was last started with; what is given anew counts."""
+    given = {one.partition("=")[0].lstrip("+~"): one.partition("=")[2] for one in arguments}
+    path = Path(given.get("resume", "")) / "run.json"
+    if "resume" not in given or not path.exists():
+        return arguments
+    stored = json.loads(path.read_text(encoding="utf-8"))["command"][1:]
+    kept = [one for one in stored if "=" in one and one.partition("=")[0].lstrip("+~") not in given]
+    return [*kept, *arguments]
 
 
 def _end(error: Exception) -> None:

@@ -2,7 +2,7 @@
 
 Every arm starts from the same base and spends the same number of sampled episodes; an executor runs arms and seeds, on
 this machine or on a cluster. What is finished stays finished: an interrupted comparison goes on with
-``resume=<folder>``, which may also add arms and seeds.
+``resume=<folder>``, which takes its overrides from there and may add arms and seeds.
 """
 
 import time
@@ -236,7 +236,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     if crashed:
         raise UserError(
             f"{len(crashed)} jobs crashed: {', '.join(crashed)}; see error.txt and job.log in their folders in "
-            f"{folder}. The same command with resume={folder} tries them again"
+            f"{folder}. resume={folder} tries them again"
         )
 
 

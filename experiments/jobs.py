@@ -196,7 +196,8 @@ class Job:
     def write(self) -> None:
         """Makes the folder from which the job is started."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "error.txt").unlink(missing_ok=True)  # of an earlier try
+        for name in ("error.txt", "progress.json"):  # of an earlier try
+            (self.folder / name).unlink(missing_ok=True)
         write_text(self.folder / "config.yaml", resolved_yaml(self.arm.config))
         write_json(
             self.folder / "job.json",

@@ -153,7 +153,9 @@ def comparison_view(folder: Path) -> Table:
         table.add_column(name)
     for job in sorted(path for path in folder.glob("arms/*/*") if path.is_dir()):
         found = validations(tail(job / "metrics.jsonl"))
-        state = "finished" if (job / "result.json").exists() else "crashed" if (job / "error.txt").exists() else "begun"
+        said = next((json.loads(path.read_text()) for path in job.glob("progress.json")), None)
+        state = "waiting" if said is None else f"{said['what']} {said['share']:.0%}"
+        state = "finished" if (job / "result.json").exists() else "crashed" if (job / "error.txt").exists() else state
         cells = ["", "", ""]
         if found:
             rates = reported(found[-1], VALIDATION, Where.HEADLINE).values()

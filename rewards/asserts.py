@@ -160,8 +160,7 @@ def without_definitions(code: str, names: Collection[str]) -> str:
         tree = ast.parse(code)
     except SyntaxError:
         return code
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    kept = [node for node in tree.body if not (isinstance(node, kinds) and node.name in names)]
+    kept = [node for node in tree.body if getattr(node, "name", None) not in names]
     return code if len(kept) == len(tree.body) else ast.unparse(ast.Module(kept, []))
 
 

@@ -19,7 +19,7 @@ from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
 from rl.config import StageConfig, TrainConfig
-from rl.learner import Learner, Measured
+from rl.learner import Learner, Measured, Sums
 from rl.rollout import Rollout
 from rl.rollout_metrics import rollout_metrics, sampled_tokens
 from rl.schedule import stage_spans
@@ -67,7 +67,7 @@ class Pending:
     seconds: dict[str, float]
     plan: list[torch.Tensor]
     done: int = 0
-    parts: list[Measured] = field(default_factory=list)
+    parts: list[Sums] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Sequence["Pending"]) -> "Pending":
@@ -93,7 +93,7 @@ class Pending:
 
     def emptied(self) -> "Pending":
         """Nothing to do and nothing measured: the share of a process that another one has taken over."""
-        nothing = [measured.emptied() for measured in self.parts]
+        nothing = [{name: torch.zeros_like(pair) for name, pair in part.items()} for part in self.parts]
         plan = [rows[:0] for rows in self.plan]
         return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
 
@@ -210,8 +210,8 @@ class Trainer:
             if pending.done < len(pending.plan):
                 after_update()
 
-        measured = Measured.total(pending.parts).over_processes(self._distributed)
-        gap, limit = measured.gap.value, self._config.training.max_sampler_gap
+        measured = self.learner.measured(pending.parts)
+        gap, limit = measured.gap, self._config.training.max_sampler_gap
         if limit and gap > limit:  # what is no number was refused before, with its cause, or is to be left out
             raise RunStoppedError(
                 f"step {self.step}: trainer and sampler log-probs differ by {gap:.3g} nats per token on average, more "
@@ -219,7 +219,7 @@ class Trainer:
                 "trained (stale weights, another precision, chat template or temperature)"
             )
         metrics = self._measure(pending, stage, measured)
-        self.learner.control.update([x.value for x in measured.kl], [x.value for x in measured.advantage])
+        self.learner.control.update(measured.kl, measured.advantage)
         self.advantages = _first_advantages(pending, self._config.training.keep_episodes)
         self.step += 1
         self._pending = None
@@ -297,16 +297,15 @@ class Trainer:
 
     def _measure(self, pending: Pending, stage: StageConfig, measured: Measured) -> dict[str, float]:
         """What the sampling and the updates measured, for the log."""
-        metrics = pending.metrics | {name: ratio.value for name, ratio in measured.log.items()}
-        metrics["policy/sampler_gap"] = measured.gap.value
-        metrics |= {f"policy/kl_ref_t{k + 1}": ratio.value for k, ratio in enumerate(measured.kl)}
-        metrics |= {f"policy/abs_advantage_t{k + 1}": ratio.value for k, ratio in enumerate(measured.advantage)}
+        metrics = pending.metrics | measured.log | {"policy/sampler_gap": measured.gap}
+        metrics |= {f"policy/kl_ref_t{k + 1}": value for k, value in enumerate(measured.kl)}
+        metrics |= {f"policy/abs_advantage_t{k + 1}": value for k, value in enumerate(measured.advantage)}
         if "critic/return" in metrics:
             variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
             error = metrics["critic/error"]
             metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
         batch = pending.train.rollout
-        sums = shaped_rewards(batch, stage).sum(0).tolist()
+        sums = shaped_rewards(batch.rewards, batch.n_turns, stage).sum(0).tolist()
         shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(batch))) for k, value in enumerate(sums)}
         metrics |= {name: ratio.value for name, ratio in self._distributed.sum_ratios(shares).items()}
         metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(self.learner.control.coefs)}

@@ -312,8 +312,10 @@ class StdinCode(CodeTasks, Published):
         question, tests = problem.question.strip(), None
         if problem.function:
             kinds = _annotations(problem.starter, problem.function)
-            cases = [tuple(_case(problem.function, *test, kinds) for test in part) for part in (problem.public, hidden)]
-            tests = FunctionTests(*cases, prelude=PRELUDE, alike=True, gold=problem.solutions[:3])
+            shown, rest = (
+                tuple(_case(problem.function, *test, kinds) for test in part) for part in (problem.public, hidden)
+            )
+            tests = FunctionTests(shown, rest, prelude=PRELUDE, alike=True, gold=problem.solutions[:3])
             starter = problem.starter.strip() or f"def {problem.function}(...):"
             question += f"\n\nWrite this in Python; it is called with the arguments.\n```python\n{starter}\n```"
         else:
@@ -330,7 +332,7 @@ class StdinCode(CodeTasks, Published):
 
 
 def _case(function: str, args: Any, expected: Any, kinds: list[str]) -> Case:
-    *of_args, of_result = kinds or [""]
+    of_args, of_result = kinds[:-1], kinds[-1] if kinds else ""
     values = [_structured(kind, value) for kind, value in zip(of_args + [""] * len(args), args, strict=False)]
     return Case(function, tuple(values), _structured(of_result, expected))
 
@@ -343,8 +345,8 @@ def _annotations(starter: str, function: str) -> list[str]:
         return []
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name == function.rpartition(".")[2]:
-            given = [arg.annotation for arg in node.args.args if arg.arg != "self"]
-            return [ast.unparse(kind) if kind is not None else "" for kind in (*given, node.returns)]
+            given = [*(arg.annotation for arg in node.args.args if arg.arg != "self"), node.returns]
+            return [ast.unparse(kind) if kind is not None else "" for kind in given]
     return []
 
 
@@ -353,6 +355,6 @@ def _structured(kind: str, value: Any) -> Any:
     for name in ("ListNode", "TreeNode"):
         if name in kind and (value is None or isinstance(value, list)):
             if kind.lower().startswith("list["):
-                return [_structured(name, item) for item in value]
+                return [_structured(name, item) for item in value or ()]
             return Structure(name, tuple(value)) if value else None
     return value

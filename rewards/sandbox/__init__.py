@@ -8,7 +8,7 @@ attack on purpose, run the workers in a virtual machine.
 """
 
 from rewards.sandbox.confinement import Mode
-from rewards.sandbox.supervisor import (
+from rewards.sandbox.jobs import (
     Conversation,
     Ending,
     Job,
@@ -16,10 +16,10 @@ from rewards.sandbox.supervisor import (
     Limits,
     Outcome,
     Runner,
-    Sandbox,
     SandboxError,
     Script,
-)
+)  # fmt: skip
+from rewards.sandbox.supervisor import Sandbox
 
 __all__ = [
     "Conversation", "Ending", "Job", "Judgement", "Limits", "Mode", "Outcome", "Runner", "Sandbox", "SandboxError",

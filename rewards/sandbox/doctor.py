@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from rewards.sandbox import kernel, landlock, namespaces, seccomp
 from rewards.sandbox.confinement import Mode
-from rewards.sandbox.supervisor import Conversation, Ending, Limits, Outcome, Sandbox, SandboxError
+from rewards.sandbox.jobs import Conversation, Ending, Limits, Outcome, SandboxError
+from rewards.sandbox.supervisor import Sandbox
 
 _HINTS = {
     "namespaces": (

@@ -16,7 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from rewards.sandbox import candidate, codec, wire
-from rewards.sandbox.supervisor import Conversation, Ending, Job, Limits, Outcome, SandboxError, Script
+from rewards.sandbox.confinement import Mode
+from rewards.sandbox.jobs import Conversation, Ending, Job, Limits, Outcome, SandboxError, Script
 
 _GRACE_S = 60.0
 _BACKOFF_S = 0.2
@@ -52,7 +53,7 @@ class RemoteSandbox:
         SandboxError: If no server answers there.
     """
 
-    mode = "remote"
+    mode: Mode | str = "remote"
     judges = False
 
     def __init__(self, url: str, n_workers: int = 0, retries: int = 3) -> None:
@@ -60,7 +61,8 @@ class RemoteSandbox:
             raise SandboxError(f"env.options.sandbox.url={url!r}: the address of the server, http://...")
         self._url, self._retries = url.rstrip("/") + "/run_code", retries
         self._threads = ThreadPoolExecutor(n_workers or 8, thread_name_prefix="sandbox")
-        self.layers, self.missing = [f"those of {url}"], []
+        self.layers: list[str] = [f"those of {url}"]
+        self.missing: list[str] = []
         self.counts = dict.fromkeys(Ending, 0)
         self._modules = {module.__name__: inspect.getsource(module) for module in (codec, wire, candidate)}
         if not self._works():

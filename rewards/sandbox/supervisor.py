@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from rewards.sandbox.confinement import Mode
+from rewards.sandbox.jobs import Ending, Job, Judgement, Limits, Outcome, SandboxError, Script
 from rewards.sandbox.wire import receive_frame, send_frame
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,155 +42,6 @@ from rewards.sandbox.zygote import main
 main()
 """
 """Starts the fork server without the packages' own imports: every module that it holds, each fork pays for."""
-Result = TypeVar("Result")
-
-
-class SandboxError(RuntimeError):
-    """The sandbox cannot do its work here; the message names the layer that is missing and what would help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one program may use. Processor time is what counts: a busy machine or a paused trainer stops no program.
-
-    Args:
-        cpu_s: Processor seconds for one test, loading included for the first.
-        total_s: Processor seconds for all tests of one process; 0 allows ``cpu_s`` for each.
-        wall_s: Seconds from fork to kill, a backstop; 0 takes ten times the processor time, and 10 more. A program that
-            sleeps is stopped before, after twice ``cpu_s``.
-        output_bytes: Of standard output and error; more is dropped.
-        result_bytes: Of one reply with a result; a larger one is a failure.
-    """
-
-    cpu_s: float = 5.0
-    total_s: float = 0.0
-    wall_s: float = 0.0
-    output_bytes: int = 64 * 1024
-    result_bytes: int = 2 * 2**20
-
-    def __post_init__(self) -> None:
-        if self.cpu_s <= 0 or min(self.total_s, self.wall_s, self.output_bytes) < 0 or self.result_bytes < 1:
-            raise ValueError(f"limits must be positive, got {self}")
-
-    def in_all(self, n_tests: int) -> tuple[float, float]:
-        """Processor and real seconds for so many tests."""
-        total_s = self.total_s or self.cpu_s * max(n_tests, 1)
-        return total_s, self.wall_s or 10 * total_s + 10
-
-
-class Ending(StrEnum):
-    """How a program's process ended."""
-
-    FINISHED = "finished"
-    TIMEOUT = "timeout"
-    """Killed at a limit of time."""
-    DIED = "died"
-    """It ended or was killed before it had answered."""
-    BROKEN = "broken"
-    """The sandbox failed, not the program."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came back of one program.
-
-    Args:
-        ending: How its process ended.
-        replies: What was answered until then, as sent by an untrusted process: one reply for loading, one for a call.
-        output: What it printed before the answer to the request marked for it; of a script, its standard output.
-        errors: Of a script, its standard error.
-        signal: The signal that killed it, 0 for none.
-        exit: Its exit status, -1 if a signal killed it.
-        cpu_s: Processor seconds.
-        detail: For ``BROKEN``, what happened; for ``TIMEOUT``, which limit.
-    """
-
-    ending: Ending
-    replies: tuple[Any, ...] = ()
-    output: bytes = b""
-    errors: bytes = b""
-    signal: int = 0
-    exit: int = -1
-    cpu_s: float = 0.0
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """Requests to one candidate's process, in order; the next is sent only when the one before is answered.
-
-    Args:
-        requests: JSON messages (see ``candidate.py``).
-        output_after: What was printed is read once this many requests are answered: a program can print only what it
-            has received by then.
-    """
-
-    requests: tuple[dict[str, Any], ...]
-    output_after: int = 0
-
-    @property
-    def n_tests(self) -> int:
-        """Calls, at least one."""
-        return max(sum(len(request.get("calls", ())) for request in self.requests), 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A whole program and its standard input; it is ``FINISHED`` if it ended by itself, with whatever status."""
-
-    source: str
-    stdin: bytes = b""
-    output_after = 0
-    n_tests = 1
-
-    @property
-    def requests(self) -> tuple[dict[str, Any], ...]:
-        """The program, to which nothing is answered."""
-        return ({"kind": "script", "source": self.source},)
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A program and arbitrary test code, each in a process of its own; one reply for each test."""
-
-    request: dict[str, Any]
-    output_after = 0
-
-    @property
-    def requests(self) -> tuple[dict[str, Any], ...]:
-        """Program and tests, for the judge."""
-        return (self.request | {"kind": "tests"},)
-
-    @property
-    def n_tests(self) -> int:
-        """Pieces of test code."""
-        return len(self.request["tests"])
-
-
-Job = Conversation | Script | Judgement
-
-
-class Runner(Protocol):
-    """Whatever runs programs: a :class:`Sandbox`, or a server (:class:`rewards.sandbox.remote.RemoteSandbox`)."""
-
-    mode: Mode | str
-    layers: list[str]
-    missing: list[str]
-    counts: dict[Ending, int]
-    judges: bool
-    """Whether tests that are arbitrary code can be run."""
-
-    def submit(self, job: Job, limits: Limits) -> "Future[Outcome]":
-        """Queues a program."""
-        ...
-
-    def run(self, job: Job, limits: Limits) -> Outcome:
-        """Runs one program and waits for it."""
-        ...
-
-    def close(self) -> None:
-        """Ends it."""
-        ...
 
 
 @dataclass(slots=True)
@@ -229,7 +80,7 @@ class Sandbox:
         self.missing: list[str] = []
         self._memory_bytes, self._packages, self._owner = memory_bytes, _packages(modules), os.getpid()
         first = self._start_best(mode, minimum)
-        self.mode, self.layers = first.mode, first.layers
+        self.mode, self.layers = first.mode, list[str](first.layers)
         self._items: queue.Queue[_Item | None] = queue.Queue(max_waiting)
         self._lock, self._closed = threading.Lock(), False
         self._servers: set[_Server] = {first}
@@ -397,8 +248,10 @@ class _Server:
         total_s, wall_s = limits.in_all(job.n_tests)
         self._control.settimeout(wall_s + _GRACE_S)
         with ExitStack() as stack:
-            output, errors, stdin = (_memory_file(stack, name) for name in ("output", "errors", "input"))
+            output, stdin = _memory_file(stack, "output"), _memory_file(stack, "input")
+            errors = output
             if isinstance(job, Script):
+                errors = _memory_file(stack, "errors")
                 with open(stdin, "wb", closefd=False) as file:
                     file.write(job.stdin)
                 os.lseek(stdin, 0, os.SEEK_SET)
@@ -413,8 +266,7 @@ class _Server:
                 "cpu_s": limits.cpu_s * (1 + _LAP), "total_s": total_s,
                 "output_bytes": limits.output_bytes, "result_bytes": limits.result_bytes,
             }  # fmt: skip
-            files = [output, output if not isinstance(job, Script) else errors, stdin]
-            descriptors = [ends[0].fileno(), *files, *(end.fileno() for end in ends[1:])]
+            descriptors = [ends[0].fileno(), output, errors, stdin, *(end.fileno() for end in ends[1:])]
             socket.send_fds(self._control, [json.dumps(header).encode()], descriptors)
             self.begun = True
             for end in ends:

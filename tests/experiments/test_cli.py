@@ -1,6 +1,7 @@
 """What a user types: every config composes, and mistakes are named."""
 
 import ast
+import json
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -11,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from experiments import schema as entry_schema
-from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed
+from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed, with_stored
 from experiments.compare import plan
 from experiments.keys import explain, open_free_mappings
 from rl import config as schema
@@ -77,6 +78,15 @@ def test_every_experiment_composes(experiment):
     entry = next((name for name in ("compare", "evaluate") if f"experiments.{name}" in text), "train")
     cfg = OmegaConf.to_object(compose(entry, [f"experiment={experiment}"]))
     assert cfg.name == experiment
+
+
+def test_resuming_a_comparison_takes_what_it_was_started_with_unless_given_anew(tmp_path):
+    command = ["compare.py", "run=[star]", "++env.options.n_train=64", "env=modchain", "-m", "resume=elsewhere"]
+    (tmp_path / "run.json").write_text(json.dumps({"command": command}))
+    again = [f"resume={tmp_path}", "run=[score]"]
+    assert with_stored(again) == ["++env.options.n_train=64", "env=modchain", *again]
+    assert with_stored(["run=[score]"]) == ["run=[score]"]
+    assert with_stored(["resume=nowhere"]) == ["resume=nowhere"]
 
 
 @pytest.mark.parametrize("debug", options("debug"))
@@ -264,10 +274,11 @@ finally:
         (["experiments.sft", "offline.iteration=3"], "'offline.iterations'"),
         (["experiments.evaluate", "evaluation.limit=8"], "'evaluation.limit'"),
         (["experiments.play", "--help"], "Compose your configuration"),
+        (["experiments.pretrain_tiny", "step=3"], "'steps'"),
     ],
 )
 def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, message, tmp_path):
-    extra = [] if "play" in arguments[0] else [f"runs_dir={tmp_path}/runs"]
+    extra = [] if arguments[0] in ("experiments.play", "experiments.pretrain_tiny") else [f"runs_dir={tmp_path}/runs"]
     done = subprocess.run([sys.executable, "-c", LIGHT, *arguments, *extra], capture_output=True, text=True, cwd=ROOT)
     assert message in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"

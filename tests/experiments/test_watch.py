@@ -73,11 +73,15 @@ def test_an_empty_run_and_a_comparison(tmp_path):
     (done / "result.json").write_text(json.dumps({}))
     crashed = tmp_path / "arms" / "star" / "seed_0"
     crashed.mkdir(parents=True)
+    going = tmp_path / "arms" / "star" / "seed_1"
+    going.mkdir()
+    (going / "progress.json").write_text('{"what": "training", "share": 0.4, "metrics": {}}')
     (crashed / "error.txt").touch()
     text = shown(comparison_view(tmp_path))
     assert "score/1" in text
     assert "1024" in text
     assert "crashed" in text
+    assert "training 40%" in text
 
 
 def test_the_command_prints_once_and_names_what_is_missing(folder):

@@ -10,7 +10,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rl.backends.distributed import Distributed
-from rl.backends.lora import without_lora
 from rl.backends.policy import Actor, Critic, load_policy, sampled_stats
 from rl.backends.tiny import tiny_llama
 from rl.backends.weights import decoder_layers, full_state, full_weights, load_pretrained
@@ -80,7 +79,7 @@ def test_values_are_read_before_the_token_and_start_at_zero():
     model, _ = load_policy(ModelConfig(path=PATH))
     for module, read in (
         (Actor(model, value_head=True), lambda m, b: sampled_stats(m, b, 1.0).values),
-        (Critic(model), lambda m, b: m(b.input_ids, b.attention_mask, b.response_mask)),
+        (Critic(model), lambda m, b: m(b)),
     ):
         batch = rollout_batch()
         with torch.no_grad():
@@ -117,7 +116,7 @@ def test_without_its_adapters_the_model_is_the_base():
     with torch.no_grad():
         expected = sampled_stats(Actor(base), batch, 1.0).logprobs
         assert not torch.allclose(sampled_stats(Actor(model), batch, 1.0).logprobs, expected, atol=1e-2)
-        with without_lora(model):
+        with model.disable_adapter():
             torch.testing.assert_close(sampled_stats(Actor(model), batch, 1.0).logprobs, expected)
 
 
@@ -273,30 +272,30 @@ def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
 
 
 def test_sharing_is_left_where_it_cannot_pay_or_be_right():
-    from rl.backends.trunk import Rows, _can_share, _shared_prompts
+    from rl.backends.trunk import Trunk, shared_prompts
 
     different, none = rollout_batch(), rollout_batch()
     none.response_mask[0] = False
     for batch in (different, none):
-        assert _shared_prompts(Rows.of(batch.input_ids, batch.attention_mask, batch.response_mask)) is None
+        assert shared_prompts(torch.stack([batch.input_ids, batch.attention_mask, batch.response_mask])) is None
     model, _ = load_policy(ModelConfig(path=PATH))
-    assert _can_share(model.model)
+    assert Trunk(model.model, share=True).shares
     model.gradient_checkpointing_enable()
-    assert not _can_share(model.model)
+    assert not Trunk(model.model, share=True).shares
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 7])
 def test_log_probs_by_block_equal_log_softmax(n_rows, monkeypatch):
-    from rl.backends import head
+    from rl.backends import policy
 
-    monkeypatch.setattr(head, "BLOCK_ENTRIES", 30)  # blocks of three rows
+    monkeypatch.setattr(policy, "BLOCK_ENTRIES", 30)  # blocks of three rows
     torch.manual_seed(0)
     values, targets = 3 * torch.randn(n_rows, 10), torch.randint(10, (n_rows,))
     results = []
     for ours in (True, False):
         logits = values.clone().requires_grad_()
         if ours:
-            logprobs, entropy = head.sampled_logprobs(logits, targets)
+            logprobs, entropy = policy.SampledLogprobs.apply(logits, targets)
         else:
             whole = logits.log_softmax(-1)
             logprobs, entropy = whole.gather(1, targets[:, None]).squeeze(1), -(whole.exp() * whole).sum(-1).detach()

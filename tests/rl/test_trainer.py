@@ -11,7 +11,7 @@ from rl.config import AlgorithmConfig, StageConfig
 from rl.learner import Learner
 from rl.losses import NORMALISERS
 from rl.rollout import EpisodePlan
-from rl.schedule import lr_factor, shuffled_index
+from rl.schedule import shuffled_index
 from rl.source import drop_failed
 from rl.types import RunStoppedError
 from tests.helpers import build_trainer, episode, modchain_config, named
@@ -79,9 +79,9 @@ def test_micro_batching_does_not_change_the_gradient(normaliser, kl):
         batch = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
         width = int(batch.lengths.max())
         learner._optim.micro_batch_tokens = rows_per_piece * width
+        learner._optim.max_grad_norm = 1e9  # nothing is cut
         n_pieces.append(len(list(micro_batches(batch.lengths, batch.group_ids, rows_per_piece * width))))
         train = learner.score(batch, stage)
-        learner._distributed.clip_grad_norm = lambda *_: 0.0
         learner._optimizer.zero_grad = lambda: None  # keep the gradient for the comparison
         learner.update(train, stage)
         gradients.append(gradient(bench.model))
@@ -182,12 +182,46 @@ def test_every_task_is_seen_once_per_pass():
     assert [shuffled_index(0, i, 10) for i in range(10)] != [shuffled_index(1, i, 10) for i in range(10)]
 
 
-def test_schedules():
-    assert lr_factor("linear", 2, 12, taken=0, position=0) == 0.5
-    assert lr_factor("linear", 2, 12, taken=7, position=7) == pytest.approx(0.5)
-    assert lr_factor("linear", 2, 12, taken=3, position=7) == pytest.approx(0.5)  # replaced groups used the rest up
-    assert lr_factor("cosine", 0, 10, taken=5, position=5) == pytest.approx(0.5)
-    assert lr_factor("constant", 0, 10, taken=9, position=9) == 1.0
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "n_updates", "taken", "position", "factor"),
+    [
+        ("linear", 2, 12, 0, 0, 0.5),
+        ("linear", 2, 12, 7, 7, 0.5),
+        ("linear", 2, 12, 3, 7, 0.5),  # replaced groups used the rest up
+        ("cosine", 0, 10, 5, 5, 0.5),
+        ("constant", 0, 10, 9, 9, 1.0),
+    ],
+)
+def test_schedules(schedule, warmup, n_updates, taken, position, factor):
+    trainer, _ = build_trainer(modchain_config(lr=0.01, schedule=schedule, warmup_steps=warmup))
+    learner = trainer.learner
+    learner.enter_stage(trainer.stages[0], n_updates, is_first=True)
+    learner.set_lr(taken, position)
+    assert learner.lr == pytest.approx(0.01 * factor)
+    assert {group["lr"] for group in learner._optimizer.param_groups} == {learner.lr}
+
+
+def test_every_turn_has_a_kl_weight_of_its_own():
+    """Where no advantage is left, the loss is the sum over turns of coefficient times KL."""
+    stage = StageConfig(reward_weights=[1.0, 1.0], kl_coefs=[10.0, 1.0])
+    trainer, bench = build_trainer(modchain_config(algorithm=replace(SCORE, stages=named(stage))))
+    learner, (stage,) = trainer.learner, trainer.stages
+    learner.enter_stage(stage, 1, is_first=True)
+    with torch.no_grad():  # away from the reference
+        for p in bench.model.parameters():
+            p.add_(0.01 * torch.sin(torch.arange(p.numel()).view_as(p)))
+    from rl.batching import to_rollout_batch
+    from rl.losses import StepSize
+
+    train = learner.score(to_rollout_batch(trainer.source.sample(stage, 1000), bench.renderer.pad_id, 2), stage)
+    train = replace(train, advantages=torch.zeros_like(train.advantages))
+    n = len(train)
+    loss, found = learner._loss(train, stage, StepSize(n, 2 * n, 1.0, 1.0), critic_only=False)
+    first, second = (found[f"kl {k}"] for k in range(2))
+    assert first.num > 0
+    assert second.num > 0
+    assert first.den == second.den == n
+    assert loss.item() == pytest.approx((10.0 * first.num.item() + second.num.item()) / n)
 
 
 def test_a_real_episode_reads_as_expected():
@@ -243,8 +277,7 @@ def test_nothing_is_read_from_the_device_inside_a_micro_batch(monkeypatch):
 
     def loss(self, *args):
         found = original(self, *args)
-        measured = found[1]
-        seen.extend([measured.gap, *measured.kl, *measured.advantage, *measured.log.values()])
+        seen.extend(found[1].values())
         return found
 
     monkeypatch.setattr(Learner, "_loss", loss)
