@@ -10,7 +10,7 @@ from rl.backends.distributed import Distributed
 from rl.config import EngineConfig
 from rl.rollout import EpisodePlan, complete
 from rl.types import Request
-from tests.helpers import build_trainer, modchain_config
+from tests.helpers import build_trainer, log_step, modchain_config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 pytest.importorskip("vllm")
@@ -113,7 +113,7 @@ def test_training_through_vllm_measures_no_gap():
     cfg.engine = EngineConfig(name="vllm", max_batch_size=64)
     trainer, bench = build_trainer(cfg)
     while not trainer.is_done:
-        metrics, episodes = trainer.train_step()
+        metrics, episodes = log_step(trainer)
         assert metrics["policy/sampler_gap"] < 1e-4
         assert {e.policy_version for e in episodes} == {trainer.step - 1}
     assert trainer.step == 3
