@@ -13,8 +13,8 @@ from rl.backends.engine_hf import HFEngine
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.rendering import Renderer
 from rl.rollout import complete
-from rl.seeding import derive_seed, seed_everything
-from rl.types import Request
+from rl.types import Request, derive_seed
+from rl.workbench import seed_everything
 
 
 def pretrain(cfg: PretrainConfig) -> Path:

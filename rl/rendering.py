@@ -259,8 +259,12 @@ class Renderer:
     def _fault_with_system(self) -> str | None:
         """Why a system prompt cannot be rendered, ``None`` if it can: said when one is asked for."""
         remedy = "Put the instruction into the first question, or set model.chat_template"
-        pairs = (("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER), ("user", _NEXT))
-        chat = [Message(role, text) for role, text in pairs]
+        chat = [
+            Message("system", _SYSTEM),
+            Message("user", _USER),
+            Message("assistant", _ANSWER),
+            Message("user", _NEXT),
+        ]
         try:
             if _SYSTEM not in self._template(chat, generate=True):
                 return f"the chat template leaves out the system prompt. {remedy}"

@@ -22,7 +22,7 @@ from rl.advantages import (
     whiten_turns,
 )
 from rl.config import AlgorithmConfig, CriticConfig, StageConfig
-from rl.schedule import stage_spans
+from rl.trainer import stage_spans
 from tests.helpers import batch, credit, episode, named
 
 SCORE_1 = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03])
