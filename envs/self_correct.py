@@ -1,6 +1,6 @@
 """A task set as a K-attempt episode: attempt, be asked to look again, attempt again.
 
-What the policy is told between attempts, and when an episode ends before its last attempt, are names in a config with a
+What the policy is told between attempts, and when an episode ends before its last one, are names in a config with a
 function behind them; another module adds its own with ``@FEEDBACK.register("mine")``. Results under different feedback
 must not share a table.
 """
@@ -184,24 +184,24 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         """Starts an episode on ``options["task"]``, or on a task drawn by ``seed``."""
         super().reset(seed=seed)
         if options and "task" in options:
-            self._task = options["task"]
+            task = options["task"]
         else:
-            self._task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
-        self._scores, self._over = [], False
-        question = self.task.question
+            task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
+        self._task, self._scores, self._over = task, [], False
+        question = task.question
         opening = [Message("user", self.prompts.task.format(question=question))]
         if self.prompts.system:
             opening.insert(0, Message("system", self.prompts.system.format(question=question)))
         self._shown = [f"{message.role}: {message.content}" for message in opening]
-        return tuple(opening), {"task_id": self.task.id}
+        return tuple(opening), {"task_id": task.id}
 
     def step(self, action: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
         """Verifies one attempt."""
         if self._task is None or self._over:
             raise RuntimeError("the episode is over: call reset()")
-        score = self.taskset.verify(self.task, action)
+        score = self.taskset.verify(self._task, action)
         self._scores.append(score)
-        info: dict[str, Any] = {"task_id": self.task.id, "score": score}
+        info: dict[str, Any] = {"task_id": self._task.id, "score": score}
         self._shown.append(f"assistant: {action}")
         if score.verdict is Verdict.ERROR:
             self._over = True
@@ -212,7 +212,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             self._over = True
             info["stop_reason"] = StopReason.ATTEMPTS_USED if last else StopReason.STOPPED
             return (), score.value, True, False, info
-        request = Message("user", self._feedback(self.task, action, score, self.prompts))
+        request = Message("user", self._feedback(self._task, action, score, self.prompts))
         self._shown.append(f"user: {request.content}")
         return (request,), score.value, False, False, info
 
