@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rl.analysis.printing import percent
 from rl.controls import Control
 from rl.evaluate import EvalRow
 from rl.significance import detectable_delta, holm, iqm, newcombe_paired
@@ -247,7 +248,7 @@ def _seed_line(table: ArmTable, index: int, rows: list[EvalRow]) -> SeedLine:
     rates = {name: table.per_seed(name)[index] for name in SHOWN}
     both = sum(row.correct[0] and row.correct[-1] for row in good)
     interval = newcombe_paired(both, broken, fixed, len(good) - both - broken - fixed)
-    return SeedLine(seed, rates, mcnemar(fixed, broken), interval, rates["delta"] <= FAILED_BELOW)
+    return SeedLine(seed, rates, mcnemar(fixed, broken), interval, rates["delta"] <= FAILED_BELOW + 1e-9)
 
 
 def _detectable(table: ArmTable) -> float:
@@ -260,13 +261,16 @@ def verdicts(comparison: Comparison) -> list[str]:
     sentences = []
     for line in sorted(comparison.arms, key=lambda line: -line.rates["delta"].mean):
         delta = line.rates["delta"]
+        if delta.mean != delta.mean:
+            sentences.append(f"{line.name}: every episode failed, so there is nothing to compare.")
+            continue
         if delta.low > 0:
             claim = "answers better the second time"
         elif delta.high < 0:
             claim = "makes its answers worse"
         else:
             claim = "shows no change that the interval can tell from zero"
-        each = ", ".join(f"{100 * seed.rates['delta']:+.1f}" for seed in line.seeds)
+        each = ", ".join(percent(seed.rates["delta"], signed=True) for seed in line.seeds)
         sentence = f"{line.name}: {claim}; delta {points(delta)} points"
         sentence += f" (per seed {each})." if len(line.seeds) > 1 else "."
         n_failed = sum(seed.failed for seed in line.seeds)
@@ -305,7 +309,9 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
 
 
 def _ranking(comparison: Comparison) -> list[str]:
-    trained = [line for line in comparison.arms if line.trained]
+    trained = [
+        line for line in comparison.arms if line.trained and line.rates["delta"].mean == line.rates["delta"].mean
+    ]
     if len(trained) < 2:
         return []
     best = max(trained, key=lambda line: line.rates["delta"].mean)
@@ -313,23 +319,46 @@ def _ranking(comparison: Comparison) -> list[str]:
     adjusted = holm([best.p_against[other.arm] for other in others])
     beaten = [o.name for o, p in zip(others, adjusted, strict=True) if p < 0.05 and best.against[o.arm].mean > 0]
     level = [o.name for o in others if o.name not in beaten]
-    sentence = f"The largest delta is {best.name}'s."
+    sentence = _largest(trained, best)
     if beaten:
-        sentence += f" It is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
+        sentence += (
+            f" {best.name}'s is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
+        )
         n_seeds = min(len(line.seeds) for line in trained)
         if n_seeds < ENOUGH_SEEDS:
             counted = f"{n_seeds} seeds" if n_seeds > 1 else "one seed"
             sentence += f" With {counted} that is rough: a single failed run can carry it, so read every seed."
     if level:
-        sentence += f" It cannot be told from {', '.join(level)}."
+        sentence += f" {best.name}'s cannot be told from that of {', '.join(level)}."
     final = max(comparison.arms, key=lambda line: line.rates["accuracy_t2"].mean)
-    return [
-        sentence,
-        f"The best final answers (acc@t2) are {final.name}'s: {points(final.rates['accuracy_t2'], False)} %.",
-    ]
+    if len(shared := _sharing(comparison.arms, final, "accuracy_t2")) > 1:
+        return [sentence, f"{_and(shared)} share the best acc@t2: {points(final.rates['accuracy_t2'], False)} %."]
+    return [sentence, f"The best acc@t2 is {final.name}'s: {points(final.rates['accuracy_t2'], False)} %."]
+
+
+def _sharing(lines: Sequence[ArmLine], best: ArmLine, rate: str) -> list[str]:
+    """Names of the arms whose rate prints like the best one's: what cannot be read apart is not ranked."""
+    return [line.name for line in lines if percent(line.rates[rate].mean) == percent(best.rates[rate].mean)]
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _largest(trained: Sequence[ArmLine], best: ArmLine) -> str:
+    """Who has the largest delta, whatever its sign and however many share it."""
+    value, shared = percent(best.rates["delta"].mean, signed=True), _sharing(trained, best, "delta")
+    if float(value) > 0:
+        if len(shared) == 1:
+            return f"The largest delta is {best.name}'s."
+        return f"{_and(shared)} share the largest delta, {value} points."
+    whose = f"{_and(shared)}'s" if len(shared) == 1 else f"that of {_and(shared)}"
+    if float(value) == 0:
+        return f"No trained arm has a delta above zero; the largest is 0.0 points, {whose}."
+    return f"Every trained arm has a delta below zero; the one nearest to zero is {whose}, {value} points."
 
 
 def points(interval: Interval, signed: bool = True) -> str:
     """``+57.3 [53.1, 60.9]``: percentage points."""
-    sign = "+" if signed else ""
-    return f"{100 * interval.mean:{sign}.1f} [{100 * interval.low:{sign}.1f}, {100 * interval.high:{sign}.1f}]"
+    mean, low, high = (percent(value, signed=signed) for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from rl.analysis.printing import percent
+
 RATE_NAMES = {
     "accuracy_t1": "acc@t1",
     "accuracy_t2": "acc@t2",
@@ -114,7 +116,7 @@ class Display:
         for mode in ("greedy", "sampled"):
             rates = getattr(result, mode)
             if rates:
-                values = [f"{100 * rates[name]:.1f}%" if name in rates else "-" for name in RATE_NAMES]
+                values = [f"{percent(rates[name])}%" if rates.get(name) is not None else "-" for name in RATE_NAMES]
                 table.add_row(mode, str(int(rates["n"])), *values)
         self._console.print(table)
         if line := throughput(result.totals):
@@ -128,7 +130,7 @@ def live_note(metrics: dict[str, float]) -> str:
         return ""
     if "eval/validation/n" in metrics:
         rates = {short: metrics.get(f"eval/validation/{name}") for name, short in RATE_NAMES.items()}
-        shown = [f"{short} {100 * rate:.1f}%" for short, rate in rates.items() if rate is not None]
+        shown = [f"{short} {percent(rate)}%" for short, rate in rates.items() if rate is not None]
         when = f"validation after {metrics['rollout/episodes']:.0f} episodes (n {metrics['eval/validation/n']:.0f})"
         return "  ".join([when, *shown])
     parts = [

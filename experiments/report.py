@@ -17,6 +17,7 @@ from experiments.evidence.page import page
 from experiments.evidence.store import Store
 from experiments.progress import RATE_NAMES, throughput
 from experiments.schema import ReportConfig
+from rl.analysis.printing import fixed, percent
 from rl.tracking import write_json, write_text
 
 EXHIBITS = "exhibits"
@@ -80,11 +81,11 @@ def _print(comparison: Comparison, out: Console) -> None:
         cells = []
         for name in SHOWN:
             rate = line.rates[name]
-            cells.append(f"{100 * rate.mean:.1f}\n[dim]{100 * rate.low:.1f}, {100 * rate.high:.1f}[/]")
+            cells.append(f"{percent(rate.mean)}\n[dim]{percent(rate.low)}, {percent(rate.high)}[/]")
         failed = "-" if not line.trained else f"{sum(s.failed for s in line.seeds)}/{len(line.seeds)}"
         if line.crashed:
             failed += f" +{len(line.crashed)} crashed"
-        table.add_row(line.name, *cells, failed, str(line.episodes), f"{line.seconds:.0f}")
+        table.add_row(line.name, *cells, failed, str(line.episodes), fixed(line.seconds, 0))
     out.print(table)
     if cells := control_cells(comparison):
         controls = Table(title="controls: accuracy of the greedy second attempt, percent", title_justify="left")

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import WatchConfig
+from rl.analysis.printing import percent
 from rl.metrics import catalogue
 
 SHOWN = (
@@ -92,9 +93,7 @@ def validation_line(rows: Sequence[dict[str, Any]]) -> Text:
     if not found:
         return Text("no validation yet", style="dim")
     last = found[-1]
-    parts = [
-        f"{name} {100 * last[f'eval/validation/{name}']:.1f} %" for name in ("accuracy_t1", "accuracy_t2", "delta")
-    ]
+    parts = [f"{name} {percent(last[f'eval/validation/{name}'])} %" for name in ("accuracy_t1", "accuracy_t2", "delta")]
     history = curve([row.get("eval/validation/accuracy_t2") for row in found])
     return Text(f"validation at step {last['step']}: {', '.join(parts)}   acc@t2 {history}")
 
@@ -143,7 +142,7 @@ def comparison_view(folder: Path) -> Table:
         cells = ["", "", "", ""]
         if rows:
             names = ("accuracy_t1", "accuracy_t2", "delta")
-            rates = (f"{100 * rows[-1][f'eval/validation/{name}']:.1f}" for name in names)
+            rates = (percent(rows[-1][f"eval/validation/{name}"]) for name in names)
             cells = [f"{rows[-1]['rollout/episodes']:.0f}", *rates]
         history = curve([row.get("eval/validation/accuracy_t2") for row in rows])
         table.add_row(f"{job.parent.name}/{job.name.removeprefix('seed_')}", state, *cells, history)

@@ -7,6 +7,7 @@ import numpy as np
 from experiments.evidence.model import Figure, Mark, MissingError, Panel, Series
 from experiments.evidence.scaling import MAX_STEEPNESS, fit_sigmoid
 from experiments.evidence.store import Curve, Store
+from rl.analysis.printing import fixed
 
 _EPISODES = "sampled training episodes"
 _BAND = "thick: mean over seeds, band: smallest to largest seed, thin: every seed"
@@ -192,8 +193,10 @@ def scaling_fit(store: Store) -> Figure:
             x = np.geomspace(max(1.0, mean.x[1]), mean.x[-1], 60)
             series.append(Series(store.names[arm], mean.x[1:], mean.y[1:], mark=Mark.POINTS))
             series.append(Series(store.names[arm], x.tolist(), fit(x).tolist()))
-            steep = f"B = {fit.steepness:.2f}" if fit.steepness < MAX_STEEPNESS - 0.01 else "B without bound (a step)"
-            ends.append(f"{store.names[arm]} A = {fit.ceiling:.1f} %, {steep}")
+            steep = (
+                f"B = {fixed(fit.steepness, 2)}" if fit.steepness < MAX_STEEPNESS - 0.01 else "B without bound (a step)"
+            )
+            ends.append(f"{store.names[arm]} A = {fixed(fit.ceiling)} %, {steep}")
     if not series:
         raise MissingError("no curve is long enough: at least 6 validations and a rise of 5 points (validate_every)")
     caption = (

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence.model import Exhibit, Figure, Mark, Panel, Series, Table
+from rl.analysis.printing import fixed
 from rl.tracking import write_text
 
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5)))
@@ -169,7 +170,7 @@ def _draw_heat(axis: Any, panel: Panel) -> None:
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             if value == value:
-                axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, color="w" if value > 55 else "k")
+                axis.text(j, i, fixed(value, 0), ha="center", va="center", fontsize=7, color="w" if value > 55 else "k")
     axis.set_xticks(range(len(heat.columns)), heat.columns, rotation=40, ha="right", fontsize=7)
     axis.set_yticks(range(len(heat.rows)), heat.rows, fontsize=7)
     axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)

@@ -9,6 +9,7 @@ from experiments.analysis import BASE, ArmLine
 from experiments.arms import TRANSFER
 from experiments.evidence.model import MissingError, Table
 from experiments.evidence.store import Store
+from rl.analysis.printing import fixed, percent
 from rl.significance import holm
 from rl.statistics import Interval
 
@@ -104,7 +105,7 @@ def transfer(store: Store) -> Table:
     if repaired:
         header.append("base's wrong attempts fixed (%)")
         for row, arm in zip(rows, store.arms, strict=True):
-            row.append(f"{100 * repaired[arm]:.1f}" if arm in repaired else "-")
+            row.append(percent(repaired[arm]) if arm in repaired else "-")
             values.setdefault(row[0], {})["repair"] = repaired.get(arm)
     sizes = {mode.removeprefix(TRANSFER): len(next(iter(store.tables(mode).values())).task_ids) for mode in modes}
     asked = ", ".join(f"{name}: n = {n} tasks" for name, n in sizes.items())
@@ -170,10 +171,18 @@ def every_seed(store: Store) -> Table:
     for line in comparison.arms:
         for seed in line.seeds:
             low, high = seed.delta_interval
-            cells = [f"{100 * seed.rates[rate]:.1f}" for rate in _MEANS.values()]
+            cells = [percent(seed.rates[rate]) for rate in _MEANS.values()]
             fate = "failed" if seed.failed and line.trained else ""
             name = f"{line.name}, seed {seed.seed}"
-            rows.append([name, *cells, f"{100 * low:+.1f}, {100 * high:+.1f}", f"{seed.p_value:.2g}", fate])
+            rows.append(
+                [
+                    name,
+                    *cells,
+                    f"{percent(low, signed=True)}, {percent(high, signed=True)}",
+                    f"{seed.p_value:.2g}",
+                    fate,
+                ]
+            )
             values[name] = {**seed.rates, "newcombe": [low, high], "mcnemar": seed.p_value, "failed": seed.failed}
     caption = (
         f"{store.env}, {_sample(store, store.mode)}. The interval of delta is Newcombe's for paired proportions (95 %, "
@@ -194,8 +203,8 @@ def cell(interval: Interval, scale: float = 100, signed: bool = False) -> str:
     """Mean, and on a second line its interval."""
     if np.isnan(interval.mean):
         return "-"
-    sign = "+" if signed else ""
-    return f"{scale * interval.mean:{sign}.1f}\n{scale * interval.low:.1f}, {scale * interval.high:.1f}"
+    mean, low, high = (scale * value for value in numbers(interval))
+    return f"{fixed(mean, signed=signed)}\n{fixed(low)}, {fixed(high)}"
 
 
 def numbers(interval: Interval) -> list[float]:
@@ -205,9 +214,7 @@ def numbers(interval: Interval) -> list[float]:
 
 def count(value: float, name: str) -> str:
     """A cost in its unit."""
-    if np.isnan(value):
-        return "-"
-    return f"{value:.2f}" if "GiB" in name else f"{value:,.0f}"
+    return fixed(value, 2 if "GiB" in name else 0)
 
 
 def _sample(store: Store, mode: str) -> str:

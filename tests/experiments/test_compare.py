@@ -10,7 +10,7 @@ import pytest
 
 from experiments.analysis import analyse, points, verdicts
 from experiments.arms import write_rows
-from rl.statistics import Interval
+from rl.statistics import Bootstrap, Interval
 from rl.tracking import read_jsonl, write_json
 from tests.conftest import ROOT
 from tests.helpers import row
@@ -133,6 +133,40 @@ def test_the_sentences_say_what_the_intervals_say(folder):
     assert "3 of 3 seeds failed" in text
     assert "The largest delta is Filtered SFT's" in text
     assert "With 3 seeds that is rough" in text
+
+
+@pytest.mark.parametrize(
+    ("deltas", "sentences"),
+    [
+        (
+            (0, 0, 0),
+            ["No trained arm has a delta above zero; the largest is 0.0 points, that of winner, flat and worse."],
+        ),
+        ((-10, -2, -5), ["Every trained arm has a delta below zero; the one nearest to zero is flat's, -2.0 points."]),
+        ((-5, -5, -10), ["Every trained arm has a delta below zero", "that of winner and flat, -5.0 points."]),
+        ((0, -2, -5), ["No trained arm has a delta above zero; the largest is 0.0 points, winner's."]),
+        ((8, 8, 2), ["winner and flat share the largest delta, +8.0 points.", "winner and flat share the best acc@t2"]),
+        ((8, 2, -2), ["The largest delta is winner's.", "The best acc@t2 is winner's: 58.0"]),
+    ],
+)
+def test_the_ranking_is_true_of_ties_zeros_and_losses(tmp_path, deltas, sentences):
+    stored(tmp_path, "base", 0, rows_with("base", 0, 0, 0))
+    for arm, delta in zip(ORDER[1:], deltas, strict=True):
+        for seed in (0, 1):
+            stored(tmp_path, arm, seed, rows_with(arm, seed, max(0, delta), max(0, -delta)))
+    text = "\n".join(verdicts(analyse(tmp_path, ORDER, {}, "made up")))
+    for sentence in sentences:
+        assert sentence in text
+    assert text.count("largest delta is ") == ("The largest delta is winner's." in sentences)
+
+
+def test_no_sentence_hangs_on_the_last_bits(folder, monkeypatch):
+    """The same rows with rates that are off by what another order of summation gives: word for word the same."""
+    before = verdicts(analyse(folder, ORDER, {}, "made up"))
+    exact = Bootstrap.means
+    for noise in (1e-8, -1e-8):
+        monkeypatch.setattr(Bootstrap, "means", lambda self, values, noise=noise: exact(self, values) + noise)
+        assert verdicts(analyse(folder, ORDER, {}, "made up")) == before
 
 
 @pytest.mark.parametrize(

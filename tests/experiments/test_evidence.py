@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 DATA = ROOT / "tests" / "data"
 GOLDEN = DATA / "small_comparison.json.gz"
 """Made from the stored run by ``python -m tests.experiments.make_golden``; look at what changed."""
-_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*(?:e-?\d+)?")
+_NUMBER = re.compile(r"[+-]?\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
 
 
 @pytest.fixture(scope="session")
