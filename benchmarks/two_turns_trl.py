@@ -16,7 +16,6 @@ import torch
 
 from envs import Split, Task
 from rl.config import TrainConfig
-from rl.types import Finish
 from rl.workbench import Workbench, make_env
 
 
@@ -74,10 +73,9 @@ class TwoTurns:
             for i, (env, reply) in enumerate(zip(envs, replies, strict=True)):
                 messages, reward, *_ = env.step(renderer.text(reply))
                 rewards[i] += reward
-                finish = Finish.STOP if reply[-1] == renderer.end_id else Finish.LENGTH
                 masks[i] += [1] * len(reply)
                 before = contexts[i] + reply
-                contexts[i] = renderer.extend(contexts[i], reply, finish, messages) if messages else before
+                contexts[i] = renderer.extend(contexts[i], reply, messages) if messages else before
                 masks[i] += [0] * (len(contexts[i]) - len(before))
         model.train(training)
         self.spent.seconds += time.perf_counter() - started

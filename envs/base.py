@@ -76,7 +76,8 @@ class StopReason(StrEnum):
     SOLVED = "solved"
     """The environment stops at a right attempt, and this one was: the episode terminated."""
     CONTEXT_FULL = "context_full"
-    """The next prompt would not fit the model's context: the episode was truncated."""
+    """The next prompt leaves no room for an answer: the episode terminated with the attempts it has. One whose first
+    prompt does not fit has none, and was truncated."""
     ENV_ERROR = "env_error"
     """The environment or its verifier raised: the episode was truncated and carries the error."""
 

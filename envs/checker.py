@@ -62,7 +62,9 @@ def _check_rewards(env: SelfCorrectEnv) -> None:
     for task in env.tasks[:MAX_TASKS]:
         for name, respond, expected in (("gold", env.taskset.gold_response, 1.0), ("empty", lambda _: "", 0.0)):
             for k, (reward, info) in enumerate(_play(env, task, respond)):
-                _require(info["verdict"] is not Verdict.ERROR, f"the {name} response to {task.id} is an error: {info}")
+                _require(
+                    info["score"].verdict is not Verdict.ERROR, f"the {name} response to {task.id} is an error: {info}"
+                )
                 _require(
                     reward == expected,
                     f"the {name} response to {task.id} earned {reward} at attempt {k + 1}, expected {expected}: {info}",

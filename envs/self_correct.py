@@ -42,7 +42,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     Action: the policy's text. Reward: ``Score.value`` of this attempt alone, raw; shaping belongs to the algorithm.
     Ending: ``terminated`` after the last attempt, or at a right one with ``stop_on_correct``. The default goes on after
     a right attempt, because stopping would tell the policy that it was right.
-    Info: ``task_id``; after a step also ``verdict``, ``answer``, ``reason``; at the end ``stop_reason``.
+    Info: ``task_id``; after a step also ``score``; at the end ``stop_reason``.
 
     Args:
         taskset: Where tasks come from and who verifies them.
@@ -116,7 +116,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             raise RuntimeError("the episode is over: call reset()")
         self._attempt += 1
         score = self.taskset.verify(self.task, action)
-        info = {"task_id": self.task.id, "verdict": score.verdict, "answer": score.answer, "reason": score.reason}
+        info: dict[str, Any] = {"task_id": self.task.id, "score": score}
         if score.verdict is Verdict.ERROR:
             self._attempt = self.attempts
             info |= {"stop_reason": StopReason.ENV_ERROR, "error": f"verifier: {score.reason}"}

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rl.analysis.printing import percent
-from rl.controls import Control
-from rl.evaluate import EvalRow
-from rl.significance import detectable_delta, holm, iqm, newcombe_paired
-from rl.statistics import ArmTable, Bootstrap, Interval, mcnemar, tabulate
+from rl.analysis.rows import Control, EvalRow
+from rl.analysis.significance import detectable_delta, holm, iqm, newcombe_paired
+from rl.analysis.statistics import ArmTable, Bootstrap, Interval, mcnemar, tabulate
 from rl.tracking import read_jsonl
 
 SHOWN = ("accuracy_t1", "accuracy_t2", "delta", "delta_i_to_c", "delta_c_to_i", "edit_rate")

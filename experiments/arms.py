@@ -9,14 +9,15 @@ from typing import Any
 
 from envs import Split, Task
 from rewards.sandboxes import in_use
+from rl.analysis.rows import TRANSFER, EvalRow
+from rl.analysis.statistics import scaling, summarise
 from rl.backends.flops import peak_memory_gib
 from rl.checkpoint import save_policy
 from rl.config import RunConfig, SFTConfig
 from rl.controls import control_rows
-from rl.evaluate import EvalRow, play, to_rows
+from rl.evaluate import play, to_rows
 from rl.offline import OfflineTrainer
 from rl.probe import first_turns, second_attempts
-from rl.statistics import scaling, summarise
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
 from rl.types import Episode, Turn
@@ -25,8 +26,6 @@ from rl.workbench import Workbench
 Report = Callable[[str, float, dict[str, float]], None]
 """Called with what is going on, the progress in [0, 1] and the newest metrics."""
 VALIDATION_TASKS = 200
-TRANSFER = "transfer/"
-"""Before the name of another environment in a row's mode."""
 
 
 @dataclass(slots=True)

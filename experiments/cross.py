@@ -10,7 +10,6 @@ from pathlib import Path
 
 from envs import Split
 from experiments.arms import Report
-from rewards import Verdict
 from rl.config import LoraConfig, RunConfig
 from rl.probe import first_turns, second_attempts
 from rl.tracking import write_text
@@ -59,7 +58,7 @@ def run_cross(job: CrossJob, report: Report) -> None:
         for author, pairs in firsts.items():
             episodes = second_attempts(bench.rollout(Split(bench.config.evaluation.split), 2), pairs)
             good = [episode for episode in episodes if not episode.failed]
-            right = [[turn.verdict is Verdict.CORRECT for turn in episode.turns] for episode in good]
+            right = [[turn.correct for turn in episode.turns] for episode in good]
             cells.append(
                 {
                     "corrector": arm,

@@ -34,7 +34,9 @@ def main(cfg: PlayConfig) -> None:
                     console.print(f"[bold cyan]{message.role}:[/]", end=" ")
                     console.print(message.content, markup=False, highlight=False)
                 messages, reward, terminated, truncated, info = env.step(read_response())
-                console.print(f"[dim]reward {reward:g}, {info['verdict']}, answer {escape(str(info['answer']))}[/]")
+                console.print(
+                    f"[dim]reward {reward:g}, {info['score'].verdict}, answer {escape(str(info['score'].answer))}[/]"
+                )
                 over, earned = terminated or truncated, earned + reward
             console.print(f"[dim]gold: {escape(env.taskset.gold_response(env.task))}[/]\n")
             played += 1

@@ -32,7 +32,7 @@ def pretrain(cfg: PretrainConfig) -> Path:
     tokenizer = tiny_tokenizer(corpus.words, corpus.spaced)
     model = tiny_llama(tokenizer, cfg.hidden_size, cfg.n_layers, cfg.n_heads)
     renderer = Renderer(tokenizer)
-    engine = HFEngine(model, renderer.end_id, renderer.pad_id)
+    engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     encode = encoder(tokenizer, corpus)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(

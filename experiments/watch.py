@@ -19,8 +19,8 @@ from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import WatchConfig
+from rl.analysis.metrics import catalogue
 from rl.analysis.printing import percent
-from rl.metrics import catalogue
 
 SHOWN = (
     "rollout/episodes",
@@ -104,20 +104,24 @@ def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
         return Text("no episodes yet", style="dim")
     newest = [episode for episode in episodes if episode["step"] == episodes[-1]["step"] and episode["turns"]]
     sides = Counter(
-        "->".join("c" if turn["verdict"] == "correct" else "i" for turn in (episode["turns"][0], episode["turns"][-1]))
+        "->".join("c" if _verdict(turn) == "correct" else "i" for turn in (episode["turns"][0], episode["turns"][-1]))
         for episode in newest
     )
     shares = "  ".join(f"{name} {sides[name]}" for name in ("i->c", "c->i", "c->c", "i->i"))
     return Text(f"transitions of {len(newest)} kept episodes of step {episodes[-1]['step']}: {shares}")
 
 
+def _verdict(turn: dict[str, Any]) -> str:
+    return turn["score"]["verdict"] if turn["score"] else "unscored"
+
+
 def episode_panel(episode: dict[str, Any]) -> Panel:
     """One episode: what was written, what it earned."""
     lines = Text()
     for k, turn in enumerate(episode["turns"]):
-        style = "green" if turn["verdict"] == "correct" else "red"
+        style = "green" if _verdict(turn) == "correct" else "red"
         lines.append(f"attempt {k + 1} ", style="bold")
-        lines.append(f"{turn['verdict']}, reward {turn['reward']:g}\n", style=style)
+        lines.append(f"{_verdict(turn)}, reward {turn['reward']:g}\n", style=style)
         lines.append(turn["text"][:400].rstrip() + "\n")
     return Panel(lines, title=Text(str(episode["task_id"])[:80]), title_align="left")
 

@@ -7,16 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.types import Episode, RolloutBatch, TrainBatch
+from rl.types import Episode, Finish, RolloutBatch, TrainBatch
 
 
-def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -> RolloutBatch:
+def to_rollout_batch(
+    episodes: Sequence[Episode], pad_id: int, max_turns: int, mask_cut_off: bool = False
+) -> RolloutBatch:
     """Right-padded rows of episodes.
 
     Args:
         episodes: Episodes with at least one turn each, none of them failed. A process may have none.
         pad_id: Fills rows to the longest.
         max_turns: K, the number of reward columns.
+        mask_cut_off: Leave answers that the token limit cut off out of the loss; their rewards stay in the baselines.
 
     Raises:
         ValueError: If an episode failed, has no turn, or has more turns than ``max_turns``.
@@ -43,7 +46,7 @@ def to_rollout_batch(episodes: Sequence[Episode], pad_id: int, max_turns: int) -
             start = len(turn.prompt_ids)
             span = slice(start, start + len(turn.action_ids))
             rewards[row, k] = turn.reward
-            if not turn.replayed:
+            if turn.trained and not (mask_cut_off and turn.finish is Finish.LENGTH):
                 turn_ids[row, span] = k
                 logprobs[row, span] = turn.sampler_logprobs
     return RolloutBatch(

@@ -7,24 +7,12 @@ or judged. If nothing is lost without it, the policy samples again; only if some
 
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 
 from envs import Task
-from rewards import Verdict
-from rl.evaluate import EvalRow
+from rewards import Score, Verdict
+from rl.analysis.rows import Control, EvalRow
 from rl.rollout import EpisodePlan, Rollout
 from rl.types import Episode, Finish, Turn
-
-
-class Control(StrEnum):
-    """What the policy reads in place of its first attempt; also the ``mode`` of the rows."""
-
-    WITHOUT_FIRST = "without_first"
-    """An empty answer (C1)."""
-    OTHERS_FIRST = "others_first"
-    """Its first attempt at another task (C2)."""
-    TOLD_VERDICT = "told_verdict"
-    """Its own first attempt, and whether it was right (C3): what an oracle's flag would add."""
 
 
 def control_rows(
@@ -69,4 +57,4 @@ def control_rows(
 
 
 def _empty(turn: Turn, end_id: int) -> Turn:
-    return Turn(turn.prompt_ids, (end_id,), (0.0,), "", 0.0, Finish.STOP, Verdict.NO_ANSWER)
+    return Turn(turn.prompt_ids, (end_id,), (0.0,), "", Finish.STOP, Score(0.0, Verdict.NO_ANSWER), 0.0)

@@ -1,86 +1,15 @@
 """Evaluation: play episodes, keep one row per (arm, seed, mode, task, sample). All else is computed from rows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from envs import Task
-from rewards import Verdict
+from rl.analysis.rows import EvalRow
 from rl.rollout import EpisodePlan, Rollout
 from rl.seeding import derive_seed
-from rl.types import Episode, Finish
+from rl.types import Episode
 
 EVALUATION_SEED = 20_240_919
 """Evaluation draws do not depend on the run's seed: arms and seeds are compared on the same draws."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvalRow:
-    """One evaluated episode. Lists have one entry per attempt.
-
-    Args:
-        arm: Which method.
-        seed: Which training run.
-        mode: ``greedy``, ``sampled``, ``validation``, ``attempts`` (greedy, with more attempts than in training), a
-            control's name (:mod:`rl.controls`), or ``transfer/<name>`` for another environment.
-        task_id: Which task.
-        sample: Index of the sample of this task.
-        correct: Whether each attempt was right.
-        rewards: Raw rewards.
-        verdicts: Verdicts by name.
-        answers: Final answers in canonical form, or ``None``.
-        texts: What the policy wrote.
-        n_tokens: Sampled tokens.
-        truncated: Whether the token limit cut the attempt off.
-        stop_reason: Why the episode ended.
-        failed: Whether we broke it off; such rows count in no rate.
-    """
-
-    arm: str
-    seed: int
-    mode: str
-    task_id: str
-    sample: int
-    correct: tuple[bool, ...]
-    rewards: tuple[float, ...]
-    verdicts: tuple[str, ...]
-    answers: tuple[str | None, ...]
-    texts: tuple[str, ...]
-    n_tokens: tuple[int, ...]
-    truncated: tuple[bool, ...]
-    stop_reason: str
-    failed: bool
-
-    @classmethod
-    def of(cls, episode: Episode, arm: str, seed: int, mode: str, sample: int) -> "EvalRow":
-        """The row of an episode."""
-        turns = episode.turns
-        return cls(
-            arm=arm,
-            seed=seed,
-            mode=mode,
-            task_id=episode.task_id,
-            sample=sample,
-            correct=tuple(turn.verdict is Verdict.CORRECT for turn in turns),
-            rewards=tuple(turn.reward for turn in turns),
-            verdicts=tuple(turn.verdict.value for turn in turns),
-            answers=tuple(turn.answer for turn in turns),
-            texts=tuple(turn.text for turn in turns),
-            n_tokens=tuple(len(turn.action_ids) for turn in turns),
-            truncated=tuple(turn.finish is Finish.LENGTH for turn in turns),
-            stop_reason=episode.stop_reason.value,
-            failed=episode.failed,
-        )
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> "EvalRow":
-        """The inverse of :meth:`to_json`."""
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
-        return cls(**values)
-
-    def to_json(self) -> dict[str, Any]:
-        """The row as a dictionary of JSON types."""
-        return asdict(self)
 
 
 def play(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rl.advantages import turn_starts
 from rl.algorithms import advantages
+from rl.analysis.metrics import Ratio, total
 from rl.backends.distributed import Distributed
 from rl.backends.policy import Actor, Critic, SampledStats, sampled_stats
 from rl.backends.reference import References
@@ -25,7 +26,6 @@ from rl.config import Critic as CriticKind
 from rl.kl import full_kl, sampled_kl
 from rl.kl_control import KLControl
 from rl.losses import StepSize, kl_penalty, masked_sum, token_weights, value_loss
-from rl.metrics import Ratio, total
 from rl.policy_loss import policy_loss
 from rl.schedule import lr_factor
 from rl.types import RolloutBatch, TrainBatch

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rl.metrics import Ratio
+from rl.analysis.metrics import Ratio
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from envs import Task
-from rewards import Verdict
+from rl.analysis.revisions import Revision, edit_histogram, kind_shares
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
 from rl.config import OfflineConfig, Rule, SFTConfig
-from rl.revisions import Revision, edit_histogram, kind_shares
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.schedule import shuffled_index
@@ -174,7 +173,7 @@ def _finished(episodes: Sequence[Episode]) -> Iterator[Episode]:
 
 
 def _right(turn: Turn) -> bool:
-    return turn.verdict is Verdict.CORRECT
+    return turn.correct
 
 
 def keep(

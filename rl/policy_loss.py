@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from rl.analysis.metrics import Ratio
 from rl.backends.policy import SampledStats
 from rl.config import AlgorithmConfig, Importance, Loss
 from rl.losses import (
@@ -13,7 +14,6 @@ from rl.losses import (
     masked_sum,
     off_policy_mask,
 )
-from rl.metrics import Ratio
 from rl.types import TrainBatch
 
 

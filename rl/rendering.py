@@ -1,25 +1,34 @@
 """Messages to token ids, append-only: the one place where text and tokens meet.
 
 The prompt of turn k+1 is the prompt of turn k, then the sampled ids *as sampled*, then the rendered new messages.
-Nothing is rendered or tokenised twice, so what was sampled is what is trained on. That only works with a chat template
-whose rendering of a longer conversation extends the rendering of a shorter one; the start of a run probes for it.
+Nothing is rendered or tokenised twice, so what was sampled is what is trained on. Chat templates are free to do
+otherwise: they may drop the thoughts of earlier turns, move the system prompt, or open an answer with text that they
+leave out of the history. The start of a run renders conversations whole and by appending and compares them.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from envs import Message
-from rl.types import Finish
+import jinja2
 
-_PROBE = (
-    Message("user", "1 2"),
-    Message("assistant", "3"),
-    Message("user", "4"),
-    Message("assistant", "5 6"),
-    Message("user", "7"),
-)
-"""Digits only, so that even a toy vocabulary can say it."""
+from envs import Message
+
+_USER, _ANSWER, _NEXT = "11 first question", "22 first answer", "33 second question"
+_SECOND, _LAST, _SYSTEM = "44 second answer", "55 third question", "66 instruction"
+_THOUGHTS = {
+    "</think>": (("<think>\n", "\n</think>\n\n"), ("<think>", "</think>\n"), ("<think>", "</think>")),
+    "</seed:think>": (("<seed:think>", "</seed:think>"),),
+    "[/THINK]": (("[THINK]", "[/THINK]"),),
+    "<|END_THINKING|>": (("<|START_THINKING|>", "<|END_THINKING|>"),),
+    "<channel|>": (("<|channel>thought\n", "<channel|>"),),
+    "</thought>": (("<thought>\n", "\n</thought>\n"),),
+}
+"""How models mark what they think before they answer, in the ways in which templates space it, by the mark of its end:
+those are tried that the template knows."""
 
 
 class TemplateError(ValueError):
@@ -31,87 +40,278 @@ class Renderer:
 
     Args:
         tokenizer: A transformers tokenizer with a chat template.
+        end_ids: Further tokens that end a turn, those that the model's authors list.
+        stop_strings: Texts that end a turn too; they and what follows are not part of its text.
+        template_kwargs: Arguments of the template, ``enable_thinking`` for example.
+        thoughts: What becomes of a template that writes earlier answers otherwise than they were sampled, without
+            their thoughts for example. ``refuse`` raises; ``keep`` goes on, and the answers stay as sampled.
+        today: What the template reads as today's date.
+
+    Attributes:
+        end_id: The token with which the template ends an answer.
+        end_ids: All tokens that end a turn.
+        pad_id: Fills rows; the tokenizer's own, or ``end_id``.
 
     Raises:
         TemplateError: If there is no template, or it breaks the append-only rule.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        end_ids: Collection[int] = (),
+        stop_strings: Sequence[str] = (),
+        template_kwargs: Mapping[str, Any] | None = None,
+        thoughts: str = "refuse",
+        today: date = date(2026, 1, 1),
+    ) -> None:
         if not tokenizer.chat_template:
             raise TemplateError(
-                f"{tokenizer.name_or_path!r} has no chat template: set model.chat_template to a Jinja file"
+                f"{tokenizer.name_or_path!r} has no chat template: set model.chat_template to a Jinja file, or to "
+                "trl:<name> for one of TRL's training templates"
             )
-        self.tokenizer = tokenizer
-        self._end_text, self.end_id = self._find_end_of_turn()
+        self.tokenizer, self.stop_strings = tokenizer, tuple(stop_strings)
+        # The template asks for the time by calling this; as an argument it hides the function of the same name.
+        self._kwargs = {"strftime_now": today.strftime, **(template_kwargs or {})}
+        self._blocks = self._wants_blocks()
+        self._before_end, self._end_text, self.end_id = self._find_end_of_turn(end_ids)
+        self.end_ids = frozenset({self._last_turn_end(), *end_ids})
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
+        self._closing = self._encode_after_end(self._before_end + self._end_text)
         self._opening = lru_cache(maxsize=65536)(self._render_opening)
         self._extension = lru_cache(maxsize=65536)(self._render_extension)
-        self._probe()
+        self._check_history(thoughts)
+        self._system_fault = self._fault_with_system()
 
     def opening(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt of the first turn."""
         return self._opening(tuple(messages))
 
     def extend(
-        self,
-        prompt_ids: tuple[int, ...],
-        action_ids: tuple[int, ...],
-        finish: Finish,
-        messages: Sequence[Message],
+        self, prompt_ids: tuple[int, ...], action_ids: tuple[int, ...], messages: Sequence[Message]
     ) -> tuple[int, ...]:
         """The prompt of the next turn: prompt, action, and the new messages.
 
-        An action that was cut off gets the end-of-turn token that it lacks, as context and not as action.
+        An action without the template's end of turn (it was cut off, or ended in another way) gets it, as context
+        and not as action.
         """
-        closing = () if finish is Finish.STOP else (self.end_id,)
-        return prompt_ids + action_ids + closing + self._extension(tuple(messages))
+        ended = action_ids[-1:] in ((self.end_id,), (self._final_end_id,))
+        return prompt_ids + action_ids + (() if ended else self._closing) + self._extension(tuple(messages))
 
     def text(self, action_ids: Sequence[int]) -> str:
-        """The action as text, without special tokens."""
-        return self.tokenizer.decode(action_ids, skip_special_tokens=True)
+        """The action as text, without special tokens, up to the first stop string."""
+        text = self.tokenizer.decode(action_ids, skip_special_tokens=True)
+        return text[: min((i for stop in self.stop_strings if (i := text.find(stop)) >= 0), default=len(text))]
+
+    def stops(self, action_ids: Sequence[int]) -> bool:
+        """Whether the newest token completes a stop string."""
+        # A character takes at most four tokens (bytes), so the string lies in the tail.
+        tail = self.tokenizer.decode(action_ids[-4 * max(map(len, self.stop_strings)) :])
+        return any(stop in tail for stop in self.stop_strings)
 
     def _template(self, messages: Sequence[Message], generate: bool) -> str:
-        chat = [{"role": message.role, "content": message.content} for message in messages]
-        return self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+        chat: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in messages]
+        if self._blocks:
+            chat = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in chat]
+        try:
+            return self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=generate, **self._kwargs
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            roles = ", ".join(message.role for message in messages)
+            raise TemplateError(f"the chat template cannot render the roles {roles}: {error}") from error
+
+    def _wants_blocks(self) -> bool:
+        """Whether the template reads lists of content blocks alone, as those of models that also see images do."""
+        self._blocks = False
+        try:
+            return _USER not in self._template([Message("user", _USER)], generate=True)
+        except TemplateError:
+            return True
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
+    def _encode_after_end(self, text: str) -> tuple[int, ...]:
+        """Ids of what follows an end-of-turn token.
+
+        It is encoded behind that token, as in the whole conversation: alone, SentencePiece would put a space before
+        it, and tokens that swallow the white space after them would leave it in.
+        """
+        ids = self._encode(self._end_text + text)
+        return ids[ids.index(self.end_id) + 1 :]
+
     def _render_opening(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        if self._system_fault and any(message.role == "system" for message in messages):
+            raise TemplateError(self._system_fault)
         return self._encode(self._template(messages, generate=True))
 
     def _render_extension(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
-        before = self._template(_PROBE[:2], generate=False)
-        after = self._template((*_PROBE[:2], *messages), generate=True)
-        shown = before[: before.rindex(self._end_text) + len(self._end_text)]
-        return self._encode(after[len(shown) :])
+        return self._encode_after_end(self._text_after_end(messages, generate=True))
 
-    def _find_end_of_turn(self) -> tuple[str, int]:
-        """The special token that the template puts after an assistant's text."""
-        opening = self._template(_PROBE[:1], generate=True)
-        closed = self._template(_PROBE[:2], generate=False)
-        if not closed.startswith(opening + _PROBE[1].content):
-            raise TemplateError(
-                "the chat template renders an assistant turn differently from the generation prompt it follows"
-            )
-        tail = self._encode(closed[len(opening) + len(_PROBE[1].content) :])
-        specials = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
-        for token_id in tail:
-            if token_id in specials:
-                return self.tokenizer.convert_ids_to_tokens(token_id), token_id
-        raise TemplateError("the chat template does not end an assistant turn with a special token")
+    def _text_after_end(self, messages: Sequence[Message], generate: bool) -> str:
+        """What the template writes between the end of an answer and the next one."""
+        before = (Message("user", _USER), Message("assistant", _ANSWER))
+        after = self._template((*before, *messages), generate).rpartition(_ANSWER)[2]
+        end = self._before_end + self._end_text
+        if not after.startswith(end):
+            raise TemplateError(f"the chat template ends an answer with {after[: len(end)]!r}, and once with {end!r}")
+        return after[len(end) :]
 
-    def _probe(self) -> None:
-        """Renders a three-turn conversation whole and by appending, and compares the ids."""
-        ids = self.opening(_PROBE[:1])
-        for assistant, user in ((_PROBE[1], _PROBE[2]), (_PROBE[3], _PROBE[4])):
-            action = (*self._encode(assistant.content), self.end_id)
-            ids = self.extend(ids, action, Finish.STOP, (user,))
-        whole = self._encode(self._template(_PROBE, generate=True))
-        if ids != whole:
+    def _first_special(self, text: str) -> tuple[str, str, int] | None:
+        """The first special token of a text: what stands before it, its own text, its id."""
+        added = self.tokenizer.added_tokens_decoder
+        specials = {added[i].content if i in added else self.tokenizer.convert_ids_to_tokens(i): i for i in added}
+        specials |= dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
+        found = [(text.index(name), -len(name), name) for name in specials if name in text]
+        if not found:
+            return None
+        start, _, name = min(found)
+        return text[:start], name, specials[name]
+
+    def _find_end_of_turn(self, end_ids: Collection[int]) -> tuple[str, str, int]:
+        """What stands between an answer and its end token, and that token.
+
+        It is looked for behind an answer that others follow, up to the next question. A token that only the next
+        question brings is an end of turn where the model's authors say that the model writes it.
+        """
+        chat = (Message("user", _USER), Message("assistant", _ANSWER), Message("user", _NEXT))
+        whole, alone = self._template(chat, generate=True), self._template(chat[:2], generate=False)
+        if _ANSWER not in whole or _NEXT not in whole.rpartition(_ANSWER)[2]:
+            raise TemplateError("the chat template leaves out what was said; set model.chat_template to another one")
+        found = self._first_special(whole.rpartition(_ANSWER)[2].partition(_NEXT)[0])
+        last = self._first_special(alone.rpartition(_ANSWER)[2])
+        self._final_end_id = last[2] if last else None
+        if found is None or (last is None and found[2] not in end_ids):
             raise TemplateError(
-                "the chat template is not append-only: appending turns gives "
-                f"{self.tokenizer.decode(ids)!r} but rendering them at once gives {self.tokenizer.decode(whole)!r}. "
-                "Templates that drop or rewrite earlier turns (thoughts, for example) need a training template: "
-                "set model.chat_template"
+                "the chat template does not end an assistant turn with a special token: let it write the tokenizer's "
+                f"end token ({self.tokenizer.eos_token!r}) behind every answer, in a file for model.chat_template; or, "
+                "where the model itself writes the token that opens the next question, list that token as "
+                "eos_token_id in its generation_config.json"
             )
+        return found
+
+    def _last_turn_end(self) -> int:
+        # What ends the last answer is what the model learnt to write; in the history some templates write another.
+        return self.end_id if self._final_end_id is None else self._final_end_id
+
+    def _fault(self, chat: Sequence[Message], start: str = "") -> tuple[bool, str] | None:
+        """How a whole rendering differs from an appended one; whether in the answers alone, and in which words.
+
+        Args:
+            chat: Questions and answers; the last is a question.
+            start: With what every answer begins; it is not sampled where the generation prompt ends with it.
+        """
+        questions = [message for message in chat if message.role != "assistant"]
+        answers = [message.content for message in chat if message.role == "assistant"]
+        n_opening = len(questions) - len(answers)
+        whole = self._template(chat, generate=True)
+        appended, closing = self._template(questions[:n_opening], generate=True), self._before_end + self._end_text
+        for answer, question in zip(answers, questions[n_opening:], strict=True):
+            opened = bool(start) and appended.rstrip().endswith(start.strip())
+            appended += (answer.removeprefix(start) if opened else answer) + closing
+            appended += self._text_after_end([question], generate=True)
+        if _without_gaps(whole, answers) == _without_gaps(appended, answers):
+            return None
+        # The questions, with all that the template writes around them, in their order; only answers may lie between.
+        asked = [self._template(questions[:n_opening], generate=False)]
+        asked += [closing + self._text_after_end([question], generate=False) for question in questions[n_opening:]]
+        last = closing + self._text_after_end(questions[-1:], generate=True)
+        pattern = re.escape(asked[0]) + "".join(".*?" + re.escape(part) for part in asked[1:-1])
+        in_answers = re.fullmatch(pattern + ".*" + re.escape(last), whole, re.DOTALL) is not None
+        return in_answers, f"Appending turns gives {appended!r} but rendering them at once gives {whole!r}"
+
+    def _check_history(self, thoughts: str) -> None:
+        """Renders three turns whole and by appending, as text and with thoughts, and their ids.
+
+        A template leaves answers as they were sampled if it does so with those that the model writes: with thoughts,
+        or, where it has none or the generation prompt has closed them already, with plain ones.
+        """
+
+        def fault(start: str, end: str) -> tuple[bool, str] | None:
+            inner = f"{start}77 thought{end}" if end else ""
+            texts = (_USER, inner + _ANSWER, _NEXT, inner + _SECOND, _LAST)
+            roles = ("user", "assistant", "user", "assistant", "user")
+            return self._fault([Message(role, text) for role, text in zip(roles, texts, strict=True)], start)
+
+        template, opening = str(self.tokenizer.chat_template), self._template([Message("user", _USER)], generate=True)
+        plain = fault("", "")
+        faults = [plain] if plain else []
+        for mark, spacings in _THOUGHTS.items():
+            if mark in template and not (plain is None and mark in opening):
+                found = [fault(start, end) for start, end in spacings]
+                # One that keeps thoughts may write an empty one where there is none.
+                faults = [] if None in found else [*faults, *filter(None, found)]
+        if broken := next((words for in_answers, words in faults if not in_answers), None):
+            raise TemplateError(f"the chat template is not append-only. {self._remedy()}. {broken}")
+        if faults and thoughts != "keep":
+            raise TemplateError(
+                "the chat template writes earlier answers otherwise than they were sampled: it drops their thoughts, "
+                "or opens them differently. Set model.thoughts=keep to leave every answer in the context as sampled. "
+                f"{self._remedy()}. {faults[-1][1]}"
+            )
+        last = self._render_extension((Message("user", _LAST),))
+        chat = [Message("user", _USER), Message("assistant", _ANSWER), Message("user", _LAST)]
+        if self._encode(self._template(chat, generate=True))[-len(last) :] != last:
+            raise TemplateError("the tokenizer splits a question differently when it is appended")
+
+    def _fault_with_system(self) -> str | None:
+        """Why a system prompt cannot be rendered, ``None`` if it can: said when one is asked for."""
+        remedy = "Put the instruction into the first question, or set model.chat_template"
+        pairs = (("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER), ("user", _NEXT))
+        try:
+            fault = self._fault([Message(role, text) for role, text in pairs])
+        except TemplateError as error:
+            return f"{error}. {remedy}"
+        if fault is None or fault[0]:
+            return None
+        return f"with a system prompt the chat template is not append-only. {remedy}. {fault[1]}"
+
+    def _remedy(self) -> str:
+        """Which training template of TRL's fits, if one does."""
+        text = self.tokenizer.chat_template
+        named = [path.stem for path in trl_templates().glob("*.jinja") if path.read_text(encoding="utf-8") == text]
+        known = [f"trl:{name}" for name in named if (trl_templates() / f"{name}_training.jinja").exists()]
+        if known:
+            return f"TRL has a training template for this model: model.chat_template={known[0]}"
+        if "enable_thinking" in text and "enable_thinking" not in self._kwargs:
+            return "Or try model.chat_template_kwargs={enable_thinking: false}"
+        return (
+            "Or set model.chat_template to a Jinja file that leaves earlier turns as they were, or to trl:<name> for "
+            "one of TRL's training templates"
+        )
+
+
+def _without_gaps(text: str, answers: Sequence[str]) -> str:
+    """The text without white space in front of answers: a model samples it as part of its answer."""
+    for answer in answers:
+        before, _, after = text.rpartition(answer) if answer in text else (text, "", "")
+        text = before.rstrip() + answer + after if answer in text else text
+    return text
+
+
+def trl_templates() -> Path:
+    """The folder of chat templates that the installed TRL brings."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "chat_templates"
+
+
+def load_template(name: str) -> str:
+    """The text of a chat template: a Jinja file, or one of TRL's training templates as ``trl:<model>``.
+
+    Raises:
+        TemplateError: If there is none; with the names that there are.
+    """
+    path, known = Path(name), sorted(p.stem.removesuffix("_training") for p in trl_templates().glob("*_training.jinja"))
+    if name.startswith("trl:"):
+        path = trl_templates() / f"{name.removeprefix('trl:')}_training.jinja"
+    if not path.is_file():
+        raise TemplateError(
+            f"model.chat_template={name}: no such file. TRL's training templates are trl:<name> with one of "
+            f"{', '.join(known)}"
+        )
+    return path.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from envs import SelfCorrectEnv, StopReason, Task
 from envs.base import Message
 from rl.rendering import Renderer
 from rl.seeding import derive_seed
-from rl.types import Completion, Engine, Episode, Finish, Request, Turn
+from rl.types import Completion, Engine, Episode, Request, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,32 +218,31 @@ class Rollout:
             action_ids=completion.action_ids,
             sampler_logprobs=completion.logprobs,
             text=self._renderer.text(completion.action_ids),
-            reward=reward,
             finish=completion.finish,
-            verdict=info["verdict"],
-            answer=info.get("answer"),
-            reason=info.get("reason", ""),
-            replayed=replayed,
+            score=info.get("score"),
+            reward=reward,
+            trained=not replayed,
         )
         state.turns.append(turn)
         if not replayed:
             state.policy_version = completion.policy_version
         if terminated or truncated:
             return self._end(state, terminated, info["stop_reason"], info.get("error"))
-        state.prompt_ids = self._extend(turn, completion.finish, messages)
+        state.prompt_ids = self._extend(turn, messages)
         return self._ask(index, state, temperature)
 
-    def _extend(self, turn: Turn, finish: Finish, messages: tuple[Message, ...]) -> tuple[int, ...]:
+    def _extend(self, turn: Turn, messages: tuple[Message, ...]) -> tuple[int, ...]:
         started = time.perf_counter()
-        prompt_ids = self._renderer.extend(turn.prompt_ids, turn.action_ids, finish, messages)
+        prompt_ids = self._renderer.extend(turn.prompt_ids, turn.action_ids, messages)
         self.times.rendering += time.perf_counter() - started
         return prompt_ids
 
     def _ask(self, index: int, state: _Running, temperature: float) -> Episode | Request:
         turn = len(state.turns)
-        limit = self._max_new_tokens[min(turn, len(self._max_new_tokens) - 1)]
-        if len(state.prompt_ids) + limit > self._context_length:
-            return self._end(state, False, StopReason.CONTEXT_FULL, None)
+        room = self._context_length - len(state.prompt_ids)
+        if room < 1:  # the episode ends with the attempts that it has; one without any has failed
+            return self._end(state, bool(state.turns), StopReason.CONTEXT_FULL, None)
+        limit = min(room, self._max_new_tokens[min(turn, len(self._max_new_tokens) - 1)])
         seed = derive_seed(state.plan.seed, "turn", turn)
         return Request(index, state.prompt_ids, limit, temperature, seed)
 
@@ -258,4 +257,5 @@ class Rollout:
             truncated=not terminated,
             stop_reason=reason,
             error=error,
+            given=sum(not turn.trained for turn in state.turns),
         )

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rewards import Verdict
-from rl.metrics import Ratio, total
-from rl.revisions import Revision, kind_shares
+from rl.analysis.metrics import Ratio, total
+from rl.analysis.revisions import Revision, kind_shares
 from rl.types import Episode, Finish, Group, Turn
 
 
@@ -16,12 +16,12 @@ class _Sums(Protocol):
 
 def sampled_tokens(episodes: Sequence[Episode]) -> int:
     """Number of tokens that the policy sampled."""
-    return sum(len(turn.action_ids) for episode in episodes for turn in episode.turns if not turn.replayed)
+    return sum(len(turn.action_ids) for episode in episodes for turn in episode.sampled)
 
 
 def sampled_responses(episodes: Sequence[Episode]) -> int:
     """Number of attempts that the policy sampled."""
-    return sum(not turn.replayed for episode in episodes for turn in episode.turns)
+    return sum(len(episode.sampled) for episode in episodes)
 
 
 def to_groups(episodes: Sequence[Episode]) -> list[Group]:
@@ -33,7 +33,7 @@ def to_groups(episodes: Sequence[Episode]) -> list[Group]:
 
 
 def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) -> dict[str, float]:
-    """Per-turn rewards, lengths and endings, and which groups carry a gradient; failed episodes and replays left out.
+    """Per-turn rewards, lengths and endings, and which groups carry a gradient; without failures and given turns.
 
     Args:
         episodes: A rollout batch.
@@ -45,7 +45,7 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) ->
     if max_turns > 1:
         parts.append(kind_shares([Revision.of(e.turns[0], e.turns[-1]) for e in good if len(e.turns) > 1]))
     for k in range(max_turns):
-        turns = [e.turns[k] for e in good if len(e.turns) > k and not e.turns[k].replayed]
+        turns = [e.turns[k] for e in good if e.given <= k < len(e.turns)]
         parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})
     return {name: ratio.value for name, ratio in sums.sum_ratios(total(parts)).items()}
 
@@ -54,7 +54,7 @@ def _turn_metrics(turns: list[Turn]) -> dict[str, Ratio]:
     n = float(len(turns))
 
     def count(verdict: Verdict) -> Ratio:
-        return Ratio(float(sum(turn.verdict is verdict for turn in turns)), n)
+        return Ratio(float(sum(turn.score is not None and turn.score.verdict is verdict for turn in turns)), n)
 
     return {
         "reward/raw": Ratio(sum(turn.reward for turn in turns), n),
@@ -69,7 +69,7 @@ def _turn_metrics(turns: list[Turn]) -> dict[str, Ratio]:
 
 def _group_metrics(groups: list[Group]) -> dict[str, Ratio]:
     n = float(len(groups))
-    last = [[e.turns[-1].verdict is Verdict.CORRECT for e in group.episodes] for group in groups]
+    last = [[e.turns[-1].correct for e in group.episodes] for group in groups]
     mixed = sum(len({tuple(t.reward for t in e.turns) for e in group.episodes}) > 1 for group in groups)
     return {
         "group/mixed_fraction": Ratio(float(mixed), n),

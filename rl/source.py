@@ -143,8 +143,8 @@ _STATE = ("position", "n_resampled", "n_sampled", "n_tokens", "n_responses", "_f
 def refuse_stale(episodes: Sequence[Episode], version: int) -> None:
     """Raises RunStoppedError if an episode was sampled by other weights than the trainer's."""
     for episode in episodes:
-        sampled = any(not turn.replayed for turn in episode.turns)  # an episode may end with the attempt that it read
-        if sampled and not episode.failed and episode.policy_version != version:
+        # An episode may end with the attempt that it read.
+        if episode.sampled and not episode.failed and episode.policy_version != version:
             raise RunStoppedError(
                 f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
                 f"trainer is at version {version}: the engine did not take the last update"

@@ -10,10 +10,12 @@ from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rl.metrics import check_names
-from rl.types import Episode
+from rl.analysis.metrics import check_names
+
+if TYPE_CHECKING:  # reports read and write files without torch
+    from rl.types import Episode
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "vllm", "sympy", "hydra-core", "math-verify", "gymnasium")
 
@@ -144,7 +146,10 @@ class Tracker:
             self._mirror.log(step, {name: value for name, value in metrics.items() if value == value})
 
     def episodes(
-        self, step: int, episodes: Sequence[Episode], advantages: Mapping[int, Sequence[Sequence[float]]] | None = None
+        self,
+        step: int,
+        episodes: Sequence["Episode"],
+        advantages: Mapping[int, Sequence[Sequence[float]]] | None = None,
     ) -> None:
         """Whole episodes, token ids and log-probs included.
 

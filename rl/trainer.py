@@ -13,12 +13,12 @@ import torch
 
 from envs import StopReason, Task
 from rl.algorithms import shaped_rewards
+from rl.analysis.metrics import Ratio, total
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.batching import minibatches, to_rollout_batch
 from rl.config import Schedule, StageConfig, TrainConfig
 from rl.learner import Learner
-from rl.metrics import Ratio, total
 from rl.rollout import Rollout
 from rl.rollout_metrics import rollout_metrics, sampled_tokens
 from rl.schedule import stage_at
@@ -211,14 +211,16 @@ class Trainer:
         if not sum(self._distributed.each(len(trainable))):
             raise RunStoppedError(f"step {self.step}: no episode is left to train on")
         started = time.perf_counter()
-        batch = to_rollout_batch(trainable, self._pad_id, self.source.attempts(stage))
+        batch = to_rollout_batch(
+            trainable, self._pad_id, self.source.attempts(stage), self._config.algorithm.mask_cut_off
+        )
         train = self.learner.score(batch, stage)
         update = time.perf_counter() - started
         sampling, verification = (now - then for now, then in zip(self.source.seconds(), before, strict=True))
         metrics |= rollout_metrics(episodes, self.source.attempts(stage), self._distributed)
         metrics["group/resampled"] = self.source.n_resampled
-        replayed = Ratio(float(sum(e.turns[0].replayed for e in episodes if e.turns)), float(len(episodes)))
-        metrics["group/offline_first_fraction"] = self._distributed.sum_ratios({"x": replayed})["x"].value
+        given = Ratio(float(sum(e.given > 0 for e in episodes)), float(len(episodes)))
+        metrics["group/offline_first_fraction"] = self._distributed.sum_ratios({"x": given})["x"].value
         seconds = {"sampling": sampling, "verification": verification, "update": update}
         seconds["other"] = max(0.0, wall - sampling - verification)
         places = {id(episode): i for i, episode in enumerate(episodes)}

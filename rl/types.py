@@ -8,16 +8,20 @@ Four log-probs, never mixed up: ``sampler_`` (the engine that sampled), ``old_``
 ``advantages`` centred.
 """
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from envs import StopReason
-from rewards import Verdict
+from rewards import Score, Verdict
+
+SOLVER = "solver"
+"""The role of an episode that has only one."""
 
 
 class RunStoppedError(RuntimeError):
@@ -42,33 +46,56 @@ class Turn:
         action_ids: What it sampled, A ids, the end-of-turn token included if it wrote one.
         sampler_logprobs: Log-prob of each action id under the engine that sampled it, A values, in nats.
         text: The action as text, without the end-of-turn token; what the environment saw.
-        reward: Raw reward of this turn.
         finish: Whether the policy stopped or was cut off.
-        verdict: The verifier's verdict.
-        answer: The final answer in canonical form, ``None`` if there was none.
-        reason: Which rule of the verifier decided.
-        replayed: The policy did not sample it but was given it to read: context that is never trained on.
+        score: What the verifier said, ``None`` in an environment without one.
+        reward: Raw reward of this turn, any finite number.
+        role: Who spoke, in episodes of several roles.
+        trained: Whether it is learned from. False for context that the policy was given to read, and for a turn whose
+            reward says nothing: masked, which is not the same as a reward of 0.
     """
 
     prompt_ids: tuple[int, ...]
     action_ids: tuple[int, ...]
     sampler_logprobs: tuple[float, ...]
     text: str
-    reward: float
     finish: Finish
-    verdict: Verdict
-    answer: str | None = None
-    reason: str = ""
-    replayed: bool = False
+    score: Score | None
+    reward: float
+    role: str = SOLVER
+    trained: bool = True
 
     def __post_init__(self) -> None:
         if len(self.action_ids) != len(self.sampler_logprobs):
             raise ValueError(f"{len(self.action_ids)} action ids but {len(self.sampler_logprobs)} log-probs")
+        if not math.isfinite(self.reward):
+            raise ValueError(f"a reward must be a finite number, got {self.reward}")
+
+    @property
+    def correct(self) -> bool:
+        """Whether a verifier found it right."""
+        return self.score is not None and self.score.verdict is Verdict.CORRECT
+
+    @property
+    def answer(self) -> str | None:
+        """The final answer in canonical form, ``None`` if there was none."""
+        return self.score.answer if self.score is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
     """One interaction from reset to end.
+
+    Args:
+        task_id: Which task.
+        group_id: Which group.
+        seed: Decides everything that was sampled.
+        policy_version: Of the weights that sampled the last turn.
+        turns: In order.
+        terminated: It came to its end.
+        truncated: It was broken off.
+        stop_reason: Why it ended.
+        error: What the environment raised.
+        given: How many leading turns the policy was given to read instead of sampling them.
 
     Raises:
         ValueError: If it neither or both terminated and was truncated, if an error lacks its message or a message its
@@ -84,7 +111,7 @@ class Episode:
     truncated: bool
     stop_reason: StopReason
     error: str | None = None
-    info: dict[str, Any] = field(default_factory=dict)
+    given: int = 0
 
     def __post_init__(self) -> None:
         if self.terminated == self.truncated:
@@ -95,6 +122,11 @@ class Episode:
             seen = before.prompt_ids + before.action_ids
             if after.prompt_ids[: len(seen)] != seen:
                 raise ValueError(f"task {self.task_id}: a prompt does not extend the turn before it")
+
+    @property
+    def sampled(self) -> tuple[Turn, ...]:
+        """The turns that the policy sampled itself."""
+        return self.turns[self.given :]
 
     @property
     def failed(self) -> bool:
@@ -140,7 +172,7 @@ class RolloutBatch(_Rows):
         input_ids: ``[B, T]`` int64.
         attention_mask: ``[B, T]`` bool, False on padding.
         response_mask: ``[B, T]`` bool, True on the tokens that the policy sampled.
-        turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response and on replayed turns.
+        turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response and on untrained turns.
         sampler_logprobs: ``[B, T]`` float32, 0 off the response.
         rewards: ``[B, K]`` float32, raw, 0 past the last turn.
         n_turns: ``[B]`` int64.

@@ -12,7 +12,7 @@ from envs import SelfCorrectEnv, Split, Task, TaskSet
 from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import make_engine
-from rl.backends.policy import context_length, load_policy
+from rl.backends.policy import context_length, load_policy, make_renderer
 from rl.backends.weights import full_weights
 from rl.config import EnvConfig, RunConfig, TrainConfig
 from rl.rendering import Renderer
@@ -61,7 +61,7 @@ class Workbench:
         taskset = make_taskset(config.env)
         model, tokenizer = load_policy(config.model)
         model = model.to(distributed.device).eval()
-        renderer = Renderer(tokenizer)
+        renderer = make_renderer(config.model, model, tokenizer, config.engine.stop_strings)
         limit = context_length(model, config.model)
         engine = make_engine(config, model, renderer, limit, distributed)
         bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)

@@ -3,11 +3,11 @@
 import torch
 
 from envs import StopReason
-from rewards import Verdict
+from rewards import Score, Verdict
 from rl.advantages import just_here
 from rl.algorithms import advantages
+from rl.analysis.rows import EvalRow
 from rl.config import AlgorithmConfig, EnvConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, TrainingConfig
-from rl.evaluate import EvalRow
 from rl.types import Episode, Finish, RolloutBatch, Turn
 from tests.conftest import ROOT
 
@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 def turn(prompt=(1, 2), action=(3, 4), reward=0.0, verdict=None, text="x", finish=Finish.STOP, answer=None):
     verdict = verdict or (Verdict.CORRECT if reward else Verdict.WRONG)
     logprobs = tuple(-0.5 for _ in action)
-    return Turn(tuple(prompt), tuple(action), logprobs, text, reward, finish, verdict, answer)
+    score = Score(min(1.0, max(0.0, reward)), verdict, answer)
+    return Turn(tuple(prompt), tuple(action), logprobs, text, finish, score, reward)
 
 
 def episode(rewards=(0.0, 1.0), task_id="a", group_id=0, error=None):

@@ -38,6 +38,13 @@ def test_imports_point_downwards(layer):
             assert not names & HEAVY, path
 
 
+def test_analysis_imports_neither_torch_nor_transformers():
+    modules = [f"rl.analysis.{path.stem}" for path in (ROOT / "rl" / "analysis").glob("*.py") if path.stem[0] != "_"]
+    modules += ["experiments.analysis", "experiments.evidence"]
+    code = f"import {', '.join(modules)}, sys; assert not {{'torch', 'transformers'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize("layer", ["rewards", "envs"])
 def test_light_layers_import_fast_and_without_torch(layer):
     code = (

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from experiments.evidence import controls, curves, distributions, tables
 from experiments.evidence.model import Absent, Exhibit, MissingError
 from experiments.evidence.store import Store
-from rl.controls import Control
+from rl.analysis.rows import Control
 
 EXHIBITS: dict[str, tuple[str, Callable[[Store], Exhibit]]] = {
     "T1": ("Main results", tables.main_table),

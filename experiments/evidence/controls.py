@@ -6,7 +6,7 @@ from experiments.analysis import Comparison, does_it_correct, points
 from experiments.evidence.model import MissingError, Table
 from experiments.evidence.store import Store
 from experiments.evidence.tables import cell, numbers
-from rl.controls import Control
+from rl.analysis.rows import Control
 
 _TITLES = {
     Control.WITHOUT_FIRST: ("C1", "Without a first attempt", "an empty answer in place of its first attempt"),

@@ -9,9 +9,9 @@ import numpy as np
 from experiments.analysis import BASE
 from experiments.evidence.model import Figure, Heat, Mark, MissingError, Panel, Series
 from experiments.evidence.store import Store
-from rl.evaluate import EvalRow
-from rl.revisions import EDIT_BINS, edit_ratio
-from rl.statistics import scaling
+from rl.analysis.revisions import EDIT_BINS, edit_ratio
+from rl.analysis.rows import EvalRow
+from rl.analysis.statistics import scaling
 
 _TRANSITIONS = {(False, True): "i->c", (True, False): "c->i", (True, True): "c->c", (False, False): "i->i"}
 _EDGES = [i / EDIT_BINS for i in range(EDIT_BINS)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.evidence.store import Store
-from rl.evaluate import EvalRow
+from rl.analysis.rows import EvalRow
 
 TRAINING = "training"
 TRAINING_PER_RUN = 64
@@ -111,9 +111,13 @@ class _Packer:
         for turn in turns:
             self._token_ids.update(turn["prompt_ids"], turn["action_ids"])
         row = self._episode(
-            place, *([turn[name] for turn in turns] for name in ("verdict", "text", "answer", "reward")),
+            place,
+            [turn["score"]["verdict"] if turn["score"] else "unscored" for turn in turns],
+            [turn["text"] for turn in turns],
+            [turn["score"]["answer"] if turn["score"] else None for turn in turns],
+            [turn["reward"] for turn in turns],
             [len(turn["action_ids"]) for turn in turns],
-        )  # fmt: skip
+        )
         tokens = [[t["prompt_ids"], t["action_ids"], [round(p, 4) for p in t["sampler_logprobs"]]] for t in turns]
         advantages = [[round(value, 4) for value in turn] for turn in episode["advantages"]]
         return [*row, {"step": episode["step"], "turns": tokens, "advantages": advantages}]

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
+from tokenizers import Tokenizer
 
 from experiments.analysis import BASE, Comparison, analyse, complete_seeds, is_trained, load_results, load_rows
-from rl.evaluate import EvalRow
-from rl.statistics import ArmTable, Bootstrap, tabulate
+from rl.analysis.rows import EvalRow
+from rl.analysis.statistics import ArmTable, Bootstrap, tabulate
 from rl.tracking import read_jsonl
 
 
@@ -196,10 +197,11 @@ class Store:
 
     def token_texts(self, ids: list[int]) -> dict[int, str]:
         """What token ids stand for, by the base's tokenizer; empty if it cannot be loaded here."""
-        from rl.backends.policy import load_tokenizer
-
         for arm, seed in self.results:
-            tokenizer = load_tokenizer(self.run_folder(arm, seed) / "policy")
-            if tokenizer is not None:
-                return {i: tokenizer.convert_tokens_to_string([tokenizer.convert_ids_to_tokens(i)]) for i in ids}
+            path = self.run_folder(arm, seed) / "policy" / "tokenizer.json"
+            if path.exists():
+                tokenizer = Tokenizer.from_file(str(path))
+                spelt = {i: tokenizer.id_to_token(i) for i in ids}
+                decoder = tokenizer.decoder
+                return {i: decoder.decode([t]) if decoder else t for i, t in spelt.items() if t is not None}
         return {}

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis import BASE, ArmLine
-from experiments.arms import TRANSFER
 from experiments.evidence.model import MissingError, Table
 from experiments.evidence.store import Store
 from rl.analysis.printing import fixed, percent
-from rl.significance import holm
-from rl.statistics import Interval
+from rl.analysis.rows import TRANSFER
+from rl.analysis.significance import holm
+from rl.analysis.statistics import Interval
 
 FULL = "score"
 ABLATIONS = ("single_turn", "score_no_stage1", "score_no_shaping", "score_star_stage2", "score_offline_first")

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from rl.metrics import Ratio
+from rl.analysis.metrics import Ratio
 
 Item = TypeVar("Item")
 SETTLE_S = 0.5

@@ -7,7 +7,7 @@ one uniform number per row and position, which is a hash of the request's seed: 
 is in the batch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,11 +26,12 @@ class HFEngine:
 
     Args:
         model: A transformers causal language model.
-        end_id: The end-of-turn token.
+        end_ids: A row ends with the first of these tokens.
         pad_id: Fills the left of shorter prompts; never attended to.
         max_batch_size: Upper limit of rows decoded together.
         shares_weights: The model is the very module that is being trained, so its weights are always the newest.
         precision: The context of forward passes, as the trainer's.
+        stops: Whether the tokens so far end a row although none of them is an end token: they spell a stop string.
     """
 
     streams = False
@@ -38,14 +39,16 @@ class HFEngine:
     def __init__(
         self,
         model: Any,
-        end_id: int,
+        end_ids: Collection[int],
         pad_id: int,
         max_batch_size: int = 1024,
         shares_weights: bool = True,
         precision: Callable[[], AbstractContextManager] = nullcontext,
+        stops: Callable[[Sequence[int]], bool] | None = None,
     ) -> None:
         self.shares_weights, self._precision = shares_weights, precision
-        self._model, self._end_id, self._pad_id = model, end_id, pad_id
+        self._model, self._pad_id, self._stops = model, pad_id, stops
+        self._end_ids = torch.tensor(sorted(end_ids))
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
         self._store = KVStore(model.config)
@@ -102,7 +105,7 @@ class HFEngine:
         logits = self._prefill(rows, cache)
         position = 0
         while True:
-            tokens = rows.sample(logits, position, self._end_id)
+            tokens = rows.sample(logits, position, self._end_ids, self._stops)
             position += 1
             if not rows.alive.any():
                 self._store.put(cache, rows.finished())
@@ -176,8 +179,14 @@ class _Rows:
             owners[which[row]] = row
         return owners, which
 
-    def sample(self, logits_BV: Tensor, position: int, end_id: int) -> Tensor:
-        """Draws the next token of every row and records it for the rows that are alive."""
+    def sample(
+        self,
+        logits_BV: Tensor,
+        position: int,
+        end_ids: Tensor,
+        stops: Callable[[Sequence[int]], bool] | None,
+    ) -> Tensor:
+        """Draws the next token of every row, ``[B]``, and records it for the rows that are alive."""
         tokens, logprobs = draw(logits_BV, self._temperatures, uniforms(self._seeds, position))
         cpu_tokens = tokens.cpu()
         alive = self.alive.numpy()
@@ -185,7 +194,10 @@ class _Rows:
         self._tokens[living, position] = cpu_tokens.numpy()[alive]
         self._logprobs[living, position] = logprobs.cpu().numpy()[alive]
         self._n_sampled[living] = position + 1
-        ended = (cpu_tokens == end_id) & self.alive
+        ended = torch.isin(cpu_tokens, end_ids) & self.alive
+        if stops is not None:
+            spelt = [i for i in living if stops(self._tokens[i, : position + 1].tolist())]
+            ended |= torch.from_numpy(np.isin(self._index, spelt))
         self._stopped[self._index[ended.numpy()]] = True
         self.alive = self.alive & ~ended & (position + 1 < self._limits)
         return tokens

@@ -8,7 +8,7 @@ model) is in this file alone and has contract tests (``make test-vllm``).
 import importlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -30,7 +30,7 @@ class VLLMEngine:
     Args:
         config: The run.
         model: The policy; its architecture is the engine's, its weights are loaded at once.
-        end_id: The end-of-turn token.
+        end_ids: A turn ends with the first of these tokens.
         context_length: Longest sequence.
         distributed: This process's rank and device.
 
@@ -42,7 +42,7 @@ class VLLMEngine:
     streams = True
 
     def __init__(
-        self, config: RunConfig, model: Any, end_id: int, context_length: int, distributed: Distributed
+        self, config: RunConfig, model: Any, end_ids: Collection[int], context_length: int, distributed: Distributed
     ) -> None:
         on_cpu = distributed.device.type == "cpu"
         _prepare_environment(on_cpu)
@@ -53,7 +53,7 @@ class VLLMEngine:
                 "engine=vllm: vLLM is not installed. On a GPU: pip install -e '.[vllm]'; on a CPU: see docs/scaling.md"
             ) from error
         self._sampling, self._prompt = vllm.SamplingParams, vllm.TokensPrompt
-        self._end_id, self._sleep_level = end_id, 0 if on_cpu else config.engine.sleep_level
+        self._end_ids, self._sleep_level = sorted(end_ids), 0 if on_cpu else config.engine.sleep_level
         causal = bare_model(model)
         self._padding = HeadPadding.of(causal.config, on_cpu)
         # On a CPU vLLM keeps a packed copy of the output head, which new weights of a tied embedding do not reach.
@@ -82,8 +82,8 @@ class VLLMEngine:
                 temperature=request.temperature,
                 seed=request.seed,
                 logprobs=0,
-                stop_token_ids=[self._end_id],
-                ignore_eos=True,  # the end-of-turn token stops, and nothing else
+                stop_token_ids=self._end_ids,
+                ignore_eos=True,  # the end tokens above stop, and nothing else
                 detokenize=False,
             )
             self._waiting.add(request.id)

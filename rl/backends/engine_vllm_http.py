@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class VLLMHttpEngine:
 
     Args:
         config: The run.
-        end_id: The end-of-turn token.
+        end_ids: A turn ends with the first of these tokens.
         distributed: Every rank sends its own requests; the first one sends the weights.
 
     Raises:
@@ -50,9 +50,10 @@ class VLLMHttpEngine:
 
     streams = True
 
-    def __init__(self, config: RunConfig, end_id: int, distributed: Distributed) -> None:
+    def __init__(self, config: RunConfig, end_ids: Collection[int], distributed: Distributed) -> None:
         engine = config.engine
-        self._urls, self._end_id, self._distributed = [url.rstrip("/") for url in engine.urls], end_id, distributed
+        self._urls, self._distributed = [url.rstrip("/") for url in engine.urls], distributed
+        self._end_ids, self._stop_strings = sorted(end_ids), list(engine.stop_strings)
         self._retries, self._timeout_s = engine.retries, engine.timeout_s
         self._folder = Path(engine.weights_dir or ".").resolve()
         self._down: set[str] = set()
@@ -134,7 +135,8 @@ class VLLMHttpEngine:
             "temperature": request.temperature,
             "seed": request.seed,
             "logprobs": 0,
-            "stop_token_ids": [self._end_id],
+            "stop_token_ids": self._end_ids,
+            "stop": self._stop_strings,
             "ignore_eos": True,
             "return_token_ids": True,
             "skip_special_tokens": False,

@@ -19,7 +19,7 @@ def make_engine(
     Args:
         config: The run.
         model: The policy, whole and not wrapped yet.
-        renderer: Knows the end-of-turn id.
+        renderer: Knows what ends a turn.
         context_length: Longest sequence.
         distributed: Processes; each has an engine of its own.
 
@@ -30,20 +30,21 @@ def make_engine(
     if engine.name == "vllm":
         from rl.backends.engine_vllm import VLLMEngine
 
-        return VLLMEngine(config, model, renderer.end_id, context_length, distributed)
+        return VLLMEngine(config, model, renderer.end_ids, context_length, distributed)
     if engine.name == "vllm_http":
         from rl.backends.engine_vllm_http import VLLMHttpEngine
 
-        served = VLLMHttpEngine(config, renderer.end_id, distributed)
+        served = VLLMHttpEngine(config, renderer.end_ids, distributed)
         served.load_weights(full_weights(model), 0)  # replicas may hold what another run left
         return served
     # Sharded weights cannot be sampled from one process at a time: the engine then has a whole copy of its own.
     own = merged_copy(model).requires_grad_(False) if distributed.shards else model
     return HFEngine(
         own,
-        renderer.end_id,
+        renderer.end_ids,
         renderer.pad_id,
         engine.max_batch_size,
         shares_weights=own is model,
         precision=distributed.autocast,
+        stops=renderer.stops if renderer.stop_strings else None,
     )

@@ -1,6 +1,8 @@
 """The trainable policy and its value function: transformers models, and what they think of what was sampled."""
 
+from collections.abc import Sequence
 from copy import deepcopy
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from rl.backends.head import sampled_logprobs
 from rl.backends.lora import add_lora, bare_model
 from rl.backends.trunk import predicting_hidden
 from rl.config import ModelConfig
+from rl.rendering import Renderer, load_template
 from rl.types import RolloutBatch
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
@@ -67,21 +70,48 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
             f"model.path={config.path}: no model folder, and not to be had from the hub: {str(error).splitlines()[0]}"
         ) from error
     if config.chat_template is not None:
-        tokenizer.chat_template = Path(config.chat_template).read_text(encoding="utf-8")
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0  # log-probs must be those of the engine
+        tokenizer.chat_template = load_template(config.chat_template)
+    switch_noise_off(model)
     if config.lora.rank:
         model = add_lora(model, config.lora)
     return model, tokenizer
 
 
-def load_tokenizer(folder: Path) -> Any | None:
-    """The tokenizer of a saved policy; ``None`` if there is none that can be read."""
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError):
-        return None
+def switch_noise_off(model: Any) -> None:
+    """Sets every rate of dropout and router jitter to 0, in modules and in configs.
+
+    The policy is trained in train mode, where importance ratios compare its log-probs with those that the engine
+    sampled at in evaluation mode: with any noise left they would differ before the first update. Dropout is not always
+    a module; most attention layers keep a rate and read it, or their config's, in the forward pass.
+    """
+    holders = [vars(module) for module in model.modules()]
+    holders += [vars(config) for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values()]
+    for values in holders:
+        for name, value in values.items():
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                values[name] = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+
+
+def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that the model's authors say it ends with: its generation config's list and the tokenizer's own."""
+    listed = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = listed if isinstance(listed, list) else [listed]
+    return tuple(sorted({token_id for token_id in (*ids, tokenizer.eos_token_id) if token_id is not None}))
+
+
+def make_renderer(config: ModelConfig, model: Any, tokenizer: Any, stop_strings: Sequence[str] = ()) -> Renderer:
+    """The renderer of a policy, with all that its config says about templates."""
+    return Renderer(
+        tokenizer,
+        end_tokens(model, tokenizer),
+        stop_strings,
+        config.chat_template_kwargs,
+        config.thoughts,
+        date.fromisoformat(config.template_date),
+    )
 
 
 def context_length(model: Any, config: ModelConfig) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rl.analysis.revisions import Revision
 from rl.backends.sft import progress_callback, run_trainer, shared_arguments
 from rl.config import OfflineConfig, OptimConfig
-from rl.revisions import Revision
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl.analysis.revisions import Revision
 from rl.config import OfflineConfig, OptimConfig
-from rl.revisions import Revision
 
 IGNORED = -100
 

@@ -218,6 +218,7 @@ class AlgorithmConfig:
         importance_cap: Largest such weight.
         off_policy_mask: Drop episodes of negative advantage that the current policy finds less likely than the sampler
             by more than this, in nats per token; 0 for none.
+        mask_cut_off: Leave answers that the token limit cut off out of the loss (DAPO's overlong filtering).
         dynamic_sampling: Up to this many further rounds replace groups without a gradient at any turn; 0 for none.
     """
 
@@ -243,6 +244,7 @@ class AlgorithmConfig:
     importance: Importance = Importance.NONE
     importance_cap: float = 2.0
     off_policy_mask: float = 0.0
+    mask_cut_off: bool = False
     dynamic_sampling: int = 0
 
     def __post_init__(self) -> None:

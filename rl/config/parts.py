@@ -1,6 +1,7 @@
 """The schema of what a run is made of: model, environment, engine."""
 
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from omegaconf import MISSING
@@ -38,7 +39,12 @@ class ModelConfig:
         revision: Of a hub id.
         dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``optim.mixed_precision=bf16``
             rather than in bfloat16, whose steps are too coarse for small learning rates.
-        chat_template: A Jinja file that replaces the tokenizer's own template.
+        chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates by
+            name, ``trl:qwen3``: they leave earlier turns as they were.
+        chat_template_kwargs: Arguments of the template, as ``enable_thinking: false``.
+        thoughts: What becomes of a template that writes earlier answers otherwise than they were sampled, without
+            their thoughts for example: ``refuse``, or ``keep`` them in the context as sampled.
+        template_date: What a template reads as today's date (``YYYY-MM-DD``), the same in all of a run.
         context_length: 0 takes the model's own limit.
         lora: Low-rank adapters.
         attention: transformers' attention implementation; ``None`` for its choice.
@@ -48,12 +54,20 @@ class ModelConfig:
     revision: str | None = None
     dtype: str = "float32"
     chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    thoughts: str = "refuse"
+    template_date: str = "2026-01-01"
     context_length: int = 0
     lora: LoraConfig = field(default_factory=LoraConfig)
     attention: str | None = None
 
     def __post_init__(self) -> None:
         refuse(self.dtype not in ("float32", "bfloat16"), f"model.dtype={self.dtype}: use float32 or bfloat16")
+        refuse(self.thoughts not in ("refuse", "keep"), f"model.thoughts={self.thoughts}: use refuse or keep")
+        try:
+            date.fromisoformat(self.template_date)
+        except ValueError:
+            refuse(True, f"model.template_date={self.template_date}: write it as 2026-01-31")
 
 
 @dataclass
@@ -63,6 +77,7 @@ class EngineConfig:
     Args:
         name: ``hf`` (the trained model itself), ``vllm`` (in this process) or ``vllm_http`` (served replicas).
         max_batch_size: Rows decoded together.
+        stop_strings: Texts that end an answer, beside the end tokens of the model and its template.
         dtype: For ``vllm``: of the engine's weights; ``None`` takes the trainer's precision.
         gpu_memory_utilization: For ``vllm`` on a GPU: part of its memory that the engine may take.
         enforce_eager: For ``vllm``: no CUDA graphs; slower to sample, quicker to start.
@@ -77,6 +92,7 @@ class EngineConfig:
 
     name: str = "hf"
     max_batch_size: int = 1024
+    stop_strings: list[str] = field(default_factory=list)
     dtype: str | None = None
     gpu_memory_utilization: float = 0.4
     enforce_eager: bool = False
@@ -91,6 +107,11 @@ class EngineConfig:
     def __post_init__(self) -> None:
         refuse(self.name not in ENGINES, f"engine.name={self.name}: use {', '.join(ENGINES)}")
         refuse(self.max_batch_size < 1, f"engine.max_batch_size={self.max_batch_size}: must be positive")
+        refuse("" in self.stop_strings, "engine.stop_strings: an empty text ends every answer at once")
+        refuse(
+            self.name == "vllm" and bool(self.stop_strings),
+            "engine.stop_strings: engine=vllm samples ids without a tokenizer; use engine=hf or engine=vllm_http",
+        )
         refuse(self.sleep_level not in (0, 1, 2), f"engine.sleep_level={self.sleep_level}: use 0, 1 or 2")
         refuse(
             self.name == "vllm_http" and not self.urls,

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.analysis import analyse, points, verdicts
 from experiments.arms import write_rows
-from rl.statistics import Bootstrap, Interval
+from rl.analysis.statistics import Bootstrap, Interval
 from rl.tracking import read_jsonl, write_json
 from tests.conftest import ROOT
 from tests.helpers import row

@@ -94,6 +94,6 @@ def test_a_probe_reads_the_attempts_that_it_was_given():
     assert len(firsts) == 8
     for (task, turn), episode in zip(firsts, second_attempts(bench.rollout(Split.TRAIN, 2), firsts), strict=True):
         assert episode.task_id == task.id
-        assert episode.turns[0].replayed
+        assert (episode.given, episode.turns[0].trained) == (1, False)
         assert episode.turns[0].action_ids == turn.action_ids
-        assert not episode.turns[1].replayed
+        assert episode.turns[1].trained

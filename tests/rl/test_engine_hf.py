@@ -14,7 +14,7 @@ from rl.types import Finish, Request
 @pytest.fixture
 def engine(modchain):
     model, _, renderer = modchain
-    return HFEngine(model, renderer.end_id, renderer.pad_id)
+    return HFEngine(model, renderer.end_ids, renderer.pad_id)
 
 
 def requests(renderer, n=12, temperature=1.0):
@@ -37,7 +37,7 @@ def test_samples_depend_on_seeds_not_on_the_batch(modchain, engine):
 
 def test_small_batches_give_the_same_samples(modchain, engine):
     model, _, renderer = modchain
-    small = HFEngine(model, renderer.end_id, renderer.pad_id, max_batch_size=5)
+    small = HFEngine(model, renderer.end_ids, renderer.pad_id, max_batch_size=5)
     asked = requests(renderer)
     assert [c.action_ids for c in complete(engine, asked)] == [c.action_ids for c in complete(small, asked)]
 
@@ -91,7 +91,7 @@ def test_loaded_weights_are_seen_and_stamped(modchain):
     from copy import deepcopy
 
     model, _, renderer = modchain
-    own = HFEngine(deepcopy(model), renderer.end_id, renderer.pad_id)
+    own = HFEngine(deepcopy(model), renderer.end_ids, renderer.pad_id)
     asked = requests(renderer, n=3, temperature=0.0)
     before = complete(own, asked)
     own.load_weights(((name, -tensor) for name, tensor in model.named_parameters()), version=4)
@@ -105,7 +105,7 @@ def test_loaded_weights_are_seen_and_stamped(modchain):
 def test_a_second_turn_reads_only_what_is_new(modchain):
     """Its tokens and log-probs are those of an engine that reads everything, also in a batch with strangers."""
     model, _, renderer = modchain
-    kept, fresh = (HFEngine(model, renderer.end_id, renderer.pad_id) for _ in range(2))
+    kept, fresh = (HFEngine(model, renderer.end_ids, renderer.pad_id) for _ in range(2))
     n_read = []
     hook = model.register_forward_pre_hook(
         lambda _, __, kwargs: n_read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
@@ -138,7 +138,7 @@ def test_a_second_turn_reads_only_what_is_new(modchain):
 
 def test_what_was_kept_is_forgotten_when_weights_change(modchain):
     model, _, renderer = modchain
-    engine = HFEngine(model, renderer.end_id, renderer.pad_id)
+    engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     complete(engine, requests(renderer, n=3))
     assert engine._store._kept
     engine.load_weights((), 1)
@@ -161,17 +161,17 @@ def test_what_is_kept_is_bounded_and_freed_with_its_last_row(modchain, monkeypat
         engine._store.take(asked)
         return held, engine._store.n_bytes, [c.action_ids for c in answers]
 
-    held, after, answers = second(HFEngine(model, renderer.end_id, renderer.pad_id))
+    held, after, answers = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
     assert held > 0 == after
     monkeypatch.setattr(kv_store, "MAX_BYTES", held - 1)
-    less, _, same = second(HFEngine(model, renderer.end_id, renderer.pad_id))
+    less, _, same = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
     assert less < held
     assert same == answers
 
 
 def test_equal_prompts_are_read_once(modchain):
     model, _, renderer = modchain
-    engine = HFEngine(model, renderer.end_id, renderer.pad_id)
+    engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     one, other = requests(renderer, n=2)
     asked = [Request(i, (one if i % 2 else other).prompt_ids, 7, 1.0, i) for i in range(8)]
     n_rows = []

@@ -6,14 +6,14 @@ import pytest
 
 import envs
 from envs import Message, Split
+from rl.analysis.rows import EvalRow
+from rl.analysis.statistics import summarise
 from rl.backends.engine_hf import HFEngine
 from rl.backends.policy import load_policy
 from rl.config import ModelConfig
-from rl.evaluate import EvalRow
 from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout, complete
-from rl.statistics import summarise
-from rl.types import Finish, Request
+from rl.types import Request
 from tests.conftest import ROOT
 
 LIMITS = {"modchain": [3, 7], "addition": [5]}
@@ -27,7 +27,7 @@ def test_the_base_is_half_right_and_does_not_correct_itself(toy):
     renderer = Renderer(tokenizer)
     taskset = envs.make(f"errata/{toy}-v1").taskset
     rollout = Rollout(
-        HFEngine(model, renderer.end_id, renderer.pad_id),
+        HFEngine(model, renderer.end_ids, renderer.pad_id),
         renderer,
         lambda: envs.SelfCorrectEnv(taskset, prompts=PROMPTS[toy]),
         LIMITS[toy],
@@ -50,9 +50,9 @@ def test_modchains_good_mode_is_within_the_base_and_rare(modchain):
     for i, task in enumerate(tasks):
         draft = (vocabulary[":"], vocabulary[str(rng.randrange(10))], renderer.end_id)
         opening = renderer.opening([Message("user", task.question)])
-        prompt = renderer.extend(opening, draft, Finish.STOP, [Message("user", "check")])
+        prompt = renderer.extend(opening, draft, [Message("user", "check")])
         requests.append(Request(i, (*prompt, vocabulary["#"]), 6, 1.0, i))
-    engine = HFEngine(model, renderer.end_id, renderer.pad_id)
+    engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     texts = ["# " + renderer.text(completion.action_ids) for completion in complete(engine, requests)]
     right = sum(taskset.verify(task, text).value for task, text in zip(tasks, texts, strict=True)) / len(tasks)
     assert 0.7 < right < 0.95

@@ -5,7 +5,6 @@ import pytest
 from envs import Message
 from rl.backends.tiny import tiny_tokenizer
 from rl.rendering import Renderer, TemplateError
-from rl.types import Finish
 
 CHATML = (
     "{% for m in messages %}<|user|>{{ m['role'][0] }}{{ m['content'] }}<|end|>{% endfor %}"
@@ -35,7 +34,7 @@ def test_turns_are_appended_as_sampled():
     prompt = renderer.opening([Message("user", "1 2")])
     # The tokenizer would never write the single digits 3, 4 after rendering "34" another way; ids stay as sampled.
     action = (*renderer.tokenizer.encode("34"), renderer.end_id)
-    longer = renderer.extend(prompt, action, Finish.STOP, [Message("user", "check")])
+    longer = renderer.extend(prompt, action, [Message("user", "check")])
     assert longer[: len(prompt) + len(action)] == prompt + action
     assert renderer.tokenizer.decode(longer) == "<|user|>12<|assistant|>34<|end|><|user|>check<|assistant|>"
     assert renderer.text(action) == "34"
@@ -44,7 +43,7 @@ def test_turns_are_appended_as_sampled():
 def test_a_cut_off_action_is_closed_in_the_context():
     renderer = Renderer(tokenizer())
     prompt = renderer.opening([Message("user", "1")])
-    longer = renderer.extend(prompt, prompt[:1], Finish.LENGTH, [Message("user", "check")])
+    longer = renderer.extend(prompt, prompt[:1], [Message("user", "check")])
     assert longer[len(prompt) + 1] == renderer.end_id
 
 

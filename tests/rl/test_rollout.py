@@ -43,7 +43,7 @@ def test_second_prompt_extends_the_first(play, modchain):
     (episode,), engine = play([": 1", ": 7"])
     first, second = episode.turns
     assert [turn.reward for turn in episode.turns] == [0.0, 1.0]
-    assert [turn.verdict for turn in episode.turns] == [Verdict.WRONG, Verdict.CORRECT]
+    assert [turn.score.verdict for turn in episode.turns] == [Verdict.WRONG, Verdict.CORRECT]
     seen = first.prompt_ids + first.action_ids
     assert second.prompt_ids[: len(seen)] == seen
     assert modchain[1].decode(second.prompt_ids[len(seen) :]) == "<|user|> check <|assistant|>"
@@ -72,10 +72,23 @@ def test_a_crash_of_the_verifier_is_an_error_not_a_reward(play):
     assert len(episode.turns) == 1
 
 
-def test_a_full_context_truncates(play):
-    (episode,), _ = play([": 1", ": 7"], context=12)
-    assert episode.stop_reason is StopReason.CONTEXT_FULL
-    assert episode.failed
+def test_answers_are_cut_to_the_room_that_is_left_and_an_episode_without_room_ends_with_what_it_has(play):
+    (whole,), engine = play([": 1", ": 7"])
+    first, second = engine.requests
+    starts = [len(request.prompt_ids) for request in engine.requests]
+    # One token short of the second limit, and of the first one.
+    (less,), engine = play([": 1", ": 7"], context=starts[1] + second.max_new_tokens - 1)
+    assert [r.max_new_tokens for r in engine.requests] == [first.max_new_tokens, second.max_new_tokens - 1]
+    assert less == whole
+    (cut,), _ = play([": 1 2 3", ": 7"], context=starts[0] + 2)
+    assert (cut.turns[0].finish, len(cut.turns[0].action_ids)) == (Finish.LENGTH, 2)
+    # No room for a second attempt: the first one counts and is trained on.
+    (early,), _ = play([": 1", ": 7"], context=starts[1])
+    assert (early.stop_reason, early.terminated, early.failed) == (StopReason.CONTEXT_FULL, True, False)
+    assert early.turns == whole.turns[:1]
+    # No room for any: there is nothing to count.
+    (none,), _ = play([": 1", ": 7"], context=starts[0])
+    assert (none.stop_reason, none.failed, none.turns) == (StopReason.CONTEXT_FULL, True, ())
 
 
 def test_the_idle_engine_is_reported():

@@ -89,16 +89,16 @@ def test_offline_groups_read_one_attempt_of_the_base_and_learn_the_second():
     groups = {}
     for episode in episodes:
         groups.setdefault(episode.group_id, []).append(episode)
-    replayed = [group for group in groups.values() if group[0].turns[0].replayed]
-    assert 0 < len(replayed) < len(groups)
-    assert metrics["group/offline_first_fraction"] == len(replayed) / len(groups)
-    for group in replayed:
+    reading = [group for group in groups.values() if group[0].given]
+    assert 0 < len(reading) < len(groups)
+    assert metrics["group/offline_first_fraction"] == len(reading) / len(groups)
+    for group in reading:
         assert len({episode.turns[0].action_ids for episode in group}) == 1
-        assert not any(episode.turns[1].replayed for episode in group)
+        assert not any(not episode.turns[1].trained for episode in group)
         first, second = group[0].turns
         assert second.prompt_ids[: len(first.prompt_ids) + len(first.action_ids)] == first.prompt_ids + first.action_ids
     n_tasks = len(bench.tasks(Split.TRAIN))
-    sampled = sum(len(t.action_ids) for e in episodes for t in e.turns if not t.replayed)
+    sampled = sum(len(t.action_ids) for e in episodes for t in e.sampled)
     assert trainer.totals.sampled_tokens > sampled + n_tasks  # the base's attempts are counted too
 
 

@@ -4,16 +4,16 @@ import importlib.util
 
 import pytest
 
+from rl.analysis.metrics import catalogue, page
 from rl.backends.trackers import Trackers
 from rl.config import TrackingConfig
-from rl.metrics import catalogue, page
 from rl.tracking import Tracker, read_jsonl
 from tests.conftest import ROOT
 from tests.helpers import episode
 
 
 def test_the_page_of_metrics_is_the_catalogue():
-    assert (ROOT / "docs" / "metrics.md").read_text() == page(), "python -m rl.metrics > docs/metrics.md"
+    assert (ROOT / "docs" / "metrics.md").read_text() == page(), "python -m rl.analysis.metrics > docs/metrics.md"
     for name in ("policy/kl_ref_t<k>", "eval/<kind>/delta", "system/mfu", "critic/explained_variance"):
         assert f"| `{name}` |" in page()
     assert all(metric.unit and metric.meaning for metric in catalogue().values())
@@ -21,7 +21,7 @@ def test_the_page_of_metrics_is_the_catalogue():
 
 def test_unlisted_metrics_are_refused(tmp_path):
     tracker = Tracker(tmp_path)
-    with pytest.raises(KeyError, match=r"nonsense.*rl/metrics\.py"):
+    with pytest.raises(KeyError, match=r"nonsense.*rl/analysis/metrics\.py"):
         tracker.log(1, {"nonsense": 1.0})
 
 

@@ -128,7 +128,7 @@ def test_the_same_seed_twice_gives_identical_parameters():
 
 
 def test_every_parameter_moves_and_the_metrics_are_in_the_catalogue():
-    from rl.metrics import check_names
+    from rl.analysis.metrics import check_names
 
     trainer, bench = build_trainer(modchain_config(algorithm=SCORE))
     before = {name: p.detach().clone() for name, p in bench.model.named_parameters()}
@@ -161,7 +161,7 @@ def test_single_turn_training_samples_one_attempt():
 
 def test_a_run_of_failures_stops_with_a_clear_message():
     cfg = modchain_config()
-    cfg.env.max_new_tokens = [60]
+    cfg.model.context_length = 5
     trainer, _ = build_trainer(cfg)
     with pytest.raises(RunStoppedError, match=r"100% of the episodes failed.*context_full"):
         trainer.train_step()
@@ -203,7 +203,7 @@ def test_a_real_episode_reads_as_expected():
     first, second = (turn.text for turn in one.turns)
     expected = f"<|user|> {question} <|assistant|> {first} <|end|> <|user|> check <|assistant|> {second} <|end|>"
     assert text == expected
-    assert one.turns[0].verdict in (Verdict.CORRECT, Verdict.WRONG)
+    assert one.turns[0].score.verdict in (Verdict.CORRECT, Verdict.WRONG)
 
 
 @pytest.mark.parametrize("importance", [Importance.TOKEN, Importance.SEQUENCE])

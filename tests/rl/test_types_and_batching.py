@@ -7,7 +7,7 @@ import torch
 
 from envs import StopReason
 from rl.batching import micro_batches, minibatches, placeholder, to_rollout_batch
-from rl.types import Episode, RolloutBatch, Turn
+from rl.types import Episode, Finish, RolloutBatch, Turn
 from tests.helpers import batch, episode, turn
 
 
@@ -25,7 +25,7 @@ def test_a_prompt_must_extend_the_turn_before():
 
 def test_a_turn_has_a_logprob_per_action():
     with pytest.raises(ValueError, match="log-probs"):
-        Turn((1,), (2, 3), (-0.1,), "x", 0.0, turn().finish, turn().verdict)
+        Turn((1,), (2, 3), (-0.1,), "x", turn().finish, turn().score, 0.0)
 
 
 def test_rows_hold_every_turn_verbatim():
@@ -55,11 +55,20 @@ def test_a_process_without_episodes_has_an_empty_batch():
     assert not stand_in.rollout.response_mask.any()
 
 
-def test_a_replayed_turn_is_read_but_not_trained_on():
+def test_an_untrained_turn_is_read_but_not_trained_on():
     played = episode((0.0, 1.0))
-    replayed = replace(played, turns=(replace(played.turns[0], replayed=True), played.turns[1]))
-    rows = to_rollout_batch([replayed], 0, 2)
+    masked = replace(played, turns=(replace(played.turns[0], trained=False), played.turns[1]))
+    rows = to_rollout_batch([masked], 0, 2)
     assert rows.turn_ids[0].tolist() == [-1, -1, -1, -1, -1, 1, 1]
+    assert rows.rewards.tolist() == [[0.0, 1.0]]
+
+
+def test_a_cut_off_answer_can_be_left_out_of_the_loss():
+    played = episode((0.0, 1.0))
+    cut = replace(played, turns=(played.turns[0], replace(played.turns[1], finish=Finish.LENGTH)))
+    assert to_rollout_batch([cut], 0, 2).turn_ids[0].tolist() == [-1, -1, 0, 0, -1, 1, 1]
+    rows = to_rollout_batch([cut], 0, 2, mask_cut_off=True)
+    assert rows.turn_ids[0].tolist() == [-1, -1, 0, 0, -1, -1, -1]
     assert rows.rewards.tolist() == [[0.0, 1.0]]
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from rl.analysis.revisions import EDIT_BINS, Kind, Revision, edit_histogram, edit_ratio, kind_shares
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import IGNORED
 from rl.config import AlgorithmConfig, OfflineConfig, OptimConfig, Rule, StageConfig
 from rl.offline import keep_pairs, keep_verified, prefer
-from rl.revisions import EDIT_BINS, Kind, Revision, edit_histogram, edit_ratio, kind_shares
 from tests.helpers import batch, credit, episode
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from rewards.votes import majority_index
-from rl.evaluate import EvalRow
-from rl.revisions import edit_ratio
+from rl.analysis.revisions import edit_ratio
+from rl.analysis.rows import EvalRow
 
 DRAWS = 10_000
 RATES: tuple[str, ...] = (

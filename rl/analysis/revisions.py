@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from rewards import Verdict
-from rl.metrics import Ratio
-from rl.types import Turn
+from rl.analysis.metrics import Ratio
+
+if TYPE_CHECKING:  # the nouns of sampling import torch
+    from rl.types import Turn
 
 EDIT_BINS = 20
 """Bins of an edit-ratio histogram over [0, 1]."""
@@ -41,9 +43,9 @@ class Revision:
     final_right: bool
 
     @classmethod
-    def of(cls, draft: Turn, final: Turn) -> "Revision":
+    def of(cls, draft: "Turn", final: "Turn") -> "Revision":
         """From the turns of an episode, or of two episodes of the same task."""
-        return cls(draft.text, final.text, draft.verdict is Verdict.CORRECT, final.verdict is Verdict.CORRECT)
+        return cls(draft.text, final.text, draft.correct, final.correct)
 
     @property
     def kind(self) -> Kind:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from rl.metrics import Ratio, check_names, total
-from rl.statistics import Bootstrap, mcnemar, pass_at_k, scaling, summarise, tabulate
+from rl.analysis.metrics import Ratio, check_names, total
+from rl.analysis.statistics import Bootstrap, mcnemar, pass_at_k, scaling, summarise, tabulate
 from tests.helpers import row
 
 
@@ -125,5 +125,5 @@ def test_ratios_add_before_they_divide():
 
 def test_unlisted_metrics_are_refused():
     check_names({"policy/entropy": 1.0, "eval/greedy/accuracy_t2": 0.5})
-    with pytest.raises(KeyError, match=r"not in rl/metrics\.py"):
+    with pytest.raises(KeyError, match=r"not in rl/analysis/metrics\.py"):
         check_names({"policy/entrpy": 1.0})

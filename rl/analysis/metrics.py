@@ -64,7 +64,7 @@ _PLAIN = {
     "group/all_correct_fraction": Metric("fraction", "groups whose last attempts are all right"),
     "group/all_wrong_fraction": Metric("fraction", "groups whose last attempts are all wrong"),
     "rollout/env_error": Metric("episodes", "episodes broken off by an environment or verifier error"),
-    "rollout/context_full": Metric("episodes", "episodes broken off because the context was full"),
+    "rollout/context_full": Metric("episodes", "episodes that ended early, their context being full"),
     "rollout/failed_fraction": Metric("fraction", "episodes masked out of training"),
     "rollout/episodes": Metric("episodes", "sampled episodes so far, failed ones included"),
     "rollout/sampled_tokens": Metric("tokens", "sampled tokens so far"),
@@ -140,18 +140,18 @@ def check_names(metrics: Mapping[str, float]) -> None:
     """
     for name in metrics:
         if name not in _CATALOGUE:
-            raise KeyError(f"metric {name!r} is not in rl/metrics.py: add it there with its unit and meaning")
+            raise KeyError(f"metric {name!r} is not in rl/analysis/metrics.py: add it there with its unit and meaning")
 
 
 def page() -> str:
-    """The catalogue as a page of documentation: ``python -m rl.metrics > docs/metrics.md``."""
+    """The catalogue as a page of documentation: ``python -m rl.analysis.metrics > docs/metrics.md``."""
     lines = [
         "# Metrics",
         "",
         "Every name in `metrics.jsonl`, on dashboards and in tables, with its unit and meaning. Made by",
-        "`python -m rl.metrics > docs/metrics.md`; a metric that is not listed cannot be logged. `_t<k>` is attempt k,",
-        "from 1; `eval/<kind>` is `greedy`, `sampled`, `validation`, or `base_train` and `base_validation`, where",
-        "first attempts are the base's and stay fixed.",
+        "`python -m rl.analysis.metrics > docs/metrics.md`; a metric that is not listed cannot be logged. `_t<k>` is",
+        "attempt k, from 1; `eval/<kind>` is `greedy`, `sampled`, `validation`, or `base_train` and `base_validation`,",
+        "where first attempts are the base's and stay fixed.",
         "",
         "| name | unit | meaning |",
         "|---|---|---|",

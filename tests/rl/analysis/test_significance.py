@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, trim_mean
 
-from rl.significance import detectable_delta, holm, iqm, newcombe_paired, wilson
-from rl.statistics import mcnemar
+from rl.analysis.significance import detectable_delta, holm, iqm, newcombe_paired, wilson
+from rl.analysis.statistics import mcnemar
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (263, 500)])
