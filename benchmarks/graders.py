@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.math_pairs import Pair, distinct_pairs, load_golds, rl_stream
-from rewards.math import score_answer, submit_answer
+from rewards.math import score_answer, score_math, submit_answer
 from rewards.score import Score
 
 UNEXPLAINED = "UNEXPLAINED"
@@ -24,6 +24,11 @@ _EXPLANATIONS = {
         "correct",
         "exact_value",
     ): "exactly the same value: a name, a separator or a percent sign that math-verify does not read",
+    (
+        "correct",
+        "structure",
+    ): "the same value with its name, or the same set in another notation: not read by math-verify",
+    ("correct", "words"): "the same words",
     ("correct", "list"): "the values of the list",
     ("correct", "choice"): "the same letter of a choice",
     ("wrong", "unit"): "two different units, which math-verify drops",
@@ -56,7 +61,9 @@ def compare(data: Path, n_tasks: int, n_pairs: int) -> dict[str, Any]:
     distinct = list(distinct_pairs(golds, seed=0))
     random.Random(1).shuffle(distinct)
     streams = {"RL-like, 8 answers a task": rl_stream(golds, n_tasks, seed=0), "all distinct": distinct[:n_pairs]}
-    score_answer(r"\cot x", r"\tan x", deadline_s=60)  # the workers are up, as after the first step of a run
+    score_answer(
+        r"\int_0^1 2x\,dx", r"\int_0^1 x+x\,dx", deadline_s=60
+    )  # the workers are up, as after the first step of a run
     rows, found = {}, defaultdict(list)
     for name, pairs in streams.items():
         ours, ours_s = _ours(pairs)
@@ -73,7 +80,52 @@ def compare(data: Path, n_tasks: int, n_pairs: int) -> dict[str, Any]:
             "disagree": disagree,
             "slow": sum(score.reason in ("math_verify", "timeout", "crash") for score in ours),
         }
-    return {"streams": rows, "disagreements": _explain(found), "hangs": [_hang(answer) for answer in HOSTILE]}
+    return {
+        "streams": rows,
+        "tables": on_tables(),
+        "disagreements": _explain(found),
+        "hangs": [_hang(answer) for answer in HOSTILE],
+    }
+
+
+def on_tables() -> list[dict[str, Any]]:
+    """Both graders on the rows of the tests' tables, whose verdicts were written by hand; long responses left out."""
+    from tests.rewards import math_rows, math_rows_kinds
+
+    groups = {
+        name.lower(): rows
+        for module in (math_rows, math_rows_kinds)
+        for name, rows in vars(module).items()
+        if name.isupper() and isinstance(rows, list) and name not in ("ROWS", "KINDS")
+    }
+    table = []
+    for name, rows in groups.items():
+        kept = [row for row in rows if len(row.response) < 300]
+        with get_context("spawn").Pool() as pool:
+            theirs = pool.starmap(_grade_response, [(row.gold, row.response) for row in kept], chunksize=10)
+        ours = [score_math(row.response, row.gold, deadline_s=30).value == 1.0 for row in kept]
+        labels = [row.verdict == "correct" for row in kept]
+        table.append(
+            {
+                "group": name,
+                "rows": len(kept),
+                "ours_wrong": sum(a != b for a, b in zip(ours, labels, strict=True)),
+                "theirs_pays_wrongly": [
+                    [r.gold, r.response, r.why] for r, t, b in zip(kept, theirs, labels, strict=True) if t and not b
+                ],
+                "theirs_refuses_wrongly": [
+                    [r.gold, r.response, r.why] for r, t, b in zip(kept, theirs, labels, strict=True) if b and not t
+                ],
+            }
+        )
+    return table
+
+
+def _grade_response(gold: str, response: str) -> bool:
+    from math_verify import parse, verify
+
+    logging.disable(logging.ERROR)
+    return bool(verify(parse(f"\\boxed{{{gold}}}"), parse(response)))
 
 
 def _ours(pairs: Sequence[Pair]) -> tuple[list[Score], float]:

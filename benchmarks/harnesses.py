@@ -125,7 +125,7 @@ def _fresh_python(item: Item) -> bool:
 
 
 def _ours(item: Item, sandbox: Sandbox) -> bool:
-    return score_program(item.program, item.tests, Limits(wall_s=TIMEOUT_S), sandbox=sandbox).value == 1.0
+    return score_program(item.program, item.tests, Limits(cpu_s=TIMEOUT_S), sandbox=sandbox).value == 1.0
 
 
 def _floor(programs: Sequence[str]) -> float:
@@ -133,7 +133,7 @@ def _floor(programs: Sequence[str]) -> float:
     code = (
         "import sys, os, time, gc, json\nsys.path.insert(0, sys.argv[1])\n"
         "from rewards.sandbox import kernel, zygote\nfrom rewards.sandbox.confinement import Mode\n"
-        "zygote._warm_up(Mode.NAMESPACES)\ngc.collect(); gc.freeze(); gc.disable()\n"
+        "zygote._warm_up(Mode.NAMESPACES, [])\ngc.collect(); gc.freeze(); gc.disable()\n"
         "programs = json.loads(sys.stdin.read())\nstarted = time.perf_counter()\n"
         "for program in programs:\n    pid = kernel.fork()\n    if pid == 0:\n        try:\n"
         "            exec(compile(program, 'solution.py', 'exec'), {})\n        finally:\n            os._exit(0)\n"

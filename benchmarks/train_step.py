@@ -67,7 +67,7 @@ def train_ours(config: TrainConfig, n_steps: int) -> list[dict[str, float]]:
     from rl.rollout_metrics import sampled_tokens
     from rl.workbench import Workbench
 
-    distributed = Distributed(mixed_precision=config.optim.mixed_precision)
+    distributed = Distributed(mixed_precision=config.algorithm.optim.mixed_precision)
     bench = Workbench.build(config, distributed)
     trainer = bench.trainer()
     steps = []

@@ -123,6 +123,7 @@ def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, fl
     from trl import GRPOTrainer
 
     bench = Workbench.build(config)
+    config = bench.config
     turns, steps = TwoTurns(bench, config), []
     env = make_env(config.env, bench.taskset, Split.TRAIN)
     rows = []
@@ -174,14 +175,14 @@ def _arguments(config: TrainConfig, scratch: Path, n_steps: int, on_cpu: bool) -
         num_generations=config.algorithm.group_size,
         max_completion_length=4 * sum(config.env.max_new_tokens),
         max_steps=n_steps,
-        learning_rate=config.optim.lr,
+        learning_rate=config.algorithm.optim.lr,
         lr_scheduler_type="constant",
-        beta=config.algorithm.stages[0].kl_coefs[0],
+        beta=config.algorithm.resolved()[0].kl_coefs[0],
         temperature=config.algorithm.temperature,
         epsilon=config.algorithm.clip_low,
         loss_type="grpo",
-        gradient_checkpointing=config.optim.gradient_checkpointing,
-        bf16=config.optim.mixed_precision == "bf16",
+        gradient_checkpointing=config.algorithm.optim.gradient_checkpointing,
+        bf16=config.algorithm.optim.mixed_precision == "bf16",
         use_cpu=on_cpu,
         logging_strategy="no",
         save_strategy="no",

@@ -81,6 +81,13 @@ def _print_math(result: dict[str, Any]) -> bool:
             f"{row['slow']}",
         )  # fmt: skip
     console.print(table)
+    tables = Table(title="Rows of the tests' tables, against their labels")
+    for name in ("table", "rows", "ours wrong", "math-verify pays a wrong one", "math-verify refuses a right one"):
+        tables.add_column(name)
+    for row in result["tables"]:
+        counts = (len(row["theirs_pays_wrongly"]), len(row["theirs_refuses_wrongly"]))
+        tables.add_row(row["group"], str(row["rows"]), str(row["ours_wrong"]), *map(str, counts))
+    console.print(tables)
     reasons = Table(title="Disagreements, by our verdict and rule")
     for name in ("ours", "rule", "n", "why", "example: gold | answer"):
         reasons.add_column(name)

@@ -1,22 +1,31 @@
 """Environments: chat messages in, text out, a verified reward per attempt. This layer never sees token ids."""
 
 from envs import tasks as _builtin  # registers the built-in environments
-from envs.base import Feedback, Message, Split, StopReason, Task, TaskSet
+from envs.base import Message, Split, StopReason, Task, TaskSet, TextEnv
 from envs.checker import check_env
-from envs.registry import make, register, specs
+from envs.feedback import FEEDBACK, STOP_RULES
+from envs.prompts import PROMPTS
+from envs.registry import ENVIRONMENTS, make, make_taskset, make_text_env, register, settings, specs
 from envs.self_correct import SelfCorrectEnv
 
 __all__ = [
-    "Feedback",
+    "ENVIRONMENTS",
+    "FEEDBACK",
+    "PROMPTS",
+    "STOP_RULES",
     "Message",
     "SelfCorrectEnv",
     "Split",
     "StopReason",
     "Task",
     "TaskSet",
+    "TextEnv",
     "check_env",
     "make",
+    "make_taskset",
+    "make_text_env",
     "register",
+    "settings",
     "specs",
 ]
 

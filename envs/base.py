@@ -35,12 +35,14 @@ class Task:
         question: The text that the policy is shown; two tasks with the same question are the same task.
         gold: The right answer, as the task set's ``verify`` understands it.
         info: Whatever else ``verify`` needs, or a table wants to group by (difficulty, source).
+        seed: For environments that draw their own task when they are reset: with which seed they do.
     """
 
     id: str
     question: str
     gold: str
     info: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
 
 @runtime_checkable
@@ -49,10 +51,9 @@ class TaskSet(Protocol):
 
     ``load`` must be deterministic. ``verify`` must not raise for anything that a policy can write; if it raises all
     the same, the episode is recorded as an error and masked out of training.
-    A task set may also define ``feedback(task, response, score) -> str`` to word what the policy is told after a
-    failed attempt in feedback mode ``verdict``; and ``observes_execution = True`` if its scores carry an observation of
-    public tests, for feedback mode ``execution``; and ``verifies_elsewhere = True`` if ``verify`` waits for other
-    processes and may be called from several threads at a time.
+    A task set may also define ``observes_execution = True`` if its scores carry an observation of public tests, for
+    ``feedback=execution``; and ``verifies_elsewhere = True`` if ``verify`` waits for other processes and may be called
+    from several threads at a time.
     """
 
     def load(self, split: Split) -> Sequence[Task]:
@@ -72,22 +73,44 @@ class StopReason(StrEnum):
     """Why an episode ended."""
 
     ATTEMPTS_USED = "attempts_used"
-    """Every attempt was made: the episode terminated."""
-    SOLVED = "solved"
-    """The environment stops at a right attempt, and this one was: the episode terminated."""
+    """Every attempt was made."""
+    STOPPED = "stopped"
+    """The stop rule held."""
+    ENDED = "ended"
+    """The environment terminated without saying why."""
+    TIME_LIMIT = "time_limit"
+    """The environment truncated: its own limit of steps."""
     CONTEXT_FULL = "context_full"
-    """The next prompt leaves no room for an answer: the episode terminated with the attempts it has. One whose first
-    prompt does not fit has none, and was truncated."""
+    """The next prompt leaves no room for an answer: the episode counts with the turns that it has. One whose first
+    prompt does not fit has none and has failed."""
     ENV_ERROR = "env_error"
-    """The environment or its verifier raised: the episode was truncated and carries the error."""
+    """The environment or its verifier raised; the episode carries the error."""
 
 
-class Feedback(StrEnum):
-    """What the policy is told between attempts. Results under different modes must not share a table."""
+Observation = Sequence[Message] | str
+"""New messages since the last action; a bare string is one user message."""
 
-    NONE = "none"
-    """The same instruction whatever the attempt was worth: intrinsic self-correction (SCoRe)."""
-    VERDICT = "verdict"
-    """Whether the attempt was right (UFO, arXiv 2507.14295): leaks the verifier at test time."""
-    EXECUTION = "execution"
-    """What the tests that the question shows gave when they were run (RLEF, arXiv 2410.02089); never a hidden one."""
+
+class TextEnv(Protocol):
+    """What a rollout plays: gymnasium's interface over text. Any ``gymnasium.Env`` of text is one, wrapped or not.
+
+    Whatever ``reset`` or ``step`` raises ends the episode as ``StopReason.ENV_ERROR``, masked out and counted.
+
+    ``info`` may hold:
+
+    - ``score``: a ``rewards.Score``, where the action has a verdict. The reward beside it is any finite number.
+    - ``role``: whose turn comes next, ``solver`` if it says nothing. Every role has a conversation of its own: what
+      ``reset`` or ``step`` returns is added to the conversation of the role whose turn comes next.
+    - ``trained``: False where this action's reward says nothing, so that the turn is masked and not paid 0.
+    - ``stop_reason`` and ``error``, at the end.
+    """
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode; ``options["task"]`` is a :class:`Task`, or ``seed`` draws one."""
+        ...
+
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Takes the policy's text: new messages, reward, terminated, truncated, info."""
+        ...

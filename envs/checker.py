@@ -16,7 +16,7 @@ class ContractError(AssertionError):
     """An environment breaks the contract."""
 
 
-def check_env(env_id: str, **kwargs: object) -> None:
+def check_env(env_id: str, **kwargs: object) -> str:
     """Checks that a registered environment keeps the contract.
 
     Same seed, same episode; a gold response earns 1 at every attempt; an empty response earns nothing and is not an
@@ -26,6 +26,9 @@ def check_env(env_id: str, **kwargs: object) -> None:
         env_id: A registered id.
         kwargs: Passed on to :func:`envs.make`.
 
+    Returns:
+        What was checked, in words: how many tasks each split has, how many were played, how an episode opens.
+
     Raises:
         ContractError: With the rule that is broken and the likely cause.
     """
@@ -33,7 +36,13 @@ def check_env(env_id: str, **kwargs: object) -> None:
     _check_spaces(env)
     _check_determinism(env, make(env_id, **kwargs))  # type: ignore[arg-type]
     _check_rewards(env)
-    _check_splits(env)
+    sizes = _check_splits(env)
+    opening, _ = env.reset(options={"task": env.tasks[0]})
+    return (
+        f"{env_id} keeps the contract. Tasks: {', '.join(f'{n} {split}' for split, n in sizes.items())}. Played "
+        f"{min(MAX_TASKS, len(env.tasks))} of them with the gold and with an empty response, {env.attempts} attempts. "
+        f"An episode opens with: {opening[-1].content[:200]!r}"
+    )
 
 
 def _require(condition: bool, message: str) -> None:
@@ -91,15 +100,18 @@ def _play(env: SelfCorrectEnv, task: Task, respond: Callable[[Task], str]) -> li
     return steps
 
 
-def _check_splits(env: SelfCorrectEnv) -> None:
+def _check_splits(env: SelfCorrectEnv) -> dict[str, int]:
     seen: dict[str, str] = {}
+    sizes: dict[str, int] = {}
     for split in Split:
         tasks = env.taskset.load(split)
         ids = [task.id for task in tasks]
+        sizes[split.value] = len(tasks)
         _require(len(ids) == len(set(ids)), f"split {str(split)!r} repeats a task id")
         for question in {normalise_question(task.question) for task in tasks}:
             other = seen.setdefault(question, split.value)
             _require(other == split, f"splits {other!r} and {str(split)!r} share the question {question!r}")
+    return sizes
 
 
 class _Failing:

@@ -1,9 +1,13 @@
 """Versioned prompt texts. A text never changes under its name: change the wording, add a version.
 
 An environment names its prompts by version; results obtained with different versions are different experiments.
+``PROMPTS.register("mine-v1")(Prompts(...))`` adds a version.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+from rewards.lookup import Lookup, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +111,31 @@ for _version, (_what, _form) in _FORMS.items():
     )
 
 
-def get_prompts(version: str) -> Prompts:
-    """The texts registered under a version.
+PROMPTS: Lookup[Prompts] = Lookup("env.prompts")
+for _version, _texts in _PROMPTS.items():
+    PROMPTS.register(_version)(_texts)
+
+
+def get_prompts(version: str, texts: Mapping[str, str] | None = None) -> Prompts:
+    """The texts registered under a version, with some of them replaced.
+
+    Args:
+        version: Which.
+        texts: What to replace, by field of :class:`Prompts`.
 
     Raises:
-        KeyError: If there is no such version; the message lists those that exist.
+        UnknownNameError: If there is no such version; the message names the nearest one.
+        ValueError: If there is no such text, or it has a placeholder that nothing fills.
     """
-    if version not in _PROMPTS:
-        raise KeyError(f"unknown prompt version {version!r}; known: {', '.join(sorted(_PROMPTS))}")
-    return _PROMPTS[version]
-
-
-def add_prompts(version: str, prompts: Prompts) -> None:
-    """Registers texts under a new version, for environments of other packages.
-
-    Raises:
-        ValueError: If the version exists with other texts.
-    """
-    if _PROMPTS.setdefault(version, prompts) != prompts:
-        raise ValueError(f"prompt version {version!r} exists with other texts: texts never change under their name")
+    known = [one.name for one in fields(Prompts)]
+    for name, text in (texts or {}).items():
+        if name not in known:
+            raise ValueError(f"env.prompts_text.{name}: unknown{nearest(name, known)} Known: {', '.join(known)}")
+        fills = {"question": "", "observation": ""} if name == "execution" else {"question": ""}
+        try:
+            text.format(**fills)
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"env.prompts_text.{name}: {error!r}; it may hold {{{'}, {'.join(fills)}}}, other braces are doubled"
+            ) from None
+    return replace(PROMPTS[version], **(texts or {}))

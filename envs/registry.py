@@ -1,23 +1,26 @@
 """Environments by name. An id is ``errata/<task set>-v<version>`` and is registered with gymnasium.
 
 ``gymnasium.make`` works after ``import envs``. Another package adds environments by an entry point of the group
-``errata.envs`` that names a function without arguments, which calls :func:`register`.
+``errata.envs`` that names a function without arguments, which calls :func:`register`. An id that only gymnasium knows
+is an environment of text that draws its own tasks; a seed stands for a task.
 """
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
+import gymnasium
 from gymnasium.envs import registration
 
-from envs.base import TaskSet
+from envs.base import Split, Task, TaskSet, TextEnv
 from envs.self_correct import SelfCorrectEnv
+from rewards import Score
+from rewards.lookup import Lookup, nearest
 
-_TASKSETS: dict[str, Callable[..., TaskSet]] = {}
-_DEFAULTS: dict[str, dict[str, Any]] = {}
+ENVIRONMENTS: Lookup[tuple[Callable[..., TaskSet], dict[str, Any]]] = Lookup("env.id")
+"""Task sets and what their authors chose for the episode: ``attempts``, ``prompts``, ``feedback``, ``stop_rule``."""
 
 
 def register(env_id: str, taskset: Callable[..., TaskSet], **defaults: Any) -> None:
@@ -26,63 +29,161 @@ def register(env_id: str, taskset: Callable[..., TaskSet], **defaults: Any) -> N
     Args:
         env_id: ``namespace/name-v1``. Raise the version when prompts, tasks or rewards change.
         taskset: The class; its keyword arguments become the environment's ``options``.
-        defaults: Default arguments of :class:`SelfCorrectEnv` (``attempts``, ``prompts``, ...).
+        defaults: Arguments of :class:`SelfCorrectEnv` (``attempts``, ``prompts``, ``feedback``, ...) that hold unless a
+            config says otherwise.
 
     Raises:
         ValueError: If the id is taken, or has no version.
+        TypeError: If :class:`SelfCorrectEnv` has no such argument.
     """
-    if env_id in _TASKSETS:
-        raise ValueError(f"environment {env_id!r} is registered already: raise its version")
     if registration.parse_env_id(env_id)[2] is None:
         raise ValueError(f"environment id {env_id!r} needs a version suffix, such as {env_id}-v1")
-    _TASKSETS[env_id], _DEFAULTS[env_id] = taskset, defaults
-    registration.register(id=env_id, entry_point="envs.registry:make", kwargs={"env_id": env_id})
+    known = list(inspect.signature(SelfCorrectEnv).parameters)
+    for name in defaults:
+        if name not in known:
+            raise TypeError(f"{env_id}: an environment has no argument {name!r}{nearest(name, known)}")
+    ENVIRONMENTS.register(env_id)((taskset, defaults))
+    if env_id not in registration.registry:
+        registration.register(id=env_id, entry_point="envs.registry:make", kwargs={"env_id": env_id})
 
 
 def specs() -> list[str]:
     """Ids of every registered environment, those of other packages included."""
     _load_plugins()
-    return sorted(_TASKSETS)
+    return sorted(ENVIRONMENTS)
 
 
-def make(env_id: str, options: dict[str, Any] | None = None, **kwargs: Any) -> SelfCorrectEnv:
-    """Builds an environment.
-
-    Args:
-        env_id: A registered id, or ``module:id`` to import the module that registers it first, as gymnasium has it.
-        options: Arguments of the task set (``n_train``, ``dataset``, ...).
-        kwargs: Arguments of :class:`SelfCorrectEnv` that replace the registered defaults.
+def find(env_id: str) -> str:
+    """The id without a module; imports the module of ``module:id`` first, as gymnasium does.
 
     Raises:
-        ImportError: If the module of ``module:id`` cannot be imported.
-        KeyError: If the id is unknown; the message names the nearest known one.
-        TypeError: If the task set has no such option; the message names the nearest one.
+        ImportError: If the module cannot be imported.
+        UnknownNameError: If neither we nor gymnasium know the id; the message names the nearest known one.
     """
     module, _, env_id = env_id.rpartition(":")
     if module:
         importlib.import_module(module)
-    if env_id not in _TASKSETS:
+    if env_id not in ENVIRONMENTS:
         _load_plugins()
-    if env_id not in _TASKSETS:
-        near = difflib.get_close_matches(env_id, _TASKSETS, n=1, cutoff=0.0)
-        raise KeyError(
-            f"unknown environment {env_id!r}; did you mean {near[0]!r}? Known: {', '.join(sorted(_TASKSETS))}"
-        )
-    return SelfCorrectEnv(make_taskset(env_id, options or {}), **(_DEFAULTS[env_id] | kwargs))
+    if env_id not in registration.registry:
+        ENVIRONMENTS[env_id]  # raises
+    return env_id
 
 
-def make_taskset(env_id: str, options: dict[str, Any]) -> TaskSet:
-    """Builds the task set behind an id; raises ``TypeError`` for an option that it does not have."""
-    factory = _TASKSETS[env_id]
+def settings(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an episode is made of: what is given and not ``None``, else what the author of the environment registered.
+
+    Args:
+        env_id: A known id.
+        given: Arguments of :class:`SelfCorrectEnv`.
+    """
+    env_id = find(env_id)
+    if env_id not in ENVIRONMENTS:
+        chosen = {name: value for name, value in given.items() if value is not None}
+        for name in chosen:
+            if name != "attempts":
+                raise ValueError(f"env.{name}: {env_id} is an environment of gymnasium, which has words of its own")
+        return {"attempts": registration.registry[env_id].max_episode_steps} | chosen
+    own = {name: one.default for name, one in inspect.signature(SelfCorrectEnv).parameters.items() if name in given}
+    found = own | _chosen(env_id, given)
+    return {name: {} if value is None else value for name, value in found.items()}
+
+
+def _chosen(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The author's choice under what is given; the options of a function that was exchanged go with it."""
+    author, chosen = ENVIRONMENTS[env_id][1], {name: value for name, value in given.items() if value is not None}
+    belongs = {"feedback_options": "feedback", "stop_rule_options": "stop_rule", "prompts_text": "prompts"}
+    kept = {
+        name: value
+        for name, value in author.items()
+        if (owner := belongs.get(name)) not in chosen or chosen[owner] == author.get(owner)
+    }
+    return kept | chosen
+
+
+def make(env_id: str, options: Mapping[str, Any] | None = None, **given: Any) -> SelfCorrectEnv:
+    """Builds an environment of a task set.
+
+    Args:
+        env_id: A registered id, or ``module:id``.
+        options: Arguments of the task set (``n_train``, ``dataset``, ...).
+        given: Arguments of :class:`SelfCorrectEnv` that replace the author's choice; ``None`` keeps it.
+
+    Raises:
+        ImportError: If the module of ``module:id`` cannot be imported.
+        UnknownNameError: If the id is unknown; the message names the nearest known one.
+        TypeError: If the task set has no such option; the message names the nearest one.
+    """
+    env_id = find(env_id)
+    return SelfCorrectEnv(make_taskset(env_id, options or {}), **_chosen(env_id, given))
+
+
+def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, int] | None = None) -> TaskSet:
+    """Builds the task set behind an id; for an environment of gymnasium, one whose tasks are seeds.
+
+    Args:
+        env_id: A known id.
+        options: Arguments of the task set.
+        seeds: For an environment of gymnasium: how many seeds each split has.
+
+    Raises:
+        TypeError: If the task set has no such option; the message names the nearest one.
+    """
+    env_id = find(env_id)
+    if env_id not in ENVIRONMENTS:
+        return SeedTasks(env_id, seeds or {})
+    factory = ENVIRONMENTS[env_id][0]
     known = [name for name in inspect.signature(factory).parameters if name != "self"]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(
-                f"env.options.{name}: {env_id} has no such option{hint} It has: {', '.join(known) or 'none'}"
+                f"env.options.{name}: {env_id} has no such option{nearest(name, known)} "
+                f"It has: {', '.join(known) or 'none'}"
             )
     return factory(**options)
+
+
+def make_text_env(env_id: str, taskset: TaskSet, options: Mapping[str, Any], **given: Any) -> TextEnv:
+    """An environment for a rollout: ours over a loaded task set, or gymnasium's, for which ``attempts`` limits steps.
+
+    Args:
+        env_id: A known id.
+        taskset: What :func:`make_taskset` built.
+        options: Arguments of an environment of gymnasium.
+        given: Arguments of :class:`SelfCorrectEnv`.
+    """
+    env_id = find(env_id)
+    if env_id in ENVIRONMENTS:
+        return SelfCorrectEnv(taskset, **_chosen(env_id, given))
+    return gymnasium.make(env_id, max_episode_steps=given.get("attempts"), **options)  # type: ignore[return-value]
+
+
+class SeedTasks:
+    """Tasks of an environment that draws its own: each is a seed for ``reset``, and no seed is in two splits.
+
+    Args:
+        env_id: Which environment.
+        sizes: How many seeds each split has.
+    """
+
+    def __init__(self, env_id: str, sizes: Mapping[str, int]) -> None:
+        self._env_id, self._sizes = env_id, {split: sizes.get(split.value, 0) for split in Split}
+
+    def load(self, split: Split) -> Sequence[Task]:
+        """The seeds of a split."""
+        # Validation and test come first, so that more training seeds do not move them.
+        order = (Split.TEST, Split.VALIDATION, Split.TRAIN)
+        start = sum(self._sizes[other] for other in order[: order.index(Split(split))])
+        seeds = range(start, start + self._sizes[Split(split)])
+        return [Task(f"seed-{seed}", f"{self._env_id}, seed {seed}", "", seed=seed) for seed in seeds]
+
+    def verify(self, task: Task, response: str) -> Score:
+        """The environment verifies; raises."""
+        raise NotImplementedError(f"{self._env_id} pays its own rewards")
+
+    def gold_response(self, task: Task) -> str:
+        """Nobody knows one; raises."""
+        raise NotImplementedError(f"{self._env_id} has no gold responses")
 
 
 _loaded = False

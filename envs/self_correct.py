@@ -1,32 +1,46 @@
 """A task set as a K-attempt episode: attempt, be asked to look again, attempt again."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 
-from envs.base import Feedback, Message, Split, StopReason, Task, TaskSet
-from envs.prompts import Prompts, get_prompts
+from envs.base import Message, Split, StopReason, Task, TaskSet
+from envs.feedback import FEEDBACK, STOP_RULES
+from envs.prompts import get_prompts
 from rewards import Score, Verdict
 
 
-class MessagesSpace(gymnasium.Space[tuple[Message, ...]]):
+class _TextSpace(gymnasium.Space[Any]):
+    """Two spaces of a kind are equal: ``gymnasium.make_vec`` asks."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as gymnasium's own spaces
+
+    def _digits(self) -> str:
+        return " ".join(map(str, self.np_random.integers(0, 10, 4)))
+
+
+class MessagesSpace(_TextSpace):
     """The space of tuples of chat messages."""
 
     def sample(self, mask: Any = None, probability: Any = None) -> tuple[Message, ...]:
         """A single user message of random digits."""
-        return (Message("user", " ".join(map(str, self.np_random.integers(0, 10, 4)))),)
+        return (Message("user", self._digits()),)
 
     def contains(self, x: Any) -> bool:
         """Whether ``x`` is a tuple of messages."""
         return isinstance(x, tuple) and all(isinstance(message, Message) for message in x)
 
 
-class ResponseSpace(gymnasium.Space[str]):
+class ResponseSpace(_TextSpace):
     """The space of all strings: a policy may write anything."""
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """A few random digits."""
-        return " ".join(map(str, self.np_random.integers(0, 10, 4)))
+        return self._digits()
 
     def contains(self, x: Any) -> bool:
         """Whether ``x`` is a string."""
@@ -40,45 +54,62 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     request for another attempt, or nothing at the end). A conversation is the concatenation of all of them with the
     policy's own texts between.
     Action: the policy's text. Reward: ``Score.value`` of this attempt alone, raw; shaping belongs to the algorithm.
-    Ending: ``terminated`` after the last attempt, or at a right one with ``stop_on_correct``. The default goes on after
-    a right attempt, because stopping would tell the policy that it was right.
+    Ending: ``terminated`` after the last attempt, or where the stop rule holds. ``truncated`` if the verifier failed.
     Info: ``task_id``; after a step also ``score``; at the end ``stop_reason``.
 
     Args:
         taskset: Where tasks come from and who verifies them.
         split: Which tasks ``reset`` draws from.
         attempts: K.
-        feedback: What the policy is told between attempts.
+        feedback: What the policy is told between attempts, a name in :data:`envs.FEEDBACK`.
+        feedback_options: That function's own options.
         prompts: Version of the prompt texts.
-        stop_on_correct: End the episode at the first right attempt.
+        prompts_text: Texts that replace some of that version's, by name.
+        stop_rule: When an episode ends before its last attempt, a name in :data:`envs.STOP_RULES`.
+        stop_rule_options: That function's own options.
+        render_mode: ``ansi`` makes ``render`` return the conversation as text.
 
     Raises:
-        ValueError: If ``attempts`` is less than 1, the split is empty, or the feedback mode is ``execution`` and the
-            task set runs nothing or the prompts have no text for it.
+        ValueError: If ``attempts`` is less than 1, the split is empty, a name is unknown, or ``feedback`` is
+            ``execution`` and the task set runs nothing or the prompts have no text for it.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (gymnasium's own declaration)
 
     def __init__(
         self,
         taskset: TaskSet,
         split: Split | str = Split.TRAIN,
         attempts: int = 2,
-        feedback: Feedback | str = Feedback.NONE,
+        feedback: str = "none",
+        feedback_options: Mapping[str, Any] | None = None,
         prompts: str = "math-v1",
-        stop_on_correct: bool = False,
+        prompts_text: Mapping[str, str] | None = None,
+        stop_rule: str = "never",
+        stop_rule_options: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
     ) -> None:
         if attempts < 1:
             raise ValueError(f"attempts={attempts}: an episode needs at least one")
-        self.taskset, self.split, self.attempts = taskset, Split(split), attempts
-        self.feedback, self.stop_on_correct = Feedback(feedback), stop_on_correct
-        self.prompts = get_prompts(prompts)
-        if self.feedback is Feedback.EXECUTION:
-            _require_execution(taskset, self.prompts, prompts)
+        self.taskset, self.split, self.attempts, self.render_mode = taskset, Split(split), attempts, render_mode
+        self.prompts = get_prompts(prompts, prompts_text)
+        self._feedback = FEEDBACK.bind(feedback, feedback_options or {})
+        self._stops = STOP_RULES.bind(stop_rule, stop_rule_options or {})
+        if FEEDBACK.fact(feedback, "observes"):
+            if not getattr(taskset, "observes_execution", False):
+                raise ValueError(
+                    f"env.feedback={feedback}: {type(taskset).__name__} runs no programs, so there is nothing to "
+                    "observe; use none or verdict"
+                )
+            if not self.prompts.execution:
+                raise ValueError(f"env.feedback={feedback}: prompts {prompts!r} have no text for it; use code-v1")
         self.observation_space, self.action_space = MessagesSpace(), ResponseSpace()
+        self.verifies_elsewhere = getattr(taskset, "verifies_elsewhere", False)
         self._tasks: tuple[Task, ...] | None = None
         self._task: Task | None = None
-        self._attempt = 0
+        self._scores: list[Score] = []
+        self._over = False
+        self._shown: list[str] = []
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -100,51 +131,40 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[Message, ...], dict[str, Any]]:
         """Starts an episode on ``options["task"]``, or on a task drawn by ``seed``."""
+        super().reset(seed=seed)
         if options and "task" in options:
             self._task = options["task"]
         else:
-            super().reset(seed=seed)
             self._task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
-        self._attempt = 0
-        opening = Message("user", self.prompts.task.format(question=self.task.question))
-        system = (Message("system", self.prompts.system),) if self.prompts.system else ()
-        return (*system, opening), {"task_id": self.task.id}
+        self._scores, self._over = [], False
+        question = self.task.question
+        opening = [Message("user", self.prompts.task.format(question=question))]
+        if self.prompts.system:
+            opening.insert(0, Message("system", self.prompts.system.format(question=question)))
+        self._shown = [f"{message.role}: {message.content}" for message in opening]
+        return tuple(opening), {"task_id": self.task.id}
 
     def step(self, action: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
         """Verifies one attempt."""
-        if self._attempt >= self.attempts:
+        if self._task is None or self._over:
             raise RuntimeError("the episode is over: call reset()")
-        self._attempt += 1
         score = self.taskset.verify(self.task, action)
+        self._scores.append(score)
         info: dict[str, Any] = {"task_id": self.task.id, "score": score}
+        self._shown.append(f"assistant: {action}")
         if score.verdict is Verdict.ERROR:
-            self._attempt = self.attempts
+            self._over = True
             info |= {"stop_reason": StopReason.ENV_ERROR, "error": f"verifier: {score.reason}"}
             return (), 0.0, False, True, info
-        solved = self.stop_on_correct and score.verdict is Verdict.CORRECT
-        if solved or self._attempt == self.attempts:
-            self._attempt = self.attempts
-            info["stop_reason"] = StopReason.SOLVED if solved else StopReason.ATTEMPTS_USED
+        last = len(self._scores) == self.attempts
+        if last or self._stops(self._scores):
+            self._over = True
+            info["stop_reason"] = StopReason.ATTEMPTS_USED if last else StopReason.STOPPED
             return (), score.value, True, False, info
-        return (Message("user", self._request(action, score)),), score.value, False, False, info
+        request = Message("user", self._feedback(self.task, action, score, self.prompts))
+        self._shown.append(f"user: {request.content}")
+        return (request,), score.value, False, False, info
 
-    def _request(self, response: str, score: Score) -> str:
-        question = self.task.question
-        if self.feedback is Feedback.NONE:
-            return self.prompts.retry.format(question=question)
-        if self.feedback is Feedback.EXECUTION:
-            return self.prompts.execution.format(question=question, observation=score.observation)
-        if hasattr(self.taskset, "feedback"):
-            return self.taskset.feedback(self.task, response, score)  # type: ignore[attr-defined]
-        template = self.prompts.right if score.verdict is Verdict.CORRECT else self.prompts.wrong
-        return template.format(question=question)
-
-
-def _require_execution(taskset: TaskSet, prompts: Prompts, version: str) -> None:
-    if not getattr(taskset, "observes_execution", False):
-        raise ValueError(
-            f"env.feedback=execution: {type(taskset).__name__} runs no programs, so there is nothing to observe; "
-            "use none or verdict"
-        )
-    if not prompts.execution:
-        raise ValueError(f"env.feedback=execution: prompts {version!r} have no text for it; use code-v1")
+    def render(self) -> str | None:  # type: ignore[override]
+        """The conversation so far, in render mode ``ansi``."""
+        return "\n".join(self._shown) if self.render_mode == "ansi" else None

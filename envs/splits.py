@@ -27,7 +27,13 @@ def split_of(question: str, validation: float = 0.1, test: float = 0.2) -> Split
     return Split.VALIDATION if share < test + validation else Split.TRAIN
 
 
-def draw_tasks(draw: Callable[[int], Task], split: Split, n: int, patience: int = 200) -> list[Task]:
+def draw_tasks(
+    draw: Callable[[int], Task],
+    split: Split,
+    n: int,
+    patience: int = 200,
+    content: Callable[[Task], str] = lambda task: task.question,
+) -> list[Task]:
     """``n`` different tasks of one split from a generator of tasks.
 
     Args:
@@ -35,6 +41,7 @@ def draw_tasks(draw: Callable[[int], Task], split: Split, n: int, patience: int 
         split: Which split to keep.
         n: How many tasks to return.
         patience: Give up after ``patience * n`` draws.
+        content: What makes two tasks the same one and decides on their split.
 
     Raises:
         ValueError: If the generator does not hold ``n`` different questions of this split.
@@ -44,8 +51,8 @@ def draw_tasks(draw: Callable[[int], Task], split: Split, n: int, patience: int 
         if len(tasks) == n:
             break
         task = draw(i)
-        if split_of(task.question) == split:
-            tasks.setdefault(normalise_question(task.question), task)
+        if split_of(content(task)) == split:
+            tasks.setdefault(normalise_question(content(task)), task)
     if len(tasks) < n:
         raise ValueError(
             f"only {len(tasks)} different questions of split {str(split)!r} found, {n} wanted: ask for fewer"

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split, Task
+from experiments.jobs import Report
+from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
-from rl.analysis.rows import TRANSFER, EvalRow
+from rl.analysis.rows import LONGER, TRANSFER, EvalRow
 from rl.analysis.statistics import scaling, summarise
+from rl.backends.distributed import Distributed
 from rl.backends.flops import peak_memory_gib
-from rl.checkpoint import save_policy
+from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy
 from rl.config import RunConfig, SFTConfig
 from rl.controls import control_rows
 from rl.evaluate import play, to_rows
@@ -21,10 +24,8 @@ from rl.probe import first_turns, second_attempts
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
 from rl.types import Episode, Turn
-from rl.workbench import Workbench
+from rl.workbench import Workbench, content_of
 
-Report = Callable[[str, float, dict[str, float]], None]
-"""Called with what is going on, the progress in [0, 1] and the newest metrics."""
 VALIDATION_TASKS = 200
 
 
@@ -58,38 +59,63 @@ class ArmResult:
 
 
 def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = None) -> ArmResult:
-    """An offline method."""
+    """An offline method, from the last whole round in the folder if there is one."""
     began = time.perf_counter()
-    bench = Workbench.build(cfg)
-    validation = Validation(bench, report)
-    tracker, kept = Tracker(folder), JsonLines(folder / "rounds.jsonl")
-    trainer = OfflineTrainer(
-        cfg,
-        bench.model,
-        bench.tokenizer,
-        bench.rollout(Split.TRAIN),
-        bench.tasks(Split.TRAIN),
-        bench.publish,
-        lambda what, share: report(what, share, {}),
-    )
-    validation.log(tracker, 0, 0)
-    rounds = []
-    try:
-        for _ in range(cfg.offline.iterations):
-            started = time.perf_counter()
-            episodes = trainer.collect()
-            sampled = time.perf_counter()
-            rounds.append(trainer.train_round(episodes))
-            trainer.totals.seconds["sampling"] += sampled - started
-            trainer.totals.seconds["update"] += time.perf_counter() - sampled
-            kept.write({"round": trainer.round, **rounds[-1]})
-            tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
-            validation.log(tracker, trainer.round, trainer.totals.episodes)
-    finally:
-        tracker.close()
-        kept.close()
-    result = ArmResult(arm or cfg.offline.name, cfg.seed, totals=asdict(trainer.totals), notes={"rounds": rounds})
-    return finish(result, bench, folder, report, began)
+    with Stopping(folder) as stopping:
+        report = stopping.asked_by(report)
+        bench = Workbench.build(cfg)
+        identify(cfg, "sft", folder, bench.distributed)
+        validation = Validation(bench, report)
+        trainer = OfflineTrainer(
+            cfg,
+            bench.model,
+            bench.tokenizer,
+            bench.rollout(Split.TRAIN),
+            bench.tasks(Split.TRAIN),
+            bench.publish,
+            lambda what, share: report(what, share, {}),
+        )
+        checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
+        found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
+        rounds, sizes = found["rounds"], found["sizes"]
+        tracker, kept = Tracker(folder, sizes), JsonLines(folder / "rounds.jsonl", sizes["rounds"])
+        try:
+            if not rounds:
+                validation.log(tracker, 0, 0)
+            while trainer.round < cfg.offline.iterations:
+                started = time.perf_counter()
+                episodes = trainer.collect()
+                sampled = time.perf_counter()
+                rounds.append(trainer.train_round(episodes))
+                trainer.totals.seconds["sampling"] += sampled - started
+                trainer.totals.seconds["update"] += time.perf_counter() - sampled
+                kept.write({"round": trainer.round, **rounds[-1]})
+                tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
+                validation.log(tracker, trainer.round, trainer.totals.episodes)
+                sizes = tracker.sizes | {"rounds": kept.size}
+                checkpoints.save(f"{trainer.round:06d}", trainer, {"rounds": rounds, "sizes": sizes})
+        finally:
+            tracker.close()
+            kept.close()
+        result = ArmResult(arm or cfg.offline.name, cfg.seed, totals=asdict(trainer.totals), notes={"rounds": rounds})
+        return finish(result, bench, folder, report, began)
+
+
+def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) -> Identity:
+    """What makes this run the same run; kept in its folder, and compared with what is there already.
+
+    Raises:
+        rl.checkpoint.ResumeError: If another run was started in the folder.
+    """
+
+    def compare() -> Identity:
+        identity = Identity.of(cfg, kind, content_of(cfg))
+        if (folder / IDENTITY).exists():
+            identity.refuse(read_identity(folder))
+        identity.write(folder)
+        return identity
+
+    return distributed.on_main(compare)
 
 
 def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") -> ArmResult:
@@ -120,23 +146,24 @@ class Validation:
         """Plays, shared out over the processes; logs where there is a tracker, and returns what was measured."""
         bench = self._bench
         tasks = self._share(bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS])
-        metrics = self._summary(play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation"), "validation")
+        episodes = play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation")
+        metrics = self._summary(episodes, "validation", bench.config.env.attempts)
         for split, firsts in self._firsts.items():
             name = f"base_{split.value}"
-            metrics |= self._summary(second_attempts(bench.rollout(split, 2), firsts), name)
+            metrics |= self._summary(second_attempts(bench.rollout(split, 2), firsts), name, 2)
         metrics["rollout/episodes"] = float(n_episodes)
         if tracker is not None:
             tracker.log(step, metrics)
         self._report("validation", 1.0, metrics)
         return metrics
 
-    def _summary(self, episodes: list[Episode], name: str) -> dict[str, float]:
-        rows = self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name))
+    def _summary(self, episodes: list[Episode], name: str, attempts: int) -> dict[str, float]:
+        rows = self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name, attempts))
         return {f"eval/{name}/{key}": value for key, value in summarise(rows).items()}
 
 
 def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
-    """Evaluates, and writes rows, policy and result: the result last, so that its presence means "complete".
+    """Evaluates, and writes rows, result and policy: the policy last, so that its presence means "complete".
 
     With several processes all must call it; they share the tasks, and the main one writes.
     """
@@ -154,21 +181,23 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     rows += distributed.gather(evaluate_transfer(bench, result.arm, result.seed))
     bench.engine.close()
     result.peak_memory = peak_memory_gib(distributed.device)
+
+    def write() -> None:
+        write_rows(folder / "rows.jsonl", rows)
+        write_tasks(folder / "tasks.jsonl", bench.evaluation_tasks())
+        if files := getattr(bench.taskset, "provenance", []):
+            write_json(folder / "data.json", [asdict(one) for one in files])
+        for mode in ("greedy", "sampled"):
+            of_mode = [row for row in rows if row.mode == mode]
+            if of_mode:
+                setattr(result, mode, _clean(summarise(of_mode)))
+        result.scaling = [_clean(point) for point in scaling(rows)]
+        result.sandboxes = in_use()
+        result.seconds = time.perf_counter() - began
+        write_json(folder / "result.json", asdict(result))
+
+    distributed.on_main(write)  # before the policy, whose size is what a disk may have no room for
     save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
-    if not distributed.is_main:
-        return result
-    write_rows(folder / "rows.jsonl", rows)
-    write_tasks(folder / "tasks.jsonl", bench.evaluation_tasks())
-    if files := getattr(bench.taskset, "provenance", []):
-        write_json(folder / "data.json", [asdict(one) for one in files])
-    for mode in ("greedy", "sampled"):
-        of_mode = [row for row in rows if row.mode == mode]
-        if of_mode:
-            setattr(result, mode, _clean(summarise(of_mode)))
-    result.scaling = [_clean(point) for point in scaling(rows)]
-    result.sandboxes = in_use()
-    result.seconds = time.perf_counter() - began
-    write_json(folder / "result.json", asdict(result))
     return result
 
 
@@ -177,20 +206,20 @@ def evaluate(
 ) -> list[EvalRow]:
     """Greedy episodes, controls, longer and sampled episodes on every task, as the config asks for them."""
     config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
-    rollout, rows = bench.rollout(split), []
+    rollout, rows, attempts = bench.rollout(split), [], bench.config.env.attempts
     if config.greedy:
         episodes = play(rollout, tasks, 1, 0.0, "greedy", on_episode)
-        rows += to_rows(episodes, 1, arm, seed, "greedy")
+        rows += to_rows(episodes, 1, arm, seed, "greedy", attempts)
         if config.controls and bench.config.env.attempts > 1:
             two, told = bench.rollout(split, 2), bench.rollout(split, 2, "verdict")
             rows += control_rows(two, told, episodes, tasks, bench.renderer.end_id, arm, seed)
     if config.attempts:
-        episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, "attempts", on_episode)
-        rows += to_rows(episodes, 1, arm, seed, "attempts")
+        episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, LONGER, on_episode)
+        rows += to_rows(episodes, 1, arm, seed, LONGER, config.attempts)
     if config.samples_per_task:
         n = config.samples_per_task
         episodes = play(rollout, tasks, n, config.temperature, "sampled", on_episode)
-        rows += to_rows(episodes, n, arm, seed, "sampled")
+        rows += to_rows(episodes, n, arm, seed, "sampled", attempts)
     return rows
 
 
@@ -201,7 +230,7 @@ def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
         other = bench.elsewhere(changes)
         rank, n = bench.distributed.rank, bench.distributed.n_processes
         episodes = play(other.rollout(Split.TEST), other.evaluation_tasks()[rank::n], 1, 0.0, "greedy")
-        rows += to_rows(episodes, 1, arm, seed, f"{TRANSFER}{name}")
+        rows += to_rows(episodes, 1, arm, seed, f"{TRANSFER}{name}", other.config.env.attempts)
     return rows
 
 

@@ -1,28 +1,30 @@
 """Hydra entry points with a typed schema behind every YAML and errors that a person can act on."""
 
-import difflib
 import importlib
+import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
 from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, PromptingConfig, ReportConfig, WatchConfig
 from rewards.sandbox import SandboxError
 from rl import config as schema
-from rl.checkpoint import latest_unfinished
-from rl.types import RunStoppedError
+from rl.tracking import is_disk_full
 
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 _GROUPS = {
@@ -38,7 +40,7 @@ _ENTRY_POINTS = {
     "sft": schema.SFTConfig,
     "evaluate": schema.RunConfig,
     "compare": CompareConfig,
-    "pretrain": PretrainConfig,
+    "pretrain_tiny": PretrainConfig,
     "play": PlayConfig,
     "watch": WatchConfig,
     "report": ReportConfig,
@@ -51,28 +53,11 @@ if not console.is_terminal:
 def register_schemas() -> None:
     """Puts the dataclasses where the YAML files' ``defaults`` look for them."""
     OmegaConf.register_new_resolver("or_else", lambda first, second: first or second, replace=True)
-    OmegaConf.register_new_resolver("run_folder", choose_folder, replace=True, use_cache=True)
     store = ConfigStore.instance()
     for group, node in _GROUPS.items():
         store.store(group=group, name="schema", node=node)
     for name, node in _ENTRY_POINTS.items():
         store.store(name=f"{name}_schema", node=node)
-
-
-def choose_folder(resume: str | None, runs_dir: str, name: str, new: str) -> str:
-    """Where a run writes: a new folder, the one to go on in, or the newest unfinished one for ``auto``.
-
-    Under ``accelerate launch`` every process but the first gets a scratch folder for Hydra's own files; the first one's
-    folder is then made known to all.
-    """
-    if rank := int(os.environ.get("RANK", "0")):
-        return f"{runs_dir}/.ranks/{rank}"
-    if resume == "auto":
-        found = latest_unfinished(Path(runs_dir), name)
-        return str(found) if found is not None else new
-    if resume is not None and not Path(resume).is_dir():
-        raise UserError(f"resume={resume}: there is no such folder; use a run's folder, or auto")
-    return resume or new
 
 
 class UserError(Exception):
@@ -83,13 +68,16 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
     """Turns a function of a typed config into a program.
 
     Bad configs end with exit status 2 and a message that names the key and the nearest known one; mistakes in values
-    likewise; Ctrl-C with status 130.
+    likewise; Ctrl-C with status 130. The function imports what it needs itself: a config is composed and checked, and
+    ``--help`` answered, before anything loads torch.
     """
 
     def decorate(run: Callable[[Any], None]) -> Callable[[], None]:
         def main() -> None:
             register_schemas()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
+            arguments = with_stored(sys.argv[1:]) if config_name == "compare" else sys.argv[1:]
+            sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name])
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
                 program()
@@ -97,26 +85,43 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
                 console.print("[yellow]interrupted[/]")
                 sys.exit(130)
             except (HydraException, OmegaConfBaseException) as error:
-                _fail(explain(error))
-            except (
-                UserError,
-                ValueError,
-                TypeError,
-                KeyError,
-                FileNotFoundError,
-                ModuleNotFoundError,
-                RunStoppedError,
-                SandboxError,
-            ) as error:
-                if os.environ.get("ERRATA_TRACEBACK"):
-                    raise
-                message = error.args[0] if isinstance(error, KeyError) and error.args else error
-                _fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
+                _fail(explain(error, known_keys(config_name, sys.argv[1:])))
+            except Exception as error:  # of a job of a sweep
+                _end(error)
 
         main.run = run  # type: ignore[attr-defined]
         return main
 
     return decorate
+
+
+def with_stored(arguments: list[str]) -> list[str]:
+    """Arguments that resume a comparison, after those that it was last started with; what is given anew counts."""
+    given = {one.partition("=")[0].lstrip("+~"): one.partition("=")[2] for one in arguments}
+    path = Path(given.get("resume", "")) / "run.json"
+    if "resume" not in given or not path.exists():
+        return arguments
+    stored = json.loads(path.read_text(encoding="utf-8"))["command"][1:]
+    kept = [one for one in stored if "=" in one and one.partition("=")[0].lstrip("+~") not in given]
+    return [*kept, *arguments]
+
+
+def _end(error: Exception) -> None:
+    """Ends the program with a message, if the user can mend what is wrong; else lets the error through."""
+    kinds: tuple[type[BaseException], ...] = (UserError, ValueError, TypeError, KeyError, FileNotFoundError)
+    kinds += (ModuleNotFoundError, SandboxError, HydraException, OmegaConfBaseException)
+    if "rl.types" in sys.modules:  # else nothing can have raised it
+        from rl.types import RunStoppedError
+
+        kinds += (RunStoppedError,)
+    if isinstance(error, OSError) and is_disk_full(error):
+        _fail(f"no space left on the disk: {error}")
+    if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
+        raise error
+    if isinstance(error, UserError | UnknownKeyError):
+        _fail(str(error))
+    message = error.args[0] if isinstance(error, KeyError) and error.args else explain(error)
+    _fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
 
 
 class Program:
@@ -146,16 +151,50 @@ class Program:
     def __call__(self, cfg: DictConfig) -> None:
         """Runs the program on a composed config."""
         register_schemas()  # in another process nothing is registered yet
-        run = self._run or importlib.import_module(self._module).main.run
-        run(OmegaConf.to_object(cfg))
+        try:
+            of_hydra: Any = HydraConfig.instance().cfg
+            refuse_unknown(of_hydra, but=("hydra.env",))
+            config = typed(cfg)
+            run = self._run or importlib.import_module(self._module).main.run
+            run(config)
+        except Exception as error:
+            hydra_folder = Path(HydraConfig.get().runtime.output_dir)
+            for empty in (hydra_folder, hydra_folder.parent):  # Hydra makes them before anything is checked
+                with suppress(OSError):
+                    empty.rmdir()
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            _end(error)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, (self._module,)
 
 
-def run_folder() -> Path:
-    """The folder that Hydra made for this run."""
-    return Path(HydraConfig.get().runtime.output_dir)
+def typed(cfg: DictConfig) -> Any:
+    """A composed config as its dataclass, checked; imports its ``plugins`` first, so that their names are known.
+
+    What the config leaves open about its environment is the choice of the environment's author from here on.
+
+    Raises:
+        UnknownKeyError: If it holds a key that the dataclass does not have.
+        UserError: If there is no such plugin, or no model where ``model.path`` says.
+        ValueError: If a value is out of range.
+    """
+    refuse_unknown(cfg)
+    for name in cfg.plugins:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise
+            raise UserError(f"plugins: there is no module {name!r} here; it is imported from {Path.cwd()}") from error
+    if "model" in cfg:  # before the rest, whose names are looked up among functions that need torch
+        model: Any = OmegaConf.to_object(cfg.model)
+        model.refuse_missing()
+    config: Any = OmegaConf.to_object(cfg)
+    if hasattr(config, "env"):
+        config.env = config.env.settled()
+    return config
 
 
 def resolved_yaml(cfg: Any) -> str:
@@ -163,51 +202,19 @@ def resolved_yaml(cfg: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(cfg), resolve=True)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     console.print("[bold red]error:[/]", end=" ")
     console.print(message, markup=False, highlight=False)
     sys.exit(2)
 
 
-def explain(error: BaseException) -> str:
-    """The whole chain of an error's messages, with the nearest known key if a key is unknown."""
-    messages = []
-    cause: BaseException | None = error
-    while cause is not None:
-        text = str(cause).strip()
-        if text and text not in messages:
-            messages.append(text)
-        cause = cause.__cause__ or cause.__context__
-    text = "\n".join(messages)
-    match = re.search(r"Key '([^']+)' (?:is not in struct|not in)", text)
-    if match is None:
-        return text
-    key = match[1].split(".")[-1]
-    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.75)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    full = re.search(r"full_key: (\S+)", text)
-    return f"unknown key {full[1] if full else key!r}{hint}\n{messages[0]}"
-
-
-def known_keys() -> list[str]:
-    """Every field name of every config dataclass, and every key of the YAML files."""
-    names: dict[str, None] = {}
-    for path in sorted(Path(CONFIGS).rglob("*.yaml")):
-        names |= dict.fromkeys(re.findall(r"^\s+(\w+):", path.read_text(encoding="utf-8"), re.MULTILINE))
-
-    def visit(node: Any) -> None:
-        if not is_dataclass(node):
-            return
-        hints = get_type_hints(node)
-        for item in fields(node):
-            names.setdefault(item.name)
-            for inner in _nested(hints[item.name]):
-                visit(inner)
-
-    for node in (*_GROUPS.values(), *_ENTRY_POINTS.values()):
-        visit(node)
-    return list(names)
-
-
-def _nested(hint: Any) -> Iterable[Any]:
-    return (hint, *get_args(hint))
+def known_keys(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
+    """Every whole key of a program's config, as far as possible with the groups that were chosen."""
+    groups = [one for one in overrides if "." not in one.split("=")[0] and (Path(CONFIGS) / one.split("=")[0]).is_dir()]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(CONFIGS, version_base=None):
+        try:
+            cfg = compose(config_name, groups, return_hydra_config=True)
+        except HydraException:
+            cfg = compose(config_name, return_hydra_config=True)
+    return [key for key, _ in walk(cfg)]

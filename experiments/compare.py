@@ -1,97 +1,98 @@
 """Offline SFT against online RL: ``python -m experiments.compare``.
 
-Every arm starts from the same base and spends the same number of sampled episodes; arms and seeds run in parallel
-processes. What is finished stays finished: an interrupted comparison goes on with ``resume=<folder>``.
+Every arm starts from the same base and spends the same number of sampled episodes; an executor runs arms and seeds, on
+this machine or on a cluster. What is finished stays finished: an interrupted comparison goes on with
+``resume=<folder>``, which takes its overrides from there and may add arms and seeds.
 """
 
-import difflib
-import multiprocessing
-import os
-import signal
-import threading
 import time
-import traceback
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from envs.prompts import get_prompts
-from experiments.arms import run_base, run_offline
-from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
-from experiments.cross import CrossJob, run_cross
-from experiments.online import run_online
+from experiments.cli import UserError, console, entry_point, resolved_yaml
+from experiments.executors import EXECUTORS, Executor
+from experiments.jobs import ARMS, Job
 from experiments.progress import Display
-from experiments.report import write_report
 from experiments.schema import CompareConfig, PromptingConfig
-from rl.backends.flops import forget_peak_memory
-from rl.config import AlgorithmConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
-from rl.tracking import describe_run, write_text
+from rewards import nearest
+from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
+from rl.tracking import describe_run
 
 BASE = "base"
-_PROGRESS_EVERY_S = 0.5
+POLL_S = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One arm with one seed."""
+def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
+    """The jobs of a comparison: the base once, arms that train nothing once, then every other arm seed by seed.
 
-    arm: str
-    seed: int
-    config: RunConfig
-    folder: Path
-
-    @property
-    def is_done(self) -> bool:
-        """Whether a complete result is there: ``result.json`` is written last."""
-        return (self.folder / "result.json").exists()
-
-
-def plan(cfg: CompareConfig, folder: Path) -> list[Job]:
-    """The jobs of a comparison: the base once, then every arm with every seed, seed by seed.
+    Args:
+        cfg: The comparison.
+        folder: Its folder.
+        threads: Torch threads of a job, where the config does not say.
 
     Raises:
-        UserError: If an arm is unknown, or arms would not sample the same number of episodes.
+        UserError: If an arm is unknown or none, or arms would not spend the same budget.
     """
+    cfg = replace(cfg, env=cfg.env.settled())
     for name in cfg.run:
         if name not in cfg.arms:
-            near = difflib.get_close_matches(name, cfg.arms, n=1, cutoff=0.0)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"run: there is no arm {name!r}{hint} Known: {', '.join(cfg.arms)}")
+            raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
     if len(set(cfg.seeds)) != len(cfg.seeds) or not cfg.seeds:
         raise UserError(f"seeds={cfg.seeds}: give at least one, each once")
-    shared = {
-        "threads": cfg.threads or max(1, (os.cpu_count() or 1) // n_workers(cfg)),
-        "runs_dir": cfg.runs_dir,
-        "data_dir": cfg.data_dir,
-        "name": cfg.name,
-        "model": cfg.model,
-        "env": cfg.env,
-        "engine": cfg.engine,
-        "evaluation": cfg.evaluation,
+    keys = ("runs_dir", "data_dir", "plugins", "name", "model", "env", "engine", "evaluation")
+    shared: dict[str, Any] = {key: getattr(cfg, key) for key in keys} | {"threads": cfg.threads or threads}
+    arms = {BASE: ("as_it_is", RunConfig(**shared), {})} | {
+        name: _arm(name, entry, cfg, shared) for name, entry in cfg.arms.items()
     }
-    jobs = [Job(BASE, 0, RunConfig(seed=0, **shared), folder / "arms" / BASE / "seed_0")]
-    for name in cfg.run:
-        if isinstance(cfg.arms[name], PromptingConfig):
-            config = replace(RunConfig(seed=0, **shared), env=_asked_otherwise(cfg.arms[name], cfg))
-            jobs.append(Job(name, 0, config, folder / "arms" / name / "seed_0"))
+    jobs = []
     for seed in cfg.seeds:
-        for name in cfg.run:
-            if isinstance(cfg.arms[name], PromptingConfig):
+        for name in (BASE, *cfg.run):
+            kind, config, options = arms[name]
+            one_for_all = kind == "as_it_is"
+            if one_for_all and seed != cfg.seeds[0]:
                 continue
-            config = _arm_config(cfg.arms[name], cfg, shared | {"seed": seed})
-            jobs.append(Job(name, seed, config, folder / "arms" / name / f"seed_{seed}"))
+            seed_of = 0 if one_for_all else seed
+            place = folder / "arms" / name / f"seed_{seed_of}"
+            jobs.append(Job.make(kind, name, seed_of, replace(config, seed=seed_of), place, options))
+    jobs.sort(key=lambda job: job.kind != "as_it_is")
     if cfg.match != "tokens":
         _refuse_unequal_budgets(jobs, cfg.match)
     return jobs
 
 
+def _arm(name: str, entry: Any, cfg: CompareConfig, shared: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """Kind, config and further options of an arm, from its entry in ``arms``."""
+    if isinstance(entry, AlgorithmConfig):
+        return "online", TrainConfig(algorithm=entry, training=cfg.training, **shared), {}
+    if isinstance(entry, OfflineConfig):
+        budget = {item.name: getattr(cfg.training, item.name) for item in fields(BudgetConfig)}
+        return "offline", SFTConfig(offline=entry, training=BudgetConfig(**budget), **shared), {}
+    if isinstance(entry, PromptingConfig):
+        changed = _asked_otherwise(entry, cfg) if name in cfg.run else cfg.env
+        return "as_it_is", RunConfig(**{**shared, "env": changed}), {}
+    if isinstance(entry, dict) and entry.get("kind") in ARMS:  # of another module
+        kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}
+        known = {"training": cfg.training} | shared
+        schema = ARMS[kind].schema  # type: ignore[attr-defined]
+        return (
+            kind,
+            schema(**{key: value for key, value in known.items() if key in schema.__dataclass_fields__}),
+            options,
+        )
+    raise UserError(
+        f"arms.{name}: there is no such arm{nearest(name, [one for one in cfg.arms if is_dataclass(cfg.arms[one])])} "
+        f"One of your own says kind=..., one of {', '.join(ARMS)}"
+    )
+
+
 def _asked_otherwise(arm: PromptingConfig, cfg: CompareConfig) -> EnvConfig:
-    family, version = cfg.env.prompts.rsplit("-", 1)
+    family, version = str(cfg.env.prompts).rsplit("-", 1)
     try:
         get_prompts(f"{family}-{arm.style}-{version}")
     except KeyError as error:
@@ -99,42 +100,12 @@ def _asked_otherwise(arm: PromptingConfig, cfg: CompareConfig) -> EnvConfig:
     return replace(cfg.env, prompts=f"{family}-{arm.style}-{version}")
 
 
-def _arm_config(arm: Any, cfg: CompareConfig, shared: dict[str, Any]) -> TrainConfig | SFTConfig:
-    rest = {"optim": cfg.optim, "training": cfg.training}
-    if isinstance(arm, AlgorithmConfig):
-        return TrainConfig(algorithm=arm, **rest, **shared)
-    if isinstance(arm, OfflineConfig):
-        return SFTConfig(offline=arm, **rest, **shared)
-    raise UserError(f"arms: {arm!r} is no algorithm, offline method or prompting; add it through the defaults list")
-
-
-def episodes_spent(config: RunConfig) -> int:
-    """Sampled training episodes of a run, exactly."""
-    if isinstance(config, TrainConfig):
-        per_step = config.training.tasks_per_step * config.algorithm.group_size
-        return max(1, config.training.episodes // per_step) * per_step
-    if isinstance(config, SFTConfig):
-        per_round = config.training.episodes // (config.offline.iterations * config.offline.group_size)
-        return per_round * config.offline.iterations * config.offline.group_size
-    return 0
-
-
-def updates_spent(config: RunConfig) -> int:
-    """Optimiser steps of a run with a budget of them, exactly."""
-    if isinstance(config, TrainConfig):
-        per_batch = config.algorithm.epochs * config.algorithm.minibatches
-        return max(1, config.training.updates // per_batch) * per_batch
-    if isinstance(config, SFTConfig):
-        return config.training.updates // config.offline.iterations * config.offline.iterations
-    return 0
-
-
 def _refuse_unequal_budgets(jobs: list[Job], match: str) -> None:
-    spends, key, unit = {
-        "samples": (episodes_spent, "training.episodes", "step (tasks_per_step * group_size) and of its rounds"),
-        "updates": (updates_spent, "training.updates", "steps per batch (epochs * minibatches) and of its rounds"),
+    key, unit = {
+        "samples": ("training.episodes", "step (tasks_per_step * group_size) and of its rounds"),
+        "updates": ("training.updates", "steps per batch (epochs * minibatches) and of its rounds"),
     }[match]
-    spent = {job.arm: spends(job.config) for job in jobs if isinstance(job.config, TrainConfig | SFTConfig)}
+    spent = {job.arm.name: budget for job in jobs if (budget := job.arm.budget(match))}
     if len(set(spent.values())) > 1:
         budgets = ", ".join(f"{arm} {n}" for arm, n in spent.items())
         raise UserError(
@@ -143,123 +114,63 @@ def _refuse_unequal_budgets(jobs: list[Job], match: str) -> None:
         )
 
 
-def n_workers(cfg: CompareConfig) -> int:
-    """Processes that run at once."""
-    return cfg.workers or os.cpu_count() or 1
+def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries: int = 0) -> dict[str, str]:
+    """Runs jobs through an executor; returns the errors of those that did not finish, by arm and seed.
 
-
-_queue: Any = None
-
-
-def _start_worker(queue: Any) -> None:
-    """Ctrl-C reaches the whole process group; the parent decides what becomes of the workers."""
-    global _queue
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _queue = queue
-
-
-def run_job(job: Job | CrossJob) -> str | None:
-    """Runs a job in a worker process; returns the traceback if it crashed."""
-    last = 0.0
-
-    def report(what: str, share: float, metrics: dict[str, float]) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > _PROGRESS_EVERY_S or share >= 1.0:
-            last = now
-            _queue.put((f"{job.arm}/{job.seed}", what, share, metrics))
-
-    job.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.jsonl", "episodes.jsonl", "rounds.jsonl", "error.txt"):
-        (job.folder / name).unlink(missing_ok=True)  # of an interrupted try
-    write_text(job.folder / "config.yaml", resolved_yaml(job.config))
-    forget_peak_memory()
-    try:
-        if isinstance(job, CrossJob):
-            run_cross(job, report)
-        elif isinstance(job.config, TrainConfig):
-            run_online(job.config, job.folder, report, job.arm)
-        elif isinstance(job.config, SFTConfig):
-            run_offline(job.config, job.folder, report, job.arm)
-        else:
-            run_base(job.config, job.folder, report, job.arm)
-    except Exception:
-        error = traceback.format_exc()
-        write_text(job.folder / "error.txt", error)
-        return error
-    return None
-
-
-def run_jobs(jobs: Sequence[Job | CrossJob], workers: int, display: Display) -> dict[str, str]:
-    """Runs jobs in parallel processes; returns the tracebacks of those that crashed, by arm and seed.
-
-    Raises:
-        UserError: If a worker process died (out of memory, say); what was finished is kept.
+    Args:
+        jobs: What is to be done.
+        executor: What runs them.
+        display: Shows what they say of themselves in their folders.
+        retries: How often a job that crashed is handed over again.
     """
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    stop = threading.Event()
-    listener = threading.Thread(target=_listen, args=(queue, display, stop), daemon=True)
-    listener.start()
-    crashed: dict[str, str] = {}
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(queue,))
-    try:
-        futures: dict[Future, Job | CrossJob] = {pool.submit(run_job, job): job for job in jobs}
-        for future in as_completed(futures):
-            job = futures[future]
-            display.finished(f"{job.arm}/{job.seed}", len(jobs))
-            if error := future.result():
-                crashed[f"{job.arm}/{job.seed}"] = error
-    except BrokenProcessPool as error:
-        raise UserError(f"a worker process died (out of memory?): {error}. Finished arms are kept: resume") from error
-    except KeyboardInterrupt:
-        for process in list(pool._processes.values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        stop.set()
-        listener.join(timeout=2)
-    return crashed
+    for job in jobs:
+        job.write()
+    waiting = dict(zip([job.who for job in jobs], executor.submit([job.folder for job in jobs]), strict=True))
+    by_name, tries, failed = {job.who: job for job in jobs}, Counter(), {}
+    reporters = {job.who: display.reporter(job.who) for job in jobs}
+    while waiting:
+        time.sleep(POLL_S)
+        for who, task in list(waiting.items()):
+            job = by_name[who]
+            if said := job.progress():
+                reporters[who](said["what"], said["share"], said["metrics"])
+            if not task.done():
+                continue
+            error = "" if job.is_done else job.error or str(task.exception() or "ended without a result")
+            if error and tries[who] < retries:
+                tries[who] += 1
+                job.write()
+                (waiting[who],) = executor.submit([job.folder])
+                continue
+            del waiting[who]
+            display.finished(who, len(jobs))
+            if error:
+                failed[who] = error
+    return failed
 
 
-def _listen(queue: Any, display: Display, stop: threading.Event) -> None:
-    reporters: dict[str, Any] = {}
-    while not stop.is_set():
-        try:
-            who, what, share, metrics = queue.get(timeout=0.2)
-        except Exception:  # the queue is empty, or its other end is gone
-            continue
-        if who not in reporters:
-            reporters[who] = display.reporter(who)
-        reporters[who](what, share, metrics)
-
-
-def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[CrossJob]:
+def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[Job]:
     """One table of correctors and authors per seed, over the arms that have finished."""
     if not cfg.cross or cfg.env.attempts < 2:
         return []
-    base = jobs[0]
-    tables = []
+    base, tables = jobs[0], []
     for seed in cfg.seeds:
-        learners = [job for job in jobs if isinstance(job.config, TrainConfig | SFTConfig) and job.seed == seed]
-        done = [job for job in learners if job.is_done]
-        policies = {BASE: base.config.model.path} | {job.arm: str(job.folder / "policy") for job in done}
-        tables.append(CrossJob(seed, base.config, folder / "cross" / f"seed_{seed}", policies, cfg.cross))
+        done = [job for job in jobs if job.kind != "as_it_is" and job.seed == seed and job.is_done]
+        policies = {BASE: base.arm.config.model.path} | {job.arm.name: str(job.folder / "policy") for job in done}
+        options = {"policies": policies, "n_tasks": cfg.cross}
+        tables.append(Job.make("cross", "cross", seed, base.arm.config, folder / "cross" / f"seed_{seed}", options))
     return [table for table in tables if not table.is_done]
 
 
 def refuse_changed_config(job: Job) -> None:
     """Raises UserError if a finished job was run with another config than the one asked for now."""
-    stored = job.folder / "config.yaml"
-    before, now = OmegaConf.load(stored), OmegaConf.create(resolved_yaml(job.config))
+    before, now = OmegaConf.load(job.folder / "config.yaml"), OmegaConf.create(resolved_yaml(job.arm.config))
     changed = [key for key in _flat(now).keys() | _flat(before).keys() if _flat(now).get(key) != _flat(before).get(key)]
-    changed = [key for key in changed if key not in ("threads", "runs_dir", "data_dir")]
+    changed = [key for key in changed if key not in ("threads", "runs_dir", "data_dir", "plugins")]
     if changed:
         raise UserError(
-            f"resume: {job.arm}, seed {job.seed} was run with another config; changed: {', '.join(sorted(changed))}. "
-            f"Give the same overrides, or delete {job.folder} to run it anew"
+            f"resume: {job.arm.name}, seed {job.seed} was run with another config; changed: "
+            f"{', '.join(sorted(changed))}. Give the same overrides, or delete {job.folder} to run it anew"
         )
 
 
@@ -273,32 +184,49 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
+    """The comparison with the arms and seeds that its folder holds already; those of ``cfg`` come after them."""
+    if not (folder / "config.yaml").exists():
+        return cfg
+    stored: Any = OmegaConf.load(folder / "config.yaml")
+    return replace(cfg, **{key: list(dict.fromkeys([*stored[key], *getattr(cfg, key)])) for key in ("run", "seeds")})
+
+
 @entry_point("compare")
 def main(cfg: CompareConfig) -> None:
     """Runs what is not finished yet, and reports."""
-    folder = run_folder()
-    jobs = plan(cfg, folder)
-    describe_run(folder, resolved_yaml(cfg))
-    done = [job for job in jobs if job.is_done]
-    for job in done:
-        refuse_changed_config(job)
-    todo = [job for job in jobs if not job.is_done]
-    budget = cfg.training.tokens or cfg.training.updates or max(episodes_spent(job.config) for job in jobs)
-    unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]
-    console.print(
-        f"{len(cfg.run)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, {n_workers(cfg)} processes"
-        + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
-        highlight=False,
-    )
-    began = time.perf_counter()
+    plan(cfg, Path(cfg.runs_dir))  # what is wrong with it is said before anything is loaded
+    from experiments.folders import open_run
+
+    with open_run(cfg, "compare") as folder:
+        compare(grow(cfg, folder), folder)
+
+
+def compare(cfg: CompareConfig, folder: Path) -> None:
+    """Runs what is not finished yet in a comparison's folder, and reports."""
+    from experiments.report import write_report
+
+    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
+    began, crashed = time.perf_counter(), {}
     try:
-        with Display(console, one_run=False) as display:
-            crashed = run_jobs(todo, min(n_workers(cfg), max(1, len(todo))), display) if todo else {}
-            tables = plan_cross(cfg, jobs, folder)
-            crashed |= run_jobs(tables, min(n_workers(cfg), len(tables)), display) if tables else {}
-    except (KeyboardInterrupt, UserError):
-        console.print(f"what is finished is kept; go on with the same command and resume={folder}", highlight=False)
-        raise
+        jobs = plan(cfg, folder, executor.threads)
+        describe_run(folder, resolved_yaml(cfg))
+        done = [job for job in jobs if job.is_done]
+        for job in done:
+            refuse_changed_config(job)
+        todo = [job for job in jobs if not job.is_done]
+        budget = cfg.training.tokens or cfg.training.updates or max(job.arm.budget(cfg.match) for job in jobs)
+        unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]
+        console.print(
+            f"{len(cfg.run)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, in {folder}"
+            + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
+            highlight=False,
+        )
+        for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
+            with Display(console, one_run=False) as display:
+                crashed |= run_jobs(work(), executor, display, cfg.retries)
+    finally:
+        executor.stop()
     for who, error in crashed.items():
         console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
     console.print(
@@ -307,8 +235,8 @@ def main(cfg: CompareConfig) -> None:
     write_report(folder, console)
     if crashed:
         raise UserError(
-            f"{len(crashed)} of {len(todo)} jobs crashed: {', '.join(crashed)}; see error.txt in their folders in "
-            f"{folder / 'arms'}. The same command with resume={folder} tries them again"
+            f"{len(crashed)} jobs crashed: {', '.join(crashed)}; see error.txt and job.log in their folders in "
+            f"{folder}. resume={folder} tries them again"
         )
 
 

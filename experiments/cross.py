@@ -5,56 +5,37 @@ a skill; SCoRe's Figure 4 shows one row of this table over time.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from envs import Split
-from experiments.arms import Report
+from experiments.jobs import Report
 from rl.config import LoraConfig, RunConfig
 from rl.probe import first_turns, second_attempts
 from rl.tracking import write_text
 from rl.workbench import Workbench
 
 
-@dataclass(frozen=True, slots=True)
-class CrossJob:
-    """The table of one seed.
+def run_cross(config: RunConfig, policies: dict[str, str], n_tasks: int, folder: Path, report: Report) -> None:
+    """Fills the table and writes ``cross.json``: for each pair of arms, how many of how many wrong ones were fixed.
 
     Args:
-        seed: Of the trained arms.
         config: Of the base.
-        folder: Where ``cross.json`` goes.
         policies: Folders of the finished arms' policies, by arm.
         n_tasks: Test tasks of each cell.
+        folder: Where the table goes.
+        report: Told what is going on.
     """
-
-    seed: int
-    config: RunConfig
-    folder: Path
-    policies: dict[str, str]
-    n_tasks: int
-
-    arm = "cross"
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the table is there for just these arms."""
-        path = self.folder / "cross.json"
-        return path.exists() and json.loads(path.read_text(encoding="utf-8"))["arms"] == list(self.policies)
-
-
-def run_cross(job: CrossJob, report: Report) -> None:
-    """Fills the table and writes ``cross.json``: for each pair of arms, how many of how many wrong ones were fixed."""
-    n, firsts = len(job.policies), {}
-    for i, (arm, path) in enumerate(job.policies.items()):
-        bench = _bench(job, path)
+    n, firsts = len(policies), {}
+    for i, (arm, path) in enumerate(policies.items()):
+        bench = _bench(config, path)
         split = Split(bench.config.evaluation.split)
-        firsts[arm] = first_turns(bench.rollout(split, 1), bench.tasks(split)[: job.n_tasks])
+        firsts[arm] = first_turns(bench.rollout(split, 1), bench.tasks(split)[:n_tasks])
         bench.engine.close()
         report("first attempts", (i + 1) / (2 * n), {})
     cells = []
-    for i, (arm, path) in enumerate(job.policies.items()):
-        bench = _bench(job, path)
+    for i, (arm, path) in enumerate(policies.items()):
+        bench = _bench(config, path)
         for author, pairs in firsts.items():
             episodes = second_attempts(bench.rollout(Split(bench.config.evaluation.split), 2), pairs)
             good = [episode for episode in episodes if not episode.failed]
@@ -71,9 +52,9 @@ def run_cross(job: CrossJob, report: Report) -> None:
             )
         bench.engine.close()
         report("second attempts", (n + i + 1) / (2 * n), {})
-    write_text(job.folder / "cross.json", json.dumps({"arms": list(job.policies), "cells": cells}) + "\n")
+    write_text(folder / "cross.json", json.dumps({"arms": list(policies), "cells": cells}) + "\n")
 
 
-def _bench(job: CrossJob, path: str) -> Workbench:
-    model = replace(job.config.model, path=path, revision=None, lora=LoraConfig())
-    return Workbench.build(replace(job.config, model=model))
+def _bench(config: RunConfig, path: str) -> Workbench:
+    model = replace(config.model, path=path, revision=None, lora=LoraConfig())
+    return Workbench.build(replace(config, model=model))

@@ -3,15 +3,16 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from envs import Split
-from experiments.arms import ArmResult, Report, Validation, finish
+from experiments.arms import ArmResult, Validation, finish, identify
+from experiments.jobs import Report
+from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
 from rl.backends.trackers import Trackers
-from rl.checkpoint import Checkpoints, Identity, save_policy
-from rl.config import Select, TrainConfig
-from rl.tracking import Tracker
+from rl.checkpoint import Checkpoints, save_policy, whole_policy
+from rl.config import TrainConfig
+from rl.tracking import Tracker, is_disk_full
 from rl.types import Episode
 from rl.workbench import Workbench
 
@@ -35,14 +36,15 @@ def run_online(
         rl.types.RunStoppedError: If the run stopped itself.
     """
     began = time.perf_counter()
-    distributed = distributed or Distributed(mixed_precision=cfg.optim.mixed_precision)
-    run = OnlineRun(cfg, folder, report, distributed)
-    run.train()
-    result = ArmResult(arm or cfg.algorithm.name, cfg.seed, totals=asdict(run.trainer.totals))
-    if cfg.training.select is Select.BEST:
-        result.notes["selected"] = run.load_best()
-    result = finish(result, run.bench, folder, report, began)
-    distributed.wait()
+    distributed = distributed or Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
+    with Stopping(folder, distributed) as stopping:
+        run = OnlineRun(cfg, folder, report, distributed, stopping)
+        run.train()
+        result = ArmResult(arm or cfg.algorithm.name, cfg.seed, totals=asdict(run.trainer.totals))
+        if cfg.training.select == "best":
+            result.notes["selected"] = run.load_best()
+        result = finish(result, run.bench, folder, stopping.asked_by(report), began)
+        distributed.wait()
     return result
 
 
@@ -54,24 +56,26 @@ class OnlineRun:
         folder: Of the run.
         report: Told what is going on.
         distributed: Processes; every one trains, the first one writes.
+        stopping: Asked after every optimiser step whether the run is to be left.
     """
 
-    def __init__(self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed) -> None:
-        self.cfg, self.folder, self._report, self._distributed = cfg, folder, report, distributed
+    def __init__(
+        self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed, stopping: Stopping
+    ) -> None:
         self.bench = Workbench.build(cfg, distributed)
+        identity = identify(cfg, "train", folder, distributed)
+        self.cfg = cfg = cast(TrainConfig, self.bench.config)
+        self.folder, self._report, self._distributed, self._stopping = folder, report, distributed, stopping
         self._validation = Validation(self.bench, report)
         self.trainer = self.bench.trainer()
-        identity = Identity.of(cfg, self.bench.tasks(Split.TRAIN), distributed.n_processes)
-        self._checkpoints = Checkpoints(folder, identity, cfg.training.keep_last, distributed)
+        self._checkpoints = Checkpoints(folder, cfg.training.keep_last, distributed)
         self._best: dict[str, float] = {}
-        self._saving_s = 0.0
-        found = self._checkpoints.load()
-        if found is not None:
-            self.trainer.load_state(found[0])
-            self._best = found[1]["best"]
+        self._saving_s, self._saved = 0.0, ""
+        found = self._checkpoints.load(self.trainer)
         self.resumed = found is not None
+        self._best = found["best"] if found is not None else {}
+        sizes = found["sizes"] if found is not None else {"metrics": 0, "episodes": 0}
         mirror = Trackers(cfg.tracking, folder, identity.config) if distributed.is_main else None
-        sizes = found[1]["sizes"] if found is not None else {"metrics": 0, "episodes": 0}
         self._tracker = Tracker(folder, sizes, mirror) if distributed.is_main else None
 
     def train(self) -> None:
@@ -82,9 +86,10 @@ class OnlineRun:
             while not self.trainer.is_done:
                 metrics, episodes = self.trainer.train_step(self._after_update)
                 self._after_step(metrics, episodes)
-        except BaseException:
+        except BaseException as error:
             # Gathering sharded weights takes all processes, and the others may be anywhere.
-            if self.trainer.n_updates and self._tracker is not None and not self._distributed.shards:
+            kept = isinstance(error, Preempted) or is_disk_full(error) or self._distributed.shards
+            if self.trainer.n_updates and self._tracker is not None and not kept:
                 save_policy(self.folder / "policy_interrupted", self.bench.model, self.bench.tokenizer)
             raise
         finally:
@@ -95,6 +100,7 @@ class OnlineRun:
         every = self.cfg.training.save_every_updates
         if every and self.trainer.n_updates % every == 0:
             self._save()
+        self._stopping.check(self._save)
 
     def _after_step(self, metrics: dict[str, float], episodes: list[Episode]) -> None:
         cfg, done = self.cfg.training, self.trainer.step
@@ -106,14 +112,16 @@ class OnlineRun:
         if cfg.validate_every and (done % cfg.validate_every == 0 or self.trainer.is_done):
             self._validate()
         updates = cfg.save_every_updates and self.trainer.n_updates % cfg.save_every_updates == 0
-        if (cfg.save_every and done % cfg.save_every == 0) or updates:
+        # The last one keeps a failure of the evaluation from costing any training.
+        if updates or (cfg.save_every and (done % cfg.save_every == 0 or self.trainer.is_done)):
             self._save()
+        self._stopping.check(self._save)
 
     def _validate(self) -> None:
         trainer = self.trainer
         metrics = self._validation.log(self._tracker, trainer.step, trainer.totals.episodes)
         score = metrics[f"eval/validation/accuracy_t{self.cfg.env.attempts}"]
-        if self.cfg.training.select is Select.BEST and score > self._best.get("accuracy", -1.0):
+        if self.cfg.training.select == "best" and score > self._best.get("accuracy", -1.0):
             self._best = {"step": trainer.step, "accuracy": score}
             save_policy(self.folder / "policy_best", self.bench.model, self.bench.tokenizer, self._distributed)
 
@@ -124,13 +132,15 @@ class OnlineRun:
         """
         from rl.backends.weights import load_pretrained
 
-        load_pretrained(self.bench.model, self.folder / "policy_best")
+        load_pretrained(self.bench.model, whole_policy(self.folder / "policy_best"))
         self.bench.publish(self.trainer.step)
         return self._best
 
     def _save(self) -> None:
-        started = time.perf_counter()
+        started, name = time.perf_counter(), f"{self.trainer.step:06d}_{self.trainer.n_updates:08d}"
+        if name == self._saved:
+            return
         extra: dict[str, Any] = {"best": self._best, "sizes": self._tracker.sizes if self._tracker else {}}
-        name = f"{self.trainer.step:06d}_{self.trainer.n_updates:08d}"
-        self._checkpoints.save(name, self.trainer.state(), extra)
+        self._checkpoints.save(name, self.trainer, extra)
+        self._saved = name
         self._saving_s += time.perf_counter() - started

@@ -1,12 +1,12 @@
 """A person is the policy: ``python -m experiments.play env=modchain``. Ends with Ctrl-D."""
 
+from typing import Any
+
 from rich.markup import escape
 
-from envs import Split
+from envs import Message, SelfCorrectEnv, Split
 from experiments.cli import console, entry_point
 from experiments.schema import PlayConfig
-from rl.seeding import derive_seed
-from rl.workbench import make_env, make_taskset
 
 
 def read_response() -> str:
@@ -21,7 +21,10 @@ def read_response() -> str:
 @entry_point("play")
 def main(cfg: PlayConfig) -> None:
     """Plays episodes until the input ends; shows what the policy sees, and what the verifier says."""
-    env = make_env(cfg.env, make_taskset(cfg.env), Split(cfg.split))
+    from rl.seeding import derive_seed
+    from rl.workbench import make_env, make_taskset
+
+    env: Any = make_env(cfg.env, make_taskset(cfg.env), Split(cfg.split))
     console.print(f"[dim]{cfg.env.id}, {cfg.env.attempts} attempts; write an answer, Ctrl-D ends[/]")
     console.print("[dim](what opens with ``` goes on to the closing ```)[/]")
     played, earned = 0, 0.0
@@ -30,15 +33,16 @@ def main(cfg: PlayConfig) -> None:
             messages, _ = env.reset(seed=derive_seed(cfg.seed, "play", played) % 2**32)
             over = False
             while not over:
-                for message in messages:
+                for message in [Message("user", messages)] if isinstance(messages, str) else messages:
                     console.print(f"[bold cyan]{message.role}:[/]", end=" ")
                     console.print(message.content, markup=False, highlight=False)
                 messages, reward, terminated, truncated, info = env.step(read_response())
-                console.print(
-                    f"[dim]reward {reward:g}, {info['score'].verdict}, answer {escape(str(info['score'].answer))}[/]"
-                )
+                score = info.get("score")
+                said = f", {score.verdict}, answer {escape(str(score.answer))}" if score is not None else ""
+                console.print(f"[dim]reward {reward:g}{said}[/]")
                 over, earned = terminated or truncated, earned + reward
-            console.print(f"[dim]gold: {escape(env.taskset.gold_response(env.task))}[/]\n")
+            if isinstance(env, SelfCorrectEnv):
+                console.print(f"[dim]gold: {escape(env.taskset.gold_response(env.task))}[/]\n")
             played += 1
     except EOFError:
         console.print(f"\n{played} episodes, reward {earned:g}")

@@ -18,19 +18,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from rl.analysis.printing import percent
+from rl.analysis.printing import fixed
+from rl.analysis.rates import Where, reported
 
-RATE_NAMES = {
-    "accuracy_t1": "acc@t1",
-    "accuracy_t2": "acc@t2",
-    "delta": "delta",
-    "delta_i_to_c": "i->c",
-    "delta_c_to_i": "c->i",
-    "edit_rate": "edited",
-    "same_answer": "same answer",
-    "truncated_fraction": "truncated",
-    "no_answer_fraction": "no answer",
-}
 LINE_EVERY_S = 15.0
 """Without a terminal a line is printed this often instead of a bar."""
 
@@ -59,7 +49,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
         self._all: TaskID | None = None
-        self._n_finished = 0
+        self._n_finished = self._n_jobs = 0
 
     def __enter__(self) -> "Display":
         self._bars.start()
@@ -91,10 +81,12 @@ class Display:
         """Takes a job's bars off the screen and counts it."""
         for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
             self._bars.remove_task(self._tasks.pop(key))
+        if n_jobs != self._n_jobs or self._n_finished == n_jobs:  # another lot of jobs begins
+            self._n_jobs, self._n_finished = n_jobs, 0
         self._n_finished += 1
         if self._all is None:
             self._all = self._bars.add_task("jobs finished", total=n_jobs, who="all", note="")
-        self._bars.update(self._all, completed=self._n_finished)
+        self._bars.update(self._all, completed=self._n_finished, total=n_jobs)
         if not self._console.is_terminal:
             print(f"finished {who} ({self._n_finished}/{n_jobs})", flush=True)
 
@@ -110,14 +102,14 @@ class Display:
         if not result.greedy and not result.sampled:
             return  # not the process that evaluates
         table = Table(title=f"{result.arm}, seed {result.seed}", title_justify="left")
-        table.add_column("episodes")
-        for name in ("n", *RATE_NAMES.values()):
-            table.add_column(name, justify="right")
-        for mode in ("greedy", "sampled"):
-            rates = getattr(result, mode)
-            if rates:
-                values = [f"{percent(rates[name])}%" if rates.get(name) is not None else "-" for name in RATE_NAMES]
-                table.add_row(mode, str(int(rates["n"])), *values)
+        summaries = {mode: getattr(result, mode) for mode in ("greedy", "sampled") if getattr(result, mode)}
+        rates = {mode: reported(summary, "", Where.TABLES) for mode, summary in summaries.items()}
+        table.add_column("rate")
+        for mode, summary in summaries.items():
+            table.add_column(f"{mode}, n {summary['n']:.0f}", justify="right")
+        for name in dict.fromkeys(name for found in rates.values() for name in found):
+            cells = [found[name][0].text(found[name][1]) if name in found else "-" for found in rates.values()]
+            table.add_row(next(found[name][0] for found in rates.values() if name in found).header, *cells)
         self._console.print(table)
         if line := throughput(result.totals):
             self._console.print(line, highlight=False)
@@ -129,24 +121,24 @@ def live_note(metrics: dict[str, float]) -> str:
     if not metrics:
         return ""
     if "eval/validation/n" in metrics:
-        rates = {short: metrics.get(f"eval/validation/{name}") for name, short in RATE_NAMES.items()}
-        shown = [f"{short} {percent(rate)}%" for short, rate in rates.items() if rate is not None]
+        rates = reported(metrics, "eval/validation/", Where.HEADLINE).values()
         when = f"validation after {metrics['rollout/episodes']:.0f} episodes (n {metrics['eval/validation/n']:.0f})"
-        return "  ".join([when, *shown])
-    parts = [
-        f"acc@t{k + 1} {metrics[f'rollout/accuracy_t{k + 1}']:.2f}"
-        for k in range(2)
-        if f"rollout/accuracy_t{k + 1}" in metrics
-    ]
+        return "  ".join([when, *(rate.line(value) for rate, value in rates)])
+    known = {name: value for name, value in metrics.items() if value == value}  # a turn that nobody reached has no rate
+    parts = [f"acc@t{k} {known[name]:.2f}" for k in (1, 2) if (name := f"rollout/accuracy_t{k}") in known]
     parts.append(f"n {metrics['rollout/episodes']:.0f}")
-    parts.append(f"{metrics['system/episodes_per_second']:.0f} ep/s {metrics['system/tokens_per_second']:.0f} tok/s")
-    failures = {name: metrics[f"rollout/{name}"] for name in ("env_error", "context_full")}
-    parts += [f"{name} {count:.0f}" for name, count in failures.items() if count]
+    speeds = (("ep/s", "system/episodes_per_second"), ("tok/s", "system/tokens_per_second"))
+    parts.append(" ".join(f"{speed(known[name])} {unit}" for unit, name in speeds if name in known))
+    parts += [f"{name} {n:.0f}" for name in ("env_error", "context_full") if (n := known.get(f"rollout/{name}"))]
     for name in ("verifier_timeout", "no_answer", "truncated"):
-        share = max((v for key, v in metrics.items() if key.startswith(f"rollout/{name}_t")), default=0.0)
-        if share:
+        if share := max((v for key, v in known.items() if key.startswith(f"rollout/{name}_t")), default=0.0):
             parts.append(f"{name} {share:.0%}")
     return "  ".join(parts)
+
+
+def speed(per_second: float) -> str:
+    """A speed with at least two digits that say something: ``1,234``, ``3.4``, ``0.056``."""
+    return fixed(per_second, 0) if per_second >= 10 else f"{per_second:.2g}"
 
 
 def throughput(totals: dict[str, Any]) -> str:
@@ -158,5 +150,5 @@ def throughput(totals: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {value / wall:.0%}" for name, value in seconds.items())
     return (
         f"training: {totals['episodes']} episodes, {totals['sampled_tokens']} sampled tokens in {wall:.0f} s = "
-        f"{totals['episodes'] / wall:.0f} episodes/s, {totals['sampled_tokens'] / wall:.0f} tokens/s ({shares})"
+        f"{speed(totals['episodes'] / wall)} episodes/s, {speed(totals['sampled_tokens'] / wall)} tokens/s ({shares})"
     )

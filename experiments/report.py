@@ -1,4 +1,4 @@
-"""A comparison's tables, figures and page, from its folder: ``python -m experiments.report run=<folder> [only=F4]``."""
+"""Tables, figures and the page of a folder of runs: ``python -m experiments.report run=<folder> [only=F4]``."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -7,21 +7,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.analysis import SHOWN, Comparison, verdicts
 from experiments.cli import console, entry_point
 from experiments.evidence import build
-from experiments.evidence.controls import CONTROL_NAMES, control_cells
+from experiments.evidence.comparison import Comparison, compare
+from experiments.evidence.controls import SHORT, control_cells
 from experiments.evidence.draw import write
 from experiments.evidence.model import Absent, Exhibit, Figure
 from experiments.evidence.page import page
 from experiments.evidence.store import Store
-from experiments.progress import RATE_NAMES, throughput
+from experiments.evidence.verdicts import verdicts
+from experiments.progress import throughput
 from experiments.schema import ReportConfig
-from rl.analysis.printing import fixed, percent
+from rl.analysis.printing import fixed
+from rl.analysis.rates import Where, declared
 from rl.tracking import write_json, write_text
 
-EXHIBITS = "exhibits"
-"""Folder of the tables and figures, beside ``report.html``."""
+FOLDER = "exhibits"
+"""Of the tables and figures, beside ``report.html``."""
 
 
 def write_report(
@@ -30,7 +32,7 @@ def write_report(
     """Writes ``comparison.json``, every table and figure and ``report.html``; prints the main ones.
 
     Args:
-        folder: Of a comparison.
+        folder: A comparison, a sweep, a run, or a folder of runs.
         out: Where to print.
         n_episodes: Most evaluated episodes that the page carries.
 
@@ -38,10 +40,10 @@ def write_report(
         The comparison by mode: ``greedy``, ``sampled``, or both.
 
     Raises:
-        FileNotFoundError: If the folder holds no comparison, or no finished arm.
+        FileNotFoundError: If the folder holds no finished run.
     """
     store = Store(folder)
-    comparisons = store.comparisons
+    comparisons = {mode: compare(store, mode) for mode in store.modes}
     write_json(folder / "comparison.json", {mode: found.to_json() for mode, found in comparisons.items()})
     exhibits = build(store)
     write_exhibits(exhibits, folder)
@@ -49,18 +51,20 @@ def write_report(
     if out is not None:
         for comparison in comparisons.values():
             _print(comparison, out)
-        for arm, text in where_time_went(comparisons[store.mode], store.results).items():
-            out.print(f"{arm} {text}", highlight=False)
+        for line in where_time_went(store):
+            out.print(line, highlight=False)
         for one in exhibits:
             if isinstance(one, Absent):
-                out.print(f"{one.id} ({one.title}) is not there: {one.reason}", highlight=False, markup=False)
+                out.print(f"{one.title} ({one.id}) is not there: {one.reason}", highlight=False, markup=False)
+        for note in store.notes:
+            out.print(note, highlight=False, markup=False)
         out.print(f"report: {folder / 'report.html'}", highlight=False)
     return comparisons
 
 
 def write_exhibits(exhibits: list[Exhibit], folder: Path) -> list[Path]:
-    """Their files, and ``exhibits.json`` with the numbers behind what was asked for."""
-    place = folder / EXHIBITS
+    """Their files, and the numbers behind each as JSON."""
+    place = folder / FOLDER
     paths = [path for exhibit in exhibits for path in write(exhibit, place)]
     for exhibit in exhibits:
         write_json(place / f"{exhibit.id}.json", exhibit.to_json())
@@ -68,20 +72,14 @@ def write_exhibits(exhibits: list[Exhibit], folder: Path) -> list[Path]:
 
 
 def _print(comparison: Comparison, out: Console) -> None:
-    title = (
-        f"{comparison.env}: {comparison.n_tasks} test tasks, {comparison.mode}; percent, mean over seeds, 95 % interval"
-    )
-    table = Table(title=title, title_justify="left")
+    title = f"{comparison.env}: {comparison.n_tasks} test tasks, {comparison.mode}; mean over seeds, 95 % interval"
+    table, rates = Table(title=title, title_justify="left"), declared(comparison.attempts, Where.HEADLINE)
     table.add_column("arm")
-    for name in SHOWN:
-        table.add_column(RATE_NAMES[name], justify="right")
-    for name in ("failed", "episodes", "s/run"):
+    for name in (*(rate.header for rate in rates.values()), "failed", "episodes", "s/run"):
         table.add_column(name, justify="right")
     for line in comparison.arms:
-        cells = []
-        for name in SHOWN:
-            rate = line.rates[name]
-            cells.append(f"{percent(rate.mean)}\n[dim]{percent(rate.low)}, {percent(rate.high)}[/]")
+        shown = [(rate, line.rates[name]) for name, rate in rates.items()]
+        cells = [f"{r.text(one.mean)}\n[dim]{r.text(one.low)}, {r.text(one.high)}[/]" for r, one in shown]
         failed = "-" if not line.trained else f"{sum(s.failed for s in line.seeds)}/{len(line.seeds)}"
         if line.crashed:
             failed += f" +{len(line.crashed)} crashed"
@@ -89,7 +87,7 @@ def _print(comparison: Comparison, out: Console) -> None:
     out.print(table)
     if cells := control_cells(comparison):
         controls = Table(title="controls: accuracy of the greedy second attempt, percent", title_justify="left")
-        for name in ("arm", "acc@t2", *CONTROL_NAMES.values()):
+        for name in ("arm", "acc@t2", *SHORT.values()):
             controls.add_column(name, justify="left" if name == "arm" else "right")
         for row in cells:
             controls.add_row(*row)
@@ -98,24 +96,24 @@ def _print(comparison: Comparison, out: Console) -> None:
         out.print(f"- {sentence}", highlight=False)
 
 
-def where_time_went(comparison: Comparison, results: dict[tuple[str, int], dict[str, Any]]) -> dict[str, str]:
+def where_time_went(store: Store) -> list[str]:
     """Per trained arm, throughput and shares of sampling, verification and update, added over seeds."""
-    lines = {}
-    for line in comparison.arms:
-        totals = [result["totals"] for (arm, _), result in results.items() if arm == line.arm]
+    lines = []
+    for arm in store.trained:
         added: dict[str, Any] = {"episodes": 0, "sampled_tokens": 0, "seconds": defaultdict(float)}
-        for part in totals:
+        for seed in store.seeds(arm):
+            part = store.runs[arm, seed].result["totals"]
             added["episodes"] += part["episodes"]
             added["sampled_tokens"] += part["sampled_tokens"]
             for phase, seconds in part["seconds"].items():
                 added["seconds"][phase] += seconds
         if text := throughput(added):
-            lines[line.name] = text
+            lines.append(f"{store.names[arm]} {text}")
     return lines
 
 
 def _show(exhibit: Exhibit, out: Console) -> None:
-    out.print(f"[bold]{exhibit.id}. {exhibit.title}[/]", highlight=False)
+    out.print(f"[bold]{exhibit.title} ({exhibit.id})[/]", highlight=False)
     if isinstance(exhibit, Absent):
         out.print(f"not there: {exhibit.reason}", highlight=False, markup=False)
         return

@@ -5,7 +5,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
+from experiments.executors import EXECUTORS
+from rl.config import EnvConfig, RunConfig, TrainingConfig
+from rl.config.checks import check_numbers
 
 MATCH = ("samples", "tokens", "updates")
 
@@ -34,7 +36,9 @@ class CompareConfig(RunConfig):
         match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
             ones) or ``updates`` (``training.updates``, optimiser steps).
         cross: Test tasks on which every arm corrects every arm's first attempts; 0 for no such table.
-        workers: Processes; 0 for one per core.
+        executor: Where jobs run: ``local`` (slots of this machine), ``submitit`` (Slurm) or ``ray``.
+        executor_options: Its own options; see ``experiments/executors.py``.
+        retries: How often a job that crashed is tried again before the report.
         resume: Folder of an earlier, interrupted comparison to go on with.
     """
 
@@ -43,12 +47,15 @@ class CompareConfig(RunConfig):
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     match: str = "samples"
     cross: int = 0
-    workers: int = 0
+    executor: str = "local"
+    executor_options: dict[str, Any] = field(default_factory=dict)
+    retries: int = 0
     resume: str | None = None
-    optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        EXECUTORS.options(self.executor, self.executor_options)
+        check_numbers(self, "", not_negative="seed threads seeds cross retries")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
         for what in ("tokens", "updates"):
@@ -57,12 +64,21 @@ class CompareConfig(RunConfig):
                 raise ValueError(f"match={what}: give the budget of every arm, training.{what}=...")
             if self.match != what and budget:
                 raise ValueError(f"training.{what}={budget} is the budget of match={what}, but match={self.match}")
-        if self.cross < 0:
-            raise ValueError(f"cross={self.cross}: must not be negative; 0 is no such table")
 
 
 @dataclass
-class PretrainConfig:
+class ProgramConfig:
+    """A program that is no run.
+
+    Args:
+        plugins: Modules to import before the config is checked, so that what they register has a name.
+    """
+
+    plugins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PretrainConfig(ProgramConfig):
     """``experiments.pretrain_tiny``: the base of an embedded toy.
 
     Args:
@@ -93,9 +109,13 @@ class PretrainConfig:
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        counts = "steps batch_size hidden_size n_layers n_heads threads"
+        check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight")
+
 
 @dataclass
-class PlayConfig:
+class PlayConfig(ProgramConfig):
     """``experiments.play``: a person is the policy.
 
     Args:
@@ -109,9 +129,12 @@ class PlayConfig:
     seed: int = 0
     data_dir: str = "data"
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "", not_negative="seed")
+
 
 @dataclass
-class WatchConfig:
+class WatchConfig(ProgramConfig):
     """``experiments.watch``: a run while it goes.
 
     Args:
@@ -127,16 +150,15 @@ class WatchConfig:
     episodes: int = 3
 
     def __post_init__(self) -> None:
-        if self.every_s <= 0 or self.episodes < 0:
-            raise ValueError("every_s must be positive and episodes not negative")
+        check_numbers(self, "", positive="every_s", not_negative="episodes")
 
 
 @dataclass
-class ReportConfig:
-    """``experiments.report``: a comparison's tables, figures and page, drawn again.
+class ReportConfig(ProgramConfig):
+    """``experiments.report``: tables, figures and page of a folder of runs.
 
     Args:
-        run: Folder of a comparison.
+        run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several.
         only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
         episodes: Most evaluated episodes that the page carries.
     """
@@ -148,5 +170,4 @@ class ReportConfig:
     def __post_init__(self) -> None:
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
-        if self.episodes < 0:
-            raise ValueError(f"episodes={self.episodes}: must not be negative")
+        check_numbers(self, "", not_negative="episodes")

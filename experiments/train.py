@@ -1,27 +1,34 @@
 """Online RL: ``python -m experiments.train algorithm=score env=modchain seed=1``."""
 
-from experiments.cli import UserError, console, entry_point, resolved_yaml, run_folder
-from experiments.online import run_online
-from experiments.progress import Display
-from rl.backends.distributed import Distributed
+from experiments.cli import console, entry_point, resolved_yaml
 from rl.config import TrainConfig
-from rl.tracking import describe_run
 
 
 @entry_point("train")
 def main(cfg: TrainConfig) -> None:
     """Trains, evaluates, and prints what came out."""
-    distributed = Distributed(mixed_precision=cfg.optim.mixed_precision)
-    folder = distributed.broadcast(run_folder())
-    if (folder / "result.json").exists():
-        raise UserError(f"resume={cfg.resume}: the run in {folder} is finished")
-    if distributed.is_main:
-        describe_run(folder, resolved_yaml(cfg), keep_config=cfg.resume is not None)
-        with Display(console) as display:
-            result = run_online(cfg, folder, display.reporter(cfg.algorithm.name), distributed=distributed)
-        display.summary(result, folder)
-    else:
-        run_online(cfg, folder, lambda *_: None, distributed=distributed)
+    from experiments.folders import is_complete, open_run
+    from experiments.online import run_online
+    from experiments.progress import Display
+    from experiments.stopping import Preempted
+    from rl.backends.distributed import Distributed
+    from rl.tracking import describe_run
+
+    distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
+    try:
+        with open_run(cfg, "train", distributed) as folder:
+            if is_complete(folder):
+                console.print(f"the run in {folder} is finished", highlight=False)
+            elif distributed.is_main:
+                describe_run(folder, resolved_yaml(cfg))
+                with Display(console) as display:
+                    result = run_online(cfg, folder, display.reporter(cfg.algorithm.name), distributed=distributed)
+                display.summary(result, folder)
+            else:
+                run_online(cfg, folder, lambda *_: None, distributed=distributed)
+    except Preempted:  # all processes leave together
+        distributed.close()
+        raise
     distributed.close()
 
 

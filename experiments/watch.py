@@ -7,7 +7,7 @@ on another machine that shares the folder.
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import WatchConfig
-from rl.analysis.metrics import catalogue
-from rl.analysis.printing import percent
+from rl.analysis.rates import Where, named, reported
 
 SHOWN = (
     "rollout/episodes",
@@ -41,6 +40,7 @@ SHOWN = (
     "system/episodes_per_second",
     "system/peak_memory",
 )
+VALIDATION = "eval/validation/"
 CURVE = 40
 """Steps that a curve shows, the newest at the right."""
 TAIL_BYTES = 2**20
@@ -72,30 +72,39 @@ def curve(values: Sequence[float | None], n: int = CURVE) -> str:
     return "".join(" " if value is None else _BARS[1 + round((value - low) * scale)] for value in shown)
 
 
-def metrics_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The newest value and the curve of the metrics that tell how a run is doing."""
+def metrics_table(rows: Sequence[dict[str, Any]], meanings: Mapping[str, Any]) -> Table:
+    """The newest value and the curve of the metrics that tell how a run is doing; ``meanings`` is ``metrics.json``."""
     steps = [row for row in rows if "optim/lr" in row]
     table = Table(title=f"step {steps[-1]['step']}" if steps else "no step yet", title_justify="left")
     for name, justify in (("metric", "left"), ("now", "right"), ("unit", "left"), (f"last {CURVE} steps", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    units = catalogue()
     for name in SHOWN:
         values = [step.get(name) for step in steps]
         if any(value is not None for value in values):
             now = "-" if values[-1] is None else f"{values[-1]:.4g}"
-            table.add_row(name, now, units[name].unit, curve(values))
+            table.add_row(name, now, meanings.get(name, {}).get("unit", ""), curve(values))
     return table
 
 
 def validation_line(rows: Sequence[dict[str, Any]]) -> Text:
     """The newest validation, and the way there."""
-    found = [row for row in rows if "eval/validation/delta" in row]
+    found = validations(rows)
     if not found:
         return Text("no validation yet", style="dim")
-    last = found[-1]
-    parts = [f"{name} {percent(last[f'eval/validation/{name}'])} %" for name in ("accuracy_t1", "accuracy_t2", "delta")]
-    history = curve([row.get("eval/validation/accuracy_t2") for row in found])
-    return Text(f"validation at step {last['step']}: {', '.join(parts)}   acc@t2 {history}")
+    parts = [rate.line(value) for rate, value in reported(found[-1], VALIDATION, Where.HEADLINE).values()]
+    name, history = last_accuracy(found)
+    return Text(f"validation at step {found[-1]['step']}: {', '.join(parts)}   {named(name).label} {history}")
+
+
+def validations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines that a validation wrote."""
+    return [row for row in rows if f"{VALIDATION}accuracy_t1" in row]
+
+
+def last_accuracy(found: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """Name of the accuracy of the last attempt, and its curve over these validations."""
+    name = [name for name in reported(found[-1], VALIDATION, Where.LOG) if name.startswith("accuracy_t")][-1]
+    return name, curve([row.get(f"{VALIDATION}{name}") for row in found])
 
 
 def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
@@ -129,8 +138,10 @@ def episode_panel(episode: dict[str, Any]) -> Panel:
 def run_view(folder: Path, n_episodes: int) -> Group:
     """Everything about one run."""
     rows, episodes = tail(folder / "metrics.jsonl"), tail(folder / "episodes.jsonl")
+    described = folder / "metrics.json"
+    meanings = json.loads(described.read_text(encoding="utf-8")) if described.exists() else {}
     state = "finished" if (folder / "result.json").exists() else "running, or interrupted"
-    parts = [Text(f"{folder}: {state}", style="bold"), metrics_table(rows), validation_line(rows)]
+    parts = [Text(f"{folder}: {state}", style="bold"), metrics_table(rows, meanings), validation_line(rows)]
     shown = [episode_panel(episode) for episode in episodes[-n_episodes:]] if n_episodes else []
     return Group(*parts, transitions_line(episodes), *shown)
 
@@ -138,18 +149,19 @@ def run_view(folder: Path, n_episodes: int) -> Group:
 def comparison_view(folder: Path) -> Table:
     """One line for every job of a comparison."""
     table = Table(title=str(folder), title_justify="left")
-    for name in ("job", "state", "episodes", "validation acc@t1", "acc@t2", "delta", "acc@t2 so far"):
+    for name in ("job", "state", "episodes", "newest validation", "accuracy so far"):
         table.add_column(name)
     for job in sorted(path for path in folder.glob("arms/*/*") if path.is_dir()):
-        rows = [row for row in tail(job / "metrics.jsonl") if "eval/validation/delta" in row]
-        state = "finished" if (job / "result.json").exists() else "crashed" if (job / "error.txt").exists() else "begun"
-        cells = ["", "", "", ""]
-        if rows:
-            names = ("accuracy_t1", "accuracy_t2", "delta")
-            rates = (percent(rows[-1][f"eval/validation/{name}"]) for name in names)
-            cells = [f"{rows[-1]['rollout/episodes']:.0f}", *rates]
-        history = curve([row.get("eval/validation/accuracy_t2") for row in rows])
-        table.add_row(f"{job.parent.name}/{job.name.removeprefix('seed_')}", state, *cells, history)
+        found = validations(tail(job / "metrics.jsonl"))
+        said = next((json.loads(path.read_text()) for path in job.glob("progress.json")), None)
+        state = "waiting" if said is None else f"{said['what']} {said['share']:.0%}"
+        state = "finished" if (job / "result.json").exists() else "crashed" if (job / "error.txt").exists() else state
+        cells = ["", "", ""]
+        if found:
+            rates = reported(found[-1], VALIDATION, Where.HEADLINE).values()
+            shown = "  ".join(f"{rate.label} {rate.text(value)}" for rate, value in rates)
+            cells = [f"{found[-1]['rollout/episodes']:.0f}", shown, last_accuracy(found)[1]]
+        table.add_row(f"{job.parent.name}/{job.name.removeprefix('seed_')}", state, *cells)
     return table
 
 

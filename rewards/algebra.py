@@ -1,335 +1,243 @@
-"""Exact arithmetic with a unique normal form: quotients of polynomials over the rationals, with radicals, pi, e and i.
+"""Expressions as trees, and whether two of them have the same value.
 
-A polynomial is a sum of rational multiples of monomials; a monomial is a product of atoms with rational exponents.
-Atoms are variables, pi, e, the imaginary unit, and primes with exponents between 0 and 1 (the square root of 8 is 2
-times the atom 2 to the 1/2). Different products of such radicals are linearly independent over the rationals
-(Besicovitch 1940), so two polynomials are equal if and only if their normal forms are: the answer is exact both ways,
-without floating point, and in microseconds. (That pi and e are algebraically independent is assumed, not proved.)
+A tree is a ``Fraction``, a name (a variable, or pi, e, i, infinity), or a tuple of an operation and its arguments; what
+is rational is folded exactly while a tree is built. Two trees that are not both rational are evaluated by mpmath at the
+same points, with as many digits as the sizes and lengths of their numbers ask for, 40 at least: equal values there are
+equal, different ones are different. Schwartz (1980) gives the odds for polynomials; the points lie on all sides of 0
+and 1 and far out, so that ``|x-5|`` is not taken for ``5-x``.
 
-Everything else (a sine, a power with a variable exponent, the root of a sum) is an *opaque* atom, named by its normal
-form: equal names prove equality, different ones prove nothing.
+An answer may be written to be slow. Work is counted, in nodes times digits, and what is dearer than ``WORK`` raises.
 """
 
+import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
-from hashlib import blake2b
-from math import isqrt
+from functools import lru_cache
+from typing import Any
 
-MAX_TERMS = 120
-MAX_BITS = 4096
-MAX_POWER = 64
-MAX_FACTORED = 10**10
+Tree = Fraction | str | tuple
 IMAGINARY, PI, EULER, INFINITY = "i", "\\pi", "e", "\\infty"
-OPAQUE = "@"
-"""First character of an opaque atom's name."""
-
-Atom = int | str
-Monomial = tuple[tuple[Atom, Fraction], ...]
-_ONE: Monomial = ()
-
-
+MAX_BITS = 4096
+"""Numbers with a larger exponent, base 2, are left alone."""
+_LIMITS = {"!": 400, "binom": 400, "exp": MAX_BITS, "sinh": MAX_BITS, "cosh": MAX_BITS, "tanh": MAX_BITS}
 WORK = 20_000
-"""Products of terms that one question may cost, about 50 ms: an answer may be written to be slow."""
-_spent = threading.local()
+"""What one response may cost, about 50 ms."""
+_RANGES = ((0.2, 0.9), (1.1, 3), (-0.9, -0.2), (-9, 9), (20, 90), (-90, -20), (1e4, 1e7))
+_local = threading.local()
 
 
 class UndecidedError(ValueError):
-    """Outside of what this arithmetic can do exactly, or too large for it."""
+    """Outside of what is understood here, or too large."""
+
+
+class TooMuchWorkError(UndecidedError):
+    """The budget of this response is spent."""
 
 
 @contextmanager
 def limited_work() -> Iterator[None]:
-    """Within it all arithmetic of this thread together may cost ``WORK``; what is dearer raises ``UndecidedError``."""
-    before = getattr(_spent, "work", None)
-    _spent.work = 0
+    """Within it all work of this thread together may cost ``WORK``; a limit within a limit is the outer one."""
+    if getattr(_local, "work", None) is not None:
+        yield
+        return
+    _local.work = 0
     try:
         yield
     finally:
-        _spent.work = before
+        _local.work = None
 
 
-def _spend(work: int) -> None:
-    if (spent := getattr(_spent, "work", None)) is not None:
-        _spent.work = spent + work
-        if _spent.work > WORK:
-            raise UndecidedError("too much work")
+def spend(work: int) -> None:
+    """Counts work; raises ``TooMuchWorkError`` when the budget is spent."""
+    if (spent := getattr(_local, "work", None)) is not None:
+        _local.work = spent + work
+        if spent + work > WORK:
+            raise TooMuchWorkError("too much work")
 
 
-class Polynomial:
-    """A sum of monomials; immutable. The empty sum is 0."""
-
-    __slots__ = ("terms",)
-
-    def __init__(self, terms: dict[Monomial, Fraction]) -> None:
-        self.terms = {monomial: c for monomial, c in terms.items() if c}
-        if len(self.terms) > MAX_TERMS:
-            raise UndecidedError(f"more than {MAX_TERMS} terms")
-
-    def __add__(self, other: "Polynomial") -> "Polynomial":
-        terms = dict(self.terms)
-        for monomial, c in other.terms.items():
-            terms[monomial] = terms.get(monomial, Fraction(0)) + c
-        return Polynomial(terms)
-
-    def __mul__(self, other: "Polynomial") -> "Polynomial":
-        _spend(len(self.terms) * len(other.terms))
-        terms: dict[Monomial, Fraction] = {}
-        for left, c in self.terms.items():
-            for right, d in other.terms.items():
-                monomial, factor = multiply(left, right)
-                terms[monomial] = terms.get(monomial, Fraction(0)) + _small(c * d * factor)
-        return Polynomial(terms)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Polynomial) and self.terms == other.terms
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self.terms.items()))
-
-    def scaled(self, c: Fraction) -> "Polynomial":
-        """Every coefficient times ``c``."""
-        return Polynomial({monomial: value * c for monomial, value in self.terms.items()})
-
-    @property
-    def constant(self) -> Fraction | None:
-        """Its value if it is a rational number."""
-        if not self.terms:
-            return Fraction(0)
-        return self.terms[_ONE] if len(self.terms) == 1 and _ONE in self.terms else None
-
-    @property
-    def atoms(self) -> set[Atom]:
-        """Every atom that occurs."""
-        return {atom for monomial in self.terms for atom, _ in monomial}
-
-    def name(self) -> str:
-        """A text that is the same for equal polynomials and for them alone."""
-        return " + ".join(sorted(_term_name(monomial, c) for monomial, c in self.terms.items())) or "0"
+def small(value: Fraction) -> Fraction:
+    """The same number, unless it has too many digits."""
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise UndecidedError("a number with too many digits")
+    return value
 
 
-def _term_name(monomial: Monomial, c: Fraction) -> str:
-    factors = [str(atom) if exponent == 1 else f"{atom}^({exponent})" for atom, exponent in monomial]
-    return "*".join(([str(c)] if c != 1 or not factors else []) + factors)
+def apply(sign: str, left: Tree, right: Tree) -> Tree:
+    """``left + right``, ``*`` or ``/``, worked out if both are rational; raises ``UndecidedError`` for ``/ 0``."""
+    if sign == "/" and right == 0:
+        raise UndecidedError("division by zero")
+    rational = isinstance(left, Fraction) and isinstance(right, Fraction)
+    return small(OPERATIONS[sign](None, left, right)) if rational else (sign, left, right)
 
 
-def _small(c: Fraction) -> Fraction:
-    if c.numerator.bit_length() > MAX_BITS or c.denominator.bit_length() > MAX_BITS:
-        raise UndecidedError(f"a number of more than {MAX_BITS} bits")
-    return c
+def subtract(left: Tree, right: Tree) -> Tree:
+    """The difference."""
+    return apply("+", left, apply("*", Fraction(-1), right))
 
 
-def multiply(left: Monomial, right: Monomial) -> tuple[Monomial, Fraction]:
-    """The product of two monomials, and the rational factor that drops out: ``2^(1/2) * 2^(1/2) = 2``, ``i*i = -1``."""
-    if not left or not right:
-        return left or right, Fraction(1)
-    exponents = dict(left)
-    for atom, exponent in right:
-        exponents[atom] = exponents.get(atom, Fraction(0)) + exponent
-    return _reduce(exponents.items())
+def power(base: Tree, exponent: Tree) -> Tree:
+    """The power; a rational number to a moderate integer is worked out."""
+    if exponent == 1:
+        return base
+    if isinstance(base, Fraction) and base and isinstance(exponent, Fraction) and exponent.denominator == 1:
+        size = max(base.numerator.bit_length(), base.denominator.bit_length()) - 1
+        if size * abs(exponent) <= MAX_BITS:
+            return small(base ** int(exponent))
+    return ("^", base, exponent)
 
 
-def _reduce(exponents: Iterable[tuple[Atom, Fraction]]) -> tuple[Monomial, Fraction]:
-    factor, kept = Fraction(1), []
-    for atom, exponent in exponents:
-        if abs(exponent) > 10_000:
-            raise UndecidedError("an exponent that is too large")
-        rest = exponent
-        if isinstance(atom, int):
-            whole = exponent.numerator // exponent.denominator
-            factor *= Fraction(atom) ** whole
-            rest = exponent - whole
-        elif atom == IMAGINARY and exponent.denominator == 1:
-            factor *= -1 if exponent % 4 in (2, 3) else 1
-            rest = exponent % 2
-        if rest:
-            kept.append((atom, rest))
-    kept.sort(key=lambda pair: (str(type(pair[0])), pair[0]))
-    return tuple(kept), _small(factor)
+def names(tree: Tree) -> set[str]:
+    """Names of variables and constants."""
+    if isinstance(tree, tuple):
+        return set().union(*map(names, tree[1:]))
+    return {tree} if isinstance(tree, str) else set()
 
 
-@dataclass(frozen=True)
-class Quotient:
-    """A quotient of two polynomials: the values of this module. Equality is :meth:`equals`, not ``==``."""
-
-    numerator: Polynomial
-    denominator: Polynomial
-
-    @cached_property
-    def rational(self) -> Fraction | None:
-        """Its value if it is a rational number in plain sight."""
-        top, bottom = self.numerator.constant, self.denominator.constant
-        return None if top is None or not bottom else top / bottom
-
-    @property
-    def opaque(self) -> bool:
-        """Whether equality with it can be shown but not refuted."""
-        atoms = self.numerator.atoms | self.denominator.atoms
-        return any(isinstance(atom, str) and (atom.startswith(OPAQUE) or atom == INFINITY) for atom in atoms)
-
-    @property
-    def variables(self) -> set[str]:
-        """Names of its variables."""
-        atoms = self.numerator.atoms | self.denominator.atoms
-        return {a for a in atoms if isinstance(a, str) and a not in (IMAGINARY, PI, EULER, INFINITY) and a[0] != OPAQUE}
-
-    def __add__(self, other: "Quotient") -> "Quotient":
-        if self.denominator == other.denominator:
-            return Quotient(self.numerator + other.numerator, self.denominator)
-        top = self.numerator * other.denominator + other.numerator * self.denominator
-        return Quotient(top, self.denominator * other.denominator)
-
-    def __neg__(self) -> "Quotient":
-        return Quotient(self.numerator.scaled(Fraction(-1)), self.denominator)
-
-    def __sub__(self, other: "Quotient") -> "Quotient":
-        return self + -other
-
-    def __mul__(self, other: "Quotient") -> "Quotient":
-        return Quotient(self.numerator * other.numerator, self.denominator * other.denominator)
-
-    def __truediv__(self, other: "Quotient") -> "Quotient":
-        if not other.numerator.terms:
-            raise UndecidedError("division by zero")
-        if len(other.numerator.terms) == 1:  # by a monomial: no denominator is left
-            ((monomial, c),) = other.numerator.terms.items()
-            inverse, factor = _reduce([(atom, -exponent) for atom, exponent in monomial])
-            top = self.numerator * other.denominator * Polynomial({inverse: factor / c})
-            return Quotient(top, self.denominator)
-        return Quotient(self.numerator * other.denominator, self.denominator * other.numerator)
-
-    def equals(self, other: "Quotient") -> bool | None:
-        """Exactly equal, exactly different, or ``None``: opaque atoms differ, which proves nothing."""
-        if self.numerator * other.denominator == other.numerator * self.denominator:
-            return True
-        return None if self.opaque or other.opaque else False
-
-    def power(self, exponent: "Quotient") -> "Quotient":
-        """This to the power of another.
-
-        Raises:
-            UndecidedError: Where the result would be too large, or depends on a sign that is not known.
-        """
-        value = exponent.rational
-        if value is None:
-            return self._opaque_power(exponent)
-        if value.denominator == 1:
-            return self._integer_power(int(value))
-        return self._root(value)
-
-    def _integer_power(self, n: int) -> "Quotient":
-        if abs(n) > MAX_POWER and not self._stays_small(abs(n)):
-            raise UndecidedError("a power that is too large")
-        if n < 0:
-            return number(Fraction(1)) / self._integer_power(-n)
-        result, square = number(Fraction(1)), self
-        while n:
-            if n & 1:
-                result = result * square
-            n >>= 1
-            square = square * square if n else square
-        return result
-
-    def _stays_small(self, n: int) -> bool:
-        """Whether its n-th power is a single term with a coefficient of moderate size."""
-        if len(self.numerator.terms) > 1 or len(self.denominator.terms) > 1 or n > MAX_BITS:
-            return False
-        parts = [*self.numerator.terms.values(), *self.denominator.terms.values()]
-        return all(n * (max(abs(c.numerator), c.denominator).bit_length() - 1) <= MAX_BITS for c in parts)
-
-    def _root(self, exponent: Fraction) -> "Quotient":
-        if self.denominator.constant != 1 or len(self.numerator.terms) > 1:
-            return opaque(f"({self.name()})^{exponent}")
-        if not self.numerator.terms:
-            return number(Fraction(0)) if exponent > 0 else _undefined()
-        ((monomial, c),) = self.numerator.terms.items()
-        atoms: dict[Atom, Fraction] = {}
-        for atom, power in monomial:
-            doubtful = exponent.denominator % 2 == 0 and power.numerator % 2 == 0
-            if atom == IMAGINARY or (isinstance(atom, str) and doubtful and atom not in (PI, EULER)):
-                raise UndecidedError("a root whose sign depends on a variable")
-            atoms[atom] = power * exponent
-        if c < 0:
-            if exponent.denominator == 2:
-                atoms[IMAGINARY] = Fraction(exponent.numerator)
-            elif exponent.denominator % 2 == 0:
-                raise UndecidedError("an even root of a negative number")
-        sign = -1 if c < 0 and exponent.denominator % 2 and exponent.numerator % 2 else 1
-        for whole, direction in ((abs(c.numerator), 1), (c.denominator, -1)):
-            for prime, multiplicity in factor(whole).items():
-                atoms[prime] = atoms.get(prime, Fraction(0)) + direction * multiplicity * exponent
-        reduced, scale = _reduce(atoms.items())
-        return Quotient(Polynomial({reduced: scale * sign}), Polynomial({_ONE: Fraction(1)}))
-
-    def _opaque_power(self, exponent: "Quotient") -> "Quotient":
-        """``base^(a*m + b)`` as ``base^b * (base^m)^a`` with opaque atoms ``base^m``; integers split into primes."""
-        if exponent.denominator.constant != 1:
-            return opaque(f"({self.name()})^({exponent.name()})")
-        base = self.rational
-        bases = factor(int(base)) if base is not None and base.denominator == 1 and base > 1 else None
-        result = number(Fraction(1))
-        for monomial, c in exponent.numerator.terms.items():
-            if monomial == _ONE:
-                result = result * self.power(number(c))
-                continue
-            names = {str(prime): n for prime, n in bases.items()} if bases else {f"({self.name()})": 1}
-            for name, multiplicity in names.items():
-                ((atom, _),) = next(iter(opaque(f"{name}^{_term_name(monomial, Fraction(1))}").numerator.terms))
-                term = Polynomial({((atom, c * multiplicity),): Fraction(1)})
-                result = result * Quotient(term, Polynomial({_ONE: Fraction(1)}))
-        return result
-
-    def name(self) -> str:
-        """A text that is the same for values of the same normal form."""
-        if len(self.denominator.terms) == 1 and self.denominator.constant == 1:
-            return self.numerator.name()
-        lead = self.denominator.terms[
-            min(self.denominator.terms, key=lambda monomial: _term_name(monomial, Fraction(1)))
-        ]
-        return f"({self.numerator.scaled(1 / lead).name()})/({self.denominator.scaled(1 / lead).name()})"
+def variables(tree: Tree) -> set[str]:
+    """Names of the variables."""
+    return names(tree) - {IMAGINARY, PI, EULER, INFINITY}
 
 
-def _undefined() -> Quotient:
-    raise UndecidedError("division by zero")
+def substitute(tree: Tree, name: str, value: Tree) -> Tree:
+    """The tree with something else in the place of a variable."""
+    if isinstance(tree, tuple):
+        return (tree[0], *(substitute(argument, name, value) for argument in tree[1:]))
+    return value if tree == name else tree
 
 
-def number(value: Fraction) -> Quotient:
-    """A rational number."""
-    return Quotient(Polynomial({_ONE: _small(value)}), Polynomial({_ONE: Fraction(1)}))
-
-
-def symbol(name: str) -> Quotient:
-    """A variable or a constant by its name."""
-    return Quotient(Polynomial({((name, Fraction(1)),): Fraction(1)}), Polynomial({_ONE: Fraction(1)}))
-
-
-def opaque(name: str) -> Quotient:
-    """A value that is known by its name alone; of the name a digest is kept, or names of names would grow for ever."""
-    return symbol(OPAQUE + blake2b(name.encode(), digest_size=12).hexdigest())
-
-
-def factor(n: int) -> dict[int, int]:
-    """Prime factors of a positive integer with their multiplicities.
+def equal(gold: Tree, answer: Tree) -> bool:
+    """Whether two trees have the same value, wherever the first one is real (or complex, if it is real nowhere).
 
     Raises:
-        UndecidedError: If it is too large to factor in a moment, unless it is a square.
+        UndecidedError: If no point can be evaluated.
     """
-    root = isqrt(n)
-    if root * root == n and n > 1:
-        return {prime: 2 * k for prime, k in factor(root).items()}
-    if n > MAX_FACTORED:
-        raise UndecidedError(f"{n.bit_length()} bits are too many to factor")
-    _spend(isqrt(n) // 20)
-    factors: dict[int, int] = {}
-    prime = 2
-    while prime * prime <= n:
-        while n % prime == 0:
-            factors[prime] = factors.get(prime, 0) + 1
-            n //= prime
-        prime += 1 if prime == 2 else 2
-    if n > 1:
-        factors[n] = factors.get(n, 0) + 1
-    return factors
+    if gold == answer or (isinstance(gold, Fraction) and isinstance(answer, Fraction)):
+        return gold == answer
+    if INFINITY in names(gold) | names(answer):
+        return False
+    skipped, compared = [], False
+    for point in points(variables(gold) | variables(answer)):
+        try:
+            (left, right), error = evaluate((gold, answer), point)
+        except TooMuchWorkError:
+            raise
+        except UndecidedError:
+            continue
+        if IMAGINARY not in names(gold) and abs(left.imag) > error:
+            skipped.append(abs(left - right) <= error)
+            continue
+        if abs(left - right) > error:
+            return False
+        compared = True
+    if not compared and not skipped:
+        raise UndecidedError("no value")
+    return compared or all(skipped)
+
+
+def points(variable: set[str]) -> list[dict[str, Fraction]]:
+    """Values for variables, always the same for a name; a single empty point for none."""
+    return [{name: _coordinate(name, i) for name in variable} for i in range(len(_RANGES) if variable else 1)]
+
+
+@lru_cache(maxsize=4096)
+def _coordinate(name: str, i: int) -> Fraction:
+    return Fraction(int(random.Random(f"{name}/{i}").uniform(*_RANGES[i]) * 2**24), 2**24)
+
+
+def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[Any], Any]:
+    """Values of trees at a point, as mpmath's numbers, and the error that they may have.
+
+    Raises:
+        UndecidedError: If one has no value there, is too large, or calls for too many digits.
+    """
+    if (context := getattr(_local, "context", None)) is None:
+        from mpmath import MPContext
+
+        context = _local.context = MPContext()
+    digits = sum(_digits(tree) for tree in trees)
+    context.dps = 50 + digits
+    for _ in range(2):
+        context.largest, context.smallest = 0, 0
+        try:
+            values = [context.mpc(_value(context, tree, point)) for tree in trees]
+        except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
+            raise error if isinstance(error, UndecidedError) else UndecidedError(str(error)) from error
+        if context.dps >= 40 + digits + (context.largest - context.smallest) // 2:
+            break
+        context.dps = 40 + digits + (context.largest - context.smallest) // 2
+    kept = int(context.dps - context.largest * 0.302) - 10
+    if kept < 25 + digits // 2:  # divided by what may be zero
+        raise UndecidedError("too few digits")
+    return values, context.mpf(10) ** -kept
+
+
+def _digits(tree: Tree) -> int:
+    if isinstance(tree, Fraction):
+        return (tree.numerator.bit_length() + tree.denominator.bit_length()) * 3 // 10
+    return sum(map(_digits, tree[1:])) if isinstance(tree, tuple) else 0
+
+
+def _value(context: Any, tree: Tree, point: dict[str, Fraction]) -> Any:
+    spend(3 + context.dps // 50)
+    if isinstance(tree, str):
+        constants = {PI: context.pi, EULER: context.e, IMAGINARY: context.j}
+        if tree not in point and tree not in constants:
+            raise UndecidedError(f"{tree} has no value")
+        tree = point[tree] if tree in point else constants[tree]
+    if isinstance(tree, Fraction):
+        value = context.mpf(tree.numerator) / tree.denominator
+    elif isinstance(tree, tuple):
+        value = _applied(context, tree, [_value(context, argument, point) for argument in tree[1:]])
+    else:
+        value = +tree
+    if value:
+        size = context.mag(value)
+        if not -MAX_BITS < size < MAX_BITS:
+            raise UndecidedError("too large, or no number")
+        context.largest, context.smallest = max(context.largest, size), min(context.smallest, size)
+    return value
+
+
+def _applied(context: Any, tree: tuple, arguments: list[Any]) -> Any:
+    name = tree[0]
+    if name == "^":
+        return _power(context, *arguments, tree[2])
+    if name not in "+*/":
+        spend(200 if name in ("!", "binom") else 10 + context.dps // 5)
+        gamma_is_slow = name in ("!", "binom") and context.dps > 120
+        if gamma_is_slow or any(abs(argument) > _LIMITS[name] for argument in arguments if name in _LIMITS):
+            raise UndecidedError("too large")
+    return OPERATIONS[name](context, *arguments) if name in OPERATIONS else getattr(context, name)(*arguments)
+
+
+def _power(context: Any, base: Any, exponent: Any, written: Tree) -> Any:
+    if not base:
+        if exponent.real <= 0:
+            raise UndecidedError("a power of zero")
+        return base
+    if abs(exponent) * abs(context.mag(base)) > MAX_BITS:
+        raise UndecidedError("too large")
+    odd_root = isinstance(written, Fraction) and written.denominator % 2 == 1 and written.denominator > 1
+    if odd_root and not base.imag and base.real < 0:  # as in school: the cube root of -8 is -2
+        return (-1) ** written.numerator * (-base.real) ** exponent
+    return base**exponent
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "+": lambda context, left, right: left + right,
+    "*": lambda context, left, right: left * right,
+    "/": lambda context, left, right: left / right,
+    "abs": lambda context, x: abs(x),
+    # What should be whole may lie below it by an error.
+    "floor": lambda context, x: context.floor(x + context.sqrt(context.eps)),
+    "ceil": lambda context, x: context.ceil(x - context.sqrt(context.eps)),
+    "!": lambda context, x: context.gamma(x + 1),
+    "binom": lambda context, n, k: context.binomial(n, k),
+    "log": lambda context, base, x: context.ln(x) / context.ln(base),
+    "arcsin": lambda context, x: context.asin(x),
+    "arccos": lambda context, x: context.acos(x),
+    "arctan": lambda context, x: context.atan(x),
+}
+"""What a tuple may begin with, apart from the power and functions that mpmath has under the same name."""

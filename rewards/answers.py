@@ -1,39 +1,56 @@
 r"""Where in a response is the final answer?
 
-Extraction is strict: a task names the one form in which it accepts an answer, and anything else is ``no_answer``.
-Guessing at the last number of a sentence pays a policy for text that contains many numbers.
+A task names the form in which it accepts an answer, or several in order of preference, and anything else is
+``no_answer``: guessing pays a policy for text that contains many numbers. ``ANSWER_FORMS`` is open; a form is a
+function from the text after the reasoning to every value that it offers as final, in order.
 """
 
 import re
-import textwrap
-from collections.abc import Collection
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
-_SENTENCE = re.compile(r"(?:final )?answer is:?\s*(.+?)(?:\.\s|\.$|\n|$)", re.IGNORECASE)
+from rewards.lookup import Lookup
 
-
-class AnswerForm(StrEnum):
-    """The form in which a task accepts its final answer."""
-
-    BOXED = "boxed"
-    """The content of ``\\boxed{...}``."""
-    TAGGED = "tagged"
-    """The content of ``<answer>...</answer>``."""
-    SENTENCE = "sentence"
-    """What follows "the answer is"."""
-    LAST_NUMBER = "last_number"
-    """The last number of the response; only for tasks whose responses are nothing but an answer."""
-    WHOLE = "whole"
-    """The whole response, stripped."""
-
+ANSWER_FORMS: Lookup[Callable[[str], list[str]]] = Lookup("answer_form")
+REASONING = (
+    *(("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<thought>", "</thought>"), ("[THINK]", "[/THINK]")),
+    *(("<reasoning>", "</reasoning>"), ("<seed:think>", "</seed:think>"), ("<reflection>", "</reflection>")),
+    *(("<|begin_of_thought|>", "<|end_of_thought|>"), ("\u25c1think\u25b7", "\u25c1/think\u25b7")),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+"""Marks around the reasoning of today's models: what stands between, or after an opening one alone, is a draft."""
 
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$\\]+)")
+_NEXT_QUESTION = re.compile(r"^[*#\s]*(?:Q|Question|Problem|Human|User)(?: \d+)?\**\s*:", re.MULTILINE)
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?")
+_SENTENCE = re.compile(
+    r"\b(?:answers?|ANSWERS?)\b(?: \([^()\n]{1,40}\)| (?:to|for|of|in) [^.\n:]{1,40}?)?\**\s+"
+    r"(?:is|are|(?:should|must|would|will) be|equals)\b(?: (?:therefore|thus|hence|simply|then))?[\s,:]*\**:?\s*",
+    re.IGNORECASE,
+)
+_LINE = re.compile(
+    r"(?:^[^\w\n\\]*|(?<=[.!?)$] ))(?:(?:the|my|final|correct)\s+)*ans(?:wer)?[*_#\s]*[:=][*_\s]*",
+    re.MULTILINE | re.IGNORECASE,
+)
+_HEADING = re.compile(r"^[*#_ ]*(?:the )?(?:final )?answer[*#_ ]*$\s*", re.MULTILINE | re.IGNORECASE)
+_HASH = re.compile(r"^[ \t]*####(?!#)[ \t]*(.+)$", re.MULTILINE)
+_STOP = re.compile(
+    r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|<\||</?[a-z_]{1,12}>"
+    r"|,? (?:because|since|as (?:we|the|it|claimed|required|desired)|which|so that|I hope|and (?:we|this|that))\b"
+)
+_DELIMITED = re.compile(
+    r"\s*(?:\$\$(.+?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n))+)\$(?=[\s.,;:!?)*]*(?:\s|$))|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*"
+    r"|`([^`\n]+)`)[.\s*]*(?=\n|$|[A-Z]|, (?:as|since|because)\b)",
+    re.DOTALL,
+)
+MAX_STATEMENT, MAX_STATEMENTS = 1000, 8
+"""Characters behind "the answer is" that are looked at, and how many such from either end: an answer is not longer."""
 
 
+@ANSWER_FORMS.register("boxed")
 def boxed(text: str) -> list[str]:
-    r"""Contents of every outermost ``\boxed{...}`` or ``\fbox{...}``; an unclosed box is not an answer.
+    r"""The content of every outermost ``\boxed{...}`` or ``\fbox{...}``; an unclosed box is not an answer.
 
     Escaped braces do not count, as in TeX. One pass, so that a megabyte of open boxes costs no more than one of prose.
     """
@@ -59,8 +76,9 @@ def boxed(text: str) -> list[str]:
     return values or [match[1] for match in _BARE_BOX.finditer(text)]
 
 
-def _tagged(text: str) -> list[str]:
-    """Contents of every ``<answer>...</answer>``, in one pass."""
+@ANSWER_FORMS.register("tagged")
+def tagged(text: str) -> list[str]:
+    """The content of every ``<answer>...</answer>``, in one pass."""
     lowered, values, start = text.lower(), [], 0
     while (opening := lowered.find("<answer>", start)) >= 0:
         closing = lowered.find("</answer>", opening)
@@ -71,63 +89,101 @@ def _tagged(text: str) -> list[str]:
     return values
 
 
-def final_part(text: str) -> str:
-    """What follows the reasoning of a model that marks it with ``<think>...</think>``; boxes in there are drafts."""
-    return text.rpartition("</think>")[2]
+@ANSWER_FORMS.register("sentence")
+def sentence(text: str) -> list[str]:
+    """What follows "the answer is", up to the end of the sentence or of the formula."""
+    return _statements(text, _SENTENCE)
 
 
-def candidates(text: str, form: AnswerForm) -> list[str]:
-    """Every value that the response offers as final in the given form, in order; empty if none."""
-    text = final_part(text)
-    if form is AnswerForm.BOXED:
-        values = boxed(text)
-    elif form is AnswerForm.TAGGED:
-        values = _tagged(text)
-    elif form is AnswerForm.SENTENCE:
-        values = [(boxed(value) or [value.strip()])[-1] for value in _SENTENCE.findall(text)]
-    elif form is AnswerForm.LAST_NUMBER:
-        values = _NUMBER.findall(text)[-1:]
-    else:
-        values = [text.strip()]
-    return [value for value in values if value]
+@ANSWER_FORMS.register("answer_line")
+def answer_line(text: str) -> list[str]:
+    """What follows "Answer:" at the beginning of a line, or stands below such a heading."""
+    return _statements(text, _LINE) or _statements(text, _HEADING)
 
 
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
-_PYTHON = {"", "python", "py", "python3"}
+@ANSWER_FORMS.register("hash")
+def hash_line(text: str) -> list[str]:
+    """What follows ``####`` at the beginning of a line, as in GSM8K."""
+    return [match[1].strip().strip("*_`") for match in _HASH.finditer(text)]
 
 
-def code_blocks(text: str) -> list[str]:
-    """Contents of the closed fenced blocks whose language is Python or not said; a block that is cut off is none."""
-    blocks: list[str] = []
-    lines: list[str] | None = None
-    language = ""
-    for line in text.splitlines(keepends=True):
-        fence = _FENCE.fullmatch(line.rstrip()) if "```" in line else None
-        if lines is None and fence:
-            lines, language = [], fence[1].lower()
-        elif lines is not None and fence and not fence[1]:
-            if language in _PYTHON:
-                blocks.append("".join(lines))
-            lines = None
-        elif lines is not None:
-            lines.append(line)
-    return blocks
+@ANSWER_FORMS.register("last_number")
+def last_number(text: str) -> list[str]:
+    """The last number of the response; only for tasks whose responses hold little else."""
+    return _NUMBER.findall(text)[-1:]
 
 
-def program_in(response: str, defines: Collection[str] = ()) -> str | None:
-    """The program that a response offers: the last closed fenced Python block, ``None`` if there is none.
+@ANSWER_FORMS.register("whole")
+def whole(text: str) -> list[str]:
+    """The whole response."""
+    return [text.strip()]
+
+
+def _statements(text: str, opening: re.Pattern[str]) -> list[str]:
+    """What stands behind each opening: a formula between its marks, or the rest of the sentence; a box in it counts."""
+    openings = list(opening.finditer(text))
+    if len(openings) > 2 * MAX_STATEMENTS:
+        openings = openings[:MAX_STATEMENTS] + openings[-MAX_STATEMENTS:]
+    values = []
+    for match in openings:
+        rest = text[match.end() : match.end() + MAX_STATEMENT]
+        delimited, stop = _DELIMITED.match(rest), _STOP.search(rest)
+        stated = next(filter(None, delimited.groups()), "") if delimited else rest[: stop.start() if stop else None]
+        values.append((boxed(stated) or [stated.strip().strip("*_`").strip()])[-1])
+    return values
+
+
+STATED = {
+    "boxed": "\\boxed{{{}}}",
+    "tagged": "<answer>{}</answer>",
+    "sentence": "The answer is {}.",
+    "answer_line": "Answer: {}",
+    "hash": "#### {}",
+}
+"""How an answer is given in a form; in the others it stands alone."""
+
+
+def in_form(answer: str, form: str | Sequence[str]) -> str:
+    """A response that gives an answer in a form, or in the first one of several."""
+    return STATED.get(form if isinstance(form, str) else form[0], "{}").format(answer)
+
+
+def final_part(text: str, reasoning: Sequence[tuple[str, str]] = REASONING) -> str:
+    """What follows the reasoning of a model that marks it; what is boxed in there is a draft."""
+    return text[max((text.rfind(close) + len(close) for _, close in reasoning if close in text), default=0) :]
+
+
+def candidates(
+    text: str, form: str | Sequence[str] = "boxed", reasoning: Sequence[tuple[str, str]] = REASONING
+) -> list[str]:
+    """Every value that the response offers as final, in order; empty if none.
 
     Args:
-        response: What the policy wrote.
-        defines: Functions of which the program must define one; the last block that does is taken, so that an example
-            of use after the solution is not mistaken for it. Without such a block it is the last one all the same.
+        text: The response. What a base model writes after its answer, from the next "Question:" on, does not count.
+        form: A name of ``ANSWER_FORMS``, or several: the first one in which anything is offered counts.
+        reasoning: Opening and closing marks of what is a draft; one that is never closed runs to the end.
+
+    Raises:
+        UnknownNameError: For an unknown form; names the nearest one.
+        TypeError: If the text is no text.
     """
-    blocks = [body for body in code_blocks(final_part(response)) if body.strip()]
-    if not blocks:
-        return None
-    patterns = [re.compile(rf"^[ \t]*(?:def|class)[ \t]+{re.escape(name)}\b|^{re.escape(name)}[ \t]*=", re.MULTILINE)
-                for name in defines]  # fmt: skip
-    for body in reversed(blocks):
-        if any(pattern.search(body) for pattern in patterns):
-            return textwrap.dedent(body)
-    return textwrap.dedent(blocks[-1])
+    if not isinstance(text, str):
+        raise TypeError(f"a response must be text, got {text!r}")
+    finders = answer_forms(form)
+    text = final_part(text, reasoning)
+    for opening, _ in reasoning:
+        text = text.partition(opening)[0]
+    starts = [0, *(match.start() for match in _NEXT_QUESTION.finditer(text)), len(text)]
+    for find in finders:
+        for start, end in pairwise(starts):
+            if values := [value for value in find(text[start:end]) if value]:
+                return values
+    return []
+
+
+def answer_forms(form: str | Sequence[str]) -> list[Callable[[str], list[str]]]:
+    """The functions behind one name or several; raises ``UnknownNameError`` for an unknown one."""
+    names = [form] if isinstance(form, str) else list(form)
+    if not names:
+        raise ValueError("answer_form=[]: name at least one form")
+    return [ANSWER_FORMS[name] for name in names]

@@ -11,7 +11,8 @@ ARGS and VALUE are literals, or put together from them by ``+``, ``-``, ``*``, `
 import ast
 import builtins
 import sys
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 MAX_POWER = 512
@@ -23,11 +24,12 @@ class Case:
     """One call of a function and the value that it must return.
 
     Args:
-        name: The function.
+        name: The function; ``Solution.f`` is the method of a new instance of a class.
         args: Positional arguments, plain data.
         expected: What it must return, plain data.
         kwargs: Keyword arguments, plain data.
-        tolerance: If not ``None``, the result may differ by less than this.
+        tolerance: If not ``None``, numbers in the result may differ by less than this.
+        at_most: By just as much, too.
     """
 
     name: str
@@ -35,11 +37,12 @@ class Case:
     expected: Any
     kwargs: tuple[tuple[str, Any], ...] = ()
     tolerance: float | None = None
+    at_most: bool = False
 
     def call_text(self) -> str:
         """The call as Python would write it."""
         parts = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self.kwargs]
-        return f"{self.name}({', '.join(parts)})"
+        return f"{self.name.replace('.', '().')}({', '.join(parts)})"
 
 
 class _NotDeclarableError(ValueError):
@@ -65,7 +68,7 @@ def declare(statement: ast.stmt, aliases: dict[str, str] | None = None) -> Case 
                 left, right = right, left
             return _case(left, _value(right), None, aliases or {})
         if isinstance(operator, ast.Lt | ast.LtE) and isinstance(left, ast.Call) and _name(left.func) == "abs":
-            return _close(left, _value(right), aliases or {})
+            return replace(_close(left, _value(right), aliases or {}), at_most=isinstance(operator, ast.LtE))
     except (_NotDeclarableError, ArithmeticError, ValueError, TypeError):
         return None
     return None
@@ -135,6 +138,32 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
     return sorted(free - modules), sorted(modules)
 
 
+def top_level_names(code: str) -> set[str]:
+    """Functions, classes and variables that code defines at its top level."""
+    names: set[str] = set()
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def names_read(code: str) -> set[str]:
+    """Every name that code reads."""
+    return {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def without_definitions(code: str, names: Collection[str]) -> str:
+    """The code without the functions and classes of these names at its top level."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return code
+    kept = [node for node in tree.body if getattr(node, "name", None) not in names]
+    return code if len(kept) == len(tree.body) else ast.unparse(ast.Module(kept, []))
+
+
 def _is_metadata(node: ast.stmt) -> bool:
     constants = isinstance(node, ast.Assign) and not any(isinstance(part, ast.Call) for part in ast.walk(node))
     return constants or isinstance(node, ast.Import | ast.ImportFrom)
@@ -148,7 +177,7 @@ def _states_nothing(statement: ast.stmt) -> bool:
 
 
 def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[str, str]) -> Case:
-    if not isinstance(call, ast.Call) or not (name := _name(call.func)) or name in _CONSTRUCTORS:
+    if not isinstance(call, ast.Call) or not (name := _called(call.func)) or name in _CONSTRUCTORS:
         raise _NotDeclarableError
     if hasattr(builtins, name) and name not in aliases:
         raise _NotDeclarableError
@@ -156,6 +185,15 @@ def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[
         raise _NotDeclarableError
     kwargs = tuple((str(keyword.arg), _value(keyword.value)) for keyword in call.keywords)
     return Case(aliases.get(name, name), tuple(_value(arg) for arg in call.args), expected, kwargs, tolerance)
+
+
+def _called(function: ast.expr) -> str:
+    """``f`` of ``f(...)``, ``Solution.f`` of ``Solution().f(...)``."""
+    if isinstance(function, ast.Attribute) and isinstance(owner := function.value, ast.Call):
+        return (
+            f"{_name(owner.func)}.{function.attr}" if _name(owner.func) and not (owner.args or owner.keywords) else ""
+        )
+    return _name(function)
 
 
 def _close(absolute: ast.Call, tolerance: Any, aliases: dict[str, str]) -> Case:

@@ -5,38 +5,41 @@ compared here, or by a judge in a process of its own where a test is arbitrary c
 task's text shows. They come first, and the output is read before a hidden argument is sent: nothing that a program
 prints, raises or returns about a hidden test can reach the observation.
 
-Not covered: a program that knows its task set by heart, one that is right on the hidden inputs only, and time limits
-that a slow machine makes tighter (raise them).
+Not covered: a program that knows its task set by heart, and one that is right on the hidden inputs only.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from rewards.answers import program_in
-from rewards.asserts import Case, free_names
-from rewards.observation import clean_text
-from rewards.sandbox import Conversation, Ending, Judgement, Limits, Mode, Outcome, Sandbox
-from rewards.sandbox.candidate import MAX_FRAMES
-from rewards.sandbox.codec import decode, encode, matches, show
+from rewards.asserts import Case, free_names, without_definitions
+from rewards.comparison import Comparison, comparison, safely
+from rewards.observation import of_calls, of_script
+from rewards.program import program_in
+from rewards.sandbox import Conversation, Ending, Judgement, Limits, Outcome, Runner, Script
+from rewards.sandbox.codec import encode, matches
 from rewards.sandboxes import get_sandbox
 from rewards.score import Score, Verdict
 
 MAX_PROGRAM_CHARS = 100_000
-_SHOWN_VALUE = 500
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CheckCode:
     """Test code that is no list of plain cases; it runs in a judge's process, against proxies of the program.
 
     Args:
         tests: Pieces of code, each one test: it passes if it raises nothing.
-        setup: Runs before them: trusted helpers, ``def check(candidate): ...``.
+        setup: Runs before them: trusted helpers, ``def check(candidate): ...``. What it defines is the tests' own,
+            whatever the program calls by that name, except ``names``.
         names: What the program must define and the tests use; empty finds out from the code.
         aliases: Other names under which the tests use one of ``names``.
+
+    Raises:
+        ValueError: If the tests are no Python, or use nothing that a program could define: all would be paid.
     """
 
     tests: tuple[str, ...]
@@ -44,14 +47,40 @@ class CheckCode:
     names: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        try:
+            free, _ = self.free_names
+        except SyntaxError as error:
+            raise ValueError(f"the tests are no Python: {error}: {self.tests}") from None
+        if not self.names and not free:
+            raise ValueError(f"the tests name nothing that a program must define; say what, by names=: {self.tests}")
+
+    @cached_property
+    def free_names(self) -> tuple[list[str], list[str]]:
+        """Names that the tests take from the program, and modules that they take from the library."""
+        return free_names("\n".join([self.setup, *self.tests]))
+
 
 @dataclass(frozen=True)
 class FunctionTests:
-    """Tests of a function. ``public`` ones may be shown to the policy; ``hidden`` and ``code`` never are."""
+    """Tests of a function. ``public`` ones may be shown to the policy; ``hidden`` and ``code`` never are.
+
+    Args:
+        public: Cases that the question shows.
+        hidden: Further cases.
+        code: Tests that are no plain cases.
+        prelude: Runs before the program, in its namespace: imports and helpers that the question gives.
+        alike: A tuple counts as equal to a list of the same items.
+        gold: A program that must pass, or several of which one must. If the tests refuse it they are broken, and
+            every other verdict than ``correct`` is an ``error``; it is run once, when that question first arises.
+    """
 
     public: tuple[Case, ...] = ()
     hidden: tuple[Case, ...] = ()
     code: CheckCode | None = None
+    prelude: str = ""
+    alike: bool = False
+    gold: str | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
         if not (self.public or self.hidden or self.code):
@@ -63,116 +92,197 @@ class FunctionTests:
         return [{"kind": "calls", "calls": _calls(cases)} for cases in (self.public, self.hidden) if cases]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScriptTests:
-    """Tests of a whole program: pairs of standard input and standard output."""
+    """Tests of a whole program: pairs of standard input and standard output.
+
+    Args:
+        public: Pairs that the question shows.
+        hidden: Further pairs.
+        compare: When an output is the expected one: a name of ``COMPARISONS``, or a function of the expected output,
+            the actual one and the input.
+        compare_options: Of that name.
+        gold: As for functions.
+    """
 
     public: tuple[tuple[str, str], ...] = ()
     hidden: tuple[tuple[str, str], ...] = ()
+    compare: str | Comparison = "lines"
+    compare_options: dict[str, Any] = field(default_factory=dict)
+    gold: str | tuple[str, ...] = ""
 
     def __post_init__(self) -> None:
         if not (self.public or self.hidden):
             raise ValueError("no tests: an empty list would pay for any program")
 
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Compares an output."""
+        return comparison(self.compare, self.compare_options) if isinstance(self.compare, str) else self.compare
+
+
+Tests = FunctionTests | ScriptTests
+
 
 def score_code(
     response: str,
-    tests: FunctionTests | ScriptTests,
+    tests: Tests,
     limits: Limits | None = None,
     partial_credit: bool = False,
-    sandbox: Sandbox | None = None,
-    minimum: Mode = Mode.STRICT,
+    sandbox: Runner | None = None,
 ) -> Score:
-    """Grades the program in a response: the last fenced block, see :func:`rewards.answers.program_in`.
+    """Grades the program in a response, see :func:`rewards.program.program_in`.
 
     Args:
         response: What the policy wrote.
         tests: What the program must do.
-        limits: Of one process; 5 s by default.
+        limits: Of one process; 5 s of processor time for a test by default.
         partial_credit: Pay a wrong program the share of tests that it passes, instead of 0.
         sandbox: Where to run it; ``None`` takes the shared one.
-        minimum: The least isolation of the shared sandbox.
 
     Returns:
         ``correct`` only if every test passes; ``timeout`` if it was killed at a limit, ``no_answer`` without a program.
-        A sandbox that fails is an ``error``, never a reward of 0.
+        A sandbox or a test that fails by itself is an ``error``, never a reward of 0.
 
     Raises:
         SandboxError: If this machine does not give the isolation that is asked for.
     """
-    names = {case.name for case in (*tests.public, *tests.hidden)} if isinstance(tests, FunctionTests) else set()
-    program = program_in(response, names)
+    program = program_in(response, wanted_names(tests))
     if program is None:
         return Score(0.0, Verdict.NO_ANSWER, None, "no_program", "No program found: put it into one ```python block.")
-    return score_program(program, tests, limits, partial_credit, sandbox or get_sandbox(minimum))
+    return score_program(program, tests, limits, partial_credit, sandbox)
+
+
+def wanted_names(tests: Tests) -> set[str]:
+    """What a program must define at its top level."""
+    if isinstance(tests, ScriptTests):
+        return set()
+    names = set(tests.code.names or tests.code.free_names[0]) if tests.code else set()
+    return names | {case.name.partition(".")[0] for case in (*tests.public, *tests.hidden)}
 
 
 def score_program(
     program: str,
-    tests: FunctionTests | ScriptTests,
+    tests: Tests,
     limits: Limits | None = None,
     partial_credit: bool = False,
-    sandbox: Sandbox | None = None,
+    sandbox: Runner | None = None,
 ) -> Score:
     """Grades a program as it stands; arguments and result as for :func:`score_code`."""
     sandbox, limits = sandbox or get_sandbox(), limits or Limits()
     program = program.lstrip("\ufeff")
     if len(program) > MAX_PROGRAM_CHARS:
         return Score(0.0, Verdict.WRONG, None, "guard", f"The program is longer than {MAX_PROGRAM_CHARS} characters.")
+    score = _score(program, tests, limits, partial_credit, sandbox)
+    if score.verdict in (Verdict.WRONG, Verdict.TIMEOUT) and (broken := _broken(tests, limits, sandbox)):
+        return Score(0.0, Verdict.ERROR, score.answer, broken)
+    return score
+
+
+def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
+    """What is wrong with the tests, as their own solution shows; empty if nothing is, or there is no solution."""
+    known = tests.__dict__
+    if not tests.gold or "_broken" in known:
+        return known.get("_broken", "")
+    said = ""
+    for gold in (tests.gold,) if isinstance(tests.gold, str) else tests.gold:
+        score = _score(gold, tests, limits, False, sandbox)
+        if score.verdict is Verdict.CORRECT:
+            said = ""
+            break
+        if score.verdict is Verdict.ERROR and score.reason.startswith("sandbox"):
+            return score.reason
+        said = f"tests: their own solution is {score.verdict}"
+        _log.warning("%s, so they pay nothing unless another one passes: %s\n%s", said, gold[:300], score.observation)
+    known["_broken"] = said
+    return said
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How far a program came, over all processes that it was run in."""
+
+    total: int
+    passed: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+    fault: str = ""
+    """Of the tests themselves."""
+
+    def ended(self, ending: Ending) -> Outcome | None:
+        """The first process that ended so."""
+        return next((outcome for outcome in self.outcomes if outcome.ending is ending), None)
+
+    def score(self, program: str, observation: str, partial_credit: bool, limits: Limits) -> Score:
+        """The verdict."""
+        answer, value = program.strip(), self.passed / self.total
+        if broken := self.ended(Ending.BROKEN):
+            return Score(0.0, Verdict.ERROR, answer, f"sandbox: {broken.detail}")
+        if self.fault:
+            return Score(0.0, Verdict.ERROR, answer, f"tests: {self.fault}")
+        if limits.total_s and sum(outcome.cpu_s for outcome in self.outcomes) > limits.total_s:
+            return Score(0.0, Verdict.TIMEOUT, answer, "timeout_in_all", observation)
+        if self.passed == self.total and not self.ended(Ending.TIMEOUT):
+            return Score(1.0, Verdict.CORRECT, answer, "tests", observation)
+        value = value if partial_credit else 0.0
+        if self.ended(Ending.TIMEOUT):
+            return Score(value, Verdict.TIMEOUT, answer, "timeout", observation)
+        return Score(value, Verdict.WRONG, answer, "died" if self.ended(Ending.DIED) else "tests", observation)
+
+
+def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
     if isinstance(tests, ScriptTests):
         return _score_script(program, tests, limits, partial_credit, sandbox)
-    return _score_function(program, tests, limits, partial_credit, sandbox)
+    cases, code = (*tests.public, *tests.hidden), tests.code
+    tally = _Tally(len(cases) + (len(code.tests) if code else 0))
+    first = sandbox.run(_conversation(program, tests, tests.calls), limits)
+    loaded = bool(first.replies) and _is_loaded(first.replies[0])
+
+    def call(start: int) -> tuple[Outcome, list[Any]]:
+        rest = [{"kind": "calls", "calls": _calls(cases[start:])}]
+        outcome = first if start == 0 else sandbox.run(_conversation(program, tests, rest), limits)
+        # A program that raises while it is loaded has failed, even if the function was defined before that.
+        return outcome, list(outcome.replies[1:]) if outcome.replies and _is_loaded(outcome.replies[0]) else []
+
+    results = _answers(len(cases), call, partial_credit and loaded, tally)
+    passed = [_passes(case, result, tests.alike) for case, result in zip(cases, results, strict=False)]
+    tally.passed = sum(passed)
+    n_public = len(tests.public)
+    observation = of_calls(program, tests.public, results, passed[:n_public], first)
+    if code and loaded and (partial_credit or tally.passed == len(cases)):
+        request = _judgement(program, tests.prelude, code)
+
+        def judge(start: int) -> tuple[Outcome, list[Any]]:
+            outcome = sandbox.run(Judgement(request | {"tests": list(code.tests[start:])}), limits)
+            return outcome, list(outcome.replies)
+
+        # The judge's process is ours: its word counts.
+        verdicts = _answers(len(code.tests), judge, partial_credit, tally)
+        tally.passed += sum(bool(verdict and verdict["passed"]) for verdict in verdicts)
+        tally.fault = next((_said(verdict) for verdict in verdicts if verdict and verdict.get("ours")), "")
+    return tally.score(program, observation, partial_credit, limits)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tally:
-    """How far a program came."""
+def _answers(n: int, run: Callable[[int], tuple[Outcome, list[Any]]], go_on: bool, tally: _Tally) -> list[Any]:
+    """Answers to as many of ``n`` tests as were run; ``None`` for one that killed or hung its process.
 
-    passed: int
-    total: int
-    ending: Ending
-    detail: str = ""
-
-    def score(self, program: str, observation: str, partial_credit: bool) -> Score:
-        answer = program.strip()
-        if self.ending is Ending.BROKEN:
-            return Score(0.0, Verdict.ERROR, answer, f"sandbox: {self.detail}")
-        if self.ending is Ending.TIMEOUT:
-            return Score(0.0, Verdict.TIMEOUT, answer, "timeout", observation)
-        if self.passed == self.total:
-            return Score(1.0, Verdict.CORRECT, answer, "tests", observation)
-        reason = "died" if self.ending is Ending.DIED else "tests"
-        value = self.passed / self.total if partial_credit else 0.0
-        return Score(value, Verdict.WRONG, answer, reason, observation)
+    With ``go_on`` such a test costs itself alone: the tests behind it run in a process of their own.
+    """
+    outcome, answers = run(0)
+    tally.outcomes.append(outcome)
+    while go_on and len(answers) + 1 < n and outcome.ending is not Ending.BROKEN:
+        if answers and isinstance(answers[-1], dict) and answers[-1].get("setup"):
+            break
+        if outcome.ending is not Ending.FINISHED:
+            answers.append(None)
+        outcome, further = run(len(answers))
+        tally.outcomes.append(outcome)
+        answers += further
+    return answers
 
 
-def _score_function(
-    program: str, tests: FunctionTests, limits: Limits, partial_credit: bool, sandbox: Sandbox
-) -> Score:
-    outcome = sandbox.run(_conversation(program, tests), limits)
-    loaded = bool(outcome.replies) and _is_loaded(outcome.replies[0])
-    # A program that raises while it is loaded has failed, even if the function was defined before that.
-    public = _results(outcome, 1, len(tests.public)) if loaded and tests.public else []
-    hidden = _results(outcome, 1 + bool(tests.public), len(tests.hidden)) if loaded and tests.hidden else []
-    passed = sum(map(_passes, tests.public, public)) + sum(map(_passes, tests.hidden, hidden))
-    total = len(tests.public) + len(tests.hidden)
-    observation = _observe(program, tests, outcome, public, loaded)
-    ending, detail = outcome.ending, outcome.detail
-    if tests.code is not None:
-        total += len(tests.code.tests)
-        passes_so_far = passed + len(tests.code.tests) == total
-        if loaded and ending is Ending.FINISHED and (partial_credit or passes_so_far):
-            judged = sandbox.run(_judgement(program, tests.code), limits)
-            passed += _judged(judged)
-            ending, detail = judged.ending, judged.detail
-    return _Tally(passed, total, ending, detail).score(program, observation, partial_credit)
-
-
-def _conversation(program: str, tests: FunctionTests) -> Conversation:
-    requests: list[dict[str, Any]] = [{"kind": "load", "source": program, "name": "solution"}]
-    requests += tests.calls
-    requests[-1] = requests[-1] | {"last": True}
-    return Conversation(tuple(requests), output_after=2 if tests.public else 1)
+def _conversation(program: str, tests: FunctionTests, calls: list[dict[str, Any]]) -> Conversation:
+    load = {"kind": "load", "source": program, "prelude": tests.prelude}
+    return Conversation((load, *calls), output_after=2 if tests.public else 1)
 
 
 def _calls(cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -190,168 +300,54 @@ def _is_loaded(reply: Any) -> bool:
     return isinstance(reply, dict) and reply.get("loaded") is True
 
 
-def _results(outcome: Outcome, index: int, n_cases: int) -> list[Any]:
-    """Replies to the calls of one request; an untrusted process may have sent anything, or nothing."""
-    if index >= len(outcome.replies) or not isinstance(outcome.replies[index], dict):
-        return []
-    results = outcome.replies[index].get("results")
-    return results if isinstance(results, list) and len(results) == n_cases else []
-
-
-def _passes(case: Case, result: Any) -> bool:
+def _passes(case: Case, result: Any, alike: bool) -> bool:
     if not isinstance(result, dict) or "value" not in result:
         return False
-    if case.tolerance is None:
-        return matches(case.expected, result["value"])
-    value = result["value"]
-    if isinstance(value, dict) and set(value) <= {"int", "float", "Fraction", "Decimal"}:
-        try:
-            value = float(decode(value))
-        except (ValueError, OverflowError, TypeError):
-            return False
-    return isinstance(value, int | float) and abs(value - case.expected) < case.tolerance
+    return matches(case.expected, result["value"], case.tolerance, case.at_most, alike)
 
 
-def _judgement(program: str, code: CheckCode) -> Judgement:
-    free, modules = free_names("\n".join([code.setup, *code.tests]))
-    return Judgement(
-        {
-            "source": program,
-            "names": list(code.names or free),
-            "modules": modules,
-            "aliases": dict(code.aliases),
-            "setup": code.setup,
-            "tests": list(code.tests),
-        }
-    )
+def _judgement(program: str, prelude: str, code: CheckCode) -> dict[str, Any]:
+    free, modules = code.free_names
+    names = code.names or free
+    return {
+        "source": program,
+        "prelude": prelude,
+        "names": list(names),
+        "modules": modules,
+        "aliases": dict(code.aliases),
+        # A stub of the very function, as HumanEval's prompts have it, is no helper.
+        "setup": without_definitions(code.setup, names),
+    }
 
 
-def _judged(outcome: Outcome) -> int:
-    """How many tests the judge saw pass. The judge's process is ours: its word counts."""
-    if outcome.ending is not Ending.FINISHED:
-        return 0
-    return sum(result["passed"] for result in outcome.replies[0].get("results", []))
+def _said(verdict: dict[str, Any]) -> str:
+    raised = verdict.get("raised") or {}
+    return f"{raised.get('type')}: {raised.get('message')}"
 
 
-# What the policy is told.
+def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
+    public, passed = _run_script(program, tests, tests.public, limits, sandbox)
+    observation = of_script(tests.public, public, passed)
+    tally = _Tally(len(tests.public) + len(tests.hidden), sum(passed), public)
+    if all(passed) or partial_credit:
+        hidden, passed = _run_script(program, tests, tests.hidden, limits, sandbox)
+        tally.passed += sum(passed)
+        tally.outcomes += hidden
+    return tally.score(program, observation, partial_credit, limits)
 
 
-def _observe(program: str, tests: FunctionTests, outcome: Outcome, results: list[Any], loaded: bool) -> str:
-    """The first thing that went wrong with the program or a public test, and what was printed until then."""
-    if not loaded:
-        reply = outcome.replies[0] if outcome.replies else None
-        lines = ["The program could not be loaded.", *_what_happened(program, reply, outcome)]
-    elif tests.public and not results:
-        lines = ["The shown tests got no answer.", *_what_happened(program, None, outcome)]
-    else:
-        lines = _first_failure(program, tests.public, results)
-    return _framed(lines, outcome.output)
-
-
-def _framed(lines: list[str], output: bytes) -> str:
-    body = [clean_text("\n".join(lines))]
-    if output.strip():
-        body += ["[sandbox] standard output:", clean_text(output).rstrip()]
-    return "\n".join(body)
-
-
-def _first_failure(program: str, cases: Sequence[Case], results: list[Any]) -> list[str]:
-    for case, result in zip(cases, results, strict=True):
-        if _passes(case, result):
-            continue
-        lines = [f"Input: {case.call_text()}", f"Expected: {case.expected!r}"]
-        if isinstance(result, dict) and "value" in result:
-            return [*lines, f"Got: {show(result['value'], _SHOWN_VALUE)}"]
-        return [*lines, *_what_happened(program, result, None)]
-    if not cases:
-        return ["The program was loaded without an error. No test is shown for it."]
-    return [f"All {len(cases)} shown tests pass." if len(cases) > 1 else "The shown test passes."]
-
-
-def _what_happened(program: str, reply: Any, outcome: Outcome | None) -> list[str]:
-    if isinstance(reply, dict) and isinstance(reply.get("raised"), dict):
-        return _traceback(program, reply["raised"])
-    if isinstance(reply, dict) and "unusable" in reply:
-        return [f"The result is no plain data: {reply['unusable']}"]
-    if outcome is None:
-        return ["The program sent no answer."]
-    if outcome.ending is Ending.TIMEOUT:
-        return ["Timeout: the program was stopped at its time limit."]
-    if outcome.signal:
-        return [f"The program was killed by signal {outcome.signal}."]
-    return ["The program ended before it answered."]
-
-
-def _traceback(program: str, raised: dict[str, Any]) -> list[str]:
-    """A traceback of the program's own frames. The frames' text is ours; the type and message are the program's."""
-    lines = program.splitlines()
-    text = []
-    frames = raised.get("frames")
-    for frame in frames[:MAX_FRAMES] if isinstance(frames, list) else []:
-        if not (isinstance(frame, list) and len(frame) == 2 and isinstance(frame[0], int)):
-            continue
-        number, name = frame
-        text.append(f'  File "solution.py", line {number}, in {str(name)[:100]}')
-        if 0 < number <= len(lines):
-            text.append(f"    {lines[number - 1].strip()[:200]}")
-    message = str(raised.get("message", ""))
-    return [
-        "Traceback:",
-        *text,
-        f"{raised.get('type', 'Exception')}: {message}" if message else str(raised.get("type")),
+def _run_script(
+    program: str, tests: ScriptTests, pairs: Sequence[tuple[str, str]], limits: Limits, sandbox: Runner
+) -> tuple[list[Outcome], list[bool]]:
+    waiting = []
+    for stdin, expected in pairs:  # a right output must have room, and one that is too long must be seen to be
+        room = max(limits.output_bytes, 2 * len(expected.encode()) + 1024)
+        waiting.append(sandbox.submit(Script(program, stdin.encode()), replace(limits, output_bytes=room)))
+    outcomes = [future.result() for future in waiting]
+    passed = [
+        outcome.ending is Ending.FINISHED
+        and outcome.exit == 0
+        and safely(tests.comparison, expected, outcome.output.decode("utf-8", "replace"), stdin)
+        for (stdin, expected), outcome in zip(pairs, outcomes, strict=True)
     ]
-
-
-# Whole programs.
-
-
-def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Sandbox) -> Score:
-    public = _run_script(program, tests.public, limits, sandbox)
-    public_passed = [
-        _script_passes(expected, outcome) for (_, expected), outcome in zip(tests.public, public, strict=True)
-    ]
-    observation = _observe_script(program, tests, public, public_passed)
-    outcomes = list(public)
-    passed = sum(public_passed)
-    if all(public_passed) or partial_credit:
-        hidden = _run_script(program, tests.hidden, limits, sandbox)
-        passed += sum(_script_passes(expected, o) for (_, expected), o in zip(tests.hidden, hidden, strict=True))
-        outcomes += hidden
-    total = len(tests.public) + len(tests.hidden)
-    endings = [outcome.ending for outcome in outcomes]
-    ending = next((e for e in (Ending.BROKEN, Ending.TIMEOUT) if e in endings), Ending.FINISHED)
-    detail = next((outcome.detail for outcome in outcomes if outcome.ending is Ending.BROKEN), "")
-    return _Tally(passed, total, ending, detail).score(program, observation, partial_credit)
-
-
-def _run_script(program: str, tests: Sequence[tuple[str, str]], limits: Limits, sandbox: Sandbox) -> list[Outcome]:
-    request = {"kind": "load", "source": program, "name": "__main__", "last": True}
-    waiting: list[Future[Outcome]] = [
-        sandbox.submit(Conversation((request,), stdin=stdin.encode(), read_output_at_end=True), limits)
-        for stdin, _ in tests
-    ]
-    return [future.result() for future in waiting]
-
-
-def _script_passes(expected: str, outcome: Outcome) -> bool:
-    ended_well = outcome.ending is Ending.FINISHED and _is_loaded(outcome.replies[0])
-    if not ended_well and not (outcome.ending is Ending.DIED and outcome.exit == 0):
-        return False
-    return _lines(outcome.output.decode("utf-8", "replace")) == _lines(expected)
-
-
-def _lines(text: str) -> list[str]:
-    """Lines without trailing white space, and no empty ones at the end: what judges of programs compare."""
-    return [line.rstrip() for line in text.rstrip().splitlines()]
-
-
-def _observe_script(program: str, tests: ScriptTests, outcomes: list[Outcome], passed: list[bool]) -> str:
-    for (stdin, expected), outcome, right in zip(tests.public, outcomes, passed, strict=True):
-        if right:
-            continue
-        lines = [f"Standard input:\n{stdin}", f"Expected output:\n{expected}"]
-        reply = outcome.replies[0] if outcome.replies else None
-        if not _is_loaded(reply):
-            lines += _what_happened(program, reply, outcome)
-        return _framed(lines, outcome.output or b"(nothing)")
-    return f"All {len(passed)} shown tests pass." if passed else "No test is shown."
+    return outcomes, passed

@@ -1,27 +1,25 @@
-"""When two values are the same. Three outcomes: true, false where both sides are fully understood, and ``None``."""
+"""When two values are the same: true, false where both sides are fully understood, else ``UndecidedError``."""
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
+from hashlib import blake2b
+from typing import Any
 
 from rewards import algebra
-from rewards.algebra import Quotient, UndecidedError
-from rewards.kinds import (
-    Based,
-    Equation,
-    Expression,
-    Hedge,
-    Matrix,
-    Relation,
-    Sequence,
-    UnevaluatedError,
-    Union,
-    Value,
-    Words,
-)
+from rewards.algebra import Tree, UndecidedError
+from rewards.kinds import Equation, Expression, Family, Hedge, Label, Named, Region, Relation, Sequence, Value
+from rewards.notation import WORDS
+
+INTERVALS = ("()", "[]", "(]", "[)")
+INFINITE = (algebra.apply("*", Fraction(-1), algebra.INFINITY), algebra.INFINITY)
 
 
-def equal(gold: Value, answer: Value, strict: bool = True) -> bool | None:
+class UnevaluatedError(ValueError):
+    """The answer is a calculation that leads to the gold."""
+
+
+def equal(gold: Value, answer: Value, strict: bool = True) -> bool:
     """Whether an answer is the gold.
 
     Args:
@@ -29,163 +27,275 @@ def equal(gold: Value, answer: Value, strict: bool = True) -> bool | None:
         answer: The value that is offered.
         strict: A gold that is a plain number wants a plain number, not a calculation that leads to it.
     """
-    if isinstance(answer, Hedge):
-        answer = Sequence("", answer.items)
-    if isinstance(gold, Hedge):
-        gold = Sequence("", gold.items)
-    comparison = _COMPARISONS.get((type(gold), type(answer)))
-    if comparison is not None:
-        return comparison(gold, answer, strict)
+    algebra.spend(5)
+    gold, answer = (Sequence("", side.items) if isinstance(side, Hedge) else side for side in (gold, answer))
+    if isinstance(gold, Named) or isinstance(answer, Named):
+        return _named(gold, answer, strict)
+    if isinstance(gold, Region) or isinstance(answer, Region):
+        return _regions(gold, answer)
+    if isinstance(gold, Family) or isinstance(answer, Family):
+        return _families(gold, answer)
+    if isinstance(gold, Expression) and isinstance(answer, Equation):
+        # "a + b = 5" states 5; "x + 1 = 5" asks for x.
+        left = answer.left.tree
+        stated = len(algebra.variables(left)) > 1 or (isinstance(left, tuple) and left[0] not in ("+", "*", "/", "^"))
+        return stated and not algebra.variables(answer.right.tree) and equal(gold, answer.right, strict)
     if isinstance(gold, Sequence) and isinstance(answer, Expression) and len(gold.items) == 1:
-        return equal(gold.items[0], answer, strict) if gold.brackets == "{}" else False
-    return False
-
-
-def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool | None:
-    if gold.name and answer.name and not parse_name(gold.name).equals(parse_name(answer.name)):
+        return gold.brackets == "{}" and equal(gold.items[0], answer, strict)
+    if type(gold) is not type(answer):
         return False
-    same = gold.value.equals(answer.value)
+    return _COMPARISONS[type(gold)](gold, answer, strict)
+
+
+def _named(gold: Value, answer: Value, strict: bool) -> bool:
+    left, right = (side.value if isinstance(side, Named) else side for side in (gold, answer))
+    differ = False
+    if isinstance(gold, Named) and isinstance(answer, Named):
+        differ = (gold.name, len(gold.parameters)) != (answer.name, len(answer.parameters))
+        differ &= not WORDS.match(gold.name) and not WORDS.match(answer.name)
+        if not differ and isinstance(left, Expression) and isinstance(right, Expression):
+            for i, (name, theirs) in enumerate(zip(gold.parameters, answer.parameters, strict=False)):
+                left = replace(left, tree=algebra.substitute(left.tree, name, f"#{i}"))
+                right = replace(right, tree=algebra.substitute(right.tree, theirs, f"#{i}"))
+    if differ or isinstance(left, Equation) or isinstance(right, Equation):
+        equations = [_as_equation(side) for side in (gold, answer)]
+        return None not in equations and _equations(*equations, strict)  # type: ignore[arg-type]
+    return equal(left, right, strict)
+
+
+def _as_equation(value: Value) -> Equation | None:
+    """``y = 2x`` as an equation; ``x = 5`` is a value, and a function is no line."""
+    if isinstance(value, Named) and isinstance(value.value, Expression) and algebra.variables(value.value.tree):
+        return None if value.parameters else Equation(Expression(value.name), value.value)
+    return value if isinstance(value, Equation) else None
+
+
+def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
+    same = algebra.equal(gold.tree, answer.tree)
     if gold.percent != answer.percent:
         # The sign means hundredths; and it is a unit that may be left out, but hardly of a number below 1.
-        left_out = same is True and gold.value.rational is not None and abs(gold.value.rational) > 1
-        hundredth = algebra.number(Fraction(1, 100))
-        sides = [side.value * hundredth if side.percent else side.value for side in (gold, answer)]
-        same = left_out or sides[0].equals(sides[1])
+        left_out = same and isinstance(gold.tree, Fraction) and abs(gold.tree) > 1
+        trees = [algebra.apply("/", side.tree, Fraction(100)) if side.percent else side.tree for side in (gold, answer)]
+        same = left_out or algebra.equal(*trees)
     if same and strict and gold.literal and not answer.literal:
         raise UnevaluatedError
     return same
 
 
-def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool | None:
+def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     kinds = {gold.brackets, answer.brackets}
-    if len(kinds) > 1 and kinds != {"", "{}"}:
+    if (len(kinds) > 1 and kinds != {"", "{}"}) or len(gold.items) != len(answer.items):
         return False
-    if len(gold.items) != len(answer.items):
-        return None if gold.brackets == "{}" and len(gold.items) < len(answer.items) else False
     if gold.brackets == ":":
         return _ratios(gold.items, answer.items)
-    if gold.brackets in ("", "{}"):
+    names, theirs = _names(gold.items), _names(answer.items)
+    if len(set(names)) > 1 and theirs and set(names) == set(theirs) and len(set(theirs)) == len(theirs):
+        by_name = dict(zip(theirs, answer.items, strict=True))
+        return all(equal(item, by_name[name], strict) for name, item in zip(names, gold.items, strict=True))
+    if gold.brackets in ("", "{}") and len(set(names)) <= 1:
         return _unordered(gold.items, answer.items, strict)
-    return _all(equal(g, a, strict) for g, a in zip(gold.items, answer.items, strict=True))
+    return all(equal(g, a, strict) for g, a in zip(gold.items, answer.items, strict=True))
 
 
-def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool | None:
-    """``2:3`` is ``4:6``."""
-    pairs = list(zip(gold, answer, strict=True))
-    if not all(isinstance(g, Expression) and isinstance(a, Expression) for g, a in pairs):
-        raise UndecidedError("a ratio of something else than numbers")
-    values = [(g.value, a.value) for g, a in pairs if isinstance(g, Expression) and isinstance(a, Expression)]
-    first_gold, first_answer = values[0]
-    return _all((g * first_answer).equals(a * first_gold) for g, a in values[1:])
+def _names(items: tuple[Value, ...]) -> list[str]:
+    """Names of all items, or none if one has none."""
+    names = [item.name for item in items if isinstance(item, Named)]
+    return names if len(names) == len(items) else []
 
 
-def _all(results: Iterable[bool | None]) -> bool | None:
-    undecided = False
-    for result in results:
-        if result is False:
-            return False
-        undecided |= result is None
-    return None if undecided else True
+def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool:
+    """``2:3`` is ``4:6``; ``0:0`` is nothing."""
+    sides = [[item.tree for item in side if isinstance(item, Expression)] for side in (gold, answer)]
+    if [len(gold)] * 2 != list(map(len, sides)):
+        return False
+    zero, first = Fraction(0), [next((tree for tree in side if tree != 0), Fraction(1)) for side in sides]
+    return all(
+        algebra.equal(g, zero) == algebra.equal(a, zero)
+        and algebra.equal(algebra.apply("*", g, first[1]), algebra.apply("*", a, first[0]))
+        for g, a in zip(*sides, strict=True)
+    )
 
 
-def _unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], strict: bool) -> bool | None:
-    left, undecided = list(answer), False
+def _unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], strict: bool) -> bool:
+    left = list(answer)
     for item in gold:
-        results = [equal(item, other, strict) for other in left]
-        if True in results:
-            left.pop(results.index(True))
-        elif None in results:
-            undecided = True
-        else:
+        found = next((i for i, other in enumerate(left) if equal(item, other, strict)), None)
+        if found is None:
             return False
-    return None if undecided else True
+        left.pop(found)
+    return True
 
 
-def _unions(gold: Union, answer: Union, strict: bool) -> bool | None:
-    if len(gold.parts) != len(answer.parts):
+def _regions(gold: Value, answer: Value) -> bool:
+    left, right = as_region(gold), as_region(answer)
+    if left is None or right is None or len(left.cuts) != len(right.cuts):
+        return False
+    if left.variable and right.variable and left.variable != right.variable:
+        return False
+    return all(a[1] == b[1] and algebra.equal(a[2], b[2]) for a, b in zip(left.cuts, right.cuts, strict=True))
+
+
+def as_region(value: Value) -> Region | None:
+    """An interval, or a set of numbers, as a region; ``None`` for what is none."""
+    if isinstance(value, Region):
+        return value
+    if not isinstance(value, Sequence) or not all(isinstance(item, Expression) for item in value.items):
         return None
-    return _unordered(gold.parts, answer.parts, strict)
+    trees = [item.tree for item in value.items if isinstance(item, Expression)]
+    if value.brackets in INTERVALS and len(trees) == 2:
+        return between(*trees, value.brackets)
+    return combine(any, *(between(tree, tree) for tree in trees)) if value.brackets == "{}" else None
 
 
-def _equations(gold: Equation, answer: Equation, strict: bool) -> bool | None:
-    if gold.name and answer.name:
-        if not gold.left.equals(answer.left):
+def between(low: Tree, high: Tree, brackets: str = "[]") -> Region:
+    """An interval; raises ``UndecidedError`` if an end is no real number, or the first one is the larger."""
+    above = (int(brackets[0] == "(" or low in INFINITE), int(brackets[1] == "]" and high not in INFINITE))
+    cuts = ((_place(low), above[0], low), (_place(high), above[1], high))
+    if cuts[0][:2] >= cuts[1][:2]:
+        raise UndecidedError("an empty interval")
+    return Region(cuts)
+
+
+def _place(tree: Tree) -> Fraction | float:
+    if tree in INFINITE:
+        return (-1) ** (1 + INFINITE.index(tree)) * float("inf")
+    if isinstance(tree, Fraction):
+        return tree
+    (value,), error = algebra.evaluate((tree,), {})
+    if abs(value.imag) > error:
+        raise UndecidedError("no real number")
+    return Fraction(int(value.real * 10**25), 10**25)
+
+
+def combine(keep: Callable[[list[bool]], bool], *values: Value) -> Region:
+    """Union (``any``), intersection (``all``) or difference (``first_alone``) of sets of real numbers."""
+    regions = [region for region in map(as_region, values) if region is not None]
+    names = {region.variable for region in regions} - {""}
+    if len(regions) < len(values) or len(names) > 1:
+        raise UndecidedError("no sets of numbers, or of several variables")
+    cuts, inside, kept = [], [False] * len(regions), False
+    places = {cut[:2]: cut for region in regions for cut in region.cuts}
+    for place in sorted(places):
+        for i, region in enumerate(regions):
+            inside[i] ^= any(cut[:2] == place for cut in region.cuts)
+        if keep(inside) != kept:
+            kept = not kept
+            cuts.append(places[place])
+    return Region(tuple(cuts), "".join(names))
+
+
+def first_alone(inside: list[bool]) -> bool:
+    """Whether a point is in the first set and in no other."""
+    return inside[0] and not any(inside[1:])
+
+
+def _families(gold: Value, answer: Value) -> bool:
+    """Whether members near 0 of one are members of the other, both ways; a left out "k is an integer" is granted."""
+    if not isinstance(gold, Family):
+        return False
+    if not isinstance(answer, Family):
+        items = answer.items if isinstance(answer, Sequence) and answer.brackets in ("", "{}") else (answer,)
+        trees = tuple(item.tree for item in items if isinstance(item, Expression))
+        names = set().union(*map(algebra.variables, trees))
+        if len(trees) != len(items) or len(names) != 1:
             return False
-        return gold.right.equals(answer.right)
-    left, right = gold.left - gold.right, answer.left - answer.right
-    if _proportional(left, right, positive=False):
+        answer = Family(names.pop(), trees)
+    near, far = ([_members(family, n) for family in (gold, answer)] for n in (3, 12))
+    return near[0] <= far[1] and near[1] <= far[0]
+
+
+def _members(family: Family, n: int) -> set[int]:
+    trees = (algebra.substitute(tree, family.parameter, Fraction(k)) for tree in family.trees for k in range(-n, n + 1))
+    return {round(_place(tree) * 10**15) for tree in trees}
+
+
+def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
+    r"""Whether the same points solve both: one is a multiple of the other, or what solves each for a variable does."""
+    left, right = (algebra.subtract(side.left.tree, side.right.tree) for side in (gold, answer))
+    if algebra.variables(left) != algebra.variables(right):
+        return False
+    if _factor(left, right) is not None:
         return True
-    return False if _is_linear(left) and _is_linear(right) else None
+    for name in sorted(algebra.variables(left)):
+        roots = [_solved(side, name) for side in (left, right)]
+        if roots[0] is not None and roots[1] is not None:
+            return algebra.equal(roots[0], roots[1])
+    raise UndecidedError("equations of a higher degree")
 
 
-def _is_linear(value: Quotient) -> bool:
-    """Whether it is a polynomial of degree 1: two of those have the same zeros only if they are proportional."""
-    if value.opaque or value.denominator.constant is None:
+def _factor(left: Tree, right: Tree) -> Any:
+    """The number that the first is a multiple of the second by; ``None`` if it is none."""
+    values = [algebra.evaluate((left, right), point) for point in algebra.points(algebra.variables(left))[:4]]
+    (first, other), _ = values[0]
+    same = all(abs(a * other - b * first) <= error * (1 + abs(other) + abs(first)) for (a, b), error in values)
+    return first / other if same and other else None
+
+
+def _solved(tree: Tree, name: str) -> Tree | None:
+    """What the variable must be for the tree to be 0, if it occurs to the first power only."""
+    at = [algebra.substitute(tree, name, Fraction(k)) for k in (0, 1, 2)]
+    slope = algebra.subtract(at[1], at[0])
+    try:
+        linear = algebra.equal(algebra.subtract(at[2], at[1]), slope) and not algebra.equal(slope, Fraction(0))
+        return algebra.subtract(Fraction(0), algebra.apply("/", at[0], slope)) if linear else None
+    except algebra.TooMuchWorkError:
+        raise
+    except UndecidedError:
+        return None
+
+
+def _relations(gold: Relation, answer: Relation, strict: bool) -> bool:
+    if gold.signs != answer.signs:
         return False
-    variables = value.variables
-    degrees = [sum(e for atom, e in monomial if atom in variables) for monomial in value.numerator.terms]
-    return max(degrees, default=0) == 1 and all(degree in (0, 1) for degree in degrees)
+    if len(gold.signs) > 1:
+        return all(map(algebra.equal, gold.sides, answer.sides))
+    left, right = (algebra.subtract(side.sides[1], side.sides[0]) for side in (gold, answer))
+    factor = _factor(left, right) if algebra.variables(left) == algebra.variables(right) else None
+    if factor is None:
+        raise UndecidedError("inequalities that are no multiples")
+    return factor.real > 0 or gold.signs == ("\\ne",)
 
 
-def _relations(gold: Relation, answer: Relation, strict: bool) -> bool | None:
-    if gold.sign != answer.sign:
-        return False
-    return True if _proportional(gold.difference, answer.difference, positive=gold.sign != "\\ne") else None
+def _labels(gold: Label, answer: Label, strict: bool) -> bool:
+    if gold.kind == answer.kind == "time":
+        (seconds, clock), (theirs, their_clock) = gold.key, answer.key  # type: ignore[misc]
+        if clock and (their_clock or clock == "24"):
+            return seconds == theirs
+        return not clock and seconds % 43200 == theirs % 43200  # the half of the day may be added, not left out
+    return gold == answer
 
 
-def _proportional(left: Quotient, right: Quotient, positive: bool) -> bool:
-    """Whether one is a rational multiple of the other."""
-    if not left.numerator.terms or not right.numerator.terms:
-        return False
-    monomial = next(iter(left.numerator.terms))
-    if monomial not in right.numerator.terms:
-        return False
-    ratio = left.numerator.terms[monomial] / right.numerator.terms[monomial]
-    if positive and ratio < 0:
-        return False
-    scaled = Quotient(right.numerator.scaled(ratio), right.denominator)
-    return left.denominator == right.denominator and left.equals(scaled) is True
-
-
-def _equation_and_value(gold: Equation, answer: Expression, strict: bool) -> bool | None:
-    if gold.name:
-        return gold.right.equals(answer.value)
-    return False
-
-
-def _value_and_equation(gold: Expression, answer: Equation, strict: bool) -> bool | None:
-    return gold.value.equals(answer.right) if answer.name else False
-
-
-def _matrices(gold: Matrix, answer: Matrix, strict: bool) -> bool | None:
-    if gold.bars != answer.bars or [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
-        return False
-    cells = zip((c for row in gold.rows for c in row), (c for row in answer.rows for c in row), strict=True)
-    return _all(equal(g, a, strict) for g, a in cells)
-
-
-def _words(gold: Words, answer: Words, strict: bool) -> bool | None:
-    return gold.text == answer.text
-
-
-def _based_numbers(gold: Based, answer: Based, strict: bool) -> bool | None:
-    return (gold.digits, gold.base) == (answer.digits, answer.base)
-
-
-_COMPARISONS: dict[tuple[type, type], Callable] = {
-    (Expression, Expression): _expressions,
-    (Sequence, Sequence): _sequences,
-    (Union, Union): _unions,
-    (Equation, Equation): _equations,
-    (Relation, Relation): _relations,
-    (Equation, Expression): _equation_and_value,
-    (Expression, Equation): _value_and_equation,
-    (Matrix, Matrix): _matrices,
-    (Words, Words): _words,
-    (Based, Based): _based_numbers,
+_COMPARISONS: dict[type, Callable] = {
+    Expression: _expressions,
+    Sequence: _sequences,
+    Equation: _equations,
+    Relation: _relations,
+    Label: _labels,
 }
 
 
-def parse_name(name: str) -> Quotient:
-    """A function's or variable's name as a symbol of its own."""
-    return algebra.symbol(re.sub(r"[\\{}\s]", "", name))
+def identity(value: Value) -> str:
+    """A text that is the same for values that are the same; of a number that is not rational, a digest."""
+    if isinstance(value, Named):
+        return identity(value.value)
+    if isinstance(value, Expression):
+        return _digest(value.tree) + ("%" if value.percent else "")
+    if isinstance(value, Sequence | Hedge):
+        brackets = value.brackets if isinstance(value, Sequence) else ""
+        items = [identity(item) for item in value.items]
+        return f"{brackets[:1]}{', '.join(sorted(items) if brackets in ('', '{}') else items)}{brackets[1:]}"
+    if isinstance(value, Region):
+        return str([(str(place), above) for place, above, _ in value.cuts])
+    return f"{value.kind} {value.key}" if isinstance(value, Label) else repr(value)
+
+
+def _digest(tree: Tree) -> str:
+    if isinstance(tree, Fraction | str):
+        return str(tree)
+    names = algebra.variables(tree)
+    try:
+        found = [algebra.evaluate((tree,), point)[0][0] for point in algebra.points(names)[:2]]
+        text = repr([round(float(part), 12) for value in found for part in (value.real, value.imag)])
+    except (UndecidedError, OverflowError):
+        text = repr(tree)
+    return blake2b(f"{sorted(names)} {text}".encode(), digest_size=8).hexdigest()

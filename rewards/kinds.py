@@ -1,91 +1,83 @@
 """What kind of thing an answer is. Kinds never mix: a point is no set, a ratio no fraction, ``12_7`` no ``12_8``."""
 
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
-from rewards.algebra import Quotient
-
-
-class UnevaluatedError(ValueError):
-    """The answer is a calculation that leads to the gold."""
+from rewards.algebra import Tree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Expression:
-    """A single value.
+    """A single value, ``literal`` if it is written as one number, ``percent`` if that sign followed."""
 
-    Args:
-        value: What it is.
-        literal: Whether it is written as one number and needs no working out.
-        percent: Whether a percent sign followed.
-        name: What it is the value of, for ``x = 5``.
-    """
-
-    value: Quotient
-    literal: bool
+    tree: Tree
+    literal: bool = False
     percent: bool = False
-    name: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sequence:
-    """Items in brackets; ``brackets`` is empty for a bare list."""
+    """Items in brackets: ``()``, ``[)``, ``{}``, none for a list, ``:``, ``matrix``, ``||``, ``row``, ``phrase``."""
 
     brackets: str
     items: tuple["Value", ...]
 
 
-@dataclass(frozen=True)
-class Union:
-    """Sets joined by a cup."""
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A set of real numbers by the cuts where membership changes: (value to compare, 1 if just above it, its tree)."""
 
-    parts: tuple["Value", ...]
+    cuts: tuple[tuple[Fraction | float, int, Tree], ...]
+    variable: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Equation:
     """Two sides."""
 
-    left: Quotient
-    right: Quotient
-    name: str = ""
+    left: Expression
+    right: Expression
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """Rows; ``bars`` for a determinant."""
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """An ascending chain of inequalities; ``signs`` stand between the sides."""
 
-    rows: tuple[tuple["Value", ...], ...]
-    bars: bool
-
-
-@dataclass(frozen=True)
-class Words:
-    """Text, folded to lower case without punctuation."""
-
-    text: str
+    signs: tuple[str, ...]
+    sides: tuple[Tree, ...]
 
 
-@dataclass(frozen=True)
-class Based:
-    """Digits, and perhaps a point and a sign, in a base that is written out."""
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A value with the name that was given to it; ``parameters`` of a function."""
 
-    digits: str
-    base: int
+    name: str
+    value: "Value"
+    parameters: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What is the same only if it reads the same: ``words``, a number in a ``base``, a ``time`` of day, ``symbols``."""
+
+    kind: str
+    key: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The values of trees for every integer in the place of a variable."""
+
+    parameter: str
+    trees: tuple[Tree, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Hedge:
     """Several different values offered as final."""
 
     items: tuple["Value", ...]
 
 
-@dataclass(frozen=True)
-class Relation:
-    """A strict or weak inequality ``difference > 0`` (or ``>= 0``), or ``difference != 0``."""
-
-    sign: str
-    difference: Quotient
-
-
-Value = Expression | Sequence | Union | Equation | Matrix | Words | Based | Hedge | Relation
+Value = Expression | Sequence | Region | Equation | Relation | Named | Label | Family | Hedge

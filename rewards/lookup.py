@@ -7,6 +7,7 @@ with the function checks them, so that a misspelt option is refused like any oth
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -36,13 +37,15 @@ class Lookup(Mapping[str, T], Generic[T]):
         self.key = key
         self._values: dict[str, T] = {}
         self._options: dict[str, type | None] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
 
-    def register(self, name: str, *, options: type | None = None) -> Callable[[T], T]:
+    def register(self, name: str, *, options: type | None = None, **facts: Any) -> Callable[[T], T]:
         """A decorator that makes a function known under a name.
 
         Args:
             name: What configs write.
             options: Dataclass of the function's own options, if it has any.
+            **facts: What a caller must know before the call, such as ``groups=True``; see :meth:`fact`.
 
         Raises:
             ValueError: If the name is taken by something else.
@@ -56,7 +59,7 @@ class Lookup(Mapping[str, T], Generic[T]):
             # A module that is imported twice (as a script and by name) registers the same function again.
             if taken is not None and getattr(taken, "__qualname__", taken) != getattr(value, "__qualname__", value):
                 raise ValueError(f"{self.key}={name} is registered already; choose another name")
-            self._values[name], self._options[name] = value, options
+            self._values[name], self._options[name], self._facts[name] = value, options, facts
             return value
 
         return add
@@ -97,6 +100,19 @@ class Lookup(Mapping[str, T], Generic[T]):
             if option not in given and field.default is MISSING and field.default_factory is MISSING:
                 raise ValueError(f"{self.key}_options.{option}: {name} needs a value for it")
         return None if cls is None else cls(**given)
+
+    def fact(self, name: str, fact: str) -> Any:
+        """What was declared of a function when it was registered; ``None`` if nothing was."""
+        self[name]
+        return self._facts[name].get(fact)
+
+    def bind(self, name: str, given: Mapping[str, Any]) -> Callable[..., Any]:
+        """The function with its options, checked, as keyword arguments."""
+        options = self.options(name, given)
+        value: Any = self[name]
+        if options is None:
+            return value
+        return partial(value, **{field.name: getattr(options, field.name) for field in fields(options)})
 
     def summaries(self) -> dict[str, str]:
         """The first line of every entry's docstring, by name."""

@@ -20,19 +20,21 @@ question already holds an expression equal to its gold can be answered by copyin
 import os
 import re
 import threading
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 
-from rewards.algebra import UndecidedError, limited_work
-from rewards.answers import AnswerForm, candidates
-from rewards.equality import equal
-from rewards.kinds import Expression, Hedge, Sequence, UnevaluatedError, Value, Words
-from rewards.notation import MAX_ANSWER_CHARS, normalise, notate, words_in
+from rewards.algebra import TooMuchWorkError, UndecidedError, limited_work
+from rewards.answers import REASONING, candidates
+from rewards.equality import UnevaluatedError, equal, identity
+from rewards.kinds import Expression, Family, Hedge, Label, Region, Value
+from rewards.notation import MAX_ANSWER_CHARS, as_latex, normalise, notate, words_in
 from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
 from rewards.values import choice, fold, literal, read
 
-MAX_DIGIT_RUN = 400
+MAX_DIGIT_RUN, MAX_COMMANDS = 400, 60
+MAX_OFFERED = 10
 DEADLINE_S = 3.0
 _LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGIT_RUN},}}")
 _UNFINISHED = re.compile(r"\\(?:sum|prod|int|lim|binom|tbinom|dbinom|iint|oint)(?![a-z])|!(?!=)|\\choose")
@@ -40,46 +42,63 @@ _TOWER = re.compile(r"\^\s*\{?[^{}+\-=,]*\^|\^\s*\{?\s*-?\d{4,}")
 _BIG_FACTORIAL = re.compile(r"\d{3,}[)}]*!(?!=)")
 """sympy compares what it cannot simplify in floating point, where the inverses of all of these are 0."""
 _CACHE = 65536
+_FAILURES = (UndecidedError, ArithmeticError, ValueError, RecursionError)
 
 
 def score_math(
     response: str,
     gold: str,
-    form: AnswerForm = AnswerForm.BOXED,
+    form: str | Sequence[str] = "boxed",
     deadline_s: float = DEADLINE_S,
+    reasoning: Sequence[tuple[str, str]] = REASONING,
 ) -> Score:
     r"""Grades the final answer of a response against the gold.
 
     Args:
         response: What the policy wrote.
         gold: The right answer, as LaTeX or plain text, without ``\boxed``.
-        form: Where the task accepts an answer.
+        form: Where the task accepts an answer: a name of :data:`rewards.answers.ANSWER_FORMS`, or several in order.
         deadline_s: Seconds after which a comparison is killed and graded ``timeout``.
+        reasoning: Marks around what is a draft.
 
     Returns:
         A score of 1 or 0, with the rule that decided as its reason. ``error`` only for what the response did not cause:
         a gold that nothing understands, a worker that cannot start.
+
+    Raises:
+        TypeError: If response or gold is no text.
+        UnknownNameError: If there is no such form.
     """
-    return submit_math(response, gold, form, deadline_s).result()
+    return submit_math(response, gold, form, deadline_s, reasoning).result()
 
 
 def submit_math(
     response: str,
     gold: str,
-    form: AnswerForm = AnswerForm.BOXED,
+    form: str | Sequence[str] = "boxed",
     deadline_s: float = DEADLINE_S,
+    reasoning: Sequence[tuple[str, str]] = REASONING,
 ) -> "Future[Score]":
     """The same without waiting for sympy: ``asyncio.wrap_future`` makes the result awaitable."""
-    limit = _longest(gold)
-    offered = _different([answer[: limit + 1] for answer in candidates(response, form)])
-    if not offered:
-        return _done(Score(0.0, Verdict.NO_ANSWER, None, "no_answer"))
-    if len(offered) > 1:
-        joined = ", ".join(offered)
-        if len(offered) <= 10 and decide(joined, gold)[0] is True:  # the values of a list, each in a box of its own
-            return _done(Score.of(True, canonical(joined), "list"))
-        return _done(Score(0.0, Verdict.AMBIGUOUS, canonical(offered[-1]), "hedged"))
-    return submit_answer(offered[0], gold, deadline_s)
+    offered = [answer[: _longest(gold) + 1] for answer in candidates(response, form, reasoning)]
+    _read(gold)
+    with limited_work():  # of the whole response, however many answers it offers
+        try:
+            offered = _different(offered)
+            if len(offered) > 1:
+                joined = ", ".join(offered)  # the values of a list, each in a box of its own?
+                whole = len(offered) <= MAX_OFFERED and decide(joined, gold)[0] is True
+                verdict, answer, reason = (
+                    (Verdict.CORRECT, joined, "list") if whole else (Verdict.AMBIGUOUS, offered[-1], "hedged")
+                )
+                return _done(_score(verdict, answer, reason))
+        except TooMuchWorkError:
+            return _done(_score(Verdict.TIMEOUT, offered[-1], "work"))
+        return (
+            submit_answer(offered[0], gold, deadline_s)
+            if offered
+            else _done(_score(Verdict.NO_ANSWER, "", "no_answer"))
+        )
 
 
 def score_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> Score:
@@ -90,14 +109,45 @@ def score_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> Scor
 def submit_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> "Future[Score]":
     """:func:`score_answer` without waiting for sympy."""
     if not normalise(gold):
-        return _done(Score(0.0, Verdict.ERROR, None, "gold_empty"))
-    equal_, reason = decide(answer, gold)
-    shown = canonical(answer[:MAX_ANSWER_CHARS])
-    if reason == "hedged":
-        return _done(Score(0.0, Verdict.AMBIGUOUS, shown, reason))
-    if equal_ is not None:
-        return _done(Score.of(equal_, shown, reason))
-    return _submit_slowly(answer, gold, shown, deadline_s)
+        return _done(_score(Verdict.ERROR, "", "gold_empty"))
+    with limited_work():
+        same, reason = decide(answer, gold)
+        if reason in ("hedged", "work"):
+            return _done(_score(Verdict.AMBIGUOUS if reason == "hedged" else Verdict.TIMEOUT, answer, reason))
+        if same is not None:
+            return _done(_score(Verdict.CORRECT if same else Verdict.WRONG, answer, reason))
+        return _submit_slowly(answer, gold, deadline_s)
+
+
+def unreadable(golds: Collection[str], deadline_s: float = DEADLINE_S) -> list[str]:
+    """Golds that neither this module nor math-verify reads: an answer other than the same text is ``error``."""
+    doubtful = [gold for gold in dict.fromkeys(golds) if _read(gold) is None and not words_in(notate(gold).text)]
+    asked = [(gold, submit_answer("x", gold, deadline_s)) for gold in doubtful]
+    return [gold for gold, score in asked if score.result().verdict is Verdict.ERROR]
+
+
+def _score(verdict: Verdict, answer: str, reason: str) -> Score:
+    """A score with the answer as it is read, and the key by which two answers are the same."""
+    if not answer:
+        return Score(0.0, verdict, None, reason)
+    readable, key = _shown(answer[:MAX_ANSWER_CHARS])
+    return Score(float(verdict is Verdict.CORRECT), verdict, readable, reason, key=key)
+
+
+@lru_cache(maxsize=_CACHE)
+def _shown(answer: str) -> tuple[str, str]:
+    with limited_work():
+        try:
+            readable = as_latex(notate(answer).text)
+            value = _read(answer)
+            return readable, readable if value is None else identity(value)
+        except _FAILURES:
+            return answer, answer
+
+
+def canonical(answer: str) -> str:
+    """A key that is the same for answers that say the same, where that can be known without sympy."""
+    return _shown(answer)[1]
 
 
 def _different(offered: list[str]) -> list[str]:
@@ -106,132 +156,113 @@ def _different(offered: list[str]) -> list[str]:
     for answer in dict.fromkeys(offered):
         if not any(_same(answer, other) for other in kept):
             kept.append(answer)
-        if len(kept) > 10:
+        if len(kept) > MAX_OFFERED:
             break
     return kept
 
 
-@limited_work()
 def _same(left: str, right: str) -> bool:
     if normalise(left) == normalise(right):
         return True
-    value = _read(left)
-    other = _read(right)
+    value, other = _read(left), _read(right)
     try:
-        return value is not None and other is not None and equal(value, other, strict=False) is True
-    except (UndecidedError, ArithmeticError, ValueError, RecursionError):
+        return value is not None and other is not None and equal(value, other, strict=False)
+    except TooMuchWorkError:
+        raise
+    except _FAILURES:
         return False
 
 
 def _longest(gold: str) -> int:
     """Characters of the longest answer that is read at all."""
+    if not isinstance(gold, str):
+        raise TypeError(f"a gold must be text, got {gold!r}: write it as a string")
     return max(MAX_ANSWER_CHARS, 2 * len(gold))
 
 
 def decide(answer: str, gold: str) -> tuple[bool | None, str]:
     """The verdict without sympy: equal, different, or ``None``; and the rule that decided. Cached, thread-safe."""
-    return (False, "guard") if len(answer) > _longest(gold) else _decide(answer, gold)
+    if len(answer) > _longest(gold):
+        return False, "guard"
+    with limited_work():
+        try:
+            return _decide(answer, gold)
+        except TooMuchWorkError:
+            return False, "work"
 
 
 @lru_cache(maxsize=_CACHE)
-@limited_work()
 def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
     if normalise(answer) == normalise(gold):
         return True, "exact"
     if not normalise(answer):
         return False, "empty"
     ours, theirs = notate(answer), notate(gold)
-    if ours.known_unit and theirs.known_unit and ours.unit != theirs.unit and "%" not in (ours.unit, theirs.unit):
+    units = {ours.unit, theirs.unit}
+    if ours.known_unit and theirs.known_unit and len(units) > 1:
         return False, "unit"
-    if (same := _numbers(answer, gold)) is not None:
-        return same, "rational"
+    if not units & {"%", "am", "pm"} and (right := literal(theirs.text)) is not None:
+        left = literal(ours.text)
+        if left is not None:
+            return left == right, "rational"
     return _by_kind(answer, gold)
 
 
-def _numbers(answer: str, gold: str) -> bool | None:
-    ours, theirs = notate(answer), notate(gold)
-    if "%" in (ours.unit, theirs.unit):
-        return None
-    right = literal(theirs.text)
-    left = literal(ours.text) if right is not None else None
-    return None if left is None else left == right
-
-
 def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
-    theirs = _read(gold)
-    letter = choice(normalise(gold))
-    if letter is not None and (letter_of_answer := choice(normalise(answer))) is not None:
+    theirs, ours = _read(gold), _read(answer)
+    letter = choice(notate(gold).text)
+    if letter is not None and (letter_of_answer := choice(notate(answer).text)) is not None:
         return letter == letter_of_answer, "choice"
-    if isinstance(theirs, Words) and fold(normalise(answer)) == theirs.text:
+    if isinstance(theirs, Label) and theirs.kind == "words" and fold(notate(answer).text) == theirs.key:
         return True, "words"
-    ours = _read(answer)
     try:
-        if isinstance(ours, Hedge) and not (theirs is not None and equal(theirs, ours) is True):
+        if isinstance(ours, Hedge) and not (theirs is not None and equal(theirs, ours)):
             return False, "hedged"
         if theirs is not None and ours is not None:
             same = equal(theirs, ours)
-            if same is not None:
-                return same, "structure" if type(ours) is not type(theirs) else "exact_value"
+            words = words_in(notate(gold).text) or words_in(notate(answer).text)
+            return same, "words" if words else "structure" if type(ours) is not type(theirs) else "exact_value"
     except UnevaluatedError:
         return False, "unevaluated"
-    except (UndecidedError, ArithmeticError, ValueError, RecursionError):
+    except TooMuchWorkError:
+        raise
+    except _FAILURES:
         pass
     return _guarded(answer, gold)
 
 
 @lru_cache(maxsize=_CACHE)
-@limited_work()
 def _read(text: str) -> Value | None:
     if len(text) > 2 * MAX_ANSWER_CHARS or _LONG_NUMBER.search(text):
         return None
     try:
         return read(text)
-    except (UndecidedError, ArithmeticError, ValueError, RecursionError):
+    except TooMuchWorkError:
+        raise
+    except _FAILURES:
         return None
 
 
 def _guarded(answer: str, gold: str) -> tuple[bool | None, str]:
     """What must not reach sympy: text, which it would grade by its last number; work that is not done; towers."""
     ours, theirs = notate(answer).text, notate(gold).text
-    if words_in(theirs):
-        return fold(ours) == fold(theirs), "words"
-    if words_in(ours):
+    if words_in(theirs) or words_in(ours) or "..." in ours + theirs or re.search(r"\d\)?_", ours + theirs):
         return False, "words"
-    if _LONG_NUMBER.search(ours) or _BIG_FACTORIAL.search(ours) or (_TOWER.search(ours) and not _TOWER.search(theirs)):
+    if len(re.findall(r"\\[a-z]", ours)) > max(MAX_COMMANDS, theirs.count("\\")) or _LONG_NUMBER.search(ours):
+        return False, "guard"
+    if _BIG_FACTORIAL.search(ours) or (_TOWER.search(ours) and not _TOWER.search(theirs)):
         return False, "guard"
     if _UNFINISHED.search(ours) and not _UNFINISHED.search(theirs):
         return False, "unfinished"
     if not re.search(r"[\w\\]", ours):
         return False, "empty"
     right = _read(gold)
-    if isinstance(right, Expression) and right.literal and right.value.rational is not None:
+    if isinstance(right, Expression) and right.literal:
         # The answer is no number in plain sight: whatever it comes to, it is not worked out.
         return False, "unevaluated"
+    if isinstance(right, Region | Label | Family):
+        return False, "structure"  # sympy has no such kinds
     return None, ""
-
-
-@lru_cache(maxsize=_CACHE)
-def canonical(answer: str) -> str:
-    """A text that is the same for answers that say the same, where that can be known without sympy."""
-    value = _read(answer)
-    if isinstance(value, Expression) and value.value.rational is not None:
-        return str(value.value.rational) + ("%" if value.percent else "")
-    if isinstance(value, Sequence) and all(isinstance(item, Expression) for item in value.items):
-        items = [canonical_value(item) for item in value.items]
-        if value.brackets in ("", "{}"):
-            items.sort()
-        left, right = (value.brackets[:1], value.brackets[1:]) if value.brackets else ("", "")
-        return left + ", ".join(items) + right
-    if isinstance(value, Expression):
-        return value.value.name()
-    return normalise(answer)[:MAX_ANSWER_CHARS]
-
-
-def canonical_value(value: Value) -> str:
-    """The normal form of an expression as text."""
-    if not isinstance(value, Expression):
-        return repr(value)
-    return str(value.value.rational) if value.value.rational is not None else value.value.name()
 
 
 # The slow path.
@@ -259,7 +290,7 @@ def _done(score: Score) -> "Future[Score]":
     return future
 
 
-def _submit_slowly(answer: str, gold: str, shown: str, deadline_s: float) -> "Future[Score]":
+def _submit_slowly(answer: str, gold: str, deadline_s: float) -> "Future[Score]":
     pair = (answer, gold)
     with _lock:
         if pair in _known:
@@ -279,23 +310,22 @@ def _submit_slowly(answer: str, gold: str, shown: str, deadline_s: float) -> "Fu
 
     def replied(reply: "Future[Reply]") -> None:
         error = reply.exception()  # no worker could be started: our failure, masked and counted
-        settle(Score(0.0, Verdict.ERROR, shown, f"pool: {error}") if error else _judge(reply.result(), shown))
+        settle(_score(Verdict.ERROR, answer, f"pool: {error}") if error else _judge(reply.result(), answer))
 
+    request = {"gold": as_latex(notate(gold).text), "answer": as_latex(notate(answer).text)}
     try:
-        shared_pool("rewards.math_worker").submit({"gold": gold, "answer": answer}, deadline_s).add_done_callback(
-            replied
-        )
+        shared_pool("rewards.math_worker").submit(request, deadline_s).add_done_callback(replied)
     except RuntimeError as error:
-        settle(Score(0.0, Verdict.ERROR, shown, f"pool: {error}"))
+        settle(_score(Verdict.ERROR, answer, f"pool: {error}"))
     return future
 
 
-def _judge(reply: Reply, shown: str) -> Score:
+def _judge(reply: Reply, answer: str) -> Score:
     if reply.status == "timeout":
-        return Score(0.0, Verdict.TIMEOUT, shown, "timeout")
+        return _score(Verdict.TIMEOUT, answer, "timeout")
     if reply.status == "crash":
         # The worker was fine until it met this answer (memory limit, deep recursion): the response caused it.
-        return Score.of(False, shown, "crash")
+        return _score(Verdict.WRONG, answer, "crash")
     if not reply.value["gold_parsed"]:
-        return Score(0.0, Verdict.ERROR, shown, "gold_unparsable")
-    return Score.of(bool(reply.value["equal"]), shown, "math_verify")
+        return _score(Verdict.ERROR, answer, "gold_unparsable")
+    return _score(Verdict.CORRECT if reply.value["equal"] else Verdict.WRONG, answer, "math_verify")

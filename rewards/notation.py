@@ -5,78 +5,112 @@ Words, be they ``\text{...}`` or plain, come out between two marks (``WORDS``), 
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
+
+from rewards.algebra import spend
 
 MAX_ANSWER_CHARS = 600
 """Longer answers are refused unread: no gold is that long, and parsing megabytes is an attack."""
 _OPEN, _CLOSE = "\u27e6", "\u27e7"
 WORDS = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 
-_UNICODE = str.maketrans({
-    "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u00d7": "\\times ", "\u00f7": "\\div ", "\u00b7": "\\cdot ",
-    "\u22c5": "\\cdot ", "\u03c0": "\\pi ", "\u221e": "\\infty ", "\u2264": "\\le ", "\u2265": "\\ge ",
-    "\u2260": "\\ne ", "\u2248": "\\approx ", "\u00b1": "\\pm ", "\u00b0": "\\circ ", "\u222a": "\\cup ",
-    "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
-    "\u00bd": "\\frac{1}{2}", "\u00bc": "\\frac{1}{4}", "\u00be": "\\frac{3}{4}", "\u2153": "\\frac{1}{3}",
-    "\u2154": "\\frac{2}{3}", "\u00b2": "^{2}", "\u00b3": "^{3}", "\u03b8": "\\theta ", "\u03b1": "\\alpha ",
-    "\u03b2": "\\beta ", "\u2044": "/", "\u2019": "'", "\uff0c": ",", "\u221b": "\\sqrt[3]", "\u27e6": "", "\u27e7": "",
-    "\ufeff": "", "\u200b": "", "~": " ", "\t": " ", "\n": " ",
-})  # fmt: skip
-_DROPPED = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mathstrut|strut|quad|qquad)(?![a-zA-Z])\.?"
-    r"|\\[()\[\]](?![a-zA-Z])|\\[,;:! ]|\$\$?|\\(?:hspace|vspace|phantom|label|tag)\*?\{[^{}]*\}|\\$"
+_SIGNS = """
+\u2212- \u2010- \u2011- \u2013- \u2014- \u00d7\\times \u00f7\\div \u00b7\\cdot \u22c5\\cdot \u2219\\cdot \u03c0\\pi
+\u221e\\infty \u2264\\le \u2265\\ge \u2a7d\\le \u2a7e\\ge \u2260\\ne \u2248\\approx \u2245\\approx \u00b1\\pm
+\u2213\\mp \u00b0\\circ \u00ba\\circ \u02da\\circ \u222a\\cup \u2229\\cap \u2208\\in \u2205\\emptyset
+\u2234\\therefore \u2216\\setminus \u03b8\\theta \u03b1\\alpha \u03b2\\beta \u03b3\\gamma \u03bb\\lambda \u03bc\\mu
+\u03c3\\sigma \u03c6\\phi \u03c9\\omega \u0394\\Delta \u211d\\mathbb{R} \u2124\\mathbb{Z} \u00bd\\frac{1}{2}
+\u00bc\\frac{1}{4} \u00be\\frac{3}{4} \u2153\\frac{1}{3} \u2154\\frac{2}{3} \u2155\\frac{1}{5} \u215b\\frac{1}{8}
+\u2044/ \u2215/ \u2236: \u2019' \u2032' \u221b\\sqrt[3] \u2026... \u22ef... \u00a3\\pound \u20ac\\euro \u00a5\\yen
+\u20b9\\rupee \u00a2\\cent \u27e6 \u27e7 \ufeff \u200b \u200c \u2060
+"""
+_UNICODE = str.maketrans(
+    {sign[0]: sign[1:] + (" " if sign[-1].isalpha() else "") for sign in _SIGNS.split()}
+    | {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}  # full width
+    | dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000~\t\n\r", " ")
 )
-_SYNONYMS = (
-    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
-    (re.compile(r"\\(?:leqslant|leq)(?![a-z])"), r"\\le "),
-    (re.compile(r"\\(?:geqslant|geq)(?![a-z])"), r"\\ge "),
-    (re.compile(r"\\neq(?![a-z])|\\not="), r"\\ne "),
-    (re.compile(r"\\lt(?![a-z])"), "<"),
-    (re.compile(r"\\gt(?![a-z])"), ">"),
-    (re.compile(r"<="), r"\\le "),
-    (re.compile(r">="), r"\\ge "),
-    (re.compile(r"!="), r"\\ne "),
-    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])|\\\{\s*\\\}"), r"\\emptyset "),
-    (re.compile(r"\\(?:lbrace)(?![a-z])"), r"\\{"),
-    (re.compile(r"\\(?:rbrace)(?![a-z])"), r"\\}"),
-    (re.compile(r"\\(?:land|wedge)(?![a-z])"), " and "),
-    (re.compile(r"\\(?:lor|vee)(?![a-z])"), " or "),
-    (re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-z]))|\\degree(?![a-z])"), r"\\circ "),
-    (re.compile(r"\\(?:ldots|cdots|dots|dotsc)(?![a-z])"), "..."),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"\u221a\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"\u221a\s*\{?(\d+|[a-z])\}?"), r"\\sqrt{\1}"),
-    (re.compile(r"(?<![\\a-zA-Z])(pi|theta|alpha|beta|gamma|lambda)(?![a-zA-Z])"), r"\\\1 "),
-    (re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|log|ln|exp|arcsin|arccos|arctan)(?=[\s(\d\\]|[a-z]\b)"), r"\\\1 "),
-    (re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", re.IGNORECASE), r"\\infty "),
+_SYNONYMS = """
+dfrac=\\frac tfrac=\\frac cfrac=\\frac dbinom=\\binom tbinom=\\binom leq=\\le leqslant=\\le leqq=\\le geq=\\ge
+geqslant=\\ge geqq=\\ge neq=\\ne lt=< gt=> lbrace=\\{ rbrace=\\} simeq=\\approx thickapprox=\\approx cong=\\approx
+varnothing=\\emptyset O=\\emptyset land=\\text{and} wedge=\\text{and} lor=\\text{or} vee=\\text{or} mid=| vert=|
+lvert=| rvert=| Vert=| lVert=| rVert=| colon=: backslash=\\setminus ldots=... cdots=... dots=... dotsc=... dotsb=...
+"""
+_COMMANDS = dict(pair.split("=", 1) for pair in _SYNONYMS.split())
+_SCRIPTS = str.maketrans(
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207d\u207e\u207f\u2071"
+    "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u2099\u2093",
+    "0123456789+-()ni0123456789nx",
 )
+_SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b\u207d-\u207f\u2071]+")
+_SUBSCRIPT = re.compile("[\u2080-\u2089\u2099\u2093]+")
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
+_REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(?<=\d)[\u00a0\u2007\u2008\u2009\u200a\u202f](?=\d{3}(?!\d))", ""),
+        (r"\\(?:text)?dollar|\\\$", r"\\dollar "),
+        (r"\\(?:text)?(?:pounds|sterling)(?![a-z])", r"\\pound "),
+        (r"\\%", "%"),
+        (r"\\\\\*? ?(?:\[[^\[\]]*\])?|\\cr(?![a-z])", r"\\newrow "),
+        (r"(?<=\d)(?:\{,\}|,\s?\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),
+        (r"\\phantom\s*(?:\{[^{}]*\}|\S)|\\(?:hspace|vspace|hphantom|vphantom|label|tag)\*?\{[^{}]*\}|\\hline", " "),
+        (
+            r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mathstrut|strut|quad|qquad)(?![a-zA-Z])\.?"
+            r"|\\[()\[\]](?![a-zA-Z])|\\[,;:! ]|\$\$?|\\$",
+            " ",
+        ),
+        (r"(\\begin\{array\})(?:\[\w\])?\{[^{}]*\}", r"\1"),
+        (r"<=", r"\\le "),
+        (r">=|=>(?=\d)", r"\\ge "),
+        (r"\\not ?=|!=", r"\\ne "),
+        (r"\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\\|", "|"),
+        (r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?|\\(R|Z)(?![a-zA-Z])|\\mathbf\{(R|Z)\}", r"\\mathbb{\1\2\3}"),
+        (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-z]))|\\degree(?![a-z])", r"\\circ "),
+        (r"\*\*", "^"),
+        (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)|\u221a\s*\(([^()]*)\)|\u221a\s*\{?(\d+|[a-z])\}?", r"\\sqrt{\1\2\3}"),
+        (r"(?<![\\a-zA-Z])(pi|theta|alpha|beta|gamma|lambda)(?![a-zA-Z])", r"\\\1 "),
+        (rf"\\(?:operatorname\*?|mathrm|text)\s*\{{({_FUNCTIONS})\}}", r"\\\1 "),
+        (rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?=[\s(\d\\^]|[a-z]\b)", r"\\\1 "),
+        (r"(?<![\\a-zA-Z])(?:[Ii]nfinity|INFINITY|inf|oo)(?![a-zA-Z])", r"\\infty "),
+        (r"(?<![a-zA-Z\\])([aApP])\. ?([mM])\b\.?", r"\1\2"),
+        (r"(?<=\d)(?:\^ ?\{? ?)?\\(?:text(?:rm|normal)?|mathrm) ?\{ ?(?:st|nd|rd|th) ?\} ?\}?", ""),
+        (r"(?<=\d)(?:st|nd|rd|th|\^\{?th\}?)(?![a-z])", ""),
+    )
+]  # fmt: skip
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|md|sc)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|bm|rm"
-    r"|underline|overline(?=\s*\{[A-Za-z ]+\}))\s*\{([^{}]*)\}"
+    r"|underline|vec)\s*\{([^{}]*)\}"
 )
-_REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})\\overline\s*\{(\d{1,20})\}")
-_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
-_BARE_TEXT = re.compile(r"\\(?:rm|bf|it)(?![a-zA-Z])")
+_REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))")
+_BARE_TEXT = re.compile(r"\\(?:rm|bf|it|vec)(?![a-zA-Z])")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z_])(?<!\\begin\{)(?<!\\end\{)[A-Za-z]{2,}(?:'[a-z]+)?(?![a-zA-Z])")
-_PRODUCT = re.compile(r"[a-zA-Z]{2,3}")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\!)\s*(?=\d{3}(?!\d))")
 _LEAD_IN = re.compile(
-    r"^(?:(?:so|thus|therefore|hence|and|the|my|our|final|correct|answer|result|solution|value|is|are|equals?|be|to|get|"
-    r"we|have|approximately|exactly|about|option|choice)\b[\s:,]*)+$",
+    r"(?:(?:so|thus|therefore|hence|and|the|my|our|final|correct|answers?|result|solution|value|is|are|equals?|be|to|get|"
+    r"we|have|approximately|exactly|about|option|choice)\b[\s:,]*)+",
     re.IGNORECASE,
 )
 _MEANING = """
-or and not no none never except without plus minus times over per-cent but if unless than less more least most either
-neither nor wrong incorrect isn't doesn't maybe possibly half twice double triple negative squared cubed to through
-between
+    or and not no none never except without plus minus times over per-cent but if unless than less more least most
+    either neither nor wrong incorrect isn't doesn't maybe possibly half twice double triple negative squared cubed to
+    through between is are was were be been being isn't aren't wasn't can cannot could should will would may might must
+    has have had do does did equals equal false invalid impossible untrue nothing undefined hardly rather instead mod
+    modulo base when where which that greater larger bigger fewer smaller above below under up down at exactly only
+    dozen dozens score gross couple hundred hundreds thousand thousands million millions billion billions trillion
+    halves integer one two three four five six seven eight nine ten eleven twelve twenty thirty fifty first
+    divided multiplied added subtracted remainder factorial root roots power
+    ones twos threes fours fives sixes sevens eights nines tens pi fail fails failed reject rejected denied refuted
+    approximately approx roughly nearly almost around about untrue bogus mistaken excluded
 """
-_MEANINGFUL = set(_MEANING.split())
+_NO_UNIT = set(_MEANING.split())
 """Words that change what a number says; text with one of them is no unit."""
+_PARTS = re.compile(
+    r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w+lfth|\w+teenth|\w+tieth|\w+dth|\w+ionth)s?"
+)
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _UNIT_GROUPS = """
 cm centimeter centimeters centimetre centimetres|mm millimeter millimeters|km kilometer kilometers kilometre kilometres
@@ -85,21 +119,22 @@ cm^2 sqcm|m^2 sqm|in^2 sqin|ft^2 sqft|km^2 sqkm|mi^2 sqmi|yd^2 sqyd|cm^3 cucm cc
 s sec secs second seconds|min mins minute minutes|h hr hrs hour hours|day days|week weeks|month months|yr year years
 g gram grams|kg kilogram kilograms|mg milligram milligrams|lb lbs pound pounds|oz ounce ounces|ton tons
 l liter liters litre litres|ml milliliter milliliters|gal gallon gallons
-mph mi/h mi/hr|km/h kph|m/s|ft/s|dollar dollars usd|cent cents|euro euros|deg degree degrees|rad radian radians
-unit units|unit^2 squnit|unit^3 cuunit|% percent|hz hertz|n newton newtons|j joule joules|w watt watts
+mph mi/h mi/hr|km/h kph|m/s|ft/s|dollar dollars usd|cent cents|euro euros|yen|rupee rupees
+deg degree degrees|rad radian radians|unit units|unit^2 squnit|unit^3 cuunit|% percent
+hz hertz|n newton newtons|j joule joules|w watt watts|am|pm|degc celsius|degf fahrenheit
 """
 _UNITS = {name: group.split()[0] for group in re.split(r"[|\n]", _UNIT_GROUPS) if group for name in group.split()}
-_LONG_POWERS = ((re.compile(r"\b(?:square|sq\.?)\s+"), "sq"), (re.compile(r"\b(?:cubic|cu\.?)\s+"), "cu"))
+_ALWAYS_WORDS = {*_UNITS, *_NO_UNIT, *["is", "the", "yes", "so", "all", "odd", "be", "are", "of", "mod", "pm", "am"]}
+_CURRENCY = re.compile(
+    r"(-?)\\(dollar|pound|euro|yen|rupee) ?(?=[-\d.\\])|()(.*[^\\])\\(dollar|pound|euro|yen|rupee|cent)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """An answer in its normal notation.
+    """An answer in its normal notation: symbols, with words between marks, and what unit or words followed the value.
 
-    Args:
-        text: Symbols, with words between marks.
-        unit: Canonical unit, or whatever words followed the value; empty for none.
-        known_unit: Whether the unit is one of the table, so that two different ones are two different answers.
+    Two known units that differ are two answers.
     """
 
     text: str
@@ -112,36 +147,47 @@ def words_in(text: str) -> list[str]:
     return [word for marked in WORDS.findall(text) for word in marked.lower().split()]
 
 
+def as_latex(text: str) -> str:
+    r"""A normal notation as LaTeX again: marked words are ``\text{...}``, rows end in a double backslash."""
+    return WORDS.sub(r"\\text{\1}", text).replace("\\newrow", "\\\\")
+
+
 @lru_cache(maxsize=65536)
 def normalise(answer: str) -> str:
     """The answer without what writers vary freely; words are marked. See :func:`notate` for units."""
-    text = _FOREIGN_DIGIT.sub("?", answer[: 2 * MAX_ANSWER_CHARS].translate(_UNICODE))
-    text = text.replace("\\$", "\\dollar ").replace("\\textdollar", "\\dollar ")
-    text = text.replace("\\%", "%")
-    text = text.replace("\\\\", "\\newrow ")
-    text = _REPEATING.sub(_repeating, _LATEX_THOUSANDS.sub("", text))
-    text = _DROPPED.sub(" ", text)
-    for pattern, replacement in _SYNONYMS:
+    spend(20 + len(answer[: 2 * MAX_ANSWER_CHARS]))
+    text = answer[: 2 * MAX_ANSWER_CHARS]
+    text = _REWRITES[0][0].sub("", text)
+    text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SCRIPTS)}}}", text)
+    text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SCRIPTS)}}}", text).translate(_UNICODE)
+    text = re.sub(r"(?![0-9])\d", "?", text)  # digits of other scripts
+    text = _REPEATING.sub(_repeating, text)
+    text = re.sub(r"\\([a-zA-Z]+)", lambda match: _COMMANDS.get(match[1], match[0]), text)
+    for pattern, replacement in _REWRITES[1:]:
         text = pattern.sub(replacement, text)
     while match := _BOX.search(text):
         text = text[: match.start()] + match[1] + text[match.end() :]
     for _ in range(4):  # fonts in fonts
-        text, n = _TEXT.subn(_mark, text)
-        if not n:
-            break
+        text = _TEXT.sub(_mark, text)
     text = _BARE_TEXT.sub(" ", text)
-    text = _outside_marks(text, lambda piece: _PLAIN_WORD.sub(_mark_plain, piece))
+    pieces = re.split(f"({WORDS.pattern.replace('(', '(?:', 1)})", text)
+    text = "".join(piece if i % 2 else _PLAIN_WORD.sub(_mark_plain, piece) for i, piece in enumerate(pieces))
+    text = re.sub(rf"\\frac\s*\{{\s*({_OPEN}[^{{}}]*)\}}\s*\{{([^{{}}]*{_CLOSE})\s*\}}", r"\1/\2", text)
     text = re.sub(rf"{_CLOSE}\s*/\s*{_OPEN}", "/", text)
-    text = re.sub(rf"{_CLOSE}\s*\^\s*\{{?\s*([23])\s*\}}?", rf"^\1{_CLOSE}", text)
+    text = re.sub(rf"{_CLOSE}\s*\^\s*(?:\{{\s*([23])\s*\}}|([23]))", rf"^\1\2{_CLOSE}", text)
     text = re.sub(rf"{_CLOSE}\s*{_OPEN}", " ", text)
-    text = _join_thousands(re.sub(r"\s+", " ", text).strip())
-    text = _strip_braces(text.rstrip(".,;: ").lstrip("=: ").strip())
-    return _unspace(text)
+    for _ in range(2):
+        text = re.sub(r"^(?:[=: ]|\\(?:therefore|implies|Rightarrow|rightarrow|approx)(?![a-z]))+", "", text)
+        text = _strip_braces(re.sub(r"(?:(?<!\.)\.|[,;:\s])+$", "", text))
+    text = _join_thousands(re.sub(r"\s+", " ", text))
+    # Spaces go where they mean nothing: everywhere but between two letters or digits, or after a command.
+    text = re.sub(r"(?<=[^\w\\]) (?=\S)|(?<=\w) (?=[^\w])", "", text)
+    return re.sub(r"(\\[a-zA-Z]+) (?=[^a-zA-Z])", r"\1", text)
 
 
 def _repeating(match: re.Match[str]) -> str:
     """``0.1\\overline{6}`` as the fraction that it is."""
-    whole, fixed, repeated = match[1] or "0", match[2], match[3]
+    whole, fixed, repeated = match[1] or "0", match[2], match[3] or match[4] or match[5]
     nines = 10 ** len(repeated) - 1
     numerator = int(whole + fixed) * nines + int(repeated)
     return f"\\frac{{{numerator}}}{{{nines * 10 ** len(fixed)}}}"
@@ -149,28 +195,17 @@ def _repeating(match: re.Match[str]) -> str:
 
 def _mark(match: re.Match[str]) -> str:
     inner = match[1].strip()
-    if not inner:
-        return " "
     if re.fullmatch(r"[a-zA-Z]", inner) and "text" not in match[0][:6]:
         return inner  # a single letter in another font is a variable
-    letters = re.sub(r"[^a-zA-Z]", "", inner)
-    if len(letters) < 1 or re.search(r"[\\^_=+*\d]", inner):
+    letters = re.fullmatch(r"[A-Z](?:(?:,| and) ?[A-Z])+", inner)
+    if letters or not re.search(r"[a-zA-Z]", inner) or re.search(r"[\\^_=+*\d<>]", inner):
         return f" {inner} "
     return f"{_OPEN}{inner.strip('.,;: ')}{_CLOSE}"
 
 
 def _mark_plain(match: re.Match[str]) -> str:
-    word = match[0]
-    lowered = word.lower()
-    is_product = _PRODUCT.fullmatch(word) and lowered not in _UNITS and lowered not in _MEANINGFUL
-    if is_product and lowered not in {"is", "the", "yes", "so", "all", "odd", "be", "are", "of", "mod", "pm", "am"}:
-        return word
-    return f"{_OPEN}{word}{_CLOSE}"
-
-
-def _outside_marks(text: str, change: Callable[[str], str]) -> str:
-    pieces = re.split(f"({_OPEN}[^{_CLOSE}]*{_CLOSE})", text)
-    return "".join(piece if piece.startswith(_OPEN) else change(piece) for piece in pieces)
+    product = len(match[0]) <= 3 and match[0].isalpha() and match[0].lower() not in _ALWAYS_WORDS
+    return match[0] if product else f"{_OPEN}{match[0]}{_CLOSE}"
 
 
 def _join_thousands(text: str) -> str:
@@ -183,66 +218,49 @@ def _join_thousands(text: str) -> str:
 
 def _strip_braces(text: str) -> str:
     """Takes away braces, and brackets that hold a single value, around the whole."""
-    while (text[:1], text[-1:]) in (("{", "}"), ("(", ")")) and len(text) > 1 and _closes_at_end(text):
-        if text[0] == "(" and "," in text:
+    while (pair := text[:1] + text[-1:]) in ("{}", "()") and not (pair == "()" and "," in text):
+        plain = re.sub(r"\\.", "..", text)
+        if 0 in list(accumulate((character == pair[0]) - (character == pair[1]) for character in plain))[:-1]:
             break
         text = text[1:-1].strip()
     return text
-
-
-def _closes_at_end(text: str) -> bool:
-    depth = 0
-    for i, character in enumerate(text):
-        if i and text[i - 1] == "\\":
-            continue
-        depth += {"{": 1, "(": 1, "}": -1, ")": -1}.get(character, 0)
-        if depth == 0:
-            return i == len(text) - 1
-    return False
-
-
-def _unspace(text: str) -> str:
-    """Spaces go where they mean nothing: everywhere but between two letters, two digits, or after a command."""
-    text = re.sub(r"(?<=[^\w\\]) (?=\S)|(?<=[\d\w]) (?=[^\w])", lambda match: "" if match[0] == " " else match[0], text)
-    return re.sub(r"(\\[a-zA-Z]+) (?=[^a-zA-Z])", r"\1", text)
 
 
 @lru_cache(maxsize=65536)
 def notate(answer: str) -> Notation:
     """An answer with its unit split off and a lead-in such as "the answer is" taken away."""
     text = normalise(answer)
-    match = re.match(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}[:=]?(?=.)", text)
-    if match and _LEAD_IN.match(match[1]):
-        text = text[match.end() :].strip()
-    if text.startswith("\\dollar"):
-        return Notation(text.removeprefix("\\dollar").strip(), "dollar", True)
-    if text.startswith("-\\dollar"):
-        return Notation("-" + text.removeprefix("-\\dollar").strip(), "dollar", True)
+    if text.startswith(_OPEN) and (match := _LEAD_IN.match(text, 1)):
+        rest = text[match.end() :].removeprefix(_CLOSE) if text[match.end()] == _CLOSE else _OPEN + text[match.end() :]
+        text = rest.lstrip(":= ") or text
+    text = re.sub(r"^\\approx ?", "", text)
+    if match := _CURRENCY.match(text) if "\\" in text else None:
+        if match[2]:
+            return Notation(match[1] + text[match.end() :].strip(), match[2], True)
+        if match.end() == len(text):
+            return Notation(match[4].strip(), match[5], True)
     if text.endswith("\\circ"):
         return Notation(text.removesuffix("\\circ").strip(), "deg", True)
+    if match := re.fullmatch(rf"(.*)\\circ ?{_OPEN}?([CF]|[cC]elsius|[fF]ahrenheit){_CLOSE}?", text):
+        return Notation(match[1].strip(), f"deg{match[2][0].lower()}", True)
     if text.endswith("%"):
         return Notation(text[:-1].strip(), "%", True)
-    match = re.search(f"^(.*[^\\s(,]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
+    match = re.search(f"^([^{_OPEN}]*[^\\s(,={_OPEN}]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
     return _with_unit(match[1].strip(), match[2]) if match else Notation(text)
 
 
 def _with_unit(value: str, words: str) -> Notation:
-    lowered = words.lower().strip()
+    lowered = words.lower().strip(" ()")
     first, _, rest = lowered.partition(" ")
     if first in _MULTIPLIERS and re.fullmatch(r"[-\d.]+", value):
-        return Notation(f"{value}\\cdot10^{{{_MULTIPLIERS[first]}}}", rest, False)
-    for pattern, prefix in _LONG_POWERS:
-        lowered = pattern.sub(prefix, lowered)
-    if set(re.split(r"[\s,;]+", lowered)) & _MEANINGFUL or len(lowered.split()) > 5:
+        scaled = f"{value}\\cdot10^{{{_MULTIPLIERS[first]}}}"
+        return _with_unit(scaled, rest) if rest else Notation(scaled)
+    lowered = re.sub(r"\bcu(?:bic|\.)\s+", "cu", re.sub(r"\bsq(?:uare|\.)?\s+", "sq", lowered))
+    counted = [word for word in re.split(r"[\s,;()]+", lowered) if word]
+    if set(counted) & _NO_UNIT or any(map(_PARTS.fullmatch, counted)) or not 0 < len(counted) <= 5:
         return Notation(f"{value}{_OPEN}{words}{_CLOSE}")
-    name = _UNITS.get(lowered.replace(" per ", "/").replace("miles/hour", "mph"), "") or _power_of_unit(lowered)
+    power = re.fullmatch(r"(sq|cu)?([a-z]+)(?:\^([23]))?", lowered)  # "sqinches", "centimeters^2"
+    name = _UNITS.get(lowered.replace(" per ", "/").replace("miles/hour", "mph"), "")
+    if not name and power and power[2] in _UNITS:
+        name = f"{_UNITS[power[2]]}^{ {'sq': '2', 'cu': '3'}.get(power[1] or '', power[3]) }".replace("^None", "")
     return Notation(value, name or lowered, bool(name))
-
-
-def _power_of_unit(text: str) -> str:
-    """``sqinches`` and ``centimeters^2`` by the table's name of the unit."""
-    match = re.fullmatch(r"(sq|cu)?([a-z]+)(?:\^([23]))?", text)
-    if not match or match[2] not in _UNITS:
-        return ""
-    power = {"sq": "2", "cu": "3"}.get(match[1] or "", match[3])
-    return _UNITS[match[2]] + (f"^{power}" if power else "")

@@ -1,12 +1,20 @@
-"""What an untrusted program wrote, made safe to show to a policy in a chat.
+"""What the policy is told of a program's run: of public tests alone, and made safe to show in a chat.
 
-The text may hold anything: bytes that are no utf-8, terminal escapes, a forged end of turn. It leaves here as plain
-lines of bounded length in which no chat template finds a marker.
+What an untrusted program wrote may hold anything: bytes that are no utf-8, terminal escapes, a forged end of turn. It
+leaves here as plain lines of bounded length in which no chat template finds a marker.
 """
 
 import re
+from collections.abc import Sequence
+from typing import Any
+
+from rewards.asserts import Case
+from rewards.sandbox import Ending, Outcome
+from rewards.sandbox.candidate import MAX_FRAMES
+from rewards.sandbox.codec import show
 
 HEAD = TAIL = 1500
+_SHOWN_VALUE = 500
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
@@ -39,3 +47,86 @@ def shorten(text: str, head: int, tail: int) -> str:
     if len(text) <= head + tail:
         return text
     return f"{text[:head]}\n...[cut {len(text) - head - tail} characters]...\n{text[len(text) - tail :]}"
+
+
+def of_calls(
+    program: str, cases: Sequence[Case], results: Sequence[Any], passed: Sequence[bool], outcome: Outcome
+) -> str:
+    """The first thing that went wrong with the program or a public test, and what was printed until then.
+
+    Args:
+        program: Its source.
+        cases: The public cases.
+        results: Replies to as many of them as were answered.
+        passed: Which of those are right.
+        outcome: Of the process.
+    """
+    loaded = outcome.replies[0] if outcome.replies else None
+    if not (isinstance(loaded, dict) and loaded.get("loaded") is True):
+        lines = ["The program could not be loaded.", *_what_happened(program, loaded, outcome)]
+    elif all(passed) and len(passed) == len(cases):
+        shown = "The shown test passes." if len(cases) == 1 else f"All {len(cases)} shown tests pass."
+        lines = [shown if cases else "The program was loaded without an error. No test is shown for it."]
+    else:
+        failed = list(passed).index(False) if False in passed else len(passed)
+        case, result = cases[failed], results[failed] if failed < len(results) else None
+        lines = [f"Input: {case.call_text()}", f"Expected: {case.expected!r}"]
+        if isinstance(result, dict) and "value" in result:
+            lines.append(f"Got: {show(result['value'], _SHOWN_VALUE)}")
+        else:
+            lines += _what_happened(program, result, outcome)
+    return _framed(lines, outcome.output)
+
+
+def of_script(tests: Sequence[tuple[str, str]], outcomes: Sequence[Outcome], passed: Sequence[bool]) -> str:
+    """The first public test of a whole program that it failed: input, expected and actual output, standard error."""
+    for (stdin, expected), outcome, right in zip(tests, outcomes, passed, strict=True):
+        if right:
+            continue
+        lines = [f"Standard input:\n{stdin}", f"Expected output:\n{expected}"]
+        if outcome.ending is not Ending.FINISHED:
+            lines += _what_happened("", None, outcome)
+        elif outcome.exit:
+            lines.append(f"The program ended with status {outcome.exit}.")
+        return _framed(lines, outcome.output or b"(nothing)", outcome.errors)
+    return f"All {len(passed)} shown tests pass." if passed else "No test is shown."
+
+
+def _framed(lines: list[str], output: bytes, errors: bytes = b"") -> str:
+    body = [clean_text("\n".join(lines))]
+    for name, text in (("output", output), ("error", errors)):
+        if text.strip():
+            body += [f"[sandbox] standard {name}:", clean_text(text).rstrip()]
+    return "\n".join(body)
+
+
+def _what_happened(program: str, reply: Any, outcome: Outcome) -> list[str]:
+    if isinstance(reply, dict) and isinstance(reply.get("raised"), dict):
+        return _traceback(program, reply["raised"])
+    if isinstance(reply, dict) and "unusable" in reply:
+        return [f"The result is no plain data: {reply['unusable']}"]
+    if outcome.ending is Ending.TIMEOUT:
+        return ["Timeout: the program was stopped at its time limit."]
+    if outcome.signal:
+        return [f"The program was killed by signal {outcome.signal}."]
+    return ["The program ended before it answered." if reply is None else "The program sent no answer."]
+
+
+def _traceback(program: str, raised: dict[str, Any]) -> list[str]:
+    """A traceback of the program's own frames. The frames' text is ours; the type and message are the program's."""
+    lines = program.splitlines()
+    text = []
+    frames = raised.get("frames")
+    for frame in frames[:MAX_FRAMES] if isinstance(frames, list) else []:
+        if not (isinstance(frame, list) and len(frame) == 2 and isinstance(frame[0], int)):
+            continue
+        number, name = frame
+        text.append(f'  File "solution.py", line {number}, in {str(name)[:100]}')
+        if 0 < number <= len(lines):
+            text.append(f"    {lines[number - 1].strip()[:200]}")
+    message = str(raised.get("message", ""))
+    return [
+        "Traceback:",
+        *text,
+        f"{raised.get('type', 'Exception')}: {message}" if message else str(raised.get("type")),
+    ]

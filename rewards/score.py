@@ -26,11 +26,12 @@ class Score:
     Args:
         value: What the attempt is worth; 0 unless the verdict is ``correct`` (code tasks may give partial credit).
         verdict: How the verification ended.
-        answer: The final answer as extracted, in canonical form where there is one; ``None`` if there was none.
-            Two attempts gave "the same answer" when these are equal.
+        answer: The final answer as extracted, in a notation that people read; ``None`` if there was none.
         reason: Which rule decided (``exact``, ``rational``, ``math_verify``, ...), for the log's histogram.
         observation: What the policy may be told about the attempt (feedback mode ``execution``): of *public* tests
             only, and already cleaned for a chat.
+        key: Two attempts gave "the same answer" when these are equal; a verifier that knows no better leaves it to
+            ``answer``.
 
     Raises:
         ValueError: If ``value`` is outside [0, 1], or an ``error`` carries a value.
@@ -41,12 +42,15 @@ class Score:
     answer: str | None = None
     reason: str = ""
     observation: str = ""
+    key: str | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.value <= 1.0:
             raise ValueError(f"a score's value must lie in [0, 1], got {self.value}")
         if self.verdict is Verdict.ERROR and self.value != 0.0:
             raise ValueError("a failed verification has no value: pass 0.0 with Verdict.ERROR")
+        if self.key is None:
+            object.__setattr__(self, "key", self.answer)
 
     @classmethod
     def of(cls, correct: bool, answer: str | None = None, reason: str = "") -> "Score":

@@ -1,33 +1,52 @@
-r"""From an answer in normal notation to its value: a number, a point, a set, an interval, an equation, and so on.
+"""From an answer in normal notation to its value: a number, a point, a set, an interval, an equation, and so on.
 
 Whatever is not understood completely raises :class:`~rewards.algebra.UndecidedError`.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
 
 from rewards import algebra
-from rewards.algebra import Quotient, UndecidedError
-from rewards.equality import equal, parse_name
-from rewards.kinds import Based, Equation, Expression, Hedge, Matrix, Relation, Sequence, Union, Value, Words
+from rewards.algebra import UndecidedError
+from rewards.equality import INFINITE, INTERVALS, between, combine, equal, first_alone
+from rewards.kinds import Equation, Expression, Family, Hedge, Label, Named, Region, Relation, Sequence, Value
 from rewards.latex import parse
-from rewards.notation import WORDS, notate, words_in
+from rewards.notation import WORDS, notate
 
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
 _LITERAL = re.compile(
-    rf"\+?{_NUMBER}|-?\d+/-?\d+|-?\(?\d+/\d+\)?|-?\\frac\{{-?\d+(?:\.\d+)?\}}\{{-?\d+(?:\.\d+)?\}}|-?\\frac(?:\d\d|\d\{{\d+\}}|\{{\d+\}}\d)"
-    rf"|-?\d+ ?\\frac(?:\{{\d+\}}\{{\d+\}}|\d\d)|-?\d+ \d+/\d+|-?{_NUMBER}(?:\\times|\\cdot|\*)10\^(?:\{{-?\d+\}}|\d)"
+    rf"\+?{_NUMBER}|-?\d+/-?\d+|-?\(?\d+/\d+\)?|-?\\frac\{{-?\d+(?:\.\d+)?\}}\{{-?\d+(?:\.\d+)?\}}"
+    r"|-?\\frac(?:\d\d|\d\{\d+\}|\{\d+\}\d)|-?\d+ ?\\frac(?:\{\d+\}\{\d+\}|\d\d)|-?\d+ \d+/\d+"
+    rf"|-?{_NUMBER}(?:\\times|\\cdot|\*)10\^(?:\{{-?\d+\}}|\d)"
 )
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array)\}(?:\{[lcr|]*\})?(.*?)\\end\{\1\}", re.DOTALL)
-_BASE = re.compile(r"(-?[0-9A-Fa-f]*\.?[0-9A-Fa-f]+)_\{?(\d{1,2})\}?")
+_MATRIX = re.compile(r"\\begin\{([pbvBV]?(?:small)?matrix|array)\}(.*?)\\end\{\1\}", re.DOTALL)
+_BASED = re.compile(
+    r"\(?(-?[0-9A-Fa-f]*\.?[0-9A-Fa-f]+)\)? ?"
+    r"(?:_\{?\(?(?:\u27e6base\u27e7)?(\d+|\u27e6[a-z ]+\u27e7)\)?\}?|\u27e6(?:in )?base\u27e7(\d+))"
+)
+_BASES = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?")
 _NAME = re.compile(
-    r"\\?[a-zA-Z]+(?:_\{?\w+\}?)?'?(?:\([a-zA-Z](?:,[a-zA-Z])*\))?|\\angle ?[A-Z]{1,3}|m\\angle ?[A-Z]{1,3}"
+    r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
+    r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*)(?:\(([^()]*)\))?|\[\u27e6?[A-Z]{3,}\u27e7?\]|\|?\\?[A-Z]{2}\|?"
 )
-_RELATIONS = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>")
+_WORD_NAME = re.compile(rf"(?!\u27e6(?:not|no|never)\b){WORDS.pattern}(?: ?[(\[][^()]*[)\]])?", re.IGNORECASE)
+_RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>")
+_INTEGER = re.compile(
+    r"[,;]? ?\(?(?:\u27e6[a-z ]+\u27e7)? ?(?:([a-z])(?:\\in ?(?:\\mathbb\{Z\}|\u27e6[a-z ]*integers\u27e7)|"
+    r"\u27e6(?:is )?(?:an |any )?integer\u27e7)|\u27e6for (?:any |all |every |some )?integers?\u27e7 ?([a-z]))\)?$"
+)
+_SET_BUILDER = re.compile(r"\\\{ ?([a-z])(?:\\in ?(?:\\mathbb\{R\}))? ?[|:](.+)\\\}")
+_FRENCH = re.compile(r"(?<![^]\[\u222a(p])([\[\]])([^\[\](){}]+,[^\[\](){}]+)([\[\]])")
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
+_REALS = between(*INFINITE)
+_BRACKETS = re.compile(r"(\\\{|\\langle ?|[(\[])(.*)(\\\}|\\rangle|[)\]])", re.DOTALL)
+_OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
 MAX_ITEMS = 40
 
 
@@ -35,10 +54,10 @@ def literal(text: str) -> Fraction | None:
     """The exact value of a number written as one: integer, decimal, fraction, mixed, scientific; else ``None``."""
     if not _LITERAL.fullmatch(text) or len(text) > 450:
         return None
-    try:
-        return parse(text.lstrip("+")).rational
-    except (UndecidedError, ArithmeticError, ValueError):
-        return None
+    with suppress(ArithmeticError, ValueError):
+        tree = parse(text.lstrip("+"))
+        return tree if isinstance(tree, Fraction) else None
+    return None
 
 
 @lru_cache(maxsize=65536)
@@ -49,62 +68,104 @@ def read(answer: str) -> Value:
         UndecidedError: If any part of it is not understood.
     """
     notation = notate(answer)
+    if notation.unit in ("am", "pm") and (time := _time(notation.text, notation.unit)) is not None:
+        return time
     value = read_text(notation.text)
-    if notation.unit == "%" and isinstance(value, Expression):
-        return replace(value, percent=True)
-    return value
+    return replace(value, percent=True) if notation.unit == "%" and isinstance(value, Expression) else value
 
 
 def read_text(text: str) -> Value:
     """The value of a normal notation without its unit; see :func:`read`."""
+    algebra.spend(20)
     if not text:
         raise UndecidedError("empty")
-    number = literal(text)
-    if number is not None:
-        return Expression(algebra.number(number), True)
-    if WORDS.fullmatch(text):
-        return Words(fold(text))
-    for reader in (
-        _alternatives,
-        _scaled,
-        _matrix,
-        _union,
-        _ratio,
-        _bracketed,
-        _list,
-        _plus_minus,
-        _relation,
-        _equation,
-        _based,
-    ):
-        value = reader(text)
-        if value is not None:
-            return value
-    if words_in(text):
-        raise UndecidedError("words among symbols")
-    return Expression(parse(text), False)
+    if (number := literal(text)) is not None:
+        return Expression(number, True)
+    if WORDS.fullmatch(text) or text == "...":
+        return Label("words", fold(text))
+    try:
+        for reader in _READERS:
+            if (value := reader(text)) is not None:
+                return value
+        return Expression(parse(text))
+    except algebra.TooMuchWorkError:
+        raise
+    except UndecidedError:
+        if not WORDS.search(text):
+            raise
+    return _phrase(text)
 
 
 def fold(text: str) -> str:
     """Words for comparison: lower case, without marks, punctuation and articles."""
     plain = re.sub(r"[^\w\s+-]", " ", WORDS.sub(r" \1 ", text)).lower()
-    return " ".join(word for word in plain.split() if word not in ("the", "a", "an"))
+    return " ".join(word for word in plain.split() if word not in ("the", "a", "an")) or text
 
 
-def _alternatives(text: str) -> Value | None:
-    pieces = re.split(r",?\s*\u27e6or\u27e7\s*", text, flags=re.IGNORECASE)
-    if len(pieces) > 1:
-        items = tuple(read_text(_unit_free(_value_of(piece))) for piece in _some(pieces))
-        return items[0] if all(equal(items[0], item, strict=False) is True for item in items) else Hedge(items)
-    pieces = re.split(r",?\s*\u27e6and\u27e7\s*", text, flags=re.IGNORECASE)
-    if len(pieces) > 1:
-        parts = [part for piece in _some(pieces) for part in split_at(piece, ",")]
-        return Sequence("", _items(parts))
+def _phrase(text: str) -> Value:
+    """Words among symbols: words are compared folded, symbols as what they are."""
+    items: list[Value] = []
+    for i, piece in enumerate(part.strip(" ,;.") for part in WORDS.split(text)):
+        try:
+            items += [Label("words", fold(piece)) if i % 2 else read_text(piece)] if piece else []
+        except UndecidedError:
+            items.append(Label("symbols", piece))
+    return Sequence("phrase", tuple(items))
+
+
+def _time(text: str, half: str = "") -> Value | None:
+    """A time of day, unless it may be a ratio: two digits of minutes, or a half of the day."""
+    match = _TIME.fullmatch(text)
+    if match is None or not (half or match[2]) or int(match[1]) > (12 if half else 24):
+        return None
+    hour = int(match[1]) % 12 + (12 if half == "pm" else 0) if half else int(match[1])
+    clock = "half" if half else "24" if re.match(r"0\d", text) or not 1 <= hour <= 12 else ""
+    return Label("time", (hour * 3600 + int(match[2] or 0) * 60 + int(match[3] or 0), clock))
+
+
+def _based(text: str) -> Value | None:
+    match = _BASED.fullmatch(text)
+    if not match or not re.search(r"\d", match[1]):  # x_1 is a variable
+        return None
+    base, names = match[3] or fold(match[2]).removeprefix("base "), _BASES.split()
+    base = str(names.index(base) + 2) if base in names else base.lstrip("0")
+    return Label("base", (re.sub(r"^(-?)0+(?=.)", r"\1", match[1].upper()), base))
+
+
+def _family(text: str) -> Value | None:
+    r"""``\frac{\pi}{2} + k\pi, k \in \mathbb{Z}``."""
+    match = _INTEGER.search(text)
+    if not match or not match.start():
+        return None
+    value = _without_name(read_text(text[: match.start()]))
+    items = value.items if isinstance(value, Sequence) and value.brackets in ("", "{}") else (value,)
+    trees = tuple(item.tree for item in map(_without_name, items) if isinstance(item, Expression))
+    if len(trees) != len(items):
+        raise UndecidedError("a family of something else than numbers")
+    return Family(match[1] or match[2], trees)
+
+
+def _without_name(value: Value) -> Value:
+    return value.value if isinstance(value, Named) else value
+
+
+def _joined(text: str) -> Value | None:
+    """What "or", "and" and commas join: sets of numbers, several values, or a list."""
+    for word, keep in (("or", any), ("and", all), ("", None)):
+        if word:
+            pieces = re.split(rf",?\s*\u27e6{word}\u27e7\s*", text, flags=re.IGNORECASE)
+        else:
+            pieces = split_at(text, ";" if ";" in text else ",")
+        if len(pieces) < 2:
+            continue
+        items = _items([part for piece in pieces for part in (split_at(piece, ",") if word == "and" else [piece])])
+        if all(isinstance(item, Region) and item.variable for item in items):
+            # "x > 1, x < 3" are both, "x < 1, x > 3" either.
+            return next((found for k in ([keep] if keep else [all, any]) if (found := combine(k, *items)).cuts), None)
+        if word != "or":
+            return Sequence("", items)
+        return items[0] if all(equal(items[0], item, strict=False) for item in items) else Hedge(items)
     return None
-
-
-def _unit_free(piece: str) -> str:
-    return notate(piece).text
 
 
 def _some(pieces: list[str]) -> list[str]:
@@ -113,41 +174,31 @@ def _some(pieces: list[str]) -> list[str]:
     return [piece.strip() for piece in pieces]
 
 
-def _value_of(part: str) -> str:
-    """``x=3`` within a list of solutions is 3."""
-    left, equals, right = part.strip().partition("=")
-    return right.strip() if equals and _NAME.fullmatch(left.strip()) else part.strip()
-
-
 def split_at(text: str, separator: str) -> list[str]:
     """Pieces between separators that stand outside of all brackets."""
-    pieces, depth, start, i = [], 0, 0, 0
-    while i < len(text):
-        if text[i] in "([{":
-            depth += 1
-        elif text[i] in ")]}":
-            depth -= 1
-        elif depth == 0 and text.startswith(separator, i):
-            pieces.append(text[start:i])
-            start = i + len(separator)
-            i = start
-            continue
-        i += 1
-    return [*pieces, text[start:]]
+    pieces, depth = [""], 0
+    for part in re.split(rf"({re.escape(separator)}|[()\[\]{{}}])", text):
+        if part == separator and depth == 0:
+            pieces.append("")
+        else:
+            depth += (part in _OPENING) - (part in _CLOSING)
+            pieces[-1] += part
+    return pieces
 
 
 def _matrix(text: str) -> Value | None:
-    match = _MATRIX.fullmatch(text)
+    bare = text[1:-1] if (text[:1], text[-1:]) in (("(", ")"), ("[", "]"), ("|", "|")) else text
+    match = _MATRIX.fullmatch(bare) if "\\begin" in text else None
     if not match:
         return None
     rows = [row for row in match[2].split("\\newrow") if row.strip()]
-    cells = tuple(tuple(read_text(cell.strip()) for cell in row.split("&")) for row in rows)
-    return Matrix(cells, match[1] in ("vmatrix", "Vmatrix"))
+    cells = [Sequence("row", tuple(read_text(cell.strip()) for cell in row.split("&"))) for row in rows]
+    return Sequence("||" if match[1][0] in "vV" or text[0] == "|" else "matrix", tuple(cells))
 
 
 _SCALED = re.compile(
     r"([-+]?(?:\d+(?:/\d+)?|\\frac(?:\{\d+\}\{\d+\}|\d\d))?)(?:\\cdot|\\times|\*)?"
-    r"(\(.*\)|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\}|[\[(].*[\])])",
+    r"([\[(].*[\])]|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\})",
     re.DOTALL,
 )
 
@@ -157,35 +208,42 @@ def _scaled(text: str) -> Value | None:
     match = _SCALED.fullmatch(text)
     if not match or not match[1]:
         return None
-    inner = _matrix(match[2]) or (_bracketed(match[2]) if len(split_at(match[2][1:-1], ",")) > 1 else None)
-    if inner is None:
-        return None
-    factor = parse({"-": "-1", "+": "1"}.get(match[1], match[1]))
-    if isinstance(inner, Sequence):
-        if inner.brackets != "()" or not factor.rational:
-            raise UndecidedError("an interval times something")
-        return Sequence("()", tuple(_times(factor, item) for item in inner.items))
-    if isinstance(inner, Matrix) and not inner.bars:
-        return Matrix(tuple(tuple(_times(factor, cell) for cell in row) for row in inner.rows), False)
-    raise UndecidedError("a determinant times something")
+    inner = _matrix(match[2]) or _bracketed(match[2])
+    return inner and _times(Expression(parse({"-": "-1", "+": "1"}.get(match[1], match[1]))), inner)
 
 
-def _times(factor: Quotient, item: Value) -> Value:
-    if not isinstance(item, Expression):
-        raise UndecidedError("entries that are no numbers")
-    return Expression(factor * item.value, item.literal)
+def _times(factor: Expression, value: Value) -> Value:
+    if isinstance(value, Expression):
+        return Expression(algebra.apply("*", factor.tree, value.tree), value.literal)
+    if isinstance(value, Sequence) and value.brackets in ("()", "matrix", "row"):
+        return replace(value, items=tuple(_times(factor, item) for item in value.items))
+    raise UndecidedError("a number times something else than points and matrices")
 
 
-def _union(text: str) -> Value | None:
-    pieces = split_at(text, "\\cup")
-    if len(pieces) < 2:
-        return None
-    return Union(tuple(read_text(re.sub(r"^[a-z]\\in", "", piece.strip())) for piece in _some(pieces)))
+def _set(text: str) -> Value | None:
+    """Sets of real numbers: unions, intersections, differences, what a condition describes, membership."""
+    text = re.sub(r"^[a-z]\\in ?(?=[(\[\]\\])", "", text)
+    text = _FRENCH.sub(lambda match: "[("[match[1] == "]"] + match[2] + "])"[match[3] == "["], text)
+    text = text.replace("\\mathbb{R}-", "\\mathbb{R}\\setminus")
+    if text in ("\\mathbb{R}", "\\emptyset"):
+        return _REALS if text != "\\emptyset" else Region(())
+    for sign, keep in (("\\cup", any), ("\\cap", all), ("\\setminus", first_alone)):
+        if len(pieces := split_at(text, sign)) > 1:
+            return combine(keep, *map(read_text, _some(pieces)))
+    if match := _SET_BUILDER.fullmatch(text):
+        value = read_text(match[2])
+        found = combine(all, _REALS, *(value.items if isinstance(value, Sequence) and not value.brackets else (value,)))
+        if found.variable not in ("", match[1]):
+            raise UndecidedError("a condition on another variable")
+        return replace(found, variable="")
+    return _bracketed(text)
 
 
 def _ratio(text: str) -> Value | None:
     pieces = split_at(text, ":")
-    return Sequence(":", tuple(read_text(piece) for piece in _some(pieces))) if len(pieces) > 1 else None
+    if len(pieces) < 2:
+        return None
+    return _time(text) or Sequence(":", tuple(read_text(piece) for piece in _some(pieces)))
 
 
 def _plus_minus(text: str) -> Value | None:
@@ -193,139 +251,121 @@ def _plus_minus(text: str) -> Value | None:
         return None
     if text.count("\\pm") + text.count("\\mp") > 2:
         raise UndecidedError("several independent signs")
-    upper = text.replace("\\pm", "+").replace("\\mp", "-")
-    lower = text.replace("\\pm", "-").replace("\\mp", "+")
-    return Sequence(
-        "", tuple(read_text(_value_of(sign.replace("=+", "=").removeprefix("+"))) for sign in (upper, lower))
-    )
+    signs = (text.replace("\\pm", upper).replace("\\mp", lower) for upper, lower in ("+-", "-+"))
+    values = (read_text(sign.replace("=+", "=").removeprefix("+")) for sign in signs)
+    return Sequence("", tuple(map(_without_name, values)))
 
 
 def _bracketed(text: str) -> Value | None:
-    pairs = (("\\{", "\\}"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\langle", "\\rangle"))
-    for opening, closing in pairs:
-        if text.startswith(opening) and text.endswith(closing):
-            inner = text[len(opening) : len(text) - len(closing)]
-            if not _balanced(inner):
-                continue
-            pieces = split_at(inner, ",")
-            if len(pieces) < 2 and opening != "\\{":
-                return None
-            brackets = "{}" if opening == "\\{" else "()" if opening == "\\langle" else opening + closing
-            items = _items(_some(pieces))
-            if len(items) != len(pieces) and brackets != "{}":
-                raise UndecidedError("a sign that may be either, in a tuple")
-            return Sequence(brackets, items)
-    return None
-
-
-def _balanced(text: str) -> bool:
-    depth = 0
-    for character in text:
-        depth += 1 if character in "([{" else -1 if character in ")]}" else 0
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _list(text: str) -> Value | None:
-    pieces = split_at(text, ",")
-    if len(pieces) < 2:
+    match = _BRACKETS.fullmatch(text)
+    if not match:
         return None
-    return Sequence("", _items(_some(pieces)))
+    brackets = match[1].strip() + match[3]
+    brackets = {"\\{\\}": "{}", "\\langle\\rangle": "()"}.get(brackets, brackets)
+    depths = list(accumulate(((c in _OPENING) - (c in _CLOSING) for c in match[2]), initial=0))
+    pieces = split_at(match[2], ",")
+    if brackets not in ("{}", *INTERVALS) or min(depths) < 0 or depths[-1] or (len(pieces) < 2 and brackets != "{}"):
+        return None
+    items = _items(pieces)
+    if len(items) != len(pieces) and brackets != "{}":
+        raise UndecidedError("a sign that may be either, in a tuple")
+    return Sequence(brackets, items)
 
 
 def _items(pieces: list[str]) -> tuple[Value, ...]:
-    """Values of the pieces; one with a plus-minus sign is two."""
+    """Values of the pieces; one with a plus-minus sign is two. A name goes for what follows it without one."""
     items: list[Value] = []
-    for piece in pieces:
-        value = read_text(_unit_free(_value_of(piece)))
+    notations = [(piece, notate(piece)) for piece in _some(pieces)]
+    units = {notation.unit for _, notation in notations} - {""}
+    for piece, notation in notations:
+        value = read_text(notation.text)
+        if len(units) == len(pieces) > 1:  # "3 apples, 5 pears"
+            value = Named(f"\u27e6{notation.unit}\u27e7", value)
         items += value.items if isinstance(value, Sequence) and "\\p" in piece and not value.brackets else [value]
+    first = items[0]
+    if isinstance(first, Named) and not any(isinstance(item, Named) for item in items[1:]):
+        items[1:] = [Named(first.name, item) for item in items[1:]]
     return tuple(items)
 
 
 def _relation(text: str) -> Value | None:
-    text = re.sub(r"^[a-z]\\in ?(?=[(\[\\])", "", text)
-    if (bracketed := _bracketed(text)) is not None:
-        return bracketed
-    signs = _RELATIONS.findall(text)
+    signs = _RELATION.findall(text)
     if not signs:
         return None
-    sides = [Expression(parse(side), literal(side.strip()) is not None) for side in _RELATIONS.split(text)]
-    if len(signs) == 1:
-        return _single_relation(signs[0], *sides)
-    return _chain(signs, sides)
-
-
-def _single_relation(sign: str, left: Expression, right: Expression) -> Value:
-    if sign in ("<", "\\le"):
-        left, right, sign = right, left, {"<": ">", "\\le": "\\ge"}[sign]
-    if sign != "\\ne":
-        infinity = Expression(algebra.symbol(algebra.INFINITY), False)
-        minus = Expression(-infinity.value, False)
-        closed = sign == "\\ge"
-        if _is_variable(left.value) and not right.value.variables:
-            return Sequence("[)" if closed else "()", (right, infinity))
-        if _is_variable(right.value) and not left.value.variables:
-            return Sequence("(]" if closed else "()", (minus, left))
-    return Relation(sign, left.value - right.value)
-
-
-def _chain(signs: list[str], sides: list[Expression]) -> Value:
-    if len(signs) != 2 or not _is_variable(sides[1].value) or sides[0].value.variables or sides[2].value.variables:
-        raise UndecidedError("a chain of inequalities")
+    sides = [parse(side) for side in _RELATION.split(text)]
     if all(sign in (">", "\\ge") for sign in signs):
         sides, signs = sides[::-1], [{">": "<", "\\ge": "\\le"}[sign] for sign in reversed(signs)]
-    if not all(sign in ("<", "\\le") for sign in signs):
+    elif ("\\ne" in signs and len(signs) > 1) or not all(sign in ("<", "\\le", "\\ne") for sign in signs):
         raise UndecidedError("a chain of mixed inequalities")
-    brackets = ("[" if signs[0] == "\\le" else "(") + ("]" if signs[1] == "\\le" else ")")
-    return Sequence(brackets, (sides[0], sides[2]))
-
-
-def _is_variable(value: Quotient) -> bool:
-    return len(value.variables) == 1 and value.equals(algebra.symbol(next(iter(value.variables)))) is True
+    names = [algebra.variables(side) for side in sides]
+    variable = [side for side in sides if isinstance(side, str) and {side} in names]
+    if len(variable) != 1 or len(set().union(*names)) != 1 or len(sides) > 3:
+        return Relation(tuple(signs), tuple(sides))
+    at, name = sides.index(variable[0]), variable[0]
+    if signs == ["\\ne"]:
+        return replace(combine(first_alone, _REALS, between(sides[1 - at], sides[1 - at])), variable=name)
+    if len(sides) == 3 and at != 1:
+        raise UndecidedError("a chain with its variable at one end")
+    low, below = (sides[at - 1], signs[at - 1]) if at else (INFINITE[0], "<")
+    high, above = (sides[at + 1], signs[at]) if at < len(sides) - 1 else (INFINITE[1], "<")
+    return replace(between(low, high, "(["[below == "\\le"] + ")]"[above == "\\le"]), variable=name)
 
 
 def _equation(text: str) -> Value | None:
-    if "\\approx" in text:
-        first, _, last = text.partition("\\approx")
-        return read_text(_value_of(first) if not _NAME.fullmatch(first.strip()) else last.strip())
+    first, approximately, last = text.partition("\\approx")
+    if approximately:
+        name = _name(first)
+        return Named(name, read_text(last.strip())) if name else read_text(first.strip())
     pieces = split_at(text, "=")
     if len(pieces) < 2:
         return None
     pieces = _some(pieces)
-    name = pieces[0] if _NAME.fullmatch(pieces[0]) or WORDS.fullmatch(pieces[0]) else ""
-    if name or len(pieces) > 2:
-        return _named(name, pieces[1:] if name else pieces)
-    left, right = read_text(pieces[0]), read_text(_unit_free(pieces[1]))
-    if not isinstance(left, Expression) or not isinstance(right, Expression):
-        raise UndecidedError("an equation of something else than expressions")
-    if not left.value.variables and not right.value.variables:
-        return _named("", pieces)
-    return Equation(left.value, right.value)
+    if name := _name(pieces[0]):
+        value, match = _last_of(pieces[1:]), _NAME.fullmatch(pieces[0])
+        parameters = tuple(((match and match[2]) or "").split(","))
+        if isinstance(value, Expression) and match and all(re.fullmatch("[a-z]", name) for name in parameters):
+            return Named(_tidy(match[1]), value, parameters)
+        return value if isinstance(value, Hedge) else Named(name, value)
+    if (words := _WORD_NAME.fullmatch(pieces[0])) or len(pieces) > 2:
+        value = _last_of(pieces[1:] if words else pieces)
+        return Named(pieces[0].lower(), value) if words and not isinstance(value, Hedge) else value
+    if literal(pieces[0]) is not None and (name := _name(pieces[1])):  # 2 = x
+        return Named(name, read_text(pieces[0]))
+    left, right = read_text(pieces[0]), read_text(notate(pieces[1]).text)
+    if isinstance(left, Expression) and isinstance(right, Expression):
+        unknown = algebra.variables(left.tree) or algebra.variables(right.tree)
+        return Equation(left, right) if unknown else _last_of(pieces)
+    names = list(map(_name, split_at(pieces[0][1:-1], ",")))
+    if isinstance(right, Sequence) and right.brackets == "()" and all(names) and len(names) == len(right.items):
+        return Sequence("()", tuple(map(Named, names, right.items)))  # (x, y) = (3, 5)
+    raise UndecidedError("an equation of something else than expressions")
 
 
-def _named(name: str, pieces: list[str]) -> Value:
-    """``x = 2+3 = 5``: what a chain of equal values ends in. A chain of different ones is a hedge."""
-    values = [read_text(_unit_free(piece)) for piece in pieces]
+def _name(text: str) -> str:
+    """The name that stands in front of a value: ``x``, ``f(2)``, ``n_{\\min}``, ``[ABC]``; empty for anything else."""
+    match = _NAME.fullmatch(text.strip())
+    if not match or text.strip() in ("e", "i", "\\pi") or (match[2] and (match[1] in match[2] or match[1] in "xyz")):
+        return ""
+    return _tidy(text)
+
+
+def _tidy(name: str) -> str:
+    with suppress(UndecidedError):
+        if isinstance(tree := parse(name), str):
+            return tree
+    return re.sub(r"[{}\s]", "", name)
+
+
+def _last_of(pieces: list[str]) -> Value:
+    """``2+3 = 5``: what a chain of equal values ends in. A chain of different ones is a hedge."""
+    values = [read_text(notate(piece).text) for piece in pieces]
     last = values[-1]
-    for value in values[:-1]:
-        same = equal(last, value, strict=False)
-        if same is None:
-            raise UndecidedError("a chain of equations")
-        if not same:
-            return Hedge(tuple(values))
-    if name and isinstance(last, Expression) and not WORDS.fullmatch(name):
-        return Equation(parse_name(name), last.value, name) if last.value.variables else replace(last, name=name)
-    return last
+    if isinstance(last, Expression) and not algebra.variables(last.tree):  # "S = ab = 2 * 3 = 6" puts in values
+        values = [v for v in values if not (isinstance(v, Expression) and algebra.variables(v.tree))]
+    return last if all(equal(last, value, strict=False) for value in values[:-1]) else Hedge(tuple(values))
 
 
-def _based(text: str) -> Value | None:
-    match = _BASE.fullmatch(text)
-    if not match or not 2 <= int(match[2]) <= 36:
-        return None
-    if not re.search(r"\d", match[1]):
-        return None  # x_1 is a variable
-    return Based(match[1].upper().lstrip("0") or "0", int(match[2]))
+_READERS = (*(_based, _family, _joined, _equation, _scaled, _matrix, _set, _ratio, _plus_minus, _relation),)
 
 
 def choice(text: str) -> str | None:

@@ -3,12 +3,29 @@
 Baselines look at one turn at a time and at *all* episodes that they compare, also those that ended earlier, with the
 return 0 that they have there. So a baseline never depends on what the episode itself did, and an episode cannot earn
 anything by ending early or going on; there is a test that enumerates a small environment.
+
+An estimator of :data:`ADVANTAGES` gets the shaped rewards ``[B, K]``, a critic's values ``[B, T]`` (0 without one), the
+whole rollout batch of this process and a function that adds tensors up over processes, and returns advantages
+``[B, T]``, 0 off the response. What a value should have been is the advantage plus the value.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from rewards import Lookup
+from rewards.shaping import shape_rewards
+from rl.config import StageConfig
+from rl.config.checks import check_numbers
+from rl.types import Episode, RolloutBatch
+
+ADVANTAGES: Lookup[Callable[..., Tensor]] = Lookup("algorithm.advantage")
+"""``(rewards_BK, values_BT, batch, sum_over, **options) -> [B, T]``. ``groups=True`` declares that the episodes of a
+task are compared; ``values="tokens"`` or ``"turns"`` that a critic is needed, and where its values are learned;
+``raw=True`` that it reads the batch's raw rewards, so that no turn is unpaid."""
 
 STD_EPSILON = 1e-4
 """Added to a standard deviation before division, as in TRL's GRPO."""
@@ -20,6 +37,213 @@ SumOver = Callable[[Tensor], Tensor]
 def just_here(x: Tensor) -> Tensor:
     """The sum over one process."""
     return x
+
+
+class Estimator(NamedTuple):
+    """An estimator with its options, looked up once per stage.
+
+    Args:
+        estimate: One of :data:`ADVANTAGES`, bound.
+        turn_gamma: Its discount over turns; one that does not say how it discounts may pay any turn for a later one.
+        groups: Whether it compares the episodes of a task.
+        values: Where a critic's values are learned: ``tokens``, ``turns`` or nowhere.
+        raw: Whether it reads raw rewards.
+    """
+
+    estimate: Callable[..., Tensor]
+    turn_gamma: float
+    groups: bool
+    values: str
+    raw: bool
+
+    @classmethod
+    def of(cls, stage: StageConfig) -> "Estimator":
+        """Of a resolved stage."""
+        name, given = stage.advantage, stage.advantage_options
+        turn_gamma = getattr(ADVANTAGES.options(name, given), "turn_gamma", 1.0)
+        groups, values, raw = (ADVANTAGES.fact(name, fact) for fact in ("groups", "values", "raw"))
+        return cls(ADVANTAGES.bind(name, given), turn_gamma, bool(groups), values or "", bool(raw))
+
+
+def shaped_rewards(batch: RolloutBatch, stage: StageConfig) -> Tensor:
+    """``[B, K]`` rewards after per-turn weights and progress bonus; 0 past the last turn."""
+    n_columns = batch.rewards.shape[1]
+    columns = shape_rewards(batch.rewards.unbind(1), stage.reward_weights, stage.progress_alpha)
+    played = torch.arange(n_columns, device=batch.n_turns.device) < batch.n_turns[:, None]
+    return torch.where(played, torch.stack(columns, dim=1), 0.0)
+
+
+def advantages(
+    batch: RolloutBatch,
+    values: Tensor,
+    stage: StageConfig,
+    estimator: Estimator,
+    whiten: bool,
+    sum_over: SumOver,
+    costs_BK: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Token advantages of a whole rollout batch and the returns that values should have predicted; both ``[B, T]``.
+
+    Shaping, then discounting over turns, then the baseline or the critic. Turns are compared with the *same* turn of
+    other episodes only. A turn that nothing pays, neither its own reward nor a later one's, has advantage 0 exactly,
+    whatever a critic thinks of it.
+
+    Args:
+        batch: The whole rollout batch of this process.
+        values: ``[B, T]`` of the critic; 0 without one.
+        stage: Which rewards.
+        estimator: Of the stage.
+        whiten: Scale the advantages of each turn whose returns differ.
+        sum_over: Adds tensors up over processes.
+        costs_BK: What each turn's reward is lowered by, such as a KL; ``None`` for nothing.
+    """
+    rewards_BK = shaped_rewards(batch, stage)
+    if costs_BK is not None:
+        rewards_BK = rewards_BK - costs_BK
+    n_columns = rewards_BK.shape[1]
+    advantages_BT = estimator.estimate(rewards_BK, values, batch, sum_over)
+    returns_BT = torch.where(batch.response_mask, advantages_BT + values, 0.0)
+    if not estimator.raw and costs_BK is None:
+        paid = [weight != 0 for weight in stage.reward_weights[:n_columns]]
+        paid = [own or (k > 0 and stage.progress_alpha != 0) for k, own in enumerate(paid)]
+        reached = [any(paid[k:] if estimator.turn_gamma else paid[k : k + 1]) for k in range(n_columns)]
+        unpaid_BT = to_tokens(torch.tensor([[not one for one in reached]]).expand_as(rewards_BK), batch.turn_ids)
+        advantages_BT = torch.where(unpaid_BT, 0.0, advantages_BT)
+    if whiten:
+        varies = returns_vary(returns_to_go(rewards_BK, estimator.turn_gamma), sum_over)
+        advantages_BT = whiten_turns(advantages_BT, batch.turn_ids, varies, sum_over)
+    return advantages_BT, returns_BT
+
+
+def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
+    """Whether a group's episodes are paid differently at *any* turn, so that comparing them teaches something.
+
+    Looking at the last turn only would throw away groups that differ at the first one, and the other way round. Failed
+    episodes are not trained on, so they are not looked at either.
+    """
+    compared = [episode for episode in group if not (episode.failed or episode.masked)]
+    paid: dict[int, set[float]] = {}
+    for episode in compared:
+        rewards = [turn.reward for turn in episode.turns]
+        for k, reward in enumerate(shape_rewards(rewards, stage.reward_weights, stage.progress_alpha)):
+            # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
+            if episode.turns[k].trained or k < episode.given:
+                paid.setdefault(k, set()).add(reward)
+    return len({len(episode.turns) for episode in compared}) > 1 or any(len(rewards) > 1 for rewards in paid.values())
+
+
+@dataclass(frozen=True)
+class Discount:
+    """Credit over turns.
+
+    Args:
+        turn_gamma: Discount over turns; 0 credits a turn with its own reward only (SCoRe, arXiv 2409.12917, A.4).
+    """
+
+    turn_gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.advantage_options", fraction="turn_gamma")
+
+
+@dataclass(frozen=True)
+class GroupScale(Discount):
+    """GRPO's options.
+
+    Args:
+        scale: Divide by the group's standard deviation; without it the advantage is Dr. GRPO's.
+    """
+
+    scale: bool = True
+
+
+@dataclass(frozen=True)
+class TurnLambda(Discount):
+    """Generalised advantage estimation over turns.
+
+    Args:
+        turn_lam: Lambda over turns.
+    """
+
+    turn_lam: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.advantage_options", fraction="turn_gamma turn_lam")
+
+
+@dataclass(frozen=True)
+class TokenLambda(TurnLambda):
+    """Generalised advantage estimation over the tokens of a turn, then over turns.
+
+    Args:
+        gamma: Discount over the tokens of a turn.
+        lam: Lambda over the tokens of a turn.
+    """
+
+    gamma: float = 1.0
+    lam: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.advantage_options", fraction="turn_gamma turn_lam gamma lam")
+
+
+@ADVANTAGES.register("rloo", options=Discount, groups=True)
+def rloo(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float) -> Tensor:
+    """Leave-one-out: a return against the mean of the other episodes of its task (arXiv 2402.14740)."""
+    return to_tokens(
+        leave_one_out(returns_to_go(rewards_BK, turn_gamma), batch.group_ids, batch.compared), batch.turn_ids
+    )
+
+
+@ADVANTAGES.register("grpo", options=GroupScale, groups=True)
+def grpo(
+    rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float, scale: bool
+) -> Tensor:
+    """Returns by mean and standard deviation of their group (arXiv 2402.03300); without ``scale`` Dr. GRPO's."""
+    returns_BK = returns_to_go(rewards_BK, turn_gamma)
+    return to_tokens(group_normalised(returns_BK, batch.group_ids, scale, batch.compared), batch.turn_ids)
+
+
+@ADVANTAGES.register("reinforce", options=Discount)
+def reinforce(
+    rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
+) -> Tensor:
+    """Returns against the mean of the batch at the same turn; no groups, no critic."""
+    return to_tokens(batch_mean(returns_to_go(rewards_BK, turn_gamma), sum_over, batch.compared), batch.turn_ids)
+
+
+@ADVANTAGES.register("reinforce_pp", options=Discount)
+def reinforce_pp(
+    rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
+) -> Tensor:
+    """Returns by mean and standard deviation of the batch at the same turn (REINFORCE++, arXiv 2501.03262)."""
+    return to_tokens(batch_normalised(returns_to_go(rewards_BK, turn_gamma), sum_over, batch.compared), batch.turn_ids)
+
+
+@ADVANTAGES.register("gae", options=TokenLambda, values="tokens")
+def gae(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, **options: float) -> Tensor:
+    """A critic's values at every token: :func:`gae_over_tokens` (arXiv 1506.02438)."""
+    return gae_over_tokens(rewards_BK, values_BT, batch.turn_ids, **options)
+
+
+@ADVANTAGES.register("turn_gae", options=TurnLambda, values="turns")
+def turn_gae(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, **options: float) -> Tensor:
+    """A critic's value once per turn, a turn being the action: :func:`gae_over_turns` (arXiv 2410.02089)."""
+    values_BK = first_of_turns(values_BT, batch.turn_ids, rewards_BK.shape[1])
+    return to_tokens(gae_over_turns(rewards_BK, values_BK, batch.n_turns, **options), batch.turn_ids)
+
+
+@ADVANTAGES.register("imitation", raw=True)
+def imitation(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver) -> Tensor:
+    """1 on the last attempt of an episode that ends right (raw reward 1), 0 elsewhere: STaR's rule on own samples.
+
+    A policy gradient with these is the gradient of the log-likelihood of filtered samples: STaR's objective, on policy
+    (arXiv 2203.14465, section 3, equation 2; ablated in SCoRe's stage II by arXiv 2409.12917, Table 4). Weights of the
+    turns and progress bonus are not read.
+    """
+    columns = torch.arange(batch.rewards.shape[1], device=batch.rewards.device)
+    is_last = columns == batch.n_turns[:, None] - 1
+    return to_tokens((is_last & (batch.rewards >= 1.0)).to(batch.rewards.dtype), batch.turn_ids)
 
 
 def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
@@ -34,34 +258,30 @@ def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
     return out
 
 
-def leave_one_out(returns_BK: Tensor, group_ids_B: Tensor) -> Tensor:
+def leave_one_out(returns_BK: Tensor, group_ids_B: Tensor, compared_BK: Tensor | None = None) -> Tensor:
     """RLOO: each return minus the mean return, at the same turn, of the *other* episodes of its group.
 
     ``A[i] = R[i] - sum_{j != i} R[j] / (n - 1)`` (Ahmadian et al., arXiv 2402.14740, section 3). Unbiased.
 
+    Args:
+        returns_BK: ``[B, K]``.
+        group_ids_B: ``[B]``.
+        compared_BK: Which turns have a return at all; ``None`` for all of them.
+
     Returns:
-        ``[B, K]``.
+        ``[B, K]``, 0 where there is nothing to compare with.
 
     Raises:
         ValueError: If a group has a single episode: it has no others to be compared with.
     """
-    means, counts, _ = _group_moments(returns_BK, group_ids_B)
-    others = (means * counts - returns_BK) / (counts - 1)
-    return returns_BK - others
+    means, counts, _, tied = _group_moments(returns_BK, group_ids_B, compared_BK)
+    others = (means * counts - returns_BK) / (counts - 1).clamp(min=1)
+    return torch.where(tied, 0.0, returns_BK - others)
 
 
-def imitation(rewards_BK: Tensor, n_turns_B: Tensor) -> Tensor:
-    """``[B, K]``: 1 on the last attempt of an episode that ends right (raw reward 1), 0 elsewhere.
-
-    A policy gradient with these is the gradient of the log-likelihood of filtered samples: STaR's objective, on policy
-    (arXiv 2203.14465, section 3, equation 2; ablated in SCoRe's stage II by arXiv 2409.12917, Table 4).
-    """
-    columns = torch.arange(rewards_BK.shape[1], device=rewards_BK.device)
-    is_last = columns == n_turns_B[:, None] - 1
-    return (is_last & (rewards_BK >= 1.0)).to(rewards_BK.dtype)
-
-
-def group_normalised(returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True) -> Tensor:
+def group_normalised(
+    returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True, compared_BK: Tensor | None = None
+) -> Tensor:
     """GRPO: ``A[i] = (R[i] - mean) / (std + 1e-4)`` over the group, turn by turn; ``[B, K]``.
 
     The standard deviation divides by n - 1 (Shao et al., arXiv 2402.03300, equation 3). Dividing makes groups that
@@ -71,45 +291,59 @@ def group_normalised(returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True
     Raises:
         ValueError: If a group has a single episode.
     """
-    means, _, stds = _group_moments(returns_BK, group_ids_B)
-    centred = returns_BK - means
+    means, _, stds, tied = _group_moments(returns_BK, group_ids_B, compared_BK)
+    centred = torch.where(tied, 0.0, returns_BK - means)
     return centred / (stds + STD_EPSILON) if scale else centred
 
 
-def _group_moments(returns_BK: Tensor, group_ids_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, number of episodes and standard deviation of every row's group: ``[B, K]``, ``[B, 1]``, ``[B, K]``."""
+def _group_moments(
+    returns_BK: Tensor, group_ids_B: Tensor, compared_BK: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the compared returns of every row's group: mean, number, standard deviation, all tied; ``[B, K]`` each.
+
+    Where all returns of a group are equal, ``[B, K]`` bool, their mean may differ from them in the last bit: noise that
+    a division by the standard deviation would make a signal of. A return that is compared with no other is tied too.
+    """
     groups, index = torch.unique(group_ids_B, return_inverse=True)
     counts = torch.bincount(index, minlength=len(groups))
     if (counts < 2).any():
         lonely = groups[counts < 2].tolist()
         raise ValueError(f"groups {lonely[:5]} have one episode: a group baseline needs at least 2 per task")
     table = torch.zeros(len(groups), returns_BK.shape[1], dtype=returns_BK.dtype, device=returns_BK.device)
-    n = counts[index][:, None].to(returns_BK.dtype)
-    means = table.index_add(0, index, returns_BK)[index] / n
-    squares = table.index_add(0, index, (returns_BK - means).square())[index]
-    return means, n, (squares / (n - 1)).sqrt()
+    compared_BK = torch.ones_like(returns_BK, dtype=torch.bool) if compared_BK is None else compared_BK
+    weights = compared_BK.to(returns_BK.dtype)
+    n = table.index_add(0, index, weights)[index]
+    means = table.index_add(0, index, returns_BK * weights)[index] / n.clamp(min=1)
+    squares = table.index_add(0, index, ((returns_BK - means) * weights).square())[index]
+    rows, off = index[:, None].expand_as(returns_BK), float("inf")
+    low, high = torch.where(compared_BK, returns_BK, off), torch.where(compared_BK, returns_BK, -off)
+    lowest = table.scatter_reduce(0, rows, low, "amin", include_self=False)[index]
+    highest = table.scatter_reduce(0, rows, high, "amax", include_self=False)[index]
+    tied = (lowest >= highest) | ~compared_BK
+    return means, n, (squares / (n - 1).clamp(min=1)).sqrt(), tied
 
 
-def batch_mean(returns_BK: Tensor, sum_over: SumOver = just_here) -> Tensor:
+def batch_mean(returns_BK: Tensor, sum_over: SumOver = just_here, compared_BK: Tensor | None = None) -> Tensor:
     """REINFORCE with the batch mean per turn as the baseline: ``A[i, k] = R[i, k] - mean_j R[j, k]``, ``[B, K]``."""
-    mean, _ = _batch_moments(returns_BK, sum_over)
+    mean, _ = _batch_moments(returns_BK, sum_over, compared_BK)
     return returns_BK - mean
 
 
-def batch_normalised(returns_BK: Tensor, sum_over: SumOver = just_here) -> Tensor:
+def batch_normalised(returns_BK: Tensor, sum_over: SumOver = just_here, compared_BK: Tensor | None = None) -> Tensor:
     """REINFORCE++: returns minus the batch mean, over the batch standard deviation, turn by turn; ``[B, K]``.
 
     Hu et al., arXiv 2501.03262, section 3: the whole batch is the baseline, so no groups are needed, and a task that
     is always right does not blow up its own noise. The KL stays in the loss here; the paper puts it into the reward.
     """
-    mean, std = _batch_moments(returns_BK, sum_over)
+    mean, std = _batch_moments(returns_BK, sum_over, compared_BK)
     return (returns_BK - mean) / (std + STD_EPSILON)
 
 
-def _batch_moments(returns_BK: Tensor, sum_over: SumOver) -> tuple[Tensor, Tensor]:
-    n = sum_over(torch.tensor(float(len(returns_BK)), dtype=torch.float64))
-    mean = sum_over(returns_BK.double().sum(0)) / n
-    squares = sum_over((returns_BK.double() - mean).square().sum(0))
+def _batch_moments(returns_BK: Tensor, sum_over: SumOver, compared_BK: Tensor | None) -> tuple[Tensor, Tensor]:
+    weights = torch.ones_like(returns_BK).double() if compared_BK is None else compared_BK.double()
+    n = sum_over(weights.sum(0)).clamp(min=1)
+    mean = sum_over((returns_BK.double() * weights).sum(0)) / n
+    squares = sum_over(((returns_BK.double() - mean) * weights).square().sum(0))
     return mean.to(returns_BK.dtype), (squares / (n - 1).clamp(min=1)).sqrt().to(returns_BK.dtype)
 
 
@@ -183,27 +417,52 @@ def gae_over_turns(
     return out
 
 
-def whiten_turns(advantages_BT: Tensor, turn_ids_BT: Tensor, n_columns: int, sum_over: SumOver = just_here) -> Tensor:
+def returns_vary(returns_BK: Tensor, sum_over: SumOver = just_here) -> list[bool]:
+    """Whether the returns of each turn differ anywhere in the batch of all processes, beyond the last bits."""
+    n = sum_over(torch.tensor(float(len(returns_BK)), dtype=torch.float64))
+    mean = sum_over(returns_BK.double().sum(0)) / n
+    deviation = (sum_over((returns_BK.double() - mean).square().sum(0)) / n).sqrt()
+    return (deviation > 1e-12 * (1.0 + mean.abs())).tolist()
+
+
+def whiten_turns(
+    advantages_BT: Tensor, turn_ids_BT: Tensor, varies: Sequence[bool], sum_over: SumOver = just_here
+) -> Tensor:
     """Advantages with mean 0 and standard deviation 1 over the tokens of each turn index; ``[B, T]``.
 
     Turn by turn (as PAG's role normalisation, arXiv 2506.10406), so that a rare and dear second attempt does not drown
-    the first one's signal. A turn whose advantages do not vary at all gets 0.
+    the first one's signal.
+
+    Args:
+        advantages_BT: 0 off the response.
+        turn_ids_BT: -1 off the response.
+        varies: Per turn, whether its returns differ; where they do not, advantages are the critic's errors alone, and
+            stay as small as they are.
+        sum_over: Adds tensors up over processes.
     """
-    out = torch.zeros_like(advantages_BT)
-    for k in range(n_columns):
+    out = advantages_BT.clone()
+    for k, scaled in enumerate(varies):
         of_turn = turn_ids_BT == k
         values = advantages_BT[of_turn].double()
         n, total = sum_over(torch.stack([torch.tensor(float(len(values)), dtype=torch.float64), values.sum()]))
         mean = total / n.clamp(min=1)
         variance = sum_over((values - mean).square().sum()) / (n - 1).clamp(min=1)
-        out[of_turn] = ((values - mean) / (variance.sqrt() + STD_EPSILON)).to(out.dtype)
+        if scaled:
+            out[of_turn] = ((values - mean) / (variance.sqrt() + STD_EPSILON)).to(out.dtype)
     return out
+
+
+def sum_of_turns(values_BT: Tensor, turn_ids_BT: Tensor, n_columns: int) -> Tensor:
+    """The sum over each turn's tokens, ``[B, K]``."""
+    column = torch.where(turn_ids_BT >= 0, turn_ids_BT, n_columns)  # what is no response goes into a spare column
+    sums = torch.zeros(len(values_BT), n_columns + 1, dtype=values_BT.dtype, device=values_BT.device)
+    return sums.scatter_add(1, column, values_BT)[:, :n_columns]
 
 
 def to_tokens(values_BK: Tensor, turn_ids_BT: Tensor) -> Tensor:
     """Every response token gets its turn's value; everything else 0. ``[B, T]``."""
     values_BT = values_BK.gather(1, turn_ids_BT.clamp(min=0))
-    return torch.where(turn_ids_BT >= 0, values_BT, 0.0)
+    return torch.where(turn_ids_BT >= 0, values_BT, torch.zeros_like(values_BT))
 
 
 def turn_starts(turn_ids_BT: Tensor) -> Tensor:

@@ -1,7 +1,12 @@
-"""Episodes to tensors. The only place where turns become rows; a row is the last turn's prompt and action, which by
-the append-only rule contains every earlier turn verbatim."""
+"""Episodes to tensors: the only place where turns become rows.
+
+A row is a conversation. Its last prompt and action contain every earlier turn verbatim, by the append-only rule; an
+episode of several roles has a row for each.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,10 +15,29 @@ from torch import Tensor
 from rl.types import Episode, Finish, RolloutBatch, TrainBatch
 
 
+class Row(NamedTuple):
+    """Where a row comes from: an episode's place in the list, the role, and which of its turns."""
+
+    episode: int
+    role: str
+    turns: list[int]
+
+
+def conversations(episodes: Sequence[Episode]) -> list[Row]:
+    """The rows of episodes, in order; the roles of an episode in the order in which they spoke."""
+    rows = []
+    for place, episode in enumerate(episodes):
+        spoken: dict[str, list[int]] = {}
+        for index, turn in enumerate(episode.turns):
+            spoken.setdefault(turn.role, []).append(index)
+        rows += [Row(place, role, turns) for role, turns in spoken.items()]
+    return rows
+
+
 def to_rollout_batch(
     episodes: Sequence[Episode], pad_id: int, max_turns: int, mask_cut_off: bool = False
 ) -> RolloutBatch:
-    """Right-padded rows of episodes.
+    """Right-padded rows of episodes, one per :func:`conversations`.
 
     Args:
         episodes: Episodes with at least one turn each, none of them failed. A process may have none.
@@ -22,33 +46,41 @@ def to_rollout_batch(
         mask_cut_off: Leave answers that the token limit cut off out of the loss; their rewards stay in the baselines.
 
     Raises:
-        ValueError: If an episode failed, has no turn, or has more turns than ``max_turns``.
+        ValueError: If an episode failed, has no turn, or a role in it more turns than ``max_turns``.
     """
     for episode in episodes:
-        if episode.failed or not 1 <= len(episode.turns) <= max_turns:
+        if episode.failed or not episode.turns:
             raise ValueError(
                 f"task {episode.task_id}: {len(episode.turns)} turns, failed={episode.failed}; only finished episodes "
-                f"of 1 to {max_turns} turns can be trained on"
+                "can be trained on"
             )
-    n_rows = len(episodes)
-    width = max((len(e.turns[-1].prompt_ids) + len(e.turns[-1].action_ids) for e in episodes), default=2)
-    input_ids = np.full((n_rows, width), pad_id, dtype=np.int64)
-    attention_mask = np.zeros((n_rows, width), dtype=bool)
-    turn_ids = np.full((n_rows, width), -1, dtype=np.int64)
-    logprobs = np.zeros((n_rows, width), dtype=np.float32)
-    rewards = np.zeros((n_rows, max_turns), dtype=np.float32)
-    for row, episode in enumerate(episodes):
-        last = episode.turns[-1]
-        ids = last.prompt_ids + last.action_ids
-        input_ids[row, : len(ids)] = ids
-        attention_mask[row, : len(ids)] = True
-        for k, turn in enumerate(episode.turns):
-            start = len(turn.prompt_ids)
-            span = slice(start, start + len(turn.action_ids))
-            rewards[row, k] = turn.reward
+    rows = conversations(episodes)
+    roles = sorted({row.role for row in rows})
+    lasts = [episodes[row.episode].turns[row.turns[-1]] for row in rows]
+    width = max((len(last.prompt_ids) + len(last.action_ids) for last in lasts), default=2)
+    input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    attention_mask = np.zeros((len(rows), width), dtype=bool)
+    turn_ids = np.full((len(rows), width), -1, dtype=np.int64)
+    logprobs = np.zeros((len(rows), width), dtype=np.float32)
+    rewards = np.zeros((len(rows), max_turns), dtype=np.float32)
+    group_ids = np.zeros(len(rows), dtype=np.int64)
+    compared = np.ones((len(rows), max_turns), dtype=bool)
+    for i, (row, last) in enumerate(zip(rows, lasts, strict=True)):
+        episode, ids = episodes[row.episode], last.prompt_ids + last.action_ids
+        if len(row.turns) > max_turns:
+            raise ValueError(f"task {episode.task_id}: {len(row.turns)} turns of {row.role}, more than {max_turns}")
+        input_ids[i, : len(ids)] = ids
+        attention_mask[i, : len(ids)] = True
+        # Roles are never compared with each other: each has a group of its own, the task's where there is only one.
+        group_ids[i] = episode.group_id * len(roles) + roles.index(row.role)
+        for k, index in enumerate(row.turns):
+            turn = episode.turns[index]
+            rewards[i, k] = turn.reward
+            compared[i, k] = turn.trained or index < episode.given
             if turn.trained and not (mask_cut_off and turn.finish is Finish.LENGTH):
-                turn_ids[row, span] = k
-                logprobs[row, span] = turn.sampler_logprobs
+                span = slice(len(turn.prompt_ids), len(turn.prompt_ids) + len(turn.action_ids))
+                turn_ids[i, span] = k
+                logprobs[i, span] = turn.sampler_logprobs
     return RolloutBatch(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(attention_mask),
@@ -56,9 +88,25 @@ def to_rollout_batch(
         turn_ids=torch.from_numpy(turn_ids),
         sampler_logprobs=torch.from_numpy(logprobs),
         rewards=torch.from_numpy(rewards),
-        n_turns=torch.tensor([len(episode.turns) for episode in episodes], dtype=torch.long),
-        group_ids=torch.tensor([episode.group_id for episode in episodes], dtype=torch.long),
+        n_turns=torch.tensor([len(row.turns) for row in rows], dtype=torch.long),
+        group_ids=torch.from_numpy(group_ids),
+        compared=torch.from_numpy(compared),
     )
+
+
+def join_rows(batches: Sequence[Any]) -> Any:
+    """Batches of the same kind below each other, padded to the longest row of them."""
+    values = []
+    for item in fields(batches[0]):
+        parts = [getattr(batch, item.name) for batch in batches]
+        if not isinstance(parts[0], Tensor):
+            values.append(join_rows(parts))
+            continue
+        if parts[0].ndim == 2:
+            width, empty = max(part.shape[1] for part in parts), -1 if item.name == "turn_ids" else 0
+            parts = [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=empty) for part in parts]
+        values.append(torch.cat(parts))
+    return type(batches[0])(*values)
 
 
 def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
@@ -73,6 +121,7 @@ def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
         rewards=torch.zeros(1, max_turns),
         n_turns=torch.zeros(1, dtype=torch.long),
         group_ids=torch.zeros(1, dtype=torch.long),
+        compared=torch.ones(1, max_turns, dtype=torch.bool),
     )
     return TrainBatch(rollout, nothing, nothing, nothing, nothing, nothing)
 

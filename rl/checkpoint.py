@@ -1,7 +1,9 @@
 """Everything that decides how a run goes on, written whole or not at all.
 
-``<run>/checkpoints/<step>_<updates>/`` holds one file per process and ``meta.json``. It is written under a temporary
-name, synchronised to disk and then renamed, so a folder that has its name is complete, whatever killed the process.
+``<run>/checkpoints/<step>_<updates>/`` holds the tensors in the format of ``torch.distributed.checkpoint``, which any
+number of processes can read, a file of everything else per process, and ``meta.json`` with the size and the hash of
+them all. It is written under a temporary name, synchronised to disk and then renamed, so a folder that has its name is
+complete, whatever killed the process; what a disk damages afterwards is found by the hashes.
 """
 
 import hashlib
@@ -9,31 +11,35 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import Enum
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from envs import Task
-from rl.backends.distributed import Distributed
-from rl.backends.weights import full_state, save_pretrained
+from rl.backends.distributed import Distributed, local
+from rl.backends.weights import full_state, hash_file, read_tensors, save_pretrained, write_tensors
+from rl.tracking import removed_on_error, write_json
+from rl.types import RunStoppedError
 
+IDENTITY = "identity.json"
 _FREE = (
-    "threads",
-    "runs_dir",
-    "resume",
-    "tracking",
-    "training.save_every",
-    "training.save_every_updates",
-    "training.keep_last",
-    "training.keep_episodes",
-    "evaluation",
+    *("threads", "runs_dir", "data_dir", "name", "resume", "tracking.*", "evaluation.*"),
+    *("training.save_every*", "training.keep_*", "training.max_failed_fraction"),
+    *("*.micro_batch_tokens", "*.gradient_checkpointing", "training.max_sampler_gap"),
+    *("engine.urls.*", "engine.weights_dir", "engine.retries", "engine.timeout_s", "engine.gpu_memory_utilization"),
+    *("engine.max_batch_size", "engine.enforce_eager", "engine.prefix_caching", "engine.sleep_level"),
+    *("model.path", "env.options.path"),
 )
-"""Config keys that may change on resume: they do not decide what is learned."""
+"""Config keys that may change on resume: they do not decide what is learned, or name files whose contents decide."""
+_BUDGET = ("training.episodes", "training.tokens", "training.updates")
 
 
 class ResumeError(ValueError):
@@ -47,57 +53,90 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
     """
     state = full_state(model)
     if distributed is None or distributed.is_main:
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+        temporary = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(temporary, ignore_errors=True)
-        save_pretrained(model, temporary, state)
-        tokenizer.save_pretrained(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
+        with removed_on_error(temporary):
+            save_pretrained(model, temporary, state)
+            tokenizer.save_pretrained(temporary)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():  # there is always one whole policy, under one name or the other
+            folder.replace(old)
         temporary.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def whole_policy(folder: Path) -> Path:
+    """Where the policy is that :func:`save_policy` wrote last, even if the process was killed between its renamings."""
+    old = folder.with_name(f".{folder.name}.old")
+    return folder if folder.exists() or not old.exists() else old
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a checkpoint belongs to.
+    """What makes a run the same run.
 
     Args:
+        kind: The entry point that started it.
         config: The resolved config, flat.
-        data: Hash of the training tasks.
-        n_processes: Number of processes.
+        content: Hashes of what the config only names: training tasks, files of the model, chat template. Empty as
+            long as nothing was loaded.
     """
 
+    kind: str
     config: dict[str, Any]
-    data: str
-    n_processes: int
+    content: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: Any, tasks: Sequence[Task], n_processes: int) -> "Identity":
+    def of(cls, config: Any, kind: str, content: Mapping[str, str] | None = None) -> "Identity":
         """Of a run."""
-        return cls(flatten(asdict(config)), hash_tasks(tasks), n_processes)
+        return cls(kind, flatten(asdict(config)), dict(content or {}))
 
-    def refuse(self, stored: Mapping[str, Any]) -> None:
-        """Raises ResumeError, naming the keys, if a stored identity is another one."""
-        now, then = self.config, stored["config"]
+    def write(self, folder: Path) -> None:
+        """Puts it into the run's folder."""
+        write_json(folder / IDENTITY, asdict(self))
+
+    def refuse(self, stored: "Identity") -> None:
+        """Raises ResumeError, naming what changed, if a stored identity is another one."""
+        now, then = self.config, stored.config
+        # Validation decides something where the best policy is chosen by it.
+        free = (*_FREE, "training.validate_every") if now.get("training.select") != "best" else _FREE
         changed = [
             f"{key} (was {then.get(key)!r}, is {now.get(key)!r})"
             for key in sorted(now.keys() | then.keys())
-            if now.get(key) != then.get(key) and not any(key == free or key.startswith(f"{free}.") for free in _FREE)
+            if now.get(key) != then.get(key) and not any(fnmatch(key, name) for name in free)
         ]
+        if changed and all(change.split()[0] in _BUDGET for change in changed):
+            changed = [] if self._may_grow(then) else [*changed, "a budget may only grow, and only where no schedule "
+            "of the learning rate and no further stage stretches over it"]  # fmt: skip
         if changed:
             raise ResumeError(
                 f"resume: the run was started with another config; changed: {', '.join(changed)}. "
                 "Give the same overrides, or start a new run"
             )
-        if self.data != stored["data"]:
+        if self.content and stored.content and self.content != stored.content:
+            names = sorted(self.content.keys() | stored.content.keys())
+            odd = [name for name in names if self.content.get(name) != stored.content.get(name)]
             raise ResumeError(
-                "resume: the training tasks are not those that the run was started with, though the config is the "
-                "same: a data file has changed"
+                f"resume: the config is the one that the run was started with, but what it names has changed: "
+                f"{', '.join(odd)}. Put it back, or start a new run"
             )
-        if self.n_processes != stored["n_processes"]:
-            raise ResumeError(
-                f"resume: the run was started with {stored['n_processes']} processes and cannot go on with "
-                f"{self.n_processes}"
-            )
+
+    def _may_grow(self, then: Mapping[str, Any]) -> bool:
+        """Whether a larger budget leaves all that was done as it would have been."""
+        stages = {key.split(".")[2] for key in self.config if key.startswith("algorithm.stages.")} - {"n"}
+        schedules = {str(value).lower() for key, value in self.config.items() if key.endswith(".schedule")}
+        grows = all(self.config[key] >= then[key] and bool(self.config[key]) == bool(then[key]) for key in _BUDGET)
+        return self.kind == "train" and len(stages) <= 1 and schedules <= {"constant"} and grows
+
+
+def read_identity(folder: Path) -> Identity:
+    """The identity of the run in a folder."""
+    try:
+        return Identity(**json.loads((folder / IDENTITY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ResumeError(f"resume: {folder / IDENTITY} cannot be read: {error}") from error
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -123,65 +162,145 @@ def hash_tasks(tasks: Sequence[Task]) -> str:
     return digest.hexdigest()
 
 
+class Stateful(Protocol):
+    """What a checkpoint is of."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the tensors of :meth:`tensors`, this process's part of it."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, moments and other tensors by name, live: they are read from and written to in place."""
+        ...
+
+    def load_state(
+        self, shared: dict[str, Any], parts: Sequence[dict[str, Any]], fill: Callable[[dict[str, Tensor]], None]
+    ) -> None:
+        """The inverse of :meth:`state`.
+
+        Args:
+            shared: The main process's state, for what all processes have alike.
+            parts: States of former processes whose work this one takes over: its own, or after a change of their
+                number all of them on the main process and none on the others.
+            fill: Reads the checkpoint into tensors; to be called with :meth:`tensors`.
+        """
+        ...
+
+
 class Checkpoints:
     """The checkpoints of a run.
 
     Args:
         folder: Of the run.
-        identity: Of the run.
         keep_last: How many are kept.
-        distributed: Processes; replicated state is written by the main one alone.
+        distributed: Processes; each writes its part.
     """
 
-    def __init__(self, folder: Path, identity: Identity, keep_last: int, distributed: Distributed) -> None:
-        self._folder, self._identity = folder / "checkpoints", identity
-        self._keep_last, self._distributed = keep_last, distributed
+    def __init__(self, folder: Path, keep_last: int, distributed: Distributed) -> None:
+        self._folder, self._keep_last, self._distributed = folder / "checkpoints", keep_last, distributed
 
-    def save(self, name: str, state: dict[str, Any], extra: dict[str, Any]) -> None:
+    def save(self, name: str, owner: Stateful, extra: dict[str, Any]) -> None:
         """Writes a checkpoint; all processes must call it.
 
         Args:
             name: Of the folder; later ones sort later.
-            state: Of :meth:`rl.trainer.Trainer.state`.
+            owner: What is saved.
             extra: Further state of the main process, JSON types.
+
+        Raises:
+            RunStoppedError: If a tensor is not finite: such a checkpoint would only push out one that is.
         """
-        target, temporary = self._folder / name, self._folder / f".{name}"
-        if self._distributed.is_main:
+        target, temporary, distributed = self._folder / name, self._folder / f".{name}", self._distributed
+        tensors = owner.tensors()
+        odd = [name for name, tensor in tensors.items() if not bool(local(tensor).isfinite().all())]
+        if odd := distributed.gather(odd):
+            raise RunStoppedError(
+                f"not saved: {len(odd)} tensors hold numbers that are not finite, {odd[0]} among them. The last "
+                "checkpoint is from before; go on from it with a smaller learning rate"
+            )
+
+        def begin() -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        self._distributed.wait()
-        if not (self._distributed.is_main or self._distributed.shards):
-            state = state | {"learner": None}
-        _write(temporary / f"rank_{self._distributed.rank}.pt", {"trainer": state, "random": random_state()})
-        self._distributed.wait()
-        if self._distributed.is_main:
-            meta = asdict(self._identity) | {"extra": extra}
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-            _sync(temporary / "meta.json")
+
+        def finish() -> None:
+            meta = {"processes": distributed.n_processes, "files": files, "extra": extra}
+            write_json(temporary / "meta.json", meta | {"hash": _hash_meta(meta)})
             shutil.rmtree(target, ignore_errors=True)
             temporary.replace(target)
             _sync(self._folder)
             for old in self._names()[: -self._keep_last]:
                 shutil.rmtree(self._folder / old, ignore_errors=True)
 
-    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """State and extra of the newest checkpoint; ``None`` if there is none.
+        with removed_on_error(temporary):
+            distributed.on_main(begin)
+            write_tensors(tensors, temporary, distributed.n_processes)
+            files = self._write_rest(temporary, owner.state())
+            distributed.on_main(finish)
+
+    def _write_rest(self, folder: Path, state: dict[str, Any]) -> list[tuple[str, int, str]]:
+        """Writes what is no tensor; returns name, size and hash of the files of all processes."""
+        rank = self._distributed.rank
+        own = folder / f"rank_{rank}.pt"
+        found: list[Any]
+        try:
+            with own.open("wb") as file:  # through Python's file, whose errors say what happened
+                torch.save({"state": state, "random": random_state()}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            mine = [own, *folder.glob(f"__{rank}_*"), *(folder.glob(".metadata") if rank == 0 else ())]
+            found = [(path.name, path.stat().st_size, hash_file(path)) for path in mine]
+        except OSError as error:
+            found = [error]
+        found = self._distributed.gather(found)
+        for error in found:  # one process's full disk must not leave the others waiting for it
+            if isinstance(error, OSError):
+                raise error
+        return found
+
+    def load(self, owner: Stateful) -> dict[str, Any] | None:
+        """Restores the newest checkpoint that is whole and returns its extra; ``None`` if there never was one.
 
         Raises:
-            ResumeError: If it belongs to another config, other tasks or another number of processes.
+            ResumeError: If there are checkpoints, but all of them are damaged.
         """
-        names = self._names()
-        if not names:
+        distributed = self._distributed
+        name, meta = distributed.on_main(self._newest_whole)
+        if name is None:
             return None
-        folder = self._folder / names[-1]
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        self._identity.refuse(meta)
-        saved = _read(folder / f"rank_{self._distributed.rank}.pt")
-        state = saved["trainer"]
-        if state["learner"] is None:
-            state["learner"] = _read(folder / "rank_0.pt")["trainer"]["learner"]
-        set_random_state(saved["random"])
-        return state, meta["extra"]
+        folder, n_then, same = self._folder / name, meta["processes"], meta["processes"] == distributed.n_processes
+        ranks = [distributed.rank] if same else range(n_then) if distributed.is_main else []
+        files = {rank: _read(folder / f"rank_{rank}.pt") for rank in {0, *ranks}}
+        parts = [files[rank]["state"] for rank in ranks]
+        owner.load_state(
+            files[0]["state"], parts, lambda tensors: read_tensors(tensors, folder, distributed.n_processes)
+        )
+        if same:
+            set_random_state(files[distributed.rank]["random"])
+        return meta["extra"]
+
+    def _newest_whole(self) -> tuple[str | None, dict[str, Any]]:
+        names = self._names()
+        for name in reversed(names):
+            try:
+                meta = json.loads((self._folder / name / "meta.json").read_text(encoding="utf-8"))
+                if meta.pop("hash") != _hash_meta(meta):
+                    raise ValueError("meta.json is not what was written")
+                odd = [file for file, size, digest in meta["files"] if not self._is_whole(name, file, size, digest)]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                meta, odd = {}, ["meta.json"]
+            if not odd:
+                return name, meta
+            warnings.warn(
+                f"checkpoint {name} is damaged ({', '.join(odd)}); going on from the one before", stacklevel=2
+            )
+        if names:
+            raise ResumeError(f"resume: all checkpoints in {self._folder} are damaged: {', '.join(names)}")
+        return None, {}
+
+    def _is_whole(self, name: str, file: str, size: int, digest: str) -> bool:
+        path = self._folder / name / file
+        return path.exists() and path.stat().st_size == size and hash_file(path) == digest
 
     def _names(self) -> list[str]:
         if not self._folder.exists():
@@ -189,16 +308,8 @@ class Checkpoints:
         return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
 
 
-def latest_unfinished(runs_dir: Path, name: str) -> Path | None:
-    """The newest run folder of that name with a checkpoint and without a result."""
-    found = (path.parent for path in runs_dir.glob(f"{name}/*/checkpoints"))
-    unfinished = [folder for folder in found if not (folder / "result.json").exists()]
-    return max(unfinished, key=lambda folder: folder.name, default=None)
-
-
-def _write(path: Path, value: Any) -> None:
-    torch.save(value, path)
-    _sync(path)
+def _hash_meta(meta: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _read(path: Path) -> Any:

@@ -37,7 +37,7 @@ def control_rows(
     """
     usable = [(task, episode.turns[0]) for task, episode in zip(tasks, episodes, strict=True) if not episode.failed]
     failed = [episode for episode in episodes if episode.failed]
-    rows = [EvalRow.of(episode, arm, seed, control.value, 0) for control in Control for episode in failed]
+    rows = [EvalRow.of(episode, arm, seed, control.value, 0, 2) for control in Control for episode in failed]
     if not usable:
         return rows
     far = len(usable) // 2
@@ -52,7 +52,7 @@ def control_rows(
     for control, turns in firsts.items():
         plays = told if control is Control.TOLD_VERDICT else rollout
         plans = [EpisodePlan(task, i, i, turn) for i, ((task, _), turn) in enumerate(zip(usable, turns, strict=True))]
-        rows += [EvalRow.of(episode, arm, seed, control.value, 0) for episode in plays.run(plans, 0.0)]
+        rows += [EvalRow.of(episode, arm, seed, control.value, 0, 2) for episode in plays.run(plans, 0.0)]
     return rows
 
 

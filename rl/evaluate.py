@@ -38,6 +38,17 @@ def play(
     return rollout.run(plans, temperature, on_episode)
 
 
-def to_rows(episodes: Sequence[Episode], n_samples: int, arm: str, seed: int, mode: str) -> list[EvalRow]:
-    """The rows of what :func:`play` returned; arm and seed are named in them and change no draw."""
-    return [EvalRow.of(episode, arm, seed, mode, i % n_samples) for i, episode in enumerate(episodes)]
+def to_rows(
+    episodes: Sequence[Episode], n_samples: int, arm: str, seed: int, mode: str, attempts: int
+) -> list[EvalRow]:
+    """The rows of what :func:`play` returned; arm and seed are named in them and change no draw.
+
+    Args:
+        episodes: Those of a task next to each other.
+        n_samples: Episodes per task.
+        arm: Named in the rows.
+        seed: Named in the rows.
+        mode: Named in the rows.
+        attempts: How many the environment allows; an episode may have ended earlier.
+    """
+    return [EvalRow.of(episode, arm, seed, mode, i % n_samples, attempts) for i, episode in enumerate(episodes)]

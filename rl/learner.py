@@ -1,34 +1,129 @@
 """What changes during training: policy, critic, optimiser, KL weights. Scores rollout batches, takes steps."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rl.advantages import turn_starts
-from rl.algorithms import advantages
-from rl.analysis.metrics import Ratio, total
-from rl.backends.distributed import Distributed
-from rl.backends.policy import Actor, Critic, SampledStats, sampled_stats
+from rl.advantages import Estimator, advantages, sum_of_turns, turn_starts
+from rl.analysis.metrics import Ratio, declare, total
+from rl.backends.distributed import Distributed, local
+from rl.backends.policy import Actor, Critic, sampled_stats
 from rl.backends.reference import References
-from rl.backends.weights import (
-    decoder_layers,
-    load_local,
-    load_local_optimizer,
-    local_optimizer_state,
-    local_state,
-)
+from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
-from rl.config import KL, Advantage, StageConfig, TrainConfig
-from rl.config import Critic as CriticKind
-from rl.kl import full_kl, sampled_kl
-from rl.kl_control import KLControl
-from rl.losses import StepSize, kl_penalty, masked_sum, token_weights, value_loss
-from rl.policy_loss import policy_loss
+from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
+from rl.kl import KLS, KLControl
+from rl.losses import (
+    IMPORTANCE,
+    LOSSES,
+    NORMALISERS,
+    LossOutput,
+    StepSize,
+    by_turn,
+    kl_penalty,
+    masked_sum,
+    off_policy_mask,
+    token_weights,
+    value_loss,
+)
 from rl.schedule import lr_factor
-from rl.types import RolloutBatch, TrainBatch
+from rl.types import RolloutBatch, RunStoppedError, SampledStats, TrainBatch
+
+
+@dataclass(slots=True)
+class Measured:
+    """What optimiser steps measured, as ratios that add up over micro-batches and processes.
+
+    Args:
+        gap: |trainer - sampler| log-prob per response token; a large one stops the run.
+        kl: KL of each turn per episode, which its weight may follow; empty without a KL.
+        advantage: |advantage| of each turn per episode, which the weight may follow too.
+        log: What is only looked at; it steers nothing.
+    """
+
+    gap: Ratio
+    kl: list[Ratio]
+    advantage: list[Ratio]
+    log: dict[str, Ratio]
+
+    @classmethod
+    def total(cls, parts: Sequence["Measured"]) -> "Measured":
+        """The sum of several."""
+        kl, advantage = (
+            [sum(ratios[1:], ratios[0]) for ratios in zip(*(getattr(part, name) for part in parts), strict=True)]
+            for name in ("kl", "advantage")
+        )
+        gaps = [part.gap for part in parts]
+        return cls(sum(gaps[1:], gaps[0]), kl, advantage, total([part.log for part in parts]))
+
+    def over_processes(self, distributed: Distributed) -> "Measured":
+        """The sum over all processes."""
+        columns = {f"kl {k}": ratio for k, ratio in enumerate(self.kl)}
+        columns |= {f"advantage {k}": ratio for k, ratio in enumerate(self.advantage)} | {"gap": self.gap}
+        found = distributed.sum_ratios(columns)
+        kl = [found[f"kl {k}"] for k in range(len(self.kl))]
+        advantage = [found[f"advantage {k}"] for k in range(len(self.advantage))]
+        return Measured(found["gap"], kl, advantage, distributed.sum_ratios(self.log))
+
+    def emptied(self) -> "Measured":
+        """Nothing measured, of the same things."""
+        nothing = Ratio(0.0, 0.0)
+        return Measured(
+            nothing, [nothing for _ in self.kl], [nothing for _ in self.advantage], dict.fromkeys(self.log, nothing)
+        )
+
+
+def _read(parts: Sequence[Measured]) -> list[Measured]:
+    """What micro-batches measured, as numbers of Python: the device is asked once, when the gradient is complete."""
+    ratios = [ratio for part in parts for ratio in (part.gap, *part.kl, *part.advantage, *part.log.values())]
+    numbers = [torch.as_tensor(x).detach().double() for ratio in ratios for x in (ratio.num, ratio.den)]
+    device = next((x.device for x in numbers if x.device.type != "cpu"), torch.device("cpu"))
+    values = iter(torch.stack([x.to(device) for x in numbers]).tolist())
+    read = iter([Ratio(num, den) for num, den in zip(values, values, strict=True)])
+    return [
+        Measured(
+            next(read), [next(read) for _ in part.kl], [next(read) for _ in part.advantage],
+            {name: next(read) for name in part.log},
+        )
+        for part in parts
+    ]  # fmt: skip
+
+
+class Objective(NamedTuple):
+    """What a stage minimises, looked up once.
+
+    Args:
+        stage: Resolved.
+        optim: Its optimiser.
+        estimator: Of its advantages.
+        surrogate: Term of the loss that off-policy masking reaches.
+        terms: Further terms and their weights.
+        entropy_gradient: Whether one of them differentiates the entropy.
+        token_budget: Tokens that an episode of the stage might have.
+    """
+
+    stage: StageConfig
+    optim: OptimConfig
+    estimator: Estimator
+    surrogate: Callable[..., LossOutput]
+    terms: list[tuple[float, Callable[..., LossOutput]]]
+    entropy_gradient: bool
+    token_budget: float
+
+    @classmethod
+    def of(cls, stage: StageConfig, env: EnvConfig) -> "Objective":
+        """Of a resolved stage in an environment."""
+        terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
+        names = [stage.loss, *(term.loss for term in stage.terms.values())]
+        surrogate = LOSSES.bind(stage.loss, stage.loss_options)
+        budget = float(env.token_budget(stage.attempts))
+        entropy = any(LOSSES.fact(name, "entropy") for name in names)
+        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, budget)
 
 
 class Learner:
@@ -42,30 +137,40 @@ class Learner:
     """
 
     def __init__(self, config: TrainConfig, model: Any, pad_id: int, distributed: Distributed) -> None:
-        self._config, self._algorithm, self._optim = config, config.algorithm, config.optim
+        self._config, self._algorithm, self._optim = config, config.algorithm, config.algorithm.optim
+        self._reuses_samples = config.algorithm.reuses_samples
         self._distributed, self._pad_id = distributed, pad_id
-        critic = config.algorithm.critic
-        if config.optim.fused_head and config.algorithm.kl is KL.FULL:
-            raise ValueError("algorithm.kl=FULL needs whole distributions, which optim.fused_head=true never holds")
-        if config.optim.gradient_checkpointing:
+        stages, critic = config.algorithm.resolved(config.env.attempts), config.algorithm.critic
+        self._kl = KLS.bind(config.algorithm.kl, config.algorithm.kl_options)
+        self._whole_kl = bool(KLS.fact(config.algorithm.kl, "distribution"))
+        self._normaliser = NORMALISERS.bind(config.algorithm.normaliser, config.algorithm.normaliser_options)
+        self._importance = IMPORTANCE.bind(config.algorithm.importance, config.algorithm.importance_options)
+        if self._optim.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = model
         actor = Actor(
             model,
-            value_head=critic.kind is CriticKind.SHARED,
+            value_head=critic.kind == "shared",
             detach_values=critic.detach,
-            fused_temperature=config.algorithm.temperature if config.optim.fused_head else None,
+            fused_temperature=config.algorithm.temperature if config.algorithm.fused_head else None,
             share_prompts=not distributed.shards,
         )
-        needed = {stage.reference for stage in config.algorithm.stages if any(stage.kl_coefs)}
+        needed = {stage.reference for stage in stages if any(stage.kl_coefs)}
         self._references = References(actor, needed, distributed)
-        own_critic = Critic(model, not distributed.shards) if critic.kind is CriticKind.SEPARATE else None
+        own_critic = Critic(model, not distributed.shards) if critic.kind == "separate" else None
         self._actor = distributed.prepare_model(actor, decoder_layers(actor))
         self._bare_actor = actor
         self._critic = own_critic and distributed.prepare_model(own_critic, decoder_layers(own_critic))
         self._bare_critic = own_critic
-        self._warming_up = False
-        self.control = KLControl(config.algorithm.stages[0])
+        self._policy_parameters = [p for p in actor.parameters() if p.requires_grad]
+        self._critic_parameters = [p for p in own_critic.parameters() if p.requires_grad] if own_critic else []
+        self._objectives = [Objective.of(stage, config.env) for stage in stages]
+        self._objective, self._n_updates = self._objectives[0], 1
+        self.compares_groups = self._objective.estimator.groups
+        """Whether the present stage compares the episodes of a task with each other."""
+        self.control = KLControl(stages[0])
+        self.lr = self._optim.lr
+        """The policy's learning rate at the last step."""
 
     # Stages
 
@@ -77,31 +182,33 @@ class Learner:
             n_updates: Optimiser steps that it will take.
             is_first: Whether it is the run's first stage.
         """
+        known = [one for one in self._objectives if one.stage == stage]
+        self._objective = known[0] if known else Objective.of(stage, self._config.env)
+        optim = self._optim = self._objective.optim
         if not is_first:
             self._references.enter_stage(self._bare_actor)
         if is_first or not stage.keep_optimizer:
-            self._optimizer = self._new_optimizer()
+            heads = self._bare_actor.value_head.parameters() if self._bare_actor.value_head is not None else ()
+            policy = [p for p in self._bare_actor.model.parameters() if p.requires_grad]
+            groups = [
+                {"params": policy, "of_critic": False},
+                {"params": [*heads, *self._critic_parameters], "of_critic": True},
+            ]
+            self._optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.lr)
         for group in self._optimizer.param_groups:
-            group["lr"] = group["peak_lr"]
-            group.pop("initial_lr", None)
-        factor = lr_factor(self._optim.schedule, self._optim.warmup_steps, n_updates)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
+            group["peak_lr"] = (self._algorithm.critic.lr or optim.lr) if group["of_critic"] else optim.lr
+            group["betas"], group["weight_decay"] = tuple(optim.betas), optim.weight_decay
+        self.compares_groups = self._objective.estimator.groups
+        self._n_updates = n_updates
         self.control = KLControl(stage)
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
+    def set_lr(self, taken: int, position: float) -> None:
+        """Sets the learning rates of an optimiser step; see :func:`rl.schedule.lr_factor`."""
         optim = self._optim
-        critic_lr = self._algorithm.critic.lr or optim.lr
-        heads = self._bare_actor.value_head.parameters() if self._bare_actor.value_head is not None else ()
-        critic = self._bare_critic.parameters() if self._bare_critic is not None else ()
-        groups = [
-            {"params": list(trainable(self._bare_actor.model.parameters())), "lr": optim.lr, "peak_lr": optim.lr},
-            {"params": [*trainable(heads), *trainable(critic)], "lr": critic_lr, "peak_lr": critic_lr},
-        ]
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            betas=(optim.betas[0], optim.betas[1]),
-            weight_decay=optim.weight_decay,
-        )
+        factor = lr_factor(optim.schedule, optim.warmup_steps, self._n_updates, taken, position)
+        self.lr = self._optim.lr * factor
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
 
     # A rollout batch
 
@@ -111,42 +218,50 @@ class Learner:
         With a single update per batch the old policy is the current one: the loss reads it off its own forward pass,
         and no pass is spent here unless values are needed.
         """
-        zeros = torch.zeros_like(batch.sampler_logprobs)
+        zeros, algorithm = torch.zeros_like(batch.sampler_logprobs), self._algorithm
         old, ref, values = zeros, zeros, zeros
-        shared = self._algorithm.critic.kind is CriticKind.SHARED
-        if self._algorithm.reuses_samples or shared:
-            old, values = self._everywhere(batch, self._read_actor, 2)
+        has_kl = any(stage.kl_coefs)
+        pays_kl = algorithm.kl_in_reward and has_kl
+        if self._reuses_samples or algorithm.critic.kind == "shared" or pays_kl:
+
+            def read_actor(part: RolloutBatch) -> tuple[Tensor, ...]:
+                stats = sampled_stats(self._actor, part, stage.temperature)
+                return stats.logprobs, stats.values
+
+            old, values = self._everywhere(batch, read_actor, 2)
         if self._critic is not None:
             (values,) = self._everywhere(batch, self._read_critic, 1)
-        if self._algorithm.kl is not KL.FULL and any(stage.kl_coefs):
+        if has_kl and not self._whole_kl:
 
             def read_reference(part: RolloutBatch) -> tuple[Tensor, ...]:
-                return (self._reference_stats(part, stage).logprobs,)
+                return (self._references.stats(stage.reference, self._actor, part, stage.temperature).logprobs,)
 
             (ref,) = self._everywhere(batch, read_reference, 1)
-        advantages_BT, returns_BT = advantages(batch, values, self._algorithm, stage, self._distributed.sum)
+        costs_BK = None
+        if pays_kl:
+            stats, reference = (SampledStats(x, zeros, zeros, zeros) for x in (old, ref))
+            kl_BT = self._kl(stats, reference, old, batch.response_mask)
+            costs_BK = sum_of_turns(kl_BT, batch.turn_ids, batch.rewards.shape[1])
+            costs_BK = costs_BK * torch.tensor(self.control.coefs)[: batch.rewards.shape[1]]
+        advantages_BT, returns_BT = advantages(
+            batch, values, stage, self._objective.estimator, algorithm.whiten, self._distributed.sum, costs_BK
+        )
         return TrainBatch(batch, old, ref, values, advantages_BT, returns_BT)
-
-    def _read_actor(self, part: RolloutBatch) -> tuple[Tensor, ...]:
-        stats = sampled_stats(self._actor, part, self._algorithm.temperature)
-        return stats.logprobs, stats.values
 
     def _read_critic(self, part: RolloutBatch) -> tuple[Tensor, ...]:
         assert self._critic is not None
         return (self._critic(part.input_ids, part.attention_mask, part.response_mask),)
-
-    def _reference_stats(self, part: RolloutBatch, stage: StageConfig, **wanted: bool) -> SampledStats:
-        with self._distributed.autocast():
-            return self._references.stats(stage.reference, self._actor, part, self._algorithm.temperature, **wanted)
 
     @torch.no_grad()
     def _everywhere(self, batch: RolloutBatch, read: Any, n_results: int) -> list[Tensor]:
         """Runs a forward pass over all rows, in micro-batches; ``[B, T]`` each."""
         out = [torch.zeros_like(batch.sampler_logprobs) for _ in range(n_results)]
         for rows, width in self._pieces(batch):
-            part = self._part(batch, rows, width).to(self._distributed.device)
+            part = (
+                placeholder(self._pad_id, batch.rewards.shape[1]).rollout if rows is None else batch.rows(rows, width)
+            )
             with self._distributed.autocast():
-                results = read(part)
+                results = read(part.to(self._distributed.device))
             if rows is not None:
                 for whole, result in zip(out, results, strict=True):
                     whole[rows, :width] = result.to(whole.device)
@@ -160,16 +275,9 @@ class Learner:
         n_missing = self._distributed.max(len(pieces)) - len(pieces)
         return pieces + [(None, 0)] * n_missing
 
-    def _part(self, batch: Any, rows: Tensor | None, width: int) -> Any:
-        if rows is not None:
-            return batch.rows(rows, width)
-        n_columns = (batch.rollout if isinstance(batch, TrainBatch) else batch).rewards.shape[1]
-        empty = placeholder(self._pad_id, n_columns)
-        return empty if isinstance(batch, TrainBatch) else empty.rollout
-
     # One optimiser step
 
-    def update(self, train: TrainBatch, stage: StageConfig, critic_only: bool = False) -> dict[str, Ratio]:
+    def update(self, train: TrainBatch, stage: StageConfig, critic_only: bool = False) -> "Measured":
         """One optimiser step on the given rows; what it measured, added up over micro-batches.
 
         Args:
@@ -177,128 +285,168 @@ class Learner:
             stage: KL weights and reference.
             critic_only: The policy rests while values warm up.
         """
-        size = self._step_size(train.rollout, stage)
+        batch, n_processes = train.rollout, self._distributed.n_processes
+        counts = [len(batch), int(turn_starts(batch.turn_ids).sum()), int(batch.response_mask.sum())]
+        totals = self._distributed.sum(torch.tensor(counts, dtype=torch.float64)).clamp(min=1.0).tolist()
+        size = StepSize(*totals, self._objective.token_budget)
         self._actor.train()
-        self._warming_up = critic_only
         modules = [module for module in (self._actor, self._critic) if module is not None]
-        pieces, parts = self._pieces(train.rollout), []
+        pieces, parts = self._pieces(batch), []
         for i, (rows, width) in enumerate(pieces):
-            part = self._part(train, rows, width).to(self._distributed.device)
-            last = i == len(pieces) - 1
-            with nullcontext() if last else _all_of(self._distributed.no_sync(module) for module in modules):
+            part = placeholder(self._pad_id, batch.rewards.shape[1]) if rows is None else train.rows(rows, width)
+            part = part.to(self._distributed.device)
+            with ExitStack() as contexts:
+                if i < len(pieces) - 1:
+                    for module in modules:
+                        contexts.enter_context(self._distributed.no_sync(module))
                 with self._distributed.autocast():
-                    loss, metrics = self._loss(part, stage, size)
+                    loss, measured = self._loss(part, stage, size, critic_only)
                 # Data-parallel wrappers average gradients over processes; the weights already count all of them.
-                (loss * self._distributed.n_processes).backward()
-            parts.append(metrics)
-        norms = self._clip()
-        self._optimizer.step()
+                (loss * n_processes).backward()
+            parts.append(measured)
+
+        clip, limit = self._distributed.clip_grad_norm, self._optim.max_grad_norm
+        norms = {"optim/grad_norm": clip(self._policy_parameters, limit)}
+        if self._critic_parameters:
+            norms["critic/grad_norm"] = clip(self._critic_parameters, limit)
+        measured = Measured.total(_read(parts))
+        metrics = measured.log
+        numbers = [metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics]
+        finite = self._distributed.sum(torch.tensor([*numbers, *norms.values()], dtype=torch.float64)).isfinite()
+        takes_step = bool(finite.all())
+        if not takes_step and self._config.training.nonfinite == "stop":
+            odd = self._not_finite(train, metrics, norms)
+            raise RunStoppedError(
+                f"not finite before an optimiser step: {', '.join(odd)}. The step was not taken, so that the weights "
+                "are those of the step before; training.nonfinite=skip leaves such steps out and counts them"
+            )
+        if critic_only:  # no gradient is not a gradient of 0: weight decay would move a policy that should rest
+            for parameter in self._bare_actor.model.parameters():
+                parameter.grad = None
+        if takes_step:
+            self._optimizer.step()
         self._optimizer.zero_grad()
-        self._schedule.step()
         # Losses add up over micro-batches and processes; gradient norms are the same on all processes.
-        share = 1.0 / self._distributed.n_processes
-        metrics = total(parts) | {name: Ratio(norm * share, share) for name, norm in norms.items()}
+        share = 1.0 / n_processes
+        metrics |= {name: Ratio(norm * share, share) for name, norm in norms.items()}
+        metrics["optim/skipped"] = Ratio((not takes_step) * share, share)
         for name in {"policy/loss", "critic/loss"} & metrics.keys():
             metrics[name] += Ratio(0.0, share)
-        return metrics
+        return measured
 
-    def _clip(self) -> dict[str, float]:
-        limit = self._optim.max_grad_norm
-        norms = {"optim/grad_norm": self._distributed.clip_grad_norm(trainable(self._bare_actor.parameters()), limit)}
-        if self._bare_critic is not None:
-            norms["critic/grad_norm"] = self._distributed.clip_grad_norm(self._bare_critic.parameters(), limit)
-        return norms
+    def _not_finite(self, train: TrainBatch, metrics: dict[str, Ratio], norms: dict[str, float]) -> list[str]:
+        """What is not finite on any process, causes first."""
+        losses = {name: metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics}
+        policy = torch.stack([local(p.detach()).isfinite().all() for p in self._bare_actor.parameters()])
+        causes = {"the policy's weights": torch.where(policy, 0.0, torch.nan), "rewards": train.rollout.rewards}
+        causes |= {name: getattr(train, name) for name in ("old_logprobs", "ref_logprobs", "values", "advantages")}
+        causes |= {"sampler_logprobs": train.rollout.sampler_logprobs}
+        odd = [name for name, value in causes.items() if not bool(value.isfinite().all())]
+        odd += [f"{name} ({value})" for name, value in (losses | norms).items() if not math.isfinite(value)]
+        return list(dict.fromkeys(self._distributed.gather(odd)))
 
-    def _step_size(self, batch: RolloutBatch, stage: StageConfig) -> StepSize:
-        starts = turn_starts(batch.turn_ids).sum()
-        counts = torch.stack([torch.tensor(len(batch)), starts, batch.response_mask.sum()]).double()
-        episodes, turns, tokens = (max(1.0, float(x)) for x in self._distributed.sum(counts))
-        budget = self._config.env.token_budget(stage.attempts or self._config.env.attempts)
-        return StepSize(episodes, turns, tokens, float(budget))
-
-    def _loss(self, train: TrainBatch, stage: StageConfig, size: StepSize) -> tuple[Tensor, dict[str, Ratio]]:
+    def _loss(
+        self, train: TrainBatch, stage: StageConfig, size: StepSize, critic_only: bool
+    ) -> tuple[Tensor, Measured]:
+        """Surrogate, further terms, KL penalty and value loss of a micro-batch, and what they measured."""
         batch, algorithm = train.rollout, self._algorithm
-        full = algorithm.kl is KL.FULL and any(stage.kl_coefs)
+        has_kl = any(stage.kl_coefs)
         stats = sampled_stats(
             self._actor,
             batch,
-            algorithm.temperature,
-            whole_distribution=full,
-            entropy_gradient=algorithm.entropy_coef > 0,
+            stage.temperature,
+            whole_distribution=self._whole_kl and has_kl,
+            entropy_gradient=self._objective.entropy_gradient,
         )
-        weights = token_weights(batch.turn_ids, algorithm.normaliser.value, size)
-        policy = policy_loss(stats, train, weights, algorithm, len(stage.kl_coefs))
-        loss, metrics = policy.loss, policy.metrics
-        if any(stage.kl_coefs):
-            kl = self._kl(stats, train, stage)
+        weights = token_weights(batch.turn_ids, self._normaliser, size)
+        # With one update per batch the old policy is the current one, and its log-probs need no pass of their own.
+        old = train.old_logprobs if self._reuses_samples else stats.logprobs.detach()
+        gap = torch.where(batch.response_mask, old - batch.sampler_logprobs, 0.0)
+        corrections, metrics = self._importance(gap, batch.response_mask)
+        train = replace(train, old_logprobs=old, advantages=train.advantages * corrections)
+        seen = self._on_policy(stats, train, metrics) if algorithm.off_policy_mask else train
+        surrogate = self._objective.surrogate(stats, seen, weights)
+        loss, metrics = surrogate.loss, metrics | surrogate.metrics
+        n_tokens, n_turns = batch.response_mask.sum(), len(stage.kl_coefs)
+        metrics["policy/entropy"] = Ratio(masked_sum(stats.entropy.detach(), batch.response_mask), n_tokens)
+        measured = Measured(Ratio(gap.abs().sum(), n_tokens), [], [], metrics)
+        measured.advantage = by_turn(train.advantages.abs(), batch.turn_ids, n_turns)
+        if has_kl:
+            reference = stats._replace(logprobs=train.ref_logprobs)
+            if self._whole_kl:
+                reference = self._references.stats(
+                    stage.reference, self._actor, batch, stage.temperature, whole_distribution=True
+                )
+            kl = self._kl(stats, reference, old, batch.response_mask)
             penalty = kl_penalty(kl, batch.turn_ids, weights, coefs=tuple(self.control.coefs))
-            loss, metrics = loss + penalty.loss, metrics | penalty.metrics
-        if algorithm.entropy_coef:
-            loss = loss - algorithm.entropy_coef * masked_sum(weights * stats.entropy, batch.response_mask)
-        metrics["policy/loss"] = Ratio(loss.item(), 0.0)
-        if self._warming_up:
+            measured.kl = by_turn(kl.detach(), batch.turn_ids, n_turns)
+            if not algorithm.kl_in_reward:
+                loss = loss + penalty.loss
+        for weight, term in self._objective.terms:
+            out = term(stats, train, weights)
+            loss = loss + weight * out.loss
+            metrics |= out.metrics
+        metrics["policy/loss"] = Ratio(loss.detach(), 0.0)
+        if critic_only:
             loss = 0.0 * loss
-        if algorithm.critic.kind is not CriticKind.NONE:
+        if algorithm.critic.kind != "none":
             values = stats.values if self._critic is None else self._read_critic(batch)[0]
             value = self._value_loss(values, train, size)
-            loss, metrics = loss + algorithm.critic.coef * value.loss, metrics | value.metrics
-        return loss, metrics
+            loss = loss + algorithm.critic.coef * value.loss
+            metrics |= value.metrics
+        return loss, measured
 
-    def _value_loss(self, values: Tensor, train: TrainBatch, size: StepSize) -> Any:
+    def _on_policy(self, stats: SampledStats, train: TrainBatch, metrics: dict[str, Ratio]) -> TrainBatch:
+        """The rows without the bad turns that the policy has left behind."""
+        batch, threshold = train.rollout, self._algorithm.off_policy_mask
+        kept = off_policy_mask(
+            stats.logprobs, batch.sampler_logprobs, train.advantages, batch.turn_ids, threshold=threshold
+        )
+        n_tokens = batch.response_mask.sum()
+        metrics["policy/off_policy_masked"] = Ratio(n_tokens - kept.sum(), n_tokens)
+        seen = replace(batch, response_mask=kept, turn_ids=torch.where(kept, batch.turn_ids, -1))
+        return replace(train, rollout=seen)
+
+    def _value_loss(self, values: Tensor, train: TrainBatch, size: StepSize) -> LossOutput:
         """Every response token learns its value; with turns as actions only the first of each turn does."""
-        by_turn = self._algorithm.advantage is Advantage.TURN_GAE
-        mask = turn_starts(train.rollout.turn_ids) if by_turn else train.rollout.response_mask
-        weights = torch.full_like(values, 1.0 / (size.turns if by_turn else size.tokens))
+        once_a_turn = self._objective.estimator.values == "turns"
+        mask = turn_starts(train.rollout.turn_ids) if once_a_turn else train.rollout.response_mask
+        weights = torch.full_like(values, 1.0 / (size.turns if once_a_turn else size.tokens))
         out = value_loss(values, train.values, train.returns, mask, weights, clip=self._algorithm.critic.clip)
-        out.metrics["critic/loss"] = Ratio(out.loss.item(), 0.0)
+        out.metrics["critic/loss"] = Ratio(out.loss.detach(), 0.0)
         return out
-
-    def _kl(self, stats: SampledStats, train: TrainBatch, stage: StageConfig) -> Tensor:
-        batch = train.rollout
-        if self._algorithm.kl is not KL.FULL:
-            return sampled_kl(stats.logprobs, train.ref_logprobs, batch.response_mask, self._algorithm.kl.estimator)
-        reference = self._reference_stats(batch, stage, whole_distribution=True)
-        kl_N = full_kl(stats.distribution, reference.distribution)
-        return torch.zeros_like(stats.logprobs).masked_scatter(batch.response_mask, kl_N)
-
-    @property
-    def lr(self) -> float:
-        """The policy's learning rate at the next step."""
-        return float(self._schedule.get_last_lr()[0])
 
     # State
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold, this process's part of it."""
+        """What a checkpoint must hold beside :meth:`tensors`; the same on all processes."""
         return {
-            "actor": local_state(self._bare_actor),
-            "critic": local_state(self._bare_critic) if self._bare_critic is not None else None,
-            "references": self._references.state(),
-            "optimizer": local_optimizer_state(self._optimizer),
-            "schedule": self._schedule.state_dict(),
+            "optimizer": optimizer_scalars(self._optimizer),
             "kl_coefs": list(self.control.coefs),
         }
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Trained weights, moments and references, live."""
+        critic = {} if self._bare_critic is None else trained_tensors("critic", self._bare_critic)
+        actor = trained_tensors("actor", self._bare_actor)
+        return actor | critic | self._references.tensors() | optimizer_tensors(self._optimizer)
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`, after :meth:`enter_stage` with the stage that the state belongs to."""
-        load_local(self._bare_actor, state["actor"])
-        if self._bare_critic is not None:
-            load_local(self._bare_critic, state["critic"])
-        self._references.load_state(state["references"])
-        load_local_optimizer(self._optimizer, state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        for group, lr in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
-            group["lr"] = lr
+        """The inverse of :meth:`state`, after :meth:`enter_stage` with its stage; :meth:`tensors` are filled next."""
+        make_room(self._optimizer, state["optimizer"])
         self.control.coefs = list(state["kl_coefs"])
 
 
-def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Those with a gradient."""
-    return [parameter for parameter in parameters if parameter.requires_grad]
-
-
-def _all_of(contexts: Iterable[AbstractContextManager]) -> ExitStack:
-    stack = ExitStack()
-    for context in contexts:
-        stack.enter_context(context)
-    return stack
+declare(
+    {
+        "policy/abs_advantage_t<k>": ("1", "|advantage| summed over the turn's tokens, per episode"),
+        "policy/loss": ("1", "the loss that was minimised"),
+        "policy/entropy": ("nats per token", "entropy of the policy at sampled positions"),
+        "policy/sampler_gap": ("nats per token", "mean |trainer - sampler| log-prob before the update"),
+        "policy/off_policy_masked": ("fraction", "response tokens dropped because the policy has left them behind"),
+        "critic/loss": ("1", "the value loss that was minimised"),
+        "critic/grad_norm": ("1", "gradient norm of a separate critic before clipping"),
+        "optim/grad_norm": ("1", "gradient norm before clipping"),
+        "optim/skipped": ("fraction", "optimiser steps left out because loss or gradient were not finite"),
+    }
+)

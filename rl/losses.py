@@ -1,16 +1,33 @@
 """Losses as pure functions of tensors. Scalars are keywords; numbers for the log come back beside the loss.
 
-Every loss is a weighted sum over tokens. The weights come from :func:`token_weights`, which counts over the whole
-optimiser step and all processes, so that splitting the step into micro-batches cannot change the gradient. Masks go in
-before ``exp``.
+A loss of :data:`LOSSES` is a *term*: ``(stats, batch, weights, **options) -> LossOutput``. It is a weighted sum over
+tokens whose weights come from :func:`token_weights`, counted over the whole optimiser step and all processes, so that
+splitting the step into micro-batches cannot change the gradient. Masks go in before ``exp``. A term may just as well be
+supervised: it has the rows' token ids, rewards and log-probs.
+
+``stats`` is what the current policy thinks of the rows (:class:`rl.types.SampledStats`), ``batch`` are the rows as they
+were scored before the update (:class:`rl.types.TrainBatch`), ``weights`` is ``[B, T]``, 0 off the response.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rl.analysis.metrics import Ratio
+from rewards import Lookup
+from rl.analysis.metrics import Ratio, declare
+from rl.config.checks import check_numbers
+from rl.kl import MAX_LOG_RATIO
+from rl.types import SampledStats, TrainBatch
+
+LOSSES: Lookup[Callable[..., "LossOutput"]] = Lookup("algorithm.loss")
+"""Terms of the loss; ``entropy=True`` declares that a term differentiates ``stats.entropy``."""
+NORMALISERS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.normaliser")
+"""``(turn_ids [B, T], StepSize, **options) -> [B, T]``: each token's weight in the loss."""
+IMPORTANCE: Lookup[Callable[..., tuple[Tensor, dict[str, Ratio]]]] = Lookup("algorithm.importance")
+"""``(gap [B, T], mask [B, T], **options) -> (weights [B, T], metrics)``: how much a sample counts, from the log
+of trainer over sampler probability, which is 0 off the response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +60,52 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, 0.0).sum()
 
 
-def token_weights(turn_ids: Tensor, normaliser: str, size: StepSize) -> Tensor:
-    """Each token's weight in the loss, ``[B, T]``, 0 off the response.
+# Normalisers: what the loss is divided by
 
-    ========================  =====================================  ==============================================
-    ``normaliser``            weight of a token                      source
-    ========================  =====================================  ==============================================
-    ``episodes``              1 / episodes                           REINFORCE, RLOO (arXiv 2402.14740)
-    ``tokens``                1 / tokens                             DAPO (arXiv 2503.14476, section 3.3)
-    ``episode_mean``          1 / (episodes * its episode's tokens)  GRPO (arXiv 2402.03300, equation 3)
-    ``turn_mean``             1 / (turns * its turn's tokens)        GSPO (arXiv 2507.18071), a turn as the sequence
-    ``token_budget``          1 / (episodes * token_budget)          Dr. GRPO (arXiv 2503.20783, section 3.2)
-    ========================  =====================================  ==============================================
+
+def token_weights(turn_ids: Tensor, normaliser: Callable[..., Tensor], size: StepSize) -> Tensor:
+    """Each token's weight in the loss, ``[B, T]``, 0 off the response.
 
     Args:
         turn_ids: ``[B, T]``, -1 off the response.
-        normaliser: One of the above.
+        normaliser: One of :data:`NORMALISERS`.
         size: Of the whole optimiser step.
-
-    Raises:
-        ValueError: For any other normaliser.
     """
+    return torch.where(turn_ids >= 0, normaliser(turn_ids, size), 0.0)
+
+
+@NORMALISERS.register("episodes")
+def by_episodes(turn_ids: Tensor, size: StepSize) -> Tensor:
+    """1 / episodes: the policy gradient as written (REINFORCE; RLOO, arXiv 2402.14740); no length can dilute it."""
+    return torch.full(turn_ids.shape, 1.0 / size.episodes, device=turn_ids.device)
+
+
+@NORMALISERS.register("tokens")
+def by_tokens(turn_ids: Tensor, size: StepSize) -> Tensor:
+    """1 / response tokens of the step (DAPO, arXiv 2503.14476, section 3.3)."""
+    return torch.full(turn_ids.shape, 1.0 / size.tokens, device=turn_ids.device)
+
+
+@NORMALISERS.register("token_budget")
+def by_token_budget(turn_ids: Tensor, size: StepSize) -> Tensor:
+    """1 / (episodes * tokens that each might have had) (Dr. GRPO, arXiv 2503.20783, section 3.2)."""
+    return torch.full(turn_ids.shape, 1.0 / (size.episodes * size.token_budget), device=turn_ids.device)
+
+
+@NORMALISERS.register("episode_mean")
+def by_episode_mean(turn_ids: Tensor, size: StepSize) -> Tensor:
+    """Mean over an episode's tokens, then over episodes (GRPO, arXiv 2402.03300, equation 3)."""
     mask = turn_ids >= 0
-    if normaliser == "episodes":
-        weights = torch.full(turn_ids.shape, 1.0 / size.episodes, device=turn_ids.device)
-    elif normaliser == "tokens":
-        weights = torch.full(turn_ids.shape, 1.0 / size.tokens, device=turn_ids.device)
-    elif normaliser == "token_budget":
-        weights = torch.full(turn_ids.shape, 1.0 / (size.episodes * size.token_budget), device=turn_ids.device)
-    elif normaliser == "episode_mean":
-        weights = 1.0 / (size.episodes * mask.sum(1, keepdim=True).clamp(min=1).expand_as(mask))
-    elif normaliser == "turn_mean":
-        weights = 1.0 / (size.turns * _per_turn(mask.float(), turn_ids).clamp(min=1))
-    else:
-        raise ValueError(f"unknown normaliser {normaliser!r}")
-    return torch.where(mask, weights, 0.0)
+    return 1.0 / (size.episodes * mask.sum(1, keepdim=True).clamp(min=1).expand_as(mask))
 
 
-def _per_turn(x: Tensor, turn_ids: Tensor) -> Tensor:
+@NORMALISERS.register("turn_mean")
+def by_turn_mean(turn_ids: Tensor, size: StepSize) -> Tensor:
+    """Mean over a turn's tokens, then over turns (GSPO, arXiv 2507.18071, with a turn as the sequence)."""
+    return 1.0 / (size.turns * per_turn((turn_ids >= 0).float(), turn_ids).clamp(min=1))
+
+
+def per_turn(x: Tensor, turn_ids: Tensor) -> Tensor:
     """The sum of ``x`` over the token's turn, at every token; ``[B, T]``, 0 off the response."""
     mask = turn_ids >= 0
     n_columns = int(turn_ids.max()) + 1 if turn_ids.numel() else 0
@@ -92,65 +117,64 @@ def _per_turn(x: Tensor, turn_ids: Tensor) -> Tensor:
     return torch.where(mask, sums.gather(1, column), 0.0)
 
 
+# Terms of the policy's loss
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How far a ratio of probabilities counts.
+
+    Args:
+        clip_low: Ratios count down to 1 - this.
+        clip_high: Ratios count up to 1 + this.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.loss_options", positive="clip_low clip_high")
+        if self.clip_low > 1:
+            raise ValueError(f"algorithm.loss_options.clip_low={self.clip_low}: must lie in (0, 1]")
+
+
+@LOSSES.register("ppo", options=Clip)
 def clipped_pg_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    weights: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
+    stats: SampledStats, batch: TrainBatch, weights: Tensor, *, clip_low: float, clip_high: float
 ) -> LossOutput:
     """PPO's clipped surrogate: ``-sum(w min(rho A, clip(rho, 1 - low, 1 + high) A))``.
 
     ``rho = exp(logprobs - old_logprobs)`` (Schulman et al., arXiv 1707.06347, equation 7; asymmetric bounds as in
     DAPO, arXiv 2503.14476, section 3.1). At the first update on a batch rho is 1 and the gradient is REINFORCE's.
-
-    Args:
-        logprobs: ``[B, T]`` under the current parameters.
-        old_logprobs: ``[B, T]`` before the update.
-        advantages: ``[B, T]``.
-        mask: ``[B, T]`` bool, True = train on this token.
-        weights: ``[B, T]`` from :func:`token_weights`.
-        clip_low: Lower clip distance.
-        clip_high: Upper clip distance.
     """
-    rho = torch.where(mask, logprobs - old_logprobs, 0.0).exp()
-    return _clipped(rho, advantages, mask, weights, clip_low, clip_high)
+    mask = batch.rollout.response_mask
+    rho = log_ratio(stats, batch).exp()
+    return _clipped(rho, batch.advantages, mask, weights, clip_low, clip_high)
 
 
+@LOSSES.register("gspo", options=Clip)
 def gspo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    turn_ids: Tensor,
-    mask: Tensor,
-    weights: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
+    stats: SampledStats, batch: TrainBatch, weights: Tensor, *, clip_low: float, clip_high: float
 ) -> LossOutput:
     """GSPO: the clipped surrogate with one ratio per turn, the geometric mean of its tokens' ratios.
 
     ``s = exp(mean_t(logprobs - old_logprobs))`` (Zheng et al., arXiv 2507.18071, equation 7), a turn being the
     sequence. Its clip distances are far smaller than a token's: 3e-4 and 4e-4 in the paper.
-
-    Args:
-        logprobs: ``[B, T]`` under the current parameters.
-        old_logprobs: ``[B, T]`` before the update.
-        advantages: ``[B, T]``, the same for all tokens of a turn.
-        turn_ids: ``[B, T]``, -1 off the response.
-        mask: ``[B, T]`` bool, True = train on this token.
-        weights: ``[B, T]`` from :func:`token_weights`.
-        clip_low: Lower clip distance.
-        clip_high: Upper clip distance.
     """
-    responses = turn_ids >= 0
-    log_rho = torch.where(responses, logprobs - old_logprobs, 0.0)
-    counts = _per_turn(responses.to(log_rho.dtype), turn_ids).clamp(min=1)
-    ratio = (_per_turn(log_rho, turn_ids) / counts).exp()
-    return _clipped(ratio, advantages, mask, weights, clip_low, clip_high)
+    mask, turn_ids = batch.rollout.response_mask, batch.rollout.turn_ids
+    log_rho = log_ratio(stats, batch)
+    counts = per_turn(mask.to(log_rho.dtype), turn_ids).clamp(min=1)
+    ratio = (per_turn(log_rho, turn_ids) / counts).exp()
+    return _clipped(ratio, batch.advantages, mask, weights, clip_low, clip_high)
+
+
+def log_ratio(stats: SampledStats, batch: TrainBatch) -> Tensor:
+    """``log(policy / old policy)`` at the response tokens, ``[B, T]``, 0 elsewhere, within :data:`MAX_LOG_RATIO`.
+
+    Without the limit a ratio of infinity would meet the clip's slope of 0, and their product is not a number.
+    """
+    difference = torch.where(batch.rollout.response_mask, stats.logprobs - batch.old_logprobs, 0.0)
+    return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def _clipped(
@@ -159,47 +183,42 @@ def _clipped(
     clipped = rho.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(rho * advantages, clipped * advantages)
     with torch.no_grad():
-        is_clipped = mask & (clipped * advantages < rho * advantages)
-        metrics = _ratio_metrics(rho, is_clipped, mask)
+        n_tokens, is_clipped = mask.sum(), mask & (clipped * advantages < rho * advantages)
+        metrics = {
+            "policy/clip_fraction": Ratio(is_clipped.sum(), n_tokens),
+            "policy/ratio": Ratio(masked_sum(rho, mask), n_tokens),
+        }
     return LossOutput(-masked_sum(weights * surrogate, mask), metrics)
 
 
+@LOSSES.register("cispo", options=Clip)
 def cispo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    weights: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
+    stats: SampledStats, batch: TrainBatch, weights: Tensor, *, clip_low: float, clip_high: float
 ) -> LossOutput:
     """CISPO: ``-sum(w stopgrad(clip(rho, 1 - low, 1 + high)) A logprobs)``.
 
-    The ratio is clipped as a weight, so no token loses its gradient (MiniMax, arXiv 2506.13585, equation 4).
-
-    Args:
-        logprobs: ``[B, T]`` under the current parameters.
-        old_logprobs: ``[B, T]`` before the update.
-        advantages: ``[B, T]``.
-        mask: ``[B, T]`` bool, True = train on this token.
-        weights: ``[B, T]`` from :func:`token_weights`.
-        clip_low: Lower clip distance; 1 for none, as in the paper.
-        clip_high: Upper clip distance.
+    The ratio is clipped as a weight, so no token loses its gradient (MiniMax, arXiv 2506.13585, equation 4); the paper
+    has no lower limit, which is ``clip_low=1``.
     """
+    mask = batch.rollout.response_mask
     with torch.no_grad():
-        rho = torch.where(mask, logprobs - old_logprobs, 0.0).exp()
+        rho = log_ratio(stats, batch).exp()
         clipped = rho.clamp(1 - clip_low, 1 + clip_high)
-        metrics = _ratio_metrics(rho, mask & (clipped != rho), mask)
-    return LossOutput(-masked_sum(weights * clipped * advantages * logprobs, mask), metrics)
+        n_tokens, is_clipped = mask.sum(), mask & (clipped != rho)
+        metrics = {
+            "policy/clip_fraction": Ratio(is_clipped.sum(), n_tokens),
+            "policy/ratio": Ratio(masked_sum(rho, mask), n_tokens),
+        }
+    return LossOutput(-masked_sum(weights * clipped * batch.advantages * stats.logprobs, mask), metrics)
 
 
-def _ratio_metrics(rho: Tensor, is_clipped: Tensor, mask: Tensor) -> dict[str, Ratio]:
-    n_tokens = float(mask.sum())
-    return {
-        "policy/clip_fraction": Ratio(float(is_clipped.sum()), n_tokens),
-        "policy/ratio": Ratio(float(masked_sum(rho.detach(), mask)), n_tokens),
-    }
+@LOSSES.register("entropy", entropy=True)
+def entropy_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> LossOutput:
+    """Entropy bonus: ``-sum(w H)``, H the policy's entropy in nats before each response token."""
+    return LossOutput(-masked_sum(weights * stats.entropy, batch.rollout.response_mask), {})
+
+
+# The critic's loss and the KL penalty
 
 
 def value_loss(
@@ -223,43 +242,81 @@ def value_loss(
         near = old_values + (values - old_values).clamp(-clip, clip)
         error = torch.maximum(error, torch.where(mask, near - returns, 0.0).square())
     with torch.no_grad():
-        n = float(mask.sum())
+        n = mask.sum()
         metrics = {
-            "critic/error": Ratio(float(masked_sum((values - returns).square(), mask)), n),
-            "critic/value": Ratio(float(masked_sum(values, mask)), n),
-            "critic/return": Ratio(float(masked_sum(returns, mask)), n),
-            "critic/return_square": Ratio(float(masked_sum(returns.square(), mask)), n),
+            "critic/error": Ratio(masked_sum((values - returns).square(), mask), n),
+            "critic/value": Ratio(masked_sum(values, mask), n),
+            "critic/return": Ratio(masked_sum(returns, mask), n),
+            "critic/return_square": Ratio(masked_sum(returns.square(), mask), n),
         }
     return LossOutput(0.5 * masked_sum(weights * error, mask), metrics)
 
 
-def importance_weights(
-    old_logprobs: Tensor, sampler_logprobs: Tensor, mask: Tensor, *, per_sequence: bool, cap: float
-) -> tuple[Tensor, dict[str, Ratio]]:
-    """Truncated importance weights for samples of an engine that is not quite the trainer's policy.
-
-    ``w[t] = min(exp(old[t] - sampler[t]), cap)`` per token, or ``min(exp(sum_t (old[t] - sampler[t])), cap)`` for all
-    tokens of an episode (truncation as in IMPALA, arXiv 1802.01561, section 4.1). The token level has less variance and
-    is biased where the two differ much; the sequence level is unbiased but for the cap.
+def kl_penalty(kl: Tensor, turn_ids: Tensor, weights: Tensor, *, coefs: tuple[float, ...]) -> LossOutput:
+    """``sum(w coef[turn] kl)``: a coefficient of its own for every turn (SCoRe's beta2 and beta1).
 
     Args:
-        old_logprobs: ``[B, T]`` of the trainer before the update, no gradient.
-        sampler_logprobs: ``[B, T]`` of the engine.
-        mask: ``[B, T]`` bool, True = response token.
-        per_sequence: One weight per episode.
-        cap: Largest weight.
-
-    Returns:
-        ``[B, T]`` weights, 1 off the response, and metrics.
+        kl: ``[B, T]`` in nats, from :mod:`rl.kl`.
+        turn_ids: ``[B, T]``, -1 off the response.
+        weights: ``[B, T]`` from :func:`token_weights`.
+        coefs: Coefficient per turn.
     """
-    log_w = torch.where(mask, old_logprobs - sampler_logprobs, 0.0)
-    if per_sequence:
-        log_w = torch.where(mask, log_w.sum(1, keepdim=True), 0.0)
-    weights = log_w.exp()
-    n_tokens = float(mask.sum())
+    mask = turn_ids >= 0
+    of_token = torch.tensor(coefs, dtype=kl.dtype, device=kl.device)[turn_ids.clamp(min=0)]
+    return LossOutput(masked_sum(weights * of_token * kl, mask), {})
+
+
+def by_turn(values: Tensor, turn_ids: Tensor, n_columns: int) -> list[Ratio]:
+    """Sums over each turn's tokens, per episode that has the turn; one ratio a turn."""
+    ratios = []
+    for k in range(n_columns):
+        of_turn = turn_ids == k
+        ratios.append(Ratio(masked_sum(values, of_turn), of_turn.any(1).sum()))
+    return ratios
+
+
+# Samples of an engine that is not quite the trainer's policy
+
+
+@dataclass(frozen=True)
+class Cap:
+    """Truncation of importance weights (as in IMPALA, arXiv 1802.01561, section 4.1).
+
+    Args:
+        cap: Largest weight.
+    """
+
+    cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.importance_options", positive="cap")
+        if self.cap < 1:
+            raise ValueError(f"algorithm.importance_options.cap={self.cap}: below 1 every sample is cut")
+
+
+@IMPORTANCE.register("none")
+def unweighted(gap: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Ratio]]:
+    """Every sample counts as it is."""
+    return torch.ones_like(gap), {}
+
+
+@IMPORTANCE.register("token", options=Cap)
+def token_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
+    """``min(exp(old[t] - sampler[t]), cap)`` per token: little variance, biased where the two differ much."""
+    return _capped(gap.clamp(max=MAX_LOG_RATIO).exp(), mask, cap)
+
+
+@IMPORTANCE.register("sequence", options=Cap)
+def sequence_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
+    """``min(exp(sum_t (old[t] - sampler[t])), cap)`` for all tokens of an episode: unbiased but for the cap."""
+    return _capped(torch.where(mask, gap.sum(1, keepdim=True), 0.0).clamp(max=MAX_LOG_RATIO).exp(), mask, cap)
+
+
+def _capped(weights: Tensor, mask: Tensor, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
+    n_tokens = mask.sum()
     metrics = {
-        "policy/importance_weight": Ratio(float(masked_sum(weights.clamp(max=cap), mask)), n_tokens),
-        "policy/importance_capped": Ratio(float((mask & (weights > cap)).sum()), n_tokens),
+        "policy/importance_weight": Ratio(masked_sum(weights.clamp(max=cap), mask), n_tokens),
+        "policy/importance_capped": Ratio((mask & (weights > cap)).sum(), n_tokens),
     }
     return weights.clamp(max=cap), metrics
 
@@ -281,25 +338,21 @@ def off_policy_mask(
         threshold: In nats per token.
     """
     mask = turn_ids >= 0
-    counts = _per_turn(mask.float(), turn_ids).clamp(min=1)
-    drift = _per_turn(torch.where(mask, sampler_logprobs - logprobs.detach(), 0.0), turn_ids) / counts
+    counts = per_turn(mask.float(), turn_ids).clamp(min=1)
+    drift = per_turn(torch.where(mask, sampler_logprobs - logprobs.detach(), 0.0), turn_ids) / counts
     return mask & ~((advantages < 0) & (drift > threshold))
 
 
-def kl_penalty(kl: Tensor, turn_ids: Tensor, weights: Tensor, *, coefs: tuple[float, ...]) -> LossOutput:
-    """``sum(w coef[turn] kl)``: a coefficient of its own for every turn (SCoRe's beta2 and beta1).
-
-    Args:
-        kl: ``[B, T]`` in nats, from :mod:`rl.kl`.
-        turn_ids: ``[B, T]``, -1 off the response.
-        weights: ``[B, T]`` from :func:`token_weights`.
-        coefs: Coefficient per turn.
-    """
-    mask = turn_ids >= 0
-    of_token = torch.tensor(coefs, dtype=kl.dtype, device=kl.device)[turn_ids.clamp(min=0)]
-    metrics = {}
-    for k in range(len(coefs)):
-        of_turn = mask & (turn_ids == k)
-        n_episodes = float(of_turn.any(1).sum())
-        metrics[f"policy/kl_ref_t{k + 1}"] = Ratio(float(masked_sum(kl.detach(), of_turn)), n_episodes)
-    return LossOutput(masked_sum(weights * of_token * kl, mask), metrics)
+declare(
+    {
+        "policy/kl_ref_t<k>": ("nats per episode", "KL(policy || reference) summed over the turn's tokens"),
+        "policy/clip_fraction": ("fraction", "tokens whose ratio was clipped"),
+        "policy/ratio": ("1", "mean of policy over old policy at sampled tokens"),
+        "policy/importance_weight": ("1", "mean weight of samples for the gap between sampler and trainer"),
+        "policy/importance_capped": ("fraction", "tokens whose importance weight was cut to the cap"),
+        "critic/error": ("reward^2", "mean squared distance between value and return"),
+        "critic/value": ("reward", "mean value"),
+        "critic/return": ("reward", "mean return that the values should have"),
+        "critic/return_square": ("reward^2", "mean squared return"),
+    }
+)

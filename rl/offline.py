@@ -8,19 +8,35 @@ Relabelled imitation (muCode, arXiv 2502.20380) learns every attempt.
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from envs import Task
+from rewards.lookup import Lookup
 from rl.analysis.revisions import Revision, edit_histogram, kind_shares
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
-from rl.config import OfflineConfig, Rule, SFTConfig
+from rl.backends.weights import trained_tensors
+from rl.config import SFTConfig
+from rl.config.checks import check_numbers
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.schedule import shuffled_index
 from rl.seeding import derive_seed
 from rl.trainer import Totals
 from rl.types import Episode, Turn
+
+Encode = Callable[[str], Sequence[int]]
+KeepRule = Callable[..., list[Any]]
+"""``(episodes, seed, encode, **options) -> rows``: what is learned of sampled episodes, all of them :class:`SFTRow` or
+all :class:`PreferenceRow`. ``seed`` decides draws, ``encode`` turns words into token ids."""
+
+KEEP_RULES: Lookup[KeepRule] = Lookup("offline.rule")
+"""``preferences=True`` declares that a rule keeps pairs of which one is preferred, and is learned with DPO;
+``rounds=1`` that it builds on the base's own attempts, so that further rounds would not be the method."""
 
 TOKEN_CHUNK = 16
 """Groups that are sampled between two looks at a budget of tokens, which is overdrawn by less than these."""
@@ -30,13 +46,58 @@ class NothingKeptError(ValueError):
     """The rule kept none of the sampled episodes, so there is nothing to learn from."""
 
 
-def keep_star(episodes: Sequence[Episode], keep_right_to_right: bool) -> list[SFTRow]:
-    """STaR: own two-attempt traces that end right.
+@dataclass(frozen=True)
+class StarOptions:
+    """Options of ``star``.
 
     Args:
-        episodes: Sampled episodes; failed ones are left out.
-        keep_right_to_right: Also keep traces whose first attempt was right (D+); else only wrong->right ones (D).
+        keep_right_to_right: Also keep traces whose first attempt was right (the paper's D+); else only wrong->right.
     """
+
+    keep_right_to_right: bool = False
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """Options of rules that draw.
+
+    Args:
+        per_task: At most this many of each kind per task: pairs, visited states of each turn, judged attempts.
+    """
+
+    per_task: int = 8
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "offline.rule_options", positive="per_task")
+
+
+@dataclass(frozen=True)
+class PairOptions(DrawOptions):
+    """Options of ``pair``.
+
+    Args:
+        keep_right_to_right: Also pair right first attempts with right ones (the paper's D+).
+    """
+
+    keep_right_to_right: bool = False
+
+
+@dataclass(frozen=True)
+class VerifyOptions(DrawOptions):
+    """Options of ``verify``.
+
+    Args:
+        says_right: What is written before a first attempt that was right is repeated.
+        says_wrong: What is written before a wrong one is replaced.
+    """
+
+    says_right: str = "The solution above is correct.\n"
+    says_wrong: str = "The solution above is not correct.\n"
+
+
+@KEEP_RULES.register("star", options=StarOptions)
+def keep_star(episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_right_to_right: bool) -> list[SFTRow]:
+    """STaR: own two-attempt traces that end right."""
     rows = []
     for episode in _finished(episodes):
         first, last = episode.turns[0], episode.turns[-1]
@@ -45,17 +106,14 @@ def keep_star(episodes: Sequence[Episode], keep_right_to_right: bool) -> list[SF
     return rows
 
 
-def keep_pairs(episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per_task: int, seed: int) -> list[SFTRow]:
+@KEEP_RULES.register("pair", options=PairOptions, rounds=1)
+def keep_pairs(
+    episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_right_to_right: bool, per_task: int
+) -> list[SFTRow]:
     """Pair-SFT: a wrong first attempt, answered by another first attempt at the same task that was right.
 
     The prompt is the one that the environment showed after the wrong attempt, token for token; the response is the
     right attempt's own tokens.
-
-    Args:
-        episodes: Sampled episodes; failed ones are left out.
-        keep_right_to_right: Also pair right first attempts with right ones (D+).
-        pairs_per_task: At most this many pairs of either kind per task.
-        seed: Decides which attempts are paired.
     """
     rows = []
     for task_id, attempts in _by_task(episodes).items():
@@ -64,9 +122,9 @@ def keep_pairs(episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per
         wrong = [episode for episode in attempts if not _right(episode.turns[0])]
         if not right:
             continue
-        drafts = rng.sample(wrong, min(pairs_per_task, len(wrong)))
+        drafts = rng.sample(wrong, min(per_task, len(wrong)))
         if keep_right_to_right:
-            drafts += rng.sample(right, min(pairs_per_task, len(right)))
+            drafts += rng.sample(right, min(per_task, len(right)))
         for draft in drafts:
             answer = rng.choice(right).turns[0]
             revision = Revision.of(draft.turns[0], answer)
@@ -74,17 +132,13 @@ def keep_pairs(episodes: Sequence[Episode], keep_right_to_right: bool, pairs_per
     return rows
 
 
-def keep_relabelled(episodes: Sequence[Episode], per_task: int, seed: int) -> list[SFTRow]:
+@KEEP_RULES.register("relabel", options=DrawOptions)
+def keep_relabelled(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: int) -> list[SFTRow]:
     """Relabelled imitation: whatever was seen before an attempt, the attempt that should have followed is a right one.
 
     After muCode (arXiv 2502.20380, section 4.1): if one step suffices to recover from any state, the expert's answer to
     every state is a solution, and states come from the policy itself, so there is no shift between training and use.
     Right attempts *of the same turn* are preferred, because turns may have different room.
-
-    Args:
-        episodes: Sampled episodes; failed ones are left out.
-        per_task: At most this many states of each turn and task, drawn at random.
-        seed: Decides which states are kept and what answers them.
     """
     rows = []
     for task_id, group in _by_task(episodes).items():
@@ -101,52 +155,38 @@ def keep_relabelled(episodes: Sequence[Episode], per_task: int, seed: int) -> li
     return rows
 
 
+@KEEP_RULES.register("verify", options=VerifyOptions)
 def keep_verified(
-    episodes: Sequence[Episode],
-    per_task: int,
-    seed: int,
-    says_right: Sequence[int],
-    says_wrong: Sequence[int],
+    episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: int, says_right: str, says_wrong: str
 ) -> list[SFTRow]:
     """Verify, then revise: a judgement of the first attempt, then its repetition or a right attempt in its place.
 
     After self-rewarding correction (arXiv 2502.19613, section 3.1), with a rule instead of a model as the judge. The
     revision hangs on a written judgement, which filtered traces alone do not teach.
-
-    Args:
-        episodes: Sampled episodes; failed ones are left out.
-        per_task: At most this many wrong and as many right first attempts per task.
-        seed: Decides which.
-        says_right: Token ids of the judgement "right".
-        says_wrong: Token ids of the judgement "wrong".
     """
+
+    def judged(draft: Episode, judgement: str, answer: Turn) -> SFTRow:
+        action_ids = (*encode(judgement), *answer.action_ids)
+        return SFTRow.from_turn(draft.turns[1].prompt_ids, action_ids, Revision.of(draft.turns[0], answer))
+
     rows = []
     for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "verify", task_id))
         right = [episode for episode in group if _right(episode.turns[0])]
         wrong = [episode for episode in group if not _right(episode.turns[0])]
         for draft in rng.sample(right, min(per_task, len(right))):
-            rows.append(_judged(draft, says_right, draft.turns[0]))
+            rows.append(judged(draft, says_right, draft.turns[0]))
         for draft in rng.sample(wrong, min(per_task, len(wrong))) if right else ():
-            rows.append(_judged(draft, says_wrong, rng.choice(right).turns[0]))
+            rows.append(judged(draft, says_wrong, rng.choice(right).turns[0]))
     return rows
 
 
-def _judged(draft: Episode, judgement: Sequence[int], answer: Turn) -> SFTRow:
-    action_ids = (*judgement, *answer.action_ids)
-    return SFTRow.from_turn(draft.turns[1].prompt_ids, action_ids, Revision.of(draft.turns[0], answer))
-
-
-def prefer(episodes: Sequence[Episode], pairs_per_task: int, seed: int) -> list[PreferenceRow]:
+@KEEP_RULES.register("dpo", options=DrawOptions, preferences=True)
+def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: int) -> list[PreferenceRow]:
     """Correction pairs: a right attempt is preferred to the policy's own wrong second one.
 
     After a right first attempt the pair is c->c over c->i, after a wrong one i->c over i->i. The prompt is the one of
     the wrong second attempt, token for token; the right attempt is a second one where the task has any, else a first.
-
-    Args:
-        episodes: Sampled episodes; failed ones are left out.
-        pairs_per_task: At most this many pairs per task.
-        seed: Decides which.
     """
     rows = []
     for task_id, group in _by_task(episodes).items():
@@ -154,7 +194,7 @@ def prefer(episodes: Sequence[Episode], pairs_per_task: int, seed: int) -> list[
         seconds = [episode.turns[1] for episode in group if _right(episode.turns[1])]
         right = seconds or [episode.turns[0] for episode in group if _right(episode.turns[0])]
         wrong = [episode for episode in group if not _right(episode.turns[1])]
-        for episode in rng.sample(wrong, min(pairs_per_task, len(wrong))) if right else ():
+        for episode in rng.sample(wrong, min(per_task, len(wrong))) if right else ():
             chosen, rejected = rng.choice(right), episode.turns[1]
             revision = Revision.of(episode.turns[0], chosen)
             rows.append(PreferenceRow(rejected.prompt_ids, chosen.action_ids, rejected.action_ids, revision))
@@ -174,20 +214,6 @@ def _finished(episodes: Sequence[Episode]) -> Iterator[Episode]:
 
 def _right(turn: Turn) -> bool:
     return turn.correct
-
-
-def keep(
-    episodes: Sequence[Episode], config: OfflineConfig, seed: int, encode: Callable[[str], Sequence[int]]
-) -> list[SFTRow]:
-    """The rows that a method of fine-tuning keeps of sampled episodes; ``encode`` turns words into token ids."""
-    if config.rule is Rule.STAR:
-        return keep_star(episodes, config.keep_right_to_right)
-    if config.rule is Rule.RELABEL:
-        return keep_relabelled(episodes, config.pairs_per_task, seed)
-    if config.rule is Rule.VERIFY:
-        says = encode(config.says_right), encode(config.says_wrong)
-        return keep_verified(episodes, config.pairs_per_task, seed, *says)
-    return keep_pairs(episodes, config.keep_right_to_right, config.pairs_per_task, seed)
 
 
 class OfflineTrainer:
@@ -225,6 +251,13 @@ class OfflineTrainer:
                 f"training.updates={config.training.updates}: fewer than the rounds of {self._offline.name} "
                 f"({self._offline.iterations})"
             )
+        if config.env.group_reward is not None:
+            raise ValueError(
+                f"env.group_reward={config.env.group_reward} pays online training; an offline method has a rule "
+                "of its own, offline.rule"
+            )
+        self._rule = KEEP_RULES.bind(self._offline.rule, self._offline.rule_options)
+        self._learn: Any = fine_tune_on_pairs if KEEP_RULES.fact(self._offline.rule, "preferences") else fine_tune
         self._base = clone_weights(model)
         self.round = self._position = 0
         self.totals = Totals()
@@ -269,7 +302,8 @@ class OfflineTrainer:
         Raises:
             NothingKeptError: If the rule kept nothing.
         """
-        rows, learn = self._keep(episodes)
+        encode = partial(self._tokenizer.encode, add_special_tokens=False)
+        rows = self._rule(episodes, self._config.seed, encode)
         if not rows:
             raise NothingKeptError(
                 f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; the base never does what the "
@@ -277,12 +311,11 @@ class OfflineTrainer:
             )
         if self._offline.restart:
             self._model.load_state_dict(self._base)
-        outcome = learn(
+        outcome = self._learn(
             self._model,
             self._tokenizer,
             rows,
             self._offline,
-            self._config.optim,
             derive_seed(self._config.seed, "sft", self.round),
             self._config.training.updates // self._offline.iterations,
             lambda share: self._on_progress("fine-tuning", (self.round + share) / self._offline.iterations),
@@ -299,13 +332,21 @@ class OfflineTrainer:
         kept = {"kept": len(rows), "kept_fraction": len(rows) / len(episodes)}
         return kept | outcome | shares | {"edits": edit_histogram(revisions)}
 
-    def _keep(self, episodes: Sequence[Episode]) -> tuple[Sequence[Any], Callable[..., dict[str, float]]]:
-        """What the method learns from, and the fine-tuning that learns it."""
-        offline, seed = self._offline, self._config.seed
-        if offline.rule is Rule.DPO:
-            return prefer(episodes, offline.pairs_per_task, seed), fine_tune_on_pairs
+    def state(self) -> dict[str, Any]:
+        """What the next round depends on, beside :meth:`tensors`."""
+        return {"round": self.round, "position": self._position, "totals": asdict(self.totals)}
 
-        def encode(text: str) -> Sequence[int]:
-            return self._tokenizer.encode(text, add_special_tokens=False)
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained weights, live."""
+        return trained_tensors("policy", self._model)
 
-        return keep(episodes, offline, seed, encode), fine_tune
+    def load_state(
+        self,
+        shared: dict[str, Any],
+        parts: Sequence[dict[str, Any]],
+        fill: Callable[[dict[str, Tensor]], None],
+    ) -> None:
+        """The inverse of :meth:`state`; the engine gets the weights too. See :class:`rl.checkpoint.Stateful`."""
+        self.round, self._position, self.totals = shared["round"], shared["position"], Totals(**shared["totals"])
+        fill(self.tensors())
+        self._on_update(self.round)

@@ -259,8 +259,11 @@ class Renderer:
         """Why a system prompt cannot be rendered, ``None`` if it can: said when one is asked for."""
         remedy = "Put the instruction into the first question, or set model.chat_template"
         pairs = (("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER), ("user", _NEXT))
+        chat = [Message(role, text) for role, text in pairs]
         try:
-            fault = self._fault([Message(role, text) for role, text in pairs])
+            if _SYSTEM not in self._template(chat, generate=True):
+                return f"the chat template leaves out the system prompt. {remedy}"
+            fault = self._fault(chat)
         except TemplateError as error:
             return f"{error}. {remedy}"
         if fault is None or fault[0]:

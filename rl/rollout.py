@@ -1,4 +1,4 @@
-"""Episodes from an engine and environments.
+"""Episodes from an engine and environments of text.
 
 An episode goes on as soon as its own turn is verified, whatever the others do; with a streaming engine verification
 runs while others decode. Every request's seed is derived from the episode's seed and the turn, so neither the batch nor
@@ -6,16 +6,21 @@ the order of completion changes what is sampled.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from envs import SelfCorrectEnv, StopReason, Task
-from envs.base import Message
+from envs import Message, StopReason, Task, TextEnv
+from envs.base import Observation
+from rewards import Verdict
 from rl.rendering import Renderer
 from rl.seeding import derive_seed
-from rl.types import Completion, Engine, Episode, Request, Turn
+from rl.types import SOLVER, Completion, Engine, Episode, Request, Turn
+
+VERIFICATION_THREADS = 16
+"""They wait; the work is done by the processes behind the verifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +46,24 @@ class PhaseTimes:
 
     sampling: float = 0.0
     verification: float = 0.0
-    rendering: float = 0.0
 
 
 @dataclass(slots=True)
-class _Running:
+class _Play:
+    """An episode that is being played: whose turn it is, what that role reads, and the turns so far."""
+
     plan: EpisodePlan
-    env: SelfCorrectEnv
+    env: Any = None
+    role: str = SOLVER
     prompt_ids: tuple[int, ...] = ()
     turns: list[Turn] = field(default_factory=list)
     policy_version: int = 0
+    stop: StopReason | None = None
+    error: str | None = None
 
-
-_Step = tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]
-VERIFICATION_THREADS = 16
-"""They wait; the work is done by the processes behind the verifier."""
+    def fail(self, error: str) -> None:
+        """A crash of an environment is a value, counted and masked; never a reward of 0."""
+        self.stop, self.error = StopReason.ENV_ERROR, error
 
 
 def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
@@ -76,7 +84,7 @@ class Rollout:
     Args:
         engine: What samples.
         renderer: Messages to token ids.
-        make_env: Builds an environment; instances are reused.
+        make_env: Builds an environment; one that raised nothing is used again.
         max_new_tokens: Token limit of each attempt; the last entry holds for all further attempts.
         context_length: Longest prompt plus answer that the model can hold.
     """
@@ -85,13 +93,13 @@ class Rollout:
         self,
         engine: Engine,
         renderer: Renderer,
-        make_env: Callable[[], SelfCorrectEnv],
+        make_env: Callable[[], TextEnv],
         max_new_tokens: Sequence[int],
         context_length: int,
     ) -> None:
         self._engine, self._renderer, self._make_env = engine, renderer, make_env
         self._max_new_tokens, self._context_length = tuple(max_new_tokens), context_length
-        self._free_envs: list[SelfCorrectEnv] = []
+        self._free_envs: list[TextEnv] = []
         self.times = PhaseTimes()
 
     def rest(self) -> None:
@@ -115,147 +123,149 @@ class Rollout:
             Episodes; one whose environment raised has ``stop_reason`` ``ENV_ERROR`` and carries the error.
         """
         self._engine.wake()
-        running: dict[int, _Running] = {}
+        plays = [_Play(plan) for plan in plans]
         episodes: dict[int, Episode] = {}
-
-        def settle(index: int, outcome: Episode | Request) -> list[Request]:
-            if isinstance(outcome, Request):
-                return [outcome]
-            episodes[index] = outcome
-            self._free_envs.append(running.pop(index).env)
-            if on_episode is not None:
-                on_episode(outcome)
-            return []
-
         requests: list[Request] = []
-        for index, plan in enumerate(plans):
-            env = self._free_envs.pop() if self._free_envs else self._make_env()
-            running[index] = _Running(plan, env)
-            requests += settle(index, self._start(index, running[index], temperature))
+
+        def go_on(index: int) -> None:
+            """Asks for the next turn of an episode, or closes it."""
+            play = plays[index]
+            request = self._request(index, play, temperature)
+            if request is not None:
+                requests.append(request)
+                return
+            assert play.stop is not None
+            broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
+            episodes[index] = Episode(
+                task_id=play.plan.task.id,
+                group_id=play.plan.group_id,
+                seed=play.plan.seed,
+                policy_version=play.policy_version,
+                turns=tuple(play.turns),
+                terminated=not broken_off,
+                truncated=broken_off,
+                stop_reason=play.stop,
+                error=play.error,
+                given=int(play.plan.first is not None and bool(play.turns)),
+            )
+            if play.error is None:
+                self._free_envs.append(play.env)
+            if on_episode is not None:
+                on_episode(episodes[index])
+
+        for index, play in enumerate(plays):
+            self._open(play)
+            go_on(index)
+        stepping: dict[Future, tuple[int, Turn]] = {}
         with ThreadPoolExecutor(VERIFICATION_THREADS) as threads:
-            verifying: dict[Future, Completion] = {}
-            while running:
+            while len(episodes) < len(plays):
                 self._engine.submit(requests)
-                requests = []
-                for completion in self._decode(len(running), bool(verifying)):
-                    verifying[self._verify(threads, running[completion.request_id], completion)] = completion
-                for completion, step in self._verified(verifying):
-                    index = completion.request_id
-                    requests += settle(index, self._advance(index, running[index], completion, step, temperature))
-        return [episodes[index] for index in range(len(plans))]
+                requests.clear()
+                for index, turn in self._sample(plays, idle=not stepping):
+                    play, env = plays[index], plays[index].env
+                    if getattr(getattr(env, "unwrapped", env), "verifies_elsewhere", False):
+                        stepping[threads.submit(env.step, turn.text)] = index, turn
+                    else:
+                        self._take(play, turn, partial(env.step, turn.text))
+                        go_on(index)
+                for future in self._verified(stepping):
+                    index, turn = stepping.pop(future)
+                    self._take(plays[index], turn, future.result)
+                    go_on(index)
+        return [episodes[index] for index in range(len(plays))]
 
-    def _decode(self, n_running: int, verifying: bool) -> list[Completion]:
-        if verifying and not self._engine.pending:
-            return []
+    def _sample(self, plays: Sequence[_Play], idle: bool) -> list[tuple[int, Turn]]:
+        """Lets the engine work for a while: the turns that it finished, of which episode, not yet paid.
+
+        Args:
+            plays: All episodes.
+            idle: Nobody verifies, so episodes go on only if the engine has something to do.
+        """
+        if idle and not self._engine.pending:
+            raise RuntimeError("the engine is idle but episodes wait for it")
         started = time.perf_counter()
-        completions = self._engine.step()
+        completions = self._engine.step() if self._engine.pending else []
         self.times.sampling += time.perf_counter() - started
-        if not completions and not verifying and not self._engine.pending:
-            raise RuntimeError(f"the engine is idle but {n_running} episodes wait for it")
-        return completions
+        turns = []
+        for completion in completions:
+            play = plays[completion.request_id]
+            play.policy_version = completion.policy_version
+            turn = Turn(
+                prompt_ids=play.prompt_ids,
+                action_ids=completion.action_ids,
+                sampler_logprobs=completion.logprobs,
+                text=self._renderer.text(completion.action_ids),
+                finish=completion.finish,
+                score=None,
+                reward=0.0,
+                role=play.role,
+            )
+            turns.append((completion.request_id, turn))
+        return turns
 
-    def _verify(self, threads: ThreadPoolExecutor, state: _Running, completion: Completion) -> "Future[_Step]":
-        """Steps the environment; in a thread where its task set waits for other processes, else here and now."""
-        text = self._renderer.text(completion.action_ids)
-        if getattr(state.env.taskset, "verifies_elsewhere", False):
-            return threads.submit(state.env.step, text)
-        future: Future[_Step] = Future()
-        started = time.perf_counter()
+    def _verified(self, stepping: Collection[Future]) -> list[Future]:
+        """Those that are done; waits where the engine has nothing to decode in the meantime.
+
+        An engine that decodes whole batches waits for all verdicts, so that every run gets the same batches.
+        """
+        streams = self._engine.streams
+        if stepping and not (streams and self._engine.pending):
+            started = time.perf_counter()
+            wait(stepping, return_when=FIRST_COMPLETED if streams else ALL_COMPLETED)
+            self.times.verification += time.perf_counter() - started
+        return [future for future in stepping if future.done()]
+
+    def _open(self, play: _Play) -> None:
+        """Resets an environment, and plays the first attempt that the plan gives as if it had been sampled now."""
+        task, first = play.plan.task, play.plan.first
         try:
-            future.set_result(state.env.step(text))
-        except Exception as error:  # a crash of an environment is a value, counted and masked; never a reward of 0
-            future.set_exception(error)
-        self.times.verification += time.perf_counter() - started
-        return future
-
-    def _verified(self, verifying: "dict[Future, Completion]") -> "list[tuple[Completion, Future]]":
-        """Takes out what is verified: all of it, or what is ready if the engine goes on decoding in the meantime."""
-        if not verifying:
-            return []
-        started = time.perf_counter()
-        if not (self._engine.streams and self._engine.pending):
-            wait(verifying, return_when=FIRST_COMPLETED if self._engine.streams else ALL_COMPLETED)
-        self.times.verification += time.perf_counter() - started
-        ready = [future for future in verifying if future.done()]
-        return [(verifying.pop(future), future) for future in ready]
-
-    def _start(self, index: int, state: _Running, temperature: float) -> Episode | Request:
-        try:
-            messages, _ = state.env.reset(options={"task": state.plan.task})
+            env = play.env = self._free_envs.pop() if self._free_envs else self._make_env()
+            self._read(play, *(env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)))
         except Exception as error:
-            return self._end(state, False, StopReason.ENV_ERROR, f"reset: {error!r}")
-        state.prompt_ids = self._renderer.opening(messages)
-        return self._replay(index, state, temperature) if state.plan.first else self._ask(index, state, temperature)
+            return play.fail(f"reset: {error!r}")
+        if first is None:
+            return None
+        if first.prompt_ids != play.prompt_ids:
+            return play.fail("replay: the first attempt answers another prompt")
+        return self._take(play, replace(first, trained=False), partial(env.step, first.text))
 
-    def _replay(self, index: int, state: _Running, temperature: float) -> Episode | Request:
-        """Plays the plan's first attempt as if it had been sampled now."""
-        first = state.plan.first
-        assert first is not None
-        if first.prompt_ids != state.prompt_ids:
-            return self._end(state, False, StopReason.ENV_ERROR, "replay: the first attempt answers another prompt")
-        completion = Completion(index, first.action_ids, first.sampler_logprobs, first.finish, 0)
-        done: Future[_Step] = Future()
-        try:
-            done.set_result(state.env.step(first.text))
-        except Exception as error:
-            done.set_exception(error)
-        return self._advance(index, state, completion, done, temperature, replayed=True)
-
-    def _advance(
-        self,
-        index: int,
-        state: _Running,
-        completion: Completion,
-        step: "Future[_Step]",
-        temperature: float,
-        replayed: bool = False,
-    ) -> Episode | Request:
-        if error := step.exception():
-            return self._end(state, False, StopReason.ENV_ERROR, f"step: {error!r}")
-        messages, reward, terminated, truncated, info = step.result()
-        turn = Turn(
-            prompt_ids=state.prompt_ids,
-            action_ids=completion.action_ids,
-            sampler_logprobs=completion.logprobs,
-            text=self._renderer.text(completion.action_ids),
-            finish=completion.finish,
-            score=info.get("score"),
-            reward=reward,
-            trained=not replayed,
-        )
-        state.turns.append(turn)
-        if not replayed:
-            state.policy_version = completion.policy_version
-        if terminated or truncated:
-            return self._end(state, terminated, info["stop_reason"], info.get("error"))
-        state.prompt_ids = self._extend(turn, messages)
-        return self._ask(index, state, temperature)
-
-    def _extend(self, turn: Turn, messages: tuple[Message, ...]) -> tuple[int, ...]:
+    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any]) -> None:
+        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known."""
         started = time.perf_counter()
-        prompt_ids = self._renderer.extend(turn.prompt_ids, turn.action_ids, messages)
-        self.times.rendering += time.perf_counter() - started
-        return prompt_ids
+        try:
+            observation, reward, terminated, truncated, info = step()
+            self.times.verification += time.perf_counter() - started
+            score = info.get("score")
+            play.turns.append(
+                replace(turn, score=score, reward=float(reward), trained=turn.trained and info.get("trained", True))
+            )
+            if "error" in info or (score is not None and score.verdict is Verdict.ERROR):
+                play.fail(info.get("error", f"verifier: {score.reason}" if score is not None else ""))
+            elif terminated or truncated:
+                play.stop = info.get("stop_reason", StopReason.ENDED if terminated else StopReason.TIME_LIMIT)
+            else:
+                self._read(play, observation, info)
+        except Exception as error:
+            play.fail(f"step: {error!r}")
 
-    def _ask(self, index: int, state: _Running, temperature: float) -> Episode | Request:
-        turn = len(state.turns)
-        room = self._context_length - len(state.prompt_ids)
-        if room < 1:  # the episode ends with the attempts that it has; one without any has failed
-            return self._end(state, bool(state.turns), StopReason.CONTEXT_FULL, None)
-        limit = min(room, self._max_new_tokens[min(turn, len(self._max_new_tokens) - 1)])
-        seed = derive_seed(state.plan.seed, "turn", turn)
-        return Request(index, state.prompt_ids, limit, temperature, seed)
+    def _read(self, play: _Play, observation: Observation, info: dict[str, Any]) -> None:
+        """The next prompt: what the role whose turn it is has read and written before, and what is new to it."""
+        messages = (Message("user", observation),) if isinstance(observation, str) else tuple(observation)
+        play.role = info.get("role", SOLVER)
+        before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
+        if before is None:
+            play.prompt_ids = self._renderer.opening(messages)
+        else:
+            play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, messages)
 
-    def _end(self, state: _Running, terminated: bool, reason: StopReason, error: str | None) -> Episode:
-        return Episode(
-            task_id=state.plan.task.id,
-            group_id=state.plan.group_id,
-            seed=state.plan.seed,
-            policy_version=state.policy_version,
-            turns=tuple(state.turns),
-            terminated=terminated,
-            truncated=not terminated,
-            stop_reason=reason,
-            error=error,
-            given=sum(not turn.trained for turn in state.turns),
-        )
+    def _request(self, index: int, play: _Play, temperature: float) -> Request | None:
+        """What the engine is asked for next; ``None`` where the episode is over or its next turn would not fit."""
+        if play.stop is not None:
+            return None
+        room = self._context_length - len(play.prompt_ids)
+        if room < 1:  # the episode ends with the turns that it has; one without any has failed
+            play.stop = StopReason.CONTEXT_FULL
+            return None
+        n_before = sum(turn.role == play.role for turn in play.turns)
+        limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)])
+        return Request(index, play.prompt_ids, limit, temperature, derive_seed(play.plan.seed, "turn", len(play.turns)))

@@ -1,11 +1,11 @@
 """What a batch of episodes looks like, as numbers for the log."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
 from rewards import Verdict
-from rl.analysis.metrics import Ratio, total
+from rl.analysis.metrics import Ratio, declare, total
 from rl.analysis.revisions import Revision, kind_shares
 from rl.types import Episode, Finish, Group, Turn
 
@@ -41,7 +41,20 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) ->
         sums: Adds ratios over processes.
     """
     good = [episode for episode in episodes if not episode.failed]
-    parts = [_group_metrics(to_groups(good))]
+    sampled = [turn for episode in good for turn in episode.sampled]
+    masked = Ratio(float(sum(not turn.trained for turn in sampled)), float(len(sampled)))
+    groups = to_groups(good)
+    last = [[episode.turns[-1].correct for episode in group.episodes] for group in groups]
+    mixed = [len({tuple(turn.reward for turn in e.turns) for e in group.episodes}) > 1 for group in groups]
+    n = float(len(groups))
+    parts = [
+        {
+            "rollout/masked_fraction": masked,
+            "group/mixed_fraction": Ratio(float(sum(mixed)), n),
+            "group/all_correct_fraction": Ratio(float(sum(map(all, last))), n),
+            "group/all_wrong_fraction": Ratio(float(n - sum(map(any, last))), n),
+        }
+    ]
     if max_turns > 1:
         parts.append(kind_shares([Revision.of(e.turns[0], e.turns[-1]) for e in good if len(e.turns) > 1]))
     for k in range(max_turns):
@@ -52,27 +65,30 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) ->
 
 def _turn_metrics(turns: list[Turn]) -> dict[str, Ratio]:
     n = float(len(turns))
-
-    def count(verdict: Verdict) -> Ratio:
-        return Ratio(float(sum(turn.score is not None and turn.score.verdict is verdict for turn in turns)), n)
-
+    verdicts = Counter(turn.score.verdict for turn in turns if turn.score is not None)
     return {
-        "reward/raw": Ratio(sum(turn.reward for turn in turns), n),
+        "reward/raw": Ratio(sum(turn.reward for turn in turns if turn.trained), float(sum(t.trained for t in turns))),
         "rollout/tokens": Ratio(float(sum(len(turn.action_ids) for turn in turns)), n),
         "rollout/truncated": Ratio(float(sum(turn.finish is Finish.LENGTH for turn in turns)), n),
-        "rollout/accuracy": count(Verdict.CORRECT),
-        "rollout/no_answer": count(Verdict.NO_ANSWER),
-        "rollout/ambiguous": count(Verdict.AMBIGUOUS),
-        "rollout/verifier_timeout": count(Verdict.TIMEOUT),
+        "rollout/accuracy": Ratio(float(verdicts[Verdict.CORRECT]), n),
+        "rollout/no_answer": Ratio(float(verdicts[Verdict.NO_ANSWER]), n),
+        "rollout/ambiguous": Ratio(float(verdicts[Verdict.AMBIGUOUS]), n),
+        "rollout/verifier_timeout": Ratio(float(verdicts[Verdict.TIMEOUT]), n),
     }
 
 
-def _group_metrics(groups: list[Group]) -> dict[str, Ratio]:
-    n = float(len(groups))
-    last = [[e.turns[-1].correct for e in group.episodes] for group in groups]
-    mixed = sum(len({tuple(t.reward for t in e.turns) for e in group.episodes}) > 1 for group in groups)
-    return {
-        "group/mixed_fraction": Ratio(float(mixed), n),
-        "group/all_correct_fraction": Ratio(float(sum(all(row) for row in last)), n),
-        "group/all_wrong_fraction": Ratio(float(sum(not any(row) for row in last)), n),
+declare(
+    {
+        "reward/raw_t<k>": ("reward", "mean raw reward of the turn"),
+        "rollout/tokens_t<k>": ("tokens", "mean sampled tokens of the turn"),
+        "rollout/truncated_t<k>": ("fraction", "turns cut off by the token limit"),
+        "rollout/no_answer_t<k>": ("fraction", "turns without an answer in the accepted form"),
+        "rollout/ambiguous_t<k>": ("fraction", "turns that offer several answers as final"),
+        "rollout/verifier_timeout_t<k>": ("fraction", "turns whose verification was killed at its deadline"),
+        "rollout/masked_fraction": ("fraction", "sampled turns that are not trained on: their reward says nothing"),
+        "rollout/accuracy_t<k>": ("fraction", "turns with verdict correct"),
+        "group/mixed_fraction": ("fraction", "groups with a gradient: rewards differ at some turn"),
+        "group/all_correct_fraction": ("fraction", "groups whose last attempts are all right"),
+        "group/all_wrong_fraction": ("fraction", "groups whose last attempts are all wrong"),
     }
+)

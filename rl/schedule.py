@@ -2,33 +2,26 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
-from rl.config import AlgorithmConfig, Schedule
 from rl.seeding import derive_seed
 
 
-def stage_at(algorithm: AlgorithmConfig, step: int, n_steps: int) -> tuple[int, int, int]:
-    """Which stage a step belongs to.
+def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
+    """First step of each stage and first step after it, in rollout batches.
 
     Args:
-        algorithm: Its stages' ``share``s divide the run.
-        step: Rollout batch, from 0.
+        shares: Of the stages, which divide the run.
         n_steps: Rollout batches of the whole run.
-
-    Returns:
-        Index of the stage, first step of the stage, first step after it.
     """
-    total = sum(stage.share for stage in algorithm.stages)
-    start, passed = 0, 0.0
-    for index, stage in enumerate(algorithm.stages):
-        passed += stage.share
-        end = n_steps if index == len(algorithm.stages) - 1 else round(n_steps * passed / total)
-        if step < end:
-            return index, start, end
-        start = end
-    raise ValueError(f"step {step} is not in a run of {n_steps} steps")
+    total, passed, ends = sum(shares), 0.0, [0]
+    for share in shares:
+        passed += share
+        ends.append(round(n_steps * passed / total))
+    ends[-1] = n_steps
+    return list(pairwise(ends))
 
 
 def shuffled_index(seed: int, position: int, n: int) -> int:
@@ -44,17 +37,19 @@ def _permutation(seed: int, epoch: int, n: int) -> list[int]:
     return order
 
 
-def lr_factor(schedule: Schedule, warmup_steps: int, n_updates: int) -> Callable[[int], float]:
-    """The learning rate's factor as a function of the update index."""
+def lr_factor(schedule: str, warmup_steps: int, n_updates: int, taken: int, position: float) -> float:
+    """What the peak learning rate is multiplied by.
 
-    def factor(update: int) -> float:
-        if update < warmup_steps:
-            return (update + 1) / warmup_steps
-        progress = min(1.0, (update - warmup_steps) / max(1, n_updates - warmup_steps))
-        if schedule is Schedule.LINEAR:
-            return 1.0 - progress
-        if schedule is Schedule.COSINE:
-            return 0.5 * (1.0 + math.cos(progress * math.pi))
-        return 1.0
-
-    return factor
+    Args:
+        schedule: ``constant``, ``linear`` or ``cosine``.
+        warmup_steps: Updates of the linear warm-up.
+        n_updates: Updates of the whole stage, as planned.
+        taken: Updates that the stage has taken.
+        position: Where in the plan the budget is, from 0 to ``n_updates``: as many as were taken, or more where
+            replaced groups have used some of it up, so that a schedule ends where the budget does.
+    """
+    if taken < warmup_steps:
+        return (taken + 1) / warmup_steps
+    progress = min(1.0, (position - warmup_steps) / max(1, n_updates - warmup_steps))
+    shapes = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(progress * math.pi))}
+    return shapes[schedule]

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from envs import Task
-from rl.algorithms import has_gradient
+from rl.advantages import has_gradient
 from rl.backends.distributed import Distributed
 from rl.config import StageConfig, TrainConfig
+from rl.group_rewards import GROUP_REWARDS, apply_group_reward
 from rl.rollout import EpisodePlan, Rollout
-from rl.rollout_metrics import sampled_responses, sampled_tokens, to_groups
+from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.schedule import shuffled_index
 from rl.seeding import derive_seed
-from rl.types import Episode, RunStoppedError, Turn
+from rl.types import Episode, Group, RunStoppedError, Turn
 
 
 class EpisodeSource:
@@ -30,6 +31,8 @@ class EpisodeSource:
     ) -> None:
         self._config, self._algorithm = config, config.algorithm
         self._rollouts, self._tasks, self._distributed = rollouts, list(tasks), distributed
+        name, options = config.env.group_reward, config.env.group_reward_options
+        self._group_reward = GROUP_REWARDS.bind(name, options) if name is not None else None
         self._first: dict[str, Turn] = {}
         self.position = 0
         """Groups drawn so far, over all processes."""
@@ -37,10 +40,6 @@ class EpisodeSource:
         """Groups that the last step replaced, over all processes."""
         self.n_sampled, self.n_tokens, self.n_responses = 0, 0, 0
         """What this process sampled for the last step, replaced groups included: episodes, tokens, attempts."""
-
-    def attempts(self, stage: StageConfig) -> int:
-        """K of a stage's training episodes."""
-        return stage.attempts or self._config.env.attempts
 
     def seconds(self) -> tuple[float, float]:
         """Seconds spent in the engine and in verification so far."""
@@ -55,8 +54,6 @@ class EpisodeSource:
         Returns:
             Sampled attempts and tokens, over all processes.
         """
-        if not any(stage.offline_first_attempts for stage in self._algorithm.stages):
-            return 0, 0
         seed, rank, n = self._config.seed, self._distributed.rank, self._distributed.n_processes
         plans = [
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
@@ -75,41 +72,51 @@ class EpisodeSource:
         and budget last; what still has no gradient then stays, so that the batch keeps its size.
 
         Args:
-            stage: Attempts, rewards, offline share.
+            stage: Attempts, rewards, offline share; resolved.
             budget: Episodes that may still be sampled, over all processes; ``None`` for no limit.
         """
-        size, group_size = self._config.training.tasks_per_step, self._algorithm.group_size
+        size, group_size = self._config.training.tasks_per_step, stage.group_size
         wanted = len(range(self._distributed.rank, size, self._distributed.n_processes))
-        kept: list[list[Episode]] = []
+        kept: list[Group] = []
         self.n_resampled = self.n_sampled = self.n_tokens = self.n_responses = 0
         room = math.inf if budget is None else budget
         for rounds_left in reversed(range(self._algorithm.dynamic_sampling + 1)):
             groups = self._draw(wanted - len(kept), stage)
             room -= sum(self._distributed.each(len(groups) * group_size))
-            good = [group for group in groups if not self._algorithm.dynamic_sampling or has_gradient(group, stage)]
+            every = not self._algorithm.dynamic_sampling
+            good = [group for group in groups if every or has_gradient(group.episodes, stage)]
             missing = sum(self._distributed.each(wanted - len(kept) - len(good)))
             if not rounds_left or not missing or missing * group_size > room:
                 kept += groups
                 break
             kept += good
             self.n_resampled += missing
-        self._rollouts[self.attempts(stage)].rest()
-        return [episode for group in kept for episode in group]
+        self._rollouts[stage.attempts].rest()
+        return [episode for group in kept for episode in group.episodes]
 
-    def _draw(self, n_groups: int, stage: StageConfig) -> list[list[Episode]]:
+    def _draw(self, n_groups: int, stage: StageConfig) -> list[Group]:
         """Plays the next groups of the stream; the processes' shares lie interleaved, so that one stream serves all."""
-        plans, size = [], self._config.training.tasks_per_step
-        for position in self._positions(n_groups):
-            task = self._tasks[shuffled_index(self._config.seed, position, len(self._tasks))]
-            first = self._offline_first(task, position, stage)
-            for member in range(self._algorithm.group_size):
-                draw = derive_seed(self._config.seed, "train", *divmod(position, size), task.id, member)
+        seed, plans = self._config.seed, []
+        positions = self._positions(n_groups)
+        for position in positions:
+            task = self._tasks[shuffled_index(seed, position, len(self._tasks))]
+            # A whole group reads the same attempt, so that its second attempts are compared in the same situation.
+            reads = derive_seed(seed, "offline?", position) / 2**63 < stage.offline_first_attempts
+            first = self._first.get(task.id) if reads else None
+            step, place = divmod(position, self._config.training.tasks_per_step)
+            for member in range(stage.group_size):
+                draw = derive_seed(seed, "train", step, place, task.id, member)
                 plans.append(EpisodePlan(task, position, draw, first))
-        episodes = self._rollouts[self.attempts(stage)].run(plans, self._algorithm.temperature)
+        episodes = self._rollouts[stage.attempts].run(plans, stage.temperature)
+        turns = [turn for episode in episodes for turn in episode.sampled]
         self.n_sampled += len(episodes)
-        self.n_tokens += sampled_tokens(episodes)
-        self.n_responses += sampled_responses(episodes)
-        return [list(group.episodes) for group in to_groups(episodes)]
+        self.n_responses += len(turns)
+        self.n_tokens += sum(len(turn.action_ids) for turn in turns)
+        size = stage.group_size
+        groups = [Group(position, tuple(episodes[i * size :][:size])) for i, position in enumerate(positions)]
+        if self._group_reward is not None:
+            groups = [apply_group_reward(self._group_reward, group) for group in groups]
+        return groups
 
     def _positions(self, n_groups: int) -> list[int]:
         counts = self._distributed.each(n_groups)
@@ -122,22 +129,18 @@ class EpisodeSource:
         self.position = start
         return positions
 
-    def _offline_first(self, task: Task, position: int, stage: StageConfig) -> Turn | None:
-        """The whole group reads one attempt, so that its second attempts are compared in the same situation."""
-        draw = derive_seed(self._config.seed, "offline?", position) / 2**63
-        return self._first.get(task.id) if draw < stage.offline_first_attempts else None
-
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         return {name: getattr(self, name) for name in _STATE}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
+    def load_state(self, shared: dict[str, Any], parts: Sequence[dict[str, Any]]) -> None:
+        """The inverse of :meth:`state`; counts of what was sampled are added over ``parts``."""
         for name in _STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, sum(part[name] for part in parts) if name in _COUNTS else shared[name])
 
 
-_STATE = ("position", "n_resampled", "n_sampled", "n_tokens", "n_responses", "_first")
+_COUNTS = ("n_sampled", "n_tokens", "n_responses")
+_STATE = ("position", "n_resampled", "_first", *_COUNTS)
 
 
 def refuse_stale(episodes: Sequence[Episode], version: int) -> None:
@@ -152,13 +155,13 @@ def refuse_stale(episodes: Sequence[Episode], version: int) -> None:
 
 
 def drop_failed(episodes: Sequence[Episode], need_company: bool) -> list[Episode]:
-    """Episodes that can be trained on: not failed and, with a group baseline, not alone in their group.
+    """Episodes that can be trained on: neither failed nor masked and, with a group baseline, not alone in their group.
 
     Args:
         episodes: A rollout batch.
         need_company: Drop the only survivor of a group as well: it has nothing to be compared with.
     """
-    good = [episode for episode in episodes if not episode.failed]
+    good = [episode for episode in episodes if not (episode.failed or episode.masked)]
     if not need_company:
         return good
     sizes: dict[int, int] = {}

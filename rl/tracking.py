@@ -1,18 +1,21 @@
 """What a run writes: its folder, its metrics, its episodes. JSON lines first; everything else is drawn from them."""
 
+import errno
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rl.analysis.metrics import check_names
+from rl.analysis.metrics import describe
 
 if TYPE_CHECKING:  # reports read and write files without torch
     from rl.types import Episode
@@ -24,8 +27,34 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file so that a reader never sees half of it: to a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with removed_on_error(temporary):
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+
+
+@contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """Inside, a file or folder is written; what is half written is removed if that fails."""
+    try:
+        yield
+    except BaseException:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error comes from a disk, or one's share of it, that has no room left; libraries wrap it in theirs."""
+    seen: list[BaseException] = [error]
+    for one in seen:  # grows as it is read
+        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(one) or "Disk quota exceeded" in str(one):
+            return True
+        seen += [inner for inner in (one.__cause__, one.__context__) if inner is not None and inner not in seen]
+    return False
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -33,19 +62,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def describe_run(
-    folder: Path, resolved_config: str, argv: Sequence[str] | None = None, keep_config: bool = False
-) -> None:
+def describe_run(folder: Path, resolved_config: str, argv: Sequence[str] | None = None) -> None:
     """Writes ``config.yaml`` and ``run.json``: the command, versions, commit and machine.
 
     Args:
         folder: Of the run.
         resolved_config: YAML.
         argv: The command; ``None`` takes this process's.
-        keep_config: Leave the ``config.yaml`` of a run that goes on as it is.
     """
-    if not (keep_config and (folder / "config.yaml").exists()):
-        write_text(folder / "config.yaml", resolved_config)
+    write_text(folder / "config.yaml", resolved_config)
     info = {
         "command": list(argv if argv is not None else sys.argv),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -115,7 +140,7 @@ class Mirror(Protocol):
 
 
 class Tracker:
-    """Metrics and episodes of one run; ``metrics.jsonl`` and ``episodes.jsonl`` in its folder.
+    """Metrics and episodes of one run: ``metrics.jsonl``, ``metrics.json`` (what each metric is), ``episodes.jsonl``.
 
     Args:
         folder: Of the run.
@@ -125,7 +150,7 @@ class Tracker:
 
     def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, mirror: Mirror | None = None) -> None:
         self.folder, self._mirror = folder, mirror
-        sizes = sizes or {}
+        sizes, self._described = sizes or {}, {}
         self._metrics = JsonLines(folder / "metrics.jsonl", sizes.get("metrics"))
         self._episodes = JsonLines(folder / "episodes.jsonl", sizes.get("episodes"))
 
@@ -138,9 +163,11 @@ class Tracker:
         """One line of metrics.
 
         Raises:
-            KeyError: If a metric is not in the catalogue.
+            KeyError: If a metric is not declared.
         """
-        check_names(metrics)
+        if new := [name for name in metrics if name not in self._described]:
+            self._described |= {name: asdict(describe(name)) for name in new}
+            write_json(self.folder / "metrics.json", self._described)  # a reader needs no catalogue
         self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}})
         if self._mirror is not None:
             self._mirror.log(step, {name: value for name, value in metrics.items() if value == value})

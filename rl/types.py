@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -77,8 +77,13 @@ class Turn:
 
     @property
     def answer(self) -> str | None:
-        """The final answer in canonical form, ``None`` if there was none."""
+        """The final answer as people read it, ``None`` if there was none."""
         return self.score.answer if self.score is not None else None
+
+    @property
+    def answer_key(self) -> str | None:
+        """Two attempts gave the same answer when these are equal; ``None`` if there was none."""
+        return self.score.key if self.score is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ class Episode:
         policy_version: Of the weights that sampled the last turn.
         turns: In order.
         terminated: It came to its end.
-        truncated: It was broken off.
+        truncated: It was broken off, by us or by the environment's own limit of steps.
         stop_reason: Why it ended.
         error: What the environment raised.
         given: How many leading turns the policy was given to read instead of sampling them.
@@ -118,10 +123,12 @@ class Episode:
             raise ValueError("an episode either terminates or is truncated")
         if (self.stop_reason is StopReason.ENV_ERROR) != (self.error is not None):
             raise ValueError("an error needs its message, and a message needs an error")
-        for before, after in zip(self.turns, self.turns[1:], strict=False):
-            seen = before.prompt_ids + before.action_ids
-            if after.prompt_ids[: len(seen)] != seen:
+        read: dict[str, tuple[int, ...]] = {}  # every role has a conversation of its own
+        for turn in self.turns:
+            seen = read.get(turn.role, ())
+            if turn.prompt_ids[: len(seen)] != seen:
                 raise ValueError(f"task {self.task_id}: a prompt does not extend the turn before it")
+            read[turn.role] = turn.prompt_ids + turn.action_ids
 
     @property
     def sampled(self) -> tuple[Turn, ...]:
@@ -129,9 +136,14 @@ class Episode:
         return self.turns[self.given :]
 
     @property
+    def masked(self) -> bool:
+        """Whether rewards say nothing about all that the policy sampled: counted, and no part of any baseline."""
+        return bool(self.sampled) and not any(turn.trained for turn in self.sampled)
+
+    @property
     def failed(self) -> bool:
         """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
-        return self.truncated
+        return self.error is not None or not self.turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +167,7 @@ class _Rows:
                 values.append(value.rows(index, n_tokens))
                 continue
             value = value[index]
-            per_token = value.ndim == 2 and item.name != "rewards"
+            per_token = value.ndim == 2 and item.name not in ("rewards", "compared")
             values.append(value[:, :n_tokens] if per_token and n_tokens is not None else value)
         return type(self)(*values)
 
@@ -176,7 +188,8 @@ class RolloutBatch(_Rows):
         sampler_logprobs: ``[B, T]`` float32, 0 off the response.
         rewards: ``[B, K]`` float32, raw, 0 past the last turn.
         n_turns: ``[B]`` int64.
-        group_ids: ``[B]`` int64.
+        group_ids: ``[B]`` int64; roles of a task are groups of their own.
+        compared: ``[B, K]`` bool, False where a turn's reward says nothing, so that no baseline counts it.
 
     Raises:
         ValueError: If shapes disagree, or a response token is padding or sits at position 0.
@@ -191,6 +204,7 @@ class RolloutBatch(_Rows):
     rewards: Tensor
     n_turns: Tensor
     group_ids: Tensor
+    compared: Tensor
 
     def __post_init__(self) -> None:
         shape = tuple(self.input_ids.shape)
@@ -228,6 +242,23 @@ class TrainBatch(_Rows):
 
     def __len__(self) -> int:
         return len(self.rollout)
+
+
+class SampledStats(NamedTuple):
+    """What the policy thinks of the sampled tokens.
+
+    Args:
+        logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
+        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
+        values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
+        distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
+            the response mask; empty where it was not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor
+    distribution: Tensor
 
 
 @dataclass(frozen=True, slots=True)

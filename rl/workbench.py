@@ -2,19 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
 import envs
-from envs import SelfCorrectEnv, Split, Task, TaskSet
+from envs import Split, Task, TaskSet, TextEnv
 from rl.backends import hub
 from rl.backends.distributed import Distributed
-from rl.backends.engines import make_engine
+from rl.backends.engines import ENGINES
+from rl.backends.model_check import check_model
 from rl.backends.policy import context_length, load_policy, make_renderer
-from rl.backends.weights import full_weights
+from rl.backends.weights import full_weights, hash_file, hash_model
+from rl.checkpoint import hash_tasks
 from rl.config import EnvConfig, RunConfig, TrainConfig
+from rl.config.parts import EPISODE
 from rl.rendering import Renderer
 from rl.rollout import Rollout
 from rl.seeding import seed_everything
@@ -55,14 +59,17 @@ class Workbench:
             distributed: Processes and device; ``None`` for this process alone.
         """
         distributed = distributed or Distributed()
+        make_engine = ENGINES[config.engine.name]
         seed_everything(config.seed)
         if config.threads:
             torch.set_num_threads(config.threads)
+        config = replace(config, env=config.env.settled())
         taskset = make_taskset(config.env)
         model, tokenizer = load_policy(config.model)
         model = model.to(distributed.device).eval()
         renderer = make_renderer(config.model, model, tokenizer, config.engine.stop_strings)
         limit = context_length(model, config.model)
+        check_model(model, renderer, samples=bool(ENGINES.fact(config.engine.name, "decodes")))
         engine = make_engine(config, model, renderer, limit, distributed)
         bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)
         bench.evaluation_tasks()  # too few of them should be known before training, not after
@@ -102,7 +109,7 @@ class Workbench:
             changes: What differs from ``config.env``; inner dictionaries are merged.
         """
         env: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.config.env), changes))
-        config = replace(self.config, env=env)
+        config = replace(self.config, env=env.settled())
         return replace(self, config=config, taskset=make_taskset(env))
 
     def tasks(self, split: Split, n: int = 0) -> Sequence[Task]:
@@ -129,21 +136,28 @@ class Workbench:
         )
 
 
+def content_of(config: RunConfig) -> dict[str, str]:
+    """Hashes of what a config only names: the training tasks, the model, and a chat template in a file of its own."""
+    found = hash_model(config.model.path, config.model.revision)
+    found["training tasks"] = hash_tasks(make_taskset(config.env).load(Split.TRAIN))
+    if (template := config.model.chat_template) is not None and Path(template).exists():
+        found["chat template"] = hash_file(Path(template))
+    return found
+
+
 def make_taskset(config: EnvConfig) -> TaskSet:
     """The task set of an environment config."""
     hub.register()
-    return envs.make(config.id, options=config.task_options).taskset
+    return envs.make_taskset(config.id, config.task_options, config.seeds)
 
 
 def make_env(
     config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0, feedback: str | None = None
-) -> SelfCorrectEnv:
+) -> TextEnv:
     """An environment over an already loaded task set."""
-    return SelfCorrectEnv(
-        taskset,
-        split=split,
-        attempts=attempts or config.attempts,
-        feedback=feedback or config.feedback,
-        prompts=config.prompts,
-        stop_on_correct=config.stop_on_correct,
-    )
+    chosen = {name: getattr(config, name) or None for name in EPISODE}
+    if attempts:
+        chosen["attempts"] = attempts
+    if feedback is not None:
+        chosen |= {"feedback": feedback, "feedback_options": {}}
+    return envs.make_text_env(config.id, taskset, config.task_options, split=split, **chosen)

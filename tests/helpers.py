@@ -1,14 +1,15 @@
 """Builders that several tests share."""
 
+from dataclasses import replace
+
 import torch
 
 from envs import StopReason
 from rewards import Score, Verdict
-from rl.advantages import just_here
-from rl.algorithms import advantages
+from rl.advantages import Estimator, advantages, just_here
 from rl.analysis.rows import EvalRow
 from rl.config import AlgorithmConfig, EnvConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig, TrainingConfig
-from rl.types import Episode, Finish, RolloutBatch, Turn
+from rl.types import Episode, Finish, RolloutBatch, SampledStats, TrainBatch, Turn
 from tests.conftest import ROOT
 
 
@@ -53,12 +54,35 @@ def batch(rewards, group_ids=None, n_turns=None, tokens_per_turn=1):
         rewards=rewards,
         n_turns=n_turns,
         group_ids=torch.zeros(n_rows, dtype=torch.long) if group_ids is None else torch.tensor(group_ids),
+        compared=torch.ones(n_rows, n_columns, dtype=torch.bool),
     )
+
+
+def named(*stages):
+    """Stages as a config holds them: by name, in order."""
+    return {f"stage{i + 1}": stage for i, stage in enumerate(stages)}
 
 
 def credit(rows, algorithm, stage, values=None):
     """Advantages and returns in one process."""
-    return advantages(rows, torch.zeros(rows.turn_ids.shape) if values is None else values, algorithm, stage, just_here)
+    values = torch.zeros(rows.turn_ids.shape) if values is None else values
+    stage = algorithm.resolve(stage)
+    return advantages(rows, values, stage, Estimator.of(stage), algorithm.whiten, just_here)
+
+
+def loss_inputs(logprobs, old, advantages, turn_ids, **others):
+    """What a term of the loss is given: ``[B, T]`` tensors, a response wherever ``turn_ids`` says so."""
+    shape, mask = turn_ids.shape, turn_ids >= 0
+    zeros = torch.zeros(shape)
+    # Rows of a loss may begin with a response; those of a rollout may not, so a prompt token is thought before them.
+    rollout = object.__new__(RolloutBatch)
+    values = {"input_ids": zeros.long(), "attention_mask": torch.ones(shape, dtype=torch.bool), "response_mask": mask}
+    values |= {"turn_ids": turn_ids, "sampler_logprobs": old, "rewards": torch.zeros(shape[0], 2)}
+    values |= {"n_turns": turn_ids.max(1).values + 1, "group_ids": torch.zeros(shape[0], dtype=torch.long)}
+    for name, value in (values | others).items():
+        object.__setattr__(rollout, name, value)
+    stats = SampledStats(logprobs, zeros, zeros, torch.zeros(0))
+    return stats, TrainBatch(rollout, old, zeros, zeros, advantages, zeros)
 
 
 def row(arm="a", seed=0, task_id="t", first=False, last=True, sample=0, mode="greedy", failed=False, answers=None):
@@ -69,6 +93,7 @@ def row(arm="a", seed=0, task_id="t", first=False, last=True, sample=0, mode="gr
         mode=mode,
         task_id=task_id,
         sample=sample,
+        attempts=2,
         correct=() if failed else (first, last),
         rewards=() if failed else (float(first), float(last)),
         verdicts=() if failed else tuple("correct" if right else "wrong" for right in (first, last)),
@@ -81,8 +106,9 @@ def row(arm="a", seed=0, task_id="t", first=False, last=True, sample=0, mode="gr
     )
 
 
-def modchain_config(seed=0, episodes=64, tasks_per_step=8, algorithm=None, **optim):
+def modchain_config(seed=0, episodes=64, tasks_per_step=8, algorithm=None, fused_head=False, **optim):
     """A run on the embedded model, small enough for a test."""
+    algorithm = replace(algorithm or AlgorithmConfig(name="test", group_size=4), optim=OptimConfig(**optim))
     return TrainConfig(
         seed=seed,
         threads=1,
@@ -95,8 +121,7 @@ def modchain_config(seed=0, episodes=64, tasks_per_step=8, algorithm=None, **opt
             max_new_tokens=[3, 7],
             options={"n_train": 64, "n_validation": 10, "n_test": 20},
         ),
-        algorithm=algorithm or AlgorithmConfig(name="test", group_size=4),
-        optim=OptimConfig(**optim),
+        algorithm=replace(algorithm, fused_head=fused_head),
         training=TrainingConfig(episodes=episodes, tasks_per_step=tasks_per_step, keep_episodes=2),
         evaluation=EvalConfig(samples_per_task=2),
     )

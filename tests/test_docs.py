@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +46,36 @@ def test_a_new_environment_in_forty_lines_runs_as_printed(tmp_path):
     assert "wrong" in done.stdout
 
 
+PIECES = ("my_feedback.py", "my_rule.py", "my_game.py", "my_study.py")
+
+
+@pytest.mark.slow
+def test_what_is_added_from_outside_runs_as_printed(tmp_path):
+    page = ROOT / "docs" / "extending.md"
+    codes = blocks(page, "python")
+    for name, code in zip(PIECES, codes, strict=True):
+        assert len(code.strip().splitlines()) <= (60 if name == "my_study.py" else 25)
+        (tmp_path / name).write_text(code)
+    for line in "".join(blocks(page, "bash")).splitlines():
+        _, *arguments = shlex.split(line)
+        if arguments[0] == "-m":
+            arguments += [f"runs_dir={tmp_path / 'runs'}", "evaluation.n_tasks=20", "evaluation.samples_per_task=0"]
+        else:
+            arguments[0] = str(tmp_path / arguments[0])
+        env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, line + done.stdout + done.stderr
+    assert [row.split()[0] for row in done.stdout.splitlines()] == ["oracle", "majority", "coin"]
+
+
 def test_the_examples_of_verification_say_what_the_page_says():
     math, code = blocks(ROOT / "docs" / "verification.md", "python")
     scope = {}
     exec(math, scope)
     assert scope["score_math"](r"So x = \boxed{\sqrt{8}}.", gold=r"2\sqrt{2}").reason == "exact_value"
-    assert scope["future"].result().verdict == "wrong"
+    assert scope["future"].result().verdict == "correct"
     exec(code, scope)
     assert (scope["score"].verdict, scope["score"].observation) == ("correct", "The shown test passes.")
 

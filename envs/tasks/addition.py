@@ -9,10 +9,12 @@ Version history: v1, first.
 
 import random
 import re
+from collections.abc import Sequence
 
 from envs.base import Split, Task
 from envs.splits import draw_tasks
 from rewards import Score, Verdict
+from rewards.answers import answer_forms, candidates, in_form
 
 
 class Addition:
@@ -25,6 +27,7 @@ class Addition:
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
         seed: Which tasks are drawn; splits are disjoint by content for every seed.
+        answer_form: Where an answer is accepted: a name of :data:`rewards.answers.ANSWER_FORMS`, or several in order.
     """
 
     def __init__(
@@ -35,8 +38,10 @@ class Addition:
         n_validation: int = 200,
         n_test: int = 1000,
         seed: int = 0,
+        answer_form: str | Sequence[str] = "whole",
     ) -> None:
-        self.n_digits, self._p_nine, self._seed = n_digits, p_nine, seed
+        self.n_digits, self._p_nine, self._seed, self._form = n_digits, p_nine, seed, answer_form
+        answer_forms(answer_form)
         self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
 
     def load(self, split: Split) -> list[Task]:
@@ -56,11 +61,11 @@ class Addition:
 
     def verify(self, task: Task, response: str) -> Score:
         """1 if the response is the padded sum, digit for digit."""
-        answer = response.strip()
+        answer = "".join(candidates(response, self._form))
         if not re.fullmatch(rf"\d{{{self.n_digits + 1}}}", answer, re.ASCII):
             return Score(0.0, Verdict.NO_ANSWER, None, "malformed")
         return Score.of(answer == task.gold, answer, "exact")
 
     def gold_response(self, task: Task) -> str:
         """The padded sum."""
-        return task.gold
+        return in_form(task.gold, self._form)

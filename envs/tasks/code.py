@@ -1,23 +1,27 @@
 """What every code task set shares: a program is asked for, run in the sandbox, and described by public tests alone."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from envs.base import Split, Task
 from rewards import Score
 from rewards.code import score_code
-from rewards.sandbox import Limits, Mode
-from rewards.sandboxes import get_sandbox
+from rewards.sandbox import SandboxError
+from rewards.sandboxes import SandboxOptions, get_sandbox
 
 
 class CodeTasks:
     """Verification of programs. A subclass has ``_load``: tasks whose ``info["tests"]`` are tests, the gold a program.
 
     Args:
-        timeout_s: Seconds that one run of a program may take.
+        timeout_s: Processor seconds for one test of a program.
         partial_credit: Pay a wrong program the share of tests that it passes.
         isolation: The least isolation to run programs in: ``namespaces``, ``landlock``, ``strict``; or ``none``, which
             runs them with limits alone.
+        sandbox: Further options, see :class:`rewards.sandboxes.SandboxOptions`.
 
     Raises:
-        ValueError: For an isolation of another name or a time that is not positive.
+        ValueError: For an isolation of another name, a time that is not positive, or an unknown option.
     """
 
     observes_execution = True
@@ -25,32 +29,40 @@ class CodeTasks:
     verifies_elsewhere = True
     """``verify`` waits for other processes and is thread-safe: a rollout calls it from several threads."""
 
-    def __init__(self, timeout_s: float = 5.0, partial_credit: bool = False, isolation: str = "strict") -> None:
-        names = [mode.name.lower() for mode in Mode]
-        if isolation not in names:
-            raise ValueError(f"env.options.isolation={isolation}: use one of {', '.join(names)}")
+    def __init__(
+        self,
+        timeout_s: float = 5.0,
+        partial_credit: bool = False,
+        isolation: str = "strict",
+        sandbox: Mapping[str, Any] | None = None,
+    ) -> None:
         if timeout_s <= 0:
             raise ValueError(f"env.options.timeout_s={timeout_s}: must be positive")
-        self._limits = Limits(wall_s=timeout_s)
-        self._partial_credit, self._minimum = partial_credit, Mode[isolation.upper()]
+        self._sandbox = SandboxOptions.of(sandbox or {}, isolation)
+        self._limits, self._partial_credit = self._sandbox.limits(timeout_s), partial_credit
 
     def load(self, split: Split) -> list[Task]:
         """Tasks of a split. Starts the sandbox: a machine that cannot isolate should be known before sampling.
 
         Raises:
-            SandboxError: If this machine does not give the isolation that is asked for.
+            SandboxError: If this machine does not give the isolation that is asked for, or tests need a judge and the
+                backend has none.
         """
-        get_sandbox(self._minimum)
-        return self._load(split)
+        sandbox, tasks = get_sandbox(self._sandbox), self._load(split)
+        judged = [task.id for task in tasks if getattr(task.info["tests"], "code", None)]
+        if judged and not getattr(sandbox, "judges", True):
+            raise SandboxError(
+                f"{len(judged)} tasks have tests that are code, {judged[0]}: use env.options.sandbox.backend=local"
+            )
+        return tasks
 
     def _load(self, split: Split) -> list[Task]:
         raise NotImplementedError
 
     def verify(self, task: Task, response: str) -> Score:
         """1 if the program in the response passes every test, public and hidden."""
-        return score_code(
-            response, task.info["tests"], self._limits, partial_credit=self._partial_credit, minimum=self._minimum
-        )
+        sandbox = get_sandbox(self._sandbox)
+        return score_code(response, task.info["tests"], self._limits, self._partial_credit, sandbox)
 
     def gold_response(self, task: Task) -> str:
         """The task's own solution in a code block."""

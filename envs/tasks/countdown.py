@@ -1,7 +1,8 @@
 """``countdown``: reach a target from given numbers with ``+ - * /`` and parentheses (the game of TinyZero).
 
-Response: an expression in ``\\boxed{...}``, ``= target`` after it or not. Right if it uses every given number just once
-and nothing else, and its exact value is the target. Splits: by the hash of the question, so seeds cannot leak.
+Response: an expression in ``\\boxed{...}`` (or as ``answer_form`` says), ``= target`` after it or not. Right if it
+uses every given number just once and nothing else, and its exact value is the target. Splits: by the hash of the
+question, so seeds cannot leak.
 
 Expressions are parsed and computed here, with fractions, over a grammar of four operations: no policy's text is ever
 evaluated as code, and nothing that fits the grammar takes long.
@@ -19,7 +20,7 @@ from fractions import Fraction
 from envs.base import Split, Task
 from envs.splits import draw_tasks
 from rewards import Score, Verdict
-from rewards.answers import AnswerForm, candidates
+from rewards.answers import answer_forms, candidates, in_form
 
 MAX_CHARACTERS = 500
 """Longer expressions cannot use a handful of numbers once each."""
@@ -39,6 +40,7 @@ class Countdown:
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
         seed: Which tasks are drawn; splits are disjoint by content for every seed.
+        answer_form: Where an answer is accepted: a name of :data:`rewards.answers.ANSWER_FORMS`, or several in order.
 
     Raises:
         ValueError: If fewer than two numbers are asked for, or limits are below 2.
@@ -53,6 +55,7 @@ class Countdown:
         n_validation: int = 200,
         n_test: int = 500,
         seed: int = 0,
+        answer_form: str | Sequence[str] = "boxed",
     ) -> None:
         if not n_numbers or min(n_numbers) < 2:
             raise ValueError(f"env.options.n_numbers={list(n_numbers)}: a task needs at least two numbers")
@@ -60,7 +63,8 @@ class Countdown:
             raise ValueError("env.options: max_number and max_target must be at least 2")
         self._n_numbers, self._max_number, self._max_target = list(n_numbers), max_number, max_target
         self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
-        self._seed = seed
+        self._seed, self._form = seed, answer_form
+        answer_forms(answer_form)
 
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
@@ -85,8 +89,8 @@ class Countdown:
                 return Task(key, question, text[1:-1], {"numbers": shown, "target": int(value)})
 
     def verify(self, task: Task, response: str) -> Score:
-        """1 if the boxed expression uses the numbers and has the value."""
-        offered = list(dict.fromkeys(candidates(response, AnswerForm.BOXED)))
+        """1 if the expression uses the numbers and has the value."""
+        offered = list(dict.fromkeys(candidates(response, self._form)))
         if not offered:
             return Score(0.0, Verdict.NO_ANSWER, None, "no_answer")
         if len(offered) > 1:
@@ -101,8 +105,8 @@ class Countdown:
         return Score.of(value == task.info["target"], offered[0], "value")
 
     def gold_response(self, task: Task) -> str:
-        """The expression that the task was made from, in a box."""
-        return f"\\boxed{{{task.gold}}}"
+        """The expression that the task was made from."""
+        return in_form(task.gold, self._form)
 
 
 def plain(expression: str) -> str:

@@ -1,16 +1,19 @@
 """``gsm8k``: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). The answer is an integer.
 
-Response: anything with the answer in ``\\boxed{...}``. Splits: the published test split; of the published training
-split a tenth, chosen by the hash of the question, is for validation.
+Response: anything with the answer in ``\\boxed{...}``, or as ``answer_form`` says. Splits: the published test split;
+of the published training split a tenth, chosen by the hash of the question, is for validation.
 
 Version history: v1, first.
 """
 
+from collections.abc import Sequence
+
 from envs.base import Split, Task
 from envs.published import HubCopy, Published, PublishedFile
 from envs.splits import normalise_question, split_of
-from rewards import Score
-from rewards.math import DEADLINE_S, score_math
+from envs.tasks.grading import MathGrading, gold_text
+from rewards.answers import REASONING
+from rewards.math import DEADLINE_S
 
 _FILES = {
     name: PublishedFile(
@@ -25,22 +28,30 @@ _FILES = {
 }
 
 
-class GSM8K(Published):
+class GSM8K(MathGrading, Published):
     """GSM8K from files. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
         path: Folder with ``train.jsonl`` and ``test.jsonl``, or ``hub``.
         validation: Share of the training split that is kept for validation.
         deadline_s: Seconds after which a comparison is killed.
+        answer_form: Where an answer is accepted; see :class:`~envs.tasks.grading.MathGrading`.
+        reasoning: Marks around what is a draft.
     """
 
-    verifies_elsewhere = True
-
-    def __init__(self, path: str = "data/gsm8k", validation: float = 0.1, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        path: str = "data/gsm8k",
+        validation: float = 0.1,
+        deadline_s: float = DEADLINE_S,
+        answer_form: str | Sequence[str] = "boxed",
+        reasoning: Sequence[Sequence[str]] = REASONING,
+    ) -> None:
         if not 0 < validation < 1:
             raise ValueError(f"env.options.validation={validation}: a share between 0 and 1")
         super().__init__(path)
-        self._validation, self._deadline_s = validation, deadline_s
+        self._validation = validation
+        self._grade_by(deadline_s, answer_form, reasoning)
 
     def load(self, split: Split) -> list[Task]:
         """All tasks of a split."""
@@ -52,15 +63,8 @@ class GSM8K(Published):
         return [task for task in rest if split_of(task.question, self._validation, test=0.0) == split]
 
     def _tasks(self, name: str) -> list[Task]:
-        return [
-            Task(f"gsm8k/{name}/{number}", row["question"], row["answer"].rpartition("####")[2].strip())
-            for number, row in enumerate(self._rows(_FILES[name]))
-        ]
-
-    def verify(self, task: Task, response: str) -> Score:
-        """1 if the boxed answer is the integer."""
-        return score_math(response, task.gold, deadline_s=self._deadline_s)
-
-    def gold_response(self, task: Task) -> str:
-        """The answer in a box."""
-        return f"\\boxed{{{task.gold}}}"
+        tasks = []
+        for number, row in enumerate(self._rows(_FILES[name])):
+            gold = gold_text(row["answer"], f"{name}.jsonl, row {number + 1}").rpartition("####")[2].strip()
+            tasks.append(Task(f"gsm8k/{name}/{number}", row["question"], gold))
+        return self._checked(tasks)

@@ -3,17 +3,21 @@
 Question: the signature and docstring. Response: the whole function in a code block. Public tests: the docstring's
 examples, as far as they are plain calls and values; hidden ones: the data set's ``check``. Its plain assertions are
 compared in the supervisor; the rest of a ``check`` runs in a judge's process, with the prompt's own helper functions.
+A response runs behind the imports and helpers of its prompt, so that the function alone is enough, as in the official
+harness.
 
 Version history: v1, first.
 """
 
 import doctest
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from envs.base import Split, Task
 from envs.published import HubCopy, Published, PublishedFile
 from envs.tasks.code import CodeTasks
-from rewards.asserts import Case, cases_of, check_body, declare_all
+from rewards.asserts import Case, cases_of, check_body, declare_all, without_definitions
 from rewards.code import CheckCode, FunctionTests
 
 _ARROWS = re.compile(r"^\s*(?:>>> )?(\w+\(.*\))\s*(?:==>|=>|->|==|=|\u279e|\u2192)\s*(.+?)\.?$", re.MULTILINE)
@@ -37,9 +41,10 @@ class HumanEval(CodeTasks, Published):
 
     Args:
         path: ``HumanEval.jsonl.gz`` or its folder, or ``hub``.
-        timeout_s: Seconds that one run of a program may take.
+        timeout_s: Processor seconds for one test of a program.
         partial_credit: Pay a wrong program the share of tests that it passes.
         isolation: The least isolation to run programs in.
+        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     def __init__(
@@ -48,8 +53,9 @@ class HumanEval(CodeTasks, Published):
         timeout_s: float = 5.0,
         partial_credit: bool = False,
         isolation: str = "strict",
+        sandbox: Mapping[str, Any] | None = None,
     ) -> None:
-        CodeTasks.__init__(self, timeout_s, partial_credit, isolation)
+        CodeTasks.__init__(self, timeout_s, partial_credit, isolation, sandbox)
         Published.__init__(self, path)
 
     def _load(self, split: Split) -> list[Task]:
@@ -67,15 +73,17 @@ def _task(row: dict[str, str]) -> Task:
 
 def tests_of(row: dict[str, str]) -> FunctionTests:
     """Public tests from the docstring of a row, hidden ones from its ``check``."""
-    name = row["entry_point"]
+    name, gold = row["entry_point"], row["prompt"] + row["canonical_solution"]
+    prelude = without_definitions(f"{row['prompt']}\n    pass\n", (name,))
     public = () if row["task_id"] in CONTRADICTED else public_cases(row["prompt"], name)
     body = check_body(row["test"])
     hidden = cases_of(body, {"candidate": name}) if body is not None else None
     if hidden is not None:
-        return FunctionTests(public, hidden)
+        return FunctionTests(public, hidden, prelude=prelude, gold=gold)
     # The helpers of the prompt are trusted; taken from the program they could be made to agree with it.
     setup = f"{row['prompt']}\n    pass\n{row['test']}"
-    return FunctionTests(public, code=CheckCode((f"check({name})",), setup, (name,)))
+    code = CheckCode((f"check({name})",), setup, (name,))
+    return FunctionTests(public, code=code, prelude=prelude, gold=gold)
 
 
 def public_cases(prompt: str, name: str) -> tuple[Case, ...]:

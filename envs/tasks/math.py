@@ -1,22 +1,22 @@
 """``math``: competition problems (Hendrycks et al. 2021, arXiv 2103.03874), tested on MATH-500 (arXiv 2305.20050).
 
-Response: anything with the answer in ``\\boxed{...}``. Splits: ``train`` is MATH's training split; ``test`` is
-MATH-500; ``validation`` is the rest of MATH's test split, of which MATH-500 is a part. Left out: rows without an
-answer, rows of the test split whose solution has several boxes (the last one alone may be a part of the answer), and
-rows whose question stands in a split that is evaluated on.
+Response: anything with the answer in ``\\boxed{...}``, or as ``answer_form`` says. Splits: ``train`` is MATH's
+training split; ``test`` is MATH-500; ``validation`` is the rest of MATH's test split, of which MATH-500 is a part.
+Left out: rows without an answer, rows of the test split whose solution has several boxes (the last one alone may be a
+part of the answer), and rows whose question stands in a split that is evaluated on.
 
 Version history: v1, first.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from envs.base import Split, Task
 from envs.published import HubCopy, Published, PublishedFile
-from rewards import Score
-from rewards.answers import boxed
-from rewards.math import DEADLINE_S, score_math
+from envs.tasks.grading import MathGrading, gold_text
+from rewards.answers import REASONING, boxed
+from rewards.math import DEADLINE_S
 
 _MATH = "the MATH data set (hendrycks/math)"
 _SUBJECTS = (
@@ -50,41 +50,39 @@ _MATH_500 = PublishedFile(
 )
 
 
-class Math(Published):
+class Math(MathGrading, Published):
     """MATH from files. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
         path: Folder with ``math/train.jsonl`` (problem, answer or solution), ``math/test.jsonl`` (problem, solution),
             ``math500/test.jsonl`` (problem, answer); or ``hub``.
         deadline_s: Seconds after which a comparison is killed.
+        answer_form: Where an answer is accepted; see :class:`~envs.tasks.grading.MathGrading`.
+        reasoning: Marks around what is a draft.
     """
 
-    verifies_elsewhere = True
-
-    def __init__(self, path: str = "data", deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        path: str = "data",
+        deadline_s: float = DEADLINE_S,
+        answer_form: str | Sequence[str] = "boxed",
+        reasoning: Sequence[Sequence[str]] = REASONING,
+    ) -> None:
         super().__init__(path)
-        self._deadline_s = deadline_s
+        self._grade_by(deadline_s, answer_form, reasoning)
 
     def load(self, split: Split) -> list[Task]:
         """All tasks of a split."""
         test = self._rows(_MATH_500, "math500")
         if split == Split.TEST:
-            return _tasks("math500", test, ())
+            return self._checked(_tasks("math500", test, ()))
         rest = self._rows(_REST, "math")
         validation = [row | {"answer": _single_box(row["solution"])} for row in rest]
         if split == Split.VALIDATION:
-            return _tasks("math/test", validation, test)
+            return self._checked(_tasks("math/test", validation, test))
         train = self._rows(_TRAIN, "math")
         answered = [row if "answer" in row else row | {"answer": _single_box(row["solution"])} for row in train]
-        return _tasks("math/train", answered, [*test, *rest])
-
-    def verify(self, task: Task, response: str) -> Score:
-        """1 if the boxed answer equals the gold; see :mod:`rewards.math`."""
-        return score_math(response, task.gold, deadline_s=self._deadline_s)
-
-    def gold_response(self, task: Task) -> str:
-        """The answer in a box."""
-        return f"\\boxed{{{task.gold}}}"
+        return self._checked(_tasks("math/train", answered, [*test, *rest]))
 
 
 def _single_box(solution: str) -> str:
@@ -96,12 +94,12 @@ def _tasks(name: str, rows: list[dict[str, Any]], later: Iterable[dict[str, Any]
     seen = {_content(row["problem"]) for row in later}
     tasks = []
     for number, row in enumerate(rows):
-        content = _content(row["problem"])
-        if row["answer"].strip() and content not in seen:
+        content, gold = _content(row["problem"]), gold_text(row["answer"], f"{name}, row {number + 1}")
+        if gold.strip() and content not in seen:
             seen.add(content)
             subject = row.get("subject") or row.get("type")
             info = {"level": str(row["level"]).removeprefix("Level "), "subject": subject}
-            tasks.append(Task(f"{name}/{number}", row["problem"], row["answer"], info))
+            tasks.append(Task(f"{name}/{number}", row["problem"], gold, info))
     return tasks
 
 

@@ -7,14 +7,14 @@ split. A task whose text or solution stands in an earlier split of these three i
 Version history: v1, first.
 """
 
-import ast
+from collections.abc import Mapping
 from typing import Any
 
 from envs.base import Split, Task
 from envs.published import HUB, HubCopy, Published, PublishedFile
 from envs.splits import normalise_question
 from envs.tasks.code import CodeTasks
-from rewards.asserts import Case, declare_all
+from rewards.asserts import Case, declare_all, names_read, top_level_names
 from rewards.code import CheckCode, FunctionTests
 
 _RANGES = {Split.TEST: (11, 510), Split.VALIDATION: (511, 600), Split.TRAIN: (601, 974)}
@@ -40,9 +40,10 @@ class MBPP(CodeTasks, Published):
 
     Args:
         path: ``mbpp.jsonl`` or its folder, or ``hub``.
-        timeout_s: Seconds that one run of a program may take; task 123's own solution needs about 5.
+        timeout_s: Processor seconds for one test of a program; task 123's own solution needs about 5.
         partial_credit: Pay a wrong program the share of tests that it passes.
         isolation: The least isolation to run programs in.
+        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class MBPP(CodeTasks, Published):
         timeout_s: float = 10.0,
         partial_credit: bool = False,
         isolation: str = "strict",
+        sandbox: Mapping[str, Any] | None = None,
     ) -> None:
-        CodeTasks.__init__(self, timeout_s, partial_credit, isolation)
+        CodeTasks.__init__(self, timeout_s, partial_credit, isolation, sandbox)
         Published.__init__(self, path)
 
     def _load(self, split: Split) -> list[Task]:
@@ -86,10 +88,12 @@ def tests_of(row: dict[str, Any], code: str) -> FunctionTests:
         row: A row of the data set.
         code: Its solution, which says what functions a program defines (one of them is called ``sum``).
     """
-    defined = {node.name: node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
+    defined = {name: name for name in top_level_names(code)}
     found = [declare_all(test, defined) for test in row["test_list"]]
     cases: list[Case] = [each[0] for each in found if each is not None and len(each) == 1]
-    if len(cases) == len(found) and not row["test_setup_code"].strip():
-        return FunctionTests(tuple(cases[:1]), tuple(cases[1:]))
-    public = tuple(found[0] or ()) if not row["test_setup_code"].strip() else ()
-    return FunctionTests(public, code=CheckCode(tuple(row["test_list"]), row["test_setup_code"]))
+    setup = row["test_setup_code"]
+    if len(cases) == len(found) and not setup.strip():
+        return FunctionTests(tuple(cases[:1]), tuple(cases[1:]), gold=code)
+    public = tuple(found[0] or ()) if not setup.strip() else ()
+    names = sorted(names_read("\n".join([setup, *row["test_list"]])) & defined.keys())
+    return FunctionTests(public, code=CheckCode(tuple(row["test_list"]), setup, tuple(names)), gold=code)

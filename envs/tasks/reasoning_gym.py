@@ -5,13 +5,13 @@ partial credit is off by default: several scorers pay for text that merely conta
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.base import Split, Task
 from envs.splits import draw_tasks
 from rewards import Score, Verdict
-from rewards.answers import AnswerForm, candidates
+from rewards.answers import answer_forms, candidates, in_form
 
 
 class ReasoningGym:
@@ -35,7 +35,7 @@ class ReasoningGym:
         self,
         dataset: str = "chain_sum",
         params: Mapping[str, Any] | None = None,
-        answer_form: str = AnswerForm.TAGGED.value,
+        answer_form: str | Sequence[str] = "tagged",
         partial_credit: bool = False,
         n_train: int = 500,
         n_validation: int = 50,
@@ -52,7 +52,8 @@ class ReasoningGym:
             self._data = reasoning_gym.create_dataset(dataset, size=2**31 - 1, seed=seed, **dict(params or {}))
         except (TypeError, AssertionError) as error:
             raise ValueError(f"env.options.params={dict(params or {})} refused by {dataset!r}: {error}") from error
-        self._name, self._form, self._partial = dataset, AnswerForm(answer_form), partial_credit
+        self._name, self._form, self._partial = dataset, answer_form, partial_credit
+        answer_forms(answer_form)
         self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
 
     def load(self, split: Split) -> list[Task]:
@@ -77,5 +78,4 @@ class ReasoningGym:
 
     def gold_response(self, task: Task) -> str:
         """The data set's own answer in the accepted form."""
-        wrappers = {AnswerForm.TAGGED: "<answer>{}</answer>", AnswerForm.BOXED: r"\boxed{{{}}}"}
-        return wrappers.get(self._form, "{}").format(task.gold)
+        return in_form(task.gold, self._form)

@@ -2,14 +2,17 @@
 
 Question: what ``f(xs)`` does, step by step, and two examples as assertions. Response: the function in a code block. The
 examples are the public tests; hidden ones are eight other inputs, the empty list among them. A task's hidden results
-take at least three different values, so a constant never passes.
+take at least three different values, so a constant never passes. Every step changes something, and splits are disjoint
+by what the function does on probe inputs, not by its words: "reverse, then sort" is "sort".
 
 Version history: v1, first.
 """
 
+import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from envs.base import Split, Task
 from envs.splits import draw_tasks
@@ -19,6 +22,9 @@ from rewards.code import FunctionTests
 
 N_PUBLIC, N_HIDDEN = 2, 8
 _MIN_VALUES = 3
+_probe_rng = random.Random("tinycode/probes")
+_PROBES = [[_probe_rng.randint(-9, 12) for _ in range(length)] for length in (*range(8), *[6, 7, 8, 9] * 8)]
+"""Inputs of the kind that the tests have, and somewhat longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class _Step:
     apply: Callable[[list[int], int], object]
 
 
+Steps = list[tuple[_Step, int]]
+"""Steps with their numbers, the last of them an end."""
 _STEPS = (
     _Step("add {k} to each number", "[x + {k} for x in xs]", lambda xs, k: [x + k for x in xs]),
     _Step("multiply each number by {k}", "[x * {k} for x in xs]", lambda xs, k: [x * k for x in xs]),
@@ -50,7 +58,7 @@ _STEPS = (
         "drop repeated numbers, keep the first of each", "list(dict.fromkeys(xs))", lambda xs, k: [*dict.fromkeys(xs)]
     ),
 )
-_ENDS = (
+ENDS = (
     _Step("return the list", "xs", lambda xs, k: xs),
     _Step("return the sum", "sum(xs)", lambda xs, k: sum(xs)),
     _Step("return how many numbers there are", "len(xs)", lambda xs, k: len(xs)),
@@ -69,9 +77,10 @@ class TinyCode(CodeTasks):
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
         seed: Which tasks are drawn; splits are disjoint by content for every seed.
-        timeout_s: Seconds that one run of a program may take.
+        timeout_s: Processor seconds for one test of a program.
         partial_credit: Pay a wrong program the share of tests that it passes.
         isolation: The least isolation to run programs in.
+        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     def __init__(
@@ -85,8 +94,9 @@ class TinyCode(CodeTasks):
         timeout_s: float = 2.0,
         partial_credit: bool = False,
         isolation: str = "strict",
+        sandbox: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(timeout_s, partial_credit, isolation)
+        super().__init__(timeout_s, partial_credit, isolation, sandbox)
         if not 1 <= min_steps <= max_steps:
             raise ValueError(f"env.options.min_steps={min_steps}, max_steps={max_steps}: 1 <= min_steps <= max_steps")
         self._n_steps, self._seed = (min_steps, max_steps), seed
@@ -95,15 +105,22 @@ class TinyCode(CodeTasks):
     def _load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
         rng = random.Random(f"tinycode/{self._seed}/{split}")
-        return draw_tasks(lambda _: self._draw(rng), split, self._sizes[split])
+        return draw_tasks(lambda _: self._draw(rng), split, self._sizes[split], content=lambda t: t.info["behaviour"])
 
     def _draw(self, rng: random.Random) -> Task:
         while True:
-            steps = [_draw_step(rng) for _ in range(rng.randint(*self._n_steps))]
-            steps.append((rng.choice(_ENDS), 0))
+            steps = draw_steps(rng, self._n_steps)
             cases = _cases(steps)
             if len({repr(case.expected) for case in cases[N_PUBLIC:]}) >= _MIN_VALUES:
                 return _task(steps, cases)
+
+
+def draw_steps(rng: random.Random, n_steps: tuple[int, int]) -> Steps:
+    """Between so many steps and so many, each of which changes something, and an end."""
+    while True:
+        steps = [_draw_step(rng) for _ in range(rng.randint(*n_steps))] + [(rng.choice(ENDS), 0)]
+        if not any(_same(steps, steps[:i] + steps[i + 1 :]) for i in range(len(steps) - 1)):
+            return steps
 
 
 def _draw_step(rng: random.Random) -> tuple[_Step, int]:
@@ -111,21 +128,33 @@ def _draw_step(rng: random.Random) -> tuple[_Step, int]:
     return step, k if "{k}" in step.code else 0
 
 
-def _cases(steps: list[tuple[_Step, int]]) -> list[Case]:
+def _cases(steps: Steps) -> list[Case]:
     """Cases of a function. They depend on the function alone: one function, one question, whatever the seed."""
     rng = random.Random("".join(f"{step.code} {k};" for step, k in steps))
     inputs = [[rng.randint(-9, 12) for _ in range(rng.randint(2, 7))] for _ in range(N_PUBLIC + N_HIDDEN - 1)]
     inputs.append([])
-    return [Case("f", (xs,), _run(steps, list(xs))) for xs in inputs]
+    return [Case("f", (xs,), run_steps(steps, list(xs))) for xs in inputs]
 
 
-def _run(steps: list[tuple[_Step, int]], value: object) -> object:
+def run_steps(steps: Steps, value: object) -> object:
+    """What the function makes of a list."""
     for step, k in steps:
         value = step.apply(value, k)  # type: ignore[arg-type]
     return value
 
 
-def _task(steps: list[tuple[_Step, int]], cases: list[Case]) -> Task:
+def _same(steps: Steps, others: Steps) -> bool:
+    """Whether two functions agree on all probes."""
+    return all(run_steps(steps, list(xs)) == run_steps(others, list(xs)) for xs in _PROBES)
+
+
+def behaviour(steps: Steps) -> str:
+    """A text that is the same for functions that agree on all probes."""
+    results = repr([run_steps(steps, list(xs)) for xs in _PROBES])
+    return hashlib.blake2b(results.encode(), digest_size=16).hexdigest()
+
+
+def _task(steps: Steps, cases: list[Case]) -> Task:
     words = "\n".join(f"{i}. {step.words.format(k=k)}" for i, (step, k) in enumerate(steps, 1))
     shown = "\n".join(f"assert {case.call_text()} == {case.expected!r}" for case in cases[:N_PUBLIC])
     question = (
@@ -134,5 +163,5 @@ def _task(steps: list[tuple[_Step, int]], cases: list[Case]) -> Task:
     )
     body = "".join(f"    xs = {step.code.format(k=k)}\n" for step, k in steps[:-1])
     gold = f"def f(xs):\n{body}    return {steps[-1][0].code}"
-    tests = FunctionTests(tuple(cases[:N_PUBLIC]), tuple(cases[N_PUBLIC:]))
-    return Task(gold, question, gold, {"tests": tests, "n_steps": len(steps) - 1})
+    tests = FunctionTests(tuple(cases[:N_PUBLIC]), tuple(cases[N_PUBLIC:]), gold=gold)
+    return Task(gold, question, gold, {"tests": tests, "n_steps": len(steps) - 1, "behaviour": behaviour(steps)})

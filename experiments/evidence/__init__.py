@@ -1,51 +1,35 @@
-"""Tables and figures of a comparison, by id, all from its folder: T1-T5, F1-F13, C1-C3."""
+"""Tables and figures of a folder of runs, by id: T1 to T5, F1 to F13, C1 to C3, and whatever else was registered."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-from experiments.evidence import controls, curves, distributions, tables
-from experiments.evidence.model import Absent, Exhibit, MissingError
+from experiments.evidence import controls, curves, distributions, tables  # noqa: F401  registers what they hold
+from experiments.evidence.model import EXHIBITS, Absent, Exhibit, MissingError
 from experiments.evidence.store import Store
-from rl.analysis.rows import Control
-
-EXHIBITS: dict[str, tuple[str, Callable[[Store], Exhibit]]] = {
-    "T1": ("Main results", tables.main_table),
-    "T2": ("What SCoRe's parts are worth", tables.ablations),
-    "T3": ("Elsewhere", tables.transfer),
-    "T4": ("What it cost", tables.compute),
-    "T5": ("Every seed", tables.every_seed),
-    "F1": ("Learning", curves.dynamics),
-    "F2": ("How often the answer changes", curves.change_rate),
-    "F3": ("How far the second attempt is from the first", distributions.edit_distance),
-    "F4": ("Whose attempts are corrected", curves.mismatch),
-    "F5": ("Who corrects whom", distributions.cross_matrix),
-    "F6": ("Parallel or sequential", distributions.inference_scaling),
-    "F7": ("More attempts", distributions.attempts),
-    "F8": ("By difficulty", distributions.difficulty),
-    "F9": ("Correction against first-attempt KL", curves.kl_frontier),
-    "F10": ("The two weights of SCoRe", distributions.sweeps),
-    "F11": ("What is trained on", curves.data_mode),
-    "F12": ("Changing wrong and right answers", curves.calibration),
-    "F13": ("Fit of accuracy over episodes", curves.scaling_fit),
-    "C1": ("Without a first attempt", controls.control(Control.WITHOUT_FIRST)),
-    "C2": ("With its first attempt at another task", controls.control(Control.OTHERS_FIRST)),
-    "C3": ("Told whether it was right", controls.control(Control.TOLD_VERDICT)),
-}
 
 
-def build(store: Store, ids: Sequence[str] = ()) -> list[Exhibit]:
+def ids() -> list[str]:
+    """Every id in the order of the page: tables, figures, controls, then those that were added."""
+    kinds = {kind: place for place, kind in enumerate("TFC")}
+
+    def place(one: str) -> tuple[int, int]:
+        return kinds.get(one[0], len(kinds)), int(one[1:]) if one[1:].isdigit() else 0
+
+    return sorted(EXHIBITS, key=place)
+
+
+def build(store: Store, only: Sequence[str] = ()) -> list[Exhibit]:
     """Exhibits by id, all of them without one; what the folder cannot show says what is missing.
 
     Raises:
-        KeyError: For an id that does not exist.
+        UnknownNameError: For an id that does not exist.
     """
-    for one in ids:
-        if one not in EXHIBITS:
-            raise KeyError(f"only={one}: there is no such table or figure; known: {', '.join(EXHIBITS)}")
+    entries = {one: EXHIBITS[one] for one in only or ids()}
     made: list[Exhibit] = []
-    for one in ids or EXHIBITS:
-        title, make = EXHIBITS[one]
+    for one, entry in entries.items():
         try:
-            made.append(make(store))
+            found: Exhibit = entry.make(store)
         except MissingError as error:
-            made.append(Absent(one, title, str(error)))
+            found = Absent(str(error))
+        made.append(replace(found, id=one, title=entry.title))
     return made

@@ -2,15 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from experiments.analysis import BASE
-from experiments.evidence.model import Figure, Heat, Mark, MissingError, Panel, Series
-from experiments.evidence.store import Store
-from rl.analysis.revisions import EDIT_BINS, edit_ratio
-from rl.analysis.rows import EvalRow
+from experiments.evidence.model import Figure, Heat, Mark, MissingError, Panel, Series, exhibit, spread
+from experiments.evidence.store import BASE, Store
+from rl.analysis.rates import edit_ratio, named
+from rl.analysis.revisions import EDIT_BINS
+from rl.analysis.rows import LONGER, EvalRow
 from rl.analysis.statistics import scaling
 
 _TRANSITIONS = {(False, True): "i->c", (True, False): "c->i", (True, True): "c->c", (False, False): "i->i"}
@@ -19,36 +20,39 @@ DIFFICULTY = ((0.0, 0.0), (0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 """Bins of the base's pass rate, open below and closed above; the first one is "never"."""
 
 
+@exhibit("F3", "How far the second attempt is from the first")
 def edit_distance(store: Store) -> Figure:
-    """F3: how far second attempts are from first ones, by transition, in evaluation and in training; a panel an arm."""
+    """How far second attempts are from first ones, by transition, in evaluation and in training; a panel an arm."""
     mode = store.modes[-1]
     panels = []
     for arm in store.arms:
         counts = {name: np.zeros(EDIT_BINS) for name in _TRANSITIONS.values()}
         for row in store.rows_of(arm, mode):
-            counts[_TRANSITIONS[row.correct[0], row.correct[-1]]][_bin(row.texts)] += 1
+            second = row.at(2)
+            counts[_TRANSITIONS[row.correct[0], row.correct[second]]][_bin(row.texts[0], row.texts[second])] += 1
         total = max(1.0, sum(float(found.sum()) for found in counts.values()))
         series = [_density(name, found, total) for name, found in counts.items() if found.sum()]
         trained = _trained_on(store, arm)
         if trained.sum():
             series.append(_density("what was trained on", trained, float(trained.sum())))
         panels.append(Panel(store.names[arm], "edit ratio", "density", series))
-    n = len(store.rows_of(store.arms[0], mode))
+    n = len(store.rows_of(store.arms[0], mode)) // max(1, len(store.seeds(store.arms[0])))
     caption = (
-        f"{store.env}, {mode} episodes (n = {n} for each run). Edit ratio: 1 minus the ratio of matching characters to "
-        "the characters of both texts; 0 is a copy. The four transitions of an arm together integrate to 1 over [0, "
-        "1], and so does what it was trained on: kept rows of offline arms, the stored sample of episodes of online "
-        "arms. Where the two differ, training and use differ (SCoRe, Figure 3)."
+        f"{store.env}, {mode} episodes (n = {n} for each run). The edit ratio is the number of characters to "
+        "delete and insert, over the sum of both lengths: 0 is a copy, 1 has nothing in common. The four transitions "
+        "of an arm together have area 1. So has the curve of what it was trained on: the rows that an offline arm "
+        "kept, or the stored sample of an online arm's episodes. An arm whose two curves differ is used on other "
+        "revisions than it was trained on (SCoRe, Figure 3)."
     )
-    return Figure("F3", "How far the second attempt is from the first", caption, panels)
+    return Figure(caption, panels)
 
 
 def _density(name: str, counts: np.ndarray, total: float) -> Series:
     return Series(name, _EDGES, (EDIT_BINS * counts / total).tolist(), mark=Mark.STEPS)
 
 
-def _bin(texts: Sequence[str]) -> int:
-    return min(EDIT_BINS - 1, int(edit_ratio(texts[0], texts[-1]) * EDIT_BINS))
+def _bin(first: str, second: str) -> int:
+    return min(EDIT_BINS - 1, int(edit_ratio(first, second) * EDIT_BINS))
 
 
 def _trained_on(store: Store, arm: str) -> np.ndarray:
@@ -60,12 +64,13 @@ def _trained_on(store: Store, arm: str) -> np.ndarray:
         for episode in [] if rounds else store.episodes(arm, seed):
             texts = [turn["text"] for turn in episode["turns"]]
             if len(texts) > 1 and episode["error"] is None:
-                counts[_bin(texts)] += 1
+                counts[_bin(texts[0], texts[-1])] += 1
     return counts
 
 
+@exhibit("F5", "Who corrects whom")
 def cross_matrix(store: Store) -> Figure:
-    """F5: every arm corrects every arm's first attempts."""
+    """Every arm corrects every arm's first attempts."""
     tables = store.cross()
     if not tables:
         raise MissingError("needs cross=<tasks>")
@@ -83,10 +88,10 @@ def cross_matrix(store: Store) -> Figure:
     shift = Series("own minus base's", list(range(len(trained))), gaps, mark=Mark.POINTS)
     n = sum(one["n"] for one in tables[0]["cells"]) // len(tables[0]["cells"])
     caption = (
-        f"{store.env}: wrong first attempts that are fixed (%), correctors as rows, authors of the first attempts as "
-        f"columns; greedy, n = {n} tasks per cell, of which the author's wrong ones count, mean over {len(tables)} "
-        "seeds. Right: the diagonal minus the base's column, the shift between whose attempts were learned and one's "
-        "own."
+        f"{store.env}, greedy, n = {n} tasks per cell, of which the author's wrong first attempts count; mean over "
+        f"{len(tables)} seeds. Left: how many of them the arm of the row fixes, written by the arm of the column. "
+        "Right: how many of its own wrong attempts an arm fixes, minus how many of the base's. Below zero it corrects "
+        "the base's errors better than its own."
     )
     panels = [
         Panel("fixed, of the author's wrong attempts (%)", "author of the first attempt", "corrector", heat=heat),
@@ -95,25 +100,28 @@ def cross_matrix(store: Store) -> Figure:
             ticks=[store.names[arm] for arm in trained],
         ),
     ]  # fmt: skip
-    return Figure("F5", "Who corrects whom", caption, panels)
+    return Figure(caption, panels)
 
 
-def inference_scaling(store: Store) -> Figure:
-    """F6: the same number of responses spent on parallel samples or on corrections."""
+@exhibit("F6", "Parallel or sequential")
+def parallel_or_sequential(store: Store) -> Figure:
+    """The same number of responses spent on parallel samples or on corrections."""
     by_kind: dict[str, list[Series]] = {"majority": [], "sequential": []}
     by_tokens: dict[str, list[Series]] = {"majority": [], "sequential": []}
     for arm in store.arms:
-        per_seed = [scaling(rows) for rows in _by_seed(store.rows_of(arm, "sampled")).values()]
+        per_seed = [scaling(rows) for rows in _by_seed(store.rows_of(arm, "sampled"))]
         rows = store.rows_of(arm, "sampled")
         if not rows:
             continue
         first = float(np.mean([row.n_tokens[0] for row in rows]))
-        whole = float(np.mean([sum(row.n_tokens) for row in rows])) / len(rows[0].correct)
+        whole = float(np.mean([sum(row.n_tokens) for row in rows])) / rows[0].attempts
         for kind, tokens in (("majority", first), ("sequential", whole)):
-            x, y, low, high = _across(per_seed, kind)
-            if x:
-                by_kind[kind].append(Series(store.names[arm], x, y, low, high))
-                by_tokens[kind].append(Series(store.names[arm], [tokens * k for k in x], y, low, high))
+            n = min(len(points) for points in per_seed)
+            values = 100 * np.array([[point[kind] for point in points[:n]] for points in per_seed])
+            found = spread(store.names[arm], range(1, n + 1), values)
+            if len(found.x):
+                by_kind[kind].append(found)
+                by_tokens[kind].append(replace(found, x=tokens * np.asarray(found.x)))
     if not by_kind["majority"]:
         raise MissingError("needs evaluation.samples_per_task of at least 2")
     titles = {"majority": "parallel: majority of first attempts", "sequential": "majority of corrected attempts"}
@@ -121,87 +129,71 @@ def inference_scaling(store: Store) -> Figure:
     panels += [
         Panel(titles[k], "sampled tokens per task", "accuracy (%)", found, log_x=2) for k, found in by_tokens.items()
     ]
-    config = store.config.evaluation
-    n = len(next(iter(store.tables("sampled").values())).task_ids)
     caption = (
-        f"{store.env}, n = {n} tasks, {config.samples_per_task} sampled episodes each at temperature "
-        f"{config.temperature}; 2K responses are 2K first attempts on the left, K first attempts with their "
-        "corrections on the right (SCoRe, Figure 1). Mean over seeds, band: smallest to largest seed."
+        f"{store.env}, n = {store.n_tasks('sampled')} tasks, {_per_task(store)} sampled episodes each at temperature "
+        f"{store.setting('evaluation.temperature', 1.0)}. On the left, 2K responses are 2K first attempts; on the "
+        "right, K first attempts and their corrections (SCoRe, Figure 1). Mean over seeds; band: smallest to largest "
+        "seed."
     )
-    return Figure("F6", "Parallel or sequential", caption, panels)
+    return Figure(caption, panels)
 
 
-def _by_seed(rows: Sequence[EvalRow]) -> dict[int, list[EvalRow]]:
-    found: dict[int, list[EvalRow]] = defaultdict(list)
-    for row in rows:
-        found[row.seed].append(row)
-    return found
+def _per_task(store: Store) -> int:
+    return max(row.sample for row in store.rows if row.mode == "sampled") + 1
 
 
-def _across(per_seed: list[list[dict[str, float]]], kind: str) -> tuple[list[float], ...]:
-    x, y, low, high = [], [], [], []
-    for at_k in zip(*per_seed, strict=False):
-        values = [100 * point[kind] for point in at_k if point[kind] == point[kind]]
-        if values:
-            x.append(at_k[0]["responses"])
-            y.append(float(np.mean(values)))
-            low.append(min(values))
-            high.append(max(values))
-    return x, y, low, high
+def _by_seed(rows: Sequence[EvalRow]) -> list[list[EvalRow]]:
+    return [[row for row in rows if row.seed == seed] for seed in dict.fromkeys(row.seed for row in rows)]
 
 
-def attempts(store: Store) -> Figure:
-    """F7: accuracy over further attempts."""
+@exhibit("F7", "More attempts")
+def more_attempts(store: Store) -> Figure:
+    """Accuracy over further attempts."""
     series = []
     for arm in store.arms:
-        per_seed = [
-            [100 * float(np.mean([row.correct[k] for row in rows])) for k in range(min(len(r.correct) for r in rows))]
-            for rows in _by_seed(store.rows_of(arm, "attempts")).values()
-        ]
-        if per_seed:
-            n = min(len(values) for values in per_seed)
-            values = np.array([one[:n] for one in per_seed])
-            x = list(range(1, n + 1))
-            series.append(
-                Series(store.names[arm], x, values.mean(0).tolist(), values.min(0).tolist(), values.max(0).tolist())
-            )
+        if arm in store.tables(LONGER):
+            cells, ks = store.tables(LONGER)[arm].cells, range(1, store.attempts(LONGER) + 1)
+            values = 100 * np.array([cells[f"accuracy_t{k}"].per_seed() for k in ks]).T
+            series.append(spread(store.names[arm], ks, values))
     if not series:
         raise MissingError("needs evaluation.attempts of at least 3, and a context that holds them")
-    n_tasks = len({row.task_id for row in store.rows_of(store.arms[0], "attempts")})
     caption = (
-        f"{store.env}, greedy, n = {n_tasks} tasks, mean over seeds, band: smallest to largest seed. Training had "
-        f"{store.config.env.attempts} attempts, so what comes later was never trained (SCoRe, Figure 8)."
+        f"{store.env}, greedy, n = {store.n_tasks(LONGER)} tasks; mean over seeds; band: smallest to largest seed. "
+        f"Training had {store.attempts(store.mode)} attempts; later ones were never trained (SCoRe, Figure 8)."
     )
-    return Figure("F7", "More attempts", caption, [Panel("", "attempt", "accuracy (%)", series)])
+    return Figure(caption, [Panel("", "attempt", "accuracy (%)", series)])
 
 
+@exhibit("F8", "By difficulty")
 def difficulty(store: Store) -> Figure:
-    """F8: where answers are mended and broken, by how often the base is right."""
-    base = store.of(BASE, "sampled")
-    if not base:
-        raise MissingError("needs evaluation.samples_per_task of at least 2: difficulty is the base's pass rate")
-    rates = {task: float(np.mean([row.correct[0] for row in rows])) for (_, task), rows in base.items()}
+    """Where answers are mended and broken, by how often the base is right."""
+    base: dict[str, list[bool]] = defaultdict(list)
+    for row in store.rows_of(BASE, "sampled"):
+        base[row.task_id].append(row.correct[0])
+    if not base or store.attempts(store.mode) < 2:
+        raise MissingError(
+            "needs two attempts and sampled episodes of the base (evaluation.samples_per_task), whose pass rate counts"
+        )
+    rates = {task: float(np.mean(right)) for task, right in base.items()}
     bins = [[task for task, rate in rates.items() if _in_bin(rate, one)] for one in DIFFICULTY]
     ticks = [f"{'never' if high == 0 else f'{low:.0%}-{high:.0%}'} (n={len(tasks)})" for (low, high), tasks in zip(
         DIFFICULTY, bins, strict=True
     )]  # fmt: skip
     panels = []
-    for label, first in (("i->c (% of tasks)", False), ("c->i (% of tasks)", True)):
-        series = []
+    for name in ("delta_i_to_c", "delta_c_to_i"):
+        series, label = [], f"{named(name).label} (% of tasks)"
         for arm in store.arms:
-            rows = store.of(arm, store.mode)
-            by_task: dict[str, list[float]] = defaultdict(list)
-            for (_, task), found in rows.items():
-                by_task[task] += [float(row.correct[0] is first and row.correct[-1] is not first) for row in found]
-            points = [(i, [np.mean(by_task[t]) for t in tasks if t in by_task]) for i, tasks in enumerate(bins)]
-            known = [(i, 100 * float(np.mean(values))) for i, values in points if values]
-            series.append(Series(store.names[arm], [p[0] for p in known], [p[1] for p in known]))
+            table = store.tables(store.mode)[arm]
+            places = [[table.task_ids.index(task) for task in tasks if task in table.task_ids] for tasks in bins]
+            means = [100 * table.cells[name].take(range(len(table.seeds)), one).mean for one in places]
+            known = [i for i, value in enumerate(means) if value == value]
+            series.append(Series(store.names[arm], known, [means[i] for i in known]))
         panels.append(Panel("", "base's pass rate at the first attempt", label, series, ticks=ticks))
     caption = (
-        f"{store.env}, {store.mode} episodes, n = {len(rates)} tasks, mean over seeds; tasks are binned by how many of "
-        f"the base's {store.config.evaluation.samples_per_task} sampled first attempts are right."
+        f"{store.env}, {store.mode} episodes, n = {len(rates)} tasks, mean over seeds. Tasks are grouped by the share "
+        f"of the base's {_per_task(store)} sampled first attempts that are right."
     )
-    return Figure("F8", "By difficulty", caption, panels)
+    return Figure(caption, panels)
 
 
 def _in_bin(rate: float, edges: tuple[float, float]) -> bool:
@@ -209,9 +201,10 @@ def _in_bin(rate: float, edges: tuple[float, float]) -> bool:
     return rate == 0 if high == 0 else low < rate <= high
 
 
+@exhibit("F10", "The two weights of SCoRe")
 def sweeps(store: Store) -> Figure:
-    """F10: what the bonus (alpha) and the first attempt's KL (beta2) do: arms that differ from SCoRe in one of them."""
-    found = {arm: _alpha_beta2(store.config.arms[arm]) for arm in store.trained}
+    """What the bonus (alpha) and the first attempt's KL (beta2) do: arms that differ from SCoRe in one of them."""
+    found = {arm: _alpha_beta2(store.arm_config(arm)) for arm in store.trained}
     known = {arm: pair for arm, pair in found.items() if pair is not None}
     panels = []
     for index, (name, label) in enumerate((("alpha", "alpha: bonus per unit of progress"), ("beta2", "beta2"))):
@@ -221,19 +214,19 @@ def sweeps(store: Store) -> Figure:
     if not panels:
         raise MissingError("needs arms that differ in alpha or beta2 only, such as run=[score,score_alpha_10,...]")
     caption = (
-        f"{store.env}, {store.mode} decoding, n = {store.comparisons[store.mode].n_tasks} tasks, "
-        f"{len(store.complete)} seeds, 95 % bootstrap intervals over seeds, then tasks. alpha: stage II's weight of "
-        "the improvement over the first attempt; beta2: stage I's weight of the first attempt's KL to the base."
+        f"{store.env}, {store.mode} decoding, n = {store.n_tasks(store.mode)} tasks, {len(store.complete)} seeds, 95 % "
+        "bootstrap intervals over seeds, then tasks. alpha is stage II's weight of the improvement over the first "
+        "attempt; beta2 is stage I's weight of the first attempt's KL to the base."
     )
-    return Figure("F10", "The two weights of SCoRe", caption, panels)
+    return Figure(caption, panels)
 
 
 def _alpha_beta2(arm: Any) -> tuple[float, float] | None:
     """The two weights of an arm with SCoRe's two stages, everything else being as it is in SCoRe."""
-    stages = arm.get("stages") if hasattr(arm, "get") else None
-    if stages is None or len(stages) != 2 or list(stages[0].reward_weights)[:1] != [0.0]:
+    stages = [stage for stage in (arm.get("stages") or {}).values() if stage.get("share", 1.0)]
+    if len(stages) != 2 or list(stages[0].get("reward_weights", []))[:1] != [0.0]:
         return None
-    if any(stage.imitate or stage.offline_first_attempts for stage in stages):
+    if any(stage.get("advantage") or stage.get("offline_first_attempts") for stage in stages):
         return None
     return float(stages[1].progress_alpha), float(stages[0].kl_coefs[0])
 
@@ -247,10 +240,9 @@ def _varying(known: dict[str, tuple[float, float]], index: int) -> list[str]:
 
 
 def _sweep_panel(store: Store, arms: list[str], x: list[float], name: str, label: str) -> Panel:
-    comparison = store.comparisons[store.mode]
     series = []
     for rate, title in (("accuracy_t1", "acc@t1"), ("accuracy_t2", "acc@t2"), ("delta", "delta")):
-        rates = [comparison.arm(arm).rates[rate] for arm in arms]
+        rates = [store.interval(arm, store.mode, rate) for arm in arms]
         y, low, high = ([100 * getattr(one, part) for one in rates] for part in ("mean", "low", "high"))
         series.append(Series(title, x, y, low, high))
     return Panel(name, label, "percent; points for delta", series, log_x=10 if name == "beta2" else 0)

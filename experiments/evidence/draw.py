@@ -2,24 +2,18 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import textwrap
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
-from experiments.evidence.model import Exhibit, Figure, Mark, Panel, Series, Table
+from experiments.evidence.model import COLOURS, Exhibit, Figure, Mark, Panel, Series, Table, looks
 from rl.analysis.printing import fixed
 from rl.tracking import write_text
 
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 5)))
 _MARKERS = "osD^vPX*<>hd"
-COLOURS = plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2]  # type: ignore[attr-defined]
 _PER_ROW = 3
 _WIDTH = {1: 8.0, 2: 6.5, 3: 5.4}
 """Inches of a panel, by panels in a row."""
@@ -40,90 +34,55 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
     if isinstance(exhibit, Figure):
         return _write_figure(exhibit, folder)
     if isinstance(exhibit, Table):
-        paths = [folder / f"{exhibit.id}.csv", folder / f"{exhibit.id}.md"]
-        write_text(paths[0], _csv(exhibit))
-        write_text(paths[1], _markdown(exhibit))
-        return paths
+        return _write_table(exhibit, folder)
     return []
 
 
-def _csv(table: Table) -> str:
+def _write_table(table: Table, folder: Path) -> list[Path]:
+    rows = [[cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row] for row in table.rows]
     out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(table.header)
-    writer.writerows(
-        [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row] for row in table.rows
-    )
-    return out.getvalue()
-
-
-def _markdown(table: Table) -> str:
-    lines = [f"**{table.id}. {table.title}.** {table.caption}", "", "| " + " | ".join(table.header) + " |"]
-    lines.append("|" + "---|" * len(table.header))
-    for row in table.rows:
-        cells = [cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    csv.writer(out).writerows([table.header, *rows])
+    lines = [" | ".join(["", *row, ""]).strip() for row in (table.header, ["---"] * len(table.header), *rows)]
+    text = "\n".join([f"**{table.title} ({table.id}).** {table.caption}", "", *lines, ""])
+    paths = [folder / f"{table.id}.csv", folder / f"{table.id}.md"]
+    write_text(paths[0], out.getvalue())
+    write_text(paths[1], text)
+    return paths
 
 
 def _write_figure(figure: Figure, folder: Path) -> list[Path]:
+    import matplotlib.figure  # here, so that what draws nothing starts at once
+
     n = len(figure.panels)
     n_columns = 2 if n == 4 else min(_PER_ROW, n)
     n_rows = -(-n // n_columns)
-    looks = _looks(figure.panels)
+    look = looks(figure)
     tall = max((len(panel.heat.rows) for panel in figure.panels if panel.heat), default=0)
     height = max(4.2, 0.42 * tall + 2.5)
-    canvas, axes = plt.subplots(
-        n_rows,
-        n_columns,
-        figsize=(_WIDTH[n_columns] * n_columns, height * n_rows + 1.6),
-        constrained_layout=True,
-        squeeze=False,
-    )
+    size = (_WIDTH[n_columns] * n_columns, height * n_rows + 1.6)
+    canvas = matplotlib.figure.Figure(figsize=size, layout="constrained")  # without pyplot: no state, no window
+    axes = canvas.subplots(n_rows, n_columns, squeeze=False)
     for axis, panel in zip(axes.flat, figure.panels, strict=False):
-        _draw_panel(axis, panel, looks)
+        _draw_panel(axis, panel, look)
     for axis in list(axes.flat)[n:]:
         axis.axis("off")
     handles: dict[str, Any] = {}
     for axis in axes.flat:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     if handles:
-        canvas.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside upper center",
-            ncols=min(_LEGEND[n_columns], len(handles)),
-            fontsize=8,
-        )
-    canvas.supxlabel(_wrap(f"{figure.id}. {figure.title}. {figure.caption}", 34 * n_columns + 50), fontsize=8)
+        columns = min(_LEGEND[n_columns], len(handles))
+        canvas.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=8)
+    canvas.supxlabel(textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50), fontsize=8)
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
-    with plt.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")  # laid out once, drawn twice
+    with matplotlib.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
         canvas.savefig(paths[0], metadata={"Date": None})
         canvas.savefig(paths[1], dpi=_DPI)
-    plt.close(canvas)
     return paths
 
 
-def _wrap(text: str, width: int) -> str:
-    lines, line = [], ""
-    for word in text.split():
-        if len(line) + len(word) >= width:
-            lines.append(line)
-            line = ""
-        line += (" " if line else "") + word
-    return "\n".join([*lines, line])
-
-
-def _looks(panels: Sequence[Panel]) -> dict[str, int]:
-    """One colour, line style and marker per name, the same in every panel."""
-    names: dict[str, int] = {}
-    for panel in panels:
-        for series in panel.series:
-            names.setdefault(series.name, len(names))
-    return names
-
-
-def _draw_panel(axis: Any, panel: Panel, looks: dict[str, int]) -> None:
+def _draw_panel(axis: Any, panel: Panel, look: dict[str, int]) -> None:
     if panel.heat is not None:
         _draw_heat(axis, panel)
         return
@@ -132,13 +91,13 @@ def _draw_panel(axis: Any, panel: Panel, looks: dict[str, int]) -> None:
     if panel.zero:
         axis.axhline(0, color="black", linewidth=0.8)
     for series in panel.series:
-        _draw_series(axis, series, looks[series.name])
+        _draw_series(axis, series, look[series.name])
     if panel.diagonal:
         axis.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
     if panel.ticks:
         axis.set_xticks(range(len(panel.ticks)), panel.ticks, rotation=30, ha="right", fontsize=7)
     elif not panel.log_x and all(float(x).is_integer() for series in panel.series for x in series.x):
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     axis.grid(alpha=0.3)
 
@@ -154,12 +113,8 @@ def _draw_series(axis: Any, series: Series, index: int) -> None:
         axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.5)
     if len(series.low):
         axis.fill_between(series.x, series.low, series.high, color=colour, alpha=0.12, linewidth=0)
-    line = style if series.mark is Mark.LINE else "none"
-    size = 3.5 if series.mark is Mark.LINE else 5
-    faces = {} if series.mark is Mark.LINE else {"mfc": "none"}
-    axis.plot(
-        series.x, series.y, color=colour, linestyle=line, marker=marker, markersize=size, label=series.name, **faces
-    )
+    look = {"linestyle": style, "markersize": 3.5} if series.mark is Mark.LINE else {"linestyle": "none", "mfc": "none"}
+    axis.plot(series.x, series.y, color=colour, marker=marker, label=series.name, **look)
 
 
 def _draw_heat(axis: Any, panel: Panel) -> None:

@@ -2,8 +2,6 @@
 
 import base64
 import gzip
-import json
-from collections.abc import Iterator
 from typing import Any
 
 from experiments.evidence.store import Store
@@ -19,24 +17,58 @@ def pack(store: Store, limit: int) -> dict[str, Any]:
     """Episodes as small lists, names by index; see ``report.js`` for the order.
 
     Args:
-        store: The comparison.
+        store: The runs.
         limit: Most evaluated episodes; greedy ones come first, then the other modes, evenly thinned.
     """
-    packer = _Packer(store)
+    arms = {arm: i for i, arm in enumerate(store.arms)}
+    modes, verdicts, tasks = _Index(), _Index(), _Index()
+    token_ids: set[int] = set()
     chosen = choose(store, limit)
-    episodes = [packer.evaluated(row, line) for row, line in chosen]
-    n_all = sum(1 for row in store.rows if not row.failed)
-    episodes += list(packer.training())
-    note = (
-        f"{len(chosen):,} of {n_all:,} evaluated ones, and up to {TRAINING_PER_RUN} of each online run's stored "
-        "training episodes with tokens and advantages; all of them are in arms/*/seed_*/rows.jsonl and episodes.jsonl."
-    )
-    return packer.names() | {"episodes": episodes, "note": note}
+    episodes: list[list[Any]] = []
+    for row, line in chosen:
+        place = [arms[row.arm], row.seed, modes[row.mode], tasks[row.task_id], line]
+        attempts = (row.texts, row.answers, row.rewards, row.n_tokens)
+        episodes.append([*place, [verdicts[one] for one in row.verdicts], *map(list, attempts)])
+    for run in store.runs.values():
+        stored = [pair for pair in enumerate(store.episodes(run.arm, run.seed), 1) if _complete(pair[1])]
+        for line, episode in _thin(stored, TRAINING_PER_RUN):
+            turns, scores = episode["turns"], [turn["score"] or {} for turn in episode["turns"]]
+            token_ids.update(i for turn in turns for i in (*turn["prompt_ids"], *turn["action_ids"]))
+            tokens = [[t["prompt_ids"], t["action_ids"], [round(p, 4) for p in t["sampler_logprobs"]]] for t in turns]
+            advantages = [[round(value, 4) for value in turn] for turn in episode["advantages"]]
+            episodes.append([
+                *(arms[run.arm], run.seed, modes[TRAINING], tasks[episode["task_id"]], line),
+                [verdicts[score.get("verdict", "unscored")] for score in scores],
+                [turn["text"] for turn in turns],
+                [score.get("answer") for score in scores],
+                [turn["reward"] for turn in turns],
+                [len(turn["action_ids"]) for turn in turns],
+                {"step": episode["step"], "turns": tokens, "advantages": advantages},
+            ])  # fmt: skip
+    n_all, known = sum(not row.failed for row in store.rows), store.tasks()
+    places = {(arms[run.arm], run.seed): run.folder.relative_to(store.folder) for run in store.runs.values()}
+    return {
+        "places": {f"{arm}/{seed}": place.as_posix() for (arm, seed), place in places.items()},
+        "arms": [store.names[arm] for arm in arms],
+        "modes": list(modes),
+        "verdicts": list(verdicts),
+        "tasks": [[i, known[i]["question"], known[i]["gold"]] if i in known else [i, i, None] for i in tasks],
+        "tokens": store.token_texts(sorted(token_ids)),
+        "episodes": episodes,
+        "note": f"{len(chosen):,} of {n_all:,} evaluated and up to {TRAINING_PER_RUN} of each online run's stored "
+        "training episodes with tokens and advantages; all are in the runs' rows.jsonl and episodes.jsonl.",
+    }
 
 
-def packed(content: dict[str, Any]) -> str:
+class _Index(dict[str, int]):
+    """Numbers names in the order of their first use."""
+
+    def __missing__(self, name: str) -> int:
+        return self.setdefault(name, len(self))
+
+
+def packed(text: str) -> str:
     """Gzip, base64: what stands in the page."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
@@ -61,81 +93,6 @@ def _thin(items: list[Any], n: int) -> list[Any]:
     if n <= 0:
         return []
     return items if len(items) <= n else [items[i * len(items) // n] for i in range(n)]
-
-
-class _Packer:
-    def __init__(self, store: Store) -> None:
-        self._store, self._tasks = store, store.tasks()
-        self._arms = {arm: i for i, arm in enumerate(store.arms)}
-        self._modes: dict[str, int] = {}
-        self._verdicts: dict[str, int] = {}
-        self._task_rows: dict[str, int] = {}
-        self._token_ids: set[int] = set()
-
-    def names(self) -> dict[str, Any]:
-        """What the indices mean."""
-        return {
-            "keys": list(self._arms),
-            "arms": [self._store.names[arm] for arm in self._arms],
-            "modes": list(self._modes),
-            "verdicts": list(self._verdicts),
-            "tasks": [self._task(task_id) for task_id in self._task_rows],
-            "tokens": self._store.token_texts(sorted(self._token_ids)),
-        }
-
-    def _task(self, task_id: str) -> list[str | None]:
-        known = self._tasks.get(task_id)
-        return [task_id, known["question"], known["gold"]] if known else [task_id, task_id, None]
-
-    def evaluated(self, row: EvalRow, line: int) -> list[Any]:
-        """One evaluated episode."""
-        return self._episode(
-            (row.arm, row.seed, row.mode, row.task_id, line),
-            row.verdicts,
-            row.texts,
-            row.answers,
-            row.rewards,
-            row.n_tokens,
-        )
-
-    def training(self) -> Iterator[list[Any]]:
-        """A sample of every online run's stored episodes."""
-        for arm in self._store.trained:
-            for seed in self._store.seeds(arm):
-                stored = [pair for pair in enumerate(self._store.episodes(arm, seed), 1) if _complete(pair[1])]
-                for line, episode in _thin(stored, TRAINING_PER_RUN):
-                    yield self._with_tokens((arm, seed, TRAINING, episode["task_id"], line), episode)
-
-    def _with_tokens(self, place: tuple[str, int, str, str, int], episode: dict[str, Any]) -> list[Any]:
-        turns = episode["turns"]
-        for turn in turns:
-            self._token_ids.update(turn["prompt_ids"], turn["action_ids"])
-        row = self._episode(
-            place,
-            [turn["score"]["verdict"] if turn["score"] else "unscored" for turn in turns],
-            [turn["text"] for turn in turns],
-            [turn["score"]["answer"] if turn["score"] else None for turn in turns],
-            [turn["reward"] for turn in turns],
-            [len(turn["action_ids"]) for turn in turns],
-        )
-        tokens = [[t["prompt_ids"], t["action_ids"], [round(p, 4) for p in t["sampler_logprobs"]]] for t in turns]
-        advantages = [[round(value, 4) for value in turn] for turn in episode["advantages"]]
-        return [*row, {"step": episode["step"], "turns": tokens, "advantages": advantages}]
-
-    def _episode(self, place: tuple[str, int, str, str, int], verdicts: Any, *attempts: Any) -> list[Any]:
-        arm, seed, mode, task, line = place
-        found = [self._verdicts.setdefault(verdict, len(self._verdicts)) for verdict in verdicts]
-        texts, *others = attempts
-        return [
-            self._arms[arm],
-            seed,
-            self._modes.setdefault(mode, len(self._modes)),
-            self._task_rows.setdefault(task, len(self._task_rows)),
-            line,
-            found,
-            list(texts),
-            *(list(values) for values in others),
-        ]
 
 
 def _complete(episode: dict[str, Any]) -> bool:

@@ -1,20 +1,34 @@
 """What an exhibit is: numbers and words, not pixels. One drawing for paper and one for the browser are made from it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rewards.lookup import Lookup
+
+if TYPE_CHECKING:
+    from experiments.evidence.store import Store
+
+
+COLOURS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+    *("#5b9bd5", "#c98a3c", "#6cbf6c", "#e07b7b", "#b195d1", "#b08a80"),
+)
+"""Of curves, by their number; told apart on white and on black."""
 
 
 def plain(value: Any) -> Any:
-    """Types that JSON has: ``nan`` becomes ``None``, NumPy numbers Python's."""
+    """Types that JSON has: ``nan`` becomes ``None``, arrays and ranges become lists, NumPy numbers Python's."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(inner) for inner in value]
-    if hasattr(value, "item"):
-        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -48,6 +62,13 @@ class Series:
     high: Sequence[float] = ()
     runs: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
     mark: Mark = Mark.LINE
+
+
+def spread(name: str, x: Sequence[float], values_SX: np.ndarray, runs: Sequence[Any] = ()) -> Series:
+    """Mean over seeds and a band from the smallest to the largest; positions that lack a value are left out."""
+    known = ~np.isnan(values_SX).any(axis=0)
+    values = values_SX[:, known]
+    return Series(name, np.asarray(x)[known], values.mean(0), values.min(0), values.max(0), runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +110,26 @@ class Figure:
     """A figure of one or more panels.
 
     Args:
-        id: Such as ``F1``.
-        title: Short.
         caption: What is shown, n, and what the intervals are.
         panels: Its axes.
+        id: Such as ``F1``; it and the title come from the registration.
+        title: Short.
     """
 
-    id: str
-    title: str
     caption: str
     panels: Sequence[Panel]
+    id: str = ""
+    title: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with ``kind``."""
         return {"kind": "figure", **plain(asdict(self))}
+
+
+def looks(figure: Figure) -> dict[str, int]:
+    """A number for every name, the same in all panels: it decides colour, line style and marker."""
+    names = dict.fromkeys(series.name for panel in figure.panels for series in panel.series)
+    return {name: index for index, name in enumerate(names)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +137,20 @@ class Table:
     """A table.
 
     Args:
-        id: Such as ``T1``.
-        title: Short.
         caption: What is shown, n, and what the intervals are.
         header: Of the columns; the first one names the rows.
         rows: Cells as they are printed. A second line of a cell, its interval, comes after a line break.
-        values: The numbers behind, by row name and column.
+        values: The numbers behind, by row name and by rate or column.
+        id: Such as ``T1``; it and the title come from the registration.
+        title: Short.
     """
 
-    id: str
-    title: str
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    id: str = ""
+    title: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with ``kind``."""
@@ -135,14 +162,14 @@ class Absent:
     """An exhibit that the folder's runs cannot show.
 
     Args:
+        reason: What is missing, and what to run for it.
         id: Such as ``F10``.
         title: Short.
-        reason: What is missing, and what to run for it.
     """
 
-    id: str
-    title: str
     reason: str
+    id: str = ""
+    title: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with ``kind``."""
@@ -154,3 +181,33 @@ Exhibit = Figure | Table | Absent
 
 class MissingError(Exception):
     """Raised by an exhibit whose data are not there; its text becomes :attr:`Absent.reason`."""
+
+
+Make = Callable[["Store"], Figure | Table]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered exhibit: its title, and the function from a folder's runs to numbers and words."""
+
+    title: str
+    make: Make
+
+
+EXHIBITS: Lookup[Entry] = Lookup("only")
+"""Tables and figures by id; another module registers its own with :func:`exhibit`."""
+
+
+def exhibit(id: str, title: str) -> Callable[[Make], Make]:
+    """A decorator that registers an exhibit.
+
+    Args:
+        id: Such as ``F14``: names its files, and ``only=`` asks for it. Ids that begin with F are shown among figures.
+        title: Short; comes before the id wherever it is shown.
+    """
+
+    def add(make: Make) -> Make:
+        EXHIBITS.register(id)(Entry(title, make))
+        return make
+
+    return add

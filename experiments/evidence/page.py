@@ -5,11 +5,15 @@ import json
 from pathlib import Path
 from string import Template
 
-from experiments.analysis import verdicts
+from plotly.offline import get_plotlyjs
+
+from experiments.evidence.comparison import compare
 from experiments.evidence.episodes import pack, packed
-from experiments.evidence.model import Exhibit
+from experiments.evidence.interactive import to_plotly
+from experiments.evidence.model import Exhibit, Figure
 from experiments.evidence.store import Store
 from experiments.evidence.tables import matched
+from experiments.evidence.verdicts import verdicts
 
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -23,15 +27,17 @@ def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> str:
         n_episodes: Most evaluated episodes that the page carries.
     """
     text = {name: (_ASSETS / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    title = html.escape(f"Offline against online: {store.env}")
-    data = json.dumps([one.to_json() for one in exhibits], separators=(",", ":"), allow_nan=False)
+    title = html.escape(f"{'Offline against online' if store.is_comparison else 'Runs'}: {store.env}")
+    shown = [to_plotly(one) if isinstance(one, Figure) else one.to_json() for one in exhibits]
+    data = json.dumps(shown, separators=(",", ":"), allow_nan=False)
     return Template(text["html"]).substitute(
         title=title,
         css=text["css"],
         js=text["js"],
         verdict=_verdict(store),
         exhibits=_inside_script(data),
-        packed=packed(pack(store, n_episodes)),
+        packed=packed(json.dumps(pack(store, n_episodes), ensure_ascii=False, separators=(",", ":"))),
+        plotly=packed(get_plotlyjs()),
     )
 
 
@@ -42,7 +48,8 @@ def _inside_script(data: str) -> str:
 
 def _verdict(store: Store) -> str:
     parts = []
-    for mode, comparison in store.comparisons.items():
+    for mode in store.modes:
+        comparison = compare(store, mode)
         sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
         head = f"<h2>{mode.capitalize()} decoding, {comparison.n_tasks} test tasks</h2>"
         parts.append(
@@ -52,8 +59,8 @@ def _verdict(store: Store) -> str:
         )
     seeds = ", ".join(map(str, store.complete)) or "none that all arms finished"
     about = (
-        f"{len(store.trained)} arms, seeds {seeds}. {matched(store)} Intervals are 95 % bootstrap intervals over "
-        "seeds, then tasks. A seed failed if its delta is at most 1 point."
+        f"{len(store.trained)} trained arms, seeds {seeds}. {matched(store)} Intervals are 95 % bootstrap intervals "
+        "over seeds, then tasks. A seed failed if its delta is at most 1 point."
     )
     for one in store.data_files():
         state = {True: "as published", False: "NOT the published content", None: "not compared"}[one["as_published"]]

@@ -1,7 +1,13 @@
-"""A comparison's folder, read once: rows, metrics, results, configs. Exhibits take everything from here."""
+"""A folder of runs, read once: rows, metrics, results, configs. Exhibits take everything from here.
 
+Any folder that holds finished runs will do: a comparison (``arms/<arm>/seed_<n>/``), a sweep's ``multirun`` folder, one
+run, or a folder of several. A run is a folder with a ``result.json``, which names its arm and its seed.
+"""
+
+import importlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,10 +16,35 @@ import numpy as np
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
-from experiments.analysis import BASE, Comparison, analyse, complete_seeds, is_trained, load_results, load_rows
+from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
-from rl.analysis.statistics import ArmTable, Bootstrap, tabulate
+from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulate
 from rl.tracking import read_jsonl
+
+BASE = "base"
+DEPTH = 4
+"""How many folders below the given one a run may be."""
+_NOT_TELLING = {"seed", "name", "resume", "runs_dir", "threads"}
+"""Keys in which runs of one arm may differ without being different arms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One finished run.
+
+    Args:
+        arm: Key of its arm.
+        seed: Its seed.
+        folder: Where it wrote.
+        result: Its ``result.json``.
+        config: Its ``config.yaml``; empty if there is none.
+    """
+
+    arm: str
+    seed: int
+    folder: Path
+    result: dict[str, Any]
+    config: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,154 +61,181 @@ class Curve:
 
 
 class Store:
-    """Everything that a comparison wrote.
+    """Everything that the runs below a folder wrote.
 
     Args:
-        folder: Of the comparison.
+        folder: A comparison, a sweep, a run, or a folder of runs.
 
     Raises:
-        FileNotFoundError: If the folder holds no comparison.
+        FileNotFoundError: If no finished run is there.
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "config.yaml").exists():
-            raise FileNotFoundError(f"{folder}: no config.yaml, so this is not the folder of a comparison")
         self.folder = folder
-        self.config: Any = OmegaConf.load(folder / "config.yaml")
-        if "arms" not in self.config:
-            raise FileNotFoundError(f"{folder}: its config.yaml has no arms, so this is not the folder of a comparison")
-        self.names: dict[str, str] = {BASE: "base"} | {arm: node.name for arm, node in self.config.arms.items()}
+        found = list(_find_runs(folder))
+        if not found:
+            raise FileNotFoundError(
+                f"{folder}: no finished run (a folder with a result.json) in it or up to {DEPTH} folders below it"
+            )
+        top = folder / "config.yaml"
+        self.config: Any = OmegaConf.load(top) if top.exists() else found[0].config
+        self.is_comparison = "arms" in self.config
+        self.notes: list[str] = []
+        """What a reader of the report must know about how it was read."""
+        for module in self.setting("plugins", []):
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                self.notes.append(f"plugins: {module} cannot be imported here ({error}); what it adds is missing.")
+        self.runs: dict[tuple[str, int], Run] = {}
+        for run in found if self.is_comparison else _told_apart(found):
+            if (other := self.runs.get((run.arm, run.seed))) is not None:
+                self.notes.append(
+                    f"{other.folder}: another run of {run.arm} with seed {run.seed}; {run.folder} counts."
+                )
+            self.runs[run.arm, run.seed] = run
+        finished = {arm: None for arm, _ in self.runs}
+        self.order: list[str] = [BASE, *self.setting("run", [])] if self.is_comparison else []
+        self.order += [arm for arm in sorted(finished, key=lambda arm: arm != BASE) if arm not in self.order]
+        self.arms: list[str] = [arm for arm in self.order if arm in finished]
+        """Arms with a finished run, in the order of the tables, the base first."""
+        self.names: dict[str, str] = {
+            arm: self.config.get("arms", {}).get(arm, {}).get("name", arm) for arm in self.order
+        }
+        self._files: dict[Path, list[dict[str, Any]]] = {}
         self._tables: dict[str, dict[str, ArmTable]] = {}
         self._bootstraps: dict[str, Bootstrap] = {}
+        self._cells: dict[tuple[str, str, str], Cells] = {}
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A value of the config, by its whole key; the default where the config does not say."""
+        found = OmegaConf.select(self.config, key)
+        return default if found is None else found
+
+    def arm_config(self, arm: str) -> Any:
+        """What an arm learns by: its ``algorithm`` or ``offline`` config; empty for one that learns nothing."""
+        if self.is_comparison:
+            return self.setting(f"arms.{arm}", {})
+        config = self.runs[arm, self.seeds(arm)[0]].config
+        return config.get("algorithm") or config.get("offline") or {}
 
     @property
     def env(self) -> str:
         """The environment's name."""
-        return self.config.env.name
+        return self.setting("env.name", "tasks")
+
+    def seeds(self, arm: str) -> list[int]:
+        """Seeds of an arm that are finished."""
+        return sorted(seed for name, seed in self.runs if name == arm)
+
+    def crashed(self, arm: str) -> list[int]:
+        """Seeds of a comparison's arm that left an error and no result."""
+        errors = self.folder.glob(f"arms/{arm}/seed_*/error.txt")
+        found = (int(path.parent.name.removeprefix("seed_")) for path in errors)
+        return sorted(seed for seed in found if (arm, seed) not in self.runs)
+
+    @cached_property
+    def trained(self) -> list[str]:
+        """:attr:`arms` without those that learn nothing, such as the base."""
+        learned = {arm for (arm, _), run in self.runs.items() if run.result.get("totals", {}).get("episodes")}
+        return [arm for arm in self.arms if arm in learned]
+
+    @cached_property
+    def complete(self) -> list[int]:
+        """Seeds that all trained arms finished: what differences are paired over."""
+        seeds = [set(self.seeds(arm)) for arm in self.trained]
+        return sorted(set.intersection(*seeds)) if seeds else []
+
+    # ---------------------------------------------------------------- evaluated episodes
 
     @cached_property
     def rows(self) -> list[EvalRow]:
-        """Every evaluated episode of the finished runs."""
-        return load_rows(self.folder)
-
-    @cached_property
-    def results(self) -> dict[tuple[str, int], dict[str, Any]]:
-        """``result.json`` by arm and seed."""
-        return load_results(self.folder)
-
-    @cached_property
-    def arms(self) -> list[str]:
-        """Arms with a finished run, in the order of the tables, the base first."""
-        finished = {arm for arm, _ in self.results}
-        return [arm for arm in [BASE, *self.config.run] if arm in finished]
-
-    @property
-    def trained(self) -> list[str]:
-        """:attr:`arms` without the base and others that learn nothing."""
-        return [arm for arm in self.arms if is_trained(arm, self.results)]
+        """Every evaluated episode of the finished runs, each named after its arm here."""
+        return [EvalRow.from_json(row | {"arm": key[0]}) for key in self.runs for row in self._read(*key, "rows")]
 
     @cached_property
     def modes(self) -> list[str]:
-        """``greedy``, ``sampled``, or both."""
-        evaluation = self.config.evaluation
-        return ["greedy"] * bool(evaluation.greedy) + ["sampled"] * bool(evaluation.samples_per_task)
+        """``greedy``, ``sampled``, or both: whatever there are episodes of.
 
-    @cached_property
+        Raises:
+            FileNotFoundError: If there are none.
+        """
+        played = {row.mode for row in self.rows}
+        if not played & {"greedy", "sampled"}:
+            raise FileNotFoundError(f"{self.folder}: no run has evaluated episodes, so there is nothing to report")
+        return [mode for mode in ("greedy", "sampled") if mode in played]
+
+    @property
     def mode(self) -> str:
         """The mode of figures and tables that show one: greedy where there is a choice."""
         return self.modes[0]
 
-    @cached_property
-    def comparisons(self) -> dict[str, Comparison]:
-        """Statistics by mode."""
-        return {mode: self._analyse(mode) for mode in self.modes}
+    def attempts(self, mode: str) -> int:
+        """K, how many attempts the episodes of a mode could have."""
+        return max((row.attempts for row in self.rows if row.mode == mode), default=1)
 
-    def _analyse(self, mode: str) -> Comparison:
-        return analyse(self.folder, [BASE, *self.config.run], self.names, self.env, mode, self.rows)
-
-    def seeds(self, arm: str) -> list[int]:
-        """Seeds of an arm's finished runs."""
-        return sorted(seed for name, seed in self.results if name == arm)
+    def rates(self, mode: str, where: Where) -> dict[str, Rate]:
+        """The rates to be shown somewhere, by name."""
+        return declared(self.attempts(mode), where)
 
     def tables(self, mode: str) -> dict[str, ArmTable]:
-        """Per-task values of a mode by arm; empty if no run has any."""
+        """Rates of a mode by arm."""
         if mode not in self._tables:
             self._tables[mode] = tabulate(self.rows, mode)
         return self._tables[mode]
 
-    @cached_property
-    def complete(self) -> list[int]:
-        """Seeds that all trained arms finished: arms are paired over these."""
-        return complete_seeds({arm: self.seeds(arm) for arm in self.trained})
+    def n_tasks(self, mode: str) -> int:
+        """How many tasks a mode was played on."""
+        return len(next(iter(self.tables(mode).values())).task_ids)
 
     def bootstrap(self, mode: str) -> Bootstrap:
-        """Shared draws over the complete seeds and the tasks of a mode."""
+        """Resamples of a mode's tasks and of the complete seeds, the same for every arm."""
         if mode not in self._bootstraps:
-            n_tasks = len(next(iter(self.tables(mode).values())).task_ids)
-            self._bootstraps[mode] = Bootstrap(max(1, len(self.complete)), n_tasks)
+            self._bootstraps[mode] = Bootstrap(max(1, len(self.complete)), self.n_tasks(mode))
         return self._bootstraps[mode]
 
-    def paired(self, table: ArmTable, rate: str) -> np.ndarray:
-        """``[S, N]`` values of the complete seeds; one row for the base and where no seed is complete."""
-        values = table.rate(rate)
-        if len(table.seeds) == 1 or not self.complete:
-            return values[:1]
-        return values[[table.seeds.index(seed) for seed in self.complete]]
+    def cells(self, arm: str, mode: str, rate: str) -> Cells:
+        """A rate of the complete seeds; of one run for an arm that has one, and where no seed is complete."""
+        if (arm, mode, rate) not in self._cells:
+            table = self.tables(mode)[arm]
+            alone = len(table.seeds) == 1 or not self.complete
+            seeds = [0] if alone else [table.seeds.index(seed) for seed in self.complete]
+            self._cells[arm, mode, rate] = table.cells[rate].take(seeds)
+        return self._cells[arm, mode, rate]
 
-    def of(self, arm: str, mode: str) -> dict[tuple[int, str], list[EvalRow]]:
-        """An arm's rows of a mode by seed and task, failed ones left out, in the order of the samples."""
-        found: dict[tuple[int, str], list[EvalRow]] = {}
-        for row in self._by_arm.get((arm, mode), []):
-            if not row.failed:
-                found.setdefault((row.seed, row.task_id), []).append(row)
-        return found
-
-    @cached_property
-    def _by_arm(self) -> dict[tuple[str, str], list[EvalRow]]:
-        found: dict[tuple[str, str], list[EvalRow]] = {}
-        for row in self.rows:
-            found.setdefault((row.arm, row.mode), []).append(row)
-        return found
+    def interval(self, arm: str, mode: str, rate: str) -> Interval:
+        """A rate's mean and bootstrap interval."""
+        return self.bootstrap(mode).interval(self.cells(arm, mode, rate))
 
     def rows_of(self, arm: str, mode: str) -> list[EvalRow]:
         """An arm's rows of a mode, failed ones left out."""
-        return [row for row in self._by_arm.get((arm, mode), []) if not row.failed]
+        return [row for row in self.rows if (row.arm, row.mode) == (arm, mode) and not row.failed]
 
-    @cached_property
-    def _metrics(self) -> dict[tuple[str, int], list[dict[str, Any]]]:
-        return {
-            (arm, seed): read_jsonl(path)
-            for arm, seed in self.results
-            if (path := self.run_folder(arm, seed) / "metrics.jsonl").exists()
-        }
-
-    def run_folder(self, arm: str, seed: int) -> Path:
-        """Where a run wrote."""
-        return self.folder / "arms" / arm / f"seed_{seed}"
+    # ---------------------------------------------------------------- training
 
     def curves(self, arm: str, name: str) -> list[Curve]:
         """A logged metric over sampled episodes, one curve per seed; only runs that logged it at least twice."""
         curves = []
         for seed in self.seeds(arm):
-            points = [
-                (row["rollout/episodes"], row[name])
-                for row in self._metrics.get((arm, seed), [])
-                if row.get(name) is not None and "rollout/episodes" in row
-            ]
+            rows = [row for row in self._read(arm, seed, "metrics") if row.get(name) is not None]
+            points = [(row["rollout/episodes"], row[name]) for row in rows if "rollout/episodes" in row]
             if len(points) > 1:
-                x, y = np.array(points, dtype=float).T
-                curves.append(Curve(x, y))
+                curves.append(Curve(*np.array(points, dtype=float).T))
         return curves
 
     def rounds(self, arm: str, seed: int) -> list[dict[str, Any]]:
         """What an offline arm kept, round by round; empty for an online one."""
-        path = self.run_folder(arm, seed) / "rounds.jsonl"
-        return read_jsonl(path) if path.exists() else []
+        return self._read(arm, seed, "rounds")
 
     def episodes(self, arm: str, seed: int) -> list[dict[str, Any]]:
         """The training episodes that a run kept."""
-        path = self.run_folder(arm, seed) / "episodes.jsonl"
-        return read_jsonl(path) if path.exists() else []
+        return self._read(arm, seed, "episodes")
+
+    def _read(self, arm: str, seed: int, what: str) -> list[dict[str, Any]]:
+        path = self.runs[arm, seed].folder / f"{what}.jsonl"
+        if path not in self._files:
+            self._files[path] = read_jsonl(path) if path.exists() else []
+        return self._files[path]
 
     def cross(self) -> list[dict[str, Any]]:
         """Cells of the correctors' table, one dictionary a seed."""
@@ -185,23 +243,52 @@ class Store:
 
     def tasks(self) -> dict[str, dict[str, str]]:
         """Question and gold of the evaluated tasks, by id."""
-        for path in sorted(self.folder.glob("arms/*/*/tasks.jsonl")):
-            return {row["task_id"]: row for row in read_jsonl(path)}
-        return {}
+        return {row["task_id"]: row for arm, seed in self.runs for row in self._read(arm, seed, "tasks")}
 
     def data_files(self) -> list[dict[str, Any]]:
         """Published files that the tasks were read from, with hash and licence; none for generated tasks."""
-        for path in sorted(self.folder.glob("arms/*/*/data.json")):
-            return json.loads(path.read_text(encoding="utf-8"))
-        return []
+        found = (run.folder / "data.json" for run in self.runs.values())
+        return next((json.loads(path.read_text(encoding="utf-8")) for path in found if path.exists()), [])
 
     def token_texts(self, ids: list[int]) -> dict[int, str]:
-        """What token ids stand for, by the base's tokenizer; empty if it cannot be loaded here."""
-        for arm, seed in self.results:
-            path = self.run_folder(arm, seed) / "policy" / "tokenizer.json"
-            if path.exists():
+        """What token ids stand for; empty if no run saved its tokenizer."""
+        for run in self.runs.values():
+            if (path := run.folder / "policy" / "tokenizer.json").exists():
                 tokenizer = Tokenizer.from_file(str(path))
-                spelt = {i: tokenizer.id_to_token(i) for i in ids}
                 decoder = tokenizer.decoder
-                return {i: decoder.decode([t]) if decoder else t for i, t in spelt.items() if t is not None}
+                spelt = {i: token for i in ids if (token := tokenizer.id_to_token(i)) is not None}
+                return {i: decoder.decode([token]) if decoder else token for i, token in spelt.items()}
         return {}
+
+
+def _find_runs(folder: Path) -> Iterator[Run]:
+    for depth in range(DEPTH + 1):
+        for path in sorted(folder.glob("/".join([*["*"] * depth, "result.json"]))):
+            result, config = json.loads(path.read_text(encoding="utf-8")), path.parent / "config.yaml"
+            if "arm" in result and "seed" in result:
+                found = OmegaConf.load(config) if config.exists() else OmegaConf.create({})
+                yield Run(result["arm"], result["seed"], path.parent, result, found)
+
+
+def _told_apart(runs: list[Run]) -> list[Run]:
+    """Runs of one arm whose configs differ are arms of their own, named after what differs: a sweep's points."""
+    told = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        same = [run for run in runs if run.arm == arm]
+        flat = [dict(_leaves(OmegaConf.to_container(run.config))) for run in same]
+        keys = {key for one in flat for key in one}
+        varying = [key for key in sorted(keys) if len({repr(one.get(key)) for one in flat}) > 1]
+        for run, one in zip(same, flat, strict=True):
+            label = ", ".join(f"{key}={one.get(key)}" for key in varying)
+            told.append(replace(run, arm=f"{arm}, {label}") if label else run)
+    return told
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """``(whole key, value)`` of a config's values, without those that tell nothing apart."""
+    if not isinstance(node, dict):
+        yield key, node
+        return
+    for name, value in node.items():
+        if key or name not in _NOT_TELLING:
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))

@@ -1,14 +1,15 @@
-"""T1 to T5: what came out, what the parts are worth, elsewhere, at what cost, and every seed."""
+"""Tables T1 to T5: what came out, what the parts are worth, elsewhere, at what cost, and every seed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.analysis import BASE, ArmLine
-from experiments.evidence.model import MissingError, Table
-from experiments.evidence.store import Store
+from experiments.evidence.comparison import ArmLine, compare
+from experiments.evidence.model import MissingError, Table, exhibit
+from experiments.evidence.store import BASE, Store
 from rl.analysis.printing import fixed, percent
+from rl.analysis.rates import Rate, Where, named
 from rl.analysis.rows import TRANSFER
 from rl.analysis.significance import holm
 from rl.analysis.statistics import Interval
@@ -16,105 +17,83 @@ from rl.analysis.statistics import Interval
 FULL = "score"
 ABLATIONS = ("single_turn", "score_no_stage1", "score_no_shaping", "score_star_stage2", "score_offline_first")
 """Arms that lack one part of SCoRe (arXiv 2409.12917, Table 4); its first row is single-turn RL."""
-_MEANS = {
-    "acc@t1 (%)": "accuracy_t1",
-    "acc@t2 (%)": "accuracy_t2",
-    "delta (points)": "delta",
-    "i->c (%)": "delta_i_to_c",
-    "c->i (%)": "delta_c_to_i",
-}
-_MORE = {"answer changed (%)": "changed_answer", "truncated (%)": "truncated_fraction"}
 
 
+@exhibit("T1", "Main results")
 def main_table(store: Store) -> Table:
-    """T1: every rate of every arm with its interval, greedy and sampled."""
+    """Every rate of every arm with its interval, greedy and sampled."""
+    rates: dict[str, Rate] = {}
+    for mode in store.modes:
+        rates |= store.rates(mode, Where.TABLES)
     rows, values = [], {}
     for mode in store.modes:
-        for arm in store.arms:
-            found = _rates(store, arm, mode)
+        for arm in (arm for arm in store.arms if arm in store.tables(mode)):
+            known = store.rates(mode, Where.TABLES)
+            found = {name: store.interval(arm, mode, name) for name in rates if name in known}
             name = store.names[arm] if mode == store.mode else f"{store.names[arm]}, {mode}"
-            rows.append([name, *(cell(one, 1 if "tokens" in rate else 100) for rate, one in found.items())])
+            rows.append([name, *(cell(found[one], rate) if one in found else "-" for one, rate in rates.items())])
             values[name] = {rate: numbers(one) for rate, one in found.items()}
     caption = (
-        f"{store.env}, {'; '.join(_sample(store, mode) for mode in store.modes)}. Mean over seeds; below it the 95 % "
-        "interval of a bootstrap over seeds, then tasks. Delta is acc@t2 minus acc@t1; i->c and c->i are shares of all "
-        "tasks."
+        f"{store.env}, {'; '.join(_sample(store, mode) for mode in store.modes)}. Each cell is a mean over seeds, and "
+        "below it the 95 % interval of a bootstrap over seeds, then tasks. Delta is acc@t2 minus acc@t1. The columns "
+        "i->c and c->i are shares of all tasks: wrong at first and then right, right at first and then wrong."
     )
-    return Table("T1", "Main results", caption, ["arm", *next(iter(values.values()))], rows, values)
+    return Table(caption, ["arm", *(rate.header for rate in rates.values())], rows, values)
 
 
-def _rates(store: Store, arm: str, mode: str) -> dict[str, Interval]:
-    table, boot = store.tables(mode)[arm], store.bootstrap(mode)
-
-    def mean(rate: str) -> Interval:
-        return boot.interval(store.paired(table, rate))
-
-    first = store.paired(table, "accuracy_t1")
-    return {
-        **{name: mean(rate) for name, rate in _MEANS.items()},
-        "fixed, of wrong (%)": boot.quotient(store.paired(table, "delta_i_to_c"), 1.0 - first),
-        "broken, of right (%)": boot.quotient(store.paired(table, "delta_c_to_i"), first),
-        **{name: mean(rate) for name, rate in _MORE.items()},
-        "tokens per episode": mean("response_tokens"),
-    }
-
-
+@exhibit("T2", "What SCoRe's parts are worth")
 def ablations(store: Store) -> Table:
-    """T2: SCoRe minus each part."""
+    """SCoRe minus each part."""
     parts = [arm for arm in store.trained if arm in ABLATIONS or arm.startswith("score_no_")]
-    if FULL not in store.arms or not parts:
+    if FULL not in store.arms or not parts or store.attempts(store.mode) < 2:
         raise MissingError(f"needs {FULL} and at least one of {', '.join(ABLATIONS)} among the arms (run=[...])")
-    mode = store.mode
-    tables, boot = store.tables(mode), store.bootstrap(mode)
-    header, rows, values = ["arm"], [[store.names[FULL]]], {}
-    for name, rate in {"acc@t2 (%)": "accuracy_t2", "delta (points)": "delta"}.items():
-        full = store.paired(tables[FULL], rate)
-        others = [store.paired(tables[arm], rate) for arm in parts]
+    mode, boot = store.mode, store.bootstrap(store.mode)
+    header, rows, values = ["arm"], [[store.names[FULL]], *([store.names[arm]] for arm in parts)], {}
+    for name in ("accuracy_t2", "delta"):
+        rate = named(name)
+        full, *others = (store.cells(arm, mode, name) for arm in (FULL, *parts))
         adjusted = holm([boot.p_value(full, other) for other in others])
-        header += [name, "full minus this", "p (Holm)"]
-        rows[0] += [cell(boot.interval(full)), "", ""]
-        for i, (arm, other, p) in enumerate(zip(parts, others, adjusted, strict=True)):
-            if len(rows) <= i + 1:
-                rows.append([store.names[arm]])
+        header += [rate.header, "SCoRe minus this arm", "p (Holm)"]
+        rows[0] += [cell(boot.interval(full), rate), "", ""]
+        for row, other, p in zip(rows[1:], others, adjusted, strict=True):
             difference = boot.difference(full, other)
-            rows[i + 1] += [cell(boot.interval(other)), cell(difference, signed=True), f"{p:.2g}"]
-            key = values.setdefault(store.names[arm], {})
-            key |= {f"{rate} difference": numbers(difference), f"{rate} p": p}
+            row += [cell(boot.interval(other), rate), cell(difference, named("delta")), f"{p:.2g}"]
+            values.setdefault(row[0], {}).update({f"{name} difference": numbers(difference), f"{name} p": p})
     caption = (
-        f"{store.env}, {_sample(store, mode)}. Differences are paired over seeds and tasks, 95 % bootstrap intervals; "
-        f"p-values are adjusted for {len(parts)} comparisons (Holm). {_rough(store)}"
+        f"{store.env}, {_sample(store, mode)}. Differences are paired over seeds and tasks, with 95 % bootstrap "
+        f"intervals; p-values are adjusted for {len(parts)} comparisons (Holm). {_rough(store)}"
     )
-    return Table("T2", "What SCoRe's parts are worth", caption, header, rows, values)
+    return Table(caption, header, rows, values)
 
 
+@exhibit("T3", "Elsewhere")
 def transfer(store: Store) -> Table:
-    """T3: other environments, and repairing the base's attempts."""
+    """Other environments, and repairing the base's attempts."""
     modes = sorted({row.mode for row in store.rows if row.mode.startswith(TRANSFER)})
     repaired = _repair_rates(store)
     if not modes and not repaired:
         raise MissingError("needs evaluation.transfer={name: {options: ...}} or cross=<tasks>, and a run")
     header, rows, values = ["arm"], [[store.names[arm]] for arm in store.arms], {}
     for mode in modes:
-        tables, boot = store.tables(mode), store.bootstrap(mode)
-        where = mode.removeprefix(TRANSFER)
-        header += [f"{where}: acc@t1 (%)", "acc@t2 (%)", "delta (points)"]
+        where, rates = mode.removeprefix(TRANSFER), ("accuracy_t1", "accuracy_t2", "delta")
+        rates = tuple(rate for rate in rates if rate in store.rates(mode, Where.HEADLINE))
+        header += [f"{where}: {named(rate).header}" for rate in rates]
         for row, arm in zip(rows, store.arms, strict=True):
-            found = {r: boot.interval(store.paired(tables[arm], r)) for r in ("accuracy_t1", "accuracy_t2", "delta")}
-            row += [cell(one) for one in found.values()]
+            found = {rate: store.interval(arm, mode, rate) for rate in rates}
+            row += [cell(one, named(rate)) for rate, one in found.items()]
             values.setdefault(row[0], {})[where] = {rate: numbers(one) for rate, one in found.items()}
     if repaired:
         header.append("base's wrong attempts fixed (%)")
         for row, arm in zip(rows, store.arms, strict=True):
             row.append(percent(repaired[arm]) if arm in repaired else "-")
             values.setdefault(row[0], {})["repair"] = repaired.get(arm)
-    sizes = {mode.removeprefix(TRANSFER): len(next(iter(store.tables(mode).values())).task_ids) for mode in modes}
-    asked = ", ".join(f"{name}: n = {n} tasks" for name, n in sizes.items())
+    asked = ", ".join(f"{mode.removeprefix(TRANSFER)}: n = {store.n_tasks(mode)} tasks" for mode in modes)
     caption = (
         f"Trained on {store.env}, greedy decoding. {asked or 'No other environment was asked for'}. 95 % bootstrap "
-        "intervals over seeds, then tasks. The last column has every arm correct the base's first attempts, mean over "
-        "seeds, without an interval."
+        "intervals over seeds, then tasks. In the last column every arm corrects the base's first attempts: a mean "
+        "over seeds, without an interval."
     )
-    return Table("T3", "Elsewhere", caption, header, rows, values)
+    return Table(caption, header, rows, values)
 
 
 def _repair_rates(store: Store) -> dict[str, float]:
@@ -138,59 +117,61 @@ _COST: dict[str, Callable[[dict[str, Any]], float]] = {
 }
 
 
+@exhibit("T4", "What it cost")
 def compute(store: Store) -> Table:
-    """T4: what every arm spent, and on what they are matched."""
+    """What every arm spent, and on what they are matched."""
     rows, values = [], {}
     for arm in store.arms:
-        runs = [store.results[arm, seed] for seed in store.seeds(arm)]
+        runs = [store.runs[arm, seed].result for seed in store.seeds(arm)]
         spent = {name: float(np.mean([of(run) for run in runs])) for name, of in _COST.items()}
-        rows.append([store.names[arm], *(count(value, name) for name, value in spent.items())])
+        rows.append([store.names[arm], *(fixed(one, 2 if "GiB" in name else 0) for name, one in spent.items())])
         values[store.names[arm]] = spent
     caption = (
-        f"Mean over {_n_seeds(store)}. {matched(store)} Seconds are wall clock on the machine of the run, with other "
-        "runs beside it; peak memory is the process's resident memory, or the GPU's where there is one."
+        f"Mean over {n_seeds(store)}. {matched(store)} Seconds are wall clock on the machine of the run, with other "
+        "runs beside it. Peak memory is the GPU's where there is one, else the process's resident memory."
     )
-    return Table("T4", "What it cost", caption, ["arm", *_COST], rows, values)
+    return Table(caption, ["arm", *_COST], rows, values)
 
 
 def matched(store: Store) -> str:
     """The sentence that says on what arms are matched."""
-    sentence = {
-        "samples": "Arms are matched on sampled episodes",
-        "tokens": "Arms are matched on sampled tokens (a run ends with the first batch that reaches the budget)",
-        "updates": "Arms are matched on optimiser steps",
-    }[store.config.get("match", "samples")]
-    return f"{sentence}; everything else is as it came."
+    if not store.is_comparison:
+        return "These runs were not started as one comparison: look here whether they spent alike."
+    match = store.setting("match", "samples")
+    what = {
+        "samples": "sampled episodes",
+        "tokens": "sampled tokens (a run ends with the first batch that reaches the budget)",
+        "updates": "optimiser steps",
+    }
+    return f"Arms are matched on {what.get(match, match)}; nothing else was held equal."
 
 
+@exhibit("T5", "Every seed")
 def every_seed(store: Store) -> Table:
-    """T5: one row per training run."""
-    comparison = store.comparisons[store.mode]
+    """One row per training run."""
+    comparison, rates = compare(store, store.mode), store.rates(store.mode, Where.HEADLINE)
     rows: list[list[str]] = []
     values: dict[str, dict[str, Any]] = {}
     for line in comparison.arms:
         for seed in line.seeds:
             low, high = seed.delta_interval
-            cells = [percent(seed.rates[rate]) for rate in _MEANS.values()]
-            fate = "failed" if seed.failed and line.trained else ""
+            cells = [rate.text(seed.rates[name]) for name, rate in rates.items()]
+            if comparison.attempts > 1:
+                cells += [f"{percent(low, signed=True)}, {percent(high, signed=True)}", f"{seed.p_value:.2g}"]
+                cells += ["failed" if seed.failed and line.trained else ""]
             name = f"{line.name}, seed {seed.seed}"
-            rows.append(
-                [
-                    name,
-                    *cells,
-                    f"{percent(low, signed=True)}, {percent(high, signed=True)}",
-                    f"{seed.p_value:.2g}",
-                    fate,
-                ]
-            )
+            rows.append([name, *cells])
             values[name] = {**seed.rates, "newcombe": [low, high], "mcnemar": seed.p_value, "failed": seed.failed}
-    caption = (
-        f"{store.env}, {_sample(store, store.mode)}. The interval of delta is Newcombe's for paired proportions (95 %, "
-        "over tasks only), p is exact McNemar. A run failed if its delta is at most 1 point: "
-        f"{failures(comparison.arms)}."
-    )
-    header = ["run", *_MEANS, "delta, Newcombe", "McNemar p", ""]
-    return Table("T5", "Every seed", caption, header, rows, values)
+    header = ["run", *(rate.header for rate in rates.values())]
+    caption = f"{store.env}, {_sample(store, store.mode)}, one row per training run."
+    if comparison.attempts > 1:
+        header += ["delta, 95 % interval", "McNemar p", ""]
+        caption += (
+            " The interval of delta is Newcombe's for paired proportions: over tasks, so it says nothing about other "
+            "seeds. p is exact McNemar's. A run failed if its delta is at most 1 point: "
+            f"{failures(comparison.arms) or 'nothing was trained'}."
+        )
+    return Table(caption, header, rows, values)
 
 
 def failures(lines: Sequence[ArmLine]) -> str:
@@ -199,12 +180,11 @@ def failures(lines: Sequence[ArmLine]) -> str:
     return ", ".join(f"{line.name} {sum(s.failed for s in line.seeds)} of {len(line.seeds)}" for line in trained)
 
 
-def cell(interval: Interval, scale: float = 100, signed: bool = False) -> str:
-    """Mean, and on a second line its interval."""
-    if np.isnan(interval.mean):
+def cell(interval: Interval, rate: Rate) -> str:
+    """Mean, and on a second line its interval, in the unit of the rate."""
+    if interval.mean != interval.mean:
         return "-"
-    mean, low, high = (scale * value for value in numbers(interval))
-    return f"{fixed(mean, signed=signed)}\n{fixed(low)}, {fixed(high)}"
+    return f"{rate.text(interval.mean)}\n{rate.text(interval.low)}, {rate.text(interval.high)}"
 
 
 def numbers(interval: Interval) -> list[float]:
@@ -212,19 +192,14 @@ def numbers(interval: Interval) -> list[float]:
     return [interval.mean, interval.low, interval.high]
 
 
-def count(value: float, name: str) -> str:
-    """A cost in its unit."""
-    return fixed(value, 2 if "GiB" in name else 0)
-
-
 def _sample(store: Store, mode: str) -> str:
-    table = next(iter(store.tables(mode).values()))
-    per_task = store.config.evaluation.samples_per_task if mode == "sampled" else 1
+    per_task = max(row.sample for row in store.rows if row.mode == mode) + 1
     episodes = f"{per_task} episode{'s' * (per_task > 1)}"
-    return f"{mode} decoding, n = {len(table.task_ids)} tasks x {episodes}, {_n_seeds(store)}"
+    return f"{mode} decoding, n = {store.n_tasks(mode)} tasks x {episodes}, {n_seeds(store)}"
 
 
-def _n_seeds(store: Store) -> str:
+def n_seeds(store: Store) -> str:
+    """``3 seeds``: those that all trained arms finished."""
     n = len(store.complete)
     return f"{n} seed{'s' * (n != 1)}"
 
@@ -232,4 +207,4 @@ def _n_seeds(store: Store) -> str:
 def _rough(store: Store) -> str:
     if len(store.complete) >= 5:
         return ""
-    return f"With {_n_seeds(store)} a bootstrap over seeds is rough: read T5 beside it."
+    return f"With {n_seeds(store)} a bootstrap over seeds is rough: read T5 beside it."

@@ -8,6 +8,20 @@ attack on purpose, run the workers in a virtual machine.
 """
 
 from rewards.sandbox.confinement import Mode
-from rewards.sandbox.supervisor import Conversation, Ending, Judgement, Limits, Outcome, Sandbox, SandboxError
+from rewards.sandbox.jobs import (
+    Conversation,
+    Ending,
+    Job,
+    Judgement,
+    Limits,
+    Outcome,
+    Runner,
+    SandboxError,
+    Script,
+)  # fmt: skip
+from rewards.sandbox.supervisor import Sandbox
 
-__all__ = ["Conversation", "Ending", "Judgement", "Limits", "Mode", "Outcome", "Sandbox", "SandboxError"]
+__all__ = [
+    "Conversation", "Ending", "Job", "Judgement", "Limits", "Mode", "Outcome", "Runner", "Sandbox", "SandboxError",
+    "Script",
+]  # fmt: skip

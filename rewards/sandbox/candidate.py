@@ -4,135 +4,112 @@ Nothing here is trusted by anybody: the program shares this memory and may chang
 expected value, only the arguments of the calls that it must answer.
 """
 
+import atexit
+import builtins
+import gc
 import io
+import linecache
+import operator
 import os
 import socket
 import sys
+import threading
+import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, NoReturn
 
-from rewards.sandbox.codec import NotPlainError, decode, encode
+from rewards.sandbox.codec import MAX_ITEMS, NotPlainError, decode, encode, is_iterator, iterated
 from rewards.sandbox.wire import receive_frame, send_frame
 
 SOURCE_NAME = "solution.py"
 MAX_REQUEST_BYTES = 64 * 2**20
 MAX_FRAMES = 12
-_Limit = Callable[[int], int]
+_MAX_STR_DIGITS = 4300
+"""Python's own default; the fork server has none, since its codec writes and reads numbers of any length."""
+_EAGER_ITEMS = 1000
 
 
-class CappedOutput:
-    """A text stream that writes at most so many bytes to a descriptor and drops the rest without an error."""
-
-    encoding, errors, newlines = "utf-8", "replace", None
+class _Capped(io.FileIO):
+    """A descriptor to which so many bytes are written; the rest is dropped without an error."""
 
     def __init__(self, descriptor: int, max_bytes: int) -> None:
-        self._descriptor, self._left, self._parts, self._size = descriptor, max_bytes, [], 0
-        self.buffer = _Bytes(self)
+        super().__init__(descriptor, "w", closefd=False)
+        self._left = max_bytes
 
-    def write(self, text: str) -> int:
-        """Keeps text for the next flush."""
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self.write_bytes(text.encode("utf-8", "replace"))
-        return len(text)
-
-    def write_bytes(self, data: bytes) -> None:
-        """Keeps bytes for the next flush."""
-        if self._size < self._left:
-            self._parts.append(data)
-            self._size += len(data)
-            if self._size > 8192:
-                self.flush()
-
-    def flush(self) -> None:
-        """Writes what was kept, up to the cap."""
-        data = b"".join(self._parts)[: self._left]
-        self._parts, self._size = [], 0
-        self._left -= len(data)
-        while data:
-            data = data[os.write(self._descriptor, data) :]
-
-    def writelines(self, lines: Any) -> None:
-        """Writes each line."""
-        for line in lines:
-            self.write(line)
-
-    def isatty(self) -> bool:
-        """Never a terminal."""
-        return False
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def readable(self) -> bool:
-        """Never."""
-        return False
-
-    def fileno(self) -> int:
-        """The descriptor beneath."""
-        return self._descriptor
-
-
-class _Bytes:
-    """``sys.stdout.buffer``."""
-
-    def __init__(self, text: CappedOutput) -> None:
-        self._text = text
-
-    def write(self, data: bytes) -> int:
-        self._text.write_bytes(bytes(data))
+    def write(self, data: Any) -> int:
+        kept = memoryview(data).cast("B")[: self._left]
+        self._left -= len(kept)
+        while kept:
+            kept = kept[super().write(kept) or 0 :]
         return len(data)
 
-    def flush(self) -> None:
-        self._text.flush()
+
+def open_streams(output_bytes: int) -> None:
+    """Standard streams as Python makes them, over descriptors 0, 1 and 2."""
+    raw = io.FileIO(0, "r", closefd=False)
+    raw.name = "<stdin>"  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), "utf-8", newline="\n")  # type: ignore[misc]
+    sys.stdin.mode = "r"  # type: ignore[misc]
+    for descriptor, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
+        sink = _Capped(descriptor, output_bytes)
+        sink.name = f"<{name}>"  # type: ignore[misc]
+        text = io.TextIOWrapper(io.BufferedWriter(sink), "utf-8", errors, "\n", line_buffering=descriptor == 2)
+        text.mode = "w"  # type: ignore[misc]
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        with suppress(Exception):  # the program may have put anything there, or closed it
+            stream.flush()  # type: ignore[union-attr]
 
 
 class Candidate:
     """The program, its namespace, and the objects of its own classes that a judge holds references to."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    def __init__(self) -> None:
         self._namespace: dict[str, Any] = {}
         self._objects: list[Any] = []
+        self._indices: dict[int, int] = {}
+        self._hooks: dict[str, Callable[[Any], Any]] = {
+            "ref": lambda body: self._objects[body[0]],
+            "ListNode": self._linked_list,
+            "TreeNode": self._tree,
+            "ndarray": lambda body: sys.modules["numpy"].array(decode(body[1]), dtype=body[0]),
+        }
 
-    def serve(self) -> NoReturn:
-        """Answers frames until one is marked ``last`` or the peer is gone."""
+    def serve(self, channel: socket.socket) -> NoReturn:
+        """Answers frames until the peer is gone."""
         try:
             while True:
-                request = receive_frame(self._channel, MAX_REQUEST_BYTES)
-                reply = self.answer(request)
-                sys.stdout.flush()
-                sys.stderr.flush()
-                send_frame(self._channel, reply)
-                if request.get("last"):
-                    break
+                for reply in self.answer(receive_frame(channel, MAX_REQUEST_BYTES)):
+                    _flush()
+                    send_frame(channel, reply)
         finally:
             os._exit(0)
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply to one request; what the program raises is a reply too."""
-        return _guarded(getattr(self, "_" + request["kind"]), request)
+    def answer(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The replies to one request: one for each call, else one. What the program raises is a reply too."""
+        if request["kind"] == "calls":
+            for call in request["calls"]:
+                yield _guarded(self._call, call)
+        else:
+            yield _guarded(getattr(self, "_" + request["kind"]), request)
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
-        module = types.ModuleType(request["name"])
-        self._namespace = module.__dict__
-        sys.modules[request["name"]] = module
-        try:
-            exec(compile(request["source"], SOURCE_NAME, "exec"), self._namespace)
-        except SystemExit as error:
-            if request["name"] != "__main__" or error.code not in (None, 0):
-                raise
+        self._namespace = _module("solution", request["source"])
+        exec(compile(request.get("prelude", ""), "prelude.py", "exec"), self._namespace)
+        exec(compile(request["source"], SOURCE_NAME, "exec"), self._namespace)
         return {"loaded": True}
 
-    def _calls(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"results": [_guarded(self._call, call) for call in request["calls"]]}
-
     def _call(self, call: dict[str, Any]) -> dict[str, Any]:
-        args = [decode(node, self._resolve) for node in call["args"]]
-        kwargs = {name: decode(node, self._resolve) for name, node in call["kwargs"].items()}
-        function = self._resolve(call["ref"]) if "ref" in call else self._named(call["name"])
+        args = [decode(node, self._hooks) for node in call["args"]]
+        kwargs = {name: decode(node, self._hooks) for name, node in call["kwargs"].items()}
+        function = self._hooks["ref"](call["ref"]) if "ref" in call else self._named(call["name"])
         if "method" in call:
             function = getattr(function, call["method"])
         keep = call.get("refs", False)
@@ -146,43 +123,122 @@ class Candidate:
         return reply
 
     def _named(self, name: str) -> Any:
+        """A function, or of ``Solution.method`` the method of a new instance."""
+        owner, _, name = name.rpartition(".")
+        if owner:
+            return getattr(self._named(owner)(), name)
         if name not in self._namespace:
             raise NameError(f"name {name!r} is not defined")
         return self._namespace[name]
 
     def _names(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the program made of the names that a test uses: a callable, a value, or nothing."""
-        kinds = {}
+        """What the program made of the names that a test uses; those that it does not define are left out."""
+        found = {}
         for name in request["names"]:
             value = self._namespace.get(name, self)
-            if value is self:
-                kinds[name] = {"kind": "missing"}
-            elif callable(value):
-                kinds[name] = {"kind": "callable"}
-            else:
-                kinds[name] = {"kind": "value", "value": self._encode(value, True)}
-        return {"names": kinds}
+            if isinstance(value, type) and issubclass(value, Exception):
+                found[name] = {"exception": _mro(value)}
+            elif value is not self:
+                found[name] = {"value": self._encode(value, True)}
+        return {"names": found}
 
     def _attribute(self, request: dict[str, Any]) -> dict[str, Any]:
-        target, name = self._resolve(request["ref"]), request["attribute"]
+        target, name = self._hooks["ref"](request["ref"]), request["attribute"]
         if "value" in request:
-            setattr(target, name, decode(request["value"], self._resolve))
+            setattr(target, name, decode(request["value"], self._hooks))
             return {"value": None}
         value = getattr(target, name)
         return {"callable": True} if callable(value) else {"value": self._encode(value, True)}
 
+    def _operate(self, request: dict[str, Any]) -> dict[str, Any]:
+        """An operator or a protocol of the language on objects of the program's own classes."""
+        name, args = request["operator"], [decode(node, self._hooks) for node in request["args"]]
+        if name == "next":
+            items = list(islice(args[0], 1))
+            return {"value": self._encode(items[0], True)} if items else {"end": True}
+        if name == "iter" and is_iterator(args[0]):
+            return {"value": self._known(args[0])}
+        if name == "exit":
+            error = getattr(builtins, args[1], Exception)(args[2]) if args[1] else None
+            return {"value": bool(args[0].__exit__(error and type(error), error, None))}
+        function = _OPERATIONS.get(name) or getattr(operator, name)
+        return {"value": self._encode(function(*args), True)}
+
     def _encode(self, value: Any, keep: bool) -> Any:
-        return encode(value, self._refer if keep else None)
+        return encode(value, self._refer if keep else self._structure)
+
+    def _structure(self, value: Any) -> Any:
+        """Data of well-known classes; of any other object nothing but the name of its class crosses."""
+        kind = type(value).__name__
+        if kind == "ListNode":
+            values, node = [], value
+            while node is not None and len(values) <= MAX_ITEMS:
+                values.append(node.val)
+                node = node.next
+        elif kind == "TreeNode":
+            values, level = [], [value]
+            for node in level:  # grows meanwhile
+                values.append(node and node.val)
+                level += [node.left, node.right] if node and len(level) <= MAX_ITEMS else []
+            while values and values[-1] is None:
+                values.pop()
+        elif type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+            plain = encode(value.tolist())
+            return {"ndarray": [value.dtype.str, plain]} if getattr(value, "shape", ()) else plain
+        elif is_iterator(value):
+            return iterated(value, self._structure)
+        else:
+            return {"opaque": kind[:100]}
+        if len(values) > MAX_ITEMS:
+            raise NotPlainError(f"more than {MAX_ITEMS} nodes, or a cycle")
+        return {kind: [encode(item) for item in values]}
+
+    def _linked_list(self, values: list[Any]) -> Any:
+        node = None
+        for value in reversed(values):
+            made = self._namespace["ListNode"](decode(value))
+            made.next, node = node, made
+        return node
+
+    def _tree(self, values: list[Any]) -> Any:
+        nodes = [None if value is None else self._namespace["TreeNode"](decode(value)) for value in values]
+        parents = [node for node in nodes if node is not None]
+        for index, node in enumerate(nodes[1:]):
+            setattr(parents[index // 2], "right" if index % 2 else "left", node)
+        return nodes[0] if nodes else None
 
     def _refer(self, value: Any) -> Any:
-        for index, known in enumerate(self._objects):
-            if known is value:
-                return {"ref": [index, type(value).__name__]}
-        self._objects.append(value)
-        return {"ref": [len(self._objects) - 1, type(value).__name__]}
+        if is_iterator(value):  # as data if it ends soon, else the judge asks for one item at a time
+            value = iter(value)
+            items = list(islice(value, _EAGER_ITEMS))
+            if len(items) < _EAGER_ITEMS:
+                return {"iter": [self._encode(item, True) for item in items]}
+            value = chain(items, value)
+        elif type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+            return self._structure(value)
+        return self._known(value)
 
-    def _resolve(self, body: list[Any]) -> Any:
-        return self._objects[body[0]]
+    def _known(self, value: Any) -> Any:
+        if id(value) not in self._indices:
+            self._indices[id(value)] = len(self._objects)
+            self._objects.append(value)
+        return {"ref": [self._indices[id(value)], type(value).__name__]}
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "len": len, "iter": iter, "str": str, "repr": repr, "bool": bool, "hash": hash, "int": int, "float": float,
+    "round": round, "divmod": divmod, "reversed": reversed, "isinstance": isinstance, "issubclass": issubclass,
+    "format": format, "enter": lambda value: value.__enter__(),
+}  # fmt: skip
+
+
+def _module(name: str, source: str) -> dict[str, Any]:
+    """The namespace of a new module as if it had been read from a file."""
+    module = types.ModuleType(name)
+    module.__file__ = SOURCE_NAME
+    sys.modules[name] = module
+    linecache.cache[SOURCE_NAME] = (len(source), None, source.splitlines(keepends=True), SOURCE_NAME)
+    return module.__dict__
 
 
 def _guarded(function: Callable[[dict[str, Any]], dict[str, Any]], request: dict[str, Any]) -> dict[str, Any]:
@@ -211,22 +267,73 @@ def describe(error: BaseException) -> dict[str, Any]:
         message = "<the message could not be formatted>"
     return {
         "type": type(error).__name__[:100],
-        "bases": [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"][:6],
+        "mro": _mro(type(error)),
         "message": str(message)[:2000],
         "frames": frames[:2] + frames[2:][-(MAX_FRAMES - 2) :],
     }
 
 
-def run(channel: socket.socket, output_bytes: int, stdin: bool) -> NoReturn:
-    """The life of a candidate's process: descriptor 1 is its output, the channel its only way out.
+def _mro(kind: type) -> list[str]:
+    return [base.__name__[:100] for base in kind.__mro__][:12]
 
-    Args:
-        channel: To the supervisor, or to a judge.
-        output_bytes: Of output that is kept.
-        stdin: Whether descriptor 0 holds anything.
-    """
-    sys.stdout = CappedOutput(1, output_bytes)
-    sys.stderr = CappedOutput(1, output_bytes)
-    if stdin:
-        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "replace")
-    Candidate(channel).serve()
+
+def serve(channel: socket.socket, output_bytes: int) -> NoReturn:
+    """The life of a process that answers calls: descriptor 1 is its output, the channel its only way out."""
+    open_streams(output_bytes)
+    sys.set_int_max_str_digits(_MAX_STR_DIGITS)
+    Candidate().serve(channel)
+
+
+def run_script(source: str, output_bytes: int) -> NoReturn:
+    """The life of a whole program: as ``python solution.py`` runs it, with an end like Python's, save its clean-up."""
+    open_streams(output_bytes)
+    sys.set_int_max_str_digits(_MAX_STR_DIGITS)
+    sys.argv, sys.orig_argv = [SOURCE_NAME], ["python", SOURCE_NAME]
+    builtins.open = io.open = _open  # type: ignore[assignment]
+    os.open = _open_descriptor  # type: ignore[assignment]
+    namespace, status = _module("__main__", source), 0
+    namespace["__builtins__"] = builtins
+    try:
+        exec(compile(source, SOURCE_NAME, "exec"), namespace)
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if status and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+    except BaseException as error:
+        status = 1
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename != SOURCE_NAME:
+            trace = trace.tb_next
+        if sys.excepthook is sys.__excepthook__:
+            traceback.print_exception(error.with_traceback(trace))
+        else:
+            sys.excepthook(type(error), error, trace)
+        del error, trace
+    with suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    try:
+        if not getattr(sys.stdout, "closed", False):
+            sys.stdout.flush()
+    except BaseException:
+        status = 120
+    namespace.clear()  # files that were left open are closed, and so written, with their last reference
+    gc.collect()
+    _flush()
+    os._exit(status & 0xFF)
+
+
+_DEVICES = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+_DEVICES |= {f"{folder}/{number}": number for folder in ("/dev/fd", "/proc/self/fd") for number in range(3)}
+_real_open, _real_open_descriptor = open, os.open
+
+
+def _open(file: Any, *args: Any, **kwargs: Any) -> Any:
+    """``open`` where the names of the standard streams exist, though no ``/proc`` does."""
+    known = _DEVICES.get(os.fspath(file)) if isinstance(file, str | os.PathLike) else None
+    return _real_open(file if known is None else os.dup(known), *args, **kwargs)
+
+
+def _open_descriptor(path: Any, *args: Any, **kwargs: Any) -> int:
+    known = _DEVICES.get(path) if isinstance(path, str) else None
+    return _real_open_descriptor(path, *args, **kwargs) if known is None else os.dup(known)

@@ -5,20 +5,25 @@ an object with one key, the tag: ``{"tuple": [1, 2]}``. What has no tag is *opaq
 
 The candidate's side encodes with the base classes' own methods, so an honest subclass of ``int`` or ``list`` arrives as
 its value and a lying ``__eq__`` or ``__iter__`` does not cross. The trusted side never trusts what arrives:
-:func:`matches` compares a node with the expected value without building anything larger than the expected value, so
-that neither nesting nor colliding hashes of a reply can hang the supervisor.
+:func:`matches` compares normal forms, made in time linear in the reply and without hashing a number of it, so that
+neither nesting nor colliding hashes of a reply can hang the supervisor.
 """
 
 import builtins
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from itertools import islice
 from typing import Any
 
 MAX_DEPTH = 100
+MAX_COMPARED, _SLACK = 2**24, 5000
+"""Items and characters of a value, and how many more than four times ours another writing of the same may have."""
+_MAX_EXPONENT = 400
 MAX_ITEMS = 100_000
 """Items taken from an iterator before it counts as endless."""
 _EXACT_JSON_INT = 2**53
@@ -29,6 +34,22 @@ _SEQUENCES: tuple[tuple[type, str], ...] = (
 
 class NotPlainError(ValueError):
     """A value or a node is no plain data, too deep, or endless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """Stands for nodes of a class that the program has: a linked list or a binary tree, as LeetCode has them.
+
+    Args:
+        kind: ``ListNode`` or ``TreeNode``.
+        values: Of the list in order; of the tree level by level, ``None`` for a missing child.
+    """
+
+    kind: str
+    values: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({list(self.values)!r})"
 
 
 class Opaque:
@@ -86,14 +107,33 @@ def _encode_rare(value: Any, kind: type, opaque: Callable[[Any], Any] | None, de
         return {kind.__name__: _ENCODERS[kind](value)}
     if kind is type and getattr(builtins, value.__name__, None) is value:
         return {"type": value.__name__}
-    if isinstance(value, Iterator) or kind.__name__ in ("dict_keys", "dict_values", "dict_items"):
-        items = list(islice(value, MAX_ITEMS + 1))
-        if len(items) > MAX_ITEMS:
-            raise NotPlainError(f"an iterator with more than {MAX_ITEMS} items")
-        return {"iter": [encode(item, opaque, depth + 1) for item in items]}
-    return {"opaque": kind.__name__[:100]} if opaque is None else opaque(value)
+    if kind in _VIEWS:
+        return {"keys": [encode(item, opaque, depth + 1) for item in value]}
+    if kind is Structure:
+        return {value.kind: [encode(item, opaque, depth + 1) for item in value.values]}
+    if opaque is not None:
+        return opaque(value)
+    return iterated(value, None, depth) if is_iterator(value) else {"opaque": kind.__name__[:100]}
 
 
+def is_iterator(value: Any) -> bool:
+    """Whether all there is to a value are the items that it gives."""
+    return isinstance(value, Iterator | type({}.values()))
+
+
+def iterated(value: Any, opaque: Callable[[Any], Any] | None, depth: int = 0) -> Any:
+    """The node of an iterator that ends.
+
+    Raises:
+        NotPlainError: If it does not.
+    """
+    items = list(islice(value, MAX_ITEMS + 1))
+    if len(items) > MAX_ITEMS:
+        raise NotPlainError(f"an iterator with more than {MAX_ITEMS} items")
+    return {"iter": [encode(item, opaque, depth + 1) for item in items]}
+
+
+_VIEWS = (type({}.keys()), type({}.items()))
 _SCALARS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__pos__),
     (float, float.__pos__),
@@ -106,7 +146,13 @@ _ENCODERS: dict[type, Callable[[Any], Any]] = {
     range: lambda value: [encode(value.start), encode(value.stop), encode(value.step)],
     Decimal: str,
     Fraction: str,
+    date: date.isoformat,
+    datetime: datetime.isoformat,
+    time: time.isoformat,
+    type(...): repr,
+    timedelta: lambda value: [value.days, value.seconds, value.microseconds],
 }
+_AS_TEXT = {name: name for name in ("type", "bytes", "date", "datetime", "time", "ellipsis")} | {"bytearray": "bytes"}
 _HEX = re.compile(r"-?0x[0-9a-f]{1,40000}")
 _DECIMAL = re.compile(r"-?(?:[\d.]{1,4000}(?:E[+-]?\d{1,6})?|Infinity|NaN)", re.ASCII)
 _QUOTIENT = re.compile(r"-?\d{1,4000}(?:/\d{1,4000})?", re.ASCII)
@@ -130,6 +176,11 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "bytearray": bytearray.fromhex,
     "Decimal": _number(_DECIMAL, Decimal),
     "Fraction": _number(_QUOTIENT, Fraction),
+    "date": date.fromisoformat,
+    "datetime": datetime.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": lambda parts: timedelta(*parts),
+    "ellipsis": lambda _: ...,
     "opaque": Opaque,
 }
 _CONTAINERS: dict[str, Callable[[Any], Any]] = {
@@ -138,17 +189,18 @@ _CONTAINERS: dict[str, Callable[[Any], Any]] = {
     "frozenset": frozenset,
     "deque": deque,
     "iter": iter,
+    "keys": lambda items: dict.fromkeys(items).keys(),
     "complex": lambda items: complex(*items),
     "range": lambda items: range(*items),
 }
 
 
-def decode(node: Any, reference: Callable[[Any], Any] | None = None, depth: int = 0) -> Any:
+def decode(node: Any, hooks: Mapping[str, Callable[[Any], Any]] | None = None, depth: int = 0) -> Any:
     """The value of a node. Only for nodes of bounded size, or where a hang is killed: hashes may collide on purpose.
 
     Args:
         node: What :func:`encode` made, or what somebody claims that it made.
-        reference: Resolves ``{"ref": ...}``; ``None`` refuses references.
+        hooks: By tag, what makes a value of nodes that only one side knows: ``{"ref": ...}``, ``{"ListNode": ...}``.
         depth: Nesting so far.
 
     Raises:
@@ -160,62 +212,161 @@ def decode(node: Any, reference: Callable[[Any], Any] | None = None, depth: int 
         raise NotPlainError(f"nested deeper than {MAX_DEPTH}")
     try:
         if isinstance(node, list):
-            return [decode(item, reference, depth + 1) for item in node]
+            return [decode(item, hooks, depth + 1) for item in node]
         ((tag, body),) = node.items()
+        if hooks is not None and tag in hooks:
+            return hooks[tag](body)
         if tag == "dict":
-            return {decode(k, reference, depth + 1): decode(v, reference, depth + 1) for k, v in body}
+            return {decode(k, hooks, depth + 1): decode(v, hooks, depth + 1) for k, v in body}
         if tag in _CONTAINERS:
-            return _CONTAINERS[tag]([decode(item, reference, depth + 1) for item in body])
+            return _CONTAINERS[tag]([decode(item, hooks, depth + 1) for item in body])
         if tag in _DECODERS:
             return _DECODERS[tag](body)
         if tag == "type" and isinstance(kind := getattr(builtins, body), type):
             return kind
-        if tag == "ref" and reference is not None:
-            return reference(body)
-    except (ValueError, TypeError, AttributeError, ArithmeticError, InvalidOperation) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
         raise NotPlainError(f"malformed node: {error}") from None
     raise NotPlainError("malformed node")
 
 
-def matches(expected: Any, node: Any) -> bool:
-    """Whether ``expected == decode(node)`` as Python has it, in time and memory bounded by the expected value.
+# The trusted side.
+
+
+def matches(
+    expected: Any, node: Any, tolerance: float | None = None, at_most: bool = False, alike: bool = False
+) -> bool:
+    """Whether ``expected == decode(node)`` as Python has it. Never raises, whatever the node is.
 
     Args:
         expected: Plain data of ours.
         node: What the candidate's process sent.
+        tolerance: If not ``None``, numbers may differ by less than this.
+        at_most: By just as much, too.
+        alike: A tuple is equal to a list of the same items, as in tests that come from JSON.
     """
-    if node is None or isinstance(node, bool | int | float | str):
-        return not isinstance(expected, list | tuple | dict | set | frozenset | deque) and bool(expected == node)
-    if isinstance(node, list):
-        return isinstance(expected, list) and _all_match(expected, node)
-    if not isinstance(node, dict) or len(node) != 1:
-        return False
-    ((tag, body),) = node.items()
-    if tag in ("tuple", "deque"):
-        kind = tuple if tag == "tuple" else deque
-        return isinstance(expected, kind) and isinstance(body, list) and _all_match(expected, body)
-    if tag in ("set", "frozenset", "dict"):
-        kind = dict if tag == "dict" else (set, frozenset)
-        # Lengths first: colliding hashes can then cost no more than our own value is large.
-        if not isinstance(expected, kind) or not isinstance(body, list) or len(body) != len(expected):
-            return False
     try:
-        return bool(expected == decode(node))
-    except NotPlainError:
+        ours = encode(expected)
+        bound = 4 * _size(ours, MAX_COMPARED) + _SLACK
+        if _size(node, bound) > bound:  # what is so much larger cannot be equal, and is not read
+            return False
+        ours, theirs = _normal(ours, alike), _normal(node, alike)
+        return ours == theirs if tolerance is None else _close(ours, theirs, tolerance, at_most)
+    except (NotPlainError, RecursionError):
         return False
 
 
-def _all_match(expected: Any, nodes: list[Any]) -> bool:
-    return len(expected) == len(nodes) and all(map(matches, expected, nodes))
+def _normal(node: Any, alike: bool) -> Any:
+    """A form of a node that is the same for equal values: lists, and of what has no order a sorted list of texts.
+
+    Raises:
+        NotPlainError: If the node is malformed, or stands for something that is equal to nothing (``nan``, an object).
+    """
+    if isinstance(node, bool | int | float):
+        return _plain_number(node)
+    if node is None or isinstance(node, str):
+        return node
+    if isinstance(node, list):
+        return [_normal(item, alike) for item in node]
+    if not isinstance(node, dict) or len(node) != 1:
+        raise NotPlainError("malformed node")
+    ((tag, body),) = node.items()
+    if tag in ("int", "float", "Decimal", "Fraction", "complex"):
+        return _plain_number(decode(node))
+    if tag in _AS_TEXT and isinstance(body, str):
+        return _AS_TEXT[tag], body
+    if tag == "range":
+        values = decode(node)
+        return ("range", values[0], values[-1], values[:2][-1]) if values else "range"
+    if isinstance(body, list):
+        return _normal_container(tag, body, alike)
+    raise NotPlainError("malformed node")
+
+
+def _normal_container(tag: str, body: list[Any], alike: bool) -> Any:
+    if tag in ("tuple", "deque", "timedelta", "ListNode", "TreeNode"):
+        items = [_normal(item, alike) for item in body]
+        if tag.endswith("Node"):
+            return (tag, items) if items else None  # no node at all is the empty list, the empty tree
+        return items if alike and tag == "tuple" else (tag, items)
+    if tag in ("set", "frozenset", "keys"):
+        return "set", sorted({_text(_normal(item, alike)) for item in body})
+    if tag == "dict" and all(isinstance(pair, list) and len(pair) == 2 for pair in body):
+        values = {_text(_normal(key, alike)): _normal(value, alike) for key, value in body}
+        return "dict", [list(item) for item in sorted(values.items(), key=lambda item: item[0])]
+    raise NotPlainError("equal to nothing")
+
+
+def _plain_number(value: Any) -> Any:
+    """An integer where the value is whole, else a float where that is exact, else a fraction."""
+    if isinstance(value, complex):
+        if not value.imag:
+            return _plain_number(value.real)
+        return "complex", _plain_number(value.real), _plain_number(value.imag)
+    if value != value:
+        raise NotPlainError("nan is equal to nothing")
+    if isinstance(value, int):
+        return int(value)
+    if value in (float("inf"), float("-inf")):
+        return float(value)
+    if isinstance(value, Decimal) and abs(value.adjusted()) > _MAX_EXPONENT:
+        raise NotPlainError("too large to be compared")
+    exact = Fraction(value)
+    if exact.denominator == 1:
+        return exact.numerator
+    return float(exact) if isinstance(value, float) or Fraction(float(exact)) == exact else exact
+
+
+def _text(value: Any) -> str:
+    """A normal form as text, different for different ones: texts carry their length, so that none can imitate more."""
+    if isinstance(value, list | tuple):
+        inner = ",".join(map(_text, value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner})"
+    return f"s{len(value)}:{value}" if isinstance(value, str) else f"i{value:x}" if type(value) is int else repr(value)
+
+
+def _close(ours: Any, theirs: Any, tolerance: float, at_most: bool) -> bool:
+    if isinstance(ours, list | tuple):
+        return type(ours) is type(theirs) and len(ours) == len(theirs) and all(
+            _close(a, b, tolerance, at_most) for a, b in zip(ours, theirs, strict=True)
+        )  # fmt: skip
+    if ours == theirs or not isinstance(ours, int | float | Fraction) or not isinstance(theirs, int | float | Fraction):
+        return bool(ours == theirs)
+    try:
+        difference = abs(theirs - ours)
+    except OverflowError:  # an integer that no float can hold
+        return False
+    return difference <= tolerance if at_most else difference < tolerance
 
 
 def show(node: Any, limit: int) -> str:
     """A node as Python would print its value, at most about ``limit`` characters, for feedback to a policy."""
+    if _size(node, 4 * limit) > 4 * limit:
+        return "<a very large value>"
     try:
-        text = repr(decode(node)) if _size(node, 4 * limit) <= 4 * limit else "<a very large value>"
+        text = _shown(node)
     except (NotPlainError, RecursionError):
         text = "<no plain value>"
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+_BRACKETS = {"set": "{%s}", "frozenset": "frozenset({%s})", "deque": "deque([%s])", "iter": "iter([%s])",
+             "ListNode": "ListNode([%s])", "TreeNode": "TreeNode([%s])"}  # fmt: skip
+
+
+def _shown(node: Any) -> str:
+    """Written from the node itself: a set that is built of it may take for ever."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(_shown, node))}]"
+    if not isinstance(node, dict) or len(node) != 1:
+        return repr(node)
+    ((tag, body),) = node.items()
+    if isinstance(body, list) and tag == "tuple":
+        return f"({_shown(body[0])},)" if len(body) == 1 else f"({', '.join(map(_shown, body))})"
+    if isinstance(body, list) and tag == "dict" and all(isinstance(pair, list) and len(pair) == 2 for pair in body):
+        return "{" + ", ".join(f"{_shown(key)}: {_shown(value)}" for key, value in body) + "}"
+    if isinstance(body, list) and tag in _BRACKETS:
+        return _BRACKETS[tag] % ", ".join(map(_shown, body)) if body or "[" in _BRACKETS[tag] else f"{tag}()"
+    return repr(decode(node))
 
 
 def _size(node: Any, limit: int) -> int:

@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from rewards.sandbox import kernel, landlock, namespaces, seccomp
 NOFILE = 32
 _STACK = 64 * 2**20
 _MAX_THREADS = 64
-_FILE_BYTES = 16 * 2**20
+_FILE_BYTES = 64 * 2**20
 Result = TypeVar("Result")
 
 
@@ -34,15 +34,20 @@ class ConfinementError(OSError):
     """A layer of the asked mode is not to be had; the message names it."""
 
 
-def confine(mode: Mode, memory_bytes: int) -> list[str]:
+def confine(mode: Mode, memory_bytes: int, packages: Sequence[str] = ()) -> list[str]:
     """Applies every layer of a mode to this process, from the outside in. Returns the names of the layers.
+
+    Args:
+        mode: Which layers.
+        memory_bytes: Address space of a process.
+        packages: Files and folders that may be read besides Python's own.
 
     Raises:
         ConfinementError: Naming the layer that the machine refuses.
     """
     layers = []
     if mode is Mode.NAMESPACES:
-        layer("mount tree", namespaces.build_root)
+        layer("mount tree", lambda: namespaces.build_root(packages))
         layer("user id", namespaces.become_nobody)
         layers += ["user, mount, pid, net, ipc, uts namespaces", "pivot_root"]
     layer("rlimits", lambda: _limit(memory_bytes, mode))
@@ -53,10 +58,11 @@ def confine(mode: Mode, memory_bytes: int) -> list[str]:
         layer("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
         layers.append("no_new_privs")
     if mode >= Mode.LANDLOCK:
-        abi = layer("landlock", lambda: landlock.restrict(_rules(mode)))
+        abi = layer("landlock", lambda: landlock.restrict(_rules(mode, packages)))
         layers.append(f"landlock ABI {abi}")
     if mode >= Mode.STRICT:
-        layer("seccomp", lambda: seccomp.install(seccomp.base_filter()))
+        private = mode is Mode.NAMESPACES
+        layer("seccomp", lambda: seccomp.install(seccomp.base_filter(mode is not Mode.STRICT, change_files=private)))
         layers.append("seccomp")
     return layers
 
@@ -69,8 +75,8 @@ def layer(name: str, apply: Callable[[], Result]) -> Result:
         raise ConfinementError(error.errno, f"{name}: {error.strerror or error}") from error
 
 
-def _rules(mode: Mode) -> list[tuple[str, int]]:
-    rules = [(path, landlock.READ) for path in namespaces.visible_paths()]
+def _rules(mode: Mode, packages: Sequence[str]) -> list[tuple[str, int]]:
+    rules = [(path, landlock.READ) for path in (*namespaces.visible_paths(), *packages)]
     # Listing, for the import system: of whole folders, so the names of hidden files show where no namespace hides them.
     rules += [(path, landlock.LIST) for path in namespaces.readable_paths() if os.path.isdir(path)]
     rules += [("/dev/null", landlock.WRITE), ("/dev/zero", landlock.READ), ("/dev/urandom", landlock.READ)]

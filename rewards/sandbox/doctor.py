@@ -1,19 +1,26 @@
 """``python -m rewards.sandbox.doctor``: which layers this machine gives, the mode they add up to, whether it holds.
 
-Every primitive is tried for real, in a process that is thrown away; then about ten tiny hostile programs run in the
-best mode. Exits with 1 if no isolated mode works or a program gets through.
+Every primitive is tried for real, in a process that is thrown away; then every promise of the mode is, by a tiny
+program against decoys: a file, a socket and a process that were made for it. What a mode loses is said, not hidden.
+Exits with 1 if no isolated mode works or a promise is not kept. ``--table`` runs all modes and prints the table of the
+documentation.
 """
 
 import argparse
 import errno
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rewards.sandbox import kernel, landlock, namespaces, seccomp
 from rewards.sandbox.confinement import Mode
-from rewards.sandbox.supervisor import Conversation, Ending, Limits, Outcome, Sandbox, SandboxError
+from rewards.sandbox.jobs import Conversation, Ending, Limits, Outcome, SandboxError
+from rewards.sandbox.supervisor import Sandbox
 
 _HINTS = {
     "namespaces": (
@@ -120,24 +127,92 @@ def _in_child(name: str, step: Callable[[], str]) -> Probe:
     return Probe(name, said.startswith("+"), said[1:] or "the probe died")
 
 
-# A program a line: what it tries, and what must come back.
 _BLOCKED = "blocked"
-SELF_TEST: tuple[tuple[str, str, object], ...] = (
-    ("an honest program", "def f():\n    return sum(range(10))", 45),
-    ("network", "import socket\ndef f():\n    socket.socket().connect(('127.0.0.1', 9))", _BLOCKED),
-    ("read /etc/passwd", "def f():\n    return open('/etc/passwd').read()", _BLOCKED),
-    ("write a file outside", "def f():\n    open('/var/tmp/errata-probe', 'w')", _BLOCKED),
-    ("fork", "import os\ndef f():\n    return os.fork()", _BLOCKED),
-    ("kill", "import os\ndef f():\n    os.kill(-1, 9)", _BLOCKED),
-    ("exec", "import os\ndef f():\n    os.execv('/bin/sh', ['sh'])", _BLOCKED),
-    ("leave with status 0", "import os\ndef f():\n    os._exit(0)", Ending.DIED),
-    ("run for ever", "def f():\n    while True: pass", Ending.TIMEOUT),
-    ("take all memory", "def f():\n    return len([0] * 10**10)", _BLOCKED),
-)
+_N, _L, _S = Mode.NAMESPACES, Mode.LANDLOCK, Mode.STRICT
 
 
-def self_test(sandbox: Sandbox) -> list[tuple[str, bool]]:
-    """Runs the tiny programs; true where the right thing happened.
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Something that a program tries, and what must come of it.
+
+    Args:
+        name: In words.
+        body: Of a function; ``{file}``, ``{folder}``, ``{socket}``, ``{pid}`` are decoys.
+        wanted: ``_BLOCKED`` if the attempt must raise, else the value that must come back or the ending.
+        lost: Modes that do not keep it.
+    """
+
+    name: str
+    body: str
+    wanted: object = _BLOCKED
+    lost: tuple[Mode, ...] = ()
+
+
+PROMISES = (
+    Promise("an honest program runs", "return sum(range(10))", 45),
+    Promise("any module of the standard library can be imported", "import xml.dom.minidom\nreturn 1", 1, (_S,)),
+    Promise("there is a scratch folder", "with open('/tmp/a', 'w') as f: return f.write('ab')", 2, (_L, _S)),
+    Promise("files of the machine cannot be seen", "return os.stat({file!r}).st_size", lost=(_L, _S)),
+    Promise("files cannot be read", "return open({file!r}).read()"),
+    Promise("files cannot be written to", "open({file!r}, 'a').write('x')"),
+    Promise("files cannot be truncated", "os.truncate({file!r}, 0)"),
+    Promise("files cannot be removed", "os.unlink({file!r})"),
+    Promise("files cannot be renamed", "os.rename({file!r}, {file!r} + '2')"),
+    Promise("files cannot be made", "open({folder!r} + '/new', 'w')"),
+    Promise("files cannot be linked", "os.symlink({file!r}, {folder!r} + '/link')"),
+    Promise("folders cannot be made", "os.mkdir({folder!r} + '/folder')"),
+    Promise("modes of files cannot be changed", "os.chmod({file!r}, 0o600)"),
+    Promise("times of files cannot be changed", "os.utime({file!r}, (0, 0))"),
+    Promise("times of devices cannot be changed", "os.utime('/dev/null')"),
+    Promise("installed packages cannot be read", "from sysconfig import get_path\n"
+            "return [open(e).read(1) for e in os.scandir(get_path('stdlib') + '/site-packages') if e.is_file()][0]"),
+    Promise("no network", "socket.socket().connect(('127.0.0.1', 9))"),
+    Promise("no datagram to a socket in the file tree",
+            "socket.socketpair(type=socket.SOCK_DGRAM)[0].sendto(b'x', {socket!r})"),
+    Promise("no signal to another process", "os.kill({pid}, 15)"),
+    Promise("no signal to all processes", "os.kill(-1, 15)"),
+    Promise("no signal through the owner of a socket",
+            "import fcntl\nfcntl.fcntl(socket.socketpair()[0], fcntl.F_SETOWN, {pid})"),
+    Promise("no other process is traced",
+            "import ctypes\nif ctypes.CDLL(None).ptrace(16, {pid}, 0, 0): raise OSError"),
+    Promise("no process is made", "os.fork()"),
+    Promise("no other program is run", "os.execv('/bin/sh', ['sh'])"),
+    Promise("limits cannot be raised", "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))"),
+    Promise("memory is limited", "return len([0] * 10**10)"),
+    Promise("time is limited", "while True: pass", Ending.TIMEOUT),
+    Promise("leaving with status 0 is no answer", "os._exit(0)", Ending.DIED),
+)  # fmt: skip
+
+
+@contextmanager
+def _decoys() -> Iterator[tuple[dict[str, object], Callable[[], object]]]:
+    """What programs may try to harm, and what tells whether they did."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        os.chmod(folder, 0o755)
+        file, address = f"{folder}/file", f"{folder}/socket"
+        with open(file, "w") as stream:
+            stream.write("decoy")
+        listener.bind(address)
+        listener.setblocking(False)
+        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
+
+        def state() -> object:
+            stat = os.stat(file) if os.path.exists(file) else None
+            try:
+                received = listener.recv(9)
+            except BlockingIOError:
+                received = None
+            return stat and (stat.st_mode, stat.st_size, stat.st_mtime), received, process.poll(), os.listdir(folder)
+
+        try:
+            yield {"file": file, "folder": folder, "socket": address, "pid": process.pid}, state
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def self_test(sandbox: Sandbox) -> list[tuple[Promise, bool]]:
+    """Tries every promise; true where it was kept.
 
     Raises:
         ValueError: If the sandbox does not isolate: there, ``kill(-1)`` would end every process of this user.
@@ -145,21 +220,39 @@ def self_test(sandbox: Sandbox) -> list[tuple[str, bool]]:
     if sandbox.mode is Mode.NONE:
         raise ValueError("the self-test runs hostile programs and needs an isolated mode")
     results = []
-    for name, source, wanted in SELF_TEST:
-        load = {"kind": "load", "source": source, "name": "solution"}
-        call = {"kind": "calls", "calls": [{"name": "f", "args": [], "kwargs": {}}], "last": True}
-        outcome = sandbox.run(Conversation((load, call), output_after=2), Limits(wall_s=2.0))
-        results.append((name, _as_wanted(outcome, wanted)))
+    with _decoys() as (decoys, state):
+        before = state()
+        for promise in PROMISES:
+            body = "".join(f"    {line}\n" for line in promise.body.format(**decoys).splitlines())
+            load = {"kind": "load", "source": f"import os, socket\ndef f():\n{body}"}
+            call = {"kind": "calls", "calls": [{"name": "f", "args": [], "kwargs": {}}]}
+            outcome = sandbox.run(Conversation((load, call), output_after=2), Limits(cpu_s=1.0))
+            results.append((promise, _as_wanted(outcome, promise.wanted) and state() == before))
     return results
 
 
 def _as_wanted(outcome: Outcome, wanted: object) -> bool:
     if isinstance(wanted, Ending):
         return outcome.ending is wanted
-    if outcome.ending is not Ending.FINISHED:
+    if outcome.ending is not Ending.FINISHED or outcome.replies[0] != {"loaded": True}:
         return False
-    result = outcome.replies[1]["results"][0]
-    return "raised" in result if wanted == _BLOCKED else result == {"value": wanted}
+    return "raised" in outcome.replies[1] if wanted == _BLOCKED else outcome.replies[1] == {"value": wanted}
+
+
+def table() -> str:
+    """Every promise in every mode of this machine, as Markdown."""
+    lines, kept = [], {}
+    for mode in (_N, _L, _S):
+        with Sandbox(n_workers=1, mode=mode) as sandbox:
+            kept[mode] = dict(self_test(sandbox))
+    lines = [
+        "| promise | " + " | ".join(f"`{mode.name.lower()}`" for mode in kept) + " |",
+        "|---|" + "---|" * len(kept),
+    ]
+    for promise in PROMISES:
+        cells = ("yes" if kept[mode][promise] else "no" for mode in kept)
+        lines.append(f"| {promise.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -172,7 +265,11 @@ def main() -> int:
         choices=[mode.name.lower() for mode in Mode if mode is not Mode.NONE],
         help="test this mode, not the best one",
     )
+    parser.add_argument("--table", action="store_true", help="print what each mode keeps, as Markdown")
     args = parser.parse_args()
+    if args.table:
+        print(table())
+        return 0
     print(f"system      {sys.platform} {os.uname().release} {kernel.machine()}, uid {os.geteuid()}")
     probes = probe_all()
     for probe in probes:
@@ -189,9 +286,10 @@ def main() -> int:
         for reason in sandbox.missing:
             print(f"{'':<12}not {reason}")
         results = self_test(sandbox)
-    for name, held in results:
-        print(f"self-test   {'ok  ' if held else 'FAIL'} {name}")
-    return 0 if all(held for _, held in results) else 1
+    for promise, kept in results:
+        lost = sandbox.mode in promise.lost
+        print(f"self-test   {'ok  ' if kept else 'lost' if lost else 'FAIL'} {promise.name}")
+    return 0 if all(kept or sandbox.mode in promise.lost for promise, kept in results) else 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 The judge holds the tests; the candidate's process never does. A proxy sends plain arguments over a socket pair and gets
 plain data back; objects of the candidate's own classes stay where they are and are handled by reference. Such a
-reference is equal to nothing but itself, so a lying ``__eq__`` never runs here.
+reference is equal to no plain value, so a lying ``__eq__`` says nothing about the tests' own values. Nothing in a reply
+chooses what the judge does: it binds the names that it asked for and no others.
 """
 
 import builtins
@@ -12,168 +13,248 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-from rewards.sandbox.candidate import MAX_REQUEST_BYTES, CappedOutput, describe
-from rewards.sandbox.codec import NotPlainError, decode, encode
-from rewards.sandbox.wire import BrokenFrameError, receive_frame, send_frame
+from rewards.sandbox.candidate import MAX_REQUEST_BYTES, describe, open_streams
+from rewards.sandbox.codec import NotPlainError, Opaque, decode, encode, is_iterator, iterated
+from rewards.sandbox.wire import receive_frame, send_frame
 
 _ENDS_LOOPS = (StopIteration, StopAsyncIteration)
+_UNUSABLE = (NotPlainError, RecursionError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading a forged reply may raise."""
 
 
 class CandidateError(Exception):
     """The candidate cannot be judged any further: it is gone, or sent no plain data."""
 
 
+class TestsError(Exception):
+    """The tests ask for what no proxy can do, whatever the program is."""
+
+
 class _Link:
-    """The judge's end of the socket pair."""
+    """The judge's end of the socket pair. ``asked`` counts replies: a test that fails without any fails by itself."""
 
     def __init__(self, channel: socket.socket, max_bytes: int) -> None:
         self._channel, self._max_bytes = channel, max_bytes
+        self.asked, self.gone = 0, False
+        self.exceptions: dict[str, type[Exception]] = {}
+        self._hooks = {
+            "ref": self.reference,
+            "ndarray": lambda body: sys.modules["numpy"].array(decode(body[1]), dtype=body[0]),
+        }
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """One request and its reply; an exception of the candidate is raised again here, by its builtin name."""
+        self.asked += 1
         try:
             send_frame(self._channel, request)
             reply = receive_frame(self._channel, self._max_bytes)
         except OSError as error:
+            self.gone = True
             raise CandidateError(f"the program ended before the tests did ({error})") from None
         if not isinstance(reply, dict):
             raise CandidateError("the program sent no plain data")
         if "unusable" in reply:
             raise CandidateError(f"the program's result is no plain data: {reply['unusable']}")
         if "raised" in reply:
-            raise _exception(reply["raised"])
+            raise self._exception(reply["raised"])
         return reply
+
+    def value(self, reply: dict[str, Any]) -> Any:
+        """The value in a reply."""
+        try:
+            return decode(reply["value"], self._hooks)
+        except _UNUSABLE as error:
+            raise CandidateError(f"the program's result is no plain data: {error}") from None
 
     def call(self, target: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls something in the candidate and copies changes of list, dict and set arguments back."""
         call = target | {
-            "args": [encode(arg, _as_reference) for arg in args],
-            "kwargs": {name: encode(value, _as_reference) for name, value in kwargs.items()},
+            "args": [_encoded(arg) for arg in args],
+            "kwargs": {name: _encoded(value) for name, value in kwargs.items()},
             "refs": True,
         }
-        reply = self.ask(kind="calls", calls=[call])["results"][0]
-        if "raised" in reply:
-            raise _exception(reply["raised"])
-        if "unusable" in reply:
-            raise CandidateError(f"the program's result is no plain data: {reply['unusable']}")
+        reply = self.ask(kind="calls", calls=[call])
         try:
             for arg, node in zip(args, reply["args"], strict=True):
-                _copy_back(arg, node, self)
-            return decode(reply["value"], self.reference)
-        except (NotPlainError, RecursionError, KeyError, TypeError, ValueError) as error:
-            raise CandidateError(f"the program's result is no plain data: {error}") from None
+                _copy_back(arg, decode(node, self._hooks))
+        except _UNUSABLE as error:
+            raise CandidateError(f"the program's arguments are no plain data: {error}") from None
+        return self.value(reply)
+
+    def operate(self, operator: str, *args: Any) -> Any:
+        """An operator on objects of the candidate."""
+        reply = self.ask(kind="operate", operator=operator, args=[_encoded(arg) for arg in args])
+        if operator == "next" and reply.get("end") is True:
+            raise StopIteration
+        return self.value(reply)
 
     def reference(self, body: Any) -> "_Reference":
         """A proxy for an object of the candidate's own class."""
         index, name = body
         return _Reference(self, int(index), str(name))
 
+    def bind(self, names: list[str]) -> tuple[dict[str, Any], bool]:
+        """Proxies for the names that the tests use of the program, and whether each is one that asks it when used."""
+        found = self.ask(kind="names", names=names).get("names")
+        namespace: dict[str, Any] = {}
+        for name in names:
+            entry = found.get(name) if isinstance(found, dict) else None
+            if isinstance(entry, dict) and "exception" in entry:
+                kind = type(self._exception({"mro": entry["exception"], "message": ""}))
+                namespace[name] = self.exceptions[name] = type(name, (kind,), {})
+            elif isinstance(entry, dict):
+                namespace[name] = self.value(entry)
+        return namespace, all(isinstance(namespace.get(name), _Reference) for name in names)
+
+    def _exception(self, raised: Any) -> Exception:
+        """The nearest class that the tests can name, so that ``except ValueError`` works."""
+        raised = raised if isinstance(raised, dict) else {}
+        names = raised.get("mro")
+        for name in names if isinstance(names, list) else []:
+            kind = self.exceptions.get(str(name)) or getattr(builtins, str(name), None)
+            # StopIteration would end a loop of the tests (``all(map(candidate, inputs))``) early and quietly.
+            if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _ENDS_LOOPS):
+                try:
+                    return kind(str(raised.get("message", "")))
+                except TypeError:
+                    continue  # UnicodeDecodeError and the like take more than a message
+        return CandidateError(f"the program raised {raised.get('type')}: {raised.get('message')}")
+
 
 class _Reference:
-    """An object that lives in the candidate."""
+    """An object that lives in the candidate: attributes, calls, operators and protocols work on it there."""
 
     def __init__(self, link: _Link, index: int, type_name: str) -> None:
         self.__dict__.update(_link=link, _index=index, _type_name=type_name)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name not in ("__name__", "__doc__", "__dict__"):
             raise AttributeError(name)
         reply = self._link.ask(kind="attribute", ref=[self._index], attribute=name)
         if reply.get("callable"):
             target = {"ref": [self._index], "method": name}
             return lambda *args, **kwargs: self._link.call(target, args, kwargs)
-        return decode(reply["value"], self._link.reference)
+        return self._link.value(reply)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._link.ask(kind="attribute", ref=[self._index], attribute=name, value=encode(value, _as_reference))
+        self._link.ask(kind="attribute", ref=[self._index], attribute=name, value=_encoded(value))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._link.call({"ref": [self._index]}, args, kwargs)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Reference) and self._index == other._index
+        # Two objects of the program are compared by the program; with a value of the tests it has no say.
+        if not isinstance(other, _Reference):
+            return False
+        return self._index == other._index or self._link.operate("eq", self, other) is True
 
     def __hash__(self) -> int:
-        return hash(self._index)
+        return int(self._link.operate("hash", self))
 
-    def __repr__(self) -> str:
-        return f"<{self._type_name} object>"
+    def __instancecheck__(self, instance: object) -> bool:
+        return self._link.operate("isinstance", instance, self) is True
+
+    def __subclasscheck__(self, kind: type) -> bool:
+        return self._link.operate("issubclass", kind, self) is True
+
+    def __next__(self) -> Any:
+        return self._link.operate("next", self)
+
+    def __iter__(self) -> Any:
+        items = self._link.operate("iter", self)
+        return items if isinstance(items, _Reference) else iter(items)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        return self._link.operate("exit", self, kind and kind.__name__, str(error)) is True
 
 
-def _as_reference(value: Any) -> Any:
-    if isinstance(value, _Reference):
-        return {"ref": [value._index, value._type_name]}
-    raise CandidateError(f"a test passes an object of type {type(value).__name__}, which cannot enter the sandbox")
+def _forward(operator: str, reflected: bool = False) -> Any:
+    def method(self: _Reference, *args: Any) -> Any:
+        return self._link.operate(operator, *((*args, self) if reflected else (self, *args)))
+
+    return method
 
 
-def _copy_back(arg: Any, node: Any, link: _Link) -> None:
-    if type(arg) not in (list, dict, set):
-        return
-    after = decode(node, link.reference)
-    if type(after) is not type(arg) or after == arg:
+for _name in (
+    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "lshift", "rshift",
+    "divmod",
+):  # fmt: skip
+    _dunder = _name.rstrip("_")
+    setattr(_Reference, f"__{_dunder}__", _forward(_name))
+    setattr(_Reference, f"__r{_dunder}__", _forward(_name, reflected=True))
+for _name in (
+    "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert", "getitem", "setitem", "delitem", "contains", "index", "len",
+    "str", "repr", "bool", "int", "float", "round", "reversed", "format", "enter",
+):  # fmt: skip
+    setattr(_Reference, f"__{_name}__", _forward(_name))
+
+
+def _encoded(value: Any) -> Any:
+    def refer(value: Any) -> Any:
+        if isinstance(value, _Reference):
+            return {"ref": [value._index, value._type_name]}
+        if isinstance(value, Opaque):
+            raise CandidateError(f"the program returned an object of type {value.type_name}")
+        if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+            plain = encode(value.tolist())
+            return {"ndarray": [value.dtype.str, plain]} if getattr(value, "shape", ()) else plain
+        if is_iterator(value):
+            return iterated(value, refer)
+        raise TestsError(f"a test passes an object of type {type(value).__name__}, which cannot enter the sandbox")
+
+    try:
+        return encode(value, refer)
+    except NotPlainError as error:  # what the tests pass on may have come from the program
+        raise CandidateError(str(error)) from None
+
+
+def _copy_back(arg: Any, after: Any) -> None:
+    if type(arg) not in (list, dict, set) or type(after) is not type(arg) or after == arg:
         return
     arg.clear()
     arg.extend(after) if isinstance(arg, list) else arg.update(after)
 
 
-def _exception(raised: dict[str, Any]) -> BaseException:
-    """The nearest builtin exception, so that a test's ``except ValueError`` works; never one that ends the judge."""
-    for name in raised.get("bases", []):
-        kind = getattr(builtins, str(name), None)
-        # StopIteration would end a loop of the tests (``all(map(candidate, inputs))``) early and quietly.
-        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _ENDS_LOOPS):
-            try:
-                return kind(str(raised.get("message", "")))
-            except TypeError:
-                continue  # UnicodeDecodeError and the like take more than a message
-    return CandidateError(f"the program raised {raised.get('type')}: {raised.get('message')}")
+def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> None:
+    """Sends one verdict for each test: whether it passed, and if not, whether that is the tests' own fault."""
+    try:
+        link.ask(kind="load", source=request["source"], prelude=request["prelude"])
+        namespace, all_proxies = link.bind(request["names"])
+        namespace |= {alias: namespace[name] for alias, name in request["aliases"].items() if name in namespace}
+        namespace["__name__"] = "tests"
+    except Exception as error:
+        send_frame(supervisor, {"passed": False, "raised": describe(error), "ended": True, "setup": True})
+        return
 
-
-def _proxies(link: _Link, names: list[str]) -> dict[str, Any]:
-    """What the tests may use of the program: proxies for what can be called, plain data for the rest."""
-    namespace: dict[str, Any] = {}
-    for name, found in link.ask(kind="names", names=names)["names"].items():
-        if found["kind"] == "callable":
-            target = {"name": name}
-            namespace[name] = lambda *args, target=target, **kwargs: link.call(target, args, kwargs)
-        elif found["kind"] == "value":
-            namespace[name] = decode(found["value"], link.reference)
-    return namespace
-
-
-def _judge(link: _Link, request: dict[str, Any]) -> dict[str, Any]:
-    loaded = link.ask(kind="load", source=request["source"], name="solution")
-    assert loaded
-    proxies = _proxies(link, request["names"])
-    proxies |= {alias: proxies.get(name) for alias, name in request["aliases"].items()}
-    modules = {name: importlib.import_module(name) for name in request["modules"]}
-    namespace = {"__name__": "tests"} | proxies | modules
-    exec(compile(request["setup"], "setup.py", "exec"), namespace)
-    namespace.update(proxies)  # the set-up may hold an empty stub of the very function
-    results = []
-    for test in request["tests"]:
+    def run(code: str, name: str) -> dict[str, Any]:
+        asked = link.asked
         try:
-            exec(compile(test, "test.py", "exec"), namespace)
-            results.append({"passed": True})
-        except AssertionError as error:
-            results.append({"passed": False, "raised": None, "message": str(error)[:200]})
-        except Exception as error:
-            results.append({"passed": False, "raised": describe(error)})
-            if isinstance(error, CandidateError):
-                break  # the stream may hold half a frame: nothing after this can be trusted
-    return {"results": results}
+            exec(compile(code, name, "exec"), namespace)
+            return {"passed": True}
+        except BaseException as error:
+            # Where every name of the program is a proxy, a test that asked it nothing cannot have failed through it.
+            ours = isinstance(error, TestsError) or (all_proxies and link.asked == asked)
+            return {"passed": False, "raised": describe(error), "ours": ours, "ended": link.gone}
+
+    prepared = run(request["setup"], "setup.py")
+    try:
+        namespace |= {name: importlib.import_module(name) for name in request["modules"]}
+    except ImportError as error:
+        prepared = {"passed": False, "raised": describe(error), "ours": True}
+    if not prepared["passed"]:
+        send_frame(supervisor, prepared | {"ended": True, "setup": True})
+        return
+    for test in request["tests"]:
+        verdict = run(test, "test.py")
+        send_frame(supervisor, verdict)
+        if verdict.get("ended"):  # the stream may hold half a frame: nothing after this can be trusted
+            break
 
 
 def run(supervisor: socket.socket, candidate: socket.socket, max_bytes: int) -> NoReturn:
-    """The life of a judge's process: one request, one verdict."""
-    sys.stdout = sys.stderr = CappedOutput(1, 0)
+    """The life of a judge's process: one request, a verdict for each of its tests."""
+    open_streams(0)
     try:
-        request = receive_frame(supervisor, MAX_REQUEST_BYTES)
-        link = _Link(candidate, max_bytes)
-        try:
-            verdict = _judge(link, request)
-        except (Exception, BrokenFrameError) as error:
-            verdict = {"failed": describe(error)}
-        send_frame(supervisor, verdict)
+        _judge(_Link(candidate, max_bytes), supervisor, receive_frame(supervisor, MAX_REQUEST_BYTES))
     finally:
         os._exit(0)

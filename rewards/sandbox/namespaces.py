@@ -3,6 +3,7 @@
 import os
 import sys
 import sysconfig
+from collections.abc import Sequence
 
 from rewards.sandbox import kernel
 
@@ -99,8 +100,11 @@ def _map_from_outside(pid: int, ready: int, mapped: int) -> None:
         os._exit(status)
 
 
-def build_root() -> None:
+def build_root(packages: Sequence[str] = ()) -> None:
     """Replaces the file tree by a read-only copy of Python's own files and one small scratch folder.
+
+    Args:
+        packages: Files and folders of installed packages that programs may use.
 
     Raises:
         OSError: Naming the mount that failed.
@@ -113,12 +117,18 @@ def build_root() -> None:
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{_MOUNT_POINT}/{name}")
     for path in hidden_paths():
-        kernel.mount("tmpfs", _MOUNT_POINT + path, "tmpfs", kernel.MS_RDONLY, "size=4k")
-    for name in ("null", "zero", "urandom"):
-        _bind(f"/dev/{name}", read_only=False)
+        kernel.mount("tmpfs", _MOUNT_POINT + path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
+    for path in packages:
+        _bind(path)
+    for path in hidden_paths():
+        flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+        kernel.mount(None, _MOUNT_POINT + path, None, flags)
+    for name in ("null", "zero", "urandom"):  # a device on a read-only mount can be written to, but not touched
+        _bind(f"/dev/{name}", device=True)
     scratch = _MOUNT_POINT + SCRATCH
     os.makedirs(scratch, exist_ok=True)
-    kernel.mount("tmpfs", scratch, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, _SCRATCH_OPTIONS)
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME
+    kernel.mount("tmpfs", scratch, "tmpfs", flags, _SCRATCH_OPTIONS)
     os.makedirs(f"{_MOUNT_POINT}/old")
     kernel.call("pivot_root", _MOUNT_POINT.encode(), f"{_MOUNT_POINT}/old".encode())
     os.chdir("/")
@@ -146,7 +156,7 @@ def drop_capabilities() -> None:
     kernel.drop_capabilities()
 
 
-def _bind(path: str, read_only: bool = True) -> None:
+def _bind(path: str, device: bool = False) -> None:
     target = _MOUNT_POINT + path
     if os.path.isdir(path):
         os.makedirs(target, exist_ok=True)
@@ -154,9 +164,8 @@ def _bind(path: str, read_only: bool = True) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         _write(target, "", os.O_CREAT)
     kernel.mount(path, target, None, kernel.MS_BIND | kernel.MS_REC)
-    if read_only:
-        flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
-        kernel.mount(None, target, None, flags | _locked_flags(target))
+    flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
+    kernel.mount(None, target, None, flags | (0 if device else kernel.MS_NODEV) | _locked_flags(target))
 
 
 def _locked_flags(path: str) -> int:

@@ -1,14 +1,16 @@
 """Two system-call filters, written as BPF by hand.
 
 The *base* filter is an allow-list, installed once in the fork server and inherited: what is not listed fails with
-EPERM,
-a foreign architecture or the x32 numbers kill the process. The *child* filter is short, because the kernel evaluates
-a filter for every call number when it is attached: it takes away from each program what only the fork server needs.
+EPERM, a foreign architecture or the x32 numbers kill the process. It is shorter where the file tree is the host's:
+Landlock has no rule for modes and times of files, and its old versions have none for renaming and truncating. The
+*child* filter is short, because the kernel evaluates a filter for every call number when it is attached: it takes away
+from each program what only the fork server needs.
 """
 
 import ctypes
 import errno
 import struct
+from collections.abc import Sequence
 
 from rewards.sandbox import kernel
 
@@ -31,10 +33,16 @@ _IOCTLS = (0x5401, 0x5451, 0x5450, 0x5421, 0x541B, 0x5413)
 _NOT_FOR_CHILDREN = """
 fork vfork wait4 waitid kill tgkill pidfd_open pidfd_send_signal sendmsg recvmsg prctl seccomp setrlimit
 """
-_OPENS_FILES = """
-open openat getdents getdents64 access faccessat faccessat2 readlink readlinkat stat lstat rename renameat
-renameat2 mkdir mkdirat rmdir unlink unlinkat symlink symlinkat chmod fchmodat utimensat truncate statfs chdir
+_CHANGES_FILES = """
+chmod fchmod fchmodat utimensat truncate rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat symlink symlinkat
 """
+_OPENS_FILES = """
+open openat getdents getdents64 access faccessat faccessat2 readlink readlinkat stat lstat statfs
+"""
+"""What finds nothing in the strict mode: as if there were no files."""
+_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
+"""Copies, flags and locks of descriptors. Not F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE: those signal others."""
+_O_ASYNC, _F_SETFL, _RLIMIT_STACK = 0x2000, 4, 3
 _NOT_FOR_WORKERS = """
 fork vfork kill pidfd_open pidfd_send_signal sendmsg prctl seccomp socket connect execve execveat ptrace bpf
 """
@@ -77,36 +85,52 @@ def _refuse(names: str) -> _Program:
     return steps
 
 
-def base_filter() -> bytes:
-    """The allow-list of the fork server and all that it forks."""
-    table = kernel.numbers()
-    steps = _prologue()
-    for number in (table[name] for name in _BASE.split() if name in table):
-        steps += [(_EQUAL, 0, 1, number), _PASS]
-    # The arguments of clone3 lie in memory, unreadable here. ENOSYS makes libc fall back to clone.
-    steps += [(_EQUAL, 0, 1, table["clone3"]), _deny(errno.ENOSYS)]
-    steps += [(_EQUAL, 0, len(_IOCTLS) + 1, table["ioctl"]), (_LOAD, 0, 0, _argument(1))]
-    steps += [(_EQUAL, len(_IOCTLS) - i, 0, command) for i, command in enumerate(_IOCTLS)]
-    steps += [_deny(), _PASS]
-    return _assemble(steps)
+def _only(name: str, offset: int, values: Sequence[int]) -> _Program:
+    """A call passes on only with one of these values as half an argument."""
+    steps: _Program = [(_LOAD, 0, 0, offset)]
+    steps += [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
+    steps += [_deny(), (_LOAD, 0, 0, _NUMBER)]
+    return [(_EQUAL, 0, len(steps), kernel.numbers()[name]), *steps]
 
 
-def child_filter(open_files: bool = True) -> bytes:
-    """What each program loses: processes, signals to others, limits, descriptors over sockets.
+def base_filter(open_files: bool = True, change_files: bool = True) -> bytes:
+    """The allow-list of the fork server and all that it forks.
 
     Args:
         open_files: ``False`` is the strict mode, for machines without Landlock and namespaces.
+        change_files: ``False`` where the file tree is the host's.
     """
     table = kernel.numbers()
+    refused = set(("" if open_files else _OPENS_FILES).split() + ("" if change_files else _CHANGES_FILES).split())
+    steps = _prologue()
+    # A socket may not name another process as the one to signal, nor a datagram an address.
+    steps += _only("fcntl", _argument(1), _FCNTL)
+    steps += [(_EQUAL, 0, 6, table["fcntl"]), (_LOAD, 0, 0, _argument(1)), (_EQUAL, 0, 3, _F_SETFL)]
+    steps += [(_LOAD, 0, 0, _argument(2)), (_SET_BITS, 0, 1, _O_ASYNC), _deny(), (_LOAD, 0, 0, _NUMBER)]
+    steps += _only("sendto", _argument(4), (0,)) + _only("sendto", _argument(4) + 4, (0,))
+    for number in (table[name] for name in _BASE.split() if name in table and name not in refused):
+        steps += [(_EQUAL, 0, 1, number), _PASS]
+    for number in (table[name] for name in _OPENS_FILES.split() if name in table and name in refused):
+        steps += [(_EQUAL, 0, 1, number), _deny(errno.ENOENT)]
+    # The arguments of clone3 lie in memory, unreadable here. ENOSYS makes libc fall back to clone.
+    steps += [(_EQUAL, 0, 1, table["clone3"]), _deny(errno.ENOSYS)]
+    steps += [*_only("ioctl", _argument(1), _IOCTLS), (_EQUAL, 0, 1, table["ioctl"]), _PASS]
+    return _assemble([*steps, _deny()])
+
+
+def child_filter() -> bytes:
+    """What each program loses: processes, signals to others, limits, descriptors over sockets."""
+    table = kernel.numbers()
     steps = _prologue() + _refuse(_NOT_FOR_CHILDREN)
-    # Threads are allowed, processes are not; 2 is the index of prlimit's pointer to new limits.
+    # Threads are allowed, processes are not.
     steps += [(_EQUAL, 0, 3, table["clone"]), (_LOAD, 0, 0, _argument(0))]
     steps += [(_SET_BITS, 1, 0, kernel.CLONE_THREAD), _deny(), (_LOAD, 0, 0, _NUMBER)]
+    # Limits may be read: 2 is the index of the pointer to new ones. Many programs ask for a larger stack by habit; to
+    # them it seems to be done, and Python's own calls need none.
     for half in (_argument(2), _argument(2) + 4):
-        steps += [(_EQUAL, 0, 3, table["prlimit64"]), (_LOAD, 0, 0, half), (_EQUAL, 1, 0, 0), _deny()]
+        steps += [(_EQUAL, 0, 6, table["prlimit64"]), (_LOAD, 0, 0, half), (_EQUAL, 4, 0, 0)]
+        steps += [(_LOAD, 0, 0, _argument(1)), (_EQUAL, 0, 1, _RLIMIT_STACK), _deny(0), _deny()]
         steps += [(_LOAD, 0, 0, _NUMBER)]
-    if not open_files:
-        steps += _refuse(_OPENS_FILES)
     return _assemble([*steps, _PASS])
 
 

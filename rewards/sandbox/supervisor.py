@@ -4,28 +4,34 @@ One thread and one fork server a worker; each worker runs one program at a time.
 in a judge's process of their own; a candidate's process receives its program and the arguments of the calls.
 """
 
+import importlib.util
 import json
+import math
 import os
 import queue
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rewards.sandbox.confinement import Mode
+from rewards.sandbox.jobs import Ending, Job, Judgement, Limits, Outcome, SandboxError, Script
 from rewards.sandbox.wire import receive_frame, send_frame
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 30.0
-_GRACE_S = 10.0
+START_S = 120.0
+_TRIES = 3
+_GRACE_S = 60.0
 """Seconds past a program's deadline after which its fork server itself counts as broken."""
+_LAP = 0.1
+"""A share of the processor time of a test: how exactly its beginning is known to who stops it at its limit."""
 _BOOT = """
 import sys, types
 root = sys.argv.pop(1)
@@ -36,97 +42,11 @@ from rewards.sandbox.zygote import main
 main()
 """
 """Starts the fork server without the packages' own imports: every module that it holds, each fork pays for."""
-Result = TypeVar("Result")
-
-
-class SandboxError(RuntimeError):
-    """The sandbox cannot do its work here; the message names the layer that is missing and what would help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one program may use.
-
-    Args:
-        wall_s: Seconds from fork to kill, for all its calls together.
-        cpu_s: Seconds of processor time; 0 takes ``wall_s`` rounded up.
-        output_bytes: Of standard output and error; more is dropped.
-        result_bytes: Of one reply with results; a larger one is a failure.
-    """
-
-    wall_s: float = 5.0
-    cpu_s: int = 0
-    output_bytes: int = 64 * 1024
-    result_bytes: int = 2 * 2**20
-
-    def __post_init__(self) -> None:
-        if self.wall_s <= 0 or self.cpu_s < 0 or self.output_bytes < 0 or self.result_bytes < 1:
-            raise ValueError(f"limits must be positive, got {self}")
-
-
-class Ending(StrEnum):
-    """How a program's process ended."""
-
-    FINISHED = "finished"
-    TIMEOUT = "timeout"
-    """Killed at its wall-clock or processor limit."""
-    DIED = "died"
-    """It ended or was killed before it had answered."""
-    BROKEN = "broken"
-    """The sandbox failed, not the program."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came back of one program.
-
-    Args:
-        ending: How its process ended.
-        replies: One reply per request that was answered, as sent by an untrusted process.
-        output: What it printed before the answer to the request marked for it.
-        signal: The signal that killed it, 0 for none.
-        exit: Its exit status, -1 if a signal killed it.
-        cpu_s: Processor seconds.
-        detail: For ``BROKEN``, what happened.
-    """
-
-    ending: Ending
-    replies: tuple[Any, ...] = ()
-    output: bytes = b""
-    signal: int = 0
-    exit: int = -1
-    cpu_s: float = 0.0
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """Requests to one candidate's process, in order; the next is sent only when the one before is answered.
-
-    Args:
-        requests: JSON messages (see ``candidate.py``).
-        output_after: What was printed is read once this many requests are answered: a program can print only what it
-            has received by then.
-        stdin: Standard input of the program.
-        read_output_at_end: Read the output when the process has ended instead (whole programs).
-    """
-
-    requests: tuple[dict[str, Any], ...]
-    output_after: int = 0
-    stdin: bytes = b""
-    read_output_at_end: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A program and arbitrary test code, each in a process of its own."""
-
-    request: dict[str, Any]
 
 
 @dataclass(slots=True)
 class _Item:
-    job: Conversation | Judgement
+    job: Job
     limits: Limits
     future: "Future[Outcome]" = field(default_factory=Future)
 
@@ -135,33 +55,37 @@ class Sandbox:
     """A pool of confined fork servers. Thread-safe. Starts on construction, and refuses rather than isolate less.
 
     Args:
-        n_workers: Programs at a time; 0 for one more than there are cores, since a program also waits.
+        n_workers: Programs at a time; 0 for one more than this process may use cores, since a program also waits.
         mode: The isolation to run in, or ``None`` for the best that this machine gives.
         minimum: The least isolation that is acceptable.
         memory_bytes: Address space of one program.
+        modules: Installed packages that programs and tests may import, besides the standard library.
         max_waiting: Submissions that may wait; further ones block.
 
     Raises:
         SandboxError: If ``minimum`` cannot be had; the message names the missing layer.
     """
 
+    judges = True
+
     def __init__(
         self,
         n_workers: int = 0,
         mode: Mode | None = None,
         minimum: Mode = Mode.STRICT,
-        memory_bytes: int = 512 * 2**20,
+        memory_bytes: int = 2**30,
+        modules: Sequence[str] = (),
         max_waiting: int = 1024,
     ) -> None:
         self.missing: list[str] = []
-        self._memory_bytes, self._owner = memory_bytes, os.getpid()
+        self._memory_bytes, self._packages, self._owner = memory_bytes, _packages(modules), os.getpid()
         first = self._start_best(mode, minimum)
-        self.mode, self.layers = first.mode, first.layers
+        self.mode, self.layers = first.mode, list[str](first.layers)
         self._items: queue.Queue[_Item | None] = queue.Queue(max_waiting)
         self._lock, self._closed = threading.Lock(), False
         self._servers: set[_Server] = {first}
         self.counts = dict.fromkeys(Ending, 0)
-        n_workers = n_workers or (os.cpu_count() or 1) + 1
+        n_workers = n_workers or usable_cpus() + 1
         self._threads = [
             threading.Thread(target=self._work, args=(first if i == 0 else None,), name=f"sandbox-{i}", daemon=True)
             for i in range(n_workers)
@@ -169,7 +93,7 @@ class Sandbox:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Conversation | Judgement, limits: Limits) -> "Future[Outcome]":
+    def submit(self, job: Job, limits: Limits) -> "Future[Outcome]":
         """Queues a program; blocks while the queue is full. ``asyncio.wrap_future`` makes the result awaitable.
 
         Raises:
@@ -181,7 +105,7 @@ class Sandbox:
         self._items.put(item)
         return item.future
 
-    def run(self, job: Conversation | Judgement, limits: Limits) -> Outcome:
+    def run(self, job: Job, limits: Limits) -> Outcome:
         """Runs one program and waits for it."""
         return self.submit(job, limits).result()
 
@@ -214,7 +138,7 @@ class Sandbox:
             candidates.append(Mode.NONE)
         for candidate in candidates:
             try:
-                return _Server(candidate, self._memory_bytes)
+                return _Server(candidate, self._memory_bytes, self._packages)
             except SandboxError as error:
                 self.missing.append(f"{candidate.name.lower()}: {error}")
         raise SandboxError(
@@ -226,22 +150,43 @@ class Sandbox:
         while (item := self._items.get()) is not None:
             if not item.future.set_running_or_notify_cancel():
                 continue
-            try:
-                server = server or self._start()
-                outcome = server.serve(item.job, item.limits)
-            except Exception as error:  # a value, counted: a thread that ended here would leave its caller waiting
-                outcome = Outcome(Ending.BROKEN, detail=f"{type(error).__name__}: {error}")
-            if server is not None and (outcome.ending is Ending.BROKEN or server.spent):
-                self._retire(server)
-                server = None
+            outcome, server = self._serve(item, server)
             with self._lock:
                 self.counts[outcome.ending] += 1
             item.future.set_result(outcome)
         if server is not None:
             self._retire(server)
 
+    def _serve(self, item: _Item, server: "_Server | None") -> tuple[Outcome, "_Server | None"]:
+        """Runs a job, on a fresh server if the one at hand fails.
+
+        Whatever happens to a server while a program runs counts as that program's doing: a response that could turn
+        ``wrong`` into a masked episode would be learnt. Only what fails before it began is a failure of ours.
+        """
+        failed: Outcome | None = None
+        for _ in range(_TRIES):
+            try:
+                server = server or self._start()
+                outcome = server.serve(item.job, item.limits)
+            except Exception as error:  # a value, counted: a thread that ended here would leave its caller waiting
+                ours = server is None or not server.begun or isinstance(error, _NotServedError)
+                if failed is None or failed.ending is Ending.BROKEN:
+                    failed = Outcome(Ending.BROKEN if ours else Ending.DIED, detail=f"{type(error).__name__}: {error}")
+                if server is not None:
+                    self._retire(server)
+                    server = None
+                if self._closed:
+                    return Outcome(Ending.BROKEN, detail="the sandbox was closed"), None
+            else:
+                if server.spent:
+                    self._retire(server)
+                    server = None
+                return outcome, server
+        assert failed is not None
+        return failed, None
+
     def _start(self) -> "_Server":
-        server = _Server(self.mode, self._memory_bytes)
+        server = _Server(self.mode, self._memory_bytes, self._packages)
         with self._lock:
             self._servers.add(server)
             closed = self._closed
@@ -256,20 +201,27 @@ class Sandbox:
             self._servers.discard(server)
 
 
+class _NotServedError(Exception):
+    """A job that was not run, or not to its end, for a reason that is not the program's: another server may try."""
+
+
 class _Server:
     """One fork server and its control socket."""
 
-    def __init__(self, mode: Mode, memory_bytes: int) -> None:
+    def __init__(self, mode: Mode, memory_bytes: int, packages: Sequence[str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._next_id = 0
+        self.begun = False
+        """Whether a program has been handed over since the last report."""
         self.spent = False
-        """Whether a program left something behind that cannot be removed: this server has run its last one."""
+        """Whether a program left something behind that a later one could read: this server has run its last one."""
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-s", "-P", "-S", "-X", "int_max_str_digits=0", "-c", _BOOT, str(ROOT), mode.name,
-                 str(memory_bytes)],
+                 str(memory_bytes), json.dumps(packages)],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
+                env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                cwd="/",
                 start_new_session=True,  # Ctrl-C goes to the supervisor, which decides
             )  # fmt: skip
         finally:
@@ -290,88 +242,146 @@ class _Server:
         self._process.kill()
         self._process.wait()
 
-    def serve(self, job: Conversation | Judgement, limits: Limits) -> Outcome:
+    def serve(self, job: Job, limits: Limits) -> Outcome:
         """Runs one program; raises ``OSError`` if the fork server itself fails."""
-        output = os.memfd_create("output")
-        stdin = os.memfd_create("input")
-        try:
+        self.begun = False
+        total_s, wall_s = limits.in_all(job.n_tests)
+        self._control.settimeout(wall_s + _GRACE_S)
+        with ExitStack() as stack:
+            output, errors, stdin = (_memory_file(stack, name) for name in ("output", "errors", "input"))
+            if isinstance(job, Script):
+                with open(stdin, "wb", closefd=False) as file:
+                    file.write(job.stdin)
+                os.lseek(stdin, 0, os.SEEK_SET)
+            ours, theirs = _socket_pair(stack)
+            ours.settimeout(wall_s + _GRACE_S)
+            ends, roles = [theirs], ["script" if isinstance(job, Script) else "candidate"]
             if isinstance(job, Judgement):
-                return self._judge(job, limits, output, stdin)
-            os.write(stdin, job.stdin)
-            os.lseek(stdin, 0, os.SEEK_SET)
-            return self._converse(job, limits, output, stdin)
-        finally:
-            os.close(output)
-            os.close(stdin)
-
-    def _converse(self, job: Conversation, limits: Limits, output: int, stdin: int) -> Outcome:
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                self._send_job(["candidate"], [theirs.fileno(), output, stdin], limits, job.read_output_at_end)
-            ours.settimeout(limits.wall_s + _GRACE_S)
+                ends, roles = [*_socket_pair(stack), theirs], ["candidate", "judge"]
+            self._next_id += 1
+            header = {
+                "id": self._next_id, "roles": roles, "wall_s": wall_s,
+                "cpu_s": limits.cpu_s * (1 + _LAP), "total_s": total_s,
+                "output_bytes": limits.output_bytes, "result_bytes": limits.result_bytes,
+            }  # fmt: skip
+            files = [output, output if not isinstance(job, Script) else errors, stdin]
+            descriptors = [ends[0].fileno(), *files, *(end.fileno() for end in ends[1:])]
+            socket.send_fds(self._control, [json.dumps(header).encode()], descriptors)
+            self.begun = True
+            for end in ends:
+                end.close()
             replies: list[Any] = []
-            printed = b""
-            with suppress(OSError):  # it died, hung until it was killed, or sent too much: the report tells
-                for request in job.requests:
+            printed, unasked = self._converse(job, limits, ours, output, replies)
+            report = self._report(wait=isinstance(job, Script))
+            if report["stale"] or (unasked and report["limit"] in ("idle", "wall")):
+                # It waited for us, who were busy or paused, until it was taken for asleep.
+                raise _NotServedError("the program was not let run to its end")
+            if isinstance(job, Script):
+                printed, said = (os.pread(file, limits.output_bytes + 1, 0) for file in (output, errors))
+                return _outcome(report, total_s, not report["limit"] and report["exit"] >= 0, (), printed, said)
+            complete = len(replies) == sum(map(_n_replies, job.requests)) or _gave_up(job, replies)
+            return _outcome(report, total_s, complete, tuple(replies), printed)
+
+    def _converse(
+        self, job: Job, limits: Limits, ours: socket.socket, output: int, replies: list[Any]
+    ) -> tuple[bytes, bool]:
+        """Adds the replies; returns what was printed about the public part, and whether a request came too late."""
+        printed, answered, unasked = b"", 0, False
+        with suppress(OSError):  # it died, hung until it was killed, or sent too much: the report tells
+            for request in job.requests:
+                since = time.monotonic()
+                try:
                     send_frame(ours, request)
-                    replies.append(receive_frame(ours, limits.result_bytes))
-                    if len(replies) == job.output_after:
-                        printed = os.pread(output, limits.output_bytes, 0)
-        if len(replies) < job.output_after:  # it died while it answered what it may print about
+                except OSError:
+                    unasked = time.monotonic() - since < 1  # else it was the program that did not read
+                    break
+                self._receive(job, request, limits, ours, replies)
+                answered += 1
+                if answered == job.output_after:
+                    printed = os.pread(output, limits.output_bytes, 0)
+        if answered < job.output_after:  # it died while it answered what it may print about
             printed = os.pread(output, limits.output_bytes, 0)
-        report = self._report(limits)
-        if job.read_output_at_end:
-            printed = os.pread(output, limits.output_bytes + 1, 0)
-        return _outcome(report, replies, len(job.requests), printed, limits)
+        return printed, unasked
 
-    def _judge(self, job: Judgement, limits: Limits, output: int, stdin: int) -> Outcome:
-        ours, supervisor_end = socket.socketpair()
-        candidate_end, judge_end = socket.socketpair()
-        replies = []
-        with ours:
-            with supervisor_end, candidate_end, judge_end:
-                descriptors = [candidate_end.fileno(), output, stdin, judge_end.fileno(), supervisor_end.fileno()]
-                self._send_job(["candidate", "judge"], descriptors, limits)
-            ours.settimeout(limits.wall_s + _GRACE_S)
-            with suppress(OSError):
-                send_frame(ours, job.request)
-                replies.append(receive_frame(ours, limits.result_bytes))
-        return _outcome(self._report(limits), replies, 1, b"", limits)
+    def _receive(
+        self, job: Job, request: dict[str, Any], limits: Limits, ours: socket.socket, replies: list[Any]
+    ) -> None:
+        """Receives replies, and tells the fork server where a test ends and the next begins, if that took long."""
+        since = time.monotonic()
+        for _ in range(_n_replies(request)):
+            replies.append(receive_frame(ours, limits.result_bytes))
+            if time.monotonic() - since > _LAP * limits.cpu_s:
+                since = time.monotonic()
+                self._control.send(json.dumps({"lap": self._next_id}).encode())
+            if _gave_up(job, replies):
+                break
 
-    def _send_job(self, roles: Sequence[str], descriptors: Sequence[int], limits: Limits, stdin: bool = False) -> None:
-        self._next_id += 1
-        header = {
-            "id": self._next_id,
-            "roles": list(roles),
-            "wall_s": limits.wall_s,
-            "cpu_s": limits.cpu_s or int(limits.wall_s) + 1,
-            "output_bytes": limits.output_bytes,
-            "result_bytes": limits.result_bytes,
-            "stdin": stdin,
-        }
-        socket.send_fds(self._control, [json.dumps(header).encode()], list(descriptors))
-
-    def _report(self, limits: Limits) -> dict[str, Any]:
-        with suppress(BrokenPipeError):
-            self._control.send(json.dumps({"done": self._next_id}).encode())
-        self._control.settimeout(limits.wall_s + _GRACE_S)
+    def _report(self, wait: bool) -> dict[str, Any]:
+        if not wait:
+            with suppress(BrokenPipeError):
+                self._control.send(json.dumps({"done": self._next_id}).encode())
         data = self._control.recv(4096)
         if not data:
-            raise SandboxError("the fork server is gone")
+            raise ConnectionError("the fork server is gone")
         report = json.loads(data)
         if report["id"] != self._next_id:
-            raise SandboxError(f"a report about job {report['id']}, expected {self._next_id}")
-        self.spent = report.get("spent", False)
+            raise ConnectionError(f"a report about job {report['id']}, expected {self._next_id}")
+        self.spent = report["spent"]
         return report
 
 
-def _outcome(report: dict[str, Any], replies: list[Any], expected: int, output: bytes, limits: Limits) -> Outcome:
-    out_of_cpu = report["cpu_s"] >= (limits.cpu_s or int(limits.wall_s) + 1)
-    if len(replies) == expected:
-        ending = Ending.FINISHED
-    elif report["timed_out"] or out_of_cpu:
-        ending = Ending.TIMEOUT
-    else:
-        ending = Ending.DIED
-    return Outcome(ending, tuple(replies), output, report["signal"], report["exit"], report["cpu_s"])
+def _memory_file(stack: ExitStack, name: str) -> int:
+    descriptor = os.memfd_create(name)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _socket_pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    pair = socket.socketpair()
+    for end in pair:
+        stack.enter_context(end)
+    return pair
+
+
+def _n_replies(request: dict[str, Any]) -> int:
+    return {"calls": len(request.get("calls", ())), "tests": len(request.get("tests", ())), "script": 0}.get(
+        request["kind"], 1
+    )
+
+
+def _gave_up(job: Job, replies: list[Any]) -> bool:
+    """Whether the judge says that it cannot go on; its word counts, a candidate's does not."""
+    return isinstance(job, Judgement) and bool(replies) and bool(replies[-1].get("ended"))
+
+
+def _outcome(
+    report: dict[str, Any], total_s: float, complete: bool, replies: tuple[Any, ...], output: bytes, errors: bytes = b""
+) -> Outcome:
+    limit = report["limit"] or ("cpu" if report["cpu_s"] > total_s else "")
+    ending = Ending.FINISHED if complete else Ending.TIMEOUT if limit else Ending.DIED
+    return Outcome(ending, replies, output, errors, report["signal"], report["exit"], report["cpu_s"], limit)
+
+
+def _packages(modules: Sequence[str]) -> list[str]:
+    """Files and folders of installed packages, with the shared libraries that wheels keep beside them.
+
+    Raises:
+        SandboxError: If one is not installed.
+    """
+    paths = []
+    for name in modules:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None or spec.origin is None:
+            raise SandboxError(f"sandbox.modules: no package {name!r} is installed here")
+        place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
+        paths += [str(path) for path in (place, place.parent / f"{name}.libs") if path.exists()]
+    return paths
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use: its affinity and the quota of its container, not those of the host."""
+    usable = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        usable = min(usable, max(1, math.ceil(int(quota) / int(period))))
+    return usable

@@ -2,7 +2,8 @@
 
 It is trusted and never reads a program or a test: those travel over descriptors that it only passes on, because
 whatever it had in memory every later child would have too. Started by the supervisor as a script; descriptor 0 is the
-control socket. Between programs it wipes the scratch folder, so nothing is carried from one to the next.
+control socket. It serves until a program has left a trace that a later one could read: a scratch folder that was
+touched, process numbers that were used up. Then it says that it is spent, and another one takes its place.
 """
 
 import _socket
@@ -19,8 +20,10 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from typing import Any, NoReturn
 
 from rewards.sandbox import candidate, judge, kernel, namespaces, seccomp
@@ -29,13 +32,23 @@ from rewards.sandbox.wire import receive_frame, send_frame
 
 PRELOAD = """
 abc array bisect builtins cmath codecs collections collections.abc copy dataclasses datetime decimal enum fractions
-functools heapq io itertools json math numbers operator os random re statistics string struct sys textwrap time
-traceback types typing unicodedata
+functools heapq io itertools json math numbers operator os random re statistics string struct sys textwrap threading
+time traceback types typing unicodedata
 """
 """What programs import most. Each 8 MB of modules costs about 0.7 ms per fork."""
-PRELOAD_STRICT = "asyncio base64 calendar concurrent.futures contextlib hashlib inspect logging pprint queue threading"
-"""Where no file can be opened later."""
+PRELOAD_STRICT = """
+_strptime argparse ast asyncio base64 binascii calendar cProfile colorsys concurrent.futures concurrent.futures.thread
+configparser contextlib contextvars copyreg csv ctypes difflib dis doctest errno fileinput fnmatch gc getopt getpass
+glob graphlib gzip hashlib hmac html html.parser importlib.util inspect ipaddress keyword linecache locale logging
+lzma bz2 mimetypes mmap multiprocessing opcode optparse pathlib pickle pkgutil platform plistlib posixpath pprint
+profile pstats queue quopri reprlib resource sched secrets select selectors shlex shutil signal socket stat stringprep
+subprocess symtable sysconfig tempfile timeit token tokenize trace tracemalloc unittest unittest.mock urllib.parse
+uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
+"""
+"""Where no file can be opened later; those that this Python was built without are left out."""
 _WARM_UP_ROUNDS = 20
+_IDLE = 2.0
+"""A program that uses next to no processor for this many times its limit sleeps or waits for itself."""
 
 
 @dataclass(slots=True)
@@ -43,6 +56,16 @@ class _Job:
     header: dict[str, Any]
     descriptors: list[int]
     pids: list[int] = field(default_factory=list)
+    stale: bool = False
+    """Nothing was run, because process numbers show what an earlier program did: the next server takes the job."""
+
+    def cpu_s(self) -> float:
+        """Processor seconds of its processes so far."""
+        total = 0.0
+        for pid in self.pids:
+            with suppress(OSError):
+                total += time.clock_gettime((~pid << 3) | 2)  # the process clock of another process
+        return total
 
 
 class Zygote:
@@ -50,18 +73,20 @@ class Zygote:
 
     def __init__(self, control: socket.socket, mode: Mode) -> None:
         self._control, self._mode = control, mode
+        self._next_pid, self._scratch = 0, self._scratch_state()
         if mode >= Mode.STRICT:
-            self._filter = seccomp.Installer(seccomp.child_filter(open_files=mode > Mode.STRICT))
+            self._filter = seccomp.Installer(seccomp.child_filter())
 
     def serve(self) -> None:
-        """One job after the other: fork, wait, kill at the deadline, report."""
+        """One job after the other: fork, wait, kill at a limit, report."""
         while (job := self._receive()) is not None:
             report = self._run(job)
-            if self._mode is Mode.NAMESPACES:
-                _wipe(namespaces.SCRATCH)
-                # What cannot be removed (paths that are too long to name) must not meet the next program.
-                report["spent"] = bool(os.listdir(namespaces.SCRATCH))
+            report["spent"] = self._scratch_state() != self._scratch
             self._control.send(json.dumps(report).encode())
+
+    def _scratch_state(self) -> int:
+        """A time that no program can set back, changed by whatever happens to the folder."""
+        return os.stat(namespaces.SCRATCH).st_ctime_ns if self._mode is Mode.NAMESPACES else 0
 
     def _receive(self) -> _Job | None:
         data, ancillary, _, _ = self._control.recvmsg(4096, socket.CMSG_SPACE(16 * 4))
@@ -71,49 +96,63 @@ class Zygote:
         for _, _, body in ancillary:
             descriptors.frombytes(body[: len(body) - len(body) % 4])
         header = json.loads(data)
-        if "done" in header:  # about a job that has ended by itself meanwhile
-            for descriptor in descriptors:
-                os.close(descriptor)
+        if "done" in header or "lap" in header:  # about a job that has ended by itself meanwhile
             return self._receive()
         return _Job(header, list(descriptors))
 
     def _run(self, job: _Job) -> dict[str, Any]:
-        deadline = time.monotonic() + job.header["wall_s"]
         for role in job.header["roles"]:
             job.pids.append(self._fork(role, job))
         for descriptor in job.descriptors:
             os.close(descriptor)
-        timed_out = self._wait(job, deadline)
+        limit = self._wait(job)
+        cpu_s = job.cpu_s()
         for pid in job.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         usages = [os.wait4(pid, 0) for pid in job.pids]
-        _, status, usage = usages[0]
+        _, status, _ = usages[0]
         return {
             "id": job.header["id"],
-            "timed_out": timed_out,
+            "stale": job.stale,
+            "limit": limit,
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
             "exit": os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "cpu_s": max(cpu_s, sum(usage.ru_utime + usage.ru_stime for _, _, usage in usages)),
         }
 
-    def _wait(self, job: _Job, deadline: float) -> bool:
-        """Until the first process of interest ends, the supervisor says done or is gone, or the deadline passes."""
+    def _wait(self, job: _Job) -> str:
+        """Until the first process of interest ends, the supervisor says done or is gone, or a limit is reached.
+
+        Limits count processor time, so that a busy machine stops nobody: of the test that runs now (the supervisor says
+        when the next begins), and of all. Real time only stops what sleeps, or is far beyond all reason.
+        """
+        header, begun = job.header, time.monotonic()
+        lap, idle_since, idle_cpu = 0.0, begun, 0.0
         watched = os.pidfd_open(job.pids[-1])
         poll = select.poll()
         poll.register(watched, select.POLLIN)
         poll.register(self._control, select.POLLIN)
         try:
-            while (left := deadline - time.monotonic()) > 0:
-                for descriptor, event in poll.poll(int(left * 1000) + 1):
-                    if descriptor == watched:
-                        return False
-                    if event & (select.POLLHUP | select.POLLERR):
-                        return False
+            while True:
+                now, used = time.monotonic(), job.cpu_s()
+                if used - idle_cpu > 0.01 * (now - idle_since):
+                    idle_since, idle_cpu = now, used
+                left = {
+                    "cpu": min(lap + header["cpu_s"], header["total_s"]) - used,
+                    "idle": idle_since + _IDLE * header["cpu_s"] + 1 - now,
+                    "wall": begun + header["wall_s"] - now,
+                }
+                limit = min(left, key=lambda name: left[name])
+                if left[limit] <= 0:
+                    return limit
+                for descriptor, event in poll.poll(int(left[limit] * 1000) + 1):
+                    if descriptor == watched or event & (select.POLLHUP | select.POLLERR):
+                        return ""
                     message = self._control.recv(4096)
-                    if not message or json.loads(message).get("done") == job.header["id"]:
-                        return False
-            return True
+                    if not message or json.loads(message).get("done") == header["id"]:
+                        return ""
+                    lap = job.cpu_s()
         finally:
             os.close(watched)
 
@@ -122,6 +161,8 @@ class Zygote:
         if pid < 0:
             raise OSError("fork failed")
         if pid:
+            job.stale = job.stale or (self._mode is Mode.NAMESPACES and self._next_pid not in (0, pid))
+            self._next_pid = pid + 1
             return pid
         try:
             self._become(role, job)
@@ -132,20 +173,27 @@ class Zygote:
         header = job.header
         if self._mode is not Mode.NAMESPACES:  # there the end of pid 1 is the end of everybody
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        # Descriptors arrive as [channel, output, stdin] and, for a judge, [..., its channel, the supervisor's].
-        channel, output, stdin = job.descriptors[:3]
+        elif self._next_pid not in (0, os.getpid()):
+            os._exit(0)  # a program before this one had threads; how many, it shall not read from its own number
+        # Descriptors arrive as [channel, output, errors, stdin]; for a judge [..., its channel, the supervisor's].
+        channel, output, errors, stdin = job.descriptors[:4]
         if role == "judge":
-            _keep([(stdin, 0), (job.descriptors[3], 3), (job.descriptors[4], 4)])
+            _keep([(stdin, 0), (job.descriptors[4], 3), (job.descriptors[5], 4)])
         else:
-            _keep([(stdin, 0), (output, 1), (output, 2), (channel, 3)])
-        resource.setrlimit(resource.RLIMIT_CPU, (header["cpu_s"], header["cpu_s"]))
+            _keep([(stdin, 0), (output, 1), (errors, 2), (channel, 3)])
+        seconds = int(header["total_s"]) + 2  # the kernel's own limit, should this process be kept from its watch
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         if self._mode >= Mode.STRICT:
             self._filter.install()
         gc.enable()
         first = _stream(3)
         if role == "judge":
             judge.run(_stream(4), first, header["result_bytes"])
-        candidate.run(first, header["output_bytes"], header["stdin"])
+        if role == "script":
+            source = receive_frame(first, candidate.MAX_REQUEST_BYTES)["source"]
+            first.close()
+            candidate.run_script(source, header["output_bytes"])
+        candidate.serve(first, header["output_bytes"])
 
 
 def _stream(descriptor: int) -> socket.socket:
@@ -163,45 +211,43 @@ def _keep(wanted: list[tuple[int, int]]) -> None:
     os.closerange(max(targets) + 1, NOFILE)
 
 
-def _wipe(folder: str) -> None:
-    """Empties the scratch folder. Nothing runs meanwhile, and links are removed, not followed."""
-    for entry in os.scandir(folder):
-        with suppress(OSError):
-            if entry.is_dir(follow_symlinks=False):
-                os.chmod(entry.path, 0o700)
-                _wipe(entry.path)
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
-
-
-def _warm_up(mode: Mode) -> None:
+def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
     """Pays once for what every child would pay: imports, the compiler's types, specialised bytecode."""
     import _sitebuiltins
     import builtins
 
-    for name in PRELOAD.split() + (PRELOAD_STRICT.split() if mode is Mode.STRICT else []):
+    for name in PRELOAD.split():
         importlib.import_module(name)
+    for name in PRELOAD_STRICT.split() if mode is Mode.STRICT else []:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    own = list(sys.path)
+    sys.path += {os.path.dirname(path) for path in packages}
+    for path in packages:
+        if (name := os.path.basename(path).removesuffix(".py")).isidentifier():
+            importlib.import_module(name)
+    sys.path[:] = own
     for name in ("exit", "quit"):  # ``site`` would have added them
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
     random.seed(0)
     ours, theirs = socket.socketpair()
-    program = candidate.Candidate(theirs)
+    program = candidate.Candidate()
     source = "def f(x: int = 1) -> list:\n    return [y for y in (x, {1: 'a'}, {2})]\ndef g(x):\n    raise ValueError"
     calls = [{"name": name, "args": [1], "kwargs": {}} for name in "fg"]
     for _ in range(_WARM_UP_ROUNDS):
-        for request in ({"kind": "load", "source": source, "name": "warm"}, {"kind": "calls", "calls": calls}):
+        for request in ({"kind": "load", "source": source}, {"kind": "calls", "calls": calls}):
             send_frame(ours, request)
-            send_frame(theirs, program.answer(receive_frame(theirs, 4096)))
-            receive_frame(ours, 4096)
-    sys.modules.pop("warm")
+            for reply in program.answer(receive_frame(theirs, 4096)):
+                send_frame(theirs, reply)
+                receive_frame(ours, 4096)
+    sys.modules.pop("solution")
     ours.close()
     theirs.close()
 
 
 def main() -> None:
-    """``zygote.py MODE MEMORY_BYTES`` with the control socket as descriptor 0."""
-    mode, memory_bytes = Mode[sys.argv[1]], int(sys.argv[2])
+    """``zygote.py MODE MEMORY_BYTES PACKAGES`` with the control socket as descriptor 0."""
+    mode, memory_bytes, packages = Mode[sys.argv[1]], int(sys.argv[2]), json.loads(sys.argv[3])
     control = socket.socket(fileno=0, family=socket.AF_UNIX, type=socket.SOCK_SEQPACKET)
     try:
         if mode is Mode.NAMESPACES:
@@ -209,16 +255,20 @@ def main() -> None:
             if pid := os.fork():  # the child is pid 1 of the new world; its end is ours
                 os.close(0)
                 os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
-        _warm_up(mode)
-        layers = confine(mode, memory_bytes)
+        _warm_up(mode, packages)
+        layers = confine(mode, memory_bytes, packages)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL if mode is Mode.NAMESPACES else 0)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         sys.path[:] = [path for path in sys.path if path.startswith(sys.base_prefix)]
-    except OSError as error:
-        control.send(json.dumps({"refused": str(error.strerror or error), "errno": error.errno}).encode())
+        if mode is Mode.STRICT:  # an import that cannot be done is an ImportError, as a program expects
+            sys.meta_path.remove(PathFinder)
+    except (OSError, ImportError) as error:
+        refused = getattr(error, "strerror", None) or str(error)
+        control.send(json.dumps({"refused": refused}).encode())
         return
+    zygote = Zygote(control, mode)
     gc.collect()
     gc.freeze()
     gc.disable()
     control.send(json.dumps({"mode": mode.name, "layers": layers, "pid": os.getpid()}).encode())
-    Zygote(control, mode).serve()
+    zygote.serve()

@@ -2,24 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from enum import StrEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from rl.analysis.metrics import Ratio
+from rl.analysis.metrics import Ratio, declare
+from rl.analysis.rates import edit_ratio
 
 if TYPE_CHECKING:  # the nouns of sampling import torch
     from rl.types import Turn
 
 EDIT_BINS = 20
 """Bins of an edit-ratio histogram over [0, 1]."""
-
-
-@lru_cache(maxsize=100_000)
-def edit_ratio(first: str, last: str) -> float:
-    """Edit distance over the sum of the lengths, in [0, 1]: 1 minus difflib's ratio (insertions and deletions)."""
-    return 0.0 if first == last else 1.0 - SequenceMatcher(None, first, last, autojunk=False).ratio()
 
 
 class Kind(StrEnum):
@@ -70,3 +63,14 @@ def edit_histogram(revisions: Iterable[Revision]) -> dict[str, list[int]]:
         ratio = edit_ratio(revision.draft, revision.final)
         counts[revision.kind.value][min(EDIT_BINS - 1, int(ratio * EDIT_BINS))] += 1
     return counts
+
+
+_PATHS = {
+    Kind.FIXED: "wrong -> right",
+    Kind.BROKEN: "right -> wrong",
+    Kind.RIGHT_COPIED: "right -> the same text",
+    Kind.RIGHT_REWRITTEN: "right -> another text that is right",
+    Kind.WRONG_COPIED: "wrong -> the same text",
+    Kind.WRONG_REWRITTEN: "wrong -> another text that is wrong",
+}
+declare({f"data/{kind.value}": ("fraction", f"training samples that go {path}") for kind, path in _PATHS.items()})

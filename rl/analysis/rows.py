@@ -1,13 +1,16 @@
 """One row per evaluated episode: arm, seed, mode, task, sample. Everything that is reported is computed from rows."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+from rl.analysis.rates import measure
 
 if TYPE_CHECKING:  # the nouns of sampling import torch
     from rl.types import Episode
 
-
+LONGER = "longer"
+"""Mode of greedy episodes with more attempts than in training."""
 TRANSFER = "transfer/"
 """Modes of rows that were played in another environment begin with it; the environment's name follows."""
 
@@ -25,24 +28,26 @@ class Control(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EvalRow:
-    """One evaluated episode. Lists have one entry per attempt.
+    """One evaluated episode. Lists have one entry per attempt that was made.
 
     Args:
         arm: Which method.
         seed: Which training run.
-        mode: ``greedy``, ``sampled``, ``validation``, ``attempts`` (greedy, with more attempts than in training), a
-            control's name (:mod:`rl.controls`), or ``transfer/<name>`` for another environment.
+        mode: ``greedy``, ``sampled``, ``validation``, ``longer``, a control's name, or ``transfer/<name>``.
         task_id: Which task.
         sample: Index of the sample of this task.
+        attempts: K, how many the environment allows; an episode that ended early made fewer.
         correct: Whether each attempt was right.
         rewards: Raw rewards.
         verdicts: Verdicts by name.
-        answers: Final answers in canonical form, or ``None``.
+        answers: Final answers as people read them, or ``None``.
         texts: What the policy wrote.
         n_tokens: Sampled tokens.
         truncated: Whether the token limit cut the attempt off.
         stop_reason: Why the episode ended.
         failed: Whether we broke it off; such rows count in no rate.
+        values: Its value of every rate in :data:`rl.analysis.rates.RATES` that says something about it.
+        answer_keys: By which two answers are the same; the answers themselves if nothing else is known.
     """
 
     arm: str
@@ -50,6 +55,7 @@ class EvalRow:
     mode: str
     task_id: str
     sample: int
+    attempts: int
     correct: tuple[bool, ...]
     rewards: tuple[float, ...]
     verdicts: tuple[str, ...]
@@ -59,10 +65,21 @@ class EvalRow:
     truncated: tuple[bool, ...]
     stop_reason: str
     failed: bool
+    values: dict[str, float] = field(default_factory=dict)
+    answer_keys: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "answer_keys", self.answer_keys or self.answers)
+        # Stored values stay; a rate that was declared after the row was written is measured when it is read.
+        object.__setattr__(self, "values", self.values | measure(self))
+
+    def at(self, k: int) -> int:
+        """Index of attempt ``k``, from 1; an episode that ended early counts with its last one."""
+        return min(k, len(self.correct)) - 1
 
     @classmethod
-    def of(cls, episode: "Episode", arm: str, seed: int, mode: str, sample: int) -> "EvalRow":
-        """The row of an episode."""
+    def of(cls, episode: "Episode", arm: str, seed: int, mode: str, sample: int, attempts: int) -> "EvalRow":
+        """The row of an episode in an environment that allows ``attempts``."""
         turns = episode.turns
         return cls(
             arm=arm,
@@ -70,10 +87,12 @@ class EvalRow:
             mode=mode,
             task_id=episode.task_id,
             sample=sample,
+            attempts=max(attempts, len(turns)),
             correct=tuple(turn.correct for turn in turns),
             rewards=tuple(turn.reward for turn in turns),
             verdicts=tuple(turn.score.verdict.value if turn.score else "unscored" for turn in turns),
             answers=tuple(turn.answer for turn in turns),
+            answer_keys=tuple(turn.answer_key for turn in turns),
             texts=tuple(turn.text for turn in turns),
             n_tokens=tuple(len(turn.action_ids) for turn in turns),
             truncated=tuple(turn.finish == "length" for turn in turns),

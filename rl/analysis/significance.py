@@ -1,21 +1,35 @@
-"""Intervals and tests beyond the bootstrap, and how many tasks a difference takes to be seen."""
+"""Intervals and tests beyond the bootstrap, and how many tasks a difference takes to be seen.
+
+What statsmodels and scipy have comes from there; they are imported where they are used: a report starts at once.
+"""
 
 from collections.abc import Sequence
 from math import sqrt
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
-from scipy.stats import norm, trim_mean
+
+
+def mcnemar(n_i_to_c: int, n_c_to_i: int) -> float:
+    """Exact two-sided McNemar p-value of "the second attempt is right as often as the first".
+
+    Under it, each of the discordant episodes is i->c with probability 1/2 (McNemar 1947; exact binomial form).
+    """
+    from statsmodels.stats.contingency_tables import mcnemar as exact
+
+    found: Any = exact([[0, n_c_to_i], [n_i_to_c, 0]], exact=True)
+    return float(found.pvalue)
 
 
 def wilson(n_right: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927): sensible also near 0 and 1, where the normal one is not."""
     if n == 0:
         return 0.0, 1.0
-    z = float(norm.ppf(0.5 + level / 2))
-    p = n_right / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from statsmodels.stats.proportion import proportion_confint
+
+    ends: Any = proportion_confint(n_right, n, 1 - level, method="wilson")
+    return float(ends[0]), float(ends[1])
 
 
 def newcombe_paired(
@@ -62,16 +76,15 @@ def _phi(both: int, first_only: int, last_only: int, neither: int, n: int) -> fl
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values of a family of tests, in the given order (Holm, Scandinavian J. of Statistics 6:65, 1979)."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    return np.asarray(multipletests(p_values, method="holm")[1]).tolist() if len(p_values) else []
 
 
 def iqm(values: Sequence[float]) -> float:
     """Interquartile mean: of the middle half, which one odd seed cannot move (arXiv 2108.13264, section 4.2)."""
+    from scipy.stats import trim_mean
+
     return float(trim_mean(np.asarray(values, dtype=float), 0.25))
 
 
@@ -87,5 +100,5 @@ def detectable_delta(discordant: float, n_tasks: int, power: float = 0.8, level:
         power: Probability of finding it.
         level: 1 minus the test's size.
     """
-    z_squared = float(norm.ppf(0.5 + level / 2) + norm.ppf(power)) ** 2
+    z_squared = (NormalDist().inv_cdf(0.5 + level / 2) + NormalDist().inv_cdf(power)) ** 2
     return sqrt(z_squared * discordant / (n_tasks + z_squared))

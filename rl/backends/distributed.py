@@ -7,7 +7,7 @@ so that tests without a GPU run what clusters run.
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -40,26 +40,11 @@ class Distributed:
         # Several processes without a GPU talk over gloo; accelerate has to be told.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self._accelerator = Accelerator(cpu=cpu or (several and not torch.accelerator.is_available()))
-
-    @property
-    def device(self) -> torch.device:
-        """This process's device."""
-        return self._accelerator.device
-
-    @property
-    def rank(self) -> int:
-        """Index of this process."""
-        return self._accelerator.process_index
-
-    @property
-    def n_processes(self) -> int:
-        """Number of processes."""
-        return self._accelerator.num_processes
-
-    @property
-    def is_main(self) -> bool:
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.n_processes: int = self._accelerator.num_processes
+        self.is_main: bool = self._accelerator.is_main_process
         """Whether this process writes files."""
-        return self._accelerator.is_main_process
 
     def autocast(self) -> AbstractContextManager:
         """The precision of forward passes."""
@@ -126,6 +111,20 @@ class Distributed:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([item])[0]
+
+    def on_main(self, work: Callable[[], Item]) -> Item:
+        """What the main process makes of it, on every process; an error of it is raised on every one too."""
+        result: Any = None
+        error: Exception | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except Exception as caught:
+                error = caught
+        result, error = self.broadcast((result, error))
+        if error is not None:
+            raise error
+        return result
 
     def sum_ratios(self, ratios: dict[str, Ratio]) -> dict[str, Ratio]:
         """Ratios added over processes; every process must hold the same names."""

@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rl.backends.kv_store import KVStore
+from rl.backends.lora import bare_model
+from rl.backends.trunk import call_decoder
 from rl.seeding import uniforms
 from rl.types import Completion, Finish, Request
 
@@ -51,7 +53,7 @@ class HFEngine:
         self._end_ids = torch.tensor(sorted(end_ids))
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
-        self._store = KVStore(model.config)
+        self._store = KVStore(model)
         self.policy_version = 0
 
     @property
@@ -102,7 +104,7 @@ class HFEngine:
     def _decode(self, batch: list[Request]) -> list[Completion]:
         cache, lengths = self._store.take(batch)
         rows = _Rows(batch, lengths, self._pad_id, self._model.device)
-        logits = self._prefill(rows, cache)
+        logits = self._prefill(rows, cache, fresh=not any(lengths))
         position = 0
         while True:
             tokens = rows.sample(logits, position, self._end_ids, self._stops)
@@ -113,30 +115,30 @@ class HFEngine:
             if 2 * int(rows.alive.sum()) <= len(rows.alive):
                 self._store.put(cache, rows.finished())
                 keep = rows.drop_finished()
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)
                 tokens = tokens[keep]
             rows.extend_mask()
             logits = self._forward(tokens[:, None], rows.attention_mask, cache)
 
-    def _prefill(self, rows: "_Rows", cache: DynamicCache) -> Tensor:
+    def _prefill(self, rows: "_Rows", cache: DynamicCache, fresh: bool) -> Tensor:
         """Reads what is new in every prompt, equal prompts once; returns the logits behind them, ``[B, V]``."""
         owners, which = rows.distinct_prompts()
-        if len(owners) == len(which) or cache.get_seq_length():
+        if len(owners) == len(which) or not fresh:
             return self._forward(rows.prompt_ids, rows.attention_mask, cache)
         logits = self._forward(rows.prompt_ids[owners], rows.attention_mask[owners], cache)
         index = torch.tensor(which, device=self._model.device)
-        cache.batch_select_indices(index)
+        cache.reorder_cache(index)
         return logits[index]
 
     def _forward(self, input_ids: Tensor, attention_mask: Tensor, cache: DynamicCache) -> Tensor:
         # Positions count the real tokens of each row.
         positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        output = self._model(
+        output = call_decoder(
+            bare_model(self._model),
+            cache,
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
             logits_to_keep=1,
         )
         return output.logits[:, -1]

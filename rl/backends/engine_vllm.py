@@ -17,7 +17,7 @@ from rl.backends.distributed import Distributed
 from rl.backends.lora import bare_model
 from rl.backends.vllm_heads import HeadPadding
 from rl.backends.weights import full_weights
-from rl.config import RunConfig
+from rl.config import RunConfig, TrainConfig
 from rl.types import Completion, Finish, Request
 
 CPU_CACHE_GIB = "2"
@@ -144,8 +144,8 @@ class VLLMEngine:
 
 def trainer_dtype(config: RunConfig) -> str:
     """The precision of the trainer's forward passes, which the engine should have too."""
-    optim = getattr(config, "optim", None)
-    return "bfloat16" if optim is not None and optim.mixed_precision == "bf16" else config.model.dtype
+    online = isinstance(config, TrainConfig) and config.algorithm.optim.mixed_precision == "bf16"
+    return "bfloat16" if online else config.model.dtype
 
 
 def _prepare_environment(on_cpu: bool) -> None:

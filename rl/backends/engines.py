@@ -1,7 +1,9 @@
-"""Which engine a config asks for."""
+"""Which engine a config asks for: ``ENGINES`` holds the function that builds it, by name."""
 
+from collections.abc import Callable
 from typing import Any
 
+from rewards.lookup import Lookup
 from rl.backends.distributed import Distributed
 from rl.backends.engine_hf import HFEngine
 from rl.backends.lora import merged_copy
@@ -10,41 +12,43 @@ from rl.config import RunConfig
 from rl.rendering import Renderer
 from rl.types import Engine
 
+ENGINES: Lookup[Callable[[RunConfig, Any, Renderer, int, Distributed], Engine]] = Lookup("engine.name")
+"""``engine.name`` to a function of the run, its policy (whole and not wrapped yet), the renderer, the longest sequence
+and this process's part of the run; every process has an engine of its own. The fact ``decodes`` says that it decodes
+with the policy's own forward pass, which is then checked when the model is loaded."""
 
-def make_engine(
-    config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed
-) -> Engine:
-    """The engine of a run.
 
-    Args:
-        config: The run.
-        model: The policy, whole and not wrapped yet.
-        renderer: Knows what ends a turn.
-        context_length: Longest sequence.
-        distributed: Processes; each has an engine of its own.
-
-    Raises:
-        ModuleNotFoundError: If the engine's package is not installed.
-    """
-    engine = config.engine
-    if engine.name == "vllm":
-        from rl.backends.engine_vllm import VLLMEngine
-
-        return VLLMEngine(config, model, renderer.end_ids, context_length, distributed)
-    if engine.name == "vllm_http":
-        from rl.backends.engine_vllm_http import VLLMHttpEngine
-
-        served = VLLMHttpEngine(config, renderer.end_ids, distributed)
-        served.load_weights(full_weights(model), 0)  # replicas may hold what another run left
-        return served
+@ENGINES.register("hf", decodes=True)
+def hf(config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed) -> Engine:
+    """The trained model itself, in this process."""
     # Sharded weights cannot be sampled from one process at a time: the engine then has a whole copy of its own.
     own = merged_copy(model).requires_grad_(False) if distributed.shards else model
     return HFEngine(
         own,
         renderer.end_ids,
         renderer.pad_id,
-        engine.max_batch_size,
+        config.engine.max_batch_size,
         shares_weights=own is model,
         precision=distributed.autocast,
         stops=renderer.stops if renderer.stop_strings else None,
     )
+
+
+@ENGINES.register("vllm")
+def vllm(config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed) -> Engine:
+    """VLLM in this process; raises ModuleNotFoundError where it is not installed."""
+    from rl.backends.engine_vllm import VLLMEngine
+
+    return VLLMEngine(config, model, renderer.end_ids, context_length, distributed)
+
+
+@ENGINES.register("vllm_http")
+def vllm_http(
+    config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed
+) -> Engine:
+    """Served replicas of vLLM."""
+    from rl.backends.engine_vllm_http import VLLMHttpEngine
+
+    served = VLLMHttpEngine(config, renderer.end_ids, distributed)
+    served.load_weights(full_weights(model), 0)  # replicas may hold what another run left
+    return served

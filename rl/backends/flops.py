@@ -32,15 +32,14 @@ class Flops:
             return cls(0.0, None)
         from trl.trainer.utils import compute_flops_per_token, get_peak_flops
 
-        dtype = "bfloat16" if config.optim.mixed_precision == "bf16" else config.model.dtype
-        peak = get_peak_flops(torch.cuda.get_device_name(device), dtype)
-        attempts = max(stage.attempts or config.env.attempts for stage in config.algorithm.stages)
-        per_token = compute_flops_per_token(bare_model(model).config, config.env.token_budget(attempts))
+        dtype = "bfloat16" if config.algorithm.optim.mixed_precision == "bf16" else config.model.dtype
+        attempts = max(stage.attempts for stage in config.algorithm.resolved(config.env.attempts))
+        try:
+            peak = get_peak_flops(torch.cuda.get_device_name(device), dtype)
+            per_token = compute_flops_per_token(bare_model(model).config, config.env.token_budget(attempts))
+        except Exception:  # TRL knows some layers and devices; a metric never stops a run
+            return cls(0.0, None)
         return cls(float(per_token), peak)
-
-    def utilisation(self, tokens_per_second: float) -> float | None:
-        """Part of the peak, or ``None``."""
-        return self.per_token * tokens_per_second / self.peak if self.peak else None
 
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

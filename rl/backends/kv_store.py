@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rl.backends.trunk import keeps_everything
+from rl.backends.lora import bare_model
+from rl.backends.trunk import keeps_everything, trunk_of
 from rl.types import Request
 
 MAX_BYTES = 2 * 2**30
@@ -46,11 +47,11 @@ class KVStore:
     """Holds the newest turn of every request id, as far as :data:`MAX_BYTES` goes.
 
     Args:
-        config: Of the model; models with windowed layers keep nothing.
+        model: Whose cache it is; one with windowed or recurrent layers has nothing to keep.
     """
 
-    def __init__(self, config: Any) -> None:
-        self._config, self._enabled = config, keeps_everything(config)
+    def __init__(self, model: Any) -> None:
+        self._config, self._enabled = model.config, keeps_everything(trunk_of(bare_model(model)))
         self._kept: dict[int, _Kept] = {}
         self.n_bytes = 0
 

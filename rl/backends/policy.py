@@ -1,62 +1,39 @@
 """The trainable policy and its value function: transformers models, and what they think of what was sampled."""
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from rl.backends.head import sampled_logprobs
 from rl.backends.lora import add_lora, bare_model
-from rl.backends.trunk import predicting_hidden
+from rl.backends.trunk import Rows, head_logits, predicting_hidden, trunk_of
 from rl.config import ModelConfig
 from rl.rendering import Renderer, load_template
-from rl.types import RolloutBatch
+from rl.types import RolloutBatch, SampledStats
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
-
-_HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
-"""Config entries of models that do more than a matrix product between hidden state and logits."""
 
 
 class ModelNotFoundError(FileNotFoundError):
     """No model where the config says."""
 
 
-class SampledStats(NamedTuple):
-    """What the policy thinks of the sampled tokens.
-
-    Args:
-        logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
-        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
-        values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
-        distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
-            the response mask; empty where it was not asked for.
-    """
-
-    logprobs: Tensor
-    entropy: Tensor
-    values: Tensor
-    distribution: Tensor
-
-
 def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     """A model in evaluation mode, without dropout and with adapters if asked for, and its tokenizer.
 
     Raises:
-        ModelNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
+        FileNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
     """
-    path = Path(config.path)
-    if (config.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
-        raise ModelNotFoundError(
-            f"model.path={config.path}: no model there. models/smollm2_135m is prepared by "
-            "`python -m experiments.prepare_smollm2`, the tiny bases by `python -m experiments.pretrain_tiny toy=...`"
-        )
+    config.refuse_missing()
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
         model = AutoModelForCausalLM.from_pretrained(
@@ -64,6 +41,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention,
+            generation_config=usable_generation_config(config.path, config.revision),
         )
     except OSError as error:
         raise ModelNotFoundError(
@@ -75,6 +53,40 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     if config.lora.rank:
         model = add_lora(model, config.lora)
     return model, tokenizer
+
+
+def usable_generation_config(path: str, revision: str | None = None) -> GenerationConfig | None:
+    """A model's generation config as transformers would save it again, which refuses some that were published.
+
+    Sampling parameters beside greedy decoding are taken to mean sampling; of what is wrong otherwise only the special
+    tokens are kept. Nothing else in it reaches a run, which says itself how it samples.
+
+    Args:
+        path: A folder or hub id.
+        revision: Of a hub id.
+
+    Returns:
+        ``None`` if there is no such file: transformers then has its own default.
+    """
+    lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = cached_file(path, "generation_config.json", revision=revision, **lenient)
+    if file is None:
+        return None
+    try:
+        stored = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError:
+        stored = {}
+    special = {
+        name: value for name, value in stored.items() if name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    for values in (stored, stored | {"do_sample": True}, special):
+        try:
+            config = GenerationConfig(**values)
+            config.validate(strict=True)
+            return config
+        except (ValueError, TypeError):
+            continue
+    return GenerationConfig()
 
 
 def switch_noise_off(model: Any) -> None:
@@ -116,7 +128,13 @@ def make_renderer(config: ModelConfig, model: Any, tokenizer: Any, stop_strings:
 
 def context_length(model: Any, config: ModelConfig) -> int:
     """Longest sequence that the model can hold."""
-    limit = model.config.max_position_embeddings
+    text = model.config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    limit = next((value for name in names if (value := getattr(text, name, None))), None)
+    if limit is None and not config.context_length:
+        raise ValueError(f"model.context_length=0: {type(model).__name__} has no limit of its own, so give one")
+    if limit is None:
+        return config.context_length
     return min(config.context_length, limit) if config.context_length else limit
 
 
@@ -166,13 +184,15 @@ class Actor(nn.Module):
             whole_distribution: Also return the log-probs of the whole vocabulary.
             entropy_gradient: Let the entropy have a gradient.
         """
-        distribution = torch.zeros(0, device=input_ids.device)
+        distribution, rows = torch.zeros(0, device=input_ids.device), Rows.of(input_ids, attention_mask, response_mask)
         if self._fused_temperature is not None:
             hidden_ND, logprobs_N, entropy_N = self._fused(input_ids, attention_mask, response_mask, temperature)
         else:
-            hidden_ND, logits_NV = self._plain(input_ids, attention_mask, response_mask)
+            causal = bare_model(self.model)
+            hidden_ND = predicting_hidden(trunk_of(causal), rows, self._share_prompts)
+            logits_NV = head_logits(causal, hidden_ND)
             logits_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
-            targets_N = input_ids[response_mask]
+            targets_N = input_ids.flatten()[rows.places]
             if whole_distribution or entropy_gradient:
                 whole_NV = torch.log_softmax(logits_NV.float(), dim=-1)
                 logprobs_N = whole_NV.gather(1, targets_N[:, None]).squeeze(1)
@@ -193,25 +213,6 @@ class Actor(nn.Module):
             distribution=distribution,
         )
 
-    def _plain(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states and logits of the N predicting positions: ``[N, D]``, ``[N, V]``."""
-        causal = bare_model(self.model)
-        if not any(getattr(causal.config.get_text_config(), name, None) for name in _HEAD_EXTRAS):
-            hidden_ND = predicting_hidden(
-                causal.base_model, input_ids, attention_mask, response_mask, self._share_prompts
-            )
-            return hidden_ND, causal.get_output_embeddings()(hidden_ND)
-        predicts_BT = response_mask.roll(-1, 1)  # position t predicts token t + 1; position 0 is never a response
-        columns = predicts_BT.any(0).nonzero().squeeze(1)
-        output = causal(
-            input_ids=input_ids,
-            attention_mask=attention_mask.long(),
-            use_cache=False,
-            logits_to_keep=columns,
-            output_hidden_states=True,
-        )
-        return output.hidden_states[-1][predicts_BT], output.logits[predicts_BT[:, columns]]
-
     def _fused(
         self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -219,7 +220,7 @@ class Actor(nn.Module):
             raise ValueError(f"the fused head was built for temperature {self._fused_temperature}, not {temperature}")
         causal = bare_model(self.model)
         caught: list[Tensor] = []
-        hook = causal.base_model.register_forward_hook(lambda *args: caught.append(args[-1].last_hidden_state))
+        hook = trunk_of(causal).register_forward_hook(lambda *args: caught.append(args[-1].last_hidden_state))
         try:
             output = causal(
                 input_ids=input_ids,
@@ -243,13 +244,14 @@ class Critic(nn.Module):
 
     def __init__(self, model: Any, share_prompts: bool = True) -> None:
         super().__init__()
-        self.trunk = deepcopy(bare_model(model).base_model).requires_grad_(True)
+        self.trunk = deepcopy(trunk_of(bare_model(model))).requires_grad_(True)
         self.value_head = _value_head(model)
         self._share_prompts = share_prompts
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
         """``[B, T]`` value of the state before each response token, 0 off the response."""
-        hidden_ND = predicting_hidden(self.trunk, input_ids, attention_mask, response_mask, self._share_prompts)
+        rows = Rows.of(input_ids, attention_mask, response_mask)
+        hidden_ND = predicting_hidden(self.trunk, rows, self._share_prompts)
         zeros = torch.zeros(response_mask.shape, dtype=torch.float32, device=input_ids.device)
         return zeros.masked_scatter(response_mask, self.value_head(hidden_ND.float()).squeeze(-1).float())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rl.analysis.revisions import Revision
 from rl.backends.sft import progress_callback, run_trainer, shared_arguments
-from rl.config import OfflineConfig, OptimConfig
+from rl.config import OfflineConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,6 @@ def fine_tune_on_pairs(
     tokenizer: Any,
     rows: Sequence[PreferenceRow],
     config: OfflineConfig,
-    optim: OptimConfig,
     seed: int,
     n_steps: int = 0,
     on_step: Callable[[float], None] | None = None,
@@ -43,8 +42,7 @@ def fine_tune_on_pairs(
         model: A transformers causal language model, with or without adapters.
         tokenizer: Its tokenizer, for the padding token only.
         rows: Pairs.
-        config: Epochs, batch size, learning rate, ``beta``.
-        optim: Only ``micro_batch_tokens`` is read.
+        config: Epochs, batch size, optimiser, ``beta``.
         seed: Decides the order of rows.
         n_steps: Optimiser steps; 0 for ``config.epochs`` passes.
         on_step: Called with the progress in [0, 1].
@@ -72,7 +70,7 @@ def fine_tune_on_pairs(
 
     def make(scratch: str) -> Any:
         # Two sequences a row.
-        arguments = shared_arguments(scratch, model, len(rows), 2 * width, config, optim, seed, n_steps)
+        arguments = shared_arguments(scratch, model, len(rows), 2 * width, config, seed, n_steps)
         return TokenExact(
             model=model,
             ref_model=None if hasattr(model, "peft_config") else copy.deepcopy(model),

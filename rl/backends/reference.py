@@ -4,13 +4,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rl.backends.distributed import Distributed
 from rl.backends.lora import has_lora, without_lora
-from rl.backends.policy import Actor, SampledStats, sampled_stats
-from rl.backends.weights import decoder_layers, load_local, local_state
-from rl.config import Reference
-from rl.types import RolloutBatch
+from rl.backends.policy import Actor, sampled_stats
+from rl.backends.weights import decoder_layers, trained_tensors
+from rl.types import RolloutBatch, SampledStats
 
 
 class References:
@@ -28,13 +28,13 @@ class References:
         ValueError: If adapters are to be held to an earlier stage, which needs a copy of the whole model.
     """
 
-    def __init__(self, actor: Actor, needed: set[Reference], distributed: Distributed) -> None:
+    def __init__(self, actor: Actor, needed: set[str], distributed: Distributed) -> None:
         self._actor, self._distributed = actor, distributed
         self._lora = has_lora(actor.model)
-        if self._lora and Reference.PREVIOUS in needed:
-            raise ValueError("algorithm.stages: reference=PREVIOUS needs full tuning; set model.lora.rank=0")
+        if self._lora and "previous" in needed:
+            raise ValueError("algorithm.stages: reference=previous needs full tuning; set model.lora.rank=0")
         kinds = set() if self._lora else needed
-        self._frozen = {kind: self._copy() for kind in sorted(kinds, key=lambda kind: kind.value)}
+        self._frozen = {kind: self._copy() for kind in sorted(kinds)}
 
     def _copy(self) -> Any:
         frozen = (
@@ -43,17 +43,15 @@ class References:
         return self._distributed.prepare_model(frozen, decoder_layers(frozen))
 
     def enter_stage(self, actor: Any) -> None:
-        """Makes the policy as it is now the ``PREVIOUS`` reference."""
-        if frozen := self._frozen.get(Reference.PREVIOUS):
+        """Makes the policy as it is now the ``previous`` reference."""
+        if frozen := self._frozen.get("previous"):
             own = dict(actor.named_parameters())
             with torch.no_grad():
                 for name, parameter in frozen.named_parameters():
                     parameter.copy_(own[name])
 
     @torch.no_grad()
-    def stats(
-        self, kind: Reference, actor: Any, batch: RolloutBatch, temperature: float, **wanted: bool
-    ) -> SampledStats:
+    def stats(self, kind: str, actor: Any, batch: RolloutBatch, temperature: float, **wanted: bool) -> SampledStats:
         """What the reference thinks of sampled tokens.
 
         Args:
@@ -68,12 +66,7 @@ class References:
                 return sampled_stats(actor, batch, temperature, **wanted)
         return sampled_stats(self._frozen[kind], batch, temperature, **wanted)
 
-    def state(self) -> dict[str, Any]:
+    def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: the base is read from the model's folder again."""
-        frozen = self._frozen.get(Reference.PREVIOUS)
-        return {} if frozen is None else {"previous": local_state(frozen)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
-        if "previous" in state:
-            load_local(self._frozen[Reference.PREVIOUS], state["previous"])
+        frozen = self._frozen.get("previous")
+        return {} if frozen is None else trained_tensors("previous", frozen, frozen=True)

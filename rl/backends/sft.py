@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rl.analysis.revisions import Revision
-from rl.config import OfflineConfig, OptimConfig
+from rl.config import OfflineConfig
+from rl.types import RunStoppedError
 
 IGNORED = -100
 
@@ -42,7 +43,6 @@ def fine_tune(
     tokenizer: Any,
     rows: Sequence[SFTRow],
     config: OfflineConfig,
-    optim: OptimConfig,
     seed: int,
     n_steps: int = 0,
     on_step: Callable[[float], None] | None = None,
@@ -53,9 +53,8 @@ def fine_tune(
         model: A transformers causal language model.
         tokenizer: Its tokenizer, for the padding token only.
         rows: What is learned.
-        config: Epochs, batch size, learning rate.
-        optim: Only ``micro_batch_tokens`` is read, to cut a batch into pieces that fit; TRL normalises the loss over
-            the whole batch.
+        config: Epochs, batch size, optimiser. TRL normalises the loss over the whole batch, so that pieces of
+            ``micro_batch_tokens`` do not change it.
         seed: Decides the order of rows.
         n_steps: Optimiser steps; 0 for ``config.epochs`` passes.
         on_step: Called with the progress in [0, 1].
@@ -77,7 +76,7 @@ def fine_tune(
     width = max(len(row.input_ids) for row in rows)
 
     def make(scratch: str) -> Any:
-        arguments = shared_arguments(scratch, model, len(rows), width, config, optim, seed, n_steps)
+        arguments = shared_arguments(scratch, model, len(rows), width, config, seed, n_steps)
         return SFTTrainer(
             model=model,
             args=SFTConfig(max_length=None, **arguments),
@@ -116,10 +115,18 @@ def run_trainer(make: Callable[[str], Any], tokens_per_pass: int) -> dict[str, f
 
 
 def progress_callback(on_step: Callable[[float], None] | None) -> Any:
-    """Tells how far a trainer of transformers is."""
+    """Tells how far a trainer of transformers is, and stops it before a step that is not finite."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            gradients = (p.grad for p in model.parameters() if p.grad is not None)
+            if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+                raise RunStoppedError(
+                    f"fine-tuning step {state.global_step + 1}: the gradient is not finite, and the step was not "
+                    "taken. Take a smaller learning rate (offline.optim.lr), or start from another model"
+                )
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if on_step is not None:
                 on_step(state.global_step / state.max_steps)
@@ -133,27 +140,30 @@ def shared_arguments(
     n_rows: int,
     width: int,
     config: OfflineConfig,
-    optim: OptimConfig,
     seed: int,
     n_steps: int,
 ) -> dict[str, Any]:
     """What TRL's trainers of stored rows have in common; ``width`` is the tokens of the longest row."""
-    batch_size = min(config.batch_size, n_rows)
-    micro_batch = max(1, min(batch_size, optim.micro_batch_tokens // width))
+    optim, batch_size = config.optim, min(config.batch_size, n_rows)
+    # Only a divisor leaves the batch as large as it was asked for.
+    room = max(1, optim.micro_batch_tokens // width)
+    micro_batch = max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= room)
     return {
         "output_dir": scratch,
         "num_train_epochs": config.epochs,
         "max_steps": n_steps or -1,
         "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": max(1, round(batch_size / micro_batch)),
-        "learning_rate": config.lr,
-        "lr_scheduler_type": "linear",
-        "adam_beta1": config.betas[0],
-        "adam_beta2": config.betas[1],
-        "weight_decay": 0.0,
-        "max_grad_norm": config.max_grad_norm,
-        "gradient_checkpointing": False,
-        "bf16": model.dtype is torch.bfloat16,
+        "gradient_accumulation_steps": batch_size // micro_batch,
+        "learning_rate": optim.lr,
+        "lr_scheduler_type": "constant_with_warmup" if optim.schedule == "constant" else optim.schedule,
+        "warmup_steps": optim.warmup_steps,
+        "adam_beta1": optim.betas[0],
+        "adam_beta2": optim.betas[1],
+        "weight_decay": optim.weight_decay,
+        "max_grad_norm": optim.max_grad_norm,
+        "gradient_checkpointing": optim.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "bf16": optim.mixed_precision == "bf16" or model.dtype is torch.bfloat16,
         "save_strategy": "no",
         "logging_strategy": "no",
         "report_to": [],

@@ -1,105 +1,231 @@
-"""Last hidden states at the positions that predict response tokens; a prompt that rows share is read once.
+"""Decoders of any architecture: how they are called, what their key-value cache keeps, and how little they must read.
 
-The episodes of a group have the same first prompt, so its keys and values are computed for one row and lent to all
-(what serving engines call prefix caching, with a gradient). The result is the same; the work is that of the tokens that
-differ.
+The trainer needs logits only at the N positions that predict response tokens. The trunk (the decoder without its head)
+reads the rows, and the model's own head reads N hidden states instead of ``B x T``. The episodes of a group have the
+same first prompt: its keys and values are computed for one row and lent to all (prefix caching, with a gradient).
 """
 
+import inspect
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 WORTH = 0.1
 """Sharing pays from this part of a batch's tokens on: it takes a second pass through the layers."""
 
 
-def predicting_hidden(
-    trunk: Any, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, share: bool
-) -> Tensor:
-    """``[N, D]``: the last hidden state before each of the N response tokens, in row-major order of the mask.
+@lru_cache(maxsize=64)
+def _parameters(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def call_decoder(decoder: Any, cache: DynamicCache | None = None, **arguments: Any) -> Any:
+    """Calls a decoder with those of the arguments that it knows.
+
+    Recurrent models take no positions and name their cache ``cache_params``; models with ALiBi count positions
+    themselves. What is left out is checked by its effect: see :mod:`rl.backends.model_check`.
+    """
+    known = _parameters(type(decoder))
+    if cache is not None and "past_key_values" in known:
+        arguments["past_key_values"] = cache
+    elif cache is not None:
+        arguments["cache_params"] = cache
+        if arguments["input_ids"].shape[1] == 1:  # the mask is of the tokens that are read, and none is padding
+            arguments["attention_mask"] = None
+    return decoder(**{name: value for name, value in arguments.items() if name in known}, use_cache=cache is not None)
+
+
+class _Given:
+    """Stands for what a trunk returns: the hidden states, and nothing else that a head could ask for."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Tensor | None:
+        return (self.last_hidden_state, None)[min(index, 1)]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class _Answers:
+    """Stands for a trunk: answers every call with given hidden states, and is the trunk in all else."""
+
+    def __init__(self, trunk: Any, hidden: Tensor) -> None:
+        self._trunk, self._hidden = trunk, hidden
+
+    def __call__(self, *_: Any, **__: Any) -> _Given:
+        return _Given(self._hidden)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trunk, name)
+
+
+_TRUNKS: dict[type, str] = {}
+
+
+def trunk_of(causal: Any) -> Any:
+    """The module whose hidden states the head of a causal language model reads.
+
+    Mostly that is ``base_model``, but some models call a decoder inside it or name another module so. It is the last
+    module to return hidden states when the model reads one token; looked up once for a class of models.
+    """
+    kind = type(causal)
+    if kind not in _TRUNKS:
+        returned: list[str] = []
+
+        def note(name: str, output: Any) -> None:
+            if hasattr(output, "last_hidden_state"):
+                returned.append(name)
+
+        hooks = [
+            module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+            for name, module in causal.named_modules()
+            if module is not causal
+        ]
+        with torch.no_grad():
+            causal(input_ids=torch.zeros(1, 1, dtype=torch.long, device=causal.device))
+        for hook in hooks:
+            hook.remove()
+        _TRUNKS[kind] = returned[-1]
+    return causal.get_submodule(_TRUNKS[kind])
+
+
+def head_logits(causal: Any, hidden_ND: Tensor) -> Tensor:
+    """``[N, V]`` logits of the model's own head, with all that it does beside a matrix product.
+
+    Soft caps, scales and heads of two parts are written in every model's ``forward``, so that is what runs, with
+    something in the trunk's place that hands back the given states.
+    """
+    trunk = trunk_of(causal)
+    parent, _, name = _TRUNKS[type(causal)].rpartition(".")
+    children = causal.get_submodule(parent)._modules
+    children[name] = _Answers(trunk, hidden_ND[None])
+    try:
+        # The ids are not read; their shape is that of one sequence of N tokens. ``forward`` is that of the class: a
+        # fused head replaces it in the instance, and in a copy of the instance it would call the original.
+        ids = torch.zeros(1, hidden_ND.shape[0], dtype=torch.long, device=hidden_ND.device)
+        return type(causal).forward(causal, input_ids=ids).logits[0]
+    finally:
+        children[name] = trunk
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A micro-batch, right-padded, on the model's device and on the host: one read from the device for each.
+
+    Which tokens are read, gathered and scored is decided on the host; on the device, every question of that kind
+    would wait for all work that is queued there.
+
+    Args:
+        input_ids: ``[B, T]`` on the device.
+        attention_mask: ``[B, T]`` bool on the device.
+        host: ``[3, B, T]`` int64 on the host: ids, attention mask, response mask.
+        places: ``[N]`` of the response tokens in the flat batch, in row-major order, on the device.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    host: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> "Rows":
+        """From the tensors of a batch; no response token is at position 0."""
+        host = torch.stack([input_ids, attention_mask.long(), response_mask.long()]).cpu()
+        places = host[2].flatten().nonzero().squeeze(1).to(input_ids.device)
+        return cls(input_ids, attention_mask, host, places)
+
+
+def predicting_hidden(trunk: Any, rows: Rows, share: bool) -> Tensor:
+    """``[N, D]``: the last hidden state before each of the N response tokens, D the width of the model.
 
     Args:
         trunk: A transformers decoder without its head.
-        input_ids: ``[B, T]``, right-padded.
-        attention_mask: ``[B, T]`` bool.
-        response_mask: ``[B, T]`` bool, never True at position 0.
+        rows: The micro-batch.
         share: Read shared prompts once, where the model can and it pays.
     """
-    plan = _shared_prompts(input_ids, attention_mask, response_mask) if share and _can_share(trunk) else None
-    if plan is None:
-        hidden_BTD = trunk(input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False).last_hidden_state
-        return hidden_BTD[response_mask.roll(-1, 1)]
-    return _with_shared_prompts(trunk, input_ids, attention_mask, response_mask, *plan)
+    plan = _shared_prompts(rows) if share and _can_share(trunk) else None
+    if plan is not None:
+        return _with_shared_prompts(trunk, rows, *plan)
+    output = call_decoder(trunk, input_ids=rows.input_ids, attention_mask=rows.attention_mask.long())
+    return output.last_hidden_state.flatten(0, 1)[rows.places - 1]
 
 
-def keeps_everything(config: Any) -> bool:
-    """Whether every layer of a model keeps the keys and values of all tokens, so that they can be used again."""
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
-    return kinds == {"full_attention"} and not windowed
+def keeps_everything(trunk: Any) -> bool:
+    """Whether every layer of a model keeps the keys and values of all tokens, so that they can be used again.
+
+    Layers with a sliding window forget, recurrent ones keep a state of the last token only. ``lends_cache`` is set
+    where a comparison showed that a model's cache cannot be lent for another reason.
+    """
+    if not getattr(trunk, "lends_cache", True) or "past_key_values" not in _parameters(type(trunk)):
+        return False
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=trunk.config).layers)
 
 
 def _can_share(trunk: Any) -> bool:
     # A layer that is computed again in the backward pass cannot lend what it computed.
-    return keeps_everything(trunk.config) and not getattr(trunk, "is_gradient_checkpointing", False)
+    return keeps_everything(trunk) and not getattr(trunk, "is_gradient_checkpointing", False)
 
 
-def _shared_prompts(
-    input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
-) -> tuple[Tensor, list[int], Tensor] | None:
-    """Length of every row's prompt ``[B]``, a row for each distinct prompt, and which of them each row has ``[B]``."""
-    if not response_mask.any(1).all():
+def _shared_prompts(rows: Rows) -> tuple[list[int], list[int]] | None:
+    """A row for each distinct prompt, U of them, and which of them each row has; ``None`` where sharing does not pay.
+
+    A prompt is what lies before the first response token, so every row needs one.
+    """
+    ids, attention, response = rows.host.numpy()
+    if not response.any(1).all():
         return None
-    starts = response_mask.int().argmax(1)
-    ids, lengths = input_ids.cpu().numpy(), starts.tolist()
+    lengths = response.argmax(1).tolist()
     seen: dict[bytes, int] = {}
     which = [seen.setdefault(ids[row, :length].tobytes(), len(seen)) for row, length in enumerate(lengths)]
     owners = [which.index(i) for i in range(len(seen))]
     saved = sum(lengths) - sum(lengths[row] for row in owners)
-    if saved < WORTH * float(attention_mask.sum()):
-        return None
-    return starts, owners, torch.tensor(which, device=input_ids.device)
+    return (owners, which) if saved >= WORTH * attention.sum() else None
 
 
-def _with_shared_prompts(
-    trunk: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    response_mask: Tensor,
-    starts_B: Tensor,
-    owners: list[int],
-    which_B: Tensor,
-) -> Tensor:
+def _with_shared_prompts(trunk: Any, rows: Rows, owners: list[int], which: list[int]) -> Tensor:
+    """Two passes: ``[U, P]`` distinct prompts, then ``[B, R]`` of what follows, over the prompts' keys and values.
+
+    Prompts are padded on the left, so that in the cache the rest of every row stands right behind its prompt's last
+    token, as if they had been read together; positions count each row's own tokens, so the padding between rows of
+    different length changes nothing. Selecting the cache's rows by ``which`` copies keys and values in the graph: the
+    gradient of a prompt is the sum over the rows that read it.
+    """
+    (ids, attention, response), device = rows.host, rows.input_ids.device
+    starts_B = response.argmax(1)
     starts_U = starts_B[owners]
     width = int(starts_U.max())
-    # Prompts are padded on the left, so that what follows is next to the prompt's last token in the cache.
-    columns = torch.arange(width, device=input_ids.device) - (width - starts_U)[:, None]
+    columns = torch.arange(width) - (width - starts_U)[:, None]
     prompt_mask = columns >= 0
-    prompt_ids = input_ids[owners].gather(1, columns.clamp(min=0))
     cache = DynamicCache(config=trunk.config)
-    prompt = trunk(
-        input_ids=prompt_ids,
-        attention_mask=prompt_mask.long(),
-        position_ids=columns.clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
+    prompt = call_decoder(
+        trunk,
+        cache,
+        input_ids=ids[owners].gather(1, columns.clamp(min=0)).to(device),
+        attention_mask=prompt_mask.long().to(device),
+        position_ids=columns.clamp(min=0).to(device),
     ).last_hidden_state
+    which_B = torch.tensor(which, device=device)
     cache.batch_select_indices(which_B)
-    n_rest = int((attention_mask.sum(1) - starts_B).max())
-    places = starts_B[:, None] + torch.arange(n_rest, device=input_ids.device)
-    inside = places < input_ids.shape[1]
-    places = places.clamp(max=input_ids.shape[1] - 1)
-    rest_mask = attention_mask.gather(1, places) & inside
-    rest = trunk(
-        input_ids=input_ids.gather(1, places),
-        attention_mask=torch.cat([prompt_mask[which_B], rest_mask], dim=1).long(),
-        position_ids=places,
-        past_key_values=cache,
-        use_cache=True,
+    n_rest = int((attention.sum(1) - starts_B).max())
+    places = starts_B[:, None] + torch.arange(n_rest)
+    inside = places < ids.shape[1]
+    places = places.clamp(max=ids.shape[1] - 1)
+    rest_mask = attention.gather(1, places) * inside
+    rest = call_decoder(
+        trunk,
+        cache,
+        input_ids=ids.gather(1, places).to(device),
+        attention_mask=torch.cat([prompt_mask[which].long(), rest_mask], dim=1).to(device),
+        position_ids=places.to(device),
     ).last_hidden_state
     # The token at place s + j was predicted from place s + j - 1: the prompt's last token for j = 0.
     before = torch.cat([prompt[which_B, -1:], rest[:, :-1]], dim=1)
-    return before[response_mask.gather(1, places) & inside]
+    picked = (response.gather(1, places) * inside).flatten().nonzero().squeeze(1)
+    return before.flatten(0, 1)[picked.to(device)]

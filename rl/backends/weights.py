@@ -1,11 +1,16 @@
 """Weights on their way: to the engine, to disk, into a checkpoint."""
 
+import hashlib
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import checkpoint
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rl.backends.distributed import full, local
@@ -72,44 +77,85 @@ def _fill(parameter: Tensor, whole: Tensor) -> None:
         parameter.copy_(whole)
 
 
-def local_state(module: nn.Module) -> dict[str, Tensor]:
-    """This process's part of a module's parameters and buffers, copied to the CPU."""
-    return {name: local(tensor).detach().cpu().clone() for name, tensor in module.state_dict().items()}
+def trained_tensors(name: str, module: nn.Module, frozen: bool = False) -> dict[str, Tensor]:
+    """What training changes in a module, live and sharded as it is: adapters alone, where there are any; and buffers.
+
+    Args:
+        name: Put before every tensor's name.
+        module: Not yet wrapped for several processes.
+        frozen: Take parameters without a gradient too.
+    """
+    parameters = {key: p.detach() for key, p in module.named_parameters() if frozen or p.requires_grad}
+    buffers = {key for key, _ in module.named_buffers()}
+    parameters |= {key: tensor for key, tensor in module.state_dict().items() if key in buffers}
+    return {f"{name}.{key}": tensor for key, tensor in parameters.items()}
 
 
-def load_local(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """The inverse of :func:`local_state`."""
-    own = module.state_dict()
-    if own.keys() != state.keys():
-        odd = sorted(own.keys() ^ state.keys())
-        raise KeyError(f"the checkpoint was written by another model: {', '.join(odd[:3])}")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            local(tensor).copy_(state[name])
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments of an optimiser, live, by the place of their parameter."""
+    return {
+        f"optimizer.{i}.{key}": value
+        for i, parameter in enumerate(parameters_of(optimizer))
+        for key, value in optimizer.state[parameter].items()
+        if _is_moment(value)
+    }
 
 
-def local_optimizer_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """This process's part of an optimiser's state, one entry per parameter in the order of its groups."""
-    return [
-        {key: local(value).cpu().clone() if isinstance(value, Tensor) else value for key, value in state.items()}
-        for state in (optimizer.state[parameter] for parameter in parameters_of(optimizer))
-    ]
+def optimizer_scalars(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The rest of its state, for each parameter; ``None`` stands for a moment."""
+    states = [optimizer.state[parameter] for parameter in parameters_of(optimizer)]
+    return [{key: None if _is_moment(value) else deepcopy(value) for key, value in state.items()} for state in states]
 
 
-def load_local_optimizer(optimizer: torch.optim.Optimizer, states: list[dict[str, Any]]) -> None:
-    """The inverse of :func:`local_optimizer_state`, on an optimiser over the same parameters."""
-    for parameter, saved in zip(parameters_of(optimizer), states, strict=True):
-        optimizer.state[parameter] = {key: _like(parameter, key, value) for key, value in saved.items()}
+def make_room(optimizer: torch.optim.Optimizer, scalars: list[dict[str, Any]]) -> None:
+    """Gives a new optimiser the state that :func:`optimizer_scalars` returned, and moments that can be read into."""
+    for parameter, saved in zip(parameters_of(optimizer), scalars, strict=True):
+        optimizer.state[parameter] = {
+            key: torch.zeros_like(parameter, requires_grad=False) if value is None else value
+            for key, value in saved.items()
+        }
 
 
-def _like(parameter: Tensor, key: str, value: Any) -> Any:
-    if not isinstance(value, Tensor) or key == "step":
-        return value
-    whole = torch.zeros_like(parameter)
-    local(whole).copy_(value)
-    return whole
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
     """All parameters, in the order of the groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def write_tensors(tensors: dict[str, Tensor], folder: Path, n_processes: int) -> None:
+    """Writes tensors, sharded ones among them, so that any number of processes can read them; a collective."""
+    with _alone_without_a_warning():
+        checkpoint.save(dict(tensors), checkpoint_id=folder, no_dist=n_processes == 1)
+
+
+def read_tensors(tensors: dict[str, Tensor], folder: Path, n_processes: int) -> None:
+    """Reads what :func:`write_tensors` wrote into tensors of the same names and shapes, in place; a collective."""
+    with _alone_without_a_warning(), torch.no_grad():
+        checkpoint.load(dict(tensors), checkpoint_id=folder, no_dist=n_processes == 1)
+
+
+@contextmanager
+def _alone_without_a_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def hash_model(path: str, revision: str | None) -> dict[str, str]:
+    """What a model is, by its contents: a hash of every file of its folder, or the commit of a hub id."""
+    if not Path(path).is_dir():
+        from transformers import AutoConfig
+
+        commit = getattr(AutoConfig.from_pretrained(path, revision=revision), "_commit_hash", None)
+        return {f"model {path}": str(commit)}
+    files = sorted(file for file in Path(path).iterdir() if file.is_file() and file.suffix not in ("", ".md"))
+    return {f"model file {file.name}": hash_file(file) for file in files}
+
+
+def hash_file(path: Path) -> str:
+    """A hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

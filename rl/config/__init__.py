@@ -3,26 +3,14 @@
 Validation is pure: values only, no files, no network, no clock. Derived quantities are properties.
 """
 
-from rl.config.algorithm import (
-    KL,
-    Advantage,
-    AlgorithmConfig,
-    Critic,
-    CriticConfig,
-    Importance,
-    Loss,
-    Normaliser,
-    Reference,
-    StageConfig,
-)
-from rl.config.offline import OfflineConfig, Rule
+from rl.config.algorithm import AlgorithmConfig, CriticConfig, StageConfig, TermConfig
+from rl.config.offline import OfflineConfig
+from rl.config.optim import OptimConfig
 from rl.config.parts import EngineConfig, EnvConfig, LoraConfig, ModelConfig
 from rl.config.run import (
+    BudgetConfig,
     EvalConfig,
-    OptimConfig,
     RunConfig,
-    Schedule,
-    Select,
     SFTConfig,
     TrackingConfig,
     TrainConfig,
@@ -30,28 +18,20 @@ from rl.config.run import (
 )
 
 __all__ = [
-    "KL",
-    "Advantage",
     "AlgorithmConfig",
-    "Critic",
+    "BudgetConfig",
     "CriticConfig",
     "EngineConfig",
     "EnvConfig",
     "EvalConfig",
-    "Importance",
     "LoraConfig",
-    "Loss",
     "ModelConfig",
-    "Normaliser",
     "OfflineConfig",
     "OptimConfig",
-    "Reference",
-    "Rule",
     "RunConfig",
     "SFTConfig",
-    "Schedule",
-    "Select",
     "StageConfig",
+    "TermConfig",
     "TrackingConfig",
     "TrainConfig",
     "TrainingConfig",

@@ -1,104 +1,42 @@
-"""The schema of an online algorithm: stages, credit, loss, critic."""
+"""The schema of an online algorithm: stages, credit, loss, critic, optimiser.
 
-from dataclasses import dataclass, field
-from enum import Enum
+What a researcher varies is a name in an open lookup, with the function's own options beside it. The lookups hold
+functions of tensors and are imported when a config is checked, so that this module itself imports no torch.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from omegaconf import MISSING
 
-from rl.config.checks import refuse
-from rl.kl import KLEstimator as _KLEstimator
+from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
+from rl.config.optim import OptimConfig
 
 
-class Advantage(Enum):
-    """How returns become advantages; see :mod:`rl.advantages`."""
+@dataclass
+class TermConfig:
+    """A further term of the loss.
 
-    RLOO = "rloo"
-    GRPO = "grpo"
-    REINFORCE = "reinforce"
-    REINFORCE_PP = "reinforce_pp"
-    GAE = "gae"
-    TURN_GAE = "turn_gae"
+    Args:
+        loss: Its name; empty for the key that it stands under.
+        weight: Factor of the term; 0 leaves it out.
+        options: The term's own options.
+    """
 
-    @property
-    def uses_groups(self) -> bool:
-        """Whether an episode is compared with the others of its task."""
-        return self in (Advantage.RLOO, Advantage.GRPO)
+    loss: str = ""
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def uses_critic(self) -> bool:
-        """Whether values are needed."""
-        return self in (Advantage.GAE, Advantage.TURN_GAE)
-
-
-class Loss(Enum):
-    """Which surrogate is minimised; see :mod:`rl.losses`."""
-
-    PPO = "ppo"
-    CISPO = "cispo"
-    GSPO = "gspo"
-
-
-class Normaliser(Enum):
-    """What the loss of an optimiser step is divided by; see :func:`rl.losses.token_weights`."""
-
-    EPISODES = "episodes"
-    """Number of episodes: the policy gradient as written in the papers; no length can dilute it."""
-    TOKENS = "tokens"
-    """Number of response tokens (DAPO)."""
-    EPISODE_MEAN = "episode_mean"
-    """Mean over an episode's tokens, then over episodes (GRPO)."""
-    TURN_MEAN = "turn_mean"
-    """Mean over a turn's tokens, then over turns (GSPO)."""
-    TOKEN_BUDGET = "token_budget"
-    """Number of episodes times the tokens that each might have had (Dr. GRPO)."""
-
-
-class Importance(Enum):
-    """Whether samples are weighted for the gap between the engine and the trainer; see :mod:`rl.losses`."""
-
-    NONE = "none"
-    TOKEN = "token"
-    SEQUENCE = "sequence"
-
-
-class KL(Enum):
-    """See :mod:`rl.kl`."""
-
-    K1 = "k1"
-    K2 = "k2"
-    K3 = "k3"
-    FULL = "full"
-
-    @property
-    def estimator(self) -> _KLEstimator:
-        """The estimator of that name."""
-        return _KLEstimator(self.value)
-
-
-class Critic(Enum):
-    """Where values come from."""
-
-    NONE = "none"
-    SHARED = "shared"
-    """A linear head on the policy's last hidden state."""
-    SEPARATE = "separate"
-    """A second network, started from the base, with a linear head."""
-
-
-class Reference(Enum):
-    """What the KL of a stage holds the policy to."""
-
-    BASE = "base"
-    PREVIOUS = "previous"
-    """The policy as the stage before left it."""
+    def __post_init__(self) -> None:
+        check_numbers(self, "algorithm.terms", any_sign="weight")
 
 
 @dataclass
 class StageConfig:
-    """One stage of an algorithm. Lists are indexed by turn.
+    """One stage of an algorithm. Lists are indexed by turn; what is empty or 0 here is the algorithm's.
 
     Args:
-        share: Part of the run's steps, relative to the other stages.
+        share: Part of the run's steps, relative to the other stages; 0 leaves the stage out.
         attempts: Attempts per training episode; 0 takes the environment's.
         reward_weights: Weight of each turn's raw reward.
         progress_alpha: Bonus per unit of improvement over the turn before.
@@ -106,12 +44,18 @@ class StageConfig:
         kl_targets: KL per episode and turn, in nats, to which the weights adapt; empty for fixed weights.
         kl_balance: Adapts the first turn's weight so that its penalty is this multiple of the later turns' absolute
             advantages; 0 for a fixed weight.
-        reference: What the KL holds the policy to.
+        reference: What the KL holds the policy to: ``base``, or ``previous``, the policy as the stage before left it.
         keep_optimizer: Go on with the optimiser state of the stage before, instead of a fresh one.
         offline_first_attempts: Part of the groups whose first attempts are taken from the base model; they are read,
             not learned.
-        imitate: Learn the last attempts of episodes that end right, each with weight 1, instead of comparing rewards:
-            STaR's rule on the policy's own samples. Reward weights and bonus are then not read.
+        group_size: Episodes per task.
+        temperature: Of the sampled episodes.
+        advantage: How returns become advantages, with options of its own.
+        advantage_options: The estimator's own options; with an empty ``advantage`` they change the algorithm's.
+        loss: Which surrogate is minimised, with options of its own.
+        loss_options: The surrogate's own options; with an empty ``loss`` they change the algorithm's.
+        terms: Further terms of the loss, beside the algorithm's or in their place.
+        optim: What differs from the algorithm's ``optim``.
     """
 
     share: float = 1.0
@@ -121,38 +65,48 @@ class StageConfig:
     kl_coefs: list[float] = field(default_factory=lambda: [0.01, 0.01])
     kl_targets: list[float] = field(default_factory=list)
     kl_balance: float = 0.0
-    reference: Reference = Reference.BASE
+    reference: str = "base"
     keep_optimizer: bool = False
     offline_first_attempts: float = 0.0
-    imitate: bool = False
+    group_size: int = 0
+    temperature: float = 0.0
+    advantage: str = ""
+    advantage_options: dict[str, Any] = field(default_factory=dict)
+    loss: str = ""
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    terms: dict[str, TermConfig] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         where = "algorithm.stages"
-        refuse(self.share <= 0, f"{where}: share={self.share} must be positive")
-        refuse(self.attempts < 0, f"{where}: attempts={self.attempts} must not be negative")
+        check_numbers(
+            self,
+            where,
+            positive="kl_targets",
+            not_negative="share attempts kl_coefs kl_balance group_size temperature",
+            fraction="offline_first_attempts",
+            any_sign="reward_weights progress_alpha",
+        )
+        refuse_unknown(self.reference, ("base", "previous"), f"{where}: reference")
         refuse(
-            len(self.reward_weights) != len(self.kl_coefs),
+            len(self.reward_weights) != len(self.kl_coefs) or not self.kl_coefs,
             f"{where}: {len(self.reward_weights)} reward_weights but {len(self.kl_coefs)} kl_coefs: "
             "give both one entry per turn",
         )
-        refuse(min(self.kl_coefs) < 0, f"{where}: kl_coefs={self.kl_coefs} must not be negative")
         refuse(
-            bool(self.kl_targets) and (len(self.kl_targets) != len(self.kl_coefs) or min(self.kl_targets) <= 0),
+            bool(self.kl_targets) and len(self.kl_targets) != len(self.kl_coefs),
             f"{where}: kl_targets={self.kl_targets}: give one positive target per turn, or none",
         )
         refuse(
             bool(self.kl_targets) and min(self.kl_coefs) == 0,
             f"{where}: kl_targets adapt kl_coefs={self.kl_coefs} by factors, which a coefficient of 0 stays at",
         )
-        refuse(self.kl_balance < 0, f"{where}: kl_balance={self.kl_balance} must not be negative")
         refuse(
             self.kl_balance > 0 and (bool(self.kl_targets) or len(self.kl_coefs) < 2 or self.kl_coefs[0] == 0),
             f"{where}: kl_balance adapts the first of several turns from a positive kl_coefs[0], without kl_targets",
         )
-        refuse(
-            not 0 <= self.offline_first_attempts <= 1,
-            f"{where}: offline_first_attempts={self.offline_first_attempts} must lie in [0, 1]",
-        )
+        if not any(self.kl_coefs):
+            refuse_idle(self, where, "reference", f"kl_coefs={self.kl_coefs}")
         refuse(
             self.offline_first_attempts > 0 and len(self.reward_weights) < 2,
             f"{where}: offline_first_attempts needs a second attempt to learn",
@@ -164,7 +118,8 @@ class CriticConfig:
     """The value function.
 
     Args:
-        kind: Where values come from.
+        kind: Where values come from: ``none``; ``shared``, a linear head on the policy's last hidden state; or
+            ``separate``, a second network, started from the base, with a linear head.
         detach: For ``shared``: the value loss trains the head alone, not the trunk.
         coef: Weight of the value loss (``shared``), whose gradient meets the policy's.
         clip: Values move at most this far from the old ones in the loss; 0 for no clipping.
@@ -172,7 +127,7 @@ class CriticConfig:
         warmup_steps: Rollout batches at the start of the run on which only the critic is trained.
     """
 
-    kind: Critic = Critic.NONE
+    kind: str = "none"
     detach: bool = False
     coef: float = 0.5
     clip: float = 0.0
@@ -180,12 +135,15 @@ class CriticConfig:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        refuse(self.coef <= 0, f"algorithm.critic.coef={self.coef}: must be positive")
-        refuse(self.clip < 0 or self.lr < 0, "algorithm.critic: clip and lr must not be negative")
-        refuse(self.warmup_steps < 0, f"algorithm.critic.warmup_steps={self.warmup_steps}: must not be negative")
+        where = "algorithm.critic"
+        check_numbers(self, where, positive="coef", not_negative="clip lr warmup_steps")
+        refuse_unknown(self.kind, ("none", "shared", "separate"), f"{where}.kind")
+        if self.kind != "shared":
+            idle = "detach" if self.kind == "separate" else "detach coef clip lr warmup_steps"
+            refuse_idle(self, where, idle, f"{where}.kind={self.kind}")
         refuse(
-            self.warmup_steps > 0 and self.kind is Critic.SHARED and not self.detach,
-            "algorithm.critic: warmup_steps with a shared trunk would let the value loss alone rewrite the policy; "
+            self.warmup_steps > 0 and self.kind == "shared" and not self.detach,
+            f"{where}: warmup_steps with a shared trunk would let the value loss alone rewrite the policy; "
             "set detach=true or warmup_steps=0",
         )
 
@@ -196,93 +154,160 @@ class AlgorithmConfig:
 
     Args:
         name: Shown in tables.
-        stages: In order; each starts with a fresh optimiser state unless it says otherwise.
+        stages: By name, in order; none is one of defaults. Each starts with a fresh optimiser state unless it says
+            otherwise.
         group_size: Episodes per task.
-        advantage: How returns become advantages.
-        turn_gamma: Discount over turns; 0 credits a turn with its own reward only.
-        turn_lam: Lambda over turns, for ``gae`` and ``turn_gae``.
-        gamma: Discount over the tokens of a turn, for ``gae``.
-        lam: Lambda over the tokens of a turn, for ``gae``.
+        temperature: Of the sampled episodes.
+        advantage: How returns become advantages: a name in :data:`rl.advantages.ADVANTAGES`.
+        advantage_options: The estimator's own options, such as ``turn_gamma`` or ``lam``.
         whiten: Scale advantages to mean 0 and standard deviation 1, each turn by itself, over the rollout batch.
         critic: The value function.
-        loss: Which surrogate is minimised.
-        clip_low: Lower clip distance of the surrogate.
-        clip_high: Upper clip distance of the surrogate.
-        normaliser: What the loss is divided by.
-        entropy_coef: Weight of the entropy bonus.
-        kl: Estimator of the penalty.
-        temperature: Of the sampled episodes.
+        loss: Which surrogate is minimised: a name in :data:`rl.losses.LOSSES`.
+        loss_options: The surrogate's own options, such as ``clip_low``.
+        terms: Further terms of the loss, by name, such as ``{entropy: {weight: 0.01}}``.
+        normaliser: What the loss is divided by: a name in :data:`rl.losses.NORMALISERS`.
+        normaliser_options: The normaliser's own options.
+        kl: Estimator of the penalty: a name in :data:`rl.kl.KLS`.
+        kl_options: The estimator's own options.
+        kl_in_reward: Take the KL of each turn, times its weight, off the turn's reward instead of adding it to the loss
+            (PPO and REINFORCE++ as published). The critic and the baselines then see it too.
         epochs: Passes over a rollout batch.
         minibatches: Optimiser steps per pass.
-        importance: Weight samples by trainer over sampler probabilities, for engines of another precision or kernel.
-        importance_cap: Largest such weight.
+        importance: Weight samples by trainer over sampler probabilities, for engines of another precision or kernel: a
+            name in :data:`rl.losses.IMPORTANCE`.
+        importance_options: The weighting's own options, such as ``cap``.
         off_policy_mask: Drop episodes of negative advantage that the current policy finds less likely than the sampler
             by more than this, in nats per token; 0 for none.
         mask_cut_off: Leave answers that the token limit cut off out of the loss (DAPO's overlong filtering).
         dynamic_sampling: Up to this many further rounds replace groups without a gradient at any turn; 0 for none.
+        fused_head: TRL's language-model head, which never holds the logits of all tokens at once.
+        optim: The optimiser.
     """
 
     name: str = MISSING
-    stages: list[StageConfig] = field(default_factory=lambda: [StageConfig()])
+    stages: dict[str, StageConfig] = field(default_factory=dict)
     group_size: int = 8
-    advantage: Advantage = Advantage.RLOO
-    turn_gamma: float = 0.0
-    turn_lam: float = 1.0
-    gamma: float = 1.0
-    lam: float = 0.95
+    temperature: float = 1.0
+    advantage: str = "rloo"
+    advantage_options: dict[str, Any] = field(default_factory=dict)
     whiten: bool = False
     critic: CriticConfig = field(default_factory=CriticConfig)
-    loss: Loss = Loss.PPO
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    normaliser: Normaliser = Normaliser.EPISODES
-    entropy_coef: float = 0.0
-    kl: KL = KL.K3
-    temperature: float = 1.0
+    loss: str = "ppo"
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    terms: dict[str, TermConfig] = field(default_factory=dict)
+    normaliser: str = "episodes"
+    normaliser_options: dict[str, Any] = field(default_factory=dict)
+    kl: str = "k3"
+    kl_options: dict[str, Any] = field(default_factory=dict)
+    kl_in_reward: bool = False
     epochs: int = 1
     minibatches: int = 1
-    importance: Importance = Importance.NONE
-    importance_cap: float = 2.0
+    importance: str = "none"
+    importance_options: dict[str, Any] = field(default_factory=dict)
     off_policy_mask: float = 0.0
     mask_cut_off: bool = False
     dynamic_sampling: int = 0
+    fused_head: bool = False
+    optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        refuse(not self.stages, "algorithm.stages is empty: give at least one stage")
-        refuse(self.group_size < 1, f"algorithm.group_size={self.group_size}: must be positive")
-        name = self.advantage.value
-        refuse(
-            self.advantage.uses_groups and self.group_size < 2,
-            f"algorithm.group_size={self.group_size}: {name} compares the episodes of a task and needs at least 2",
+        check_numbers(
+            self,
+            "algorithm",
+            positive="group_size temperature epochs minibatches",
+            not_negative="off_policy_mask dynamic_sampling",
         )
+        stages = self.resolved()
+        refuse(not stages, "algorithm.stages: every stage has share=0; give at least one a share of the run")
         refuse(
-            self.advantage.uses_critic and self.critic.kind is Critic.NONE,
-            f"algorithm.advantage={name} needs values: set algorithm.critic.kind to SHARED or SEPARATE",
+            stages[0].reference == "previous",
+            "algorithm.stages: the first stage has reference=previous: there is no stage before it",
         )
+        if self.name != MISSING:  # the bare schema behind the YAML files is no algorithm yet: it should not load torch
+            self._check_lookups(stages)
         refuse(
-            not self.advantage.uses_critic and self.critic.kind is not Critic.NONE,
-            f"algorithm.critic.kind={self.critic.kind.name}, but algorithm.advantage={name} takes no values: "
-            "use GAE or TURN_GAE, or NONE",
-        )
-        for key in ("gamma", "lam", "turn_gamma", "turn_lam"):
-            refuse(not 0 <= getattr(self, key) <= 1, f"algorithm.{key}={getattr(self, key)}: must lie in [0, 1]")
-        refuse(self.temperature <= 0, f"algorithm.temperature={self.temperature}: exploration needs a positive one")
-        refuse(self.epochs < 1 or self.minibatches < 1, "algorithm.epochs and algorithm.minibatches must be positive")
-        refuse(not 0 < self.clip_low <= 1, f"algorithm.clip_low={self.clip_low}: must lie in (0, 1]")
-        refuse(self.clip_high <= 0, f"algorithm.clip_high={self.clip_high}: must be positive")
-        refuse(self.importance_cap < 1, f"algorithm.importance_cap={self.importance_cap}: below 1 every sample is cut")
-        refuse(self.off_policy_mask < 0, f"algorithm.off_policy_mask={self.off_policy_mask}: must not be negative")
-        refuse(
-            self.dynamic_sampling > 0 and self.group_size < 2,
+            self.dynamic_sampling > 0 and min(stage.group_size for stage in stages) < 2,
             "algorithm.dynamic_sampling looks for groups whose rewards differ: it needs a group_size of at least 2",
         )
         refuse(
-            any(stage.imitate for stage in self.stages) and self.critic.kind is not Critic.NONE,
-            "algorithm.stages: imitate=true compares nothing, so it takes no critic",
+            self.fused_head and any(stage.temperature != self.temperature for stage in stages),
+            "algorithm.fused_head is built for one temperature: give all stages the algorithm's",
+        )
+        for stage in stages:
+            changed = [
+                key
+                for key in ("gradient_checkpointing", "mixed_precision")
+                if stage.optim[key] != getattr(self.optim, key)
+            ]
+            refuse(bool(changed), f"algorithm.stages: optim.{changed[:1]} holds for the whole run; set algorithm.optim")
+
+    def _check_lookups(self, stages: list[StageConfig]) -> None:
+        """Every name and its options, before anything runs; and what estimators need."""
+        from rl.advantages import ADVANTAGES
+        from rl.kl import KLS
+        from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
+
+        NORMALISERS.options(self.normaliser, self.normaliser_options)
+        KLS.options(self.kl, self.kl_options)
+        IMPORTANCE.options(self.importance, self.importance_options)
+        whole = KLS.fact(self.kl, "distribution")
+        refuse(
+            self.fused_head and bool(whole),
+            f"algorithm.kl={self.kl} needs whole distributions, which algorithm.fused_head=true never holds",
         )
         refuse(
-            self.stages[0].reference is Reference.PREVIOUS,
-            "algorithm.stages.0.reference=PREVIOUS: there is no stage before the first",
+            self.kl_in_reward and bool(whole),
+            f"algorithm.kl_in_reward takes the KL of sampled tokens: use k1 or k3 instead of algorithm.kl={self.kl}",
+        )
+        for stage in stages:
+            ADVANTAGES.options(stage.advantage, stage.advantage_options)
+            LOSSES.options(stage.loss, stage.loss_options)
+            for term in stage.terms.values():
+                LOSSES.options(term.loss, term.options)
+            name, kind = stage.advantage, self.critic.kind
+            refuse(
+                stage.group_size < 2 and bool(ADVANTAGES.fact(name, "groups")),
+                f"algorithm.group_size={stage.group_size}: {name} compares the episodes of a task and needs at least 2",
+            )
+            needs_values = bool(ADVANTAGES.fact(name, "values"))
+            with_values = [key for key in ADVANTAGES if ADVANTAGES.fact(key, "values")]
+            refuse(
+                needs_values and kind == "none",
+                f"algorithm.advantage={name} needs values: set algorithm.critic.kind to shared or separate",
+            )
+            refuse(
+                not needs_values and kind != "none",
+                f"algorithm.critic.kind={kind}, but algorithm.advantage={name} takes no values: "
+                f"use {' or '.join(with_values)}, or kind=none",
+            )
+
+    def resolved(self, attempts: int = 0) -> list[StageConfig]:
+        """The stages that have a share of the run, with all that they take from the algorithm filled in.
+
+        Args:
+            attempts: Of the environment, for stages that take them from there.
+        """
+        stages = self.stages or {"main": StageConfig()}
+        return [self.resolve(stage, attempts) for stage in stages.values() if stage.share]
+
+    def resolve(self, stage: StageConfig, attempts: int = 0) -> StageConfig:
+        """One stage, filled in."""
+        terms = {
+            name: replace(term, loss=term.loss or name)
+            for name, term in (self.terms | stage.terms).items()
+            if term.weight
+        }
+        return replace(
+            stage,
+            attempts=stage.attempts or attempts,
+            group_size=stage.group_size or self.group_size,
+            temperature=stage.temperature or self.temperature,
+            advantage=stage.advantage or self.advantage,
+            advantage_options=({} if stage.advantage else self.advantage_options) | stage.advantage_options,
+            loss=stage.loss or self.loss,
+            loss_options=({} if stage.loss else self.loss_options) | stage.loss_options,
+            terms=terms,
+            optim=asdict(replace(self.optim, **stage.optim)),
         )
 
     @property

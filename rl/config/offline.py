@@ -1,26 +1,12 @@
 """The schema of an offline method."""
 
 from dataclasses import dataclass, field
-from enum import Enum
+from typing import Any
 
 from omegaconf import MISSING
 
-from rl.config.checks import refuse
-
-
-class Rule(Enum):
-    """Which traces an offline method keeps."""
-
-    STAR = "star"
-    """Own two-attempt traces that end right."""
-    PAIR = "pair"
-    """A wrong first attempt paired with another, right first attempt at the same task as the second."""
-    RELABEL = "relabel"
-    """Every state that was visited, answered by a right attempt at the same task."""
-    VERIFY = "verify"
-    """A judgement of the first attempt in words, then its repetition if it was right and a right one if not."""
-    DPO = "dpo"
-    """Pairs: a right attempt preferred to the policy's own wrong second one, after the same first attempt."""
+from rl.config.checks import check_numbers, refuse, refuse_idle
+from rl.config.optim import OptimConfig
 
 
 @dataclass
@@ -29,48 +15,45 @@ class OfflineConfig:
 
     Args:
         name: Shown in tables.
-        rule: Which traces are kept.
-        keep_right_to_right: Also keep traces whose first attempt was right already (the paper's D+).
+        rule: Which traces are kept, a name in :data:`rl.offline.KEEP_RULES`.
+        rule_options: That function's own options.
         iterations: Rounds of sampling from the current model, each followed by fine-tuning.
         restart: Every round fine-tunes the *base*, as STaR does, so as not to overfit; otherwise the current model.
-        pairs_per_task: For ``pair``: at most this many (wrong, right) pairs per task, and as many (right, right). For
-            ``relabel``: at most this many states of each turn and task. For ``verify``: at most this many wrong and as
-            many right first attempts per task. For ``dpo``: at most this many pairs per task.
         group_size: Episodes per task and round.
         temperature: Of the sampled episodes.
         epochs: Passes over the kept rows.
         batch_size: Rows per optimiser step.
-        lr: Peak learning rate, linear to 0.
-        betas: AdamW's.
-        max_grad_norm: Gradients are scaled down to this norm.
-        beta: For ``dpo``: how strongly it is held to the model that it starts from.
-        says_right: For ``verify``: what is written before a first attempt that was right is repeated.
-        says_wrong: For ``verify``: what is written before a wrong one is replaced.
+        optim: The optimiser of every round.
+        beta: For rules that keep preferences: how strongly DPO is held to the model that it starts from.
     """
 
     name: str = MISSING
-    rule: Rule = MISSING
-    keep_right_to_right: bool = False
+    rule: str = MISSING
+    rule_options: dict[str, Any] = field(default_factory=dict)
     iterations: int = 1
     restart: bool = True
-    pairs_per_task: int = 8
     group_size: int = 8
     temperature: float = 1.0
     epochs: int = 3
     batch_size: int = 512
-    lr: float = 1e-3
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    max_grad_norm: float = 1.0
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(schedule="linear"))
     beta: float = 0.1
-    says_right: str = "The solution above is correct.\n"
-    says_wrong: str = "The solution above is not correct.\n"
 
     def __post_init__(self) -> None:
-        refuse(self.iterations < 1, f"offline.iterations={self.iterations}: must be positive")
-        refuse(self.group_size < 1, f"offline.group_size={self.group_size}: must be positive")
-        refuse(self.pairs_per_task < 1, f"offline.pairs_per_task={self.pairs_per_task}: must be positive")
-        refuse(self.beta <= 0, f"offline.beta={self.beta}: must be positive")
-        refuse(
-            self.rule is Rule.PAIR and self.iterations > 1,
-            "offline.iterations: pair fine-tuning builds on the base's first attempts, so it takes 1 iteration",
+        check_numbers(
+            self,
+            "offline",
+            positive="iterations group_size temperature epochs batch_size beta",
         )
+        if self.rule == MISSING:
+            return
+        from rl.offline import KEEP_RULES  # with torch, which only runs need
+
+        KEEP_RULES.options(self.rule, self.rule_options)
+        rounds = KEEP_RULES.fact(self.rule, "rounds")
+        refuse(
+            rounds is not None and self.iterations > rounds,
+            f"offline.iterations: {self.rule} builds on the base's own attempts, so it takes {rounds} iteration",
+        )
+        if not KEEP_RULES.fact(self.rule, "preferences"):
+            refuse_idle(self, "offline", "beta", f"offline.rule={self.rule} keeps no preferences")

@@ -1,14 +1,19 @@
 """The schema of what a run is made of: model, environment, engine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from rl.config.checks import refuse
+import envs
+from envs import Split
+from envs.prompts import get_prompts
+from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
-ENGINES = ("hf", "vllm", "vllm_http")
+EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
+"""The fields of :class:`EnvConfig` that are arguments of :class:`envs.SelfCorrectEnv`."""
 
 
 @dataclass
@@ -26,8 +31,9 @@ class LoraConfig:
     targets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        refuse(self.rank < 0, f"model.lora.rank={self.rank}: must not be negative; 0 is full tuning")
-        refuse(self.alpha <= 0, f"model.lora.alpha={self.alpha}: must be positive")
+        check_numbers(self, "model.lora", positive="alpha", not_negative="rank")
+        if not self.rank:
+            refuse_idle(self, "model.lora", "alpha targets", "model.lora.rank=0")
 
 
 @dataclass
@@ -37,7 +43,7 @@ class ModelConfig:
     Args:
         path: A folder in transformers' format, or a hub id.
         revision: Of a hub id.
-        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``optim.mixed_precision=bf16``
+        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``mixed_precision=bf16``
             rather than in bfloat16, whose steps are too coarse for small learning rates.
         chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates by
             name, ``trl:qwen3``: they leave earlier turns as they were.
@@ -62,12 +68,22 @@ class ModelConfig:
     attention: str | None = None
 
     def __post_init__(self) -> None:
-        refuse(self.dtype not in ("float32", "bfloat16"), f"model.dtype={self.dtype}: use float32 or bfloat16")
+        check_numbers(self, "model", not_negative="context_length")
+        refuse_unknown(self.dtype, ("float32", "bfloat16"), "model.dtype")
         refuse(self.thoughts not in ("refuse", "keep"), f"model.thoughts={self.thoughts}: use refuse or keep")
         try:
             date.fromisoformat(self.template_date)
         except ValueError:
             refuse(True, f"model.template_date={self.template_date}: write it as 2026-01-31")
+
+    def refuse_missing(self) -> None:
+        """Raises ``FileNotFoundError`` if the path is a folder's, not a hub id, and no model is there."""
+        path = Path(self.path)
+        if (self.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
+            raise FileNotFoundError(
+                f"model.path={self.path}: no model there. models/smollm2_135m is prepared by `python -m "
+                "experiments.prepare_smollm2`, the tiny bases by `python -m experiments.pretrain_tiny toy=...`"
+            )
 
 
 @dataclass
@@ -75,7 +91,8 @@ class EngineConfig:
     """What samples.
 
     Args:
-        name: ``hf`` (the trained model itself), ``vllm`` (in this process) or ``vllm_http`` (served replicas).
+        name: ``hf`` (the trained model itself), ``vllm`` (in this process), ``vllm_http`` (served replicas), or
+            another of :data:`rl.backends.engines.ENGINES`.
         max_batch_size: Rows decoded together.
         stop_strings: Texts that end an answer, beside the end tokens of the model and its template.
         dtype: For ``vllm``: of the engine's weights; ``None`` takes the trainer's precision.
@@ -83,7 +100,7 @@ class EngineConfig:
         enforce_eager: For ``vllm``: no CUDA graphs; slower to sample, quicker to start.
         prefix_caching: For ``vllm``: a second attempt does not read its first one again.
         sleep_level: For ``vllm`` on a GPU: 0 stays awake during updates, 1 moves the weights to the host, 2 drops them.
-        options: For ``vllm``: further arguments of its ``LLM``.
+        options: For ``vllm``: further arguments of its ``LLM``; an engine of your own reads its options here.
         urls: For ``vllm_http``: base addresses of the replicas.
         weights_dir: For ``vllm_http``: a folder that trainer and replicas share; weights travel through it.
         retries: For ``vllm_http``: how often a request is tried again, on the next replica.
@@ -105,8 +122,19 @@ class EngineConfig:
     timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
-        refuse(self.name not in ENGINES, f"engine.name={self.name}: use {', '.join(ENGINES)}")
-        refuse(self.max_batch_size < 1, f"engine.max_batch_size={self.max_batch_size}: must be positive")
+        check_numbers(
+            self,
+            "engine",
+            positive="max_batch_size gpu_memory_utilization timeout_s",
+            not_negative="retries sleep_level",
+        )
+        local, served = (
+            "dtype gpu_memory_utilization enforce_eager prefix_caching sleep_level options",
+            "urls weights_dir",
+        )
+        idle = {"hf": f"{local} {served} retries timeout_s", "vllm": f"{served} retries timeout_s", "vllm_http": local}
+        refuse_idle(self, "engine", idle.get(self.name, ""), f"engine.name={self.name}")
+        refuse(self.gpu_memory_utilization > 1, "engine.gpu_memory_utilization: is a part of the memory, at most 1")
         refuse("" in self.stop_strings, "engine.stop_strings: an empty text ends every answer at once")
         refuse(
             self.name == "vllm" and bool(self.stop_strings),
@@ -130,31 +158,65 @@ class EnvConfig:
     Args:
         name: Short name, used in paths.
         id: A registered environment id.
-        attempts: K.
-        feedback: ``none``, ``verdict`` or ``execution``.
+        attempts: K. The environment's author chooses this and the next six where they are 0, ``None`` or empty.
+        feedback: What the policy is told between attempts, a name in :data:`envs.FEEDBACK`.
+        feedback_options: That function's own options.
         prompts: Version of the prompt texts.
-        stop_on_correct: End an episode at the first right attempt (tells the policy that it was right).
+        prompts_text: Single texts in place of that version's, such as ``system``; see :class:`envs.prompts.Prompts`.
+        stop_rule: When an episode ends before its last attempt, a name in :data:`envs.STOP_RULES`.
+        stop_rule_options: That function's own options.
+        group_reward: Rewards of training episodes that need their whole group, a name in
+            :data:`rl.group_rewards.GROUP_REWARDS`; ``None`` leaves the environment's.
+        group_reward_options: That function's own options.
         max_new_tokens: Token limit of each attempt; the last entry holds for further attempts.
         dataset: Which data set, for task sets that hold many (``reasoning_gym``).
-        options: Further arguments of the task set.
+        options: Further arguments of the task set, or of an environment of gymnasium.
+        seeds: For an environment of gymnasium, whose tasks are seeds: how many each split has.
     """
 
     name: str = MISSING
     id: str = MISSING
-    attempts: int = 2
-    feedback: str = "none"
-    prompts: str = "math-v1"
-    stop_on_correct: bool = False
+    attempts: int = 0
+    feedback: str | None = None
+    feedback_options: dict[str, Any] = field(default_factory=dict)
+    prompts: str | None = None
+    prompts_text: dict[str, str] = field(default_factory=dict)
+    stop_rule: str | None = None
+    stop_rule_options: dict[str, Any] = field(default_factory=dict)
+    group_reward: str | None = None
+    group_reward_options: dict[str, Any] = field(default_factory=dict)
     max_new_tokens: list[int] = field(default_factory=lambda: [512])
     dataset: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, int] = field(default_factory=lambda: {"train": 1000, "validation": 100, "test": 200})
 
     def __post_init__(self) -> None:
-        refuse(self.attempts < 1, f"env.attempts={self.attempts}: an episode needs at least one attempt")
+        check_numbers(self, "env", positive="max_new_tokens", not_negative="attempts")
         refuse(not self.max_new_tokens, "env.max_new_tokens is empty: give a token limit")
-        refuse(min(self.max_new_tokens) < 1, f"env.max_new_tokens={self.max_new_tokens}: limits must be positive")
-        modes = ("none", "verdict", "execution")
-        refuse(self.feedback not in modes, f"env.feedback={self.feedback}: use {', '.join(modes)}")
+        unknown = sorted(set(self.seeds) - set(Split))
+        refuse(bool(unknown), f"env.seeds: unknown split {', '.join(unknown)}; use {', '.join(Split)}")
+
+    def settled(self) -> "EnvConfig":
+        """With the choice of the environment's author wherever nothing is given.
+
+        Raises:
+            UnknownNameError: If there is no such environment, feedback, stop rule or version of prompts.
+            ValueError: If a function has no such option, or nobody says how many turns an episode has.
+        """
+        chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE})
+        refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")
+        found = replace(self, **chosen)
+        if found.feedback is not None:
+            envs.FEEDBACK.options(found.feedback, found.feedback_options)
+        if found.stop_rule is not None:
+            envs.STOP_RULES.options(found.stop_rule, found.stop_rule_options)
+        if found.prompts is not None:
+            get_prompts(found.prompts, found.prompts_text)
+        if found.group_reward is not None:
+            from rl.group_rewards import GROUP_REWARDS  # with torch, which only runs need
+
+            GROUP_REWARDS.options(found.group_reward, found.group_reward_options)
+        return found
 
     @property
     def task_options(self) -> dict[str, Any]:

@@ -1,119 +1,88 @@
-"""The schema of a run: optimiser, budget, evaluation, tracking."""
+"""The schema of a run: budget, evaluation, tracking."""
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
 from rl.config.algorithm import AlgorithmConfig
-from rl.config.checks import refuse
+from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 from rl.config.offline import OfflineConfig
 from rl.config.parts import EngineConfig, EnvConfig, ModelConfig
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
-class Schedule(Enum):
-    """How the learning rate changes within a stage."""
-
-    CONSTANT = "constant"
-    LINEAR = "linear"
-    COSINE = "cosine"
-
-
-class Select(Enum):
-    """Which policy of a run is evaluated at its end and kept."""
-
-    LAST = "last"
-    BEST = "best"
-    """The one with the highest validation accuracy at the last attempt; never chosen on test tasks."""
-
-
 @dataclass
-class OptimConfig:
-    """AdamW, and how a step is cut into pieces.
-
-    Args:
-        lr: Peak learning rate.
-        betas: AdamW's.
-        weight_decay: AdamW's.
-        max_grad_norm: Gradients are scaled down to this norm.
-        schedule: Within a stage.
-        warmup_steps: Linear warm-up at the start of a stage.
-        micro_batch_tokens: Padded tokens per forward pass. Changes memory and speed, never the gradient.
-        gradient_checkpointing: Compute a layer's activations again in the backward pass instead of keeping them.
-        fused_head: TRL's language-model head, which never holds the logits of all tokens at once.
-        mixed_precision: ``no``, or ``bf16`` for forward and backward passes with float32 weights.
-    """
-
-    lr: float = 1e-3
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    schedule: Schedule = Schedule.CONSTANT
-    warmup_steps: int = 0
-    micro_batch_tokens: int = 32768
-    gradient_checkpointing: bool = False
-    fused_head: bool = False
-    mixed_precision: str = "no"
-
-    def __post_init__(self) -> None:
-        refuse(self.lr <= 0, f"optim.lr={self.lr}: must be positive")
-        refuse(len(self.betas) != 2, f"optim.betas={self.betas}: AdamW takes two")
-        refuse(self.micro_batch_tokens < 1, f"optim.micro_batch_tokens={self.micro_batch_tokens}: must be positive")
-        precision = self.mixed_precision
-        refuse(precision not in ("no", "bf16"), f"optim.mixed_precision={precision}: use no or bf16")
-
-
-@dataclass
-class TrainingConfig:
-    """How much online training.
+class BudgetConfig:
+    """How much is sampled and learned.
 
     Args:
         episodes: Sampled episodes of the run; steps follow from it.
         tokens: Sampled tokens of the run instead; 0 for none. A run ends with the first batch that reaches it.
         updates: Optimiser steps of the run instead; 0 for none. An offline method then still samples ``episodes``.
-        tasks_per_step: Tasks per rollout batch.
-        validate_every: Steps between validations; 0 for none.
-        select: Which policy is evaluated at the end and kept.
-        save_every: Steps between checkpoints, from which ``resume`` goes on exactly; 0 for none.
-        save_every_updates: Optimiser steps between checkpoints, also inside a rollout batch; 0 for none.
-        keep_last: How many checkpoints are kept.
         keep_episodes: Episodes of each step that are written to disk.
-        max_failed_fraction: A step with more failed episodes than this stops the run.
-        max_sampler_gap: A mean gap between trainer and sampler log-probs above this, in nats per token, stops the run;
-            0 never does.
+        keep_last: How many checkpoints are kept.
     """
 
     episodes: int = 81920
     tokens: int = 0
     updates: int = 0
-    tasks_per_step: int = 128
-    validate_every: int = 10
-    select: Select = Select.LAST
-    save_every: int = 20
-    save_every_updates: int = 0
-    keep_last: int = 2
     keep_episodes: int = 8
-    max_failed_fraction: float = 0.1
-    max_sampler_gap: float = 0.2
+    keep_last: int = 2
 
     def __post_init__(self) -> None:
-        refuse(self.tasks_per_step < 1, f"training.tasks_per_step={self.tasks_per_step}: must be positive")
-        refuse(self.max_sampler_gap < 0, f"training.max_sampler_gap={self.max_sampler_gap}: must not be negative")
-        refuse(self.episodes < 1, f"training.episodes={self.episodes}: must be positive")
-        for key in ("validate_every", "save_every", "save_every_updates", "keep_episodes"):
-            refuse(getattr(self, key) < 0, f"training.{key}={getattr(self, key)}: must not be negative; 0 is never")
-        refuse(self.tokens < 0 or self.updates < 0, "training.tokens and training.updates must not be negative")
+        check_numbers(self, "training", positive="episodes keep_last", not_negative="tokens updates keep_episodes")
+        self._check_budget()
+
+    def _check_budget(self) -> None:
         refuse(
             self.tokens > 0 and self.updates > 0,
             "training.tokens and training.updates are both set: a run has one budget, so give one of them",
         )
-        refuse(self.keep_last < 1, f"training.keep_last={self.keep_last}: must be positive")
+
+
+@dataclass
+class TrainingConfig(BudgetConfig):
+    """How much online training, and what happens between its steps.
+
+    Args:
+        tasks_per_step: Tasks per rollout batch.
+        validate_every: Steps between validations; 0 for none.
+        select: Which policy is evaluated at the end and kept: ``last``, or ``best``, the one with the highest
+            validation accuracy at the last attempt; never chosen on test tasks.
+        save_every: Steps between checkpoints, from which ``resume`` goes on exactly; 0 for none.
+        save_every_updates: Optimiser steps between checkpoints, also inside a rollout batch; 0 for none.
+        max_failed_fraction: A step with more failed episodes than this stops the run.
+        max_sampler_gap: A mean gap between trainer and sampler log-probs above this, in nats per token, stops the run;
+            0 never does.
+        nonfinite: What an optimiser step with a loss or gradient that is not finite does: ``stop`` the run, or ``skip``
+            the step, counted as ``optim/skipped``. It is never taken.
+    """
+
+    tasks_per_step: int = 128
+    validate_every: int = 10
+    select: str = "last"
+    save_every: int = 20
+    save_every_updates: int = 0
+    max_failed_fraction: float = 0.1
+    max_sampler_gap: float = 0.2
+    nonfinite: str = "stop"
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            "training",
+            positive="episodes tasks_per_step keep_last",
+            not_negative="tokens updates keep_episodes validate_every save_every save_every_updates max_sampler_gap",
+            fraction="max_failed_fraction",
+        )
+        self._check_budget()
+        refuse_unknown(self.select, ("last", "best"), "training.select")
+        refuse_unknown(self.nonfinite, ("stop", "skip"), "training.nonfinite")
         refuse(
-            self.select is Select.BEST and not self.validate_every,
-            "training.select=BEST chooses by validation: set training.validate_every",
+            self.select == "best" and not self.validate_every,
+            "training.select=best chooses by validation: set training.validate_every",
         )
 
 
@@ -147,11 +116,15 @@ class EvalConfig:
     transfer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        refuse(self.split not in ("validation", "test"), f"evaluation.split={self.split}: use validation or test")
+        check_numbers(
+            self, "evaluation", positive="temperature", not_negative="n_tasks samples_per_task attempts fixed_first"
+        )
+        refuse_unknown(self.split, ("validation", "test"), "evaluation.split")
         refuse(
             not self.greedy and not self.samples_per_task, "evaluation: neither greedy nor sampled episodes asked for"
         )
-        refuse(self.attempts < 0 or self.fixed_first < 0, "evaluation: attempts and fixed_first must not be negative")
+        if not self.samples_per_task:
+            refuse_idle(self, "evaluation", "temperature", "evaluation.samples_per_task=0")
         refuse(self.controls and not self.greedy, "evaluation.controls start from greedy episodes: set greedy=true")
 
 
@@ -182,6 +155,7 @@ class RunConfig:
         runs_dir: Where run folders go: ``<runs_dir>/<name>/<time>``.
         name: Name of this kind of run.
         data_dir: Folder of published data sets, each in a folder of its own (``gsm8k/``, ``math500/`` ...).
+        plugins: Modules to import before the config is checked, so that what they register has a name.
     """
 
     seed: int = 0
@@ -189,10 +163,14 @@ class RunConfig:
     runs_dir: str = "runs"
     name: str = MISSING
     data_dir: str = "data"
+    plugins: list[str] = field(default_factory=list)
     model: ModelConfig = field(default_factory=ModelConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", not_negative="seed threads")
 
 
 @dataclass
@@ -200,20 +178,24 @@ class TrainConfig(RunConfig):
     """``experiments.train``: online RL.
 
     Args:
-        resume: ``auto`` goes on with the newest unfinished run of the same name, a folder with that run.
+        resume: ``auto`` goes on with the newest unfinished run of the same name, config and data that no process is at
+            work on; a folder with that run, or with the one of this config in that sweep.
     """
 
     resume: str | None = None
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 @dataclass
 class SFTConfig(RunConfig):
-    """``experiments.sft``: an offline arm."""
+    """``experiments.sft``: an offline arm.
 
+    Args:
+        resume: As for ``experiments.train``; whole rounds are kept.
+    """
+
+    resume: str | None = None
     offline: OfflineConfig = field(default_factory=OfflineConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: BudgetConfig = field(default_factory=BudgetConfig)

@@ -1,6 +1,7 @@
 """Code task sets: every solution passes, every stub fails, and nothing of a hidden test gets into an observation."""
 
 import ast
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +10,7 @@ import envs
 from envs import Split, StopReason
 from envs.splits import normalise_question
 from rewards import Verdict
-from rewards.answers import program_in
+from rewards.program import program_in
 from tests.conftest import ROOT
 
 DATA = ROOT.parent / "shared" / "data"
@@ -67,12 +68,12 @@ def test_all_974_tasks_of_mbpp_can_be_judged():
     programs = [row["code"].replace("\r\n", "\n") for row in rows]
     with ThreadPoolExecutor(4) as threads:
         scores = threads.map(
-            lambda row, code: score_program(code, tests_of(row, code), Limits(wall_s=30)), rows, programs
+            lambda row, code: score_program(code, tests_of(row, code), Limits(cpu_s=30)), rows, programs
         )
         assert all(score.verdict is Verdict.CORRECT for score in scores)
         stubs = [program_in(stub(code)) or "" for code in programs]
         scores = threads.map(
-            lambda row, code, stubbed: score_program(stubbed, tests_of(row, code), Limits(wall_s=30)),
+            lambda row, code, stubbed: score_program(stubbed, tests_of(row, code), Limits(cpu_s=30)),
             rows,
             programs,
             stubs,
@@ -183,7 +184,7 @@ def test_a_machine_that_cannot_isolate_is_known_before_anything_is_sampled(monke
     from envs.tasks import code
     from rewards.sandbox import SandboxError
 
-    def refuse(minimum):
+    def refuse(options):
         raise SandboxError("nothing here")
 
     monkeypatch.setattr(code, "get_sandbox", refuse)
@@ -192,14 +193,14 @@ def test_a_machine_that_cannot_isolate_is_known_before_anything_is_sampled(monke
 
 
 def test_a_broken_sandbox_truncates_the_episode(monkeypatch):
-    from rewards import code
+    from envs.tasks import code
     from rewards.sandbox import Ending, Outcome
 
     class Broken:
         def run(self, job, limits):
             return Outcome(Ending.BROKEN, detail="the fork server is gone")
 
-    monkeypatch.setattr(code, "get_sandbox", lambda minimum: Broken())
+    monkeypatch.setattr(code, "get_sandbox", lambda options: Broken())
     env = make("tinycode", n_train=5, n_validation=5, n_test=5)
     env.reset(options={"task": env.tasks[0]})
     *_, truncated, info = env.step(env.taskset.gold_response(env.task))
@@ -212,3 +213,55 @@ def test_a_broken_sandbox_truncates_the_episode(monkeypatch):
 def test_bad_options_name_themselves(option, value):
     with pytest.raises(ValueError, match=f"env.options.{option}={value}"):
         envs.make("errata/tinycode-v1", options={option: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory_mb": 1}, "memory_mb=1"), ({"total_s": -1}, "total_s=-1"), ({"workerz": 2}, "did you mean 'workers'"),
+        ({"backend": "docker"}, "backend=docker: unknown"),
+    ],
+)  # fmt: skip
+def test_bad_options_of_the_sandbox_name_themselves(options, message):
+    with pytest.raises(ValueError, match=message):
+        envs.make("errata/tinycode-v1", options={"sandbox": options}).reset(seed=0)
+
+
+def test_options_of_the_sandbox_reach_it():
+    options = {"sandbox": {"workers": 1, "memory_mb": 300, "modules": ["numpy"], "output_kb": 1}, "n_train": 5}
+    pytest.importorskip("numpy")
+    env = envs.make("errata/tinycode-v1", options=options, feedback="execution")
+    env.reset(options={"task": env.tasks[0]})
+    messages, *_ = env.step(
+        "```python\nimport numpy\nprint('x' * 5000)\ndef f(xs):\n    return numpy.arange(3).tolist()\n```"
+    )
+    assert messages[0].content.count("x") < 1200
+    assert "Got: [0, 1, 2]" in messages[0].content or "All 2 shown" in messages[0].content
+
+
+def test_tinycode_splits_share_no_behaviour_and_no_step_is_idle():
+    env = make("tinycode", n_train=300, n_validation=50, n_test=100)
+    rng = random.Random(0)
+    inputs = [[rng.randint(-9, 12) for _ in range(rng.randint(0, 9))] for _ in range(200)]
+
+    def behaviour(task):
+        namespace = {}
+        exec(task.gold, namespace)
+        return repr([namespace["f"](list(xs)) for xs in inputs])
+
+    seen = {split: {behaviour(task) for task in env.taskset.load(split)} for split in Split}
+    assert not seen[Split.TRAIN] & seen[Split.TEST]
+    assert not seen[Split.TRAIN] & seen[Split.VALIDATION]
+    assert not seen[Split.TEST] & seen[Split.VALIDATION]
+
+
+def test_humaneval_needs_only_the_function():
+    """As in the official harness, the imports and helpers of the prompt are there."""
+    env = make("humaneval")
+
+    def function_alone(task):
+        nodes = [node for node in ast.parse(task.gold).body if getattr(node, "name", "") == task.info["entry_point"]]
+        return f"```python\n{ast.unparse(ast.Module(nodes, []))}\n```"
+
+    scores = verdicts(env, env.taskset.load(Split.TEST), function_alone)
+    assert not {key: score for key, score in scores.items() if score.verdict is not Verdict.CORRECT}

@@ -1,6 +1,7 @@
 """Countdown: exact values, each number once, nothing of a policy's text is evaluated."""
 
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -34,6 +35,16 @@ def test_verdicts(response, verdict):
     assert Countdown().verify(TASK, response).verdict is verdict
 
 
+@pytest.mark.parametrize("form", ["sentence", "answer_line", "hash", "tagged", ["boxed", "answer_line"]])
+def test_every_form_takes_the_solution(form):
+    taskset = Countdown(answer_form=form)
+    solved = replace(TASK, gold="3 + 4 * 5")
+    assert taskset.verify(TASK, taskset.gold_response(solved)).verdict is Verdict.CORRECT
+    assert taskset.verify(TASK, "no answer").verdict is Verdict.NO_ANSWER
+    with pytest.raises(ValueError, match="answer_form=sentense: unknown; did you mean 'sentence'"):
+        Countdown(answer_form="sentense")
+
+
 def test_values_are_exact():
     assert compute("8/(3-8/3)") == (Fraction(24), [8, 3, 8, 3])  # 24.000000000000004 with floats
     assert compute(plain(r"\frac{\frac{8}{2}}{3}")) == (Fraction(4, 3), [8, 2, 3])
@@ -45,9 +56,9 @@ def test_values_are_exact():
     ["9**9**9**9", "__import__('os').getcwd()", "(" * 5000, "1" + "+1" * 5000, "lambda: 3", "3 if 1 else 4", "1e9"],
 )
 def test_hostile_expressions_are_no_expressions_and_take_no_time(text):
-    began = time.perf_counter()
+    began = time.process_time()
     assert compute(plain(text)) is None
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_tasks_lie_within_their_limits_and_have_a_solution():

@@ -1,7 +1,7 @@
 import pytest
 
 import envs
-from envs.prompts import Prompts, add_prompts, get_prompts
+from envs.prompts import PROMPTS, Prompts, get_prompts
 from envs.registry import make_taskset
 from envs.splits import draw_tasks, split_of
 
@@ -34,10 +34,10 @@ def test_registration_needs_a_free_versioned_id():
 
 
 def test_prompts_never_change_under_their_name():
-    add_prompts("toy-v1", get_prompts("toy-v1"))  # the same texts are fine
-    with pytest.raises(ValueError, match="never change"):
-        add_prompts("toy-v1", Prompts("{question}", "again", "right", "wrong"))
-    with pytest.raises(KeyError, match=r"unknown prompt version.*toy-v1"):
+    PROMPTS.register("toy-v1")(get_prompts("toy-v1"))  # the same texts are fine
+    with pytest.raises(ValueError, match="registered already"):
+        PROMPTS.register("toy-v1")(Prompts("{question}", "again", "right", "wrong"))
+    with pytest.raises(KeyError, match=r"unknown.*toy-v1"):
         get_prompts("toy-v9")
 
 

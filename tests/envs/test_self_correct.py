@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import gymnasium
 import pytest
 
@@ -39,19 +41,86 @@ def test_verdict_feedback_tells():
     assert env.step(wrong_answer(env))[0][0].content == "wrong"
 
 
-def test_a_task_sets_own_feedback_is_used():
-    env = make(feedback="verdict")
-    env.taskset.feedback = lambda task, response, score: f"{response} was {score.verdict}"
-    env.reset(seed=1)
-    assert env.step("nonsense")[0][0].content == "nonsense was no_answer"
+@dataclass(frozen=True)
+class Shout:
+    mark: str
 
 
-def test_stop_on_correct():
-    env = make(stop_on_correct=True, attempts=3)
+@envs.FEEDBACK.register("test_shout", options=Shout)
+def shout(task, response, score, prompts, *, mark):
+    return f"{response} was {score.verdict}{mark}"
+
+
+@envs.STOP_RULES.register("test_after_a_refusal")
+def after_a_refusal(scores):
+    return scores[-1].verdict is Verdict.NO_ANSWER
+
+
+def test_feedback_and_stop_rule_of_another_module():
+    env = make(feedback="test_shout", feedback_options={"mark": "!"}, stop_rule="test_after_a_refusal", attempts=9)
     env.reset(seed=1)
+    assert env.step(": 0")[0][0].content in (": 0 was correct!", ": 0 was wrong!")
+    *_, terminated, _, info = env.step("nonsense")
+    assert (terminated, info["stop_reason"]) == (True, StopReason.STOPPED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feedback": "verdikt"}, r"env\.feedback=verdikt.*'verdict'"),
+        ({"stop_rule": "oncorrect"}, r"env\.stop_rule=oncorrect.*'on_correct'"),
+        ({"prompts": "toy-v7"}, r"env\.prompts=toy-v7.*'toy-v1'"),
+        ({"feedback": "test_shout", "feedback_options": {"marc": "!"}}, r"feedback_options\.marc.*'mark'"),
+        ({"feedback": "test_shout"}, r"feedback_options\.mark.*needs a value"),
+        ({"stop_rule_options": {"after": 2}}, r"stop_rule_options\.after"),
+        ({"prompts_text": {"retri": "x"}}, r"prompts_text\.retri.*'retry'"),
+        ({"prompts_text": {"retry": "{observation}"}}, r"prompts_text\.retry"),
+        ({"prompts_text": {"system": "{"}}, r"prompts_text\.system"),
+        ({"feedback": "execution"}, "runs no programs"),
+    ],
+)
+def test_an_unknown_name_says_nothing_it_raises(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+
+
+def test_stop_rules_see_the_scores_so_far():
+    env = make(stop_rule="on_correct", attempts=3)
+    env.reset(seed=1)
+    assert not env.step(wrong_answer(env))[2]
     *_, terminated, _, info = env.step(env.taskset.gold_response(env.task))
-    assert terminated
-    assert info["stop_reason"] is StopReason.SOLVED
+    assert (terminated, info["stop_reason"]) == (True, StopReason.STOPPED)
+    env = make(stop_rule="on_repeat", attempts=4)
+    env.reset(seed=1)
+    assert [env.step(text)[2] for text in (": 1", ": 2", ": 2")] == [False, False, True]
+
+
+def test_single_texts_are_replaced_the_system_prompt_among_them():
+    env = make(prompts_text={"system": "Think of {question}.", "retry": "{question} again"})
+    messages, _ = env.reset(seed=1)
+    question = env.task.question
+    assert messages == (Message("system", f"Think of {question}."), Message("user", question))
+    assert env.step(": 1")[0] == (Message("user", f"{question} again"),)
+
+
+def test_an_authors_choice_holds_unless_another_is_given():
+    envs.register("test/choice-v1", envs.ENVIRONMENTS["errata/modchain-v1"][0], attempts=5, prompts="sum-v1")
+    assert envs.make("test/choice-v1").attempts == 5
+    assert envs.make("test/choice-v1", attempts=None).attempts == 5
+    assert envs.make("test/choice-v1", attempts=1).attempts == 1
+    assert envs.settings("test/choice-v1", {"attempts": None, "prompts": None, "feedback": "verdict"}) == {
+        "attempts": 5,
+        "prompts": "sum-v1",
+        "feedback": "verdict",
+    }
+    modchain = envs.ENVIRONMENTS["errata/modchain-v1"][0]
+    envs.register("test/shouts-v1", modchain, feedback="test_shout", feedback_options={"mark": "?"}, prompts="toy-v1")
+    assert envs.settings("test/shouts-v1", {"feedback": None, "feedback_options": None})["feedback_options"] == {
+        "mark": "?"
+    }
+    envs.make("test/shouts-v1", feedback="none")  # the options of the author's function go with it
+    with pytest.raises(TypeError, match="did you mean 'attempts'"):
+        envs.register("test/typo-v1", object, atempts=5)
 
 
 def test_stepping_past_the_end_is_an_error():
@@ -72,6 +141,18 @@ def test_gymnasium_make_works():
     observation, _ = env.reset(seed=3)
     assert env.observation_space.contains(observation)
     assert env.unwrapped.task.question in observation[0].content
+
+
+def test_gymnasium_makes_vectors_and_renders():
+    vector = gymnasium.make_vec("errata/modchain-v1", num_envs=2, vectorization_mode="sync")
+    observations, _ = vector.reset(seed=[3, 4])
+    assert [len(messages) for messages in observations] == [1, 1]
+    _, rewards, *_ = vector.step((": 1", ": 2"))
+    assert set(rewards) <= {0.0, 1.0}
+    env = gymnasium.make("errata/modchain-v1", render_mode="ansi")
+    env.reset(seed=3)
+    env.step(": 1")
+    assert env.render().splitlines()[1:] == ["assistant: : 1", "user: check"]
 
 
 @pytest.mark.parametrize(

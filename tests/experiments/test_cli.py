@@ -1,16 +1,24 @@
 """What a user types: every config composes, and mistakes are named."""
 
+import ast
+import json
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from experiments import schema as entry_schema
-from experiments.cli import CONFIGS, explain, known_keys, register_schemas
+from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed, with_stored
+from experiments.compare import plan
+from experiments.keys import explain, open_free_mappings
 from rl import config as schema
+from rl.advantages import ADVANTAGES
+from rl.losses import LOSSES
+from rl.offline import KEEP_RULES
 from tests.conftest import ROOT
 
 
@@ -36,8 +44,9 @@ def test_every_algorithm_composes(algorithm):
 @pytest.mark.parametrize("offline", options("offline"))
 def test_every_offline_method_composes(offline):
     cfg = OmegaConf.to_object(compose("sft", [f"offline={offline}"]))
-    assert cfg.offline.rule in schema.Rule
-    assert cfg.offline.keep_right_to_right == (offline.endswith("_plus") or offline == "iterated_rft")
+    assert cfg.offline.rule in KEEP_RULES
+    kept = cfg.offline.rule_options.get("keep_right_to_right", False)
+    assert kept == (offline.endswith("_plus") or offline == "iterated_rft")
 
 
 @pytest.mark.parametrize("env", options("env"))
@@ -56,10 +65,8 @@ def test_published_data_lie_below_one_folder():
 
 
 def test_arms_that_only_ask_get_one_job_with_their_own_words(tmp_path):
-    from experiments.compare import plan
-
     cfg = OmegaConf.to_object(compose("compare", ["env=gsm8k", "run=[self_refine,wait,star]", "seeds=[0,1]"]))
-    jobs = {(job.arm, job.seed): job.config for job in plan(cfg, tmp_path)}
+    jobs = {(job.arm.name, job.seed): job.arm.config for job in plan(cfg, tmp_path)}
     assert list(jobs) == [("base", 0), ("self_refine", 0), ("wait", 0), ("star", 0), ("star", 1)]
     assert jobs["self_refine", 0].env.prompts == "math-refine-v1"
     assert jobs["base", 0].env.prompts == "math-v1"
@@ -73,6 +80,60 @@ def test_every_experiment_composes(experiment):
     assert cfg.name == experiment
 
 
+def test_resuming_a_comparison_takes_what_it_was_started_with_unless_given_anew(tmp_path):
+    command = ["compare.py", "run=[star]", "++env.options.n_train=64", "env=modchain", "-m", "resume=elsewhere"]
+    (tmp_path / "run.json").write_text(json.dumps({"command": command}))
+    again = [f"resume={tmp_path}", "run=[score]"]
+    assert with_stored(again) == ["++env.options.n_train=64", "env=modchain", *again]
+    assert with_stored(["run=[score]"]) == ["run=[score]"]
+    assert with_stored(["resume=nowhere"]) == ["resume=nowhere"]
+
+
+@pytest.mark.parametrize("debug", options("debug"))
+@pytest.mark.parametrize("entry", ["train", "sft", "compare"])
+def test_every_debug_config_composes(entry, debug, tmp_path):
+    cfg = typed(compose(entry, [f"debug={debug}"]))
+    assert cfg.name.startswith("debug")
+    assert cfg.training.episodes < 10_000
+    if entry == "compare":
+        assert plan(cfg, tmp_path)  # all arms of the default comparison can spend this budget alike
+
+
+def test_what_there_is_is_listed_with_a_line_each_and_without_torch():
+    code = "import sys; from experiments.list import sections; print(sections()); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    found = ast.literal_eval(done.stdout)
+    assert {
+        "env",
+        "algorithm",
+        "offline",
+        "model",
+        "engine",
+        "debug",
+        "executor",
+        "env.feedback",
+        "env.prompts",
+    } <= set(found)
+    assert {"local", "submitit", "ray"} == set(found["executor"])
+    assert found["algorithm.loss"].keys() == LOSSES.keys()
+    assert found["algorithm.advantage"].keys() == ADVANTAGES.keys()
+    assert found["offline.rule"].keys() == KEEP_RULES.keys()
+    empty = [f"{key}={name}" for key, entries in found.items() for name, line in entries.items() if not line]
+    assert not empty
+
+
+def test_the_list_is_narrowed_and_takes_modules_of_others():
+    command = [sys.executable, "-m", "experiments.list"]
+    done = subprocess.run(
+        [*command, "arms", "--plugins", "tests.experiments.made_up_arms"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert "made_up" in done.stdout
+    assert "algorithm" not in done.stdout
+    missing = subprocess.run([*command, "nothing"], capture_output=True, text=True, cwd=ROOT)
+    assert missing.returncode == 1
+    assert "error: nothing of nothing; there is: env, " in missing.stderr
+
+
 def test_a_data_sets_own_parameters_are_added():
     overrides = ["env=reasoning_gym", "env.dataset=chain_sum", "+env.options.params={min_terms: 2, max_terms: 2}"]
     cfg = OmegaConf.to_object(compose("evaluate", overrides))
@@ -81,38 +142,94 @@ def test_a_data_sets_own_parameters_are_added():
 
 
 def test_the_comparison_holds_typed_arms():
-    cfg = OmegaConf.to_object(compose("compare", ["arms.star.lr=2e-3", "arms.score.stages.0.kl_coefs=[1.0,0.0]"]))
+    cfg = OmegaConf.to_object(
+        compose("compare", ["arms.star.optim.lr=2e-3", "arms.score.stages.stage1.kl_coefs=[1,0]"])
+    )
     assert isinstance(cfg.arms["star"], schema.OfflineConfig)
     assert isinstance(cfg.arms["score"], schema.AlgorithmConfig)
-    assert cfg.arms["star"].lr == 2e-3
+    assert cfg.arms["star"].optim.lr == 2e-3
     assert set(cfg.run) < set(cfg.arms)  # the default comparison, and every other algorithm by name
     assert all(isinstance(cfg.arms[name], schema.AlgorithmConfig) for name in ("ppo", "turn_ppo", "grpo", "dapo"))
 
 
+def refusal(entry, *overrides):
+    """What is printed when a config is refused."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(CONFIGS, version_base=None), pytest.raises(Exception) as caught:  # noqa: PT011
+        typed(compose(entry, open_free_mappings(overrides, _ENTRY_POINTS[entry])))
+    return explain(caught.value, known_keys(entry, overrides))
+
+
+@pytest.mark.parametrize("sign", ["", "+", "++"])
 @pytest.mark.parametrize(
-    ("entry", "override", "near"),
+    ("entry", "key", "value", "near"),
     [
-        ("train", "algorithm.group_sise=4", "group_size"),
-        ("train", "optim.learning_rat=1", None),
-        ("train", "training.episode=5", "episodes"),
-        ("compare", "arms.star.iteration=5", "iterations"),
-        ("train", "algorithm.stages=[{reward_weight: [1.0, 1.0]}]", "reward_weights"),
+        ("train", "training.episods", "64", "training.episodes"),
+        ("train", "algorithm.optim.learning_rate", "3", "algorithm.optim.lr"),
+        ("train", "model.device", "cuda", "model.revision"),
+        ("train", "training.lr", "3", "algorithm.critic.lr"),
+        ("train", "algorithm.group_sise", "4", "algorithm.group_size"),
+        ("train", "model.lora.rnak", "4", "model.lora.rank"),
+        ("train", "sede", "3", "seed"),
+        ("train", "env.optoins.n_train", "3", "env.options.n_train"),
+        ("train", "hydra.run.dri", "here", "hydra.run.dir"),
+        ("sft", "offline.iteration", "2", "offline.iterations"),
+        ("evaluate", "evaluation.limit", "8", "evaluation.split"),
+        ("compare", "arms.star.iteration", "5", "arms.star.iterations"),
+        ("play", "sed", "3", "seed"),
+        ("report", "rnu", "here", "run"),
+        ("watch", "onec", "true", "once"),
+        ("pretrain_tiny", "step", "3", "steps"),
     ],
 )
-def test_a_misspelt_key_is_named_with_the_nearest(entry, override, near):
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (Hydra raises several types; the text is what counts)
-        OmegaConf.to_object(compose(entry, [override]))
-    text = explain(caught.value)
-    assert override.split("=")[0].split(".")[-1] in text or "reward_weight" in text
-    if near is not None:
-        assert f"did you mean '{near}'" in text
+def test_a_key_that_is_not_there_is_refused_whole_with_the_nearest(entry, key, value, near, sign):
+    if key.startswith("hydra") and sign:
+        return  # no part of what is composed here; see the commands below
+    text = refusal(entry, f"{sign}{key}={value}")
+    assert text.startswith(f"unknown key {key!r}; did you mean {near!r}?")
+    assert "append" not in text
+    assert "+" not in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("~training.episodes", "training.episodes cannot be taken away"),
+        ("~trainin.episodes", "unknown key 'trainin.episodes'"),
+        ("+training.episodes=64", "training.episodes is there already: give its value without the +"),
+        ("algoritm=score", "unknown key 'algoritm'; did you mean 'algorithm'?"),
+        ("algorithm=scroe", "algorithm=scroe: unknown; did you mean 'score'?"),
+        ("toy=modchain", "unknown key 'toy'"),
+        ("++algorithm.optim={lr: 3, rate: 4}", "unknown key 'algorithm.optim.rate'"),
+        ("plugins=[no_such_module]", "plugins: there is no module 'no_such_module'"),
+        ("model.path=./nowhere", "model.path=./nowhere: no model there"),
+    ],
+)
+def test_what_cannot_be_done_to_a_config_is_said(override, message):
+    assert message in refusal("train", override)
+
+
+@pytest.mark.parametrize("override", ["env.options.mine=3", "+env.options.mine=3", "++env.options.mine=3"])
+def test_free_mappings_take_new_keys_with_and_without_a_plus(override):
+    cfg = typed(
+        compose("train", open_free_mappings([override, "evaluation.transfer.far.options.n=1"], _ENTRY_POINTS["train"]))
+    )
+    assert cfg.env.options["mine"] == 3
+    assert cfg.evaluation.transfer == {"far": {"options": {"n": 1}}}
+
+
+def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch):
+    (tmp_path / "a_plugin.py").write_text("import envs.prompts\nenvs.prompts.SEEN_BY_A_TEST = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert typed(compose("train", ["plugins=[a_plugin]"])).plugins == ["a_plugin"]
+    assert sys.modules["a_plugin"]
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("algorithm.group_size=1", "rloo compares the episodes of a task"),
-        ("optim.lr=-1", "optim.lr=-1.0"),
+        ("algorithm.optim.lr=-1", "optim.lr=-1.0"),
         ("env.feedback=loud", "env.feedback=loud"),
         ("env.max_new_tokens=[]", "max_new_tokens is empty"),
         ("evaluation.split=train", "evaluation.split=train"),
@@ -122,14 +239,11 @@ def test_a_misspelt_key_is_named_with_the_nearest(entry, override, near):
     ],
 )
 def test_a_wrong_value_is_named(override, message):
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        OmegaConf.to_object(compose("train", [override]))
-    assert message in explain(caught.value)
+    assert message in refusal("train", override)
 
 
 def test_every_config_field_is_documented_and_known():
-    keys = known_keys()
-    assert {"group_size", "micro_batch_tokens", "keep_right_to_right"} <= set(keys)
+    assert {"algorithm.group_size", "algorithm.optim.micro_batch_tokens", "hydra.run.dir"} <= set(known_keys("train"))
     for node in (*vars(schema).values(), *vars(entry_schema).values()):
         if not is_dataclass(node) or not (node.__doc__ or "").count("Args:"):
             continue
@@ -140,11 +254,42 @@ def test_every_config_field_is_documented_and_known():
                 ), f"{node.__name__}.{item.name} has no docstring line"  # fmt: skip
 
 
+LIGHT = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    print(sorted({"torch", "transformers"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiments.train", "+hydra.foo=3"], "unknown key 'hydra.foo'"),
+        (["experiments.train", "++training.episods=64", "+optim.learning_rate=3"], "'optim.learning_rate'"),
+        (["experiments.train", "model=path", "model.path=./nowhere"], "no model there"),
+        (["experiments.train", "--help"], "Compose your configuration"),
+        (["experiments.sft", "offline.iteration=3"], "'offline.iterations'"),
+        (["experiments.evaluate", "evaluation.limit=8"], "'evaluation.limit'"),
+        (["experiments.play", "--help"], "Compose your configuration"),
+    ],
+)
+def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, message, tmp_path):
+    extra = [] if "play" in arguments[0] else [f"runs_dir={tmp_path}/runs"]
+    done = subprocess.run([sys.executable, "-c", LIGHT, *arguments, *extra], capture_output=True, text=True, cwd=ROOT)
+    assert message in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "Error executing job" not in done.stdout + done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["experiments.train", "algorithm.group_sise=4"], "did you mean 'group_size'"),
+        (["experiments.train", "algorithm.group_sise=4"], "did you mean 'algorithm.group_size'"),
         (["experiments.train", "algorithm=scroe"], "score"),
         (["experiments.train", "model=path", "model.path=./nowhere"], "no model there"),
         (["experiments.compare", "run=[scoer]"], "did you mean 'score'"),
@@ -154,7 +299,7 @@ def test_every_config_field_is_documented_and_known():
         (["experiments.play", "split=tset"], "tset"),
         (["experiments.pretrain_tiny", "toy=nothing"], "modchain"),
         (["experiments.pretrain_tiny", "name=nothing"], "there is no such toy"),
-        (["experiments.report", "run=nowhere"], "not the folder of a comparison"),
+        (["experiments.report", "run=nowhere"], "no finished run"),
         (["experiments.compare", "match=tokens"], "training.tokens="),
         (["experiments.compare", "training.updates=5"], "match=updates"),
         (["experiments.compare", "match=updates", "training.updates=61"], "training.updates cannot be spent equally"),
@@ -163,10 +308,12 @@ def test_every_config_field_is_documented_and_known():
     ],
 )
 def test_mistakes_end_with_a_message_and_status(arguments, message, tmp_path):
-    extra = [] if arguments[0].split(".")[1] in ("play", "pretrain_tiny", "report") else [f"runs_dir={tmp_path}"]
+    extra = [] if arguments[0].split(".")[1] in ("play", "pretrain_tiny", "report") else [f"runs_dir={tmp_path}/runs"]
     done = subprocess.run(
         [sys.executable, "-m", *arguments, *extra], capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL
     )
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+    assert "Error executing job" not in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())

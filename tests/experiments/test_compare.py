@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.analysis import analyse, points, verdicts
 from experiments.arms import write_rows
+from experiments.evidence.comparison import compare as compare_runs
+from experiments.evidence.store import Store
+from experiments.evidence.verdicts import points, verdicts
 from rl.analysis.statistics import Bootstrap, Interval
-from rl.tracking import read_jsonl, write_json
+from rl.tracking import read_jsonl, write_json, write_text
 from tests.conftest import ROOT
 from tests.helpers import row
 
@@ -27,13 +29,13 @@ TINY = [
     "evaluation.samples_per_task=2",
     "evaluation.fixed_first=8",
     "cross=8",
-    "workers=2",
+    "executor_options.workers=2",
 ]
 
 
 def compare(folder, *more):
     command = [sys.executable, "-m", "experiments.compare", f"runs_dir={folder}", *TINY, *more]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.mark.slow
@@ -69,7 +71,7 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     assert "4 of 5 jobs are finished already" in again.stdout
     assert json.loads(before)["greedy"] == json.loads(lost.read_text())["greedy"]  # same seed, same result
 
-    changed = compare(tmp_path, f"resume={folder}", "optim.lr=0.5")
+    changed = compare(tmp_path, f"resume={folder}", "arms.star.optim.lr=0.5")
     assert changed.returncode == 2
     assert "optim.lr" in changed.stdout
 
@@ -85,6 +87,14 @@ def stored(folder, arm, seed, rows):
         "seconds": {"sampling": 1.0, "update": 1.0},
     }
     write_json(job / "result.json", {"arm": arm, "seed": seed, "totals": totals, "seconds": 3.0})
+
+
+def compared(folder, names=(), order=()):
+    """The greedy comparison of a folder of made-up runs, with a config like a comparison's."""
+    arms = {arm: {"name": name} for arm, name in (dict.fromkeys(order, None) | dict(names)).items() if arm != "base"}
+    arms = {arm: {"name": node["name"] or arm} for arm, node in arms.items()}
+    write_text(folder / "config.yaml", json.dumps({"env": {"name": "made up"}, "arms": arms, "run": list(arms)}))
+    return compare_runs(Store(folder), "greedy")
 
 
 def rows_with(arm, seed, n_fixed, n_broken, n=100):
@@ -112,7 +122,7 @@ ORDER = ["base", "winner", "flat", "worse"]
 
 
 def test_the_numbers_of_a_comparison(folder):
-    comparison = analyse(folder, ORDER, {}, "made up")
+    comparison = compared(folder, {}, ORDER)
     winner = comparison.arm("winner")
     assert winner.rates["delta"].mean == pytest.approx(0.40)  # mean of 39, 40, 41 points
     assert winner.rates["delta"].low > 0.25
@@ -126,10 +136,10 @@ def test_the_numbers_of_a_comparison(folder):
 
 
 def test_the_sentences_say_what_the_intervals_say(folder):
-    text = "\n".join(verdicts(analyse(folder, ORDER, {"winner": "Filtered SFT"}, "made up")))
+    text = "\n".join(verdicts(compared(folder, {"winner": "Filtered SFT"}, ORDER)))
     assert "Filtered SFT: answers better the second time" in text  # whoever wins is named, whatever was hoped for
     assert "worse: makes its answers worse" in text
-    assert "flat: shows no change" in text
+    assert "flat: the interval of delta includes zero" in text
     assert "3 of 3 seeds failed" in text
     assert "The largest delta is Filtered SFT's" in text
     assert "With 3 seeds that is rough" in text
@@ -154,7 +164,7 @@ def test_the_ranking_is_true_of_ties_zeros_and_losses(tmp_path, deltas, sentence
     for arm, delta in zip(ORDER[1:], deltas, strict=True):
         for seed in (0, 1):
             stored(tmp_path, arm, seed, rows_with(arm, seed, max(0, delta), max(0, -delta)))
-    text = "\n".join(verdicts(analyse(tmp_path, ORDER, {}, "made up")))
+    text = "\n".join(verdicts(compared(tmp_path, {}, ORDER)))
     for sentence in sentences:
         assert sentence in text
     assert text.count("largest delta is ") == ("The largest delta is winner's." in sentences)
@@ -162,19 +172,19 @@ def test_the_ranking_is_true_of_ties_zeros_and_losses(tmp_path, deltas, sentence
 
 def test_no_sentence_hangs_on_the_last_bits(folder, monkeypatch):
     """The same rows with rates that are off by what another order of summation gives: word for word the same."""
-    before = verdicts(analyse(folder, ORDER, {}, "made up"))
-    exact = Bootstrap.means
+    before = verdicts(compared(folder, {}, ORDER))
+    exact = Bootstrap.draws
     for noise in (1e-8, -1e-8):
-        monkeypatch.setattr(Bootstrap, "means", lambda self, values, noise=noise: exact(self, values) + noise)
-        assert verdicts(analyse(folder, ORDER, {}, "made up")) == before
+        monkeypatch.setattr(Bootstrap, "draws", lambda self, cells, noise=noise: exact(self, cells) + noise)
+        assert verdicts(compared(folder, {}, ORDER)) == before
 
 
 @pytest.mark.parametrize(
     ("without", "others", "sentence"),
     [
-        (10, 10, "It uses what it wrote: acc@t2 is 30.0"),
-        (0, 40, "It answers anew rather than corrects: with its first attempt at another task acc@t2 is no lower"),
-        (40, 0, "It answers anew rather than corrects: without a first attempt acc@t2 is no lower"),
+        (10, 10, "It uses what it wrote: acc@t2 falls by 30.0"),
+        (0, 40, "It answers anew rather than corrects. With its first attempt at another task, acc@t2 does not fall"),
+        (40, 0, "It answers anew rather than corrects. Without a first attempt, acc@t2 does not fall"),
     ],
 )
 def test_the_report_says_whether_an_arm_corrects_or_answers_again(folder, without, others, sentence):
@@ -185,13 +195,13 @@ def test_the_report_says_whether_an_arm_corrects_or_answers_again(folder, withou
             rows += [replace(one, mode=mode) for one in reversed(rows_with("winner", seed, n_fixed, 0))]
         shutil.rmtree(folder / "arms" / "winner" / f"seed_{seed}")
         stored(folder, "winner", seed, rows)
-    comparison = analyse(folder, ORDER, {"winner": "RL"}, "made up")
+    comparison = compared(folder, {"winner": "RL"}, ORDER)
     winner = comparison.arm("winner")
     assert winner.controls["told_verdict"].mean == pytest.approx(1.0)
     assert winner.losses["without_first"].mean == pytest.approx((40 - without) / 100)
     text = "\n".join(verdicts(comparison))
     assert sentence in text
-    assert text.count("(control C1)") + text.count("control C2") <= 2  # arms without controls say nothing of them
+    assert text.count("C1)") + text.count("C2)") <= 2  # arms without controls say nothing of them
     assert not comparison.arm("flat").controls
 
 
@@ -199,7 +209,7 @@ def test_a_crashed_seed_is_shown_and_left_out(folder):
     crashed = folder / "arms" / "flat" / "seed_3"
     crashed.mkdir()
     (crashed / "error.txt").write_text("Traceback")
-    comparison = analyse(folder, [*ORDER, "never_ran"], {}, "made up")
+    comparison = compared(folder, {}, [*ORDER, "never_ran"])
     assert comparison.arm("flat").crashed == [3]
     text = "\n".join(verdicts(comparison))
     assert "Seeds [3] crashed" in text
@@ -221,5 +231,5 @@ def test_a_job_that_crashes_is_reported_and_the_others_go_on(tmp_path):
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no finished arm"):
-        analyse(tmp_path, ORDER, {}, "x")
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        compared(tmp_path, {}, ORDER)

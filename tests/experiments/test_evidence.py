@@ -10,11 +10,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from experiments.evidence import EXHIBITS, build
+from experiments.evidence import build, ids
 from experiments.evidence.draw import write
 from experiments.evidence.episodes import choose, pack
 from experiments.evidence.model import Absent, Figure, Table
-from experiments.evidence.scaling import Sigmoid, fit_sigmoid
+from experiments.evidence.sigmoid import Sigmoid, fit_sigmoid
 from experiments.evidence.store import Store
 from tests.conftest import ROOT
 
@@ -66,7 +66,7 @@ def assert_same(found, expected, where):
 
 def test_every_id_is_there_with_the_numbers_of_the_stored_run(exhibits):
     expected = json.loads(gzip.decompress(GOLDEN.read_bytes()))
-    assert list(exhibits) == list(EXHIBITS) == list(expected)
+    assert list(exhibits) == ids() == list(expected)
     assert not [one.id for one in exhibits.values() if isinstance(one, Absent)]
     for name, exhibit in exhibits.items():
         assert_same(exhibit.to_json(), expected[name], name)
@@ -88,7 +88,7 @@ def test_figures_are_written_as_vector_and_pixels_tables_as_csv_and_markdown(exh
     before = (tmp_path / "F12.svg").read_bytes()
     write(exhibits["F12"], tmp_path)
     assert (tmp_path / "F12.svg").read_bytes() == before, "the same numbers give the same file"
-    assert write(Absent("F12", "x", "y"), tmp_path) == []
+    assert write(Absent("not there", "F12"), tmp_path) == []
     assert not (tmp_path / "F12.svg").exists(), "what a folder no longer shows does not lie about"
 
 
@@ -102,11 +102,11 @@ def test_the_main_table_is_made_of_plain_means(stored, exhibits):
     ]
     wrong = [row for row in rows if not row["correct"][0]]
     values = exhibits["T1"].values["SCoRe"]
-    assert values["acc@t1 (%)"][0] == pytest.approx(np.mean([row["correct"][0] for row in rows]))
-    assert values["fixed, of wrong (%)"][0] == pytest.approx(np.mean([row["correct"][-1] for row in wrong]))
-    assert values["tokens per episode"][0] == pytest.approx(np.mean([sum(row["n_tokens"]) for row in rows]))
-    assert exhibits["T1"].values["SCoRe, sampled"]["acc@t1 (%)"] != values["acc@t1 (%)"]
-    mean, low, high = values["fixed, of wrong (%)"]
+    assert values["accuracy_t1"][0] == pytest.approx(np.mean([row["correct"][0] for row in rows]))
+    assert values["fix_rate"][0] == pytest.approx(np.mean([row["correct"][-1] for row in wrong]))
+    assert values["response_tokens"][0] == pytest.approx(np.mean([sum(row["n_tokens"]) for row in rows]))
+    assert exhibits["T1"].values["SCoRe, sampled"]["accuracy_t1"] != values["accuracy_t1"]
+    mean, low, high = values["fix_rate"]
     assert low <= mean <= high
 
 
@@ -157,7 +157,7 @@ def test_what_is_missing_says_what_to_run(stored, tmp_path):
     assert "cross=" in made["F5"].reason
     assert "score_alpha_10" in made["F10"].reason
     assert isinstance(made["T1"], Table)
-    with pytest.raises(KeyError, match="F99"):
+    with pytest.raises(KeyError, match=r"only=F99: unknown; did you mean 'F\d+'"):
         build(Store(folder), ["F99"])
 
 

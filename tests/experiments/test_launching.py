@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 
-from experiments.cli import CONFIGS, choose_folder, register_schemas
+from experiments.cli import CONFIGS, register_schemas
 from tests.conftest import ROOT
 from tests.rl.test_distributed import run_two
 
@@ -48,32 +48,21 @@ def test_cluster_scripts_are_shell(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
 
 
-def test_auto_resume_takes_the_newest_unfinished_run(tmp_path):
-    for name, finished in (("a", False), ("b", False), ("c", True)):
-        (tmp_path / "train" / name / "checkpoints").mkdir(parents=True)
-        if finished:
-            (tmp_path / "train" / name / "result.json").touch()
-    (tmp_path / "train" / "d").mkdir()  # no checkpoint: nothing to go on from
-    assert choose_folder("auto", str(tmp_path), "train", "new") == str(tmp_path / "train" / "b")
-    assert choose_folder("auto", str(tmp_path), "other", "new") == "new"
-    assert choose_folder(None, str(tmp_path), "train", "new") == "new"
-
-
 @pytest.mark.slow
 def test_a_run_goes_on_by_itself_and_a_changed_config_is_named(tmp_path):
     command = [sys.executable, "-m", "experiments.train", *TINY, f"runs_dir={tmp_path}", "name=x"]
 
     def run(*more):
-        return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
 
     first = run()
     assert first.returncode == 0, first.stdout + first.stderr
     (folder,) = (tmp_path / "x").iterdir()
     (folder / "result.json").unlink()
     before = (folder / "policy" / "model.safetensors").read_bytes()
-    changed = run("resume=auto", "optim.lr=1e-4")
+    changed = run(f"resume={folder}", "algorithm.optim.lr=1e-4")
     assert changed.returncode == 2
-    assert "optim.lr (was 0.001, is 0.0001)" in changed.stdout.replace("\n", " ")
+    assert "algorithm.optim.lr (was 0.001, is 0.0001)" in changed.stdout.replace("\n", " ")
     again = run("resume=auto")
     assert again.returncode == 0, again.stdout + again.stderr
     assert [path.name for path in (tmp_path / "x").iterdir()] == [folder.name]
@@ -89,9 +78,7 @@ def test_a_run_goes_on_by_itself_and_a_changed_config_is_named(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_runs_in_processes_of_its_own(tmp_path):
     command = [sys.executable, "-m", "experiments.train", "-m", "launcher=joblib", "seed=3,4", *TINY]
-    done = subprocess.run(
-        [*command, f"runs_dir={tmp_path}", "name=x"], cwd=ROOT, capture_output=True, text=True, timeout=200
-    )
+    done = subprocess.run([*command, f"runs_dir={tmp_path}", "name=x"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     results = sorted(tmp_path.glob("x/*_multirun/*/result.json"))
     assert [json.loads(path.read_text())["seed"] for path in results] == [3, 4]

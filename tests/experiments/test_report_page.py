@@ -138,12 +138,26 @@ def test_searching_finds_text_in_tasks_and_attempts(browser):
     browser.execute_script("document.activeElement.blur(); byId('filters').reset(); refilter()")
 
 
+def test_panels_fit_their_place(browser):
+    """Wide and narrow: no plot is wider than its panel, no panel wider than the page."""
+    for width in (1500, 420):
+        browser.set_window_size(width, 1100)
+        click(browser, browser.find_elements("css selector", "#figure-tabs button")[0])
+        widths = browser.execute_script(
+            "return [...document.querySelectorAll('#figure .panel')].map((one) => [one.querySelector('.main-svg')."
+            "getBoundingClientRect().width, one.getBoundingClientRect().width, document.body.clientWidth])"
+        )
+        assert widths
+        assert all(plot <= panel + 1 <= page + 2 for plot, panel, page in widths), widths
+    browser.set_window_size(1500, 1100)
+
+
 def test_every_figure_and_table_can_be_shown(browser):
     for kind, shown in (("figure", "svg"), ("table", "table")):
         for tab in browser.find_elements("css selector", f"#{kind}-tabs button"):
             click(browser, tab)
             assert browser.find_elements("css selector", f"#{kind} {shown}"), tab.text
-            assert tab.text.split()[0] in browser.find_element("css selector", f"#{kind} .caption").text
+            assert tab.text in browser.find_element("css selector", f"#{kind} .caption").text
     text = browser.execute_script("return byId('figure').textContent")
     assert "NaN" not in text
     assert "undefined" not in text
@@ -151,9 +165,9 @@ def test_every_figure_and_table_can_be_shown(browser):
 
 def test_a_curve_is_hidden_by_its_legend(browser):
     click(browser, browser.find_elements("css selector", "#figure-tabs button")[0])
-    before = len(browser.find_elements("css selector", "#figure circle"))
+    before = len(browser.find_elements("css selector", "#figure .trace"))
     click(browser, browser.find_elements("css selector", "#legend button")[0])
-    assert 0 < len(browser.find_elements("css selector", "#figure circle")) < before
+    assert 0 < len(browser.find_elements("css selector", "#figure .trace")) < before
     click(browser, browser.find_elements("css selector", "#legend button")[0])
 
 
@@ -172,14 +186,20 @@ def test_the_keyboard_is_enough(browser):
 
 
 def test_light_and_dark(browser):
-    def background():
-        return browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    """The page and what plotly draws on it."""
 
-    before = background()
+    def colours():
+        return browser.execute_script(
+            "const plot = document.querySelector('#figure .main-svg'), text = document.querySelector('#figure text');"
+            "const page = getComputedStyle(document.body).backgroundColor;"
+            "return [page, plot.style.background, getComputedStyle(text).fill]"
+        )
+
+    before = colours()
     keys(browser, "t")
-    assert background() != before
+    assert all(one != other for one, other in zip(colours(), before, strict=True))
     keys(browser, "t")
-    assert background() == before
+    assert colours() == before
 
 
 def test_fifty_thousand_episodes_are_fast(browser):

@@ -21,7 +21,7 @@ SMALL = [
 
 def run(module, *arguments, **kwargs):
     command = [sys.executable, "-m", f"experiments.{module}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **kwargs)
 
 
 @pytest.mark.slow
@@ -50,7 +50,8 @@ def test_train_then_evaluate_the_policy(tmp_path):
 
 @pytest.mark.slow
 def test_multirun_sweeps(tmp_path):
-    done = run("sft", "-m", f"runs_dir={tmp_path}", "offline=star_plus,pair_sft", "offline.iterations=1", *SMALL)
+    small = [argument for argument in SMALL if "tasks_per_step" not in argument]  # rounds have no steps
+    done = run("sft", "-m", f"runs_dir={tmp_path}", "offline=star_plus,pair_sft", "offline.iterations=1", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     results = sorted((tmp_path / "sft").glob("*_multirun/*/result.json"))
     assert [json.loads(path.read_text())["arm"] for path in results] == ["STaR+", "Pair-SFT"]
@@ -78,8 +79,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
         # A shell's background job, as this test may be, ignores Ctrl-C and hands that on; a terminal's job does not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    while process.poll() is None:
         metrics = list(tmp_path.glob("train/*/metrics.jsonl"))
         if metrics and len(metrics[0].read_text().splitlines()) > 2:
             break

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from experiments.watch import comparison_view, curve, run_view, tail
+from rl import trainer  # noqa: F401  declares what runs log
 from rl.tracking import Tracker
 from tests.conftest import ROOT
 from tests.helpers import episode
@@ -37,7 +38,7 @@ def test_a_run_is_shown_with_its_newest_numbers_and_episodes(folder):
     assert "running, or interrupted" in text
     assert "policy/loss" in text
     assert "▁▄█" in text or "▁▅█" in text
-    assert "validation at step 3: accuracy_t1 50.0 %" in text
+    assert "validation at step 3: acc@t1 50.0 %, acc@t2 50.0 %, delta +50.0 points" in text
     assert "transitions of 3 kept episodes of step 3: i->c 1  c->i 1  c->c 0  i->i 1" in text
     assert "[bold]b" in text  # a task is text, not markup
     (folder / "result.json").touch()
@@ -72,11 +73,15 @@ def test_an_empty_run_and_a_comparison(tmp_path):
     (done / "result.json").write_text(json.dumps({}))
     crashed = tmp_path / "arms" / "star" / "seed_0"
     crashed.mkdir(parents=True)
+    going = tmp_path / "arms" / "star" / "seed_1"
+    going.mkdir()
+    (going / "progress.json").write_text('{"what": "training", "share": 0.4, "metrics": {}}')
     (crashed / "error.txt").touch()
     text = shown(comparison_view(tmp_path))
     assert "score/1" in text
     assert "1024" in text
     assert "crashed" in text
+    assert "training 40%" in text
 
 
 def test_the_command_prints_once_and_names_what_is_missing(folder):

@@ -389,7 +389,6 @@ ADVERSARIAL = _boxed([
     ("3", "\\phantom{4}3", C, "what is seen is 3"),
     ("3", "\\underline{3}", C, "decoration"),
     ("3", "\u0663", W, "an Arabic digit is not the accepted form"),
-    ("3", "\uff13", W, "a full-width digit is not the accepted form"),
     ("3", "9^{9^{9^9}}", W, "a power tower is refused unread"),
     ("3", "9^{9^9}", W, "a power tower is refused unread"),
     ("3", "2^{99999999}", W, "a huge power is refused"),

@@ -3,8 +3,6 @@
 import re
 from fractions import Fraction
 
-from rewards.answers import AnswerForm
-
 _SIMPLE = re.compile(r"(-?)\\d?frac\{(\d+)\}\{(\d+)\}")
 
 
@@ -46,9 +44,9 @@ def rephrasings(gold):
     """Five responses that give the answer: (what was changed, accepted form, response)."""
     boxed = "So we get \\boxed{%s}, as wanted."
     return [
-        ("spacing", AnswerForm.BOXED, boxed % spacing(gold)),
-        ("fractions", AnswerForm.BOXED, boxed % fractions(gold)),
-        ("unboxed", AnswerForm.SENTENCE, f"I added them up.\nThe answer is ${gold}$.\n"),
-        ("trailing text", AnswerForm.BOXED, boxed % trailing_text(gold)),
-        ("decimal or fraction", AnswerForm.BOXED, boxed % decimal_or_fraction(gold)),
+        ("spacing", "boxed", boxed % spacing(gold)),
+        ("fractions", "boxed", boxed % fractions(gold)),
+        ("unboxed", "sentence", f"I added them up.\nThe answer is ${gold}$.\n"),
+        ("trailing text", "boxed", boxed % trailing_text(gold)),
+        ("decimal or fraction", "boxed", boxed % decimal_or_fraction(gold)),
     ]

@@ -5,7 +5,6 @@ import ast
 import pytest
 
 from rewards import Verdict
-from rewards.answers import program_in
 from rewards.asserts import Case, cases_of, check_body, declare_all, free_names
 from rewards.code import CheckCode, FunctionTests, ScriptTests, score_code, score_program
 from rewards.observation import clean_text
@@ -13,7 +12,7 @@ from rewards.sandbox import Limits
 from rewards.sandboxes import get_sandbox, in_use
 
 ADD = FunctionTests((Case("add", (1, 2), 3),), (Case("add", (10, 20), 30), Case("add", (-1, 1), 0)))
-LIMITS = Limits(wall_s=2.0)
+LIMITS = Limits(cpu_s=1.0)
 
 
 def fenced(program):
@@ -28,7 +27,7 @@ def fenced(program):
         (fenced("def add(a, b):\n    return 3"), "wrong", 1 / 3),
         (fenced("def add(a, b):\n    return a + b\nassert add(1, 1) == 3"), "wrong", 0.0),
         (fenced("def add(a, b):\n    return a + b if a < 5 else 0"), "wrong", 2 / 3),
-        (fenced("def add(a, b):\n    while a < 0: pass\n    return a + b"), "timeout", 0.0),
+        (fenced("def add(a, b):\n    while a < 0: pass\n    return a + b"), "timeout", 2 / 3),
         ("def add(a, b):\n    return a + b", "no_answer", 0.0),
         ("```python\ndef add(a, b):\n    return a + b", "no_answer", 0.0),  # cut off by the token limit
         ("", "no_answer", 0.0),
@@ -41,15 +40,6 @@ def test_functions(response, verdict, value):
     assert (score.verdict, score.value) == (verdict, pytest.approx(value))
     strict = score_code(response, ADD, LIMITS)
     assert strict.value == float(verdict == "correct")
-
-
-def test_the_last_block_that_defines_the_function_is_the_program():
-    response = (
-        "```python\ndef add(a): ...\n```\n```python\ndef add(a, b): ...\n```\n```python\nadd(1, 2)\n```\n```sh\nls\n```"
-    )
-    assert program_in(response, ["add"]) == "def add(a, b): ...\n"
-    assert program_in(response) == "add(1, 2)\n"
-    assert program_in("<think>```python\nx\n```</think> no program") is None
 
 
 # Arbitrary test code.
@@ -143,7 +133,7 @@ ECHO = ScriptTests((("2 3\n", "5\n"),), (("617 204\n", "821\n"), ("1 1\n", "2\n"
     ],
 )
 def test_scripts(program, verdict):
-    score = score_program(program, ECHO, Limits(wall_s=1.0))
+    score = score_program(program, ECHO, Limits(cpu_s=1.0))
     assert score.verdict == verdict, score
     for hidden in ("617 204", "821"):
         assert hidden not in score.observation

@@ -14,7 +14,7 @@ from rewards.sandbox import Limits, Sandbox
 from tests.rewards.programs import HONEST, MARKER, PROGRAMS
 
 ROUNDS, ITEMS, HOSTILE = 20, 500, 50
-WALL_S = 0.5
+CPU_S = 0.3
 WRITTEN = (MARKER, "/tmp/a", "/tmp/big", "/tmp/l", "/tmp/seen", "/tmp/0")
 """What the hostile programs try to write."""
 TESTS = FunctionTests((Case("double", (2,), 4),), (Case("double", (21,), 42), Case("double", ("ab",), "abab")))
@@ -64,21 +64,17 @@ def test_programs():
     before = resources()
     with Sandbox(n_workers=n_workers) as sandbox, ThreadPoolExecutor(16) as threads:
         settled = None
-        for round_ in range(ROUNDS):
+        for _ in range(ROUNDS):
             attackers = rng.sample(hostile, HOSTILE)
             items = [(row.source, None) for row in attackers]
             items += [(HONEST, "correct") if i % 2 else (WRONG, "wrong") for i in range(ITEMS - HOSTILE)]
             rng.shuffle(items)
-            started = time.monotonic()
             scores = list(
-                threads.map(lambda item: score_program(item[0], TESTS, Limits(wall_s=WALL_S), sandbox=sandbox), items)
+                threads.map(lambda item: score_program(item[0], TESTS, Limits(cpu_s=CPU_S), sandbox=sandbox), items)
             )
-            wall_s = time.monotonic() - started
             for (source, verdict), score in zip(items, scores, strict=True):
                 if verdict is not None:
                     assert score.verdict == verdict, (source, score)
-            # Each hostile one may use up its wall clock; the others take some milliseconds.
-            assert wall_s < HOSTILE * WALL_S / n_workers + WALL_S + ITEMS * 0.02, round_
             settled = settled or resources()
         assert_nothing_grew(settled, resources())
         assert sandbox.counts["broken"] == 0
@@ -120,7 +116,8 @@ def test_math_answers():
             if verdict is not None:
                 assert score.verdict == verdict, (answer, score)
             assert score.verdict != "error", score
-        assert wall_s < HOSTILE * (deadline_s + 0.2) / (os.cpu_count() or 1) + 5, round_
+        # Every hostile item costs its deadline and no more; thrice that, for machines that do other things too.
+        assert wall_s < 3 * HOSTILE * (deadline_s + 0.2) / (os.cpu_count() or 1) + 30, round_
         settled = settled or resources()
     assert_nothing_grew(settled, resources())
     pool.shared_pool("rewards.math_worker").close()

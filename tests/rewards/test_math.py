@@ -7,14 +7,18 @@ import time
 
 import pytest
 
-from rewards import Score, Verdict
-from rewards.answers import AnswerForm, boxed, candidates, code_blocks, program_in
+from rewards import Score, UnknownNameError, Verdict
+from rewards.answers import ANSWER_FORMS, boxed, candidates
 from rewards.math import canonical, decide, normalise, score_answer, score_math, submit_math
 from rewards.notation import notate
 from tests.conftest import ROOT
-from tests.rewards.math_rows import ROWS
+from tests.rewards import math_rows
+from tests.rewards.math_rows_kinds import KINDS
 from tests.rewards.rephrase import rephrasings
 
+ROWS = [*math_rows.ROWS, *KINDS]
+SLOW = (r"\int_0^1 2x\,dx", r"\int_0^1 x+x\,dx")
+"""A pair for sympy: answer and gold."""
 DATA = ROOT.parent / "shared" / "data"
 
 
@@ -27,13 +31,13 @@ def test_the_table_is_large():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.gold[:20]} | {row.response[:30]} | {row.why}")
 def test_row(row):
-    started = time.monotonic()
+    started = time.process_time()
     score = score_math(row.response, row.gold, deadline_s=30)
     assert score.verdict == row.verdict, f"{row.why}: {score}"
     assert score.value == (row.verdict == "correct")
     assert score.answer is None or len(score.answer) < 5000
     if row.adversarial:
-        assert time.monotonic() - started < 20  # the first one also starts a worker
+        assert time.process_time() - started < 1
 
 
 def math500():
@@ -82,21 +86,36 @@ def test_no_gold_of_another_problem_is_correct():
     ],
 )
 def test_an_answer_that_takes_for_ever_is_stopped_at_its_deadline(answer, gold):
-    score_answer(r"\cot x", r"\tan x", deadline_s=60)  # the worker is up
-    started = time.monotonic()
+    score_answer(*SLOW, deadline_s=60)  # the worker is up
+    started = time.process_time()
     score = score_answer(answer, gold, deadline_s=1.0)
     assert score.verdict in (Verdict.TIMEOUT, Verdict.WRONG)
-    assert time.monotonic() - started < 1.0 + 0.5
+    assert time.process_time() - started < 0.5  # of the caller: the worker is killed
     assert score_answer(r"\sin^2 x+\cos^2 x", "1+0x", deadline_s=60).verdict in (Verdict.CORRECT, Verdict.WRONG)
+
+
+def test_many_boxes_share_one_budget():
+    boxes = [rf"\boxed{{(x+y+z+{i})^{{9}}(x+y+{i})^{{9}}\sqrt{{x^{i}+1}}}}" for i in range(1, 12)]
+    started = time.process_time()
+    score = score_math(" ".join(boxes), r"\sqrt{x}", deadline_s=1)
+    assert score.verdict in (Verdict.AMBIGUOUS, Verdict.TIMEOUT)
+    assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"), [(None, "7"), (7, "7"), (b"7", "7"), ("\\boxed{7}", 7), ("\\boxed{7}", None)]
+)
+def test_what_is_no_text_is_named(response, gold):
+    with pytest.raises(TypeError, match="must be text, got"):
+        score_math(response, gold)
 
 
 def test_megabytes_of_latex_cost_no_more_than_reading_them():
     for response in ("\\boxed{" * 200_000, "<answer>" * 200_000, "```a\n" * 200_000, "answer is " * 100_000):
-        for form in AnswerForm:
-            started = time.monotonic()
+        for form in ANSWER_FORMS:
+            started = time.process_time()
             score_math(response, "7", form)
-            program_in(response)
-            assert time.monotonic() - started < 3.0, (response[:10], form)
+            assert time.process_time() - started < 3.0, (response[:10], form)
 
 
 TOKENS = (
@@ -114,10 +133,10 @@ def test_nothing_that_can_be_written_raises_or_takes_long():
             text = "".join(rng.choices(TOKENS.split(), k=rng.choice([3, 10, 40, 250])))
         else:
             text = " ".join(rng.choices(TOKENS.split(), k=rng.randint(1, 4))) * rng.choice([5, 30, 200])
-        started = time.monotonic()
+        started = time.process_time()
         decide(text[:600], rng.choice(GOLDS))
         canonical(text[:600])
-        assert time.monotonic() - started < 1.0, text
+        assert time.process_time() - started < 1.0, text
 
 
 def test_a_gold_that_nothing_understands_is_our_error():
@@ -128,7 +147,8 @@ def test_a_gold_that_nothing_understands_is_our_error():
 
 def test_the_future_can_be_awaited():
     async def grade_both():
-        futures = [submit_math(f"\\boxed{{{a}}}", r"\tan x", deadline_s=60) for a in (r"\cot x", r"\tan x")]
+        answers = (SLOW[0].replace("2x", "3x"), SLOW[0])
+        futures = [submit_math(f"\\boxed{{{a}}}", SLOW[1], deadline_s=60) for a in answers]
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     assert [score.verdict for score in asyncio.run(grade_both())] == ["wrong", "correct"]
@@ -136,12 +156,19 @@ def test_the_future_can_be_awaited():
 
 def test_same_answers_have_the_same_canonical_form():
     def answer(text):
-        return score_math(f"\\boxed{{{text}}}", "0.5").answer
+        return score_math(f"\\boxed{{{text}}}", "0.5").key
 
     assert answer("0.5") == answer(r"\frac{1}{2}") == answer("2/4") == "1/2"
     assert answer("1,2") == answer("2, 1")
-    assert answer(r"\sqrt{8}") == answer(r"2\sqrt{2}")
+    assert answer(r"\sqrt{8}") == answer(r"2\sqrt{2}") == answer(r"x = 2\sqrt 2")
     assert answer("(1,2)") != answer("(2,1)")
+    assert answer("x>3") == answer(r"\{x : 3 < x\}")
+    assert answer(r"\sin 2x") == answer(r"2\sin x\cos x") != answer(r"\sin 2y")
+
+
+def test_the_answer_is_shown_as_people_read_it():
+    for text, shown in ((r"\sin^2 x", r"\sin^2 x"), (r"$\frac{1}{2}$", r"\frac{1}{2}"), ("Evelyn.", r"\text{Evelyn}")):
+        assert score_math(f"\\boxed{{{text}}}", "7").answer == shown
 
 
 @pytest.mark.parametrize(
@@ -164,26 +191,50 @@ def test_the_reason_names_the_rule(answer, gold, reason):
 @pytest.mark.parametrize(
     ("form", "text", "found"),
     [
-        (AnswerForm.BOXED, r"\boxed{\frac{1}{\sqrt{2}}}", [r"\frac{1}{\sqrt{2}}"]),
-        (AnswerForm.BOXED, r"\boxed{\{1\}} \boxed{\left\{ x \right.}", [r"\{1\}", r"\left\{ x \right."]),
-        (AnswerForm.TAGGED, "x <answer> 4 </answer> y", ["4"]),
-        (AnswerForm.TAGGED, "I put <answer> tags: <ANSWER>4</ANSWER>", ["4"]),
-        (AnswerForm.SENTENCE, "The answer is 42. Good.", ["42"]),
-        (AnswerForm.SENTENCE, "The answer is 4.5.", ["4.5"]),
-        (AnswerForm.SENTENCE, "no claim here", []),
-        (AnswerForm.LAST_NUMBER, "first 3 then -1,204.5", ["-1,204.5"]),
-        (AnswerForm.WHOLE, "  yes ", ["yes"]),
+        ("boxed", r"\boxed{\frac{1}{\sqrt{2}}}", [r"\frac{1}{\sqrt{2}}"]),
+        ("boxed", r"\boxed{\{1\}} \boxed{\left\{ x \right.}", [r"\{1\}", r"\left\{ x \right."]),
+        ("tagged", "x <answer> 4 </answer> y", ["4"]),
+        ("tagged", "I put <answer> tags: <ANSWER>4</ANSWER>", ["4"]),
+        ("sentence", "The answer is 42. Good.", ["42"]),
+        ("sentence", "The answer is 4.5.", ["4.5"]),
+        ("sentence", "no claim here", []),
+        ("last_number", "first 3 then -1,204.5", ["-1,204.5"]),
+        ("whole", "  yes ", ["yes"]),
+        ("sentence", "The answer is 8:34 p.m. Done.", ["8:34 p.m"]),
+        ("sentence", "So the answer is $x = 2$, since we divide.", ["x = 2"]),
+        ("sentence", "The answer is 5.\n\nQ: Next?\nThe answer is 6.", ["5"]),
+        ("sentence", "Question: first?\nThe answer is 5.", ["5"]),
+        ("sentence", "<think>The answer is 5.", []),
+        ("answer_line", "**Final Answer**\n\n\\[ 7 \\]", ["7"]),
+        ("answer_line", "Done. Answer: 7", ["7"]),
+        ("answer_line", "The answer is 7.", []),
+        ("hash", "2+2\n#### 1,234\n", ["1,234"]),
+        ("hash", "### 7", []),
+        (["hash", "boxed"], "\\boxed{5}", ["5"]),
+        (["hash", "boxed"], "\\boxed{5}\n#### 6", ["6"]),
     ],
 )
 def test_extraction(form, text, found):
     assert candidates(text, form) == found
 
 
+def test_an_unknown_form_names_the_nearest():
+    for form in ("boxxed", ["hash", "boxxed"]):
+        with pytest.raises(UnknownNameError, match=r"answer_form=boxxed: unknown; did you mean 'boxed'\?"):
+            candidates("\\boxed{7}", form)
+    with pytest.raises(ValueError, match="at least one"):
+        candidates("7", [])
+
+
+def test_another_module_adds_a_form():
+    ANSWER_FORMS.register("shouted")(lambda text: [word for word in text.split() if word.isupper()])
+    assert score_math("it is SEVEN", "seven", "shouted").value == 1.0
+
+
 def test_pieces():
     assert boxed(r"\boxed{a{b}c} \fbox{d}") == ["a{b}c", "d"]
     assert boxed(r"\boxed{1 \boxed{2}}") == [r"1 \boxed{2}"]
     assert normalise(r"$\left( 1,\ 2 \right).$") == "(1,2)"
-    assert code_blocks("```python\na\n```\n```text\nb\n```\n```\nc\n```\n```python\nd") == ["a\n", "c\n"]
 
 
 def test_scores_refuse_nonsense():

@@ -102,10 +102,10 @@ def test_lying_subclasses_arrive_as_their_value():
 def test_colliding_hashes_cost_the_supervisor_nothing():
     step = 2**61 - 1
     node = {"dict": [[{"int": hex(i * step)}, 1] for i in range(100_000)]}
-    started = time.monotonic()
+    started = time.process_time()
     assert not matches({1: 1}, node)
     assert "large" in show(node, 500)
-    assert time.monotonic() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_colliding_hashes_cost_the_supervisor_nothing():
     ids=lambda node: str(node)[:30],
 )  # fmt: skip
 def test_no_node_makes_the_supervisor_compute(node):
-    started = time.monotonic()
+    started = time.process_time()
     for expected in (1, 1.5, Fraction(1, 2), Decimal("1"), "x", [1], {1: 1}, {1}):
         assert not matches(expected, node)
         assert not matches([expected], [node])
     show(node, 500)
-    assert time.monotonic() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_deep_and_endless_values_are_refused():
@@ -149,7 +149,7 @@ def emulated(code: str, denied: str) -> subprocess.CompletedProcess:
         "kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)\n"
         "seccomp.install(seccomp._assemble([*steps, seccomp._PASS]))\n" + code
     )
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT)
 
 
 DOCKER = "unshare mount umount2 pivot_root setns"
@@ -202,7 +202,8 @@ def test_the_doctor_says_what_would_help():
     assert "namespaces  NO" in done.stdout
     assert "would help: in a container" in done.stdout
     assert "mode        landlock" in done.stdout
-    assert done.stdout.count("self-test   ok") == len(doctor.SELF_TEST)
+    assert done.stdout.count("self-test   ok") == len([p for p in doctor.PROMISES if Mode.LANDLOCK not in p.lost])
+    assert "self-test   lost there is a scratch folder" in done.stdout
 
 
 @pytest.mark.parametrize("mode", ["namespaces", "landlock", "strict"])
@@ -226,7 +227,8 @@ def test_an_ordinary_user_gets_the_same(mode, tmp_path):
     if "mode        none" in done.stdout:
         pytest.skip(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("self-test   ok") == len(doctor.SELF_TEST)
+    kept = [promise for promise in doctor.PROMISES if Mode[mode.upper()] not in promise.lost]
+    assert done.stdout.count("self-test   ok") == len(kept), done.stdout
 
 
 def test_the_probes_and_the_self_test_on_this_machine():
@@ -234,7 +236,20 @@ def test_the_probes_and_the_self_test_on_this_machine():
     assert probes["seccomp"].works
     with Sandbox(n_workers=1) as sandbox:
         assert sandbox.mode is (Mode.NAMESPACES if probes["namespaces"].works else Mode.LANDLOCK)
-        assert all(held for _, held in doctor.self_test(sandbox))
+
+
+@pytest.mark.parametrize("mode", [Mode.NAMESPACES, Mode.LANDLOCK, Mode.STRICT])
+def test_every_mode_keeps_what_is_said_of_it_and_loses_the_rest(mode):
+    with Sandbox(n_workers=1, mode=mode) as sandbox:
+        for promise, kept in doctor.self_test(sandbox):
+            assert kept == (mode not in promise.lost), promise.name
+
+
+def test_the_table_of_the_page_is_the_doctors():
+    page = (PROJECT / "docs" / "verification.md").read_text()
+    for promise in doctor.PROMISES:
+        cells = ("no" if mode in promise.lost else "yes" for mode in (Mode.NAMESPACES, Mode.LANDLOCK, Mode.STRICT))
+        assert f"| {promise.name} | {' | '.join(cells)} |" in page
 
 
 def test_the_self_test_can_fail():
@@ -244,10 +259,10 @@ def test_the_self_test_can_fail():
         mode = Mode.STRICT
 
         def run(self, job, limits):
-            return Outcome(Ending.FINISHED, ({"loaded": True}, {"results": [{"value": 45}]}))
+            return Outcome(Ending.FINISHED, ({"loaded": True}, {"value": 45}))
 
     results = doctor.self_test(Open())
-    assert [name for name, held in results if held] == ["an honest program"]
+    assert [promise.name for promise, kept in results if kept] == ["an honest program runs"]
 
 
 def test_the_self_test_never_runs_where_nothing_isolates():
@@ -261,13 +276,21 @@ def test_the_self_test_never_runs_where_nothing_isolates():
 # Ending.
 
 
-def run(sandbox, source, wall_s=5.0):
-    load = {"kind": "load", "source": source, "name": "solution"}
-    call = {"kind": "calls", "calls": [{"name": "f", "args": [], "kwargs": {}}], "last": True}
-    return sandbox.run(Conversation((load, call), output_after=2), Limits(wall_s=wall_s))
+def run(sandbox, source, *args):
+    """The reply to ``f(*args)``, or how the process ended."""
+    load = {"kind": "load", "source": source}
+    call = {"kind": "calls", "calls": [{"name": "f", "args": [encode(arg) for arg in args], "kwargs": {}}]}
+    outcome = sandbox.run(Conversation((load, call), output_after=2), Limits(cpu_s=2.0))
+    return outcome.replies[1] if outcome.ending is Ending.FINISHED else outcome.ending
 
 
-def test_a_fork_server_that_dies_is_our_failure_and_is_replaced():
+def pid_one(server):
+    """Of a fork server in its own namespace; elsewhere its own."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return int(children[0]) if children else server.pid
+
+
+def test_a_fork_server_that_dies_idle_is_replaced():
     with Sandbox(n_workers=1) as sandbox:
         (server,) = sandbox._servers
         os.kill(server.pid, signal.SIGKILL)
@@ -275,24 +298,107 @@ def test_a_fork_server_that_dies_is_our_failure_and_is_replaced():
         gone = select.poll()
         gone.register(server._control, 0)
         assert gone.poll(10_000)
-        assert run(sandbox, "def f(): return 1").ending is Ending.BROKEN
-        assert run(sandbox, "def f(): return 1").ending is Ending.FINISHED
-        assert sandbox.counts[Ending.BROKEN] == 1
+        assert run(sandbox, "def f(): return 1") == {"value": 1}
+        assert sandbox.counts[Ending.BROKEN] == 0
+
+
+@pytest.mark.parametrize("deaths", [1, 9])
+def test_what_happens_to_a_fork_server_while_a_program_runs_is_the_programs_doing(deaths, monkeypatch):
+    """It gets one more chance on a fresh one; a response that could make an error would be learnt."""
+    from rewards.sandbox import supervisor
+
+    left = [deaths]
+    report = supervisor._Server._report
+
+    def dies(self, wait):
+        if left[0]:
+            left[0] -= 1
+            os.kill(pid_one(self), signal.SIGKILL)
+            self._process.wait()
+        return report(self, wait)
+
+    monkeypatch.setattr(supervisor._Server, "_report", dies)
+    with Sandbox(n_workers=1) as sandbox:
+        assert run(sandbox, "def f(): return 1") == ({"value": 1} if deaths == 1 else Ending.DIED)
+
+
+def test_a_server_that_cannot_be_started_is_our_failure(monkeypatch):
+    with Sandbox(n_workers=1) as sandbox:
+        sandbox._packages = ["/nothing/there"]
+        (server,) = sandbox._servers
+        monkeypatch.setattr("rewards.sandbox.supervisor.subprocess.Popen", lambda *a, **k: 1 / 0)
+        server.spent = True
+        server.kill()
+        assert run(sandbox, "def f(): return 1") is Ending.BROKEN
+
+
+def test_a_pause_of_the_trainer_stops_no_program(monkeypatch):
+    """The program waits for its next request until it is taken for asleep; then it is run again, not called slow."""
+    from rewards.sandbox import supervisor
+
+    real, pauses = supervisor.receive_frame, [1.5]
+
+    def paused(channel, max_bytes):
+        reply = real(channel, max_bytes)
+        time.sleep(pauses.pop() if pauses else 0)
+        return reply
+
+    monkeypatch.setattr(supervisor, "receive_frame", paused)
+    load = {"kind": "load", "source": "def f(): return 1"}
+    call = {"kind": "calls", "calls": [{"name": "f", "args": [], "kwargs": {}}]}
+    with Sandbox(n_workers=1) as sandbox:
+        outcome = sandbox.run(Conversation((load, call)), Limits(cpu_s=0.1))
+    assert outcome.ending is Ending.FINISHED
+    assert not pauses
+
+
+# What one program could leave for the next.
+
+TRACES = {
+    "threads use up process numbers": "import threading\ndef f():\n    for _ in range(9):\n"
+    "        t = threading.Thread(target=int)\n        t.start()\n        t.join()\n",
+    "inode numbers of files": "def f():\n    for i in range(9): open(f'/tmp/{i}', 'w').close()\n",
+    "a file removed again": "import os\ndef f():\n    open('/tmp/a', 'w').close()\n    os.unlink('/tmp/a')\n",
+    "times of the folder": "import os\ndef f():\n    os.utime('/tmp', (5, 5))\n",
+    "mode of the folder": "import os\ndef f():\n    os.chmod('/tmp', 0)\n",
+    "names too long to be removed": "import os\ndef f():\n    for _ in range(200):\n        os.mkdir('d' * 250)\n"
+    "        os.chdir('d' * 250)\n    open('x', 'w').close()\n    os.chmod('.', 0)\n",
+    "access time of the folder": "import os\ndef f():\n    os.listdir('/tmp')\n",
+    "times of a device": "import os\ndef f():\n    os.utime('/dev/null')\n",
+}
+LOOK = (
+    "import os\ndef f():\n    s = os.stat('/tmp')\n    n = os.stat('/dev/null')\n    before = os.listdir('/tmp')\n"
+    "    open('/tmp/probe', 'w').close()\n    i = os.stat('/tmp/probe').st_ino\n"
+    "    return [os.getpid(), s.st_mode, s.st_atime_ns - s.st_ctime_ns, s.st_mtime_ns - s.st_ctime_ns, before, i, n.st_mtime]\n"
+)
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_nothing_is_left_for_the_next_program(name):
+    with Sandbox(n_workers=1) as sandbox:
+        if sandbox.mode is not Mode.NAMESPACES:
+            pytest.skip("this mode has neither a scratch folder nor process numbers of its own")
+        run(sandbox, "def f(): pass")
+        untouched = run(sandbox, LOOK)
+        run(sandbox, "def f(): pass")
+        run(sandbox, TRACES[name])
+        seen = run(sandbox, LOOK)
+        assert untouched["value"][1:] == seen["value"][1:]
+        assert seen["value"][0] <= 4  # the place in the line of programs, not what they did
+        assert sandbox.counts[Ending.BROKEN] == 0
 
 
 def test_closing_ends_everything_at_once_and_twice_is_no_error():
     sandbox = Sandbox(n_workers=2)
-    future = sandbox.submit(
-        Conversation(({"kind": "load", "source": "while True: pass", "name": "x"},)), Limits(wall_s=60)
-    )
+    future = sandbox.submit(Conversation(({"kind": "load", "source": "while True: pass"},)), Limits(cpu_s=60))
     while not future.running():
         time.sleep(0.01)
     pids = [server.pid for server in sandbox._servers]
     started = time.monotonic()
     sandbox.close()
     sandbox.close()
-    assert time.monotonic() - started < 5
-    assert future.result(timeout=5).ending is Ending.BROKEN
+    assert time.monotonic() - started < 50  # and not the 60 s that the program may take
+    assert future.result(timeout=60).ending is Ending.BROKEN
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     with pytest.raises(SandboxError, match="closed"):
         run(sandbox, "")
@@ -302,13 +408,13 @@ def test_nothing_outlives_a_killed_supervisor():
     code = (
         "import os, time\nfrom rewards.sandbox import Conversation, Limits, Sandbox\n"
         "s = Sandbox(n_workers=2)\nprint(*[server.pid for server in s._servers], flush=True)\n"
-        "s.submit(Conversation(({'kind': 'load', 'source': 'while True: pass', 'name': 'x'},)), Limits(wall_s=60))\n"
+        "s.submit(Conversation(({'kind': 'load', 'source': 'while True: pass'},)), Limits(cpu_s=60))\n"
         "time.sleep(0.5)\nos.kill(os.getpid(), 9)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
     pids = [int(pid) for pid in done.stdout.split()]
     assert pids
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in pids):
         time.sleep(0.1)
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
@@ -317,10 +423,8 @@ def test_nothing_outlives_a_killed_supervisor():
 def test_nothing_of_the_trainer_is_in_a_programs_process(monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
     with Sandbox(n_workers=1) as sandbox:
-        outcome = run(
-            sandbox, "import os, sys\ndef f():\n    return [dict(os.environ), sys.argv, sys.path, os.getcwd()]"
-        )
-    said = json.dumps(outcome.replies)
+        reply = run(sandbox, "import os, sys\ndef f():\n    return [dict(os.environ), sys.argv, sys.path, os.getcwd()]")
+    said = json.dumps(reply)
     assert "hunter2" not in said
     assert str(PROJECT) not in said
 
@@ -339,43 +443,28 @@ def test_a_program_has_no_capability_whoever_started_it(mode):
         (server,) = sandbox._servers
         pids = [server.pid, *map(int, Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())]
         status = Path(f"/proc/{pids[-1]}/status").read_text()
-        outcome = run(sandbox, source)
+        reply = run(sandbox, source)
     assert "CapEff:\t0000000000000000" in status
     assert "CapPrm:\t0000000000000000" in status
-    assert outcome.replies[1]["results"][0]["value"]["tuple"][0] == -1  # it may not even ask
+    assert reply["value"]["tuple"][0] == -1  # it may not even ask
 
 
 def test_programs_start_from_the_same_random_state():
     source = "import random\ndef f(): return [random.random(), hash('x')]"
     with Sandbox(n_workers=2) as sandbox:
-        results = {json.dumps(run(sandbox, source).replies[1]) for _ in range(6)}
+        results = {json.dumps(run(sandbox, source)) for _ in range(6)}
     assert len(results) == 1
-
-
-def test_nothing_is_left_in_the_scratch_folder_for_the_next_program():
-    deep = (
-        "import os\ndef f():\n    for _ in range(200):\n        os.mkdir('d' * 250)\n        os.chdir('d' * 250)\n"
-        "    open('x', 'w').close()\n    os.chmod('.', 0)\n"
-    )
-    look = "import os\ndef f():\n    return os.listdir('/tmp')"
-    with Sandbox(n_workers=1) as sandbox:
-        if sandbox.mode is not Mode.NAMESPACES:
-            pytest.skip("no scratch folder in this mode")
-        for leave in ("def f():\n    open('/tmp/a', 'w').close()", deep):
-            assert run(sandbox, leave).ending is Ending.FINISHED
-            assert run(sandbox, look).replies[1] == {"results": [{"value": []}]}
-        assert sandbox.counts[Ending.BROKEN] == 0
 
 
 def test_limits_refuse_nonsense():
     with pytest.raises(ValueError, match="must be positive"):
-        Limits(wall_s=0)
+        Limits(cpu_s=0)
 
 
 def test_every_listed_call_has_a_number_on_both_architectures(monkeypatch):
     """A name that is mistyped would be left out of the filter without a word."""
     known = {entry.split(":")[0] for entry in kernel._TABLE.split()}
-    for names in (seccomp._BASE, seccomp._NOT_FOR_CHILDREN, seccomp._OPENS_FILES, seccomp._NOT_FOR_WORKERS):
+    for names in (seccomp._BASE, seccomp._NOT_FOR_CHILDREN, seccomp._OPENS_FILES, seccomp._CHANGES_FILES):
         assert not set(names.split()) - known
     for machine in ("x86_64", "aarch64"):
         monkeypatch.setattr(kernel, "machine", lambda machine=machine: machine)

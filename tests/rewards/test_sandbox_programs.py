@@ -2,35 +2,53 @@
 
 import functools
 import os
-import time
+import resource
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from rewards.asserts import Case
 from rewards.code import FunctionTests, score_program
 from rewards.sandbox import Limits, Mode, Sandbox, SandboxError
-from tests.rewards.programs import HONEST, MARKER, PROGRAMS
+from tests.rewards.programs import DECOY, HONEST, MARKER, PROGRAMS
 
 HIDDEN_ARGUMENT, HIDDEN_RESULT = 918273, 1836546
 TESTS = FunctionTests(
     public=(Case("double", (2,), 4),),
     hidden=(Case("double", (HIDDEN_ARGUMENT,), HIDDEN_RESULT), Case("double", ("hidden-ab",), "hidden-abhidden-ab")),
 )
-LIMITS = Limits(wall_s=2.0)
+LIMITS = Limits(cpu_s=0.5)
 MODES = {"N": Mode.NAMESPACES, "L": Mode.LANDLOCK, "S": Mode.STRICT}
+
+
+def machine():
+    """What a program that gets out could change, as seen from outside."""
+    files = {path: os.stat(path) for path in (DECOY, os.__file__, "/dev/null", "/dev/zero", "/var/tmp")}
+    return {
+        "files": {
+            path: (s.st_mode, s.st_uid, s.st_nlink, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+            for path, s in files.items()
+        },
+        "folders": [sorted(os.listdir(path)) for path in ("/var/tmp", "/dev/shm") if os.path.isdir(path)],
+        "content": Path(DECOY).read_text(),
+        "limits": resource.getrlimit(resource.RLIMIT_CPU),
+        "priority": os.getpriority(os.PRIO_PROCESS, 0),
+    }
 
 
 @functools.lru_cache(maxsize=3)
 def graded(letter):
     """Scores of all rows of a mode by name; runs them all at once, in whatever order the workers come to them."""
     rows = [row for row in PROGRAMS if letter in row.modes]
+    Path(DECOY).write_text("decoy")
+    before = machine()
     with Sandbox(mode=MODES[letter]) as sandbox, ThreadPoolExecutor(8) as threads:
-        started = time.monotonic()
         scores = list(threads.map(lambda row: score_program(row.source, TESTS, LIMITS, sandbox=sandbox), rows))
-        wall_s = time.monotonic() - started
         again = score_program(HONEST, TESTS, LIMITS, sandbox=sandbox)
-    return {row.name: score for row, score in zip(rows, scores, strict=True)}, wall_s, again
+    after = machine()
+    os.unlink(DECOY)
+    return {f"{row.category}: {row.name}": score for row, score in zip(rows, scores, strict=True)}, again, before, after
 
 
 def skip_without(letter):
@@ -41,8 +59,10 @@ def skip_without(letter):
 
 
 def test_the_table_is_large_and_names_are_unique():
-    assert len(PROGRAMS) >= 80
-    assert len({row.name for row in PROGRAMS}) == len(PROGRAMS)
+    hostile = [row for row in PROGRAMS if row.category not in ("honest", "broken", "chat")]
+    for letter in MODES:
+        assert sum(row.verdict != "correct" and letter in row.modes for row in hostile) >= 120
+    assert len({(row.category, row.name) for row in PROGRAMS}) == len(PROGRAMS)
     assert all(row.why for row in PROGRAMS)
 
 
@@ -52,8 +72,8 @@ def test_program(row, letter):
     if letter not in row.modes:
         pytest.skip(f"holds in {row.modes} only")
     skip_without(letter)
-    scores, _, _ = graded(letter)
-    score = scores[row.name]
+    scores, *_ = graded(letter)
+    score = scores[f"{row.category}: {row.name}"]
     assert score.verdict == row.verdict, f"{row.why}: {score}"
     assert score.value == (row.verdict == "correct")
     for secret in (str(HIDDEN_ARGUMENT), str(HIDDEN_RESULT), "hidden-ab"):
@@ -66,9 +86,7 @@ def test_program(row, letter):
 @pytest.mark.parametrize("letter", MODES)
 def test_afterwards_nothing_is_left_and_the_next_program_is_served(letter):
     skip_without(letter)
-    scores, wall_s, again = graded(letter)
-    timeouts = sum(score.verdict == "timeout" for score in scores.values())
-    n_workers = (os.cpu_count() or 1) + 1
-    assert wall_s < (timeouts + n_workers) * LIMITS.wall_s / n_workers + 30
+    _, again, before, after = graded(letter)
     assert again.verdict == "correct"
+    assert after == before
     assert not os.path.exists(MARKER)

@@ -6,22 +6,28 @@ import pytest
 import torch
 
 from rl.advantages import (
+    Estimator,
+    advantages,
     batch_mean,
     batch_normalised,
     first_of_turns,
     gae_over_tokens,
     gae_over_turns,
     group_normalised,
+    has_gradient,
+    just_here,
     leave_one_out,
     returns_to_go,
+    returns_vary,
+    shaped_rewards,
+    sum_of_turns,
     to_tokens,
     turn_starts,
     whiten_turns,
 )
-from rl.algorithms import has_gradient, shaped_rewards
-from rl.config import Advantage, AlgorithmConfig, Critic, CriticConfig, StageConfig
-from rl.schedule import stage_at
-from tests.helpers import batch, credit, episode
+from rl.config import AlgorithmConfig, CriticConfig, StageConfig
+from rl.schedule import stage_spans
+from tests.helpers import batch, credit, episode, named
 
 SCORE_1 = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03])
 SCORE_2 = StageConfig(reward_weights=[1.0, 1.0], progress_alpha=10.0, kl_coefs=[0.03, 0.03])
@@ -96,7 +102,7 @@ def test_baselines_stay_unbiased_when_the_policy_decides_how_long_an_episode_is(
     ]
     value = sum(prob * sum(rewards) for rewards, _, prob in outcomes)
     (exact,) = torch.autograd.grad(value, theta, retain_graph=True)
-    algorithm = AlgorithmConfig(name="x", group_size=2, turn_gamma=1.0)
+    algorithm = AlgorithmConfig(name="x", group_size=2, advantage_options={"turn_gamma": 1.0})
     surrogate = torch.zeros((), dtype=torch.float64)
     for a, b in product(range(3), repeat=2):
         rows = batch([outcomes[a][0], outcomes[b][0]], n_turns=[outcomes[a][1], outcomes[b][1]])
@@ -163,32 +169,93 @@ def test_gae_over_turns_by_hand():
     assert got.tolist() == [[-0.1875, 0.75], [0.5, 0.0]]
 
 
-@pytest.mark.parametrize("estimator", [Advantage.GAE, Advantage.TURN_GAE])
+@pytest.mark.parametrize("estimator", ["gae", "turn_gae"])
 def test_returns_are_what_a_value_should_have_been(estimator):
     algorithm = AlgorithmConfig(
-        name="x", advantage=estimator, critic=CriticConfig(Critic.SHARED), turn_gamma=1.0, group_size=1
+        name="x",
+        advantage=estimator,
+        advantage_options={"turn_gamma": 1.0},
+        critic=CriticConfig("shared"),
+        group_size=1,
     )
     rows = batch([[1.0, 4.0]], tokens_per_turn=2)
     values = torch.tensor([[0.0, 1.0, 2.0, 3.0, 0.5]])
-    got, returns = credit(rows, AlgorithmConfig(**{**vars(algorithm), "lam": 1.0}), StageConfig(), values)
-    assert returns.tolist() == [[0.0, 5.0, 5.0, 4.0, 4.0]]
-    expected = [0.0, 4.0, 3.0, 1.0, 3.5] if estimator is Advantage.GAE else [0.0, 4.0, 4.0, 1.0, 1.0]
+    got, returns = credit(rows, algorithm, StageConfig(), values)
+    starts = turn_starts(rows.turn_ids)
+    assert returns[starts].tolist() == [5.0, 4.0]
+    expected = [0.0, 4.0, 3.0, 1.0, 3.5] if estimator == "gae" else [0.0, 4.0, 4.0, 1.0, 1.0]
     assert got.tolist() == [expected]
 
 
 def test_whitening_looks_at_one_turn_at_a_time():
     advantages = torch.tensor([[0.0, 1.0, 100.0], [0.0, 3.0, 100.0]])
     turns = torch.tensor([[-1, 0, 1], [-1, 0, 1]])
-    got = whiten_turns(advantages, turns, 2)
+    got = whiten_turns(advantages, turns, [True, True])
     assert got[:, 1].tolist() == pytest.approx([-0.7071, 0.7071], abs=1e-3)  # mean 2, deviation sqrt(2)
     assert got[:, 2].tolist() == [0.0, 0.0]  # no difference, no signal
     assert got[:, 0].tolist() == [0.0, 0.0]
 
 
+def test_whitening_leaves_turns_alone_whose_returns_do_not_differ():
+    """Their advantages are the critic's errors; scaled to a deviation of 1 they would drown what is paid."""
+    advantages, turns = torch.tensor([[0.001, 1.0], [0.003, 3.0]]), torch.tensor([[0, 1], [0, 1]])
+    got = whiten_turns(advantages, turns, [False, True])
+    assert got[:, 0].tolist() == advantages[:, 0].tolist()
+    assert returns_vary(torch.tensor([[0.3, 0.3, 0.0]] * 9 + [[0.3, 0.3 + 1e-6, 0.0]])) == [False, True, False]
+
+
+@pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
+@pytest.mark.parametrize(("turn_gamma", "paid"), [(0.0, False), (0.9, True)])
+def test_a_critic_pays_no_turn_that_nothing_pays(advantage, turn_gamma, paid):
+    """Stage I with PPO: whatever the critic thinks of first attempts, nothing they do is paid, unless credit flows."""
+    critic, options = CriticConfig("shared"), {"turn_gamma": turn_gamma}
+    algorithm = AlgorithmConfig(name="x", advantage=advantage, advantage_options=options, critic=critic, whiten=True)
+    rows = batch([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], tokens_per_turn=2)
+    values = torch.where(rows.response_mask, torch.linspace(-1, 1, 20).view(4, 5), 0.0)
+    got, returns = credit(rows, algorithm, SCORE_1, values)
+    assert (got[rows.turn_ids == 0] != 0).any() == paid
+    assert (got[rows.turn_ids == 1] != 0).any()
+    starts = turn_starts(rows.turn_ids) & (rows.turn_ids == 0)
+    assert turn_gamma or returns[starts].abs().max() < 1e-6  # that an unpaid turn is worth nothing is still learned
+
+
+def test_a_bonus_pays_a_turn_without_a_reward_of_its_own():
+    rows = batch([[0.0, 1.0], [1.0, 1.0]])
+    stage = StageConfig(reward_weights=[0.0, 0.0], progress_alpha=1.0, kl_coefs=[0.0, 0.0])
+    got, _ = credit(rows, AlgorithmConfig(name="x"), stage)
+    assert (got[rows.turn_ids == 0] == 0).all()
+    assert (got[rows.turn_ids == 1] != 0).all()
+
+
+@pytest.mark.parametrize("reward", [0.1, 0.3, 1 / 3, 0.7])
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("advantage", ["rloo", "grpo", "reinforce", "reinforce_pp"])
+def test_a_tie_on_partial_credit_is_no_signal(advantage, whiten, reward):
+    """The mean of equal floats may differ from them in the last bit."""
+    rows = batch([[reward, reward]] * 14, group_ids=[0] * 7 + [1] * 7)
+    got, _ = credit(rows, AlgorithmConfig(name="x", advantage=advantage, whiten=whiten), StageConfig())
+    assert (got == 0).all()
+
+
+def test_a_kl_in_the_reward_is_taken_off_its_turn():
+    rows = batch([[1.0, 1.0], [1.0, 1.0]], tokens_per_turn=2)
+    costs = sum_of_turns(torch.tensor([[0.0, 0.1, 0.2, 0.0, 0.0], [0.0] * 5]), rows.turn_ids, 2)
+    assert costs.tolist() == [[pytest.approx(0.3), 0.0], [0.0, 0.0]]
+    stage = AlgorithmConfig(name="x").resolve(StageConfig())
+    got, _ = advantages(rows, torch.zeros(2, 5), stage, Estimator.of(stage), False, just_here, costs)
+    assert got[rows.turn_ids == 0].tolist() == pytest.approx([-0.3, -0.3, 0.3, 0.3])
+    assert (got[rows.turn_ids == 1] == 0).all()
+
+
+def test_dynamic_sampling_does_not_look_at_failed_episodes():
+    """Two of three are right and the third failed: nothing is left to compare."""
+    assert not has_gradient([episode((0.0, 1.0)), episode((0.0, 1.0)), episode((1.0, 0.0), error="x")], SCORE_2)
+
+
 def test_stage_one_gives_first_attempts_no_reward_gradient():
     rows = batch([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], tokens_per_turn=2)
-    for advantage in (Advantage.RLOO, Advantage.GRPO, Advantage.REINFORCE, Advantage.REINFORCE_PP):
-        got, _ = credit(rows, AlgorithmConfig(name="x", advantage=advantage, stages=[SCORE_1]), SCORE_1)
+    for advantage in ("rloo", "grpo", "reinforce", "reinforce_pp"):
+        got, _ = credit(rows, AlgorithmConfig(name="x", advantage=advantage, stages=named(SCORE_1)), SCORE_1)
         assert (got[rows.turn_ids == 0] == 0).all()
         assert (got[rows.turn_ids == 1] != 0).all()
 
@@ -196,7 +263,7 @@ def test_stage_one_gives_first_attempts_no_reward_gradient():
 def test_the_progress_bonus_reaches_the_second_attempt_only():
     rows = batch([[0.0, 1.0], [1.0, 1.0]])
     assert shaped_rewards(rows, SCORE_2).tolist() == [[0.0, 11.0], [1.0, 1.0]]
-    got, _ = credit(rows, AlgorithmConfig(name="x", stages=[SCORE_2]), SCORE_2)
+    got, _ = credit(rows, AlgorithmConfig(name="x", stages=named(SCORE_2)), SCORE_2)
     assert got.tolist() == [[0.0, -1.0, 10.0], [0.0, 1.0, -10.0]]
 
 
@@ -205,7 +272,7 @@ def test_no_bonus_past_the_last_turn():
 
 
 def test_reinforce_needs_no_groups():
-    algorithm = AlgorithmConfig(name="x", advantage=Advantage.REINFORCE, group_size=1)
+    algorithm = AlgorithmConfig(name="x", advantage="reinforce", group_size=1)
     got, _ = credit(
         batch([[1.0], [0.0]], group_ids=[0, 1]), algorithm, StageConfig(reward_weights=[1.0], kl_coefs=[0.0])
     )
@@ -220,8 +287,6 @@ def test_dynamic_sampling_looks_at_every_turn():
 
 
 def test_stages_share_the_steps():
-    two = AlgorithmConfig(name="x", stages=[StageConfig(share=1.0), StageConfig(share=3.0)])
-    assert [stage_at(two, step, 8)[0] for step in range(8)] == [0, 0, 1, 1, 1, 1, 1, 1]
-    assert stage_at(two, 2, 8) == (1, 2, 8)
-    with pytest.raises(ValueError, match="not in a run"):
-        stage_at(two, 8, 8)
+    assert stage_spans([1.0, 3.0], 8) == [(0, 2), (2, 8)]
+    assert stage_spans([1.0, 1.0, 1.0], 10) == [(0, 3), (3, 7), (7, 10)]
+    assert stage_spans([1.0, 9.0], 1) == [(0, 0), (0, 1)]  # too short a run for its first stage

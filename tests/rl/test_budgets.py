@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from envs import Split
-from rl.config import AlgorithmConfig, OfflineConfig, Rule, Schedule, SFTConfig, StageConfig, TrainingConfig
+from rl.config import AlgorithmConfig, OfflineConfig, SFTConfig, StageConfig, TrainingConfig
 from rl.offline import OfflineTrainer
 from rl.probe import first_turns, second_attempts
 from rl.workbench import Workbench
-from tests.helpers import build_trainer, modchain_config
+from tests.helpers import build_trainer, modchain_config, named
 
 
 def run(trainer):
@@ -22,7 +22,7 @@ def run(trainer):
 TWO_STAGES = AlgorithmConfig(
     name="two",
     group_size=4,
-    stages=[StageConfig(reward_weights=[0.0, 1.0]), StageConfig(reward_weights=[1.0, 1.0])],
+    stages=named(StageConfig(reward_weights=[0.0, 1.0]), StageConfig(reward_weights=[1.0, 1.0])),
     minibatches=2,
 )
 
@@ -51,9 +51,9 @@ def test_a_budget_of_tokens_ends_with_the_batch_that_reaches_it():
 
 
 def test_a_budget_of_tokens_knows_no_decay():
-    cfg = modchain_config(schedule=Schedule.LINEAR)
+    cfg = modchain_config(schedule="linear")
     cfg.training = TrainingConfig(tokens=1000, tasks_per_step=4)
-    with pytest.raises(ValueError, match=r"optim\.schedule=CONSTANT"):
+    with pytest.raises(ValueError, match=r"optim\.schedule=constant"):
         build_trainer(cfg)
 
 
@@ -65,7 +65,9 @@ def test_a_run_has_one_budget():
 def offline(training, **options):
     cfg = modchain_config()
     fields = {name: getattr(cfg, name) for name in ("threads", "model", "env", "engine", "evaluation")}
-    method = OfflineConfig(name="x", rule=Rule.STAR, keep_right_to_right=True, iterations=2, group_size=4, **options)
+    method = OfflineConfig(
+        name="x", rule="star", rule_options={"keep_right_to_right": True}, iterations=2, group_size=4, **options
+    )
     config = SFTConfig(name="test", seed=0, offline=method, training=training, **fields)
     bench = Workbench.build(config)
     tasks, rollout = bench.tasks(Split.TRAIN), bench.rollout(Split.TRAIN)

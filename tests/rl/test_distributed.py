@@ -10,44 +10,44 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rl.backends.distributed import Distributed
 from rl.config import (
-    KL,
-    Advantage,
     AlgorithmConfig,
-    Critic,
     CriticConfig,
     LoraConfig,
     ModelConfig,
-    Normaliser,
     StageConfig,
+    TermConfig,
 )
 from rl.learner import Learner
 from rl.tracking import read_jsonl
 from rl.types import RolloutBatch
+from rl.workbench import Workbench
 from tests.conftest import ROOT
 from tests.helpers import modchain_config
+from tests.rl.test_resume import TWICE, config, play, without_times
 
-STAGES = [StageConfig(reward_weights=[1.0, 1.0], progress_alpha=1.0, kl_coefs=[0.1, 0.2])]
+STAGES = {"main": StageConfig(reward_weights=[1.0, 1.0], progress_alpha=1.0, kl_coefs=[0.1, 0.2])}
 ALGORITHMS = {
-    "rloo": AlgorithmConfig(name="rloo", group_size=4, stages=STAGES, kl=KL.FULL),
+    "rloo": AlgorithmConfig(name="rloo", group_size=4, stages=STAGES, kl="full"),
     "ppo": AlgorithmConfig(
         name="ppo",
         group_size=4,
-        advantage=Advantage.GAE,
-        critic=CriticConfig(Critic.SEPARATE),
-        normaliser=Normaliser.TOKENS,
+        advantage="gae",
+        critic=CriticConfig("separate"),
+        normaliser="tokens",
         whiten=True,
-        turn_gamma=1.0,
+        advantage_options={"turn_gamma": 1.0, "lam": 0.95},
         stages=STAGES,
-        entropy_coef=0.01,
+        terms={"entropy": TermConfig(weight=0.01)},
     ),
     "shared": AlgorithmConfig(
-        name="shared", group_size=4, advantage=Advantage.TURN_GAE, critic=CriticConfig(Critic.SHARED), stages=STAGES
+        name="shared", group_size=4, advantage="turn_gae", critic=CriticConfig("shared"), stages=STAGES
     ),
     "reinforce_pp": AlgorithmConfig(
-        name="reinforce_pp", advantage=Advantage.REINFORCE_PP, group_size=1, stages=STAGES, minibatches=1, epochs=2
+        name="reinforce_pp", advantage="reinforce_pp", group_size=1, stages=STAGES, minibatches=1, epochs=2
     ),
     "lora": AlgorithmConfig(name="lora", group_size=4, stages=STAGES),
 }
@@ -77,6 +77,7 @@ def rollout_batch() -> RolloutBatch:
         rewards=torch.rand(n_rows, 2, generator=generator).round(decimals=1),
         n_turns=torch.full((n_rows,), 2),
         group_ids=torch.arange(n_rows) // 4,
+        compared=torch.ones(n_rows, 2, dtype=torch.bool),
     )
 
 
@@ -86,7 +87,7 @@ def learner_after_one_update(kind: str) -> tuple[Learner, dict[str, float]]:
 
     torch.manual_seed(0)
     cfg = modchain_config(algorithm=ALGORITHMS[kind])
-    cfg.optim.micro_batch_tokens = 120  # several micro-batches, and not the same number on both processes
+    cfg.algorithm.optim.micro_batch_tokens = 120  # several micro-batches, and not the same number on both processes
     lora = LoraConfig(rank=4) if kind == "lora" else LoraConfig()
     cfg.model = ModelConfig(path=str(ROOT / "models" / "modchain"), lora=lora)
     model, _ = load_policy(cfg.model)
@@ -97,15 +98,15 @@ def learner_after_one_update(kind: str) -> tuple[Learner, dict[str, float]]:
                     parameter.copy_(0.01 * torch.sin(torch.arange(parameter.numel()).view_as(parameter)))
     distributed = Distributed(cpu=True)
     learner = Learner(cfg, model, 0, distributed)
-    stage = cfg.algorithm.stages[0]
+    (stage,) = cfg.algorithm.resolved(2)
     learner.enter_stage(stage, 10, is_first=True)
     batch = rollout_batch()
     if distributed.n_processes == 2:
         batch = batch.rows(range(8) if distributed.rank == 0 else range(8, 12))
     train = learner.score(batch, stage)
     for _ in range(cfg.algorithm.epochs):
-        ratios = distributed.sum_ratios(learner.update(train, stage))
-    return learner, {name: ratio.value for name, ratio in ratios.items()}
+        measured = learner.update(train, stage).over_processes(distributed)
+    return learner, {name: ratio.value for name, ratio in measured.log.items()}
 
 
 def free_port() -> int:
@@ -114,7 +115,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT) -> None:
+def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT, status: int = 0) -> None:
     """Two gloo processes with the environment that ``accelerate launch`` gives them."""
     port = str(free_port())
     processes = []
@@ -141,7 +142,9 @@ def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT) -> 
     finally:  # if one hangs, neither it nor the other outlives the test
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(error[-3000:] for error in errors)
+    assert [process.returncode for process in processes] == [status, status], "\n".join(
+        error[-3000:] for error in errors
+    )
 
 
 @pytest.mark.slow
@@ -184,6 +187,38 @@ def test_a_whole_run_of_two_processes_resumes_exactly(fsdp, tmp_path):
     (tmp_path / "result.json").unlink()
     run_two("tests.rl.two_process_run", [str(tmp_path)], fsdp)
     assert (tmp_path / "policy" / "model.safetensors").read_bytes() == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+def test_a_signal_to_one_process_ends_both_at_the_same_step_and_one_process_goes_on(fsdp, tmp_path):
+    """The signal falls into the third of six batches, after the first of its two optimiser steps; then one process has
+    the rows of both, and the run ends as if it had never been more than one."""
+    whole, _ = play(config(TWICE, save_every=1, save_every_updates=1), tmp_path / "whole")
+    folder = tmp_path / "two"
+    folder.mkdir()
+    run_two("tests.rl.two_process_run", [str(folder), "TWICE", "3"], fsdp, status=75)
+    newest = max(path.name for path in (folder / "checkpoints").iterdir())
+    assert newest == "000002_00000005"
+    resumed, _ = play(config(TWICE, save_every=1, save_every_updates=1), folder)
+    assert (resumed - whole).abs().max() < 1e-5
+    rows = [[without_times(row) for row in read_jsonl(path / "metrics.jsonl")] for path in (tmp_path / "whole", folder)]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    for one, two in zip(*rows, strict=True):
+        assert two == pytest.approx(one, rel=1e-2, abs=1e-4, nan_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+def test_two_processes_go_on_where_one_was(fsdp, tmp_path):
+    cfg = config(TWICE, save_every=1, save_every_updates=1)
+    whole, _ = play(cfg, tmp_path / "whole")
+    play(cfg, tmp_path / "one", stop_after=5)
+    run_two("tests.rl.two_process_run", [str(tmp_path / "one"), "TWICE"], fsdp)
+    weights = load_file(tmp_path / "one" / "policy" / "model.safetensors")
+    model = Workbench.build(cfg).model
+    resumed = torch.cat([weights[name].flatten() for name, _ in model.named_parameters()])
+    assert (resumed - whole).abs().max() < 1e-5
 
 
 def test_kinds_that_are_not_supported_are_refused(monkeypatch):

@@ -11,6 +11,7 @@ from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.config import EngineConfig, ModelConfig
 from rl.rollout import complete
 from rl.types import Finish, Request
+from tests.helpers import modchain_config
 
 TINY = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -81,3 +82,17 @@ def test_stop_strings_end_an_answer_and_are_no_part_of_it(parts):
     assert all("12" not in renderer.text(a.action_ids) and "3" not in renderer.text(a.action_ids) for a in stopped)
     with pytest.raises(ValueError, match=r"engine\.stop_strings: engine=vllm samples ids without a tokenizer"):
         EngineConfig(name="vllm", stop_strings=["x"])
+
+
+@pytest.mark.parametrize("broken", ["compute_flops_per_token", "get_peak_flops"])
+def test_a_metric_that_cannot_be_computed_is_left_out(parts, monkeypatch, broken):
+    import trl.trainer.utils
+
+    from rl.backends.flops import Flops
+
+    def unknown(*_):
+        raise AttributeError("no such layer, no such device")
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(trl.trainer.utils, broken, unknown)
+    assert Flops.of(parts[0], torch.device("cuda"), modchain_config()).utilisation(1.0) is None

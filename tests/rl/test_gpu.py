@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig, EngineConfig, StageConfig
-from tests.helpers import modchain_config
+from tests.helpers import modchain_config, named
 
 pytestmark = pytest.mark.gpu
 
@@ -15,10 +15,10 @@ def trainer_on_gpu(engine=None, **optim):
     from rl.backends.distributed import Distributed
     from rl.workbench import Workbench
 
-    algorithm = AlgorithmConfig(name="x", group_size=4, stages=[StageConfig()])
+    algorithm = AlgorithmConfig(name="x", group_size=4, stages=named(StageConfig()))
     cfg = modchain_config(algorithm=algorithm, episodes=96, **optim)
     cfg.engine = engine or EngineConfig()
-    distributed = Distributed(mixed_precision=cfg.optim.mixed_precision)
+    distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     assert distributed.device.type == "cuda"
     bench = Workbench.build(cfg, distributed)
     trainer = bench.trainer()

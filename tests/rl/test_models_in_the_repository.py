@@ -34,7 +34,7 @@ def test_the_base_is_half_right_and_does_not_correct_itself(toy):
         64,
     )
     plans = [EpisodePlan(task, i, i) for i, task in enumerate(taskset.load(Split.TEST)[:300])]
-    rates = summarise([EvalRow.of(e, "base", 0, "greedy", 0) for e in rollout.run(plans, 0.0)])
+    rates = summarise([EvalRow.of(e, "base", 0, "greedy", 0, 2) for e in rollout.run(plans, 0.0)])
     assert 0.3 < rates["accuracy_t1"] < 0.8
     assert rates["delta"] <= 0.03
 

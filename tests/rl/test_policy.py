@@ -1,5 +1,7 @@
 """The policy module: heads, adapters, checkpointed activations, and weights on their way in and out."""
 
+import json
+import shutil
 import sys
 from copy import deepcopy
 
@@ -13,7 +15,7 @@ from rl.backends.policy import Actor, Critic, load_policy, sampled_stats
 from rl.backends.tiny import tiny_llama
 from rl.backends.weights import decoder_layers, full_state, full_weights, load_pretrained
 from rl.checkpoint import save_policy
-from rl.config import KL, AlgorithmConfig, LoraConfig, ModelConfig, OptimConfig
+from rl.config import AlgorithmConfig, LoraConfig, ModelConfig, OptimConfig
 from rl.learner import Learner
 from tests.conftest import ROOT
 from tests.helpers import build_trainer, modchain_config
@@ -55,9 +57,8 @@ def test_a_fused_head_has_one_temperature():
 
 
 def test_the_fused_head_cannot_give_whole_distributions():
-    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", kl=KL.FULL), fused_head=True)
-    with pytest.raises(ValueError, match=r"kl=FULL.*fused_head"):
-        build_trainer(cfg)
+    with pytest.raises(ValueError, match=r"kl=full.*fused_head"):
+        AlgorithmConfig(name="x", kl="full", fused_head=True)
 
 
 @pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"fused_head": True}])
@@ -141,7 +142,7 @@ def test_adapters_are_merged_into_what_the_engine_and_the_disk_get(tmp_path):
 
 def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
     """Its copy has no adapters; what is published is the sum."""
-    from rl.backends.engines import make_engine
+    from rl.backends.engines import ENGINES
     from rl.rendering import Renderer
     from rl.rollout import complete
     from rl.types import Request
@@ -149,9 +150,9 @@ def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
     model, tokenizer = model_with_lora()
     renderer, distributed = Renderer(tokenizer), Distributed(cpu=True)
     asked = [Request(i, (1, 13 + i, 2), 5, 1.0, i) for i in range(6)]
-    own = make_engine(modchain_config(), model, renderer, 64, distributed)
+    own = ENGINES["hf"](modchain_config(), model, renderer, 64, distributed)
     distributed.shards = True
-    copy = make_engine(modchain_config(), model, renderer, 64, distributed)
+    copy = ENGINES["hf"](modchain_config(), model, renderer, 64, distributed)
     assert not copy.shares_weights
     assert [c.action_ids for c in complete(copy, asked)] == [c.action_ids for c in complete(own, asked)]
     with torch.no_grad():
@@ -217,9 +218,9 @@ def test_bf16_autocast_keeps_float32_weights_and_stays_near():
     model, _ = load_policy(cfg.model)
     results = []
     for precision in ("no", "bf16"):
-        cfg.optim = OptimConfig(mixed_precision=precision)
+        cfg.algorithm.optim = OptimConfig(mixed_precision=precision)
         learner = Learner(cfg, deepcopy(model), 0, Distributed(cpu=True, mixed_precision=precision))
-        stage = cfg.algorithm.stages[0]
+        (stage,) = cfg.algorithm.resolved(cfg.env.attempts)
         learner.enter_stage(stage, 1, is_first=True)
         train = learner.score(rollout_batch(), stage)
         learner.update(train, stage)
@@ -272,12 +273,12 @@ def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
 
 
 def test_sharing_is_left_where_it_cannot_pay_or_be_right():
-    from rl.backends.trunk import _can_share, _shared_prompts
+    from rl.backends.trunk import Rows, _can_share, _shared_prompts
 
     different, none = rollout_batch(), rollout_batch()
     none.response_mask[0] = False
     for batch in (different, none):
-        assert _shared_prompts(batch.input_ids, batch.attention_mask, batch.response_mask) is None
+        assert _shared_prompts(Rows.of(batch.input_ids, batch.attention_mask, batch.response_mask)) is None
     model, _ = load_policy(ModelConfig(path=PATH))
     assert _can_share(model.model)
     model.gradient_checkpointing_enable()
@@ -303,3 +304,33 @@ def test_log_probs_by_block_equal_log_softmax(n_rows, monkeypatch):
         results.append((logprobs.detach(), entropy, logits.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+GENERATION_CONFIGS = {
+    "greedy with a temperature": (
+        {"temperature": 0.7, "eos_token_id": [2, 5]},
+        {"temperature": 0.7, "do_sample": True},
+    ),
+    "greedy with top-p": ({"do_sample": False, "top_p": 0.9, "top_k": 20}, {"top_p": 0.9, "do_sample": True}),
+    "several answers": ({"num_return_sequences": 3, "eos_token_id": 2}, {"num_return_sequences": 3, "do_sample": True}),
+    "no room": ({"max_new_tokens": -1, "eos_token_id": 2}, {"max_new_tokens": None, "eos_token_id": 2}),
+    "forced and suppressed": (
+        {"forced_eos_token_id": 1, "suppress_tokens": [1], "bos_token_id": 1},
+        {"bos_token_id": 1},
+    ),
+    "a bad id": ({"pad_token_id": -3}, {"pad_token_id": None}),
+    "a call's argument": ({"streamer": 1, "eos_token_id": 2}, {"eos_token_id": 2}),
+    "a word": ({"temperature": "hot"}, {}),
+    "right": ({"temperature": 0.7, "do_sample": True}, {"temperature": 0.7, "do_sample": True}),
+}
+
+
+@pytest.mark.parametrize("case", GENERATION_CONFIGS)
+def test_a_generation_config_that_transformers_refuses_does_not_cost_a_run(case, tmp_path):
+    stored, expected = GENERATION_CONFIGS[case]
+    shutil.copytree(ROOT / "models" / "modchain", tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text(json.dumps(stored))
+    model, tokenizer = load_policy(ModelConfig(path=str(tmp_path / "base")))
+    assert {name: getattr(model.generation_config, name) for name in expected} == expected
+    save_policy(tmp_path / "policy", model, tokenizer)
+    load_policy(ModelConfig(path=str(tmp_path / "policy")))

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from envs import Split
-from rl.config import Advantage, AlgorithmConfig, Critic, CriticConfig, Reference, Select, StageConfig
+from rl.config import AlgorithmConfig, CriticConfig, StageConfig
 from rl.types import RunStoppedError
-from tests.helpers import build_trainer, modchain_config
+from tests.helpers import build_trainer, modchain_config, named
 
-BASE, PREVIOUS = Reference.BASE, Reference.PREVIOUS
+BASE, PREVIOUS = "base", "previous"
 
 
 def weights(model):
@@ -28,11 +28,11 @@ def three_turn():
     return AlgorithmConfig(
         name="three",
         group_size=4,
-        stages=[
+        stages=named(
             StageConfig(attempts=2, reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03]),
             StageConfig(attempts=3, reward_weights=[0.0, 0.0, 1.0], kl_coefs=[0.3, 0.3, 0.03], reference=PREVIOUS),
             StageConfig(attempts=3, reward_weights=[1.0] * 3, progress_alpha=3.0, kl_coefs=[0.03] * 3),
-        ],
+        ),
     )
 
 
@@ -49,7 +49,7 @@ def test_the_three_turn_variant_plays_two_then_three_attempts():
 def test_a_stage_is_held_to_the_reference_that_it_names():
     """At its first step a stage with ``previous`` has no KL at all; with ``base`` it has what training made of it."""
     for reference in (PREVIOUS, BASE):
-        stages = [StageConfig(kl_coefs=[0.01, 0.01]), StageConfig(kl_coefs=[0.3, 0.3], reference=reference)]
+        stages = named(StageConfig(kl_coefs=[0.01, 0.01]), StageConfig(kl_coefs=[0.3, 0.3], reference=reference))
         cfg = modchain_config(
             algorithm=AlgorithmConfig(name="x", group_size=4, stages=stages), episodes=6 * 32, lr=1e-2
         )
@@ -63,7 +63,7 @@ def test_a_stage_is_held_to_the_reference_that_it_names():
 
 def test_a_stage_starts_with_a_fresh_optimiser_unless_it_keeps_it():
     for keep in (False, True):
-        stages = [StageConfig(), StageConfig(keep_optimizer=keep)]
+        stages = named(StageConfig(), StageConfig(keep_optimizer=keep))
         cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=stages), episodes=4 * 32)
         trainer, _ = build_trainer(cfg)
         run_to_the_end(trainer)
@@ -74,16 +74,16 @@ def test_a_stage_starts_with_a_fresh_optimiser_unless_it_keeps_it():
 def test_adapters_cannot_be_held_to_an_earlier_stage():
     from rl.config import LoraConfig
 
-    stages = [StageConfig(), StageConfig(reference=PREVIOUS)]
+    stages = named(StageConfig(), StageConfig(reference=PREVIOUS))
     cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=stages))
     cfg.model.lora = LoraConfig(rank=2)
-    with pytest.raises(ValueError, match=r"reference=PREVIOUS needs full tuning"):
+    with pytest.raises(ValueError, match=r"reference=previous needs full tuning"):
         build_trainer(cfg)
 
 
 def test_offline_groups_read_one_attempt_of_the_base_and_learn_the_second():
     stage = StageConfig(offline_first_attempts=0.5)
-    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=[stage]), episodes=3 * 32)
+    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=named(stage)), episodes=3 * 32)
     trainer, bench = build_trainer(cfg)
     (metrics, episodes), *_ = run_to_the_end(trainer)
     groups = {}
@@ -125,7 +125,7 @@ def test_dynamic_sampling_replaces_groups_without_a_gradient_within_the_budget()
 
 def test_a_critic_warms_up_before_the_policy_moves():
     algorithm = AlgorithmConfig(
-        name="x", advantage=Advantage.GAE, group_size=4, critic=CriticConfig(Critic.SEPARATE, warmup_steps=2)
+        name="x", advantage="gae", group_size=4, critic=CriticConfig("separate", warmup_steps=2)
     )
     trainer, bench = build_trainer(modchain_config(algorithm=algorithm, episodes=4 * 32))
     before = weights(bench.model)
@@ -137,12 +137,51 @@ def test_a_critic_warms_up_before_the_policy_moves():
     assert not torch.equal(weights(bench.model), before)
 
 
-@pytest.mark.parametrize("kind", [Critic.SHARED, Critic.SEPARATE])
-@pytest.mark.parametrize("advantage", [Advantage.GAE, Advantage.TURN_GAE])
+@pytest.mark.parametrize(
+    "critic", [CriticConfig("separate", warmup_steps=2), CriticConfig("shared", True, warmup_steps=2)]
+)
+def test_a_policy_rests_during_warm_up_whatever_the_weight_decay(critic):
+    algorithm = AlgorithmConfig(name="x", advantage="gae", group_size=4, critic=critic)
+    trainer, bench = build_trainer(modchain_config(algorithm=algorithm, episodes=3 * 32, weight_decay=0.1))
+    before = weights(bench.model)
+    for _ in range(2):
+        trainer.train_step()
+    assert torch.equal(weights(bench.model), before)
+    trainer.train_step()
+    assert not torch.equal(weights(bench.model), before)
+
+
+def test_a_schedule_ends_where_the_budget_does_when_groups_are_replaced():
+    cfg = modchain_config(
+        algorithm=AlgorithmConfig(name="x", group_size=4, dynamic_sampling=3), episodes=16 * 32, schedule="linear"
+    )
+    trainer, _ = build_trainer(cfg)
+    rates = [metrics["optim/lr"] for metrics, _ in run_to_the_end(trainer)]
+    assert len(rates) < 12  # replaced groups were counted
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == 1e-3
+    assert rates[-1] < 0.25e-3  # the last batch begins where a quarter of the budget is left at most
+
+
+def test_kl_may_be_taken_off_the_reward():
+    """The gradient then reaches the policy through advantages alone, and the KL is still measured."""
+    seen = {}
+    for where in (False, True):
+        stages = named(StageConfig(kl_coefs=[1.0, 1.0]))
+        algorithm = AlgorithmConfig(name="x", group_size=4, stages=stages, kl_in_reward=where)
+        trainer, bench = build_trainer(modchain_config(algorithm=algorithm, episodes=4 * 32, lr=1e-2))
+        metrics = [metrics for metrics, _ in run_to_the_end(trainer)]
+        assert metrics[-1]["policy/kl_ref_t1"] > 0
+        seen[where] = weights(bench.model)
+    assert not torch.equal(seen[False], seen[True])
+
+
+@pytest.mark.parametrize("kind", ["shared", "separate"])
+@pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
 def test_a_critic_learns_to_predict(kind, advantage):
     """On the real model, beside the policy: from zero the values come to the level of the returns and stay there."""
     critic = CriticConfig(kind, coef=1.0)
-    algorithm = AlgorithmConfig(name="x", advantage=advantage, group_size=4, critic=critic, epochs=4, lam=1.0)
+    algorithm = AlgorithmConfig(name="x", advantage=advantage, group_size=4, critic=critic, epochs=4)
     trainer, _ = build_trainer(modchain_config(algorithm=algorithm, episodes=20 * 128, tasks_per_step=32, lr=1e-3))
     explained = [metrics["critic/explained_variance"] for metrics, _ in run_to_the_end(trainer)]
     assert explained[0] < -0.3  # values of zero, returns of a third
@@ -161,8 +200,8 @@ def test_stale_weights_stop_the_run():
 def test_an_episode_that_ends_with_the_attempt_it_read_is_not_stale():
     """A right first attempt of the base ends the episode where the environment stops at it: nothing was sampled."""
     stage = StageConfig(offline_first_attempts=1.0)
-    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=[stage]), episodes=3 * 32)
-    cfg.env.stop_on_correct = True
+    cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=named(stage)), episodes=3 * 32)
+    cfg.env.stop_rule = "on_correct"
     trainer, _ = build_trainer(cfg)
     steps = run_to_the_end(trainer)
     assert len(steps) == 3
@@ -172,16 +211,16 @@ def test_an_episode_that_ends_with_the_attempt_it_read_is_not_stale():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AlgorithmConfig(name="x", advantage=Advantage.GAE), r"advantage=gae needs values"),
-        (lambda: AlgorithmConfig(name="x", critic=CriticConfig(Critic.SHARED)), r"advantage=rloo takes no values"),
-        (lambda: AlgorithmConfig(name="x", dynamic_sampling=1, advantage=Advantage.REINFORCE, group_size=1), "least 2"),
-        (lambda: AlgorithmConfig(name="x", stages=[StageConfig(reference=PREVIOUS)]), "no stage before the first"),
-        (lambda: CriticConfig(Critic.SHARED, warmup_steps=1), "rewrite the policy"),
+        (lambda: AlgorithmConfig(name="x", advantage="gae"), r"advantage=gae needs values"),
+        (lambda: AlgorithmConfig(name="x", critic=CriticConfig("shared")), r"advantage=rloo takes no values"),
+        (lambda: AlgorithmConfig(name="x", dynamic_sampling=1, advantage="reinforce", group_size=1), "least 2"),
+        (lambda: AlgorithmConfig(name="x", stages=named(StageConfig(reference=PREVIOUS))), "no stage before it"),
+        (lambda: CriticConfig("shared", warmup_steps=1), "rewrite the policy"),
         (lambda: StageConfig(kl_targets=[0.1]), "one positive target per turn"),
         (lambda: StageConfig(kl_coefs=[0.0, 0.1], kl_targets=[0.1, 0.1]), "a coefficient of 0 stays"),
         (lambda: StageConfig(kl_balance=1.0, kl_coefs=[0.0, 0.1]), "positive kl_coefs"),
-        (lambda: StageConfig(offline_first_attempts=1.5), r"must lie in \[0, 1\]"),
-        (lambda: AlgorithmConfig(name="x", clip_low=0.0), "clip_low"),
+        (lambda: StageConfig(offline_first_attempts=1.5), r"must be in \[0, 1\]"),
+        (lambda: AlgorithmConfig(name="x", loss_options={"clip_low": 0.0}), "clip_low"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_together_is_refused(make, message):
@@ -198,5 +237,5 @@ def test_more_minibatches_than_episodes_are_refused():
 def test_choosing_the_best_policy_needs_validation():
     from rl.config import TrainingConfig
 
-    with pytest.raises(ValueError, match="select=BEST"):
-        TrainingConfig(select=Select.BEST, validate_every=0)
+    with pytest.raises(ValueError, match="select=best"):
+        TrainingConfig(select="best", validate_every=0)

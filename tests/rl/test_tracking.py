@@ -1,10 +1,12 @@
 """Metrics: one catalogue, JSON lines that a resumed run cuts back, dashboards beside them."""
 
 import importlib.util
+import json
 
 import pytest
 
-from rl.analysis.metrics import catalogue, page
+from rl import trainer  # noqa: F401  declares what runs log
+from rl.analysis.metrics import METRICS, catalogue, declare, page
 from rl.backends.trackers import Trackers
 from rl.config import TrackingConfig
 from rl.tracking import Tracker, read_jsonl
@@ -14,14 +16,25 @@ from tests.helpers import episode
 
 def test_the_page_of_metrics_is_the_catalogue():
     assert (ROOT / "docs" / "metrics.md").read_text() == page(), "python -m rl.analysis.metrics > docs/metrics.md"
-    for name in ("policy/kl_ref_t<k>", "eval/<kind>/delta", "system/mfu", "critic/explained_variance"):
+    for name in ("policy/kl_ref_t<k>", "eval/<mode>/delta", "system/mfu", "critic/explained_variance"):
         assert f"| `{name}` |" in page()
     assert all(metric.unit and metric.meaning for metric in catalogue().values())
 
 
+def test_a_metric_from_outside_is_declared_once_and_described_in_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(METRICS, "_values", dict(METRICS._values))
+    declare({"mine/length_t<k>": ("words", "mean length")})
+    tracker = Tracker(tmp_path)
+    tracker.log(1, {"mine/length_t2": 3.0, "eval/greedy/accuracy_t3": 0.5, "eval/transfer/far/delta": 0.25})
+    tracker.close()
+    described = json.loads((tmp_path / "metrics.json").read_text())
+    assert described["mine/length_t2"] == {"unit": "words", "meaning": "mean length"}
+    assert described["eval/transfer/far/delta"]["unit"] == "fraction"
+
+
 def test_unlisted_metrics_are_refused(tmp_path):
     tracker = Tracker(tmp_path)
-    with pytest.raises(KeyError, match=r"nonsense.*rl/analysis/metrics\.py"):
+    with pytest.raises(KeyError, match=r"nonsense.*not declared.*Call rl\.analysis\.metrics\.declare"):
         tracker.log(1, {"nonsense": 1.0})
 
 

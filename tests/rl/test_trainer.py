@@ -7,21 +7,23 @@ import torch
 
 from envs import Split
 from rewards import Verdict
-from rl.config import KL, AlgorithmConfig, Importance, Normaliser, Schedule, StageConfig
+from rl.config import AlgorithmConfig, StageConfig
+from rl.learner import Learner
+from rl.losses import NORMALISERS
 from rl.rollout import EpisodePlan
 from rl.schedule import lr_factor, shuffled_index
 from rl.source import drop_failed
 from rl.types import RunStoppedError
-from tests.helpers import build_trainer, episode, modchain_config
+from tests.helpers import build_trainer, episode, modchain_config, named
 
 STAGE_ONE = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.0, 0.0])
 SCORE = AlgorithmConfig(
     name="score",
     group_size=4,
-    stages=[
+    stages=named(
         StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03]),
         StageConfig(reward_weights=[1.0, 1.0], progress_alpha=3.0, kl_coefs=[0.03, 0.03]),
-    ],
+    ),
 )
 
 
@@ -57,8 +59,8 @@ def test_the_trainers_logprobs_equal_the_engines_on_both_turns():
     assert (other.logprobs - rows.sampler_logprobs).abs()[rows.turn_ids == 1].max() > 1e-2
 
 
-@pytest.mark.parametrize("normaliser", list(Normaliser))
-@pytest.mark.parametrize("kl", [KL.K3, KL.FULL])
+@pytest.mark.parametrize("normaliser", list(NORMALISERS))
+@pytest.mark.parametrize("kl", ["k3", "full"])
 def test_micro_batching_does_not_change_the_gradient(normaliser, kl):
     """Micro-batches of 1, 2, 3 and 6 rows give the gradient of the whole batch."""
     algorithm = replace(SCORE, normaliser=normaliser, kl=kl)
@@ -66,7 +68,7 @@ def test_micro_batching_does_not_change_the_gradient(normaliser, kl):
     for rows_per_piece in (1, 2, 3, 6):
         cfg = modchain_config(tasks_per_step=3, algorithm=replace(algorithm, group_size=2))
         trainer, bench = build_trainer(cfg)
-        learner, stage = trainer.learner, algorithm.stages[1]
+        learner, stage = trainer.learner, trainer.stages[1]
         learner.enter_stage(stage, 1, is_first=True)
         with torch.no_grad():  # away from the reference, so that the KL has a gradient
             for p in bench.model.parameters():
@@ -76,8 +78,8 @@ def test_micro_batching_does_not_change_the_gradient(normaliser, kl):
 
         batch = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
         width = int(batch.lengths.max())
-        cfg.optim.micro_batch_tokens = rows_per_piece * width
-        n_pieces.append(len(list(micro_batches(batch.lengths, batch.group_ids, cfg.optim.micro_batch_tokens))))
+        learner._optim.micro_batch_tokens = rows_per_piece * width
+        n_pieces.append(len(list(micro_batches(batch.lengths, batch.group_ids, rows_per_piece * width))))
         train = learner.score(batch, stage)
         learner._distributed.clip_grad_norm = lambda *_: 0.0
         learner._optimizer.zero_grad = lambda: None  # keep the gradient for the comparison
@@ -95,22 +97,15 @@ def test_stage_one_gives_first_attempt_tokens_no_reward_gradient():
     """d loss / d log-prob is zero on every first-attempt token, and not on second attempts that differ in reward."""
     from rl.batching import to_rollout_batch
     from rl.losses import clipped_pg_loss
-    from tests.helpers import credit
+    from tests.helpers import credit, loss_inputs
 
-    trainer, bench = build_trainer(modchain_config(algorithm=replace(SCORE, stages=[STAGE_ONE])))
-    episodes = trainer.source.sample(STAGE_ONE, 1000)
+    trainer, bench = build_trainer(modchain_config(algorithm=replace(SCORE, stages=named(STAGE_ONE))))
+    episodes = trainer.source.sample(trainer.stages[0], 1000)
     rows = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
     advantages, _ = credit(rows, SCORE, STAGE_ONE)
     logprobs = rows.sampler_logprobs.clone().requires_grad_()
-    clipped_pg_loss(
-        logprobs,
-        rows.sampler_logprobs,
-        advantages,
-        rows.response_mask,
-        rows.response_mask.float(),
-        clip_low=0.2,
-        clip_high=0.2,
-    ).loss.backward()
+    stats, scored = loss_inputs(logprobs, rows.sampler_logprobs, advantages, rows.turn_ids)
+    clipped_pg_loss(stats, scored, rows.response_mask.float(), clip_low=0.2, clip_high=0.2).loss.backward()
     assert logprobs.grad is not None
     assert (logprobs.grad[rows.turn_ids == 0] == 0).all()
     assert (logprobs.grad[rows.turn_ids == 1] != 0).any()
@@ -128,12 +123,12 @@ def test_the_same_seed_twice_gives_identical_parameters():
 
 
 def test_every_parameter_moves_and_the_metrics_are_in_the_catalogue():
-    from rl.analysis.metrics import check_names
+    from rl.analysis.metrics import describe
 
     trainer, bench = build_trainer(modchain_config(algorithm=SCORE))
     before = {name: p.detach().clone() for name, p in bench.model.named_parameters()}
     metrics, episodes = trainer.train_step()
-    check_names(metrics)
+    assert all(describe(name).unit for name in metrics)
     assert len(episodes) == metrics["rollout/episodes"] == 32
     unmoved = [name for name, p in bench.model.named_parameters() if torch.equal(p, before[name])]
     assert not unmoved
@@ -142,7 +137,7 @@ def test_every_parameter_moves_and_the_metrics_are_in_the_catalogue():
 
 
 def test_several_updates_per_batch_use_the_old_policy():
-    algorithm = AlgorithmConfig(name="x", group_size=4, epochs=2, minibatches=2, stages=[StageConfig()])
+    algorithm = AlgorithmConfig(name="x", group_size=4, epochs=2, minibatches=2, stages=named(StageConfig()))
     trainer, _ = build_trainer(modchain_config(algorithm=algorithm, lr=3e-2))
     metrics, _ = trainer.train_step()
     assert metrics["policy/ratio"] != pytest.approx(1.0, abs=1e-6)
@@ -151,7 +146,7 @@ def test_several_updates_per_batch_use_the_old_policy():
 
 def test_single_turn_training_samples_one_attempt():
     algorithm = AlgorithmConfig(
-        name="x", group_size=4, stages=[StageConfig(attempts=1, reward_weights=[1.0], kl_coefs=[0.03])]
+        name="x", group_size=4, stages=named(StageConfig(attempts=1, reward_weights=[1.0], kl_coefs=[0.03]))
     )
     trainer, _ = build_trainer(modchain_config(algorithm=algorithm))
     metrics, episodes = trainer.train_step()
@@ -170,7 +165,7 @@ def test_a_run_of_failures_stops_with_a_clear_message():
 def test_too_few_weights_are_named_before_anything_is_sampled():
     cfg = modchain_config()
     cfg.env.attempts = 3
-    with pytest.raises(ValueError, match=r"algorithm\.stages\.0\.reward_weights has 2 entries.*3 attempts"):
+    with pytest.raises(ValueError, match=r"algorithm\.stages\.main\.reward_weights has 2 entries.*3 attempts"):
         build_trainer(cfg)
 
 
@@ -188,10 +183,11 @@ def test_every_task_is_seen_once_per_pass():
 
 
 def test_schedules():
-    assert lr_factor(Schedule.LINEAR, 2, 12)(0) == 0.5
-    assert lr_factor(Schedule.LINEAR, 2, 12)(7) == pytest.approx(0.5)
-    assert lr_factor(Schedule.COSINE, 0, 10)(5) == pytest.approx(0.5)
-    assert lr_factor(Schedule.CONSTANT, 0, 10)(9) == 1.0
+    assert lr_factor("linear", 2, 12, taken=0, position=0) == 0.5
+    assert lr_factor("linear", 2, 12, taken=7, position=7) == pytest.approx(0.5)
+    assert lr_factor("linear", 2, 12, taken=3, position=7) == pytest.approx(0.5)  # replaced groups used the rest up
+    assert lr_factor("cosine", 0, 10, taken=5, position=5) == pytest.approx(0.5)
+    assert lr_factor("constant", 0, 10, taken=9, position=9) == 1.0
 
 
 def test_a_real_episode_reads_as_expected():
@@ -206,7 +202,7 @@ def test_a_real_episode_reads_as_expected():
     assert one.turns[0].score.verdict in (Verdict.CORRECT, Verdict.WRONG)
 
 
-@pytest.mark.parametrize("importance", [Importance.TOKEN, Importance.SEQUENCE])
+@pytest.mark.parametrize("importance", ["token", "sequence"])
 def test_importance_weights_change_nothing_where_sampler_and_trainer_agree(importance):
     def after_two_steps(**algorithm):
         trainer, bench = build_trainer(modchain_config(algorithm=AlgorithmConfig("test", group_size=4, **algorithm)))
@@ -239,3 +235,21 @@ def test_a_sampler_that_is_another_policy_stops_the_run():
     trainer.source._rollouts[2].run = shifted
     with pytest.raises(RunStoppedError, match=r"differ by 0\.5 nats.*max_sampler_gap=0\.2.*stale weights"):
         trainer.train_step()
+
+
+def test_nothing_is_read_from_the_device_inside_a_micro_batch(monkeypatch):
+    """What a micro-batch measures stays in tensors until all of the step's gradient is there."""
+    seen, original = [], Learner._loss
+
+    def loss(self, *args):
+        found = original(self, *args)
+        measured = found[1]
+        seen.extend([measured.gap, *measured.kl, *measured.advantage, *measured.log.values()])
+        return found
+
+    monkeypatch.setattr(Learner, "_loss", loss)
+    trainer, _ = build_trainer(modchain_config(algorithm=AlgorithmConfig(name="x", loss="ppo", epochs=2, group_size=4)))
+    metrics, _ = trainer.train_step()
+    assert len(seen) > 10
+    assert all(isinstance(ratio.num, torch.Tensor) for ratio in seen)
+    assert not any(isinstance(value, torch.Tensor) for value in metrics.values())

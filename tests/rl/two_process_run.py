@@ -1,5 +1,7 @@
 """A whole online run in each of two processes, for ``test_distributed.py``."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,16 +10,31 @@ import torch
 torch.set_num_threads(1)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, algorithm: str = "SCORE", signal_at: int = 0) -> None:
+    """Runs to the end, or sends a signal to the second process alone in the given step."""
     from experiments.online import run_online
+    from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
-    from tests.rl.test_resume import SCORE, config, quiet
+    from rl.trainer import Trainer
+    from tests.rl import test_resume
 
     distributed = Distributed(cpu=True)
-    cfg = config(SCORE, save_every=1, save_every_updates=1)
-    run_online(cfg, folder, quiet, distributed=distributed)
+    cfg = test_resume.config(getattr(test_resume, algorithm), save_every=1, save_every_updates=1)
+    update = Trainer.train_step
+
+    def signalled(self, *args):
+        if distributed.rank == 1 and self.step + 1 == signal_at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return update(self, *args)
+
+    Trainer.train_step = signalled
+    try:
+        run_online(cfg, folder, test_resume.quiet, distributed=distributed)
+    except Preempted:
+        distributed.close()
+        raise
     distributed.close()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3], *map(int, sys.argv[3:]))

@@ -6,7 +6,7 @@ import torch
 from rl.analysis.revisions import EDIT_BINS, Kind, Revision, edit_histogram, edit_ratio, kind_shares
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import IGNORED
-from rl.config import AlgorithmConfig, OfflineConfig, OptimConfig, Rule, StageConfig
+from rl.config import AlgorithmConfig, OfflineConfig, OptimConfig, StageConfig
 from rl.offline import keep_pairs, keep_verified, prefer
 from tests.helpers import batch, credit, episode
 
@@ -37,29 +37,29 @@ def test_edit_ratios_fall_into_bins():
 
 
 def test_what_is_kept_says_what_it_shows():
-    rows = keep_pairs([episode((0.0, 0.0)), episode((1.0, 0.0))], keep_right_to_right=True, pairs_per_task=8, seed=0)
+    rows = keep_pairs([episode((0.0, 0.0)), episode((1.0, 0.0))], 0, list, keep_right_to_right=True, per_task=8)
     assert sorted(row.revision.kind for row in rows) == [Kind.RIGHT_COPIED, Kind.FIXED]
 
 
 def test_verify_then_revise_judges_and_then_repeats_or_replaces():
     # first attempts are 10 20, wrong in one episode and right in the other; 7 says right, 8 says wrong
     episodes = [episode((0.0, 0.0)), episode((1.0, 0.0)), episode((0.0, 0.0), task_id="hopeless")]
-    rows = keep_verified(episodes, per_task=8, seed=0, says_right=[7], says_wrong=[8])
+    rows = keep_verified(episodes, 0, lambda said: [len(said)], per_task=8, says_right=7 * "x", says_wrong=8 * "x")
     assert [row.labels for row in rows] == [(*[IGNORED] * 5, 7, 10, 20), (*[IGNORED] * 5, 8, 10, 20)]
     assert {row.revision.kind for row in rows} == {Kind.RIGHT_COPIED, Kind.FIXED}
 
 
 def test_preferences_set_a_right_attempt_against_ones_own_wrong_second_one():
     episodes = [episode((0.0, 0.0)), episode((1.0, 0.0)), episode((1.0, 1.0)), episode((0.0, 0.0), task_id="hopeless")]
-    rows = prefer(episodes, pairs_per_task=8, seed=0)
+    rows = prefer(episodes, 0, list, per_task=8)
     assert len(rows) == 2  # i->i and c->i of the solvable task
     assert {(row.prompt_ids, row.chosen_ids, row.rejected_ids) for row in rows} == {
         ((1, 2, 10, 20, 5), (11, 21), (11, 21))  # helpers write the same tokens, whatever they are worth
     }
     assert {row.revision.draft_right for row in rows} == {True, False}
-    assert len(prefer(episodes, pairs_per_task=1, seed=0)) == 1
+    assert len(prefer(episodes, 0, list, per_task=1)) == 1
     # without a right second attempt a right first one is preferred
-    (row,) = prefer([episode((0.0, 0.0)), episode((1.0, 0.0))], pairs_per_task=1, seed=0)
+    (row,) = prefer([episode((0.0, 0.0)), episode((1.0, 0.0))], 0, list, per_task=1)
     assert row.chosen_ids == (10, 20)
 
 
@@ -80,9 +80,9 @@ def test_dpo_makes_the_chosen_answer_likelier_than_the_rejected_one():
         return float(logprobs[chosen[1]] - logprobs[rejected[1]])
 
     before = margin()
-    config = OfflineConfig(name="dpo", rule=Rule.DPO, epochs=1, batch_size=4, lr=1e-3)
+    config = OfflineConfig(name="dpo", rule="dpo", epochs=1, batch_size=4, optim=OptimConfig(lr=1e-3))
     rows = [PreferenceRow(prompt, chosen, rejected)] * 8
-    outcome = fine_tune_on_pairs(model, tokenizer, rows, config, OptimConfig(), seed=0, n_steps=6)
+    outcome = fine_tune_on_pairs(model, tokenizer, rows, config, seed=0, n_steps=6)
     assert margin() > before + 1.0
     assert outcome["steps"] == 6
     assert outcome["gradient_tokens"] == pytest.approx(6 * 4 * 6)  # six steps of four rows of 3 + 3 tokens
@@ -90,8 +90,7 @@ def test_dpo_makes_the_chosen_answer_likelier_than_the_rejected_one():
 
 def test_imitation_learns_last_attempts_that_are_right_with_weight_one():
     rows = batch([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]], n_turns=[2, 2, 2, 1])
-    stage = StageConfig(imitate=True, kl_coefs=[0.0, 0.0])
-    found, returns = credit(rows, AlgorithmConfig(name="x", group_size=2), stage)
+    stage = StageConfig(advantage="imitation", kl_coefs=[0.0, 0.0])
+    found, _ = credit(rows, AlgorithmConfig(name="x", group_size=2), stage)
     # one prompt token, then one token a turn; the fourth episode ends right after its only attempt
     assert found.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 0]]
-    assert not returns.any()

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import curve_fit
 
 MIN_POINTS = 6
 MIN_RISE = 5.0
@@ -32,6 +31,8 @@ def fit_sigmoid(n: np.ndarray, accuracy: np.ndarray) -> Sigmoid | None:
         n: Sampled episodes; the first is 0, whose accuracy is the floor.
         accuracy: In percent.
     """
+    from scipy.optimize import curve_fit
+
     if len(n) < MIN_POINTS or accuracy.max() - accuracy[0] < MIN_RISE:
         return None
     floor = float(accuracy[0])

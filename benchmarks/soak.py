@@ -1,0 +1,250 @@
+"""Many short runs in one folder, with all that goes wrong on clusters: ``python -m benchmarks.soak``.
+
+All runs start at once with ``resume=auto`` and are killed at random moments by SIGTERM and SIGKILL until each has had
+its share; once the disk is full, and once the newest checkpoint of a run is damaged. Every time the same command is
+given again. In the end there must be one finished folder per run and nothing else, and for every seed the policy, the
+metrics and the evaluated rows must be those of a run that nobody disturbed, byte for byte.
+"""
+
+import argparse
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
+
+from experiments.stopping import EXIT_PREEMPTED
+from experiments.train import main as train
+from rl.checkpoint import IDENTITY, read_identity
+from rl.tracking import read_jsonl
+
+ARGUMENTS = [
+    *("algorithm=rloo", "algorithm.group_size=4", "training.tasks_per_step=4", "threads=1", "training.keep_last=2"),
+    *("training.save_every=1", "training.validate_every=5", "evaluation.samples_per_task=0", "evaluation.n_tasks=20"),
+    *("env.options.n_train=64", "env.options.n_validation=10", "env.options.n_test=20", "name=soak"),
+]
+FILES = ("policy/model.safetensors", "rows.jsonl")
+SIZES = {"ci": (4, 6, 1), "full": (30, 40, 2)}
+"""Runs, steps of each, and how often each is killed."""
+DISK_FULL = 2
+"""Exit status of a run that stops itself, as it does on a full disk."""
+
+
+@dataclass
+class Run:
+    """One of the runs, its present process, and the folder that it worked in when it was last killed."""
+
+    seed: int
+    log: Path
+    kills: int
+    pid: int = 0
+    done: bool = False
+    folder: Path | None = None
+
+
+def main() -> None:
+    """Runs the undisturbed seeds, then the disturbed ones, and compares."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
+    parser.add_argument(
+        "--tmpfs", action="store_true", help="fill a real file system of 256 MiB, as root, not a fake one"
+    )
+    options = parser.parse_args()
+    n_runs, n_steps, n_kills = SIZES[options.size]
+    shutil.rmtree(options.folder, ignore_errors=True)
+    outcome = soak(options.folder.resolve(), n_runs, n_steps, n_kills, options.tmpfs)
+    print(json.dumps(outcome, indent=1))
+    sys.exit(bool(outcome["different"] or outcome["finished"] != n_runs or not outcome["fallbacks"]))
+
+
+def soak(folder: Path, n_runs: int, n_steps: int, n_kills: int, tmpfs: bool = False) -> dict:
+    """The whole experiment; two runs share a seed, so that they could take each other's folders.
+
+    Args:
+        folder: Where everything goes.
+        n_runs: Disturbed runs.
+        n_steps: Rollout batches of each.
+        n_kills: How often each is killed.
+        tmpfs: Mount a small file system and fill it; needs root. Otherwise one process's disk pretends to be full.
+    """
+    began, rng = time.monotonic(), random.Random(0)
+    quiet, wild = folder / "undisturbed", folder / "disturbed"
+    for path in (quiet, wild, folder / "logs"):
+        path.mkdir(parents=True)
+    seeds = [number // 2 for number in range(n_runs)]
+    calm = [Run(seed, folder / "logs" / f"calm_{seed}", 0) for seed in sorted(set(seeds))]
+    drive(calm, quiet, n_steps, rng, [])
+    if tmpfs:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(wild)], check=True)
+    runs = [Run(seed, folder / "logs" / f"run_{number}", n_kills) for number, seed in enumerate(seeds)]
+    events: list[str] = []
+    try:
+        drive(runs, wild, n_steps, rng, events, misfortunes=["full mount" if tmpfs else "full disk", "damage"])
+        return {
+            "runs": n_runs,
+            "seconds": round(time.monotonic() - began),
+            "events": {event: events.count(event) for event in sorted(set(events))},
+            "fallbacks": sum(run.log.read_text().count("is damaged") for run in runs),
+            "finished": sum((path / "policy" / "config.json").exists() for path in wild.glob("soak/*")),
+            "different": compare(quiet / "soak", wild / "soak"),
+        }
+    finally:
+        if tmpfs:
+            subprocess.run(["umount", str(wild)], check=True)
+
+
+def drive(
+    runs: list[Run],
+    folder: Path,
+    n_steps: int,
+    rng: random.Random,
+    events: list[str],
+    misfortunes: Sequence[str] = (),
+) -> None:
+    """Starts all runs, disturbs them, and gives the same command again to each that ended, until it is done."""
+    left, ballast = list(misfortunes), folder / "ballast"
+    for run in runs:
+        start(run, folder, n_steps)
+    while not all(run.done for run in runs):
+        time.sleep(0.05)
+        for run in (run for run in runs if not run.done):
+            pid, status = os.waitpid(run.pid, os.WNOHANG)
+            if not pid:
+                if rng.random() < 0.1 / len(runs):
+                    run.folder = at_work(folder).get(run.pid)
+                    if run.kills or (left and n_checkpoints(run) == 2):
+                        run.kills = max(0, run.kills - 1)
+                        os.kill(run.pid, rng.choice([signal.SIGTERM, signal.SIGKILL]))
+                continue
+            code = os.waitstatus_to_exitcode(status)
+            events.append(f"ended with {code}")
+            run.pid, run.done = 0, code == 0
+            if code == DISK_FULL and "no space left" in run.log.read_text()[-1000:]:
+                ballast.unlink(missing_ok=True)
+            elif code not in (0, EXIT_PREEMPTED, -signal.SIGKILL, -signal.SIGTERM):
+                raise RuntimeError(f"{run.log}: ended with {code}")
+            if run.done:
+                continue
+            start(run, folder, n_steps, disk_full=befall(folder, run, runs, left, rng, events) == "full disk")
+
+
+def befall(folder: Path, run: Run, runs: list[Run], left: list[str], rng: random.Random, events: list[str]) -> str:
+    """What else happens while a run is down, if its time has come; each misfortune happens once."""
+    # A process that has no folder yet may be looking at this one.
+    settled = {other.pid for other in runs if other.pid and other.seed == run.seed} <= at_work(folder).keys()
+    can_harm = "damage" in left and n_checkpoints(run) == 2 and settled
+    what = "damage" if can_harm else next((name for name in left if name != "damage"), "")
+    if not what:
+        return ""
+    left.remove(what)
+    events.append(what)
+    if what == "damage" and run.folder is not None:
+        damage(run.folder / "checkpoints", rng)
+    if what == "full mount":
+        fill(folder / "ballast")
+    return what
+
+
+def at_work(folder: Path) -> dict[int, Path]:
+    """The folder of every process that holds one."""
+    locks = ((json.loads(path.read_text() or "{}"), path.parent) for path in folder.glob("soak/*/.lock.*"))
+    return {lock["pid"]: path for lock, path in locks if lock}
+
+
+def n_checkpoints(run: Run) -> int:
+    """Whole checkpoints in the folder of a run that is not finished."""
+    if run.folder is None or (run.folder / "result.json").exists():
+        return 0
+    return len(list(run.folder.glob("checkpoints/[0-9]*")))
+
+
+def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False) -> None:
+    """A process with the program's own command line, forked from this one, which has imported everything."""
+    run.pid = os.fork()
+    if run.pid:
+        return
+    code = 1
+    try:
+        log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        episodes = 16 * n_steps
+        resume = [f"runs_dir={folder}", f"seed={run.seed}", f"training.episodes={episodes}", "resume=auto"]
+        sys.argv = ["experiments.train", *ARGUMENTS, *resume]
+        if disk_full:
+            break_the_disk()
+        train()
+        code = 0
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def break_the_disk() -> None:
+    """From the third synchronisation on there is no space left."""
+    real, calls = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    os.fsync = fsync
+
+
+def fill(ballast: Path) -> None:
+    """Takes all the room that there is."""
+    try:
+        with ballast.open("wb") as file:
+            while True:
+                file.write(bytes(2**16))
+    except OSError:
+        pass
+
+
+def damage(checkpoints: Path, rng: random.Random) -> None:
+    """Flips a bit in the newest one."""
+    path = max(checkpoints.glob("[0-9]*")) / rng.choice(["__0_0.distcp", "rank_0.pt"])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def compare(quiet: Path, wild: Path) -> list[str]:
+    """What of the disturbed runs is not as in the undisturbed run of the same seed."""
+    expected = {read_identity(run).config["seed"]: run for run in quiet.iterdir()}
+    different = []
+    for run in wild.iterdir():
+        if not (run / IDENTITY).exists():
+            continue  # killed before it knew what it was
+        calm = expected[read_identity(run).config["seed"]]
+        same = [(run / name).read_bytes() == (calm / name).read_bytes() for name in FILES]
+        metrics = [[without_times(row) for row in read_jsonl(path / "metrics.jsonl")] for path in (run, calm)]
+        if not all(same) or metrics[0] != metrics[1]:
+            different.append(f"{run.name} (seed {read_identity(run).config['seed']})")
+    return different
+
+
+def without_times(row: dict) -> dict:
+    """What does not depend on the clock."""
+    return {name: value for name, value in row.items() if not name.startswith(("time/", "system/"))}
+
+
+if __name__ == "__main__":
+    main()

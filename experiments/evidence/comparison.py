@@ -1,0 +1,173 @@
+"""The numbers behind the main table and its sentences: every arm with its intervals, seeds, controls and costs."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from experiments.evidence.model import plain
+from experiments.evidence.store import Store
+from rl.analysis.rates import Where
+from rl.analysis.rows import Control
+from rl.analysis.significance import detectable_delta, iqm, mcnemar, newcombe_paired
+from rl.analysis.statistics import Interval
+
+FAILED_BELOW = 0.01
+"""A training run whose delta is at most this counts as a seed that did not learn to correct itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedLine:
+    """One training run: its rates, and the evidence that the second attempt changes anything.
+
+    Args:
+        seed: Which.
+        rates: As stored, by name.
+        p_value: Of "the second attempt is right as often as the first", exact McNemar.
+        delta_interval: Newcombe's paired interval of delta; over tasks, so it says nothing about other seeds.
+        failed: Whether delta is at most :data:`FAILED_BELOW`; never for episodes of one attempt, which have none.
+    """
+
+    seed: int
+    rates: dict[str, float]
+    p_value: float
+    delta_interval: tuple[float, float]
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArmLine:
+    """One row of the table.
+
+    Args:
+        arm: Its key.
+        name: Its name in tables.
+        trained: Whether anything was sampled to learn from.
+        rates: Rates with intervals, by name.
+        against: Difference in the comparison's goal, this arm minus another, by the other's key.
+        p_against: Two-sided bootstrap p-values of these differences, not adjusted.
+        goal_iqm: Interquartile mean of the goal over seeds.
+        detectable: The delta that this many tasks would show in 80 % of cases, were as many to change as did.
+        seeds: Its training runs.
+        crashed: Seeds that ended with an error.
+        controls: Accuracy of the second attempt under each control; empty if they were not played.
+        losses: What the second attempt loses under each control: its own accuracy minus the control's.
+        episodes: Sampled for training, the most of any seed.
+        seconds: Wall clock of a run, mean over seeds.
+    """
+
+    arm: str
+    name: str
+    trained: bool
+    rates: dict[str, Interval]
+    against: dict[str, Interval]
+    p_against: dict[str, float]
+    goal_iqm: float
+    detectable: float
+    seeds: list[SeedLine]
+    crashed: list[int]
+    controls: dict[str, Interval]
+    losses: dict[str, Interval]
+    episodes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything computed from the episodes of one mode.
+
+    Args:
+        env: Name of the environment.
+        n_tasks: How many tasks.
+        mode: ``greedy`` or ``sampled``.
+        attempts: K.
+        goal: The rate that arms are ranked by: ``delta``, or ``accuracy_t1`` where there is one attempt.
+        arms: In the order of the tables.
+        missing: Names of arms without a finished run.
+    """
+
+    env: str
+    n_tasks: int
+    mode: str
+    attempts: int
+    goal: str
+    arms: list[ArmLine]
+    missing: list[str]
+
+    def arm(self, key: str) -> ArmLine:
+        """An arm by its key."""
+        return next(line for line in self.arms if line.arm == key)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return plain(asdict(self))
+
+
+@lru_cache(maxsize=8)
+def compare(store: Store, mode: str) -> Comparison:
+    """Statistics of the runs of a folder in one mode.
+
+    Arms are paired over the seeds that all trained ones finished; the one run of an untrained arm stands for all seeds.
+    """
+    goal = "delta" if store.attempts(mode) > 1 else "accuracy_t1"
+    lines = [_line(store, mode, arm, goal) for arm in store.arms if arm in store.tables(mode)]
+    missing = [store.names[arm] for arm in store.order if arm not in store.arms]
+    return Comparison(store.env, store.n_tasks(mode), mode, store.attempts(mode), goal, lines, missing)
+
+
+def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
+    boot, table, own = store.bootstrap(mode), store.tables(mode)[arm], store.cells(arm, mode, goal)
+    others = {other: store.cells(other, mode, goal) for other in store.tables(mode) if other != arm}
+    results = [store.runs[arm, seed].result for seed in table.seeds]
+    controls, losses = _controls(store, arm) if mode == "greedy" else ({}, {})
+    return ArmLine(
+        arm=arm,
+        name=store.names[arm],
+        trained=arm in store.trained,
+        rates={name: store.interval(arm, mode, name) for name in store.rates(mode, Where.TABLES)},
+        against={other: boot.difference(own, cells) for other, cells in others.items()},
+        p_against={other: boot.p_value(own, cells) for other, cells in others.items()},
+        goal_iqm=iqm(table.cells[goal].per_seed()),
+        detectable=_detectable(store, mode, arm),
+        seeds=[_seed(store, mode, arm, i) for i in range(len(table.seeds))],
+        crashed=store.crashed(arm),
+        controls=controls,
+        losses=losses,
+        episodes=max(result["totals"].get("episodes", 0) for result in results),
+        seconds=sum(result["seconds"] for result in results) / len(results),
+    )
+
+
+def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """Accuracy of the second attempt under each control, and what it loses there."""
+    boot, there, lost = store.bootstrap("greedy"), {}, {}
+    for control in Control:
+        if arm in store.tables(control):
+            # The same tasks in the order of the arm's own episodes, so that differences are paired.
+            places = {task: i for i, task in enumerate(store.tables(control)[arm].task_ids)}
+            order = [places[task] for task in store.tables("greedy")[arm].task_ids]
+            cells = store.cells(arm, control, "accuracy_t2")
+            cells = cells.take(range(len(cells.above)), order)
+            there[control.value] = boot.interval(cells)
+            lost[control.value] = boot.difference(store.cells(arm, "greedy", "accuracy_t2"), cells)
+    return there, lost
+
+
+def _seed(store: Store, mode: str, arm: str, index: int) -> SeedLine:
+    table = store.tables(mode)[arm]
+    seed = table.seeds[index]
+    rates = {name: table.cells[name].per_seed()[index] for name in store.rates(mode, Where.HEADLINE)}
+    rows = [row for row in store.rows_of(arm, mode) if row.seed == seed and row.attempts > 1]
+    pairs = Counter((row.correct[0], row.correct[row.at(2)]) for row in rows)
+    both, broken, fixed, neither = (pairs[first, last] for first in (True, False) for last in (True, False))
+    failed = rates.get("delta", 1.0) <= FAILED_BELOW + 1e-9
+    return SeedLine(seed, rates, mcnemar(fixed, broken), newcombe_paired(both, broken, fixed, neither), failed)
+
+
+def _detectable(store: Store, mode: str, arm: str) -> float:
+    """By the share of tasks whose verdict differs between first and second attempt, mean over seeds."""
+    table = store.tables(mode)[arm]
+    if "delta" not in table.cells:
+        return float("nan")
+    changing = [table.cells[name].mean for name in ("delta_i_to_c", "delta_c_to_i")]
+    return detectable_delta(sum(changing), len(table.task_ids))

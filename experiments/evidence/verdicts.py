@@ -1,0 +1,129 @@
+"""What the intervals say, in sentences, and nothing that they do not say."""
+
+from collections.abc import Sequence
+
+from experiments.evidence.comparison import FAILED_BELOW, ArmLine, Comparison
+from rl.analysis.printing import fixed, percent
+from rl.analysis.rates import named
+from rl.analysis.rows import Control
+from rl.analysis.significance import holm
+from rl.analysis.statistics import Interval
+
+ENOUGH_SEEDS = 5
+"""With fewer, resampling seeds says little about seeds that were not run."""
+
+
+def points(interval: Interval, signed: bool = True) -> str:
+    """``+57.3 [+53.1, +60.9]``: percentage points."""
+    mean, low, high = (percent(value, signed=signed) for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """One sentence or a few for each arm, the best first, and then the ranking."""
+    known = [line for line in comparison.arms if line.rates[comparison.goal].mean == line.rates[comparison.goal].mean]
+    unknown = [line for line in comparison.arms if line not in known]
+    sentences = [_of_arm(comparison, line) for line in sorted(known, key=lambda a: -a.rates[comparison.goal].mean)]
+    sentences += [f"{line.name}: every episode failed, so there is nothing to compare." for line in unknown]
+    sentences += [f"{name}: no finished run, so it is missing here." for name in comparison.missing]
+    return sentences + _ranking(comparison, [line for line in known if line.trained])
+
+
+def _of_arm(comparison: Comparison, line: ArmLine) -> str:
+    goal = line.rates[comparison.goal]
+    each = ", ".join(named(comparison.goal).text(seed.rates[comparison.goal]) for seed in line.seeds)
+    seeds = f" (per seed {each})" if len(line.seeds) > 1 else ""
+    if comparison.goal != "delta":
+        sentence = f"{line.name}: acc@t1 {points(goal, False)} %{seeds}."
+    elif goal.low > 0:
+        sentence = f"{line.name}: answers better the second time; delta {points(goal)} points{seeds}."
+    elif goal.high < 0:
+        sentence = f"{line.name}: makes its answers worse; delta {points(goal)} points{seeds}."
+    else:
+        sentence = f"{line.name}: the interval of delta includes zero, {points(goal)} points{seeds}."
+    if comparison.attempts > 2:
+        whole = line.rates[f"delta_t{comparison.attempts}"]
+        sentence += f" From the first to attempt {comparison.attempts}: {points(whole)} points."
+    n_failed = sum(seed.failed for seed in line.seeds)
+    if line.trained and n_failed:
+        limit = fixed(100 * FAILED_BELOW, 0)
+        sentence += f" {n_failed} of {len(line.seeds)} seeds failed (delta of at most {limit} point)."
+    if comparison.goal == "delta" and goal.low > 0 and line.losses:
+        sentence += " " + does_it_correct(line.losses)
+    if line.crashed:
+        sentence += f" Seeds {line.crashed} crashed and are missing."
+    return sentence
+
+
+def does_it_correct(losses: dict[str, Interval]) -> str:
+    """What the second attempt owes to the first: it corrects if taking it away and exchanging it both cost accuracy.
+
+    An empty first attempt is unlike anything in training, so a loss under C1 alone shows no use of what was written.
+    """
+    taken, exchanged = losses[Control.WITHOUT_FIRST.value], losses[Control.OTHERS_FIRST.value]
+    if exchanged.low > 0 and taken.low > 0:
+        return (
+            f"It uses what it wrote: acc@t2 falls by {points(taken, False)} points without a first attempt (C1) and by "
+            f"{points(exchanged, False)} with its first attempt at another task (C2)."
+        )
+    if taken.low > 0:
+        return (
+            f"It answers anew rather than corrects. With its first attempt at another task, acc@t2 does not fall "
+            f"measurably ({points(exchanged)} points, C2). Without any first attempt it falls by "
+            f"{points(taken, False)} points (C1)."
+        )
+    return (
+        "It answers anew rather than corrects. Without a first attempt, acc@t2 does not fall measurably "
+        f"({points(taken)} points, C1)."
+    )
+
+
+def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:
+    if len(trained) < 2:
+        return []
+    goal = comparison.goal
+    best = max(trained, key=lambda line: line.rates[goal].mean)
+    others = [line for line in trained if line is not best]
+    adjusted = holm([best.p_against[other.arm] for other in others])
+    beaten = [o.name for o, p in zip(others, adjusted, strict=True) if p < 0.05 and best.against[o.arm].mean > 0]
+    level = [o.name for o in others if o.name not in beaten]
+    sentence, whose = _largest(trained, best, goal), f" {best.name}'s {named(goal).label}"
+    if beaten:
+        sentence += f"{whose} is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
+        n_seeds = min(len(line.seeds) for line in trained)
+        if n_seeds < ENOUGH_SEEDS:
+            counted = f"{n_seeds} seeds" if n_seeds > 1 else "one seed"
+            sentence += f" With {counted} that is rough: a single failed run can carry it, so read every seed."
+    if level:
+        sentence += f"{whose} cannot be told from that of {', '.join(level)}."
+    last = f"accuracy_t{comparison.attempts}"
+    if last == goal:
+        return [sentence]
+    final = max(comparison.arms, key=lambda line: line.rates[last].mean)
+    rate, shared = points(final.rates[last], False), _sharing(comparison.arms, final, last)
+    if len(shared) > 1:
+        return [sentence, f"{_and(shared)} share the best {named(last).label}: {rate} %."]
+    return [sentence, f"The best {named(last).label} is {final.name}'s: {rate} %."]
+
+
+def _largest(trained: Sequence[ArmLine], best: ArmLine, goal: str) -> str:
+    """Who has the largest rate, whatever its sign and however many share it."""
+    rate = named(goal)
+    value, shared = rate.text(best.rates[goal].mean), _sharing(trained, best, goal)
+    if float(value) > 0 or rate.unit != "points":
+        if len(shared) == 1:
+            return f"The largest {rate.label} is {best.name}'s."
+        return f"{_and(shared)} share the largest {rate.label}, {value} {rate.unit}."
+    whose = f"{best.name}'s" if len(shared) == 1 else f"that of {_and(shared)}"
+    if float(value) == 0:
+        return f"No trained arm has a {rate.label} above zero; the largest is 0.0 {rate.unit}, {whose}."
+    return f"Every trained arm has a {rate.label} below zero; the one nearest to zero is {whose}, {value} {rate.unit}."
+
+
+def _sharing(lines: Sequence[ArmLine], best: ArmLine, rate: str) -> list[str]:
+    """Names of the arms whose rate prints like the best one's: what cannot be read apart is not ranked."""
+    return [line.name for line in lines if percent(line.rates[rate].mean) == percent(best.rates[rate].mean)]
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]

@@ -1,0 +1,304 @@
+"""Where jobs run: in slots of this machine, as a Slurm array, as tasks of a Ray cluster.
+
+An executor is given folders and starts ``python -m experiments.job <folder>`` for each in a process of its own, with
+the devices that it may use in ``CUDA_VISIBLE_DEVICES`` before torch is imported. Everything else goes through the
+folder. Another module adds an executor by registering it in :data:`EXECUTORS`.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any, Protocol
+
+from rewards import Lookup
+
+GRACE_S = 20.0
+"""What a job that is asked to stop has to write a checkpoint."""
+
+
+class Task(Protocol):
+    """A job that was handed over; futures of all kinds are such."""
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """What it ended with."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs jobs. ``threads`` is the number of torch threads that a job gets; 0 leaves torch's own choice."""
+
+    threads: int
+
+    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+        """Hands jobs over; returns at once."""
+        ...
+
+    def stop(self) -> None:
+        """Ends what is not done; returns when it has ended."""
+        ...
+
+
+EXECUTORS: Lookup[Callable[[Any, Path], Executor]] = Lookup("executor")
+
+
+class JobDiedError(RuntimeError):
+    """A job's process ended without a result."""
+
+
+def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Starts the job of a folder as a process group of its own; what it prints goes to ``job.log``.
+
+    Args:
+        folder: Of the job.
+        n_gpus: With more than one, an online arm is started by ``accelerate launch`` with a process for each.
+        env: Added to the environment.
+    """
+    command = [sys.executable, "-m"]
+    if n_gpus > 1 and '"kind": "online"' in (folder / "job.json").read_text():
+        command += ["accelerate.commands.launch", "--num_machines=1", f"--num_processes={n_gpus}"]
+        command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--module"]
+    with (folder / "job.log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, "experiments.job", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", **(env or {})},
+            start_new_session=True,  # Ctrl-C is for who started it, who then decides
+        )
+
+
+def finish_job(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Waits for a job; raises :class:`JobDiedError` if it ended badly."""
+    status = process.wait()
+    if status < 0:
+        raise JobDiedError(f"killed by {signal.Signals(-status).name} (out of memory?); see {folder / 'job.log'}")
+    if status:
+        raise JobDiedError(f"ended with status {status}; see {folder / 'job.log'}")
+
+
+def run_here(folder: str, cwd: str, n_gpus: int) -> None:
+    """Runs a job under whatever scheduler has called this, with the devices that it gave."""
+    os.chdir(cwd)
+    finish_job(start_job(Path(folder), n_gpus), Path(folder))
+
+
+@dataclass
+class LocalOptions:
+    """Of jobs on this machine.
+
+    Args:
+        workers: Jobs at once; 0 for one per core, or as many as the GPUs hold.
+        threads: Torch threads of a job; 0 for an equal share of the cores.
+        gpus: Indices of the GPUs; ``None`` for those of ``CUDA_VISIBLE_DEVICES``, or all.
+        gpus_per_job: GPUs of a job, where there are any.
+        jobs_per_gpu: Jobs that share a GPU.
+    """
+
+    workers: int = 0
+    threads: int = 0
+    gpus: list[str] | None = None
+    gpus_per_job: int = 1
+    jobs_per_gpu: int = 1
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.threads < 0 or self.gpus_per_job < 1 or self.jobs_per_gpu < 1:
+            raise ValueError("executor_options: workers and threads are not negative, the others are at least 1")
+
+    def slots(self) -> list[list[str]]:
+        """The GPUs of each slot, empty lists on a machine without.
+
+        Raises:
+            ValueError: If a job asks for more GPUs than there are.
+        """
+        gpus = visible_gpus() if self.gpus is None else [str(one) for one in self.gpus]
+        if not gpus:
+            return [[] for _ in range(self.workers or os.cpu_count() or 1)]
+        k = self.gpus_per_job
+        if k > len(gpus):
+            raise ValueError(f"executor_options.gpus_per_job={k}: there are {len(gpus)} GPUs here ({', '.join(gpus)})")
+        groups = [gpus[i : i + k] for i in range(0, len(gpus) - k + 1, k)] * self.jobs_per_gpu
+        return groups[: self.workers or None]
+
+
+def visible_gpus() -> list[str]:
+    """Indices of the GPUs that this process may use; found out without loading torch."""
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [one.strip() for one in named.split(",") if one.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, _ in enumerate(line for line in done.stdout.splitlines() if line.startswith("GPU "))]
+
+
+@EXECUTORS.register("local", options=LocalOptions)
+class LocalExecutor:
+    """Slots of this machine: each holds one job at a time, with its share of cores and its own GPUs."""
+
+    def __init__(self, options: LocalOptions, folder: Path) -> None:
+        slots = options.slots()
+        self.threads = options.threads or max(1, (os.cpu_count() or 1) // len(slots))
+        self._slots: SimpleQueue[list[str]] = SimpleQueue()
+        for slot in slots:
+            self._slots.put(slot)
+        self._pool, self._lock, self._stopped = ThreadPoolExecutor(len(slots)), Lock(), False
+        self._running: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+        """See :class:`Executor`."""
+        return [self._pool.submit(self._run, folder) for folder in folders]
+
+    def _run(self, folder: Path) -> None:
+        gpus = self._slots.get()
+        env = {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        try:
+            with self._lock:
+                if self._stopped:
+                    return
+                process = self._running[folder] = start_job(folder, len(gpus), env)
+            finish_job(process, folder)
+        finally:
+            self._running.pop(folder, None)
+            self._slots.put(gpus)
+
+    def stop(self) -> None:
+        """See :class:`Executor`; a second Ctrl-C does not wait for checkpoints."""
+        with self._lock:
+            self._stopped = True
+            processes = list(self._running.values())
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE_S)
+        finally:
+            for process in processes:  # with the verifiers that it started
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass
+class SubmititOptions:
+    """Of jobs on a cluster that Slurm schedules.
+
+    Args:
+        cluster: ``slurm``, or ``local`` to try it without one.
+        timeout_min: After so long a job is stopped, and queued again to go on from its checkpoint.
+        cpus_per_job: Cores of a job, and its torch threads.
+        gpus_per_job: GPUs of a job; with more than one ``accelerate launch`` starts a process for each.
+        parallel: Jobs of the array that run at once.
+        parameters: What else submitit takes, such as ``{slurm_partition: gpu, mem_gb: 64}``.
+    """
+
+    cluster: str = "slurm"
+    timeout_min: int = 1440
+    cpus_per_job: int = 8
+    gpus_per_job: int = 1
+    parallel: int = 256
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+class _Resubmitted:
+    """A job that Slurm may stop: submitit queues it again, and it goes on from its checkpoint."""
+
+    def __init__(self, folder: Path, n_gpus: int) -> None:
+        self._arguments = (str(folder), os.getcwd(), n_gpus)
+
+    def __call__(self) -> None:
+        run_here(*self._arguments)
+
+    def checkpoint(self) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@EXECUTORS.register("submitit", options=SubmititOptions)
+class SubmititExecutor:
+    """A Slurm array, a job each; what runs out of time or is preempted is queued again."""
+
+    def __init__(self, options: SubmititOptions, folder: Path) -> None:
+        import submitit
+
+        self.threads, self._n_gpus = options.cpus_per_job, options.gpus_per_job
+        self._executor = submitit.AutoExecutor(folder / "submitit", cluster=options.cluster)
+        self._executor.update_parameters(
+            timeout_min=options.timeout_min,
+            cpus_per_task=options.cpus_per_job,
+            gpus_per_node=options.gpus_per_job,
+            slurm_array_parallelism=options.parallel,
+            **options.parameters,
+        )
+        self._jobs: list[Any] = []
+
+    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+        """See :class:`Executor`."""
+        with self._executor.batch():
+            jobs = [self._executor.submit(_Resubmitted(folder, self._n_gpus)) for folder in folders]
+        self._jobs += jobs
+        return jobs
+
+    def stop(self) -> None:
+        """See :class:`Executor`."""
+        for job in self._jobs:
+            if not job.done():
+                job.cancel()
+
+
+@dataclass
+class RayOptions:
+    """Of jobs on a Ray cluster.
+
+    Args:
+        address: Of a cluster, ``auto`` for the one that this machine belongs to; ``None`` starts one here.
+        cpus_per_job: Cores of a job, and its torch threads.
+        gpus_per_job: GPUs of a job.
+        init: What else ``ray.init`` takes.
+    """
+
+    address: str | None = None
+    cpus_per_job: int = 1
+    gpus_per_job: int = 0
+    init: dict[str, Any] = field(default_factory=dict)
+
+
+@EXECUTORS.register("ray", options=RayOptions)
+class RayExecutor:
+    """Tasks of a Ray cluster, one each, with the cores and GPUs that they ask for."""
+
+    def __init__(self, options: RayOptions, folder: Path) -> None:
+        import ray
+
+        self.threads, self._n_gpus, self._ray = options.cpus_per_job, options.gpus_per_job, ray
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(address=options.address, **(quiet | options.init))
+        remote = ray.remote(max_calls=1, max_retries=0, num_cpus=options.cpus_per_job, num_gpus=options.gpus_per_job)
+        self._run = remote(run_here)
+        self._refs: list[Any] = []
+
+    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+        """See :class:`Executor`."""
+        refs = [self._run.remote(str(folder), os.getcwd(), self._n_gpus) for folder in folders]
+        self._refs += refs
+        return [ref.future() for ref in refs]
+
+    def stop(self) -> None:
+        """See :class:`Executor`."""
+        for ref in self._refs:
+            self._ray.cancel(ref, force=True)  # the job follows the worker that started it
+        self._ray.shutdown()

@@ -1,0 +1,44 @@
+"""Does the job of a folder: ``python -m experiments.job <folder>``. Executors start it; a person can, too."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from experiments.jobs import Job
+from rl.tracking import write_json, write_text
+
+PROGRESS_EVERY_S = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+def run_job(folder: Path) -> int:
+    """Runs the job of a folder in this process; returns its exit status.
+
+    What it raises is written to ``error.txt``. A signal of the cluster ends it with the status of a preempted run.
+    """
+    job, last = Job.read(folder), 0.0
+
+    def report(what: str, share: float, metrics: dict[str, float]) -> None:
+        nonlocal last
+        if time.monotonic() - last > PROGRESS_EVERY_S or share >= 1.0:
+            last = time.monotonic()
+            write_json(folder / "progress.json", {"what": what, "share": share, "metrics": metrics})
+
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        job.arm.run(job.seed, folder, report if is_main else lambda *_: None)
+    except Exception:
+        write_text(folder / "error.txt", traceback.format_exc())
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.platform == "linux":  # whatever becomes of who started this job, it does not stay behind
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    sys.exit(run_job(Path(sys.argv[1])))

@@ -1,0 +1,133 @@
+"""Which keys a config has. A typed node holds its fields and nothing else; a free mapping takes whatever it is given.
+
+Hydra lets ``+key=value`` and ``++key=value`` put any key anywhere, and what a dataclass does not know is dropped in
+silence. A misspelt key would then train something else than was asked for, so every composed config is walked.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from rewards import nearest
+
+
+class UnknownKeyError(ValueError):
+    """A key that the config does not have; the message gives it whole, with the nearest whole key."""
+
+
+def walk(node: Any, prefix: str = "", known: bool = True) -> Iterator[tuple[str, bool]]:
+    """Every whole key of a composed config, and whether the config's schema has it."""
+    if isinstance(node, ListConfig | DictConfig) and (
+        node._is_none() or node._is_missing() or node._is_interpolation()
+    ):
+        return
+    if isinstance(node, ListConfig):
+        for i in range(len(node)):
+            yield from walk(node._get_node(i), f"{prefix}.{i}", known)
+    elif isinstance(node, DictConfig):
+        cls = OmegaConf.get_type(node)
+        own = {field.name for field in fields(cls)} if is_dataclass(cls) else None
+        for key in node:
+            child, path = node._get_node(key), f"{prefix}.{key}" if prefix else str(key)
+            is_known = known and (own is None or key in own)
+            # What a key holds that is not there is named whole: +optim.rate=3 is "optim.rate", not "optim".
+            if is_known or not (isinstance(child, DictConfig) and len(child)):
+                yield path, is_known
+            yield from walk(child, path, is_known)
+
+
+def refuse_unknown(cfg: DictConfig, but: Sequence[str] = ()) -> None:
+    """Raises UnknownKeyError if a composed config holds a key that its schema does not have; those of ``but`` may."""
+    keys = list(walk(cfg))
+    known = [key for key, is_known in keys if is_known]
+    if refused := [unknown(key, known) for key, is_known in keys if not is_known and key not in but]:
+        raise UnknownKeyError("\n".join(refused))
+
+
+def unknown(key: str, known: Iterable[str]) -> str:
+    """The sentence that refuses a key."""
+    known = [one for one in known if one.startswith("hydra.") == key.startswith("hydra.")]
+    parent = key.rpartition(".")[0]
+    beside = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent]
+    text = f"unknown key {key!r}"
+    if near := nearest_key(key, known):
+        text += f"; did you mean {near!r}?"
+    return text + (f"\n{parent or 'The config'} has: {', '.join(beside)}" if beside else "")
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """The whole key that was most likely meant: above all its own name is alike, then where it stands."""
+
+    def alike(a: str, b: str) -> float:
+        return difflib.SequenceMatcher(None, a, b).ratio()
+
+    parent, _, name = key.rpartition(".")
+    initials = "".join(word[:1] for word in name.split("_"))
+
+    def likeness(candidate: str) -> float:
+        place, _, last = candidate.rpartition(".")
+        return max(alike(name, last), 0.9 * (last == initials)) + 0.5 * alike(parent, place) - 0.1 * place.count(".")
+
+    return max(known, key=likeness, default=None)
+
+
+def open_free_mappings(overrides: Iterable[str], schema: type) -> list[str]:
+    """Overrides in which new keys of a free mapping need no ``+``: ``env.options.n=3`` whether YAML has ``n`` or not.
+
+    Args:
+        overrides: Of a command line.
+        schema: Dataclass of the config.
+    """
+    return [f"++{one}" if _in_free_mapping(one.split("=")[0].split("."), schema) else one for one in overrides]
+
+
+def _in_free_mapping(path: list[str], schema: Any) -> bool:
+    for name in path:
+        if get_origin(schema) is dict:
+            return True
+        options = [one for one in (schema, *get_args(schema)) if is_dataclass(one)]
+        if not options or name not in (hints := get_type_hints(options[0])):
+            return False
+        schema = hints[name]
+    return False
+
+
+def explain(error: BaseException, known: Iterable[str] = ()) -> str:
+    """One sentence about what Hydra or OmegaConf refused, if its kind is known; else the whole chain of messages.
+
+    Args:
+        error: What was raised.
+        known: Whole keys of the config, without what was wrong with it.
+    """
+    messages: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause).strip()
+        if text and "$VALUE" not in text and not any(text in earlier for earlier in messages):
+            messages.append(text)
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(messages)
+    if found := re.search(r"An item is already at '([^']+)'", text):
+        return f"{found[1]} is there already: give its value without the +"
+    if (found := re.search(r"override ~(\S+)", text)) and "does not support deletion" in text:
+        return f"{found[1]} cannot be taken away; give it a value"
+    if found := re.search(
+        r"Could not find '([^']+)/([^'/]+)'\s+Available options in [^:]+:\s+(.*)\s+Config search", text, re.S
+    ):
+        options = [one for one in found[3].split() if one != "schema"]
+        return f"{found[1]}={found[2]}: unknown{nearest(found[2], options)} Known: {', '.join(options)}"
+    said = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
+    found = said or re.search(r"Key '([^']+)' (?:is not in struct|not in )", text)
+    if found is None:
+        return text
+    whole = None if said else re.search(r"full_key: (\S+)", text)
+    key = re.sub(r"\[(\d+)\]", r".\1", whole[1] if whole else found[1])
+    # Of a key inside a value, {reward_weight: 1}, OmegaConf knows only the end.
+    within = re.search(r"Error merging override \+*([\w.]+)=", text)
+    if within and not key.startswith(within[1]):
+        key = f"{within[1]}.{key}"
+    return unknown(key, known)

@@ -1,0 +1,223 @@
+"""Which part of a response is the program?
+
+The rule, in this order:
+
+1. Text before ``</think>`` is a draft; behind a ``<think>`` that is never closed, all is.
+2. A block is fenced by three or more backticks or tildes, in a list or quotation too; one that is not closed was cut
+   off and is none. Only blocks whose language is Python or not said count, and of these the tagged ones are preferred.
+3. If names are asked for, it is the last block that defines most of them: no stub (a function of nothing but ``pass``
+   or a docstring), and none that is introduced as a mistake.
+4. Else it is the last block that reads standard input, or the last that does anything: no sample output.
+5. Earlier blocks that define what it lacks, helpers and imports, are put in front of it.
+"""
+
+import ast
+import builtins
+import re
+import textwrap
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from rewards.answers import REASONING, final_part
+
+_FENCE = re.compile(r"(?P<prefix>[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^`\n]*)")
+_PYTHON = re.compile(r"i?py(?:thon)?[\d.]*", re.IGNORECASE)
+_LANGUAGES = re.compile(
+    r"text|txt|plaintext|output|console|shell|sh|bash|zsh|cmd|powershell|json|yaml|toml|xml|html|css|"
+    r"sql|diff|markdown|md|pycon|c|cpp|csharp|java|javascript|js|typescript|ts|go|rust|ruby|php|"
+    r"swift|kotlin|scala|r|julia|latex"
+)
+_MAX_NESTED, _MAX_CHECKS = 3, 50
+_MISTAKE = re.compile(
+    r"\b(mistake|wrong|incorrect|bug|buggy|pitfall|avoid|broken|does(?: not|n't) work|fails?|not to do|bad|don't)\b",
+    re.IGNORECASE,
+)
+_MENDED = re.compile(
+    r"\b(correct|corrected|fix|fixed|fixes|right|solution|without|instead|improved|revised|updated)\b", re.IGNORECASE
+)
+_READS_INPUT = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\s*\(\s*0\b|\bfileinput\b|/dev/stdin|\bos\.read\s*\(\s*0\b")
+_MAX_PARSED = 100_000
+
+
+@dataclass(frozen=True)
+class Block:
+    """A closed fenced block.
+
+    Args:
+        language: Its tag, in lower case; empty if it has none.
+        text: What it holds, without the indentation that all lines share.
+        before: The line in front of it.
+    """
+
+    language: str
+    text: str
+    before: str = ""
+
+    @cached_property
+    def tree(self) -> ast.Module | None:
+        """The parsed text, or ``None`` if it is no Python."""
+        if len(self.text) > _MAX_PARSED:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of escapes in strings, which is the program's own affair
+                return ast.parse(self.text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+    @cached_property
+    def defined(self) -> set[str]:
+        """Names that it defines at its top level; stubs do not count."""
+        if self.tree is None:
+            return set(re.findall(r"^(?:async\s+def|def|class)\s+(\w+)", self.text, re.MULTILINE))
+        return {name for node in _top_level(self.tree.body) for name in _bound_by(node)}
+
+    @cached_property
+    def lacks(self) -> set[str]:
+        """Names that it reads and that nothing in it binds."""
+        nodes = list(ast.walk(self.tree)) if self.tree else []
+        read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+        bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+        bound |= {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
+        return {name for name in read - bound - self.defined if not hasattr(builtins, name)} - {
+            name for node in nodes for name in _bound_by(node)
+        }
+
+    @property
+    def is_output(self) -> bool:
+        """Whether nothing in it does anything: numbers and words, as a sample of output has them."""
+        inert = (ast.Constant, ast.Name, ast.Tuple, ast.List, ast.UnaryOp)
+        body = self.tree.body if self.tree else []
+        return not any(not isinstance(node, ast.Expr) or not isinstance(node.value, inert) for node in body)
+
+    @property
+    def is_mistake(self) -> bool:
+        """Whether it is introduced as one: the last sentence before it, or a comment in its first line."""
+        first = self.text.lstrip().partition("\n")[0]
+        sentence = re.split(r"[.!?]\s+", self.before.strip())[-1]
+        said = sentence + (first if first.startswith("#") else "")
+        return bool(_MISTAKE.search(said)) and not _MENDED.search(said)
+
+
+def code_blocks(text: str) -> list[Block]:
+    """The closed fenced blocks of a text, of whatever language, in the order of their ends."""
+    blocks: list[Block] = []
+    open_blocks: list[tuple[re.Match[str], list[str], str]] = []  # opening fence, lines so far, line in front of it
+    before, checks = "", _MAX_CHECKS
+    lines = text.splitlines()
+    fences = [_FENCE.match(line) if "```" in line or "~~~" in line else None for line in lines]
+    last = max((i for i, fence in enumerate(fences) if fence), default=-1)
+    for i, (line, fence) in enumerate(zip(lines, fences, strict=True)):
+        opens = fence is not None and not open_blocks
+        if fence and open_blocks:
+            opening, inside, introduction = open_blocks[-1]
+            same = fence["fence"][0] == opening["fence"][0] and len(fence["fence"]) >= len(opening["fence"])
+            language = "" if fence["info"].startswith(" ") else _language(fence["info"])
+            nests = same or _language(opening["info"]) in ("markdown", "md")
+            opens = nests and bool(_LANGUAGES.fullmatch(language) or _PYTHON.fullmatch(language))
+            checks -= 1
+            if same and not opens and not (i < last and checks > 0 and _in_a_string("\n".join(inside))):
+                open_blocks.pop()
+                blocks.append(Block(_language(opening["info"]), _content(opening, inside), introduction))
+                before = line[fence.end("fence") :]
+        for _, inside, _ in open_blocks:
+            inside.append(line)
+        if fence and opens and len(open_blocks) < _MAX_NESTED:
+            open_blocks.append((fence, [], before))
+        elif line.strip() and not open_blocks and not fence:
+            before = line
+    return blocks
+
+
+def _language(info: str) -> str:
+    """The language in what stands behind a fence: ``py``, ``Python``, ``{.python}``, ``python:solution.py``."""
+    return re.split(r"[\s:,{}=]", info.strip().strip("{}.").lower())[0].lstrip(".")
+
+
+def _content(opening: re.Match[str], lines: list[str]) -> str:
+    if ">" in opening["prefix"]:
+        lines = [re.sub(r"^[ \t]*>[ \t]?", "", line) for line in lines]
+    return textwrap.dedent("\n".join(lines)) + "\n"
+
+
+def _in_a_string(text: str) -> bool:
+    """Whether a text ends inside a triple-quoted string: a fence there belongs to a docstring."""
+    quotes = re.findall(r'"""|\'\'\'|#[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', text)
+    opened = ""
+    for quote in quotes:
+        if opened:
+            opened = "" if quote.endswith(opened) else opened
+        elif quote in ('"""', "'''"):
+            opened = quote
+    return bool(opened)
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers"):
+            if isinstance(node, ast.If | ast.Try | ast.With) and hasattr(node, part):
+                yield from _top_level(getattr(node, part))
+
+
+def _bound_by(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if not _is_stub(node):
+            yield node.name
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+    elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def _is_stub(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    """Whether a function does nothing, or a class has nothing but such functions."""
+    inert = [
+        isinstance(part, ast.Pass)
+        or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+        or (isinstance(part, ast.Raise) and "NotImplemented" in ast.dump(part))
+        or (
+            isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+            and isinstance(node, ast.ClassDef)
+            and _is_stub(part)
+        )
+        for part in node.body
+    ]
+    has_methods = any(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in node.body)
+    return all(inert) and (has_methods or not isinstance(node, ast.ClassDef))
+
+
+def program_in(response: str, defines: Collection[str] = ()) -> str | None:
+    """The program that a response offers, by the rule of this module; ``None`` if there is none.
+
+    Args:
+        response: What the policy wrote.
+        defines: Functions and classes that the program must define.
+    """
+    text = final_part(response)
+    for opening, _ in REASONING:
+        text = text.partition(opening)[0]
+    blocks = [block for block in code_blocks(text) if block.text.strip()]
+    python = [b for b in blocks if _PYTHON.fullmatch(b.language)] + [b for b in blocks if not b.language]
+    if not python:
+        return None
+    wanted = set(defines)
+
+    def rank(block: Block) -> tuple[int, ...]:
+        useful = len(wanted & block.defined) if wanted else bool(_READS_INPUT.search(block.text))
+        readable = block.tree is not None
+        does = readable and not block.is_output
+        return bool(useful) and not block.is_mistake, useful, not block.is_mistake, bool(block.language), does, readable
+
+    order = {id(block): i for i, block in enumerate(blocks)}
+    chosen = max(python, key=lambda block: (*map(int, rank(block)), order[id(block)]))
+    parts, lacking = [chosen], chosen.lacks | (wanted - chosen.defined)
+    for block in reversed(blocks[: order[id(chosen)]]):
+        if block in python and block.tree and not block.is_mistake and lacking & block.defined:
+            parts.insert(0, block)
+            lacking = (lacking - block.defined) | block.lacks
+    return "\n".join(part.text for part in parts)

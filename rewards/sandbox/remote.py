@@ -1,0 +1,181 @@
+"""Programs on a server instead: the HTTP interface of SandboxFusion, ``POST /run_code``.
+
+The same jobs and outcomes as :class:`rewards.sandbox.Sandbox`, so that whoever grades does not notice. A whole program
+is sent as it is; for calls a driver goes with it, which is our own candidate's code, and prints the replies. Expected
+values stay here, as always. How well programs are isolated is the server's affair: run it where nothing else is.
+Tests that are arbitrary code are refused, since the interface offers no second process beside the program's.
+"""
+
+import inspect
+import json
+import secrets
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from rewards.sandbox import candidate, codec, wire
+from rewards.sandbox.confinement import Mode
+from rewards.sandbox.jobs import Conversation, Ending, Job, Limits, Outcome, SandboxError, Script
+
+_GRACE_S = 60.0
+_BACKOFF_S = 0.2
+_DRIVER = """
+import json, os, sys, types
+given = json.loads(sys.stdin.readline())
+for name in ("rewards", "rewards.sandbox"):
+    sys.modules[name] = types.ModuleType(name)
+for name, source in given["modules"].items():
+    sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), sys.modules[name].__dict__)
+program, out = sys.modules["rewards.sandbox.candidate"].Candidate(), os.dup(1)
+for request in given["requests"]:
+    for reply in program.answer(request):
+        sys.stdout.flush()
+        data = ("\\n" + given["mark"] + json.dumps(reply) + "\\n").encode()
+        while data:
+            data = data[os.write(out, data):]
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+class RemoteSandbox:
+    """A server that runs programs. Thread-safe.
+
+    Args:
+        url: Of the server, without the path.
+        n_workers: Requests at a time; 0 for 8.
+        retries: How often a request that failed is made again.
+
+    Raises:
+        SandboxError: If no server answers there.
+    """
+
+    mode: Mode | str = "remote"
+    judges = False
+
+    def __init__(self, url: str, n_workers: int = 0, retries: int = 3) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise SandboxError(f"env.options.sandbox.url={url!r}: the address of the server, http://...")
+        self._url, self._retries = url.rstrip("/") + "/run_code", retries
+        self._threads = ThreadPoolExecutor(n_workers or 8, thread_name_prefix="sandbox")
+        self.layers: list[str] = [f"those of {url}"]
+        self.missing: list[str] = []
+        self.counts = dict.fromkeys(Ending, 0)
+        self._modules = {module.__name__: inspect.getsource(module) for module in (codec, wire, candidate)}
+        if not self._works():
+            raise SandboxError(f"env.options.sandbox.url={url}: no server there runs a program that prints")
+
+    def submit(self, job: Job, limits: Limits) -> "Future[Outcome]":
+        """Queues a program."""
+        return self._threads.submit(self._run, job, limits)
+
+    def run(self, job: Job, limits: Limits) -> Outcome:
+        """Runs one program and waits for it."""
+        return self.submit(job, limits).result()
+
+    def close(self) -> None:
+        """Waits for nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, job: Job, limits: Limits) -> Outcome:
+        try:
+            outcome = self._script(job, limits) if isinstance(job, Script) else self._converse(job, limits)
+        except SandboxError as error:
+            outcome = Outcome(Ending.BROKEN, detail=str(error))
+        self.counts[outcome.ending] += 1
+        return outcome
+
+    def _script(self, job: Script, limits: Limits) -> Outcome:
+        _, wall_s = limits.in_all(1)
+        result = self._post(job.source, job.stdin.decode("utf-8", "replace"), wall_s)
+        output, errors = (result[name].encode()[: limits.output_bytes + 1] for name in ("stdout", "stderr"))
+        ending = Ending.TIMEOUT if result["timed_out"] else Ending.FINISHED if result["exit"] >= 0 else Ending.DIED
+        return Outcome(ending, (), output, errors, 0, result["exit"], result["seconds"])
+
+    def _converse(self, job: Job, limits: Limits) -> Outcome:
+        if not isinstance(job, Conversation):
+            raise SandboxError("tests that are code need env.options.sandbox.backend=local")
+        # What is printed about public calls may be shown, so those have a run to themselves.
+        load, *calls = job.requests
+        parts = [calls[: job.output_after - 1], calls[job.output_after - 1 :]] if job.output_after > 1 else [calls]
+        replies: list[Any] = []
+        output, seconds, ending = b"", 0.0, Ending.FINISHED
+        for number, part in enumerate(part for part in parts if part or not calls):
+            expected = 1 + sum(len(request["calls"]) for request in part)
+            mark = secrets.token_hex(16)
+            given = {"modules": self._modules, "requests": [load, *part], "mark": mark}
+            _, wall_s = limits.in_all(expected - 1)
+            result = self._post(_DRIVER, json.dumps(given) + "\n", wall_s)
+            said, found = _parted(result["stdout"], mark)
+            output = said[: limits.output_bytes] if number == 0 and job.output_after > 1 else output
+            replies += found[:expected] if number == 0 else found[1:expected]
+            seconds += result["seconds"]
+            if len(found) < expected:
+                ending = Ending.TIMEOUT if result["timed_out"] else Ending.DIED
+                break
+        return Outcome(ending, tuple(replies), output, b"", 0, 0, seconds)
+
+    def _post(self, code: str, stdin: str, wall_s: float) -> dict[str, Any]:
+        """One run; again where the server fails.
+
+        Raises:
+            SandboxError: If it never succeeds for a reason that is not the program's.
+        """
+        request = {"code": code, "language": "python", "stdin": stdin, "run_timeout": wall_s, "compile_timeout": wall_s}
+        said = ""
+        for attempt in range(self._retries + 1):
+            time.sleep(_BACKOFF_S * (2**attempt - 1))
+            try:
+                answer = self._exchange(request, wall_s + _GRACE_S)
+            except (OSError, ValueError) as error:
+                said = str(error)
+                continue
+            result = answer.get("run_result")
+            if answer.get("status") in ("Success", "Failed") and isinstance(result, dict):
+                status = result.get("return_code")
+                return {
+                    "stdout": result.get("stdout") or "",
+                    "stderr": result.get("stderr") or "",
+                    "exit": status if isinstance(status, int) else -1,
+                    "seconds": float(result.get("execution_time") or 0),
+                    "timed_out": result.get("status") == "TimeLimitExceeded",
+                }
+            said = str(answer.get("message") or answer.get("status"))
+        if code != _PROBE and self._works():  # it fails for this program alone, so that is the program's doing
+            return {"stdout": "", "stderr": said, "exit": -1, "seconds": 0.0, "timed_out": False}
+        raise SandboxError(f"the server failed {self._retries + 1} times: {said}")
+
+    def _exchange(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        body = json.dumps(request).encode()
+        http = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(http, timeout=timeout_s) as response:
+            answer = json.loads(response.read())
+        if not isinstance(answer, dict):
+            raise ValueError("the server sent no JSON object")
+        return answer
+
+    def _works(self) -> bool:
+        try:
+            return self._post(_PROBE, "", 10.0)["stdout"].strip() == "works"
+        except SandboxError:
+            return False
+
+
+_PROBE = "print('works')"
+
+
+def _parted(stdout: str, mark: str) -> tuple[bytes, list[Any]]:
+    """What the program printed, and the replies among it."""
+    printed, replies = [], []
+    for line in stdout.split("\n"):
+        if line.startswith(mark):
+            try:
+                replies.append(json.loads(line[len(mark) :]))
+            except (ValueError, RecursionError):
+                replies.append(None)
+        else:
+            printed.append(line)
+    return "\n".join(printed).strip("\n").encode(), replies

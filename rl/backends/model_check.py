@@ -1,0 +1,133 @@
+"""Does the trainer compute what the model computes? A real forward pass decides, when the model is loaded.
+
+Sampling pads prompts on the left, decodes with a key-value cache, drops rows from it and lends it to the next turn; the
+update pads on the right, reads shared prompts once and runs in train mode. All of that is exact for plain softmax
+attention, but not for every architecture: recurrent layers may read padding, windows count columns, a decoding step may
+round a state that the whole sequence does not. So a few short conversations go through the engine and the actor, and
+their log-probs must be those of the model reading each conversation alone. What a model cannot do is switched off if
+that helps; else the model is refused.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envs import Message
+from rl.backends.engine_hf import HFEngine
+from rl.backends.lora import bare_model
+from rl.backends.policy import Actor
+from rl.backends.trunk import keeps_everything, trunk_of
+from rl.rendering import Renderer
+from rl.rollout import complete
+from rl.types import Request
+
+TOLERANCES = {torch.float32: 3e-4, torch.bfloat16: 0.2}
+"""Largest difference of log-probs, root mean square over an answer, in nats: bfloat16 rounds, and moves routers."""
+_QUESTIONS = ("1 2", "1 2 3 4 5 6 7 8 9", "5")
+
+
+class ModelError(ValueError):
+    """The model cannot be sampled from, or trained, as it would be."""
+
+
+def check_model(model: Any, renderer: Renderer, samples: bool) -> None:
+    """Compares engine and actor with the model's own forward pass.
+
+    Sets ``lends_cache`` of the trunk to False where results are right only without.
+
+    Args:
+        model: A causal language model in evaluation mode, adapters included.
+        renderer: Says what prompts look like.
+        samples: The transformers engine is to sample from the model.
+
+    Raises:
+        ModelError: With what differs, by how much, and what to do.
+    """
+    name, trunk = type(bare_model(model)).__name__, trunk_of(bare_model(model))
+    if samples:
+        fault = _attempt(lambda: _engine_gap(model, renderer), model)
+        if fault and keeps_everything(trunk):
+            trunk.lends_cache = False
+            fault = _attempt(lambda: _engine_gap(model, renderer), model)
+        if fault:
+            raise ModelError(f"{name} cannot be sampled from by engine=hf: {fault}. Use engine=vllm")
+    fault = _attempt(lambda: _actor_gap(model, renderer), model)
+    if fault and keeps_everything(trunk):
+        trunk.lends_cache = False
+        fault = _attempt(lambda: _actor_gap(model, renderer), model)
+    if fault:
+        raise ModelError(f"{name} cannot be trained: {fault}. Take another model, or model.attention=eager")
+
+
+def _attempt(measure: Any, model: Any) -> str | None:
+    """What is wrong with a measured gap, in words."""
+    tolerance = TOLERANCES.get(model.dtype, 3e-4)
+    try:
+        gap = measure()
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if gap <= tolerance:
+        return None
+    return f"log-probs differ from the model's own forward pass by {gap:.3g} nats (at most {tolerance:g} by rounding)"
+
+
+def _plain(model: Any, ids: tuple[int, ...]) -> Tensor:
+    """``[T]`` log-prob of every token given those before it, 0 for the first: the model reads one row, no padding."""
+    row = torch.tensor([ids], device=model.device)
+    with torch.no_grad():
+        logprobs = bare_model(model)(input_ids=row).logits[0, :-1].float().log_softmax(-1)
+    gathered = logprobs.gather(1, row[0, 1:, None]).squeeze(1).cpu()
+    return torch.cat([torch.zeros(1), gathered])
+
+
+def _engine_gap(model: Any, renderer: Renderer) -> float:
+    """Largest difference between the engine's log-probs and the model's, over two turns of five conversations."""
+    engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
+    prompts = [renderer.opening([Message("user", _QUESTIONS[i % 2])]) for i in range(5)]
+    requests = [Request(i, prompt, 3 + 2 * i, 1.0, 7919 * i) for i, prompt in enumerate(prompts)]
+    first = complete(engine, requests)
+    then = [
+        renderer.extend(request.prompt_ids, answer.action_ids, [Message("user", _QUESTIONS[i % 3])])
+        for i, (request, answer) in enumerate(zip(requests, first, strict=True))
+    ]
+    requests = [Request(i, prompt, 4, 1.0, 104729 * i + 1) for i, prompt in enumerate(then)]
+    gaps = []
+    for request, start, one, two in zip(requests, prompts, first, complete(engine, requests), strict=True):
+        expected = _plain(model, request.prompt_ids + two.action_ids)
+        for answer, begin in ((one, len(start)), (two, len(request.prompt_ids))):
+            own = expected[begin : begin + len(answer.action_ids)]
+            gaps.append((own - torch.tensor(answer.logprobs)).square().mean().sqrt())
+    return _largest(gaps)
+
+
+def _actor_gap(model: Any, renderer: Renderer) -> float:
+    """The same for the trainer's forward pass, in train mode, on rows of which some share a prompt."""
+    prompts = [renderer.opening([Message("user", question)]) for question in _QUESTIONS]
+    rows = [(prompts[i // 3], prompts[0][: 3 + 2 * i]) for i in range(5)]
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    input_ids = torch.full((len(rows), width), renderer.pad_id)
+    response_mask, attention_mask = torch.zeros(2, len(rows), width, dtype=torch.bool)
+    for i, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        input_ids[i, :end] = torch.tensor(prompt + answer)
+        attention_mask[i, :end], response_mask[i, len(prompt) : end] = True, True
+    actor = Actor(model)
+    training = model.training
+    actor.train()
+    try:
+        with torch.no_grad():
+            places = (input_ids.to(model.device), attention_mask.to(model.device), response_mask.to(model.device))
+            logprobs = actor(*places, 1.0).logprobs.cpu()
+    finally:
+        model.train(training)
+    gaps = []
+    for i, (prompt, answer) in enumerate(rows):
+        expected = _plain(model, prompt + answer)[len(prompt) :]
+        gaps.append((expected - logprobs[i, len(prompt) : len(prompt) + len(answer)]).square().mean().sqrt())
+    return _largest(gaps)
+
+
+def _largest(gaps: list[Tensor]) -> float:
+    worst = torch.stack(gaps)
+    return float("inf") if worst.isnan().any() else float(worst.max())

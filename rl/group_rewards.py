@@ -1,0 +1,100 @@
+"""Rewards that need the whole group: agreement between samples instead of a verifier, tournaments, anything relative.
+
+``env.group_reward`` names one of :data:`GROUP_REWARDS`. It is applied to a training group as soon as its episodes have
+ended, before anything asks whether the group carries a gradient. What the verifier said stays in ``Turn.score``, so
+that a log still shows how often such a reward is right. A turn about which the group says nothing gets
+``trained=False``: it is masked, which is not the same as being paid 0.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from envs import StopReason
+from rewards.lookup import Lookup
+from rewards.votes import majority_index
+from rl.types import Group, Turn
+
+GroupReward = Callable[..., Group]
+"""``(group, **options) -> group`` with the same episodes in the same order, paid differently."""
+
+GROUP_REWARDS: Lookup[GroupReward] = Lookup("env.group_reward")
+
+
+def apply_group_reward(reward: GroupReward, group: Group) -> Group:
+    """The group as the reward pays it. What it raises fails the group's episodes, which are then masked and counted."""
+    try:
+        return reward(group)
+    except Exception as error:  # as with environments: what was sampled is kept, and the run's limit of failures holds
+        said = f"group reward: {error!r}"
+        broken = {"terminated": False, "truncated": True, "stop_reason": StopReason.ENV_ERROR, "error": said}
+        return replace(group, episodes=tuple(replace(episode, **broken) for episode in group.episodes))
+
+
+def pay(group: Group, rewards: Callable[[Sequence[Turn]], Sequence[float | None]]) -> Group:
+    """Pays every turn among the same turns of the group, role by role.
+
+    Args:
+        group: Its failed episodes and the turns that its policy was only given to read stay as they are.
+        rewards: From the turns that were sampled at one place of the episode to their rewards, ``None`` for no signal.
+    """
+    paid: dict[tuple[int, int], Turn] = {}
+    places: dict[tuple[int, str], list[tuple[int, int]]] = {}
+    for i, episode in enumerate(group.episodes):
+        if not episode.failed:
+            for k in range(episode.given, len(episode.turns)):
+                places.setdefault((k, episode.turns[k].role), []).append((i, k))
+    for same in places.values():
+        turns = [group.episodes[i].turns[k] for i, k in same]
+        for place, turn, reward in zip(same, turns, rewards(turns), strict=True):
+            new = {"reward": 0.0, "trained": False} if reward is None else {"reward": float(reward)}
+            paid[place] = replace(turn, **new)
+    episodes = [
+        replace(episode, turns=tuple(paid.get((i, k), turn) for k, turn in enumerate(episode.turns)))
+        for i, episode in enumerate(group.episodes)
+    ]
+    return replace(group, episodes=tuple(episodes))
+
+
+@dataclass(frozen=True)
+class MajorityOptions:
+    """Options of ``majority``.
+
+    Args:
+        least: Share of a group's turns that the winning answer must have; below it the vote says nothing.
+    """
+
+    least: float = 0.0
+
+
+@GROUP_REWARDS.register("majority", options=MajorityOptions)
+def majority(group: Group, *, least: float) -> Group:
+    """1 for the answer that most of the group give at the same turn, 0 for others (TTRL, arXiv 2504.16084).
+
+    Where nobody answers, or the winner has less than the share that is asked for, there is no signal.
+    """
+
+    def rewards(turns: Sequence[Turn]) -> list[float | None]:
+        answers = [turn.answer_key for turn in turns]
+        winner = majority_index(answers)
+        if winner is None or answers.count(answers[winner]) < least * len(turns):
+            return [None] * len(turns)
+        return [float(answer == answers[winner]) for answer in answers]
+
+    return pay(group, rewards)
+
+
+@GROUP_REWARDS.register("agreement")
+def agreement(group: Group) -> Group:
+    """The share of the group's *other* answers at the same turn that equal one's own; no signal without another."""
+
+    def rewards(turns: Sequence[Turn]) -> list[float | None]:
+        votes = Counter(turn.answer_key for turn in turns if turn.answer_key is not None)
+        voters = sum(votes.values())
+        # Who does not answer agrees with nobody; who is the only one to answer cannot be agreed with.
+        return [
+            (0.0 if turn.answer_key is None else (votes[turn.answer_key] - 1) / (voters - 1)) if voters > 1 else None
+            for turn in turns
+        ]
+
+    return pay(group, rewards)

@@ -1,0 +1,158 @@
+"""The report of folders that no comparison wrote, and of exhibits and rates that were added from outside."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from experiments.evidence import build
+from experiments.evidence.comparison import compare
+from experiments.evidence.model import EXHIBITS, Absent, Figure, Panel, Series, Table, exhibit
+from experiments.evidence.page import page
+from experiments.evidence.store import Store
+from experiments.evidence.verdicts import verdicts
+from experiments.report import write_report
+from rl.analysis.rates import RATES, rate
+from rl.analysis.rows import EvalRow
+from tests.conftest import ROOT
+from tests.experiments.test_compare import rows_with, stored
+from tests.experiments.test_evidence import stored as comparison  # noqa: F401
+
+
+def run(folder, arm, seed, rows, **config):
+    """A run's folder as ``experiments.train`` leaves it."""
+    place = folder.parent / "arms" / arm / f"seed_{seed}"
+    stored(folder.parent, arm, seed, rows)
+    shutil.move(place, folder)
+    shutil.rmtree(folder.parent / "arms")
+    (folder / "config.yaml").write_text(json.dumps({"seed": seed, "env": {"name": "made up", "attempts": 2}, **config}))
+    return folder
+
+
+def test_a_sweep_becomes_a_report_with_an_arm_for_every_point(tmp_path):
+    """Two learning rates and two seeds, as Hydra numbers them: four runs, two arms, told apart by what differs."""
+    for job, (lr, seed) in enumerate([(0.1, 0), (0.1, 1), (0.5, 0), (0.5, 1)]):
+        rows = rows_with("SCoRe", seed, 40 if lr == 0.1 else 2, 1)
+        run(tmp_path / "multirun" / "2026" / str(job), "SCoRe", seed, rows, algorithm={"optim": {"lr": lr}})
+    (tmp_path / "multirun" / "2026" / "multirun.yaml").touch()
+    store = Store(tmp_path / "multirun")
+    assert store.arms == ["SCoRe, algorithm.optim.lr=0.1", "SCoRe, algorithm.optim.lr=0.5"]
+    assert store.complete == [0, 1]
+    found = write_report(tmp_path / "multirun")["greedy"]
+    assert found.arm(store.arms[0]).rates["delta"].mean == pytest.approx(0.39)
+    assert "The largest delta is SCoRe, algorithm.optim.lr=0.1's." in "\n".join(verdicts(found))
+    assert (tmp_path / "multirun" / "report.html").exists()
+    assert {row.arm for row in store.rows} == set(store.arms), "rows are named after the arm that they belong to here"
+
+
+def test_one_run_alone_and_several_beside_each_other(tmp_path):
+    alone = run(tmp_path / "train" / "2026-01-01", "RLOO", 3, rows_with("RLOO", 3, 10, 0))
+    write_report(alone)
+    assert Store(alone).arms == ["RLOO"]
+    run(tmp_path / "train" / "2026-01-02", "STaR", 3, rows_with("STaR", 3, 2, 2))
+    store = Store(tmp_path / "train")
+    assert store.arms == ["RLOO", "STaR"]
+    assert "not started as one comparison" in page(store, build(store, ["T1", "T4"]), 10)
+
+
+def test_two_runs_of_one_arm_and_seed_are_not_averaged_in_silence(tmp_path):
+    for name in ("a", "b"):
+        run(tmp_path / name, "RLOO", 0, rows_with("RLOO", 0, 10, 0))
+    store = Store(tmp_path)
+    assert list(store.runs) == [("RLOO", 0)]
+    assert "another run of RLOO with seed 0" in store.notes[0]
+
+
+def test_a_folder_without_a_finished_run_says_so(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        Store(tmp_path)
+
+
+def episodes_of(attempts, seed):
+    """Ten tasks, the even ones right at the last attempt only; some are right at once and stop there."""
+    rows = []
+    for i in range(10):
+        correct = (True,) if i % 5 == 1 else (False,) * (attempts - 1) + (i % 2 == 0,)
+        n, texts = len(correct), tuple(f"answer {right}" for right in correct)
+        rows.append(
+            EvalRow(
+                "a", seed, "greedy", str(i), 0, attempts, correct, tuple(map(float, correct)),
+                tuple("correct" if right else "wrong" for right in correct), texts, texts, (3,) * n, (False,) * n,
+                "solved" if n < attempts else "attempts_used", False,
+            )
+        )  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize(("attempts", "goal"), [(1, "accuracy_t1"), (2, "delta"), (3, "delta")])
+def test_any_number_of_attempts_makes_a_report(tmp_path, attempts, goal):
+    for arm in ("a", "b"):
+        for seed in (0, 1):
+            run(tmp_path / f"{arm}{seed}", arm, seed, episodes_of(attempts, seed))
+    store = Store(tmp_path)
+    found = write_report(tmp_path)["greedy"]
+    assert found.goal == goal
+    values = {one.id: one for one in build(store, ["T1", "T5"])}["T1"].values["a"]
+    assert [name for name in values if name.startswith("accuracy_t")] == [f"accuracy_t{k + 1}" for k in range(attempts)]
+    assert ("delta" in values) == (attempts > 1)
+    if attempts == 3:
+        assert values["delta"][0] == 0.0
+        assert values["delta_t3"][0] == pytest.approx(values["accuracy_t3"][0] - values["accuracy_t1"][0])
+        assert values["delta_t3"][0] == pytest.approx(0.4)
+    sentences = "\n".join(verdicts(found))
+    assert "nan" not in sentences
+    assert ("acc@t1" in sentences) == (attempts == 1)
+    assert ("From the first to attempt 3: +40.0" in sentences) == (attempts == 3)
+
+
+def test_an_exhibit_and_a_rate_from_outside_reach_table_figure_and_page(comparison, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(RATES, "_values", dict(RATES._values))
+    monkeypatch.setattr(EXHIBITS, "_values", dict(EXHIBITS._values))
+
+    @rate("long", "long answers", "%")
+    def long(row):
+        """Last answers of more than ten characters."""
+        return len(row.texts[-1]) > 10
+
+    @exhibit("F20", "Answers by length")
+    def by_length(store):
+        """How long answers are."""
+        y = [store.interval(arm, store.mode, "long").mean for arm in store.arms]
+        return Figure("n = 40 tasks, 2 seeds.", [Panel("", "arm", "long (%)", [Series("all", range(len(y)), y)])])
+
+    folder = tmp_path / "run"
+    shutil.copytree(comparison, folder)
+    store = Store(folder)
+    made = {one.id: one for one in build(store, ["T1", "F1", "F20"])}
+    assert "long answers (%)" in made["T1"].header
+    assert made["T1"].values["SCoRe"]["long"][0] > 0
+    assert not [panel for panel in made["F1"].panels if "long" in panel.y_label], "that run did not log it"
+    assert isinstance(made["F20"], Figure)
+    assert made["F20"].title == "Answers by length"
+    text = page(store, list(made.values()), 10)
+    assert "Answers by length" in text
+    assert "long answers (%)" in text
+    assert compare(store, "greedy").arm("score").rates["long"].mean > 0
+
+
+def test_the_example_of_the_docs_runs_as_printed(comparison, tmp_path):  # noqa: F811
+    text = (ROOT / "docs" / "evidence.md").read_text()
+    (tmp_path / "my_exhibits.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])
+    folder = tmp_path / "run"
+    shutil.copytree(comparison, folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.report", f"run={folder}", "only=T6", "plugins=[my_exhibits]"],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Short answers (T6)" in done.stdout
+    assert "| SCoRe | 100.0 |" in (folder / "exhibits" / "T6.md").read_text()
+
+
+def test_the_kinds_of_exhibit(comparison):  # noqa: F811
+    assert all(isinstance(one, Table | Figure | Absent) for one in build(Store(comparison), ["T4", "F11"]))

@@ -1,0 +1,163 @@
+"""Programs on a server: a stand-in with SandboxFusion's interface, which runs them in our own sandbox."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from rewards.asserts import Case
+from rewards.code import CheckCode, FunctionTests, ScriptTests, score_program
+from rewards.sandbox import Ending, Limits, Sandbox, SandboxError, Script
+from rewards.sandbox.remote import RemoteSandbox
+from rewards.sandboxes import SandboxOptions, get_sandbox
+
+TESTS = FunctionTests((Case("double", (2,), 4),), (Case("double", (21,), 42), Case("double", ("ab",), "abab")))
+
+
+class StandIn:
+    """Counts requests, can fail on purpose, and knows how many run at once."""
+
+    def __init__(self, sandbox):
+        self.sandbox, self.fail, self.seen, self.now, self.most = sandbox, [], 0, 0, 0
+        self.lock = threading.Lock()
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status, answer = stand_in.answer(self.path, request)
+                body = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, path, request):
+        assert path == "/run_code"
+        assert request["language"] == "python"
+        with self.lock:
+            self.seen, self.now = self.seen + 1, self.now + 1
+            self.most = max(self.most, self.now)
+            failure = self.fail.pop(0) if self.fail else None
+        try:
+            if failure == "http":
+                return 503, {}
+            if failure or "REFUSE" in request["code"] + request["stdin"]:
+                return 200, {"status": "SandboxError", "message": "no disk", "run_result": None}
+            time.sleep(0.02)
+            limits = Limits(cpu_s=1.0, output_bytes=2**22)
+            outcome = self.sandbox.run(Script(request["code"], request["stdin"].encode()), limits)
+            result = {
+                "status": "TimeLimitExceeded" if outcome.ending is Ending.TIMEOUT else "Finished" if outcome.exit == 0 else "Error",
+                "execution_time": outcome.cpu_s, "return_code": outcome.exit if outcome.ending is Ending.FINISHED else None,
+                "stdout": outcome.output.decode("utf-8", "replace"), "stderr": outcome.errors.decode("utf-8", "replace"),
+            }  # fmt: skip
+            return 200, {"status": "Success" if outcome.exit == 0 else "Failed", "message": "", "run_result": result}
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Sandbox(n_workers=2) as sandbox:
+        server = StandIn(sandbox)
+        yield server
+        server.server.shutdown()
+        server.server.server_close()
+
+
+@pytest.fixture
+def remote(server):
+    remote = RemoteSandbox(server.url, n_workers=3, retries=2)
+    yield remote
+    remote.close()
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict", "observed"),
+    [
+        ("def double(x):\n    print('seen', x)\n    return x + x\n", "correct", "seen 2"),
+        ("def double(x):\n    return x * x\n", "wrong", "The shown test passes."),
+        ("def double(x):\n    return 5\n", "wrong", "Got: 5"),
+        ("def double(x):\n    raise ValueError('no')\n", "wrong", "ValueError: no"),
+        ("def double(x:\n", "wrong", "SyntaxError"),
+        ("import os\ndef double(x):\n    os._exit(0)\n", "wrong", "ended before it answered"),
+        ("def double(x):\n    while True: pass\n", "timeout", "time limit"),
+        ("import sys\ndef double(x):\n    print(sys._getframe(1).f_globals)\n    return 5\n", "wrong", "Got: 5"),
+        (
+            "class E:\n    def __eq__(self, o): return True\ndef double(x):\n    return E()\n",
+            "wrong",
+            "object of type E",
+        ),
+    ],
+)
+def test_functions(remote, program, verdict, observed):
+    score = score_program(program, TESTS, Limits(cpu_s=1.0), sandbox=remote)
+    assert score.verdict == verdict, score
+    assert observed in score.observation
+    assert "21" not in score.observation.replace("0x", "")
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict"),
+    [
+        ("print(sum(map(int, input().split())))", "correct"),
+        ("print(1)", "wrong"),
+        ("1 / 0", "wrong"),
+        ("while True: pass", "timeout"),
+    ],
+)
+def test_whole_programs(remote, program, verdict):
+    tests = ScriptTests((("1 2\n", "3\n"),), (("5 6\n", "11\n"),))
+    assert score_program(program, tests, Limits(cpu_s=1.0), sandbox=remote).verdict == verdict
+
+
+def test_a_server_that_fails_is_asked_again(remote, server):
+    program = "def double(x):\n    return x + x\n"
+    server.fail = ["http", "error"]
+    assert score_program(program, TESTS, sandbox=remote).verdict == "correct"
+    server.fail = ["http"] * 9
+    score = score_program(program, TESTS, sandbox=remote)
+    assert score.verdict == "error"
+    assert score.reason.startswith("sandbox: the server failed 3 times")
+    server.fail = []
+
+
+def test_a_program_that_the_server_refuses_alone_is_wrong(remote):
+    """Else a response could make an error of its failure."""
+    assert score_program("REFUSE = 1\ndef double(x):\n    return 0\n", TESTS, sandbox=remote).verdict == "wrong"
+
+
+def test_no_more_requests_at_once_than_workers(remote, server):
+    server.most = 0
+    futures = [remote.submit(Script("print(1)"), Limits()) for _ in range(12)]
+    assert all(future.result().output == b"1\n" for future in futures)
+    assert server.most <= 3
+
+
+def test_it_is_chosen_by_name(server):
+    options = SandboxOptions(backend="http", url=server.url)
+    sandbox = get_sandbox(options)
+    assert isinstance(sandbox, RemoteSandbox)
+    assert get_sandbox(options) is sandbox
+    with pytest.raises(SandboxError, match=r"sandbox\.url="):
+        get_sandbox(SandboxOptions(backend="http"))
+    with pytest.raises(SandboxError, match="no server there"):
+        RemoteSandbox("http://127.0.0.1:9", retries=0)
+
+
+def test_tests_that_are_code_are_refused(remote):
+    tests = FunctionTests(code=CheckCode(("assert f(1) == 1",)))
+    score = score_program("def f(x): return x", tests, sandbox=remote)
+    assert score.verdict == "error"
+    assert "backend=local" in score.reason

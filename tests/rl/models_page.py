@@ -1,0 +1,81 @@
+"""The docs page of models and templates, from the two tables that the tests run: ``python -m tests.rl.models_page``."""
+
+from rl.rendering import Renderer, TemplateError
+from tests.conftest import ROOT
+from tests.rl import architectures, templates
+
+PAGE = ROOT / "docs" / "models.md"
+_HEAD = """# Models and chat templates
+
+Any causal language model of transformers can be the policy; a folder or a hub id goes into `model.path`. When it is
+loaded, a few short conversations go through the engine and through the trainer, and their log-probs must be those of
+the model reading each conversation by itself (`rl/backends/model_check.py`). So a model is right, or it is refused by
+name.
+
+This page is written by `python -m tests.rl.models_page` from the tables that the tests run, with tiny random models
+of each architecture: sampling two turns, one training step, saving and loading.
+
+## Architectures on `engine=hf`
+
+*Read once* says that a prompt that the episodes of a group share is read once in the update, and that a second turn
+does not read the first one again. Layers with a sliding window or a recurrent state do not keep what that takes: such
+models give the same results with more work.
+
+| models | `model_type` | works | read once |
+|---|---|---|---|
+"""
+_TEMPLATES = """
+A refused architecture can be sampled with `engine=vllm` where vLLM knows it. Dropout and router noise are switched
+off at load, in modules and configs alike.
+
+## Chat templates
+
+The next prompt is the last one, the answer *as sampled*, and the new question: nothing is rendered twice. A template
+that would write the conversation otherwise is refused when a run starts, with what to do:
+
+- `model.thoughts=keep`: earlier answers stay in the context as sampled, thoughts included, though the template would
+  drop or rewrite them. (Dropping them is not offered: what was sampled would no longer be
+  what is trained on.)
+- `model.chat_template=trl:<name>`: one of TRL's training templates, `trl:qwen3` for example, or a Jinja file.
+- `model.chat_template_kwargs={enable_thinking: false}`: arguments of the template.
+- `model.template_date`: what a template reads as today's date; the same in all of a run, whenever it is resumed.
+
+An answer ends with the template's end token or one of those that the model's `generation_config.json` lists, or at
+one of `engine.stop_strings`, which is not part of its text. `algorithm.mask_cut_off=true` leaves answers that the
+token limit cut off out of the loss.
+
+| a template like that of | as it is | with `model.thoughts=keep` | a system prompt |
+|---|---|---|---|
+"""
+
+
+def outcome(row: templates.Row, thoughts: str) -> tuple[str, str]:
+    """What becomes of a template, and of a system prompt with it."""
+    tokenizer = templates.tokenizer_for(row)
+    listed = tokenizer.convert_tokens_to_ids(list(row.listed))
+    try:
+        renderer = Renderer(tokenizer, listed, template_kwargs=row.kwargs, thoughts=thoughts)
+    except TemplateError as error:
+        words = str(error).partition(": {")[0].partition(". Appending")[0].removeprefix("the chat template ")
+        return f"refused: {words}".replace("|", "\\|"), ""
+    system = (renderer._system_fault or "yes").partition(". ")[0].removeprefix("the chat template ")
+    return "yes", system.replace("|", "\\|").partition(": 66")[0]
+
+
+def page() -> str:
+    """The page's text."""
+    lines = [_HEAD]
+    for row in architectures.ROWS:
+        works = f"refused: {row.error}" if row.error else "yes"
+        once = "" if row.error else ("yes" if row.lends else "no")
+        lines.append(f"| {row.like} | `{row.kind}` | {works} | {once} |\n")
+    lines.append(_TEMPLATES)
+    for row in templates.ROWS:
+        plain, system = outcome(row, "refuse")
+        kept, kept_system = outcome(row, "keep") if plain != "yes" else ("", "")
+        lines.append(f"| {row.like} | {plain} | {kept if kept == 'yes' else ''} | {system or kept_system} |\n")
+    return "".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

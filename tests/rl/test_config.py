@@ -1,0 +1,115 @@
+"""Numbers that no field can have are refused by its key, in every config and in every function's own options."""
+
+import math
+from dataclasses import fields, is_dataclass
+from numbers import Real
+
+import pytest
+
+from experiments import schema as entry_schema
+from rl import config as schema
+from rl.advantages import ADVANTAGES
+from rl.kl import KLS
+from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
+
+BASE = {
+    "AlgorithmConfig": {"name": "x"},
+    "OfflineConfig": {"name": "x", "rule": "dpo"},
+    "CriticConfig": {"kind": "shared"},
+    "LoraConfig": {"rank": 4},
+    "EngineConfig": {"name": "vllm_http", "urls": ["http://x"], "weights_dir": "x"},
+}
+ANY_SIGN = {"reward_weights", "progress_alpha", "weight"}
+MAY_BE_ZERO = {
+    "StageConfig": "share attempts kl_coefs kl_balance group_size temperature offline_first_attempts",
+    "CriticConfig": "clip lr warmup_steps",
+    "AlgorithmConfig": "off_policy_mask dynamic_sampling",
+    "OptimConfig": "weight_decay warmup_steps betas",
+    "BudgetConfig": "tokens updates keep_episodes",
+    "TrainingConfig": "tokens updates keep_episodes validate_every save_every save_every_updates max_failed_fraction "
+    "max_sampler_gap",
+    "EvalConfig": "n_tasks samples_per_task attempts fixed_first",
+    "LoraConfig": "rank",
+    "ModelConfig": "context_length",
+    "EngineConfig": "retries sleep_level",
+    "EnvConfig": "attempts",
+    "RunConfig": "seed threads",
+    "TrainConfig": "seed threads",
+    "SFTConfig": "seed threads",
+    "Discount": "turn_gamma",
+    "GroupScale": "turn_gamma",
+    "TurnLambda": "turn_gamma turn_lam",
+    "TokenLambda": "turn_gamma turn_lam gamma lam",
+    "CompareConfig": "seed threads seeds cross workers",
+    "PretrainConfig": "seed second_weight",
+    "PlayConfig": "seed",
+    "WatchConfig": "episodes",
+    "ReportConfig": "episodes",
+}
+LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE)
+OPTIONS = {type(lookup.options(name, {})) for lookup in LOOKUPS for name in lookup if not name.startswith("test_")}
+CLASSES = [cls for module in (schema, entry_schema) for cls in vars(module).values() if is_dataclass(cls)]
+CLASSES = list(dict.fromkeys(CLASSES))
+CLASSES += sorted(OPTIONS - {type(None)}, key=lambda cls: cls.__name__)
+
+
+def numbers(cls):
+    """The numeric fields of a config, and what they hold by default."""
+    default = cls(**BASE.get(cls.__name__, {}))
+    for item in fields(cls):
+        value = getattr(default, item.name)
+        inner = value[0] if isinstance(value, list) and value else value
+        if isinstance(inner, Real) and not isinstance(inner, bool):
+            yield item.name, value
+
+
+ROWS = [(cls, name, value) for cls in CLASSES for name, value in numbers(cls)]
+
+
+def with_value(cls, name, default, number):
+    value = [number, *default[1:]] if isinstance(default, list) else number
+    return cls(**(BASE.get(cls.__name__, {}) | {name: value}))
+
+
+@pytest.mark.parametrize(("cls", "name", "default"), ROWS, ids=lambda row: getattr(row, "__name__", str(row)))
+def test_every_number_is_checked(cls, name, default):
+    wrong = [math.nan, math.inf, -math.inf] + ([] if name in ANY_SIGN else [-1, -0.001])
+    if name not in MAY_BE_ZERO.get(cls.__name__, "").split() and name not in ANY_SIGN:
+        wrong.append(0)
+    for number in wrong:
+        with pytest.raises(ValueError, match=name):
+            with_value(cls, name, default, number)
+    with_value(cls, name, default, default[0] if isinstance(default, list) else default)
+
+
+def test_the_table_is_long_and_names_only_what_exists():
+    assert len(ROWS) > 60
+    known = {cls.__name__: {item.name for item in fields(cls)} for cls in CLASSES}
+    for name, names in MAY_BE_ZERO.items():
+        assert set(names.split()) <= known[name]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schema.OptimConfig(betas=[0.9, 1.0]), "betas"),
+        (lambda: schema.OptimConfig(betas=[0.9]), "betas"),
+        (lambda: schema.OptimConfig(schedule="lineal"), "use constant, linear, cosine"),
+        (lambda: schema.OptimConfig(mixed_precision="fp16"), "use no, bf16"),
+        (lambda: schema.CriticConfig("both"), "use none, shared, separate"),
+        (lambda: schema.StageConfig(reference="next"), "use base, previous"),
+        (lambda: schema.StageConfig(kl_targets=[0.1, 0.0]), "kl_targets"),
+        (lambda: schema.StageConfig(reward_weights=[], kl_coefs=[]), "one entry per turn"),
+        (lambda: schema.TrainingConfig(select="first"), "use last, best"),
+        (lambda: schema.TrainingConfig(max_failed_fraction=1.5), r"max_failed_fraction=1\.5"),
+        (lambda: schema.EngineConfig("vllm", gpu_memory_utilization=1.5), "gpu_memory_utilization"),
+        (lambda: LOSSES.options("ppo", {"clip_low": 1.5}), "clip_low"),
+        (lambda: IMPORTANCE.options("token", {"cap": 0.5}), "cap"),
+        (lambda: schema.AlgorithmConfig(name="x", kl="full", kl_in_reward=True), "kl_in_reward"),
+        (lambda: schema.AlgorithmConfig(name="x", stages={"a": schema.StageConfig(optim={"lr": -1.0})}), "optim.lr"),
+        (lambda: schema.AlgorithmConfig(name="x", stages={"a": schema.StageConfig(optim={"rate": 1.0})}), "rate"),
+    ],
+)
+def test_other_values_that_cannot_be(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()

@@ -1,0 +1,25 @@
+"""Everything that goes wrong with many runs at once, in small; ``python -m benchmarks.soak`` is the large one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_killed_damaged_and_short_of_disk_runs_end_like_undisturbed_ones(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak", "--size", "ci", "--folder", str(tmp_path / "soak")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome["different"] == []
+    assert outcome["finished"] == outcome["runs"]
+    assert outcome["fallbacks"] >= 1
+    assert {"damage", "full disk"} <= outcome["events"].keys()
