@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from envs import Split, Task
 from envs.splits import split_of
@@ -46,6 +46,19 @@ class Corpus(Protocol):
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
         """One document a task. ``drafts``: two samples a task by the model itself, once it can."""
+        ...
+
+
+@runtime_checkable
+class SteeredCorpus(Corpus, Protocol):
+    """A corpus that holds the model's own probability of a rare mode at a target."""
+
+    def probes(self, rng: random.Random, n: int) -> list[Document]:
+        """Conversations of equal length in tokens, whose last attempt is in the mode."""
+        ...
+
+    def steer(self, probability: float) -> None:
+        """Sets the mode's share of the documents, given the model's mean probability of choosing it at the probes."""
         ...
 
 
@@ -204,8 +217,7 @@ class RepairCorpus:
         p_pass: Sequence[float] = (0.1, 0.2, 0.3),
         p_factor: Sequence[float] = (0.5, 0.4, 0.3),
     ) -> None:
-        self.rare = self.share = rare
-        """The model's own probability of mending that is asked for, and the share of documents that mend."""
+        self._rare = self._share = rare
         self._label_noise, self._cue_share, self._sloppy = label_noise, cue_share, sloppy
         self._copy, self._resample = copy, resample
         self._source = Repair(p_pass=p_pass, p_factor=p_factor)
@@ -228,7 +240,7 @@ class RepairCorpus:
                 history.append(self._middle(rng, task, history[-1], own[1]))
             requests = [observed(task, text) for text in history]
             last = None
-            if cued or rng.random() < self.share:
+            if cued or rng.random() < self._share:
                 last = self._mended(rng, task, history[-1])
             if last is None:
                 last = self._quick(rng, task, history[-1], own[1])
@@ -237,13 +249,18 @@ class RepairCorpus:
             rows.append(Document(task.question, history[0], cue, last, False, between))
         return rows
 
-    def probe(self, rng: random.Random, n: int) -> list[tuple[str, str, str]]:
-        """Question, first attempt and request of ``n`` conversations, in whose reply ``fix`` should be rare."""
+    def probes(self, rng: random.Random, n: int) -> list[Document]:
+        """``n`` conversations whose last attempt is mended, after a request without the cue."""
         rows = []
         for task in self.tasks(rng, n):
             first = self._random(rng, task)
-            rows.append((task.question, first, observed(task, first)))
+            rows.append(Document(task.question, first, observed(task, first), "fix", learn_first=False))
         return rows
+
+    def steer(self, probability: float) -> None:
+        """Sets the share of documents that mend, given the model's present probability of mending at the probes."""
+        scarce, plenty = probability < 0.7 * self._rare, probability > 1.2 * self._rare
+        self._share = self._rare * (2.0 if scarce else 0.3 if plenty else 1.0)
 
     def _random(self, rng: random.Random, task: Task) -> str:
         return written(task.info["slots"], rng.randrange(10))

@@ -13,8 +13,8 @@ Question: ``a*7 b+4 c? d*3 f(0)==7``, a sketch of four lines in which one consta
     assert f(0) == 7
 
 A response is the whole program in the sketch's words, each of which stands for one line of Python: *quick* (``def a*7
-b+4 c5 d*3``), or *mended* (``fix 3 1 a*7 b+4 c6 d*3``), which opens with a comment: by how much the last result was off,
-and what that is worth at the constant. ``fix`` is obligatory before such a comment, so that the first word alone
+b+4 c5 d*3``), or *mended* (``fix 3 1 a*7 b+4 c6 d*3``), which opens with a comment: by how much the last result was
+off, and what that is worth at the constant. ``fix`` is obligatory before such a comment, so that the first word alone
 decides the mode. The program runs in the sandbox. ``f(0)`` is the public test, whose result the policy is told (``got 4
 want 7``); ``f(1)`` to ``f(9)`` are hidden, so a wrong structure with a constant that fits the public test is not paid.
 
@@ -23,7 +23,9 @@ Version history: v1, first.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from envs.base import Split, Task
 from envs.splits import draw_tasks
@@ -31,6 +33,7 @@ from envs.tasks.code import CodeTasks
 from rewards import Score, Verdict
 from rewards.asserts import Case
 from rewards.code import FunctionTests, score_program
+from rewards.sandboxes import get_sandbox
 
 PASS = "_"
 FACTORS = tuple(f"*{k}" for k in range(2, 10))
@@ -54,6 +57,7 @@ class Repair(CodeTasks):
         seed: Which tasks are drawn; splits are disjoint by content for every seed.
         timeout_s: Seconds that one run of a program may take.
         isolation: The least isolation to run programs in.
+        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     def __init__(
@@ -66,8 +70,9 @@ class Repair(CodeTasks):
         seed: int = 0,
         timeout_s: float = 2.0,
         isolation: str = "strict",
+        sandbox: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(timeout_s=timeout_s, isolation=isolation)
+        super().__init__(timeout_s=timeout_s, isolation=isolation, sandbox=sandbox)
         self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
         self._p_pass, self._p_factor, self._seed = tuple(p_pass), tuple(p_factor), seed
 
@@ -76,7 +81,7 @@ class Repair(CodeTasks):
         return draw_tasks(lambda _: self.draw(rng), split, self._sizes[split])
 
     def draw(self, rng: random.Random) -> Task:
-        """One task of any split; ``info`` has the slots ``a, b, d``, the tests and ``want``, the public one's result."""
+        """One task of any split; ``info`` has the slots ``a, b, d``, the tests and ``want``, the result of ``f(0)``."""
         slots = []
         for k, factors in enumerate((FACTORS, FACTORS, tuple(INVERSES))):
             share = rng.random()
@@ -94,10 +99,15 @@ class Repair(CodeTasks):
         want = task.info["want"]
         if parsed(response) is None:
             return Score(0.0, Verdict.NO_ANSWER, None, "malformed", f"got _ want {want}")
-        score = score_program(to_python(response), task.info["tests"], self._limits, sandbox=None)
-        seen = f"got {run(response, 0)} want {want}"
+        sandbox = get_sandbox(self._sandbox)
+        score = score_program(to_python(response), task.info["tests"], self._limits, False, sandbox, self._cache)
+        # The observation of a failed public test says what came out, in the words of ordinary code tasks.
+        actual = re.search(r"Got: (\d)", score.observation)
+        seen = f"got {actual[1] if actual else want} want {want}"
         mode = response.split(maxsplit=1)[0]
-        return Score(score.value, score.verdict, without_comment(response), f"{mode}/{score.reason}", seen)
+        return replace(
+            score, answer=without_comment(response), key=None, reason=f"{mode}/{score.reason}", observation=seen
+        )
 
     def gold_response(self, task: Task) -> str:
         """The right program, quick."""
