@@ -64,7 +64,7 @@ def measure(side: str, config: TrainConfig, n_steps: int) -> dict[str, Any]:
 def train_ours(config: TrainConfig, n_steps: int) -> list[dict[str, float]]:
     """Our trainer, as ``experiments.train`` builds it, without validation and checkpoints."""
     from rl.backends.distributed import Distributed
-    from rl.rollout_metrics import sampled_tokens
+    from rl.rollout_metrics import describe, sampled_tokens
     from rl.workbench import Workbench
 
     distributed = Distributed(mixed_precision=config.algorithm.optim.mixed_precision)
@@ -73,7 +73,8 @@ def train_ours(config: TrainConfig, n_steps: int) -> list[dict[str, float]]:
     steps = []
     for _ in range(n_steps):
         started = time.perf_counter()
-        metrics, episodes = trainer.train_step()
+        step = trainer.train_step()
+        metrics, episodes = describe(step, bench.distributed), step.episodes
         steps.append(
             {
                 "seconds": time.perf_counter() - started,

@@ -3,99 +3,17 @@
 The weights that the demo uses are kept in ``models/``; this is the command that makes them.
 """
 
-import random
-from pathlib import Path
-
-import torch
-from torch import Tensor
-
-from envs import Message
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import PretrainConfig
-from experiments.tiny_corpus import CORPORA, FIRST, SECOND, Corpus, SteeredCorpus, encoder
-from rl.backends.engine_hf import HFEngine
-from rl.backends.tiny import tiny_llama, tiny_tokenizer
-from rl.rendering import Renderer
-from rl.rollout import complete
-from rl.seeding import derive_seed, seed_everything
-from rl.types import Request
-
-
-def pretrain(cfg: PretrainConfig) -> Path:
-    """Trains a tiny Llama on a toy's documents and saves it with its tokenizer; returns the folder.
-
-    The loss of a batch is the mean over its tasks of CE(first attempts) + ``second_weight`` * CE(second attempts).
-    """
-    seed_everything(cfg.seed)
-    rng = random.Random(cfg.seed)
-    corpus = CORPORA[cfg.name](**cfg.corpus)
-    tokenizer = tiny_tokenizer(corpus.words, corpus.spaced)
-    model = tiny_llama(tokenizer, cfg.hidden_size, cfg.n_layers, cfg.n_heads, cfg.context)
-    renderer = Renderer(tokenizer)
-    engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
-    encode = encoder(tokenizer, corpus)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 50) * max(0.05, 1 - 0.95 * step / cfg.steps)
-    )
-    steered = corpus if isinstance(corpus, SteeredCorpus) else None
-    probes = [encode(document) for document in steered.probes(random.Random(cfg.seed), 200)] if steered else []
-    for step in range(cfg.steps):
-        if steered is not None and step % 4 == 0:
-            steered.steer(opening_probability(model, probes))
-        tasks = corpus.tasks(rng, cfg.batch_size)
-        own = step >= corpus.own_drafts_from * cfg.steps
-        drafts = sample_drafts(engine, renderer, corpus, [t.question for t in tasks], cfg.seed, step) if own else None
-        rows = [encode(document) for document in corpus.documents(rng, tasks, drafts)]
-        loss = _loss(model, rows, renderer.pad_id, cfg.second_weight, len(tasks))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == cfg.steps - 1:
-            print(f"step {step + 1}/{cfg.steps}  loss {loss.item():.3f}", flush=True)
-    folder = Path(cfg.output)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def sample_drafts(
-    engine: HFEngine, renderer: Renderer, corpus: Corpus, questions: list[str], seed: int, step: int
-) -> list[str]:
-    """Two first attempts of the model itself per question, in order."""
-    requests = []
-    for i, question in enumerate(questions):
-        prompt = renderer.opening([Message("user", question)])
-        for member in range(2):
-            draw = derive_seed(seed, "draft", step, i, member)
-            requests.append(Request(2 * i + member, prompt, corpus.max_first_tokens, 1.0, draw))
-    return [renderer.text(completion.action_ids) for completion in complete(engine, requests)]
-
-
-@torch.no_grad()
-def opening_probability(model: torch.nn.Module, probes: list[tuple[list[int], list[int]]]) -> float:
-    """Mean probability of the first word of the probes' last attempts, from rows of :func:`encoder` of equal length."""
-    start = probes[0][1].index(SECOND)
-    ids = torch.tensor([row[: start + 1] for row, _ in probes])
-    chances = model(input_ids=ids[:, :-1]).logits[:, -1].softmax(-1)
-    return chances.gather(1, ids[:, -1:]).mean().item()
-
-
-def _loss(model: torch.nn.Module, rows: list, pad_id: int, second_weight: float, n_tasks: int) -> Tensor:
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([ids + [pad_id] * (width - len(ids)) for ids, _ in rows])
-    marks = torch.tensor([marks + [0] * (width - len(marks)) for _, marks in rows])[:, 1:]
-    logits = model(input_ids=ids, attention_mask=(ids != pad_id).long()).logits[:, :-1]
-    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    nll = nll.view_as(marks)
-    return (nll[marks == FIRST].sum() + second_weight * nll[marks == SECOND].sum()) / n_tasks
 
 
 @entry_point("pretrain_tiny")
 def main(cfg: PretrainConfig) -> None:
     """Pretrains and says where the model is."""
+    import torch
+
+    from experiments.tiny_training import CORPORA, pretrain
+
     if cfg.name not in CORPORA:
         raise UserError(f"name={cfg.name}: there is no such toy; known: {', '.join(sorted(CORPORA))}")
     torch.set_num_threads(cfg.threads)

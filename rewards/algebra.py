@@ -19,11 +19,9 @@ from typing import Any
 
 Tree = Fraction | str | tuple
 IMAGINARY, PI, EULER, INFINITY = "i", "\\pi", "e", "\\infty"
-MAX_BITS = 4096
-"""Numbers with a larger exponent, base 2, are left alone."""
+MAX_BITS = 4096  # numbers with a larger exponent, base 2, are left alone
 _LIMITS = {"!": 400, "binom": 400, "exp": MAX_BITS, "sinh": MAX_BITS, "cosh": MAX_BITS, "tanh": MAX_BITS}
-WORK = 20_000
-"""What one response may cost, about 50 ms."""
+WORK = 20_000  # what one response may cost, about 50 ms
 _RANGES = ((0.2, 0.9), (1.1, 3), (-0.9, -0.2), (-9, 9), (20, 90), (-90, -20), (1e4, 1e7))
 _local = threading.local()
 

@@ -90,7 +90,8 @@ class FunctionTests:
     @cached_property
     def calls(self) -> list[dict[str, Any]]:
         """Requests for the public and for the hidden calls; a group of samples shares them."""
-        return [{"kind": "calls", "calls": _calls(cases)} for cases in (self.public, self.hidden) if cases]
+        parts = ((self.public, True), (self.hidden, False))
+        return [{"kind": "calls", "calls": _calls(cases), "eager": shown} for cases, shown in parts if cases]
 
 
 @dataclass(frozen=True)
@@ -249,8 +250,8 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
     loaded = bool(first.replies) and _is_loaded(first.replies[0])
 
     def call(start: int) -> tuple[Outcome, list[Any]]:
-        rest = [{"kind": "calls", "calls": _calls(cases[start:])}]
-        outcome = first if start == 0 else sandbox.run(_conversation(program, tests, rest), limits)
+        rest = [{"kind": "calls", "calls": _calls(cases[start:]), "eager": True}]
+        outcome = first if not tally.outcomes else sandbox.run(_conversation(program, tests, rest), limits)
         # A program that raises while it is loaded has failed, even if the function was defined before that.
         return outcome, list(outcome.replies[1:]) if outcome.replies and _is_loaded(outcome.replies[0]) else []
 
@@ -278,13 +279,16 @@ def _answers(n: int, run: Callable[[int], tuple[Outcome, list[Any]]], go_on: boo
 
     With ``go_on`` such a test costs itself alone: the tests behind it run in a process of their own.
     """
-    outcome, answers = run(0)
+    outcome, further = run(0)
     tally.outcomes.append(outcome)
-    while go_on and len(answers) + 1 < n and outcome.ending is not Ending.BROKEN:
+    answers, again = list(further), False
+    while go_on and len(answers) + again < n and outcome.ending is not Ending.BROKEN:
         if answers and isinstance(answers[-1], dict) and answers[-1].get("setup"):
             break
-        if outcome.ending is not Ending.FINISHED:
+        # The first run keeps quick answers back, so the next test may not be the one at fault; the second tells.
+        if again and (outcome.ending is not Ending.FINISHED or not further):
             answers.append(None)
+        again = True
         outcome, further = run(len(answers))
         tally.outcomes.append(outcome)
         answers += further

@@ -130,7 +130,7 @@ def _regions(gold: Value, answer: Value) -> bool:
     left, right = as_region(gold), as_region(answer)
     if left is None or right is None or len(left.cuts) != len(right.cuts):
         return False
-    if left.variable and right.variable and left.variable != right.variable:
+    if len({left.variable, right.variable} - {""}) > 1:
         return False
     return all(a[1] == b[1] and algebra.equal(a[2], b[2]) for a, b in zip(left.cuts, right.cuts, strict=True))
 

@@ -28,7 +28,7 @@ from rewards.algebra import TooMuchWorkError, UndecidedError, limited_work
 from rewards.answers import REASONING, candidates
 from rewards.equality import UnevaluatedError, equal, identity
 from rewards.kinds import Expression, Family, Hedge, Label, Region, Value
-from rewards.notation import MAX_ANSWER_CHARS, as_latex, normalise, notate, words_in
+from rewards.notation import MAX_ANSWER_CHARS, Notation, as_latex, normalise, notate, words_in
 from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
 from rewards.values import choice, fold, literal, read
@@ -197,7 +197,7 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
         return True, "exact"
     if not normalise(answer):
         return False, "empty"
-    ours, theirs = notate(answer), notate(gold)
+    ours, theirs = (_unit_of(text) for text in (answer, gold))
     units = {ours.unit, theirs.unit}
     if ours.known_unit and theirs.known_unit and len(units) > 1:
         return False, "unit"
@@ -208,10 +208,19 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
     return _by_kind(answer, gold)
 
 
+def _unit_of(text: str) -> Notation:
+    """The notation, with the unit that follows the last of equal values."""
+    whole = notate(text)
+    if whole.unit or "=" not in whole.text or "," in whole.text:
+        return whole
+    last = notate(whole.text.rpartition("=")[2])
+    return Notation(whole.text, last.unit, last.known_unit)
+
+
 def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
     theirs, ours = _read(gold), _read(answer)
     letter = choice(notate(gold).text)
-    if letter is not None and (letter_of_answer := choice(notate(answer).text)) is not None:
+    if letter is not None and (letter_of_answer := choice(notate(answer).text.rpartition("=")[2])) is not None:
         return letter == letter_of_answer, "choice"
     if isinstance(theirs, Label) and theirs.kind == "words" and fold(notate(answer).text) == theirs.key:
         return True, "words"

@@ -11,8 +11,7 @@ from itertools import accumulate
 
 from rewards.algebra import spend
 
-MAX_ANSWER_CHARS = 600
-"""Longer answers are refused unread: no gold is that long, and parsing megabytes is an attack."""
+MAX_ANSWER_CHARS = 600  # longer answers are refused unread: no gold is that long
 _OPEN, _CLOSE = "\u27e6", "\u27e7"
 WORDS = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 
@@ -24,10 +23,11 @@ _SIGNS = """
 \u03c3\\sigma \u03c6\\phi \u03c9\\omega \u0394\\Delta \u211d\\mathbb{R} \u2124\\mathbb{Z} \u00bd\\frac{1}{2}
 \u00bc\\frac{1}{4} \u00be\\frac{3}{4} \u2153\\frac{1}{3} \u2154\\frac{2}{3} \u2155\\frac{1}{5} \u215b\\frac{1}{8}
 \u2044/ \u2215/ \u2236: \u2019' \u2032' \u221b\\sqrt[3] \u2026... \u22ef... \u00a3\\pound \u20ac\\euro \u00a5\\yen
-\u20b9\\rupee \u00a2\\cent \u27e6 \u27e7 \ufeff \u200b \u200c \u2060
+\u20b9\\rupee \u00a2\\cent \ufeff \u200b \u200c \u2060
 """
 _UNICODE = str.maketrans(
     {sign[0]: sign[1:] + (" " if sign[-1].isalpha() else "") for sign in _SIGNS.split()}
+    | {_OPEN: "\\text{", _CLOSE: "}"}
     | {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}  # full width
     | dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000~\t\n\r", " ")
 )
@@ -82,7 +82,7 @@ _REWRITES = [
 ]  # fmt: skip
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|md|sc)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|bm|rm"
-    r"|underline|vec)\s*\{([^{}]*)\}"
+    r"|underline|vec)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
 _REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))")
 _BARE_TEXT = re.compile(r"\\(?:rm|bf|it|vec)(?![a-zA-Z])")
@@ -195,7 +195,7 @@ def _repeating(match: re.Match[str]) -> str:
 
 def _mark(match: re.Match[str]) -> str:
     inner = match[1].strip()
-    if re.fullmatch(r"[a-zA-Z]", inner) and "text" not in match[0][:6]:
+    if re.fullmatch(r"[^a-zA-Z]*[a-zA-Z][^a-zA-Z]*", inner) and "text" not in match[0][:6]:
         return inner  # a single letter in another font is a variable
     letters = re.fullmatch(r"[A-Z](?:(?:,| and) ?[A-Z])+", inner)
     if letters or not re.search(r"[a-zA-Z]", inner) or re.search(r"[\\^_=+*\d<>]", inner):
@@ -209,11 +209,10 @@ def _mark_plain(match: re.Match[str]) -> str:
 
 
 def _join_thousands(text: str) -> str:
-    """Takes the commas out of ``1,234`` where no comma of the text can separate a list."""
-    if "," not in text or re.search(r"[(\[{]", text):
-        return text
-    joined = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
-    return joined if "," not in joined else text
+    """Takes the commas out of ``1,234``, or ``f(2)=1,234``, where no comma can separate a list."""
+    name, equals, value = text.rpartition("=")
+    joined = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), value)
+    return text if re.search(r"[(\[{,]", joined) or "," in name else name + equals + joined
 
 
 def _strip_braces(text: str) -> str:

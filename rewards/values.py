@@ -46,8 +46,7 @@ _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+)
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 _REALS = between(*INFINITE)
 _BRACKETS = re.compile(r"(\\\{|\\langle ?|[(\[])(.*)(\\\}|\\rangle|[)\]])", re.DOTALL)
-_OPENING, _CLOSING = {"(", "[", "{"}, {")", "]", "}"}
-MAX_ITEMS = 40
+_OPENING, _CLOSING, MAX_ITEMS = {"(", "[", "{"}, {")", "]", "}"}, 40
 
 
 def literal(text: str) -> Fraction | None:
@@ -71,7 +70,10 @@ def read(answer: str) -> Value:
     if notation.unit in ("am", "pm") and (time := _time(notation.text, notation.unit)) is not None:
         return time
     value = read_text(notation.text)
-    return replace(value, percent=True) if notation.unit == "%" and isinstance(value, Expression) else value
+    if notation.unit == "%" and isinstance(number := _without_name(value), Expression):
+        number = replace(number, percent=True)
+        return replace(value, value=number) if isinstance(value, Named) else number
+    return value
 
 
 def read_text(text: str) -> Value:
@@ -151,7 +153,7 @@ def _without_name(value: Value) -> Value:
 
 def _joined(text: str) -> Value | None:
     """What "or", "and" and commas join: sets of numbers, several values, or a list."""
-    for word, keep in (("or", any), ("and", all), ("", None)):
+    for word, keep in (("or", any), ("and", all), ("", None)) if not _SET_BUILDER.fullmatch(text) else ():
         if word:
             pieces = re.split(rf",?\s*\u27e6{word}\u27e7\s*", text, flags=re.IGNORECASE)
         else:
@@ -315,7 +317,7 @@ def _equation(text: str) -> Value | None:
     first, approximately, last = text.partition("\\approx")
     if approximately:
         name = _name(first)
-        return Named(name, read_text(last.strip())) if name else read_text(first.strip())
+        return Named(name, read(last)) if name else read(first)
     pieces = split_at(text, "=")
     if len(pieces) < 2:
         return None
@@ -329,9 +331,9 @@ def _equation(text: str) -> Value | None:
     if (words := _WORD_NAME.fullmatch(pieces[0])) or len(pieces) > 2:
         value = _last_of(pieces[1:] if words else pieces)
         return Named(pieces[0].lower(), value) if words and not isinstance(value, Hedge) else value
-    if literal(pieces[0]) is not None and (name := _name(pieces[1])):  # 2 = x
-        return Named(name, read_text(pieces[0]))
-    left, right = read_text(pieces[0]), read_text(notate(pieces[1]).text)
+    left, right = read(pieces[0]), read(pieces[1])
+    if isinstance(left, Expression) and not algebra.variables(left.tree) and (name := _name(pieces[1])):  # 2 = x
+        return Named(name, left)
     if isinstance(left, Expression) and isinstance(right, Expression):
         unknown = algebra.variables(left.tree) or algebra.variables(right.tree)
         return Equation(left, right) if unknown else _last_of(pieces)
@@ -358,7 +360,7 @@ def _tidy(name: str) -> str:
 
 def _last_of(pieces: list[str]) -> Value:
     """``2+3 = 5``: what a chain of equal values ends in. A chain of different ones is a hedge."""
-    values = [read_text(notate(piece).text) for piece in pieces]
+    values = [read(piece) for piece in pieces]
     last = values[-1]
     if isinstance(last, Expression) and not algebra.variables(last.tree):  # "S = ab = 2 * 3 = 6" puts in values
         values = [v for v in values if not (isinstance(v, Expression) and algebra.variables(v.tree))]

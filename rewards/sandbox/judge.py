@@ -13,7 +13,7 @@ import socket
 import sys
 from typing import Any, NoReturn
 
-from rewards.sandbox.candidate import MAX_REQUEST_BYTES, describe, open_streams
+from rewards.sandbox.candidate import MAX_REQUEST_BYTES, describe
 from rewards.sandbox.codec import NotPlainError, Opaque, decode, encode, is_iterator, iterated
 from rewards.sandbox.wire import receive_frame, send_frame
 
@@ -253,7 +253,6 @@ def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> N
 
 def run(supervisor: socket.socket, candidate: socket.socket, max_bytes: int) -> NoReturn:
     """The life of a judge's process: one request, a verdict for each of its tests."""
-    open_streams(0)
     try:
         _judge(_Link(candidate, max_bytes), supervisor, receive_frame(supervisor, MAX_REQUEST_BYTES))
     finally:

@@ -248,8 +248,10 @@ class _Server:
         total_s, wall_s = limits.in_all(job.n_tests)
         self._control.settimeout(wall_s + _GRACE_S)
         with ExitStack() as stack:
-            output, errors, stdin = (_memory_file(stack, name) for name in ("output", "errors", "input"))
+            output, stdin = _memory_file(stack, "output"), _memory_file(stack, "input")
+            errors = output
             if isinstance(job, Script):
+                errors = _memory_file(stack, "errors")
                 with open(stdin, "wb", closefd=False) as file:
                     file.write(job.stdin)
                 os.lseek(stdin, 0, os.SEEK_SET)
@@ -264,8 +266,7 @@ class _Server:
                 "cpu_s": limits.cpu_s * (1 + _LAP), "total_s": total_s,
                 "output_bytes": limits.output_bytes, "result_bytes": limits.result_bytes,
             }  # fmt: skip
-            files = [output, output if not isinstance(job, Script) else errors, stdin]
-            descriptors = [ends[0].fileno(), *files, *(end.fileno() for end in ends[1:])]
+            descriptors = [ends[0].fileno(), output, errors, stdin, *(end.fileno() for end in ends[1:])]
             socket.send_fds(self._control, [json.dumps(header).encode()], descriptors)
             self.begun = True
             for end in ends:

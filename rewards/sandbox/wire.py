@@ -12,10 +12,15 @@ class BrokenFrameError(OSError):
     """The peer went away, sent more than it may, or sent no JSON."""
 
 
+def frame(message: Any) -> bytes:
+    """One message as it is sent."""
+    body = json.dumps(message).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
 def send_frame(channel: socket.socket, message: Any) -> None:
     """Sends one message; raises ``OSError`` if the peer is gone."""
-    body = json.dumps(message).encode()
-    channel.sendall(_LENGTH.pack(len(body)) + body)
+    channel.sendall(frame(message))
 
 
 def receive_frame(channel: socket.socket, max_bytes: int) -> Any:

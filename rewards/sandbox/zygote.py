@@ -32,8 +32,8 @@ from rewards.sandbox.wire import receive_frame, send_frame
 
 PRELOAD = """
 abc array bisect builtins cmath codecs collections collections.abc copy dataclasses datetime decimal enum fractions
-functools heapq io itertools json math numbers operator os random re statistics string struct sys textwrap threading
-time traceback types typing unicodedata
+functools heapq io itertools json math numbers operator os random re statistics string struct sys textwrap time
+traceback types typing unicodedata
 """
 """What programs import most. Each 8 MB of modules costs about 0.7 ms per fork."""
 PRELOAD_STRICT = """
@@ -267,6 +267,7 @@ def main() -> None:
         control.send(json.dumps({"refused": refused}).encode())
         return
     zygote = Zygote(control, mode)
+    candidate.open_streams(0)
     gc.collect()
     gc.freeze()
     gc.disable()

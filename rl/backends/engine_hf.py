@@ -9,6 +9,8 @@ is in the batch.
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rl.backends.kv_store import KVStore
 from rl.backends.lora import bare_model
-from rl.backends.trunk import call_decoder
-from rl.seeding import uniforms
+from rl.backends.trunk import call_decoder, keeps_everything, trunk_of
 from rl.types import Completion, Finish, Request
+
+MAX_BYTES = 2 * 2**30
+"""Keys and values held at most; turns beyond it are read again. What is held changes no result, only work."""
 
 
 class HFEngine:
@@ -50,10 +53,11 @@ class HFEngine:
     ) -> None:
         self.shares_weights, self._precision = shares_weights, precision
         self._model, self._pad_id, self._stops = model, pad_id, stops
+        self._causal = bare_model(model)
         self._end_ids = torch.tensor(sorted(end_ids))
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
-        self._store = KVStore(model)
+        self._store = KVStore(self._causal)
         self.policy_version = 0
 
     @property
@@ -75,9 +79,15 @@ class HFEngine:
         self._model.eval()
         try:
             with torch.inference_mode(), self._precision():
-                return self._decode(batch)
+                rows = self._decode(batch)
         finally:
             self._model.train(training)
+        completions = []
+        for i, request in enumerate(batch):
+            n, finish = rows.n_sampled[i], Finish.STOP if rows.stopped[i] else Finish.LENGTH
+            action_ids, logprobs = tuple(rows.tokens[i, :n].tolist()), tuple(rows.logprobs[i, :n].tolist())
+            completions.append(Completion(request.id, action_ids, logprobs, finish, self.policy_version))
+        return completions
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copies weights in and notes the version; an engine that samples with the trained model itself needs none."""
@@ -87,12 +97,12 @@ class HFEngine:
                 if name not in own:
                     raise KeyError(f"weights for an unknown parameter: {name}")
                 own[name].copy_(tensor)
-        self._store.clear()
+        self._store.kept.clear()
         self.policy_version = version
 
     def sleep(self) -> None:
         """Forgets the keys and values of earlier turns; the model is the trainer's and stays."""
-        self._store.clear()
+        self._store.kept.clear()
 
     def wake(self) -> None:
         """Nothing to restore."""
@@ -101,85 +111,86 @@ class HFEngine:
         """Forgets what is pending."""
         self._pending.clear()
 
-    def _decode(self, batch: list[Request]) -> list[Completion]:
+    def _decode(self, batch: list[Request]) -> "_Rows":
+        """Reads the prompts and samples until every row has ended.
+
+        The first pass reads ``[U, P]`` new tokens of the prompts, U distinct ones of B where nothing is cached yet, and
+        copies their keys and values to the rows that share them. Each further pass reads ``[B, 1]``: the tokens just
+        sampled. B shrinks whenever half of the rows are done, since a decoding step costs what its batch costs.
+        """
         cache, lengths = self._store.take(batch)
         rows = _Rows(batch, lengths, self._pad_id, self._model.device)
-        logits = self._prefill(rows, cache, fresh=not any(lengths))
-        position = 0
-        while True:
+        input_ids, mask = rows.prompt_ids, rows.attention_mask
+        distinct: dict[tuple[int, ...], int] = {}
+        which = [distinct.setdefault(request.prompt_ids, len(distinct)) for request in batch]
+        shared = len(distinct) < len(batch) and not any(lengths)
+        if shared:
+            owners = np.unique(which, return_index=True)[1]  # the first row of each prompt
+            input_ids, mask = input_ids[owners], mask[owners]
+        for position in count():
+            logits = call_decoder(
+                self._causal,
+                cache,
+                input_ids=input_ids,
+                attention_mask=mask,
+                # Positions count the real tokens of each row.
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :],
+                logits_to_keep=1,
+            ).logits[:, -1]
+            if shared and position == 0:
+                index = torch.tensor(which, device=logits.device)
+                cache.reorder_cache(index)
+                logits = logits[index]
             tokens = rows.sample(logits, position, self._end_ids, self._stops)
-            position += 1
-            if not rows.alive.any():
-                self._store.put(cache, rows.finished())
-                return rows.completions(self.policy_version)
-            if 2 * int(rows.alive.sum()) <= len(rows.alive):
-                self._store.put(cache, rows.finished())
+            n_alive = int(rows.alive.sum())
+            if 2 * n_alive <= len(rows.alive):
+                self._store.put(cache, rows)
+                if not n_alive:
+                    break
                 keep = rows.drop_finished()
                 cache.reorder_cache(keep)
                 tokens = tokens[keep]
-            rows.extend_mask()
-            logits = self._forward(tokens[:, None], rows.attention_mask, cache)
-
-    def _prefill(self, rows: "_Rows", cache: DynamicCache, fresh: bool) -> Tensor:
-        """Reads what is new in every prompt, equal prompts once; returns the logits behind them, ``[B, V]``."""
-        owners, which = rows.distinct_prompts()
-        if len(owners) == len(which) or not fresh:
-            return self._forward(rows.prompt_ids, rows.attention_mask, cache)
-        logits = self._forward(rows.prompt_ids[owners], rows.attention_mask[owners], cache)
-        index = torch.tensor(which, device=self._model.device)
-        cache.reorder_cache(index)
-        return logits[index]
-
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor, cache: DynamicCache) -> Tensor:
-        # Positions count the real tokens of each row.
-        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
-        output = call_decoder(
-            bare_model(self._model),
-            cache,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1]
+            rows.attention_mask = torch.nn.functional.pad(rows.attention_mask, (0, 1), value=1)
+            input_ids, mask = tokens[:, None], rows.attention_mask
+        return rows
 
 
 class _Rows:
-    """The state of the rows being decoded; ``batch`` indices survive the dropping of finished rows.
+    """The rows that are decoded. What is sampled is by request, and outlives the dropping of rows that are done.
 
     Args:
-        batch: The requests.
+        batch: The requests, R of them.
         cached: How many tokens of each prompt are in the cache already, padded on the left.
         pad_id: Fills what is left of shorter prompts.
         device: Of the model.
+
+    Attributes:
+        prompt_ids: ``[R, P]`` what is still to be read of the prompts, padded on the left.
+        attention_mask: ``[B, C]`` of the cache's columns, for the B rows that are left.
+        alive: ``[B]`` bool on the host; False on rows that are done and not dropped yet.
+        index: ``[B]`` the request of each row.
+        tokens: ``[R, A]`` sampled, ``n_sampled`` of each; ``logprobs`` beside them.
+        stopped: ``[R]`` bool, whether the policy ended the turn itself.
     """
 
     def __init__(self, batch: list[Request], cached: list[int], pad_id: int, device: torch.device) -> None:
-        self.batch, self.device = batch, device
+        self.batch, self._device = batch, device
         new = [request.prompt_ids[n:] for request, n in zip(batch, cached, strict=True)]
-        width = max(map(len, new))
+        width, cached_width = max(map(len, new)), max(cached)
         self.prompt_ids = torch.tensor([[pad_id] * (width - len(ids)) + list(ids) for ids in new], device=device)
-        masks = [_right_aligned(cached, max(cached)), _right_aligned(list(map(len, new)), width)]
-        self.attention_mask = torch.cat(masks, dim=1).to(device)
+        real = [[0] * (cached_width - n) + [1] * n for n in cached]
+        real = [row + [0] * (width - len(ids)) + [1] * len(ids) for row, ids in zip(real, new, strict=True)]
+        self.attention_mask = torch.tensor(real, device=device)
         n_rows, longest = len(batch), max(request.max_new_tokens for request in batch)
         self.alive = torch.ones(n_rows, dtype=torch.bool)
-        self._index = np.arange(n_rows)
+        self.index = np.arange(n_rows)
         self._seeds = np.array([request.seed for request in batch], dtype=np.uint64)
         self._limits = torch.tensor([request.max_new_tokens for request in batch])
         self._temperatures = torch.tensor([request.temperature for request in batch], device=device)
-        self._stopped = np.zeros(n_rows, dtype=bool)
-        self._n_sampled = np.zeros(n_rows, dtype=np.int64)
-        self._tokens = np.zeros((n_rows, longest), dtype=np.int64)
-        self._logprobs = np.zeros((n_rows, longest), dtype=np.float32)
-
-    def distinct_prompts(self) -> tuple[list[int], list[int]]:
-        """A row for each distinct prompt, and which of them each row has."""
-        seen: dict[tuple[int, ...], int] = {}
-        which = [seen.setdefault(request.prompt_ids, len(seen)) for request in self.batch]
-        owners = [0] * len(seen)
-        for row in reversed(range(len(which))):
-            owners[which[row]] = row
-        return owners, which
+        self.stopped = np.zeros(n_rows, dtype=bool)
+        self.n_sampled = np.zeros(n_rows, dtype=np.int64)
+        self.tokens = np.zeros((n_rows, longest), dtype=np.int64)
+        self.logprobs = np.zeros((n_rows, longest), dtype=np.float32)
 
     def sample(
         self,
@@ -192,60 +203,113 @@ class _Rows:
         tokens, logprobs = draw(logits_BV, self._temperatures, uniforms(self._seeds, position))
         cpu_tokens = tokens.cpu()
         alive = self.alive.numpy()
-        living = self._index[alive]
-        self._tokens[living, position] = cpu_tokens.numpy()[alive]
-        self._logprobs[living, position] = logprobs.cpu().numpy()[alive]
-        self._n_sampled[living] = position + 1
+        living = self.index[alive]
+        self.tokens[living, position] = cpu_tokens.numpy()[alive]
+        self.logprobs[living, position] = logprobs.cpu().numpy()[alive]
+        self.n_sampled[living] = position + 1
         ended = torch.isin(cpu_tokens, end_ids) & self.alive
         if stops is not None:
-            spelt = [i for i in living if stops(self._tokens[i, : position + 1].tolist())]
-            ended |= torch.from_numpy(np.isin(self._index, spelt))
-        self._stopped[self._index[ended.numpy()]] = True
+            spelt = [i for i in living if stops(self.tokens[i, : position + 1].tolist())]
+            ended |= torch.from_numpy(np.isin(self.index, spelt))
+        self.stopped[self.index[ended.numpy()]] = True
         self.alive = self.alive & ~ended & (position + 1 < self._limits)
         return tokens
-
-    def finished(self) -> list[tuple[int, int, tuple[int, ...], np.ndarray]]:
-        """Of every finished row in the cache: request id, row, the tokens that it has read, and their columns.
-
-        The last sampled token was never read; what lies behind it in the cache is not the row's.
-        """
-        masks = self.attention_mask.cpu().numpy()
-        rows = []
-        for row in np.flatnonzero(~self.alive.numpy()):
-            i = self._index[row]
-            request, sampled = self.batch[i], self._tokens[i, : self._n_sampled[i] - 1]
-            token_ids = request.prompt_ids + tuple(sampled.tolist())
-            rows.append((request.id, int(row), token_ids, np.flatnonzero(masks[row])[: len(token_ids)]))
-        return rows
 
     def drop_finished(self) -> Tensor:
         """Forgets the rows that are done; returns the indices of those that stay."""
         keep = self.alive.nonzero().squeeze(1)
-        self._index, self._seeds = self._index[keep.numpy()], self._seeds[keep.numpy()]
+        self.index, self._seeds = self.index[keep.numpy()], self._seeds[keep.numpy()]
         self._limits, self.alive = self._limits[keep], self.alive[keep]
-        keep = keep.to(self.device)
+        keep = keep.to(self._device)
         self.attention_mask, self._temperatures = self.attention_mask[keep], self._temperatures[keep]
         return keep
 
-    def extend_mask(self) -> None:
-        """One more attended position per row."""
-        self.attention_mask = torch.nn.functional.pad(self.attention_mask, (0, 1), value=1)
 
-    def completions(self, policy_version: int) -> list[Completion]:
-        """What every request of the batch got."""
-        result = []
-        for request, n, stopped, tokens, logprobs in zip(
-            self.batch, self._n_sampled, self._stopped, self._tokens, self._logprobs, strict=True
-        ):
-            finish = Finish.STOP if stopped else Finish.LENGTH
-            ids, values = tuple(tokens[:n].tolist()), tuple(logprobs[:n].tolist())
-            result.append(Completion(request.id, ids, values, finish, policy_version))
-        return result
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One turn: the tokens whose keys and values are held, and where they lie in the cache of the batch it was in."""
+
+    token_ids: tuple[int, ...]
+    layers: list[tuple[Tensor, Tensor]]
+    row: int
+    columns: np.ndarray
 
 
-def _right_aligned(lengths: list[int], width: int) -> Tensor:
-    """``[B, width]`` int64: 1 on the last ``length`` columns of each row."""
-    return (torch.arange(width) >= width - torch.tensor(lengths)[:, None]).long()
+class KVStore:
+    """Keys and values of finished turns, so that the next turn of an episode does not read the earlier ones again.
+
+    A request whose prompt begins with what an earlier request of the same id read and sampled gets that request's keys
+    and values; only what is new is computed. The newest turn of every id is held, as far as :data:`MAX_BYTES` goes. A
+    batch's cache is held whole, and freed with the last of its rows.
+
+    Args:
+        causal: Whose cache it is; one with windowed or recurrent layers has nothing to keep.
+    """
+
+    def __init__(self, causal: Any) -> None:
+        self._config, self._enabled = causal.config, keeps_everything(trunk_of(causal))
+        self.kept: dict[int, _Kept] = {}
+
+    def put(self, cache: Any, rows: _Rows) -> None:
+        """Keeps the rows of a batch's cache that are done, before they are dropped from it.
+
+        The cache's tensors are never written to again, so they are held and not copied.
+        """
+        done = np.flatnonzero(~rows.alive.numpy())
+        if not self._enabled or not len(done):
+            return
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        held = {id(kept.layers): kept.layers for kept in self.kept.values()} | {id(layers): layers}
+        if sum(x.nbytes for one in held.values() for pair in one for x in pair) > MAX_BYTES:
+            return
+        masks = rows.attention_mask.cpu().numpy()
+        for row in done:
+            i = rows.index[row]
+            # The last sampled token was never read; what lies behind it in the cache is not the row's.
+            token_ids = rows.batch[i].prompt_ids + tuple(rows.tokens[i, : rows.n_sampled[i] - 1].tolist())
+            columns = np.flatnonzero(masks[row])[: len(token_ids)]
+            self.kept[rows.batch[i].id] = _Kept(token_ids, layers, int(row), columns)
+
+    def take(self, requests: Sequence[Request]) -> tuple[Any, list[int]]:
+        """A cache for the requests, padded on the left, and how many tokens of each prompt it holds."""
+        cache = DynamicCache(config=self._config)
+        found: dict[int, _Kept] = {}
+        for i, request in enumerate(requests):
+            kept = self.kept.pop(request.id, None)
+            n = len(kept.token_ids) if kept else 0
+            # At least one token must be left to be read: its logits are what comes next.
+            if kept and n < len(request.prompt_ids) and request.prompt_ids[:n] == kept.token_ids:
+                found[i] = kept
+        lengths = [len(found[i].token_ids) if i in found else 0 for i in range(len(requests))]
+        if not found:
+            return cache, lengths
+        width = max(lengths)
+        for index, pair in enumerate(next(iter(found.values())).layers):
+            gathered = []
+            for part, like in enumerate(pair):
+                out = like.new_zeros(len(requests), like.shape[1], width, like.shape[3])
+                for i, kept in found.items():
+                    out[i, :, width - len(kept.columns) :] = kept.layers[index][part][kept.row][:, kept.columns]
+                gathered.append(out)
+            cache.update(gathered[0], gathered[1], index)
+        return cache, lengths
+
+
+def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:
+    """One uniform number in [0, 1) per seed: a hash of (seed, position), so that no generator state is needed.
+
+    The finaliser is splitmix64's (Steele, Lea, Flood, OOPSLA 2014).
+
+    Args:
+        seeds: ``[B]`` uint64.
+        position: Index of the sampled token within its turn.
+    """
+    offset = (position + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+    x = seeds + np.uint64(offset)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def draw(logits_BV: Tensor, temperatures_B: Tensor, uniforms_B: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Low-rank adapters through peft: full tuning is the case of none."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -44,11 +43,6 @@ def has_lora(model: Any) -> bool:
 def bare_model(model: Any) -> Any:
     """The causal language model itself; adapters live inside its layers and stay active."""
     return model.get_base_model() if has_lora(model) else model
-
-
-def without_lora(model: Any) -> AbstractContextManager:
-    """Inside, the adapters are off: the model is its base."""
-    return model.disable_adapter() if has_lora(model) else nullcontext()
 
 
 def merged_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:

@@ -20,7 +20,7 @@ from rl.backends.policy import Actor
 from rl.backends.trunk import keeps_everything, trunk_of
 from rl.rendering import Renderer
 from rl.rollout import complete
-from rl.types import Request
+from rl.types import Request, RolloutBatch
 
 TOLERANCES = {torch.float32: 3e-4, torch.bfloat16: 0.2}
 """Largest difference of log-probs, root mean square over an answer, in nats: bfloat16 rounds, and moves routers."""
@@ -105,20 +105,24 @@ def _actor_gap(model: Any, renderer: Renderer) -> float:
     """The same for the trainer's forward pass, in train mode, on rows of which some share a prompt."""
     prompts = [renderer.opening([Message("user", question)]) for question in _QUESTIONS]
     rows = [(prompts[i // 3], prompts[0][: 3 + 2 * i]) for i in range(5)]
-    width = max(len(prompt) + len(answer) for prompt, answer in rows)
-    input_ids = torch.full((len(rows), width), renderer.pad_id)
-    response_mask, attention_mask = torch.zeros(2, len(rows), width, dtype=torch.bool)
+    n, width = len(rows), max(len(prompt) + len(answer) for prompt, answer in rows)
+    input_ids = torch.full((n, width), renderer.pad_id)
+    response_mask, attention_mask = torch.zeros(2, n, width, dtype=torch.bool)
     for i, (prompt, answer) in enumerate(rows):
         end = len(prompt) + len(answer)
         input_ids[i, :end] = torch.tensor(prompt + answer)
         attention_mask[i, :end], response_mask[i, len(prompt) : end] = True, True
+    zeros, ones = torch.zeros(n, width), torch.ones(n, 1, dtype=torch.bool)
+    turn_ids, groups = response_mask.long() - 1, torch.arange(n)
+    batch = RolloutBatch(
+        input_ids, attention_mask, response_mask, turn_ids, zeros, zeros[:, :1], groups * 0 + 1, groups, ones
+    )
     actor = Actor(model)
     training = model.training
     actor.train()
     try:
         with torch.no_grad():
-            places = (input_ids.to(model.device), attention_mask.to(model.device), response_mask.to(model.device))
-            logprobs = actor(*places, 1.0).logprobs.cpu()
+            logprobs = actor(batch.to(model.device), 1.0).logprobs.cpu()
     finally:
         model.train(training)
     gaps = []

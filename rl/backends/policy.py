@@ -13,14 +13,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from rl.backends.head import sampled_logprobs
-from rl.backends.lora import add_lora, bare_model
-from rl.backends.trunk import Rows, head_logits, predicting_hidden, trunk_of
+from rl.backends.distributed import Distributed
+from rl.backends.lora import add_lora, bare_model, has_lora
+from rl.backends.trunk import Head, Trunk, trunk_of
+from rl.backends.weights import decoder_layers, trained_tensors
 from rl.config import ModelConfig
 from rl.rendering import Renderer, load_template
 from rl.types import RolloutBatch, SampledStats
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
+
+BLOCK_ENTRIES = 2**22
+"""Logits worked on at once: 16 MiB of float32."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -160,39 +164,33 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self._detach_values, self._fused_temperature = model, detach_values, fused_temperature
-        self._share_prompts = share_prompts
+        causal = bare_model(model)  # adapters live inside its layers and stay active
+        self._trunk, self._head = Trunk(trunk_of(causal), share_prompts), Head(causal)
         self.value_head = _value_head(model) if value_head else None
         if fused_temperature is not None:
-            _add_fused_head(bare_model(model), fused_temperature)
+            from trl.trainer.utils import add_fused_lm_head
+
+            add_fused_lm_head(causal, temperature=fused_temperature, outputs=("log_probs", "entropy"))
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        response_mask: Tensor,
-        temperature: float,
-        whole_distribution: bool = False,
-        entropy_gradient: bool = False,
+        self, batch: RolloutBatch, temperature: float, whole_distribution: bool = False, entropy_gradient: bool = False
     ) -> SampledStats:
-        """Log-probs, entropy and values of the response tokens.
+        """Log-probs, entropy and values of the response tokens; entry t is about token t, predicted from those before.
 
         Args:
-            input_ids: ``[B, T]``.
-            attention_mask: ``[B, T]`` bool.
-            response_mask: ``[B, T]`` bool; entry t of the result is about token t, predicted from the tokens before.
+            batch: Rows ``[B, T]`` on the model's device.
             temperature: Logits are divided by it, as when sampling.
             whole_distribution: Also return the log-probs of the whole vocabulary.
             entropy_gradient: Let the entropy have a gradient.
         """
-        distribution, rows = torch.zeros(0, device=input_ids.device), Rows.of(input_ids, attention_mask, response_mask)
+        zeros = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=batch.input_ids.device)
+        distribution, mask = zeros.new_zeros(0), batch.response_mask
         if self._fused_temperature is not None:
-            hidden_ND, logprobs_N, entropy_N = self._fused(input_ids, attention_mask, response_mask, temperature)
+            hidden_ND, logprobs_N, entropy_N = self._fused(batch, temperature)
         else:
-            causal = bare_model(self.model)
-            hidden_ND = predicting_hidden(trunk_of(causal), rows, self._share_prompts)
-            logits_NV = head_logits(causal, hidden_ND)
+            hidden_ND, targets_N = self._trunk.hidden(batch)
+            logits_NV = self._head.logits(hidden_ND)
             logits_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
-            targets_N = input_ids.flatten()[rows.places]
             if whole_distribution or entropy_gradient:
                 whole_NV = torch.log_softmax(logits_NV.float(), dim=-1)
                 logprobs_N = whole_NV.gather(1, targets_N[:, None]).squeeze(1)
@@ -200,38 +198,34 @@ class Actor(nn.Module):
                     entropy_N = -(whole_NV.exp() * whole_NV).sum(-1)
                 distribution = whole_NV if whole_distribution else distribution
             else:
-                logprobs_N, entropy_N = sampled_logprobs(logits_NV, targets_N)
-        zeros = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
+                logprobs_N, entropy_N = SampledLogprobs.apply(logits_NV, targets_N)
         values = zeros
         if self.value_head is not None:
             read = hidden_ND.detach() if self._detach_values else hidden_ND
-            values = zeros.masked_scatter(response_mask, self.value_head(read.float()).squeeze(-1).float())
+            values = zeros.masked_scatter(mask, self.value_head(read.float()).squeeze(-1).float())
         return SampledStats(
-            logprobs=zeros.masked_scatter(response_mask, logprobs_N.float()),
-            entropy=zeros.masked_scatter(response_mask, entropy_N.float()),
+            logprobs=zeros.masked_scatter(mask, logprobs_N.float()),
+            entropy=zeros.masked_scatter(mask, entropy_N.float()),
             values=values,
             distribution=distribution,
         )
 
-    def _fused(
-        self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _fused(self, batch: RolloutBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         if temperature != self._fused_temperature:
             raise ValueError(f"the fused head was built for temperature {self._fused_temperature}, not {temperature}")
-        causal = bare_model(self.model)
         caught: list[Tensor] = []
-        hook = trunk_of(causal).register_forward_hook(lambda *args: caught.append(args[-1].last_hidden_state))
+        hook = self._trunk.module.register_forward_hook(lambda *args: caught.append(args[-1].last_hidden_state))
         try:
-            output = causal(
-                input_ids=input_ids,
-                attention_mask=attention_mask.long(),
-                labels=input_ids.masked_fill(~response_mask, -100),
+            output = bare_model(self.model)(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask.long(),
+                labels=batch.input_ids.masked_fill(~batch.response_mask, -100),
                 fused_lm_head=True,
             )
         finally:
             hook.remove()
-        is_target = response_mask[:, 1:]
-        return caught[0][response_mask.roll(-1, 1)], output.log_probs[is_target], output.entropy[is_target]
+        is_target = batch.response_mask[:, 1:]
+        return caught[0][batch.response_mask.roll(-1, 1)], output.log_probs[is_target], output.entropy[is_target]
 
 
 class Critic(nn.Module):
@@ -245,15 +239,14 @@ class Critic(nn.Module):
     def __init__(self, model: Any, share_prompts: bool = True) -> None:
         super().__init__()
         self.trunk = deepcopy(trunk_of(bare_model(model))).requires_grad_(True)
+        self._reads = Trunk(self.trunk, share_prompts)
         self.value_head = _value_head(model)
-        self._share_prompts = share_prompts
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+    def forward(self, batch: RolloutBatch) -> Tensor:
         """``[B, T]`` value of the state before each response token, 0 off the response."""
-        rows = Rows.of(input_ids, attention_mask, response_mask)
-        hidden_ND = predicting_hidden(self.trunk, rows, self._share_prompts)
-        zeros = torch.zeros(response_mask.shape, dtype=torch.float32, device=input_ids.device)
-        return zeros.masked_scatter(response_mask, self.value_head(hidden_ND.float()).squeeze(-1).float())
+        hidden_ND, _ = self._reads.hidden(batch)
+        zeros = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=batch.input_ids.device)
+        return zeros.masked_scatter(batch.response_mask, self.value_head(hidden_ND.float()).squeeze(-1).float())
 
 
 def _value_head(model: Any) -> nn.Linear:
@@ -264,12 +257,94 @@ def _value_head(model: Any) -> nn.Linear:
     return head
 
 
-def _add_fused_head(model: Any, temperature: float) -> None:
-    from trl.trainer.utils import add_fused_lm_head
+class SampledLogprobs(torch.autograd.Function):
+    """``log softmax(logits)[target]`` and, without gradient, the entropy of every row; both ``[N]`` float32.
 
-    add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
+    ``log_softmax`` followed by ``gather`` keeps an ``[N, V]`` result for the backward pass and makes two more on the
+    way there. Here the logits themselves are all that is kept, and rows are worked on in blocks that stay in a CPU's
+    cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of every row is all that is kept beside the logits."""
+        norms, entropies = [], []
+        ctx.block = max(1, BLOCK_ENTRIES // max(1, logits_NV.shape[1]))
+        for rows in logits_NV.split(ctx.block):
+            block = rows.float()
+            norm = block.logsumexp(-1)
+            probabilities = (block - norm[:, None]).exp_()
+            norms.append(norm)
+            entropies.append(norm - probabilities.mul_(block).sum(-1))
+        empty = logits_NV.new_zeros(0, dtype=torch.float32)
+        norm_N = torch.cat([empty, *norms])
+        ctx.save_for_backward(logits_NV, targets_N, norm_N)
+        entropy_N = torch.cat([empty, *entropies])
+        ctx.mark_non_differentiable(entropy_N)
+        return logits_NV.gather(1, targets_N[:, None]).squeeze(1).float() - norm_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """``d logprob / d logits = onehot(target) - softmax``."""
+        logits_NV, targets_N, norm_N = ctx.saved_tensors
+        gradient_N = gradients[0]
+        out = torch.empty_like(logits_NV)
+        parts = zip(*(x.split(ctx.block) for x in (out, logits_NV, norm_N, gradient_N)), strict=True)
+        for into, block, norm, gradient in parts:
+            into.copy_((block.float() - norm[:, None]).exp_().mul_(-gradient[:, None]))
+        out.scatter_add_(1, targets_N[:, None], gradient_N[:, None].to(out.dtype))
+        return out, None
 
 
-def sampled_stats(actor: Any, batch: RolloutBatch, temperature: float, **wanted: bool) -> SampledStats:
-    """:meth:`Actor.forward` on rows, whatever the actor is wrapped in."""
-    return actor(batch.input_ids, batch.attention_mask, batch.response_mask, temperature, **wanted)
+class References:
+    """What the KL penalty holds the policy to: the base, and the policy as a stage before left it; both frozen.
+
+    With adapters the base costs nothing: it is the policy with its adapters off. Otherwise each reference is a frozen
+    copy, made when a stage first needs it and sharded as the policy is.
+
+    Args:
+        actor: The trained policy, not yet wrapped for several processes; its weights at this moment are the base.
+        needed: Which references the stages use.
+        distributed: Processes and precision.
+
+    Raises:
+        ValueError: If adapters are to be held to an earlier stage, which needs a copy of the whole model.
+    """
+
+    def __init__(self, actor: Actor, needed: set[str], distributed: Distributed) -> None:
+        self._model, self._lora = actor.model, has_lora(actor.model)
+        if self._lora and "previous" in needed:
+            raise ValueError("algorithm.stages: reference=previous needs full tuning; set model.lora.rank=0")
+        self._frozen = {}
+        for kind in sorted(needed) if not self._lora else ():
+            frozen = Actor(deepcopy(actor.model), share_prompts=not distributed.shards).eval().requires_grad_(False)
+            self._frozen[kind] = distributed.prepare_model(frozen, decoder_layers(frozen))
+
+    def enter_stage(self, actor: Any) -> None:
+        """Makes the policy as it is now the ``previous`` reference."""
+        if frozen := self._frozen.get("previous"):
+            own = dict(actor.named_parameters())
+            with torch.no_grad():
+                for name, parameter in frozen.named_parameters():
+                    parameter.copy_(own[name])
+
+    @torch.no_grad()
+    def stats(self, kind: str, actor: Any, batch: RolloutBatch, temperature: float, **wanted: bool) -> SampledStats:
+        """What the reference thinks of sampled tokens.
+
+        Args:
+            kind: Which reference.
+            actor: The wrapped policy, for the case that its adapters are switched off.
+            batch: Rows on the device.
+            temperature: As when sampling.
+            **wanted: See :meth:`Actor.forward`.
+        """
+        if self._lora:
+            with self._model.disable_adapter():
+                return actor(batch, temperature, **wanted)
+        return self._frozen[kind](batch, temperature, **wanted)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold: the base is read from the model's folder again."""
+        frozen = self._frozen.get("previous")
+        return {} if frozen is None else trained_tensors("previous", frozen, frozen=True)

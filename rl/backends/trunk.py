@@ -6,7 +6,6 @@ same first prompt: its keys and values are computed for one row and lent to all 
 """
 
 import inspect
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from rl.types import RolloutBatch
 
 WORTH = 0.1
 """Sharing pays from this part of a batch's tokens on: it takes a second pass through the layers."""
@@ -40,33 +41,7 @@ def call_decoder(decoder: Any, cache: DynamicCache | None = None, **arguments: A
     return decoder(**{name: value for name, value in arguments.items() if name in known}, use_cache=cache is not None)
 
 
-class _Given:
-    """Stands for what a trunk returns: the hidden states, and nothing else that a head could ask for."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.last_hidden_state = hidden
-
-    def __getitem__(self, index: int) -> Tensor | None:
-        return (self.last_hidden_state, None)[min(index, 1)]
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
-class _Answers:
-    """Stands for a trunk: answers every call with given hidden states, and is the trunk in all else."""
-
-    def __init__(self, trunk: Any, hidden: Tensor) -> None:
-        self._trunk, self._hidden = trunk, hidden
-
-    def __call__(self, *_: Any, **__: Any) -> _Given:
-        return _Given(self._hidden)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trunk, name)
-
-
-_TRUNKS: dict[type, str] = {}
+_TRUNKS: dict[type, tuple[str, type]] = {}
 
 
 def trunk_of(causal: Any) -> Any:
@@ -77,11 +52,11 @@ def trunk_of(causal: Any) -> Any:
     """
     kind = type(causal)
     if kind not in _TRUNKS:
-        returned: list[str] = []
+        returned: list[tuple[str, type]] = []
 
         def note(name: str, output: Any) -> None:
             if hasattr(output, "last_hidden_state"):
-                returned.append(name)
+                returned.append((name, type(output)))
 
         hooks = [
             module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
@@ -93,68 +68,7 @@ def trunk_of(causal: Any) -> Any:
         for hook in hooks:
             hook.remove()
         _TRUNKS[kind] = returned[-1]
-    return causal.get_submodule(_TRUNKS[kind])
-
-
-def head_logits(causal: Any, hidden_ND: Tensor) -> Tensor:
-    """``[N, V]`` logits of the model's own head, with all that it does beside a matrix product.
-
-    Soft caps, scales and heads of two parts are written in every model's ``forward``, so that is what runs, with
-    something in the trunk's place that hands back the given states.
-    """
-    trunk = trunk_of(causal)
-    parent, _, name = _TRUNKS[type(causal)].rpartition(".")
-    children = causal.get_submodule(parent)._modules
-    children[name] = _Answers(trunk, hidden_ND[None])
-    try:
-        # The ids are not read; their shape is that of one sequence of N tokens. ``forward`` is that of the class: a
-        # fused head replaces it in the instance, and in a copy of the instance it would call the original.
-        ids = torch.zeros(1, hidden_ND.shape[0], dtype=torch.long, device=hidden_ND.device)
-        return type(causal).forward(causal, input_ids=ids).logits[0]
-    finally:
-        children[name] = trunk
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A micro-batch, right-padded, on the model's device and on the host: one read from the device for each.
-
-    Which tokens are read, gathered and scored is decided on the host; on the device, every question of that kind
-    would wait for all work that is queued there.
-
-    Args:
-        input_ids: ``[B, T]`` on the device.
-        attention_mask: ``[B, T]`` bool on the device.
-        host: ``[3, B, T]`` int64 on the host: ids, attention mask, response mask.
-        places: ``[N]`` of the response tokens in the flat batch, in row-major order, on the device.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    host: Tensor
-    places: Tensor
-
-    @classmethod
-    def of(cls, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> "Rows":
-        """From the tensors of a batch; no response token is at position 0."""
-        host = torch.stack([input_ids, attention_mask.long(), response_mask.long()]).cpu()
-        places = host[2].flatten().nonzero().squeeze(1).to(input_ids.device)
-        return cls(input_ids, attention_mask, host, places)
-
-
-def predicting_hidden(trunk: Any, rows: Rows, share: bool) -> Tensor:
-    """``[N, D]``: the last hidden state before each of the N response tokens, D the width of the model.
-
-    Args:
-        trunk: A transformers decoder without its head.
-        rows: The micro-batch.
-        share: Read shared prompts once, where the model can and it pays.
-    """
-    plan = _shared_prompts(rows) if share and _can_share(trunk) else None
-    if plan is not None:
-        return _with_shared_prompts(trunk, rows, *plan)
-    output = call_decoder(trunk, input_ids=rows.input_ids, attention_mask=rows.attention_mask.long())
-    return output.last_hidden_state.flatten(0, 1)[rows.places - 1]
+    return causal.get_submodule(_TRUNKS[kind][0])
 
 
 def keeps_everything(trunk: Any) -> bool:
@@ -168,17 +82,95 @@ def keeps_everything(trunk: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=trunk.config).layers)
 
 
-def _can_share(trunk: Any) -> bool:
-    # A layer that is computed again in the backward pass cannot lend what it computed.
-    return keeps_everything(trunk) and not getattr(trunk, "is_gradient_checkpointing", False)
+class _Answer:
+    """Stands for a trunk: answers every call with what it was given, and is the trunk in all else."""
+
+    trunk: Any = None
+    output: Any = None
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self.output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.trunk, name)
 
 
-def _shared_prompts(rows: Rows) -> tuple[list[int], list[int]] | None:
+class Head:
+    """The head of a causal language model, with all that it does beside a matrix product.
+
+    Soft caps, scales and heads of two parts are written in every model's ``forward``, so that is what runs, with
+    something in the trunk's place that hands back given hidden states.
+
+    Args:
+        causal: The model. The head keeps a reference to it and is no module itself: it owns no parameters.
+    """
+
+    def __init__(self, causal: Any) -> None:
+        self._causal, self._answer = causal, _Answer()
+        self._answer.trunk = trunk_of(causal)
+        path, self._output = _TRUNKS[type(causal)]
+        parent, _, self._name = path.rpartition(".")
+        self._children = causal.get_submodule(parent)._modules
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """``[N, V]`` logits of N hidden states of width D."""
+        self._answer.output = self._output(last_hidden_state=hidden_ND[None])
+        self._children[self._name] = self._answer
+        try:
+            # The ids are not read; their shape is that of one sequence of N tokens. ``forward`` is that of the class: a
+            # fused head replaces it in the instance, and in a copy of the instance it would call the original.
+            ids = torch.zeros(1, hidden_ND.shape[0], dtype=torch.long, device=hidden_ND.device)
+            return type(self._causal).forward(self._causal, input_ids=ids).logits[0]
+        finally:
+            self._children[self._name] = self._answer.trunk
+            self._answer.output = None  # or the graph would live on
+
+
+class Trunk:
+    """A decoder without its head, read at the positions that predict response tokens.
+
+    Args:
+        module: A transformers decoder; a reference to it is kept.
+        share: Read prompts that rows share once, where the model can and it pays.
+    """
+
+    def __init__(self, module: Any, share: bool) -> None:
+        self.module = module
+        # A layer that is computed again in the backward pass cannot lend what it computed.
+        self.shares = share and keeps_everything(module) and not getattr(module, "is_gradient_checkpointing", False)
+
+    def hidden(self, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
+        """What stands before each of the N response tokens, in row-major order.
+
+        Which tokens are read, gathered and scored is decided on the host: on the device, every question of that kind
+        would wait for all work that is queued there. So the rows are fetched from it once.
+
+        Args:
+            batch: Rows, right-padded, on the model's device; no response token is at position 0.
+
+        Returns:
+            ``[N, D]``, the last hidden states before the tokens, D the width of the model; and ``[N]``, the tokens.
+        """
+        ids, mask, device = batch.input_ids, batch.attention_mask, batch.input_ids.device
+        host = torch.stack([ids, mask.long(), batch.response_mask.long()]).cpu()
+        places = host[2].flatten().nonzero().squeeze(1).to(device)
+        targets_N = ids.flatten()[places]
+        plan = shared_prompts(host) if self.shares else None
+        if plan is not None:
+            return _with_shared_prompts(self.module, host, *plan, device), targets_N
+        output = call_decoder(self.module, input_ids=ids, attention_mask=mask.long())
+        return output.last_hidden_state.flatten(0, 1)[places - 1], targets_N
+
+
+def shared_prompts(host: Tensor) -> tuple[list[int], list[int]] | None:
     """A row for each distinct prompt, U of them, and which of them each row has; ``None`` where sharing does not pay.
 
     A prompt is what lies before the first response token, so every row needs one.
+
+    Args:
+        host: ``[3, B, T]`` int64 on the host: ids, attention mask, response mask.
     """
-    ids, attention, response = rows.host.numpy()
+    ids, attention, response = host.numpy()
     if not response.any(1).all():
         return None
     lengths = response.argmax(1).tolist()
@@ -189,7 +181,7 @@ def _shared_prompts(rows: Rows) -> tuple[list[int], list[int]] | None:
     return (owners, which) if saved >= WORTH * attention.sum() else None
 
 
-def _with_shared_prompts(trunk: Any, rows: Rows, owners: list[int], which: list[int]) -> Tensor:
+def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: list[int], device: torch.device) -> Tensor:
     """Two passes: ``[U, P]`` distinct prompts, then ``[B, R]`` of what follows, over the prompts' keys and values.
 
     Prompts are padded on the left, so that in the cache the rest of every row stands right behind its prompt's last
@@ -197,7 +189,7 @@ def _with_shared_prompts(trunk: Any, rows: Rows, owners: list[int], which: list[
     different length changes nothing. Selecting the cache's rows by ``which`` copies keys and values in the graph: the
     gradient of a prompt is the sum over the rows that read it.
     """
-    (ids, attention, response), device = rows.host, rows.input_ids.device
+    ids, attention, response = host
     starts_B = response.argmax(1)
     starts_U = starts_B[owners]
     width = int(starts_U.max())

@@ -411,6 +411,14 @@ BRACES = _boxed([
     ("43_5", "{43_5.}", C, "braces around a full stop"),
     ("\\text{circle}", "x = \\text{circle}", C, "a word with a name"),
     ("\\text{circle}", "x = \\text{square}", W, "a word with a name"),
+    ("15,600", "f(2) = 15,600", C, "separators behind a name"),
+    ("15,600", "f(2) = 15,601", W, "separators behind a name"),
+    ("12 \\text{ gm}", "\\text{Area} = 12 \\text{ gm}", C, "a unit behind a name"),
+    ("12 \\text{ cm}", "\\text{Area} = 12 \\text{ m}", W, "another unit behind a name"),
+    ("6+9i", "6+9i = x", C, "turned round"),
+    ("\\dfrac{9}{7}", "\\mathbf{\\dfrac{9}{7}}", C, "a fraction in bold"),
+    ("(-\\infty,-8)\\cup(8,\\infty)", "\\{x \\mid x < -8 \\text{ or } x > 8\\}", C, "or within a condition"),
+    ("(-\\infty,-8)\\cup(8,\\infty)", "\\{x \\mid x < -8 \\text{ and } x > 8\\}", W, "and within a condition"),
     ("A", "x = \\text{(A)}", C, "a choice with a name"),
 ])  # fmt: skip
 

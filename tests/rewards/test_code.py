@@ -7,6 +7,7 @@ import pytest
 from rewards import Verdict
 from rewards.asserts import Case, cases_of, check_body, declare_all, free_names
 from rewards.code import CheckCode, FunctionTests, ScriptTests, score_code, score_program
+from rewards.comparison import comparison, safely
 from rewards.observation import clean_text
 from rewards.sandbox import Limits
 from rewards.sandboxes import get_sandbox, in_use
@@ -250,3 +251,64 @@ def test_the_shared_sandbox_reports_itself():
     assert report["mode"] in ("namespaces", "landlock", "strict")
     assert report["layers"]
     assert score_code(fenced("def add(a, b):\n    return a + b"), ADD).verdict is Verdict.CORRECT
+
+
+# One test that kills or hangs its process costs that test alone.
+
+FIVE = FunctionTests((Case("f", (0,), 0),), tuple(Case("f", (i,), i) for i in range(1, 5)))
+
+
+@pytest.mark.parametrize(
+    ("harm", "verdict", "value"),
+    [
+        ("if x == 2: os._exit(0)", "wrong", 0.8),
+        ("if x in (1, 3): os.abort()", "wrong", 0.6),
+        ("if x == 4: os._exit(0)", "wrong", 0.8),
+        ("if x == 0: os._exit(0)", "wrong", 0.8),
+        ("while x == 2: pass", "timeout", 0.8),
+        ("os._exit(0)", "wrong", 0.0),
+        ("if x == 2: raise ValueError", "wrong", 0.8),
+    ],
+)
+def test_partial_credit_survives_a_crash(harm, verdict, value):
+    score = score_program(
+        f"import os\ndef f(x):\n    {harm}\n    return x\n", FIVE, Limits(cpu_s=0.5), partial_credit=True
+    )
+    assert (score.verdict, score.value) == (verdict, pytest.approx(value))
+
+
+def test_a_program_that_loads_only_once_ends():
+    program = (
+        "import random, time\nif time.time_ns() // 1000 % 2: raise ValueError\nimport os\ndef f(x):\n    os._exit(0)\n"
+    )
+    for _ in range(4):
+        assert score_program(program, FIVE, LIMITS, partial_credit=True).verdict == "wrong"
+
+
+def test_partial_credit_survives_a_crash_in_the_judge():
+    tests = FunctionTests(code=CheckCode(tuple(f"assert f({i}) == {i}" for i in range(4))))
+    program = "import os\ndef f(x):\n    if x == 1: os._exit(0)\n    return x\n"
+    assert score_program(program, tests, LIMITS, partial_credit=True).value == 0.75
+
+
+@pytest.mark.parametrize(
+    ("compare", "expected", "actual", "same"),
+    [
+        ("lines", "1\n2\n", "1  \n2\n\n", True), ("lines", "1 2", "1  2", False), ("exact", "1\n", "1", False),
+        ("tokens", "1 2\n", "1\n 2", True), ("tokens", "1.0", "1", False), ("numbers", "0.5 a", "0.5000001 a", True),
+        ("numbers", "0.5", "0.6", False), ("numbers", "1000000000000000001", "1000000000000000002", False),
+        ("numbers", "3", "3.0", True), ("numbers", "1e9", "1000000001", True), ("numbers", "a", "b", False),
+        ("numbers", "nan", "1", False), ("numbers", "inf", "1e999", False), ("numbers", "1", "1 1", False),
+    ],
+)  # fmt: skip
+def test_comparisons(compare, expected, actual, same):
+    assert safely(comparison(compare), expected, actual, "") is same
+
+
+def test_a_checker_of_the_tasks_author():
+    """Any order will do; a checker that raises says no."""
+    tests = ScriptTests(
+        (("3", "1 2 3"),), compare=lambda expected, actual, stdin: sorted(map(int, actual.split())) == [1, 2, 3]
+    )
+    assert score_program("print(3, 1, 2)", tests, LIMITS).verdict == "correct"
+    assert score_program("print('x')", tests, LIMITS).verdict == "wrong"

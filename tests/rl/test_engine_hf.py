@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from envs import Message
-from rl.backends.engine_hf import HFEngine, draw
+from rl.backends.engine_hf import HFEngine, draw, uniforms
 from rl.rollout import complete
-from rl.seeding import derive_seed, uniforms
-from rl.types import Finish, Request
+from rl.types import Finish, Request, derive_seed
 
 
 @pytest.fixture
@@ -140,32 +139,36 @@ def test_what_was_kept_is_forgotten_when_weights_change(modchain):
     model, _, renderer = modchain
     engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     complete(engine, requests(renderer, n=3))
-    assert engine._store._kept
+    assert engine._store.kept
     engine.load_weights((), 1)
-    assert not engine._store._kept
+    assert not engine._store.kept
     complete(engine, requests(renderer, n=3))
     engine.sleep()  # nor do they take memory while the trainer updates
-    assert not engine._store._kept
+    assert not engine._store.kept
 
 
 def test_what_is_kept_is_bounded_and_freed_with_its_last_row(modchain, monkeypatch):
-    from rl.backends import kv_store
+    from rl.backends import engine_hf
 
     model, _, renderer = modchain
     first = requests(renderer, n=6)
 
+    def held(engine):
+        caches = {id(kept.layers): kept.layers for kept in engine._store.kept.values()}
+        return sum(x.nbytes for layers in caches.values() for pair in layers for x in pair)
+
     def second(engine):
         answers = complete(engine, first)
-        held = engine._store.n_bytes
+        before = held(engine)
         asked = [Request(r.id, r.prompt_ids + c.action_ids, 7, 1.0, r.id) for r, c in zip(first, answers, strict=True)]
         engine._store.take(asked)
-        return held, engine._store.n_bytes, [c.action_ids for c in answers]
+        return before, held(engine), [c.action_ids for c in answers]
 
-    held, after, answers = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
-    assert held > 0 == after
-    monkeypatch.setattr(kv_store, "MAX_BYTES", held - 1)
+    before, after, answers = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
+    assert before > 0 == after
+    monkeypatch.setattr(engine_hf, "MAX_BYTES", before - 1)
     less, _, same = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
-    assert less < held
+    assert less < before
     assert same == answers
 
 
