@@ -51,7 +51,7 @@ def test_a_mended_program_is_right_whatever_constant_was_there(repair):
         "def a*7 b+4 c5 d*2",  # two has no inverse modulo 10
         "def a*7 b+4 c55 d*3",
         "def a*7 b+4 c5 d*3 def",
-        "def a*7 b+4 c٥ d*3",
+        "def a*7 b+4 c\u0665 d*3",
     ],
 )
 def test_malformed_programs_are_no_answer_and_learn_no_number(repair, response):
@@ -77,7 +77,7 @@ def test_an_episode_shows_the_result_and_never_a_hidden_one(repair):
     task = env.unwrapped.task
     assert messages == (Message("user", task.question),)
     wrong = written(task.info["slots"], int(parsed(task.gold)[2]) + 1)
-    messages, reward, terminated, truncated, info = env.step(wrong)
+    messages, reward, terminated, truncated, _ = env.step(wrong)
     assert (reward, terminated, truncated) == (0.0, False, False)
     assert messages == (Message("user", f"got {run(wrong, 0)} want {task.info['want']}"),)
     assert env.step(mended(task, int(parsed(wrong)[2])))[1] == 1.0
