@@ -237,7 +237,9 @@ def _unlike(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float | Fraction | Decimal):
-        return value + random.choice((-1, 1)) * random.randint(1, 9) * (1 + abs(value) // 8) if value - value == 0 else 0
+        return (
+            value + random.choice((-1, 1)) * random.randint(1, 9) * (1 + abs(value) // 8) if value - value == 0 else 0
+        )
     if isinstance(value, str):
         place = random.randrange(len(value) + 1)
         return value[:place] + random.choice("abcdefghijkmnpqrstuvwxyz23456789") + value[place + 1 :]
@@ -296,7 +298,13 @@ def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> N
         except BaseException as error:
             # Where every name of the program is a proxy, a test that asked it nothing cannot have failed through it.
             ours = isinstance(error, TestsError) or (all_proxies and link.asked == asked)
-            return {"passed": False, "raised": describe(error), "ours": ours, "ended": link.gone, "object": link.refused}
+            return {
+                "passed": False,
+                "raised": describe(error),
+                "ours": ours,
+                "ended": link.gone,
+                "object": link.refused,
+            }
 
     prepared = run(request["setup"], "setup.py")
     try:
