@@ -227,7 +227,8 @@ for _name in (
     if _name not in ("lt", "le", "gt", "ge"):
         setattr(_Reference, f"__r{_dunder}__", _forward(_name, reflected=True, binary=True))
 for _name in (
-    "neg", "pos", "abs", "invert", "getitem", "setitem", "delitem", "index", "len", "str", "repr", "bool", "int", "float", "round", "reversed", "format", "enter",
+    "neg", "pos", "abs", "invert", "getitem", "setitem", "delitem", "index", "len", "str", "repr", "bool", "int",
+    "float", "round", "reversed", "format", "enter",
 ):  # fmt: skip
     setattr(_Reference, f"__{_name}__", _forward(_name))
 
