@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from rewards.asserts import Case
+from rewards.code import FunctionTests, score_program
 from rewards.sandbox import Conversation, Ending, Limits, Mode, Outcome, Sandbox, SandboxError, doctor, kernel, seccomp
 from rewards.sandbox.codec import NotPlainError, Opaque, decode, encode, matches, show
 from rewards.sandbox.supervisor import ROOT as PROJECT
