@@ -1,9 +1,9 @@
 """How long the way through the code is: which functions and files one training step enters.
 
 ``python -m benchmarks.call_path`` plays one task with two episodes of two turns on the embedded model and takes one
-optimiser step. It counts functions of this project only, once each, the files that they are in, and how often the
-program goes from a function of one file straight to one of another. What a reader has to follow is what this measures;
-how often a function is called is not.
+optimiser step; then the same once more. It counts functions of this project only, once each, the files that they are
+in, and how often the program goes from a function of one file straight to one of another. What a reader has to follow
+is what this measures; how often a function is called is not.
 """
 
 import json
@@ -70,8 +70,8 @@ def _name(code: CodeType) -> str:
     return f"{_file(code)}::{code.co_qualname}"
 
 
-def measure(algorithm: str = "score") -> dict[str, Any]:
-    """The way of one ``train_step``."""
+def measure(algorithm: str = "score") -> dict[str, dict[str, Any]]:
+    """The way of the first ``train_step`` of a run and of the second, which finds built what the first one built."""
     register_schemas()
     with initialize_config_dir(CONFIGS, version_base=None):
         overrides = [f"algorithm={algorithm}", "algorithm.group_size=2", "training.tasks_per_step=1"]
@@ -79,22 +79,25 @@ def measure(algorithm: str = "score") -> dict[str, Any]:
     assert isinstance(config, TrainConfig)
     bench = Workbench.build(replace(config, threads=1), Distributed(cpu=True))
     trainer = bench.trainer()
-    path = CallPath()
-    sys.setprofile(path)
-    try:
-        trainer.train_step()
-    finally:
-        sys.setprofile(None)
-    return path.report()
+    found = {}
+    for step in ("first", "second"):
+        path = CallPath()
+        sys.setprofile(path)
+        try:
+            trainer.train_step()
+        finally:
+            sys.setprofile(None)
+        found[step] = path.report()
+    return found
 
 
 def main() -> None:
     """Prints the table and writes JSON."""
     found = measure()
     for name in ("functions", "files", "file_changes"):
-        print(f"{name.replace('_', ' '):14s}{found[name]:5d}")
+        print(f"{name.replace('_', ' '):14s}{found['first'][name]:5d}{found['second'][name]:5d}")
     print()
-    for file, n in found["functions_by_file"].items():
+    for file, n in found["first"]["functions_by_file"].items():
         print(f"{n:4d}  {file}")
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

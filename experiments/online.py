@@ -9,11 +9,13 @@ from experiments.arms import ArmResult, Validation, finish, identify
 from experiments.jobs import Report
 from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
+from rl.backends.flops import Flops
 from rl.backends.trackers import Trackers
 from rl.checkpoint import Checkpoints, save_policy, whole_policy
 from rl.config import TrainConfig
+from rl.rollout_metrics import describe, token_advantages
 from rl.tracking import Tracker, is_disk_full
-from rl.types import Episode
+from rl.trainer import Step
 from rl.workbench import Workbench
 
 
@@ -68,6 +70,7 @@ class OnlineRun:
         self.folder, self._report, self._distributed, self._stopping = folder, report, distributed, stopping
         self._validation = Validation(self.bench, report)
         self.trainer = self.bench.trainer()
+        self._flops = Flops.of(self.bench.model, distributed.device, cfg)
         self._checkpoints = Checkpoints(folder, cfg.training.keep_last, distributed)
         self._best: dict[str, float] = {}
         self._saving_s, self._saved = 0.0, ""
@@ -84,8 +87,7 @@ class OnlineRun:
             self._validate()
         try:
             while not self.trainer.is_done:
-                metrics, episodes = self.trainer.train_step(self._after_update)
-                self._after_step(metrics, episodes)
+                self._after_step(self.trainer.train_step(self._after_update))
         except BaseException as error:
             # Gathering sharded weights takes all processes, and the others may be anywhere.
             kept = isinstance(error, Preempted) or is_disk_full(error) or self._distributed.shards
@@ -102,13 +104,15 @@ class OnlineRun:
             self._save()
         self._stopping.check(self._save)
 
-    def _after_step(self, metrics: dict[str, float], episodes: list[Episode]) -> None:
+    def _after_step(self, step: Step) -> None:
         cfg, done = self.cfg.training, self.trainer.step
+        metrics = describe(step, self._distributed, self._flops)
         metrics["time/checkpoint"], self._saving_s = self._saving_s, 0.0
         self._report("training", self.trainer.progress, metrics)
         if self._tracker is not None:
             self._tracker.log(done, metrics)
-            self._tracker.episodes(done, episodes[: cfg.keep_episodes], self.trainer.advantages)
+            kept = step.episodes[: cfg.keep_episodes]
+            self._tracker.episodes(done, kept, token_advantages(step, cfg.keep_episodes))
         if cfg.validate_every and (done % cfg.validate_every == 0 or self.trainer.is_done):
             self._validate()
         updates = cfg.save_every_updates and self.trainer.n_updates % cfg.save_every_updates == 0

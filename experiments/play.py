@@ -21,7 +21,7 @@ def read_response() -> str:
 @entry_point("play")
 def main(cfg: PlayConfig) -> None:
     """Plays episodes until the input ends; shows what the policy sees, and what the verifier says."""
-    from rl.seeding import derive_seed
+    from rl.types import derive_seed
     from rl.workbench import make_env, make_taskset
 
     env: Any = make_env(cfg.env, make_taskset(cfg.env), Split(cfg.split))

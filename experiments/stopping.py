@@ -81,7 +81,7 @@ class Stopping:
         """
         lost = self._lock is not None and self._lock.lost
         state = 2 if lost else int(self._signalled)
-        state = state if self._distributed is None else self._distributed.max(state)
+        state = state if self._distributed is None else max(self._distributed.each(state))
         if state == 2:
             raise RunStoppedError(f"another process has taken over {self._folder}; this one writes nothing more")
         if state:

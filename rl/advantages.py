@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from rewards import Lookup
-from rewards.shaping import shape_rewards
 from rl.config import StageConfig
 from rl.config.checks import check_numbers
 from rl.types import Episode, RolloutBatch
@@ -65,12 +64,28 @@ class Estimator(NamedTuple):
         return cls(ADVANTAGES.bind(name, given), turn_gamma, bool(groups), values or "", bool(raw))
 
 
-def shaped_rewards(batch: RolloutBatch, stage: StageConfig) -> Tensor:
-    """``[B, K]`` rewards after per-turn weights and progress bonus; 0 past the last turn."""
-    n_columns = batch.rewards.shape[1]
-    columns = shape_rewards(batch.rewards.unbind(1), stage.reward_weights, stage.progress_alpha)
-    played = torch.arange(n_columns, device=batch.n_turns.device) < batch.n_turns[:, None]
-    return torch.where(played, torch.stack(columns, dim=1), 0.0)
+def shaped_rewards(rewards_BK: Tensor, n_turns_B: Tensor, stage: StageConfig) -> Tensor:
+    """``[B, K]`` rewards after weights and progress bonus: what each turn's tokens are trained on.
+
+    ``shaped[k] = weights[k] * rewards[k] + progress_alpha * (rewards[k] - rewards[k-1])``, without a bonus at the first
+    turn. With binary rewards, weight 1 and alpha 10 the second attempt is paid +11 for wrong->right, +1 for
+    right->right, 0 for wrong->wrong and -10 for right->wrong (SCoRe, arXiv 2409.12917, section 5.2).
+
+    Args:
+        rewards_BK: Raw.
+        n_turns_B: Turns played; past the last one nothing is paid, and no bonus is taken back.
+        stage: Weights and size of the bonus.
+
+    Raises:
+        ValueError: If there are more turns than weights.
+    """
+    n_columns, weights = rewards_BK.shape[1], rewards_BK.new_tensor(stage.reward_weights)
+    if n_columns > len(weights):
+        raise ValueError(f"{n_columns} attempts but only {len(weights)} reward weights: give one per attempt")
+    shaped = rewards_BK * weights[:n_columns]
+    shaped[:, 1:] = shaped[:, 1:] + stage.progress_alpha * (rewards_BK[:, 1:] - rewards_BK[:, :-1])
+    played = torch.arange(n_columns, device=n_turns_B.device) < n_turns_B[:, None]
+    return torch.where(played, shaped, 0.0)
 
 
 def advantages(
@@ -97,7 +112,7 @@ def advantages(
         sum_over: Adds tensors up over processes.
         costs_BK: What each turn's reward is lowered by, such as a KL; ``None`` for nothing.
     """
-    rewards_BK = shaped_rewards(batch, stage)
+    rewards_BK = shaped_rewards(batch.rewards, batch.n_turns, stage)
     if costs_BK is not None:
         rewards_BK = rewards_BK - costs_BK
     n_columns = rewards_BK.shape[1]
@@ -122,14 +137,15 @@ def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
     episodes are not trained on, so they are not looked at either.
     """
     compared = [episode for episode in group if not (episode.failed or episode.masked)]
-    paid: dict[int, set[float]] = {}
-    for episode in compared:
-        rewards = [turn.reward for turn in episode.turns]
-        for k, reward in enumerate(shape_rewards(rewards, stage.reward_weights, stage.progress_alpha)):
-            # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
-            if episode.turns[k].trained or k < episode.given:
-                paid.setdefault(k, set()).add(reward)
-    return len({len(episode.turns) for episode in compared}) > 1 or any(len(rewards) > 1 for rewards in paid.values())
+    lengths = {len(episode.turns) for episode in compared}
+    if len(lengths) != 1:
+        return bool(lengths)
+    rewards = torch.tensor([[turn.reward for turn in episode.turns] for episode in compared], dtype=torch.float64)
+    paid = shaped_rewards(rewards, torch.tensor(list(lengths)), stage)
+    # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
+    counts = torch.tensor([[t.trained or k < e.given for k, t in enumerate(e.turns)] for e in compared])
+    highest = torch.where(counts, paid, -torch.inf).amax(0)
+    return bool((highest > torch.where(counts, paid, torch.inf).amin(0)).any())
 
 
 @dataclass(frozen=True)
@@ -189,19 +205,31 @@ class TokenLambda(TurnLambda):
 
 @ADVANTAGES.register("rloo", options=Discount, groups=True)
 def rloo(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float) -> Tensor:
-    """Leave-one-out: a return against the mean of the other episodes of its task (arXiv 2402.14740)."""
-    return to_tokens(
-        leave_one_out(returns_to_go(rewards_BK, turn_gamma), batch.group_ids, batch.compared), batch.turn_ids
-    )
+    """Leave-one-out: a return against the mean of the other episodes of its task (arXiv 2402.14740).
+
+    ``A[i] = R[i] - sum_{j != i} R[j] / (n - 1)`` at the same turn (Ahmadian et al., section 3). Unbiased. Where there
+    is nothing to compare with it is 0.
+    """
+    returns_BK = returns_to_go(rewards_BK, turn_gamma)
+    means, counts, _, tied = _group_moments(returns_BK, batch)
+    others = (means * counts - returns_BK) / (counts - 1).clamp(min=1)
+    return to_tokens(torch.where(tied, 0.0, returns_BK - others), batch.turn_ids)
 
 
 @ADVANTAGES.register("grpo", options=GroupScale, groups=True)
 def grpo(
     rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float, scale: bool
 ) -> Tensor:
-    """Returns by mean and standard deviation of their group (arXiv 2402.03300); without ``scale`` Dr. GRPO's."""
+    """Returns by mean and standard deviation of their group (arXiv 2402.03300); without ``scale`` Dr. GRPO's.
+
+    ``A[i] = (R[i] - mean) / (std + 1e-4)`` at the same turn, the deviation dividing by n - 1 (Shao et al., equation 3).
+    Dividing makes groups that are nearly always right or wrong weigh more, and cancels the size of a progress bonus
+    (Dr. GRPO, arXiv 2503.20783, section 3.2, does not divide).
+    """
     returns_BK = returns_to_go(rewards_BK, turn_gamma)
-    return to_tokens(group_normalised(returns_BK, batch.group_ids, scale, batch.compared), batch.turn_ids)
+    means, _, stds, tied = _group_moments(returns_BK, batch)
+    centred = torch.where(tied, 0.0, returns_BK - means)
+    return to_tokens(centred / (stds + STD_EPSILON) if scale else centred, batch.turn_ids)
 
 
 @ADVANTAGES.register("reinforce", options=Discount)
@@ -209,28 +237,86 @@ def reinforce(
     rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
 ) -> Tensor:
     """Returns against the mean of the batch at the same turn; no groups, no critic."""
-    return to_tokens(batch_mean(returns_to_go(rewards_BK, turn_gamma), sum_over, batch.compared), batch.turn_ids)
+    returns_BK = returns_to_go(rewards_BK, turn_gamma)
+    mean, _ = _batch_moments(returns_BK, batch, sum_over)
+    return to_tokens(returns_BK - mean, batch.turn_ids)
 
 
 @ADVANTAGES.register("reinforce_pp", options=Discount)
 def reinforce_pp(
     rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
 ) -> Tensor:
-    """Returns by mean and standard deviation of the batch at the same turn (REINFORCE++, arXiv 2501.03262)."""
-    return to_tokens(batch_normalised(returns_to_go(rewards_BK, turn_gamma), sum_over, batch.compared), batch.turn_ids)
+    """Returns by mean and standard deviation of the batch at the same turn (REINFORCE++, arXiv 2501.03262).
+
+    The whole batch is the baseline, so no groups are needed, and a task that is always right does not blow up its own
+    noise (Hu et al., section 3). The KL stays in the loss here; the paper puts it into the reward.
+    """
+    returns_BK = returns_to_go(rewards_BK, turn_gamma)
+    mean, std = _batch_moments(returns_BK, batch, sum_over)
+    return to_tokens((returns_BK - mean) / (std + STD_EPSILON), batch.turn_ids)
 
 
 @ADVANTAGES.register("gae", options=TokenLambda, values="tokens")
-def gae(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, **options: float) -> Tensor:
-    """A critic's values at every token: :func:`gae_over_tokens` (arXiv 1506.02438)."""
-    return gae_over_tokens(rewards_BK, values_BT, batch.turn_ids, **options)
+def gae(
+    rewards_BK: Tensor,
+    values_BT: Tensor,
+    batch: RolloutBatch,
+    sum_over: SumOver,
+    *,
+    gamma: float,
+    lam: float,
+    turn_gamma: float,
+    turn_lam: float,
+) -> Tensor:
+    """A critic's values at every token: advantage estimation over the tokens of a turn, then over turns.
+
+    ``A[t] = r[t] + g V[t+1] - V[t] + g l A[t+1]`` (Schulman et al., arXiv 1506.02438, equation 16), where t+1 is the
+    next *response* token: prompt tokens between turns are no actions and are skipped. Within a turn ``g, l`` are
+    ``gamma, lam`` and r is 0; at a turn's last token they are ``turn_gamma, turn_lam`` and r is the turn's reward. With
+    ``turn_gamma=0`` every turn is an episode of its own.
+    """
+    out, turn_ids_BT = torch.zeros_like(values_BT), batch.turn_ids
+    value, advantage = torch.zeros_like(values_BT[:, 0]), torch.zeros_like(values_BT[:, 0])
+    next_turn = torch.full_like(turn_ids_BT[:, 0], -1)
+    for t in reversed(range(values_BT.shape[1])):
+        turn = turn_ids_BT[:, t]
+        acts = turn >= 0
+        ends = acts & (turn != next_turn)
+        reward = torch.where(ends, rewards_BK.gather(1, turn.clamp(min=0)[:, None]).squeeze(1), 0.0)
+        discount = torch.where(ends, turn_gamma, gamma)
+        decay = discount * torch.where(ends, turn_lam, lam)
+        here = reward + discount * value - values_BT[:, t] + decay * advantage
+        out[:, t] = torch.where(acts, here, 0.0)
+        advantage = torch.where(acts, here, advantage)
+        value = torch.where(acts, values_BT[:, t], value)
+        next_turn = torch.where(acts, turn, next_turn)
+    return out
 
 
 @ADVANTAGES.register("turn_gae", options=TurnLambda, values="turns")
-def turn_gae(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, **options: float) -> Tensor:
-    """A critic's value once per turn, a turn being the action: :func:`gae_over_turns` (arXiv 2410.02089)."""
-    values_BK = first_of_turns(values_BT, batch.turn_ids, rewards_BK.shape[1])
-    return to_tokens(gae_over_turns(rewards_BK, values_BK, batch.n_turns, **options), batch.turn_ids)
+def turn_gae(
+    rewards_BK: Tensor,
+    values_BT: Tensor,
+    batch: RolloutBatch,
+    sum_over: SumOver,
+    *,
+    turn_gamma: float,
+    turn_lam: float,
+) -> Tensor:
+    """A critic's value once per turn, a turn being the action.
+
+    ``A[k] = r[k] + turn_gamma V[k+1] - V[k] + turn_gamma turn_lam A[k+1]``: one value per turn, read at the last prompt
+    token, and one advantage for all its tokens (RLEF, arXiv 2410.02089, section 2.3).
+    """
+    out, values_BK = torch.zeros_like(rewards_BK), first_of_turns(values_BT, batch.turn_ids, rewards_BK.shape[1])
+    value, advantage = torch.zeros_like(rewards_BK[:, 0]), torch.zeros_like(rewards_BK[:, 0])
+    for k in reversed(range(rewards_BK.shape[1])):
+        played = batch.n_turns > k
+        here = rewards_BK[:, k] + turn_gamma * value - values_BK[:, k] + turn_gamma * turn_lam * advantage
+        advantage = torch.where(played, here, 0.0)
+        value = torch.where(played, values_BK[:, k], 0.0)
+        out[:, k] = advantage
+    return to_tokens(out, batch.turn_ids)
 
 
 @ADVANTAGES.register("imitation", raw=True)
@@ -258,59 +344,22 @@ def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
     return out
 
 
-def leave_one_out(returns_BK: Tensor, group_ids_B: Tensor, compared_BK: Tensor | None = None) -> Tensor:
-    """RLOO: each return minus the mean return, at the same turn, of the *other* episodes of its group.
-
-    ``A[i] = R[i] - sum_{j != i} R[j] / (n - 1)`` (Ahmadian et al., arXiv 2402.14740, section 3). Unbiased.
-
-    Args:
-        returns_BK: ``[B, K]``.
-        group_ids_B: ``[B]``.
-        compared_BK: Which turns have a return at all; ``None`` for all of them.
-
-    Returns:
-        ``[B, K]``, 0 where there is nothing to compare with.
-
-    Raises:
-        ValueError: If a group has a single episode: it has no others to be compared with.
-    """
-    means, counts, _, tied = _group_moments(returns_BK, group_ids_B, compared_BK)
-    others = (means * counts - returns_BK) / (counts - 1).clamp(min=1)
-    return torch.where(tied, 0.0, returns_BK - others)
-
-
-def group_normalised(
-    returns_BK: Tensor, group_ids_B: Tensor, scale: bool = True, compared_BK: Tensor | None = None
-) -> Tensor:
-    """GRPO: ``A[i] = (R[i] - mean) / (std + 1e-4)`` over the group, turn by turn; ``[B, K]``.
-
-    The standard deviation divides by n - 1 (Shao et al., arXiv 2402.03300, equation 3). Dividing makes groups that
-    are nearly always right or wrong weigh more, and cancels the size of a progress bonus; ``scale=False`` is Dr.
-    GRPO's advantage (arXiv 2503.20783, section 3.2).
-
-    Raises:
-        ValueError: If a group has a single episode.
-    """
-    means, _, stds, tied = _group_moments(returns_BK, group_ids_B, compared_BK)
-    centred = torch.where(tied, 0.0, returns_BK - means)
-    return centred / (stds + STD_EPSILON) if scale else centred
-
-
-def _group_moments(
-    returns_BK: Tensor, group_ids_B: Tensor, compared_BK: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _group_moments(returns_BK: Tensor, batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of the compared returns of every row's group: mean, number, standard deviation, all tied; ``[B, K]`` each.
 
     Where all returns of a group are equal, ``[B, K]`` bool, their mean may differ from them in the last bit: noise that
     a division by the standard deviation would make a signal of. A return that is compared with no other is tied too.
+
+    Raises:
+        ValueError: If a group has a single episode: it has no others to be compared with.
     """
-    groups, index = torch.unique(group_ids_B, return_inverse=True)
+    groups, index = torch.unique(batch.group_ids, return_inverse=True)
     counts = torch.bincount(index, minlength=len(groups))
     if (counts < 2).any():
         lonely = groups[counts < 2].tolist()
         raise ValueError(f"groups {lonely[:5]} have one episode: a group baseline needs at least 2 per task")
     table = torch.zeros(len(groups), returns_BK.shape[1], dtype=returns_BK.dtype, device=returns_BK.device)
-    compared_BK = torch.ones_like(returns_BK, dtype=torch.bool) if compared_BK is None else compared_BK
+    compared_BK = batch.compared
     weights = compared_BK.to(returns_BK.dtype)
     n = table.index_add(0, index, weights)[index]
     means = table.index_add(0, index, returns_BK * weights)[index] / n.clamp(min=1)
@@ -323,98 +372,13 @@ def _group_moments(
     return means, n, (squares / (n - 1).clamp(min=1)).sqrt(), tied
 
 
-def batch_mean(returns_BK: Tensor, sum_over: SumOver = just_here, compared_BK: Tensor | None = None) -> Tensor:
-    """REINFORCE with the batch mean per turn as the baseline: ``A[i, k] = R[i, k] - mean_j R[j, k]``, ``[B, K]``."""
-    mean, _ = _batch_moments(returns_BK, sum_over, compared_BK)
-    return returns_BK - mean
-
-
-def batch_normalised(returns_BK: Tensor, sum_over: SumOver = just_here, compared_BK: Tensor | None = None) -> Tensor:
-    """REINFORCE++: returns minus the batch mean, over the batch standard deviation, turn by turn; ``[B, K]``.
-
-    Hu et al., arXiv 2501.03262, section 3: the whole batch is the baseline, so no groups are needed, and a task that
-    is always right does not blow up its own noise. The KL stays in the loss here; the paper puts it into the reward.
-    """
-    mean, std = _batch_moments(returns_BK, sum_over, compared_BK)
-    return (returns_BK - mean) / (std + STD_EPSILON)
-
-
-def _batch_moments(returns_BK: Tensor, sum_over: SumOver, compared_BK: Tensor | None) -> tuple[Tensor, Tensor]:
-    weights = torch.ones_like(returns_BK).double() if compared_BK is None else compared_BK.double()
+def _batch_moments(returns_BK: Tensor, batch: RolloutBatch, sum_over: SumOver) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the compared returns of all processes at each turn; ``[K]`` each."""
+    weights = batch.compared.double()
     n = sum_over(weights.sum(0)).clamp(min=1)
     mean = sum_over((returns_BK.double() * weights).sum(0)) / n
     squares = sum_over(((returns_BK.double() - mean) * weights).square().sum(0))
     return mean.to(returns_BK.dtype), (squares / (n - 1).clamp(min=1)).sqrt().to(returns_BK.dtype)
-
-
-def gae_over_tokens(
-    rewards_BK: Tensor,
-    values_BT: Tensor,
-    turn_ids_BT: Tensor,
-    *,
-    gamma: float,
-    lam: float,
-    turn_gamma: float,
-    turn_lam: float,
-) -> Tensor:
-    """Generalised advantage estimation over the tokens of a turn, then over turns; ``[B, T]``, 0 off the response.
-
-    ``A[t] = r[t] + g V[t+1] - V[t] + g l A[t+1]`` (Schulman et al., arXiv 1506.02438, equation 16), where t+1 is the
-    next *response* token: prompt tokens between turns are no actions and are skipped. Within a turn ``g, l`` are
-    ``gamma, lam`` and r is 0; at a turn's last token they are ``turn_gamma, turn_lam`` and r is the turn's reward. With
-    ``turn_gamma=0`` every turn is an episode of its own.
-
-    Args:
-        rewards_BK: Shaped reward of every turn.
-        values_BT: Value before each response token.
-        turn_ids_BT: -1 off the response.
-        gamma: Discount per token.
-        lam: Lambda per token.
-        turn_gamma: Discount per turn.
-        turn_lam: Lambda per turn.
-    """
-    out = torch.zeros_like(values_BT)
-    value, advantage = torch.zeros_like(values_BT[:, 0]), torch.zeros_like(values_BT[:, 0])
-    next_turn = torch.full_like(turn_ids_BT[:, 0], -1)
-    for t in reversed(range(values_BT.shape[1])):
-        turn = turn_ids_BT[:, t]
-        acts = turn >= 0
-        ends = acts & (turn != next_turn)
-        reward = torch.where(ends, rewards_BK.gather(1, turn.clamp(min=0)[:, None]).squeeze(1), 0.0)
-        discount = torch.where(ends, turn_gamma, gamma)
-        decay = discount * torch.where(ends, turn_lam, lam)
-        here = reward + discount * value - values_BT[:, t] + decay * advantage
-        out[:, t] = torch.where(acts, here, 0.0)
-        advantage = torch.where(acts, here, advantage)
-        value = torch.where(acts, values_BT[:, t], value)
-        next_turn = torch.where(acts, turn, next_turn)
-    return out
-
-
-def gae_over_turns(
-    rewards_BK: Tensor, values_BK: Tensor, n_turns_B: Tensor, *, turn_gamma: float, turn_lam: float
-) -> Tensor:
-    """Generalised advantage estimation with a turn as the action; ``[B, K]``, 0 past the last turn.
-
-    ``A[k] = r[k] + turn_gamma V[k+1] - V[k] + turn_gamma turn_lam A[k+1]``: one value per turn, read at the last prompt
-    token, and one advantage for all its tokens (RLEF, arXiv 2410.02089, section 2.3).
-
-    Args:
-        rewards_BK: Shaped reward of every turn.
-        values_BK: Value before each turn.
-        n_turns_B: Turns played.
-        turn_gamma: Discount per turn.
-        turn_lam: Lambda per turn.
-    """
-    out = torch.zeros_like(rewards_BK)
-    value, advantage = torch.zeros_like(rewards_BK[:, 0]), torch.zeros_like(rewards_BK[:, 0])
-    for k in reversed(range(rewards_BK.shape[1])):
-        played = n_turns_B > k
-        here = rewards_BK[:, k] + turn_gamma * value - values_BK[:, k] + turn_gamma * turn_lam * advantage
-        advantage = torch.where(played, here, 0.0)
-        value = torch.where(played, values_BK[:, k], 0.0)
-        out[:, k] = advantage
-    return out
 
 
 def returns_vary(returns_BK: Tensor, sum_over: SumOver = just_here) -> list[bool]:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from envs import Task
 from rl.analysis.rows import EvalRow
 from rl.rollout import EpisodePlan, Rollout
-from rl.seeding import derive_seed
-from rl.types import Episode
+from rl.types import Episode, derive_seed
 
 EVALUATION_SEED = 20_240_919
 """Evaluation draws do not depend on the run's seed: arms and seeds are compared on the same draws."""

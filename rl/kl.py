@@ -15,7 +15,7 @@ goes in before ``exp``, so that garbage off the response can reach neither value
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,26 +32,23 @@ MAX_LOG_RATIO = 20.0
 """Log-ratios are cut to this before ``exp``: beyond it nothing is learned but overflow (e^20 is 5e8)."""
 
 
-def log_ratio(stats: SampledStats, reference: SampledStats, mask: Tensor) -> Tensor:
-    """``log(ref / policy)`` at the sampled tokens, ``[B, T]``, 0 off the response."""
-    return torch.where(mask, reference.logprobs - stats.logprobs, 0.0)
-
-
-def _weight(stats: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Policy over old policy at the sampled tokens, ``[B, T]``, with a gradient; 1 off the response."""
-    return torch.where(mask, stats.logprobs - old_logprobs, 0.0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+def log_ratio(logprobs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+    """``log(p / q)`` of two log-probs at the sampled tokens, ``[B, T]``; 0 off the response."""
+    return torch.where(mask, logprobs - others, 0.0)
 
 
 @KLS.register("k1")
 def k1(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """The log-ratio, weighted: unbiased in value and gradient, may be negative."""
-    return _weight(stats, old_logprobs, mask) * -log_ratio(stats, reference, mask)
+    weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return weight * -log_ratio(reference.logprobs, stats.logprobs, mask)
 
 
 @KLS.register("k2")
 def k2(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Half the squared log-ratio: biased in value, right in gradient."""
-    return _weight(stats, old_logprobs, mask).detach() * 0.5 * log_ratio(stats, reference, mask).square()
+    weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return weight.detach() * 0.5 * log_ratio(reference.logprobs, stats.logprobs, mask).square()
 
 
 @KLS.register("k3")
@@ -59,7 +56,8 @@ def k3(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
     """``r - 1 - log r``, weighted: unbiased in value and gradient, never negative."""
     # The gradient of w (r - 1 - log r) is w log(policy / ref) d logprob, which is k2's. Taken from there, because r - 1
     # and its derivative cancel only in exact arithmetic.
-    log_r, weight = log_ratio(stats, reference, mask), _weight(stats, old_logprobs, mask).detach()
+    log_r = log_ratio(reference.logprobs, stats.logprobs, mask)
+    weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().detach()
     cut = log_r.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     slope = 0.5 * weight * log_r.square()
     return weight * (torch.expm1(cut) - cut) + (slope - slope.detach())
@@ -68,14 +66,14 @@ def k3(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
 @KLS.register("k3_published")
 def k3_published(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """``r - 1 - log r`` without a weight, as GRPO was published: its gradient is that of KL(reference || policy)."""
-    log_r = log_ratio(stats, reference, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    log_r = log_ratio(reference.logprobs, stats.logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.expm1(log_r) - log_r
 
 
 @KLS.register("k1_published")
 def k1_published(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """The log-ratio without a weight: right in value, for a KL in the reward; as a penalty its gradient is noise."""
-    return -log_ratio(stats, reference, mask)
+    return -log_ratio(reference.logprobs, stats.logprobs, mask)
 
 
 @KLS.register("full", distribution=True)
@@ -120,10 +118,7 @@ class KLControl:
     """
 
     stage: StageConfig
-    coefs: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.coefs = self.coefs or list(self.stage.kl_coefs)
+    coefs: list[float]
 
     def update(self, kl: Sequence[float], advantage: Sequence[float]) -> None:
         """Adapts to what a step measured.

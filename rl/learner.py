@@ -3,16 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rl.advantages import Estimator, advantages, sum_of_turns, turn_starts
-from rl.analysis.metrics import Ratio, declare, total
-from rl.backends.distributed import Distributed, local
-from rl.backends.policy import Actor, Critic, References, sampled_stats
+from rl.analysis.metrics import Ratio, declare
+from rl.backends.distributed import Distributed, full, local
+from rl.backends.policy import Actor, Critic, References
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
 from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
@@ -23,20 +23,19 @@ from rl.losses import (
     NORMALISERS,
     LossOutput,
     StepSize,
-    by_turn,
-    kl_penalty,
     masked_sum,
     off_policy_mask,
-    token_weights,
     value_loss,
 )
-from rl.schedule import lr_factor
 from rl.types import RolloutBatch, RunStoppedError, SampledStats, TrainBatch
 
+Sums = dict[str, Tensor]
+"""Numerator and denominator of everything that an optimiser step measured, float64 ``[2]`` on the CPU, by name. Sums
+add up over micro-batches, optimiser steps and processes; they are divided once, when they are read."""
 
-@dataclass(slots=True)
-class Measured:
-    """What optimiser steps measured, as ratios that add up over micro-batches and processes.
+
+class Measured(NamedTuple):
+    """What the optimiser steps of a rollout batch measured, over all processes.
 
     Args:
         gap: |trainer - sampler| log-prob per response token; a large one stops the run.
@@ -45,52 +44,10 @@ class Measured:
         log: What is only looked at; it steers nothing.
     """
 
-    gap: Ratio
-    kl: list[Ratio]
-    advantage: list[Ratio]
-    log: dict[str, Ratio]
-
-    @classmethod
-    def total(cls, parts: Sequence["Measured"]) -> "Measured":
-        """The sum of several."""
-        kl, advantage = (
-            [sum(ratios[1:], ratios[0]) for ratios in zip(*(getattr(part, name) for part in parts), strict=True)]
-            for name in ("kl", "advantage")
-        )
-        gaps = [part.gap for part in parts]
-        return cls(sum(gaps[1:], gaps[0]), kl, advantage, total([part.log for part in parts]))
-
-    def over_processes(self, distributed: Distributed) -> "Measured":
-        """The sum over all processes."""
-        columns = {f"kl {k}": ratio for k, ratio in enumerate(self.kl)}
-        columns |= {f"advantage {k}": ratio for k, ratio in enumerate(self.advantage)} | {"gap": self.gap}
-        found = distributed.sum_ratios(columns)
-        kl = [found[f"kl {k}"] for k in range(len(self.kl))]
-        advantage = [found[f"advantage {k}"] for k in range(len(self.advantage))]
-        return Measured(found["gap"], kl, advantage, distributed.sum_ratios(self.log))
-
-    def emptied(self) -> "Measured":
-        """Nothing measured, of the same things."""
-        nothing = Ratio(0.0, 0.0)
-        return Measured(
-            nothing, [nothing for _ in self.kl], [nothing for _ in self.advantage], dict.fromkeys(self.log, nothing)
-        )
-
-
-def _read(parts: Sequence[Measured]) -> list[Measured]:
-    """What micro-batches measured, as numbers of Python: the device is asked once, when the gradient is complete."""
-    ratios = [ratio for part in parts for ratio in (part.gap, *part.kl, *part.advantage, *part.log.values())]
-    numbers = [torch.as_tensor(x).detach().double() for ratio in ratios for x in (ratio.num, ratio.den)]
-    device = next((x.device for x in numbers if x.device.type != "cpu"), torch.device("cpu"))
-    values = iter(torch.stack([x.to(device) for x in numbers]).tolist())
-    read = iter([Ratio(num, den) for num, den in zip(values, values, strict=True)])
-    return [
-        Measured(
-            next(read), [next(read) for _ in part.kl], [next(read) for _ in part.advantage],
-            {name: next(read) for name in part.log},
-        )
-        for part in parts
-    ]  # fmt: skip
+    gap: float
+    kl: list[float]
+    advantage: list[float]
+    log: dict[str, float]
 
 
 class Objective(NamedTuple):
@@ -167,7 +124,7 @@ class Learner:
         self._objective, self._n_updates = self._objectives[0], 1
         self.compares_groups = self._objective.estimator.groups
         """Whether the present stage compares the episodes of a task with each other."""
-        self.control = KLControl(stages[0])
+        self.control = KLControl(stages[0], list(stages[0].kl_coefs))
         self.lr = self._optim.lr
         """The policy's learning rate at the last step."""
 
@@ -199,13 +156,21 @@ class Learner:
             group["betas"], group["weight_decay"] = tuple(optim.betas), optim.weight_decay
         self.compares_groups = self._objective.estimator.groups
         self._n_updates = n_updates
-        self.control = KLControl(stage)
+        self.control = KLControl(stage, list(stage.kl_coefs))
 
     def set_lr(self, taken: int, position: float) -> None:
-        """Sets the learning rates of an optimiser step; see :func:`rl.schedule.lr_factor`."""
-        optim = self._optim
-        factor = lr_factor(optim.schedule, optim.warmup_steps, self._n_updates, taken, position)
-        self.lr = self._optim.lr * factor
+        """Sets the learning rates of an optimiser step.
+
+        Args:
+            taken: Updates that the stage has taken, which warm up.
+            position: Where in the stage's plan the budget is, from 0 to its number of updates: as many as were taken,
+                or more where replaced groups have used some of it up, so that a schedule ends where the budget does.
+        """
+        optim, warmup = self._optim, self._optim.warmup_steps
+        progress = min(1.0, (position - warmup) / max(1, self._n_updates - warmup))
+        shapes = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(progress * math.pi))}
+        factor = (taken + 1) / warmup if taken < warmup else shapes[optim.schedule]
+        self.lr = optim.lr * factor
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
@@ -217,25 +182,29 @@ class Learner:
         With a single update per batch the old policy is the current one: the loss reads it off its own forward pass,
         and no pass is spent here unless values are needed.
         """
-        zeros, algorithm = torch.zeros_like(batch.sampler_logprobs), self._algorithm
-        old, ref, values = zeros, zeros, zeros
+        algorithm, zeros = self._algorithm, torch.zeros_like(batch.sampler_logprobs)
+        old, ref, values = zeros.clone(), zeros.clone(), zeros.clone()
         has_kl = any(stage.kl_coefs)
         pays_kl = algorithm.kl_in_reward and has_kl
-        if self._reuses_samples or algorithm.critic.kind == "shared" or pays_kl:
-
-            def read_actor(part: RolloutBatch) -> tuple[Tensor, ...]:
-                stats = sampled_stats(self._actor, part, stage.temperature)
-                return stats.logprobs, stats.values
-
-            old, values = self._everywhere(batch, read_actor, 2)
-        if self._critic is not None:
-            (values,) = self._everywhere(batch, self._read_critic, 1)
-        if has_kl and not self._whole_kl:
-
-            def read_reference(part: RolloutBatch) -> tuple[Tensor, ...]:
-                return (self._references.stats(stage.reference, self._actor, part, stage.temperature).logprobs,)
-
-            (ref,) = self._everywhere(batch, read_reference, 1)
+        reads_actor = self._reuses_samples or algorithm.critic.kind == "shared" or pays_kl
+        reads_reference = has_kl and not self._whole_kl  # a whole distribution is too large to keep: the loss asks
+        reads = reads_actor or reads_reference or self._critic is not None
+        for rows, width in self._pieces(batch) if reads else []:
+            part = (
+                placeholder(self._pad_id, batch.rewards.shape[1]).rollout if rows is None else batch.rows(rows, width)
+            )
+            part, found = part.to(self._distributed.device), []
+            with torch.no_grad(), self._distributed.autocast():
+                if reads_actor:
+                    stats = self._actor(part, stage.temperature)
+                    found += [(old, stats.logprobs), (values, stats.values)]
+                if self._critic is not None:
+                    found.append((values, self._critic(part)))
+                if reads_reference:
+                    stats = self._references.stats(stage.reference, self._actor, part, stage.temperature)
+                    found.append((ref, stats.logprobs))
+            for whole, result in found if rows is not None else []:
+                whole[rows, :width] = result.to(whole.device)
         costs_BK = None
         if pays_kl:
             stats, reference = (SampledStats(x, zeros, zeros, zeros) for x in (old, ref))
@@ -247,37 +216,19 @@ class Learner:
         )
         return TrainBatch(batch, old, ref, values, advantages_BT, returns_BT)
 
-    def _read_critic(self, part: RolloutBatch) -> tuple[Tensor, ...]:
-        assert self._critic is not None
-        return (self._critic(part),)
-
-    @torch.no_grad()
-    def _everywhere(self, batch: RolloutBatch, read: Any, n_results: int) -> list[Tensor]:
-        """Runs a forward pass over all rows, in micro-batches; ``[B, T]`` each."""
-        out = [torch.zeros_like(batch.sampler_logprobs) for _ in range(n_results)]
-        for rows, width in self._pieces(batch):
-            part = (
-                placeholder(self._pad_id, batch.rewards.shape[1]).rollout if rows is None else batch.rows(rows, width)
-            )
-            with self._distributed.autocast():
-                results = read(part.to(self._distributed.device))
-            if rows is not None:
-                for whole, result in zip(out, results, strict=True):
-                    whole[rows, :width] = result.to(whole.device)
-        return out
-
     def _pieces(self, batch: RolloutBatch) -> list[tuple[Tensor | None, int]]:
         """Micro-batches, as many on every process: sharded weights are gathered by all or by none."""
+        lengths = batch.attention_mask.sum(1)
         pieces: list[tuple[Tensor | None, int]] = list(
-            micro_batches(batch.lengths, batch.group_ids, self._optim.micro_batch_tokens)
+            micro_batches(lengths, batch.group_ids, self._optim.micro_batch_tokens)
         )
-        n_missing = self._distributed.max(len(pieces)) - len(pieces)
+        n_missing = max(self._distributed.each(len(pieces))) - len(pieces)
         return pieces + [(None, 0)] * n_missing
 
     # One optimiser step
 
-    def update(self, train: TrainBatch, stage: StageConfig, critic_only: bool = False) -> "Measured":
-        """One optimiser step on the given rows; what it measured, added up over micro-batches.
+    def update(self, train: TrainBatch, stage: StageConfig, critic_only: bool = False) -> Sums:
+        """One optimiser step on the given rows; what it measured on this process.
 
         Args:
             train: This process's rows of the step.
@@ -285,12 +236,13 @@ class Learner:
             critic_only: The policy rests while values warm up.
         """
         batch, n_processes = train.rollout, self._distributed.n_processes
-        counts = [len(batch), int(turn_starts(batch.turn_ids).sum()), int(batch.response_mask.sum())]
+        n_turns = sum(int((batch.turn_ids == k).any(1).sum()) for k in range(batch.rewards.shape[1]))
+        counts = [len(batch.turn_ids), n_turns, int(batch.response_mask.sum())]
         totals = self._distributed.sum(torch.tensor(counts, dtype=torch.float64)).clamp(min=1.0).tolist()
-        size = StepSize(*totals, self._objective.token_budget)
+        size = StepSize(totals[0], totals[1], totals[2], self._objective.token_budget)
         self._actor.train()
         modules = [module for module in (self._actor, self._critic) if module is not None]
-        pieces, parts = self._pieces(batch), []
+        pieces, sums = self._pieces(batch), {}
         for i, (rows, width) in enumerate(pieces):
             part = placeholder(self._pad_id, batch.rewards.shape[1]) if rows is None else train.rows(rows, width)
             part = part.to(self._distributed.device)
@@ -299,22 +251,22 @@ class Learner:
                     for module in modules:
                         contexts.enter_context(self._distributed.no_sync(module))
                 with self._distributed.autocast():
-                    loss, measured = self._loss(part, stage, size, critic_only)
+                    loss, found = self._loss(part, stage, size, critic_only)
                 # Data-parallel wrappers average gradients over processes; the weights already count all of them.
                 (loss * n_processes).backward()
-            parts.append(measured)
+            for name, ratio in found.items():  # added up where they are: nothing is read from the device in here
+                pair = [torch.as_tensor(x, device=loss.device).detach().double() for x in (ratio.num, ratio.den)]
+                sums[name] = sums.get(name, 0.0) + torch.stack(pair)
 
-        clip, limit = self._distributed.clip_grad_norm, self._optim.max_grad_norm
-        norms = {"optim/grad_norm": clip(self._policy_parameters, limit)}
-        if self._critic_parameters:
-            norms["critic/grad_norm"] = clip(self._critic_parameters, limit)
-        measured = Measured.total(_read(parts))
-        metrics = measured.log
-        numbers = [metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics]
-        finite = self._distributed.sum(torch.tensor([*numbers, *norms.values()], dtype=torch.float64)).isfinite()
-        takes_step = bool(finite.all())
+        sums = dict(zip(sums, torch.stack(list(sums.values())).cpu(), strict=True))
+        losses = {name: float(sums[name][0]) for name in ("policy/loss", "critic/loss") if name in sums}
+        trained = {"optim/grad_norm": self._policy_parameters, "critic/grad_norm": self._critic_parameters}
+        clip, limit = torch.nn.utils.clip_grad_norm_, self._optim.max_grad_norm
+        norms = {name: float(full(clip(parameters, limit))) for name, parameters in trained.items() if parameters}
+        numbers = torch.tensor([*losses.values(), *norms.values()], dtype=torch.float64)
+        takes_step = bool(self._distributed.sum(numbers).isfinite().all())
         if not takes_step and self._config.training.nonfinite == "stop":
-            odd = self._not_finite(train, metrics, norms)
+            odd = self._not_finite(train, losses | norms)
             raise RunStoppedError(
                 f"not finite before an optimiser step: {', '.join(odd)}. The step was not taken, so that the weights "
                 "are those of the step before; training.nonfinite=skip leaves such steps out and counts them"
@@ -326,74 +278,87 @@ class Learner:
             self._optimizer.step()
         self._optimizer.zero_grad()
         # Losses add up over micro-batches and processes; gradient norms are the same on all processes.
-        share = 1.0 / n_processes
-        metrics |= {name: Ratio(norm * share, share) for name, norm in norms.items()}
-        metrics["optim/skipped"] = Ratio((not takes_step) * share, share)
-        for name in {"policy/loss", "critic/loss"} & metrics.keys():
-            metrics[name] += Ratio(0.0, share)
-        return measured
+        once = {name: (norm, 1.0) for name, norm in norms.items()} | dict.fromkeys(losses, (0.0, 1.0))
+        once["optim/skipped"] = (float(not takes_step), 1.0)
+        for name, pair in once.items():
+            sums[name] = sums.get(name, 0.0) + torch.tensor(pair, dtype=torch.float64) / n_processes
+        return sums
 
-    def _not_finite(self, train: TrainBatch, metrics: dict[str, Ratio], norms: dict[str, float]) -> list[str]:
-        """What is not finite on any process, causes first."""
-        losses = {name: metrics[name].num for name in ("policy/loss", "critic/loss") if name in metrics}
+    def measured(self, parts: Sequence[Sums]) -> Measured:
+        """What optimiser steps measured, over all of them and all processes."""
+        names, n_turns = sorted(set().union(*parts)), len(self.control.coefs)
+        table = torch.zeros(len(names), 2, dtype=torch.float64)
+        for part in parts:
+            table += torch.stack([part.get(name, torch.zeros_like(table[0])) for name in names])
+        rows = self._distributed.sum(table).tolist()
+        means = {name: num / den if den else math.nan for name, (num, den) in zip(names, rows, strict=True)}
+        gap, turns = means.pop("gap"), range(n_turns)
+        advantage = [means.pop(f"advantage {k}") for k in turns]
+        kl = [means.pop(f"kl {k}") for k in turns if f"kl {k}" in means]
+        return Measured(gap, kl, advantage, means)
+
+    def _not_finite(self, train: TrainBatch, numbers: dict[str, float]) -> list[str]:
+        """What is not finite on any process, causes first; ``numbers`` are losses and gradient norms."""
         policy = torch.stack([local(p.detach()).isfinite().all() for p in self._bare_actor.parameters()])
         causes = {"the policy's weights": torch.where(policy, 0.0, torch.nan), "rewards": train.rollout.rewards}
         causes |= {name: getattr(train, name) for name in ("old_logprobs", "ref_logprobs", "values", "advantages")}
         causes |= {"sampler_logprobs": train.rollout.sampler_logprobs}
         odd = [name for name, value in causes.items() if not bool(value.isfinite().all())]
-        odd += [f"{name} ({value})" for name, value in (losses | norms).items() if not math.isfinite(value)]
+        odd += [f"{name} ({value})" for name, value in numbers.items() if not math.isfinite(value)]
         return list(dict.fromkeys(self._distributed.gather(odd)))
 
     def _loss(
         self, train: TrainBatch, stage: StageConfig, size: StepSize, critic_only: bool
-    ) -> tuple[Tensor, Measured]:
+    ) -> tuple[Tensor, dict[str, Ratio]]:
         """Surrogate, further terms, KL penalty and value loss of a micro-batch, and what they measured."""
-        batch, algorithm = train.rollout, self._algorithm
+        batch, algorithm, mask = train.rollout, self._algorithm, train.rollout.response_mask
         has_kl = any(stage.kl_coefs)
-        stats = sampled_stats(
-            self._actor,
+        stats = self._actor(
             batch,
             stage.temperature,
             whole_distribution=self._whole_kl and has_kl,
             entropy_gradient=self._objective.entropy_gradient,
         )
-        weights = token_weights(batch.turn_ids, self._normaliser, size)
+        weights = torch.where(mask, self._normaliser(batch.turn_ids, size), 0.0)
         # With one update per batch the old policy is the current one, and its log-probs need no pass of their own.
         old = train.old_logprobs if self._reuses_samples else stats.logprobs.detach()
-        gap = torch.where(batch.response_mask, old - batch.sampler_logprobs, 0.0)
-        corrections, metrics = self._importance(gap, batch.response_mask)
+        gap = torch.where(mask, old - batch.sampler_logprobs, 0.0)
+        corrections, found = self._importance(gap, mask)
         train = replace(train, old_logprobs=old, advantages=train.advantages * corrections)
-        seen = self._on_policy(stats, train, metrics) if algorithm.off_policy_mask else train
+        seen = self._on_policy(stats, train, found) if algorithm.off_policy_mask else train
         surrogate = self._objective.surrogate(stats, seen, weights)
-        loss, metrics = surrogate.loss, metrics | surrogate.metrics
-        n_tokens, n_turns = batch.response_mask.sum(), len(stage.kl_coefs)
-        metrics["policy/entropy"] = Ratio(masked_sum(stats.entropy.detach(), batch.response_mask), n_tokens)
-        measured = Measured(Ratio(gap.abs().sum(), n_tokens), [], [], metrics)
-        measured.advantage = by_turn(train.advantages.abs(), batch.turn_ids, n_turns)
+        loss, n_tokens = surrogate.loss, mask.sum()
+        found = found | surrogate.metrics
+        found["gap"] = Ratio(gap.abs().sum(), n_tokens)
+        found["policy/entropy"] = Ratio(masked_sum(stats.entropy.detach(), mask), n_tokens)
+        by_turn = {"advantage": train.advantages.abs()}
         if has_kl:
             reference = stats._replace(logprobs=train.ref_logprobs)
             if self._whole_kl:
                 reference = self._references.stats(
                     stage.reference, self._actor, batch, stage.temperature, whole_distribution=True
                 )
-            kl = self._kl(stats, reference, old, batch.response_mask)
-            penalty = kl_penalty(kl, batch.turn_ids, weights, coefs=tuple(self.control.coefs))
-            measured.kl = by_turn(kl.detach(), batch.turn_ids, n_turns)
+            by_turn["kl"] = kl = self._kl(stats, reference, old, mask)
+            # Every turn has a coefficient of its own: SCoRe's beta2 holds the first attempt, beta1 the second.
+            coefs = torch.tensor(self.control.coefs, dtype=kl.dtype, device=kl.device)[batch.turn_ids.clamp(min=0)]
             if not algorithm.kl_in_reward:
-                loss = loss + penalty.loss
+                loss = loss + masked_sum(weights * coefs * kl, mask)
+        for name, values in by_turn.items():
+            for k in range(len(stage.kl_coefs)):
+                of_turn = batch.turn_ids == k
+                found[f"{name} {k}"] = Ratio(masked_sum(values, of_turn), of_turn.any(1).sum())
         for weight, term in self._objective.terms:
             out = term(stats, train, weights)
             loss = loss + weight * out.loss
-            metrics |= out.metrics
-        metrics["policy/loss"] = Ratio(loss.detach(), 0.0)
+            found |= out.metrics
+        found["policy/loss"] = Ratio(loss.detach(), 0.0)
         if critic_only:
             loss = 0.0 * loss
         if algorithm.critic.kind != "none":
-            values = stats.values if self._critic is None else self._read_critic(batch)[0]
-            value = self._value_loss(values, train, size)
+            value = self._value_loss(stats.values, train, size)
             loss = loss + algorithm.critic.coef * value.loss
-            metrics |= value.metrics
-        return loss, measured
+            found |= value.metrics
+        return loss, found
 
     def _on_policy(self, stats: SampledStats, train: TrainBatch, metrics: dict[str, Ratio]) -> TrainBatch:
         """The rows without the bad turns that the policy has left behind."""
@@ -408,8 +373,10 @@ class Learner:
 
     def _value_loss(self, values: Tensor, train: TrainBatch, size: StepSize) -> LossOutput:
         """Every response token learns its value; with turns as actions only the first of each turn does."""
-        once_a_turn = self._objective.estimator.values == "turns"
-        mask = turn_starts(train.rollout.turn_ids) if once_a_turn else train.rollout.response_mask
+        batch, once_a_turn = train.rollout, self._objective.estimator.values == "turns"
+        if self._critic is not None:
+            values = self._critic(batch)
+        mask = turn_starts(batch.turn_ids) if once_a_turn else batch.response_mask
         weights = torch.full_like(values, 1.0 / (size.turns if once_a_turn else size.tokens))
         out = value_loss(values, train.values, train.returns, mask, weights, clip=self._algorithm.critic.clip)
         out.metrics["critic/loss"] = Ratio(out.loss.detach(), 0.0)

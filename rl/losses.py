@@ -1,7 +1,7 @@
 """Losses as pure functions of tensors. Scalars are keywords; numbers for the log come back beside the loss.
 
 A loss of :data:`LOSSES` is a *term*: ``(stats, batch, weights, **options) -> LossOutput``. It is a weighted sum over
-tokens whose weights come from :func:`token_weights`, counted over the whole optimiser step and all processes, so that
+tokens whose weights come from :data:`NORMALISERS`, counted over the whole optimiser step and all processes, so that
 splitting the step into micro-batches cannot change the gradient. Masks go in before ``exp``. A term may just as well be
 supervised: it has the rows' token ids, rewards and log-probs.
 
@@ -18,13 +18,14 @@ from torch import Tensor
 from rewards import Lookup
 from rl.analysis.metrics import Ratio, declare
 from rl.config.checks import check_numbers
-from rl.kl import MAX_LOG_RATIO
+from rl.kl import MAX_LOG_RATIO, log_ratio
 from rl.types import SampledStats, TrainBatch
 
 LOSSES: Lookup[Callable[..., "LossOutput"]] = Lookup("algorithm.loss")
 """Terms of the loss; ``entropy=True`` declares that a term differentiates ``stats.entropy``."""
 NORMALISERS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.normaliser")
-"""``(turn_ids [B, T], StepSize, **options) -> [B, T]``: each token's weight in the loss."""
+"""``(turn_ids [B, T], StepSize, **options) -> [B, T]``: each token's weight in the loss; the learner
+makes it 0 off the response, where ``turn_ids`` is -1."""
 IMPORTANCE: Lookup[Callable[..., tuple[Tensor, dict[str, Ratio]]]] = Lookup("algorithm.importance")
 """``(gap [B, T], mask [B, T], **options) -> (weights [B, T], metrics)``: how much a sample counts, from the log
 of trainer over sampler probability, which is 0 off the response."""
@@ -61,17 +62,6 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
 
 
 # Normalisers: what the loss is divided by
-
-
-def token_weights(turn_ids: Tensor, normaliser: Callable[..., Tensor], size: StepSize) -> Tensor:
-    """Each token's weight in the loss, ``[B, T]``, 0 off the response.
-
-    Args:
-        turn_ids: ``[B, T]``, -1 off the response.
-        normaliser: One of :data:`NORMALISERS`.
-        size: Of the whole optimiser step.
-    """
-    return torch.where(turn_ids >= 0, normaliser(turn_ids, size), 0.0)
 
 
 @NORMALISERS.register("episodes")
@@ -148,7 +138,8 @@ def clipped_pg_loss(
     DAPO, arXiv 2503.14476, section 3.1). At the first update on a batch rho is 1 and the gradient is REINFORCE's.
     """
     mask = batch.rollout.response_mask
-    rho = log_ratio(stats, batch).exp()
+    # Without the limit an infinite ratio would meet the clip's slope of 0, and their product is not a number.
+    rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return _clipped(rho, batch.advantages, mask, weights, clip_low, clip_high)
 
 
@@ -162,19 +153,10 @@ def gspo_loss(
     sequence. Its clip distances are far smaller than a token's: 3e-4 and 4e-4 in the paper.
     """
     mask, turn_ids = batch.rollout.response_mask, batch.rollout.turn_ids
-    log_rho = log_ratio(stats, batch)
+    log_rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     counts = per_turn(mask.to(log_rho.dtype), turn_ids).clamp(min=1)
     ratio = (per_turn(log_rho, turn_ids) / counts).exp()
     return _clipped(ratio, batch.advantages, mask, weights, clip_low, clip_high)
-
-
-def log_ratio(stats: SampledStats, batch: TrainBatch) -> Tensor:
-    """``log(policy / old policy)`` at the response tokens, ``[B, T]``, 0 elsewhere, within :data:`MAX_LOG_RATIO`.
-
-    Without the limit a ratio of infinity would meet the clip's slope of 0, and their product is not a number.
-    """
-    difference = torch.where(batch.rollout.response_mask, stats.logprobs - batch.old_logprobs, 0.0)
-    return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def _clipped(
@@ -202,7 +184,7 @@ def cispo_loss(
     """
     mask = batch.rollout.response_mask
     with torch.no_grad():
-        rho = log_ratio(stats, batch).exp()
+        rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         clipped = rho.clamp(1 - clip_low, 1 + clip_high)
         n_tokens, is_clipped = mask.sum(), mask & (clipped != rho)
         metrics = {
@@ -218,7 +200,7 @@ def entropy_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> Los
     return LossOutput(-masked_sum(weights * stats.entropy, batch.rollout.response_mask), {})
 
 
-# The critic's loss and the KL penalty
+# The critic's loss
 
 
 def value_loss(
@@ -250,29 +232,6 @@ def value_loss(
             "critic/return_square": Ratio(masked_sum(returns.square(), mask), n),
         }
     return LossOutput(0.5 * masked_sum(weights * error, mask), metrics)
-
-
-def kl_penalty(kl: Tensor, turn_ids: Tensor, weights: Tensor, *, coefs: tuple[float, ...]) -> LossOutput:
-    """``sum(w coef[turn] kl)``: a coefficient of its own for every turn (SCoRe's beta2 and beta1).
-
-    Args:
-        kl: ``[B, T]`` in nats, from :mod:`rl.kl`.
-        turn_ids: ``[B, T]``, -1 off the response.
-        weights: ``[B, T]`` from :func:`token_weights`.
-        coefs: Coefficient per turn.
-    """
-    mask = turn_ids >= 0
-    of_token = torch.tensor(coefs, dtype=kl.dtype, device=kl.device)[turn_ids.clamp(min=0)]
-    return LossOutput(masked_sum(weights * of_token * kl, mask), {})
-
-
-def by_turn(values: Tensor, turn_ids: Tensor, n_columns: int) -> list[Ratio]:
-    """Sums over each turn's tokens, per episode that has the turn; one ratio a turn."""
-    ratios = []
-    for k in range(n_columns):
-        of_turn = turn_ids == k
-        ratios.append(Ratio(masked_sum(values, of_turn), of_turn.any(1).sum()))
-    return ratios
 
 
 # Samples of an engine that is not quite the trainer's policy

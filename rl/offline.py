@@ -24,10 +24,9 @@ from rl.config import SFTConfig
 from rl.config.checks import check_numbers
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
-from rl.schedule import shuffled_index
-from rl.seeding import derive_seed
+from rl.source import task_order
 from rl.trainer import Totals
-from rl.types import Episode, Turn
+from rl.types import Episode, Turn, derive_seed
 
 Encode = Callable[[str], Sequence[int]]
 KeepRule = Callable[..., list[Any]]
@@ -285,7 +284,8 @@ class OfflineTrainer:
         """The next groups of the endless stream of tasks."""
         plans = []
         for position in range(self._position, self._position + n_groups):
-            task = self._tasks[shuffled_index(self._config.seed, position, len(self._tasks))]
+            epoch, offset = divmod(position, len(self._tasks))
+            task = self._tasks[task_order(self._config.seed, epoch, len(self._tasks))[offset]]
             for member in range(self._offline.group_size):
                 draw = derive_seed(self._config.seed, "collect", position, task.id, member)
                 plans.append(EpisodePlan(task, position, draw))

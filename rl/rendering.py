@@ -77,15 +77,17 @@ class Renderer:
         self._before_end, self._end_text, self.end_id = self._find_end_of_turn(end_ids)
         self.end_ids = frozenset({self._last_turn_end(), *end_ids})
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
-        self._closing = self._encode_after_end(self._before_end + self._end_text)
-        self._opening = lru_cache(maxsize=65536)(self._render_opening)
-        self._extension = lru_cache(maxsize=65536)(self._render_extension)
+        self._system_fault: str | None = None
+        closing = tokenizer.encode(self._end_text + self._before_end + self._end_text, add_special_tokens=False)
+        self._closing = tuple(closing[closing.index(self.end_id) + 1 :])
+        # A group shares its question, and most feedback is the same text: what was rendered is kept.
+        self._ids = lru_cache(maxsize=65536)(self._render)
         self._check_history(thoughts)
         self._system_fault = self._fault_with_system()
 
     def opening(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt of the first turn."""
-        return self._opening(tuple(messages))
+        return self._ids(tuple(messages), behind_answer=False)
 
     def extend(
         self, prompt_ids: tuple[int, ...], action_ids: tuple[int, ...], messages: Sequence[Message]
@@ -96,7 +98,9 @@ class Renderer:
         and not as action.
         """
         ended = action_ids[-1:] in ((self.end_id,), (self._final_end_id,))
-        return prompt_ids + action_ids + (() if ended else self._closing) + self._extension(tuple(messages))
+        return (
+            prompt_ids + action_ids + (() if ended else self._closing) + self._ids(tuple(messages), behind_answer=True)
+        )
 
     def text(self, action_ids: Sequence[int]) -> str:
         """The action as text, without special tokens, up to the first stop string."""
@@ -109,17 +113,43 @@ class Renderer:
         tail = self.tokenizer.decode(action_ids[-4 * max(map(len, self.stop_strings)) :])
         return any(stop in tail for stop in self.stop_strings)
 
-    def _template(self, messages: Sequence[Message], generate: bool) -> str:
-        chat: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in messages]
+    def _render(self, messages: tuple[Message, ...], behind_answer: bool) -> tuple[int, ...]:
+        """Ids of messages up to where an answer begins: of the first ones, or of those behind an answer and its end.
+
+        The latter are encoded behind the end token, as in the whole conversation: alone, SentencePiece would put a
+        space before them, and tokens that swallow the white space after them would leave it in.
+        """
+        if not behind_answer and self._system_fault and any(message.role == "system" for message in messages):
+            raise TemplateError(self._system_fault)
+        text = self._template(messages, True, behind_answer)
+        ids = self.tokenizer.encode(self._end_text + text if behind_answer else text, add_special_tokens=False)
+        return tuple(ids[ids.index(self.end_id) + 1 :] if behind_answer else ids)
+
+    def _template(self, messages: Sequence[Message], generate: bool, behind_answer: bool = False) -> str:
+        """What the template makes of messages.
+
+        Args:
+            messages: With their roles.
+            generate: Go on to where the next answer begins.
+            behind_answer: They follow a question and an answer, whose text and end are left out of the result.
+        """
+        before = (Message("user", _USER), Message("assistant", _ANSWER)) if behind_answer else ()
+        chat: list[dict[str, Any]] = [{"role": one.role, "content": one.content} for one in (*before, *messages)]
         if self._blocks:
             chat = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in chat]
         try:
-            return self.tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 chat, tokenize=False, add_generation_prompt=generate, **self._kwargs
             )
         except (jinja2.TemplateError, TypeError) as error:
-            roles = ", ".join(message.role for message in messages)
+            roles = ", ".join(message["role"] for message in chat)
             raise TemplateError(f"the chat template cannot render the roles {roles}: {error}") from error
+        if not behind_answer:
+            return text
+        after, end = text.rpartition(_ANSWER)[2], self._before_end + self._end_text
+        if not after.startswith(end):
+            raise TemplateError(f"the chat template ends an answer with {after[: len(end)]!r}, and once with {end!r}")
+        return after[len(end) :]
 
     def _wants_blocks(self) -> bool:
         """Whether the template reads lists of content blocks alone, as those of models that also see images do."""
@@ -128,35 +158,6 @@ class Renderer:
             return _USER not in self._template([Message("user", _USER)], generate=True)
         except TemplateError:
             return True
-
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
-
-    def _encode_after_end(self, text: str) -> tuple[int, ...]:
-        """Ids of what follows an end-of-turn token.
-
-        It is encoded behind that token, as in the whole conversation: alone, SentencePiece would put a space before
-        it, and tokens that swallow the white space after them would leave it in.
-        """
-        ids = self._encode(self._end_text + text)
-        return ids[ids.index(self.end_id) + 1 :]
-
-    def _render_opening(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
-        if self._system_fault and any(message.role == "system" for message in messages):
-            raise TemplateError(self._system_fault)
-        return self._encode(self._template(messages, generate=True))
-
-    def _render_extension(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
-        return self._encode_after_end(self._text_after_end(messages, generate=True))
-
-    def _text_after_end(self, messages: Sequence[Message], generate: bool) -> str:
-        """What the template writes between the end of an answer and the next one."""
-        before = (Message("user", _USER), Message("assistant", _ANSWER))
-        after = self._template((*before, *messages), generate).rpartition(_ANSWER)[2]
-        end = self._before_end + self._end_text
-        if not after.startswith(end):
-            raise TemplateError(f"the chat template ends an answer with {after[: len(end)]!r}, and once with {end!r}")
-        return after[len(end) :]
 
     def _first_special(self, text: str) -> tuple[str, str, int] | None:
         """The first special token of a text: what stands before it, its own text, its id."""
@@ -210,13 +211,13 @@ class Renderer:
         for answer, question in zip(answers, questions[n_opening:], strict=True):
             opened = bool(start) and appended.rstrip().endswith(start.strip())
             appended += (answer.removeprefix(start) if opened else answer) + closing
-            appended += self._text_after_end([question], generate=True)
+            appended += self._template([question], True, behind_answer=True)
         if _without_gaps(whole, answers) == _without_gaps(appended, answers):
             return None
         # The questions, with all that the template writes around them, in their order; only answers may lie between.
         asked = [self._template(questions[:n_opening], generate=False)]
-        asked += [closing + self._text_after_end([question], generate=False) for question in questions[n_opening:]]
-        last = closing + self._text_after_end(questions[-1:], generate=True)
+        asked += [closing + self._template([question], False, behind_answer=True) for question in questions[n_opening:]]
+        last = closing + self._template(questions[-1:], True, behind_answer=True)
         pattern = re.escape(asked[0]) + "".join(".*?" + re.escape(part) for part in asked[1:-1])
         in_answers = re.fullmatch(pattern + ".*" + re.escape(last), whole, re.DOTALL) is not None
         return in_answers, f"Appending turns gives {appended!r} but rendering them at once gives {whole!r}"
@@ -250,16 +251,20 @@ class Renderer:
                 "or opens them differently. Set model.thoughts=keep to leave every answer in the context as sampled. "
                 f"{self._remedy()}. {faults[-1][1]}"
             )
-        last = self._render_extension((Message("user", _LAST),))
+        last = self._ids((Message("user", _LAST),), behind_answer=True)
         chat = [Message("user", _USER), Message("assistant", _ANSWER), Message("user", _LAST)]
-        if self._encode(self._template(chat, generate=True))[-len(last) :] != last:
+        if self._render(tuple(chat), behind_answer=False)[-len(last) :] != last:
             raise TemplateError("the tokenizer splits a question differently when it is appended")
 
     def _fault_with_system(self) -> str | None:
         """Why a system prompt cannot be rendered, ``None`` if it can: said when one is asked for."""
         remedy = "Put the instruction into the first question, or set model.chat_template"
-        pairs = (("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER), ("user", _NEXT))
-        chat = [Message(role, text) for role, text in pairs]
+        chat = [
+            Message("system", _SYSTEM),
+            Message("user", _USER),
+            Message("assistant", _ANSWER),
+            Message("user", _NEXT),
+        ]
         try:
             if _SYSTEM not in self._template(chat, generate=True):
                 return f"the chat template leaves out the system prompt. {remedy}"

@@ -6,7 +6,7 @@ the order of completion changes what is sampled.
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,8 +16,7 @@ from envs import Message, StopReason, Task, TextEnv
 from envs.base import Observation
 from rewards import Verdict
 from rl.rendering import Renderer
-from rl.seeding import derive_seed
-from rl.types import SOLVER, Completion, Engine, Episode, Request, Turn
+from rl.types import SOLVER, Completion, Engine, Episode, Request, Turn, derive_seed
 
 VERIFICATION_THREADS = 16
 """They wait; the work is done by the processes behind the verifier."""
@@ -87,6 +86,8 @@ class Rollout:
         make_env: Builds an environment; one that raised nothing is used again.
         max_new_tokens: Token limit of each attempt; the last entry holds for all further attempts.
         context_length: Longest prompt plus answer that the model can hold.
+        n_envs: How many environments are built here already, so that what is wrong with one is known before anything
+            is sampled. Further ones are built as episodes need them.
     """
 
     def __init__(
@@ -96,15 +97,12 @@ class Rollout:
         make_env: Callable[[], TextEnv],
         max_new_tokens: Sequence[int],
         context_length: int,
+        n_envs: int = 0,
     ) -> None:
         self._engine, self._renderer, self._make_env = engine, renderer, make_env
         self._max_new_tokens, self._context_length = tuple(max_new_tokens), context_length
-        self._free_envs: list[TextEnv] = []
+        self._free_envs = [make_env() for _ in range(n_envs)]
         self.times = PhaseTimes()
-
-    def rest(self) -> None:
-        """Lets the engine free its memory until new weights or the next :meth:`run`."""
-        self._engine.sleep()
 
     def run(
         self,
@@ -122,57 +120,44 @@ class Rollout:
         Returns:
             Episodes; one whose environment raised has ``stop_reason`` ``ENV_ERROR`` and carries the error.
         """
-        self._engine.wake()
-        plays = [_Play(plan) for plan in plans]
+        engine = self._engine
+        engine.wake()
+        plays = [self._open(plan) for plan in plans]
+        moved = list(range(len(plays)))
         episodes: dict[int, Episode] = {}
-        requests: list[Request] = []
-
-        def go_on(index: int) -> None:
-            """Asks for the next turn of an episode, or closes it."""
-            play = plays[index]
-            request = self._request(index, play, temperature)
-            if request is not None:
-                requests.append(request)
-                return
-            assert play.stop is not None
-            broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
-            episodes[index] = Episode(
-                task_id=play.plan.task.id,
-                group_id=play.plan.group_id,
-                seed=play.plan.seed,
-                policy_version=play.policy_version,
-                turns=tuple(play.turns),
-                terminated=not broken_off,
-                truncated=broken_off,
-                stop_reason=play.stop,
-                error=play.error,
-                given=int(play.plan.first is not None and bool(play.turns)),
-            )
-            if play.error is None:
-                self._free_envs.append(play.env)
-            if on_episode is not None:
-                on_episode(episodes[index])
-
-        for index, play in enumerate(plays):
-            self._open(play)
-            go_on(index)
         stepping: dict[Future, tuple[int, Turn]] = {}
         with ThreadPoolExecutor(VERIFICATION_THREADS) as threads:
-            while len(episodes) < len(plays):
-                self._engine.submit(requests)
-                requests.clear()
+            while True:
+                requests = []
+                for index in moved:
+                    request = self._go_on(index, plays[index], temperature)
+                    if isinstance(request, Request):
+                        requests.append(request)
+                        continue
+                    episodes[index] = request
+                    if on_episode is not None:
+                        on_episode(request)
+                if len(episodes) == len(plays):
+                    return [episodes[index] for index in range(len(plays))]
+                engine.submit(requests)
+                moved = []
                 for index, turn in self._sample(plays, idle=not stepping):
                     play, env = plays[index], plays[index].env
                     if getattr(getattr(env, "unwrapped", env), "verifies_elsewhere", False):
                         stepping[threads.submit(env.step, turn.text)] = index, turn
                     else:
                         self._take(play, turn, partial(env.step, turn.text))
-                        go_on(index)
-                for future in self._verified(stepping):
+                        moved.append(index)
+                # An engine that decodes whole batches waits for all verdicts, so that every run gets the same batches;
+                # a streaming one waits only where it has nothing to decode in the meantime.
+                if stepping and not (engine.streams and engine.pending):
+                    started = time.perf_counter()
+                    wait(stepping, return_when=FIRST_COMPLETED if engine.streams else ALL_COMPLETED)
+                    self.times.verification += time.perf_counter() - started
+                for future in [future for future in stepping if future.done()]:
                     index, turn = stepping.pop(future)
                     self._take(plays[index], turn, future.result)
-                    go_on(index)
-        return [episodes[index] for index in range(len(plays))]
+                    moved.append(index)
 
     def _sample(self, plays: Sequence[_Play], idle: bool) -> list[tuple[int, Turn]]:
         """Lets the engine work for a while: the turns that it finished, of which episode, not yet paid.
@@ -203,31 +188,21 @@ class Rollout:
             turns.append((completion.request_id, turn))
         return turns
 
-    def _verified(self, stepping: Collection[Future]) -> list[Future]:
-        """Those that are done; waits where the engine has nothing to decode in the meantime.
-
-        An engine that decodes whole batches waits for all verdicts, so that every run gets the same batches.
-        """
-        streams = self._engine.streams
-        if stepping and not (streams and self._engine.pending):
-            started = time.perf_counter()
-            wait(stepping, return_when=FIRST_COMPLETED if streams else ALL_COMPLETED)
-            self.times.verification += time.perf_counter() - started
-        return [future for future in stepping if future.done()]
-
-    def _open(self, play: _Play) -> None:
+    def _open(self, plan: EpisodePlan) -> _Play:
         """Resets an environment, and plays the first attempt that the plan gives as if it had been sampled now."""
-        task, first = play.plan.task, play.plan.first
+        play, task, first = _Play(plan), plan.task, plan.first
         try:
             env = play.env = self._free_envs.pop() if self._free_envs else self._make_env()
-            self._read(play, *(env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)))
+            found = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
+            self._read(play, *found)
         except Exception as error:
-            return play.fail(f"reset: {error!r}")
-        if first is None:
-            return None
-        if first.prompt_ids != play.prompt_ids:
-            return play.fail("replay: the first attempt answers another prompt")
-        return self._take(play, replace(first, trained=False), partial(env.step, first.text))
+            play.fail(f"reset: {error!r}")
+            return play
+        if first is not None and first.prompt_ids != play.prompt_ids:
+            play.fail("replay: the first attempt answers another prompt")
+        elif first is not None:
+            self._take(play, replace(first, trained=False), partial(env.step, first.text))
+        return play
 
     def _take(self, play: _Play, turn: Turn, step: Callable[[], Any]) -> None:
         """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known."""
@@ -258,14 +233,28 @@ class Rollout:
         else:
             play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, messages)
 
-    def _request(self, index: int, play: _Play, temperature: float) -> Request | None:
-        """What the engine is asked for next; ``None`` where the episode is over or its next turn would not fit."""
-        if play.stop is not None:
-            return None
+    def _go_on(self, index: int, play: _Play, temperature: float) -> Request | Episode:
+        """What the engine is asked for next, or the episode where it is over or its next turn would not fit."""
         room = self._context_length - len(play.prompt_ids)
-        if room < 1:  # the episode ends with the turns that it has; one without any has failed
+        if play.stop is None and room < 1:  # it ends with the turns that it has; one without any has failed
             play.stop = StopReason.CONTEXT_FULL
-            return None
-        n_before = sum(turn.role == play.role for turn in play.turns)
-        limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)])
-        return Request(index, play.prompt_ids, limit, temperature, derive_seed(play.plan.seed, "turn", len(play.turns)))
+        if play.stop is None:
+            n_before = sum(turn.role == play.role for turn in play.turns)
+            limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)])
+            seed = derive_seed(play.plan.seed, "turn", len(play.turns))
+            return Request(index, play.prompt_ids, limit, temperature, seed)
+        if play.error is None:
+            self._free_envs.append(play.env)
+        broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
+        return Episode(
+            task_id=play.plan.task.id,
+            group_id=play.plan.group_id,
+            seed=play.plan.seed,
+            policy_version=play.policy_version,
+            turns=tuple(play.turns),
+            terminated=not broken_off,
+            truncated=broken_off,
+            stop_reason=play.stop,
+            error=play.error,
+            given=int(play.plan.first is not None and bool(play.turns)),
+        )

@@ -1,17 +1,16 @@
-"""What a batch of episodes looks like, as numbers for the log."""
+"""A training step as numbers for the log: what its episodes look like, what was measured, what it cost."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Protocol
 
 from rewards import Verdict
+from rl.advantages import shaped_rewards
 from rl.analysis.metrics import Ratio, declare, total
 from rl.analysis.revisions import Revision, kind_shares
+from rl.backends.distributed import Distributed
+from rl.backends.flops import Flops, peak_memory_gib
+from rl.trainer import Step
 from rl.types import Episode, Finish, Group, Turn
-
-
-class _Sums(Protocol):
-    def sum_ratios(self, ratios: dict[str, Ratio]) -> dict[str, Ratio]: ...
 
 
 def sampled_tokens(episodes: Sequence[Episode]) -> int:
@@ -32,13 +31,75 @@ def to_groups(episodes: Sequence[Episode]) -> list[Group]:
     return [Group(group_id, tuple(group)) for group_id, group in members.items()]
 
 
-def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) -> dict[str, float]:
+def describe(step: Step, distributed: Distributed, flops: Flops | None = None) -> dict[str, float]:
+    """The log of a step; every process must ask for it.
+
+    Args:
+        step: Of this process.
+        distributed: Processes and devices.
+        flops: What the update's tokens cost; ``None`` for no utilisation.
+    """
+    batch, counts, measured, totals = step.batch, step.batch.counts, step.measured, step.totals
+    metrics = rollout_metrics(batch.episodes, step.stage.attempts, distributed)
+    metrics |= {
+        "rollout/env_error": counts.env_error,
+        "rollout/context_full": counts.context_full,
+        "rollout/failed_fraction": counts.failed / counts.episodes,
+        "rollout/episodes": totals.episodes,
+        "rollout/sampled_tokens": totals.sampled_tokens,
+        "group/resampled": batch.n_resampled,
+        "group/offline_first_fraction": counts.given / counts.episodes,
+        "policy/sampler_gap": measured.gap,
+        "optim/lr": step.lr,
+        "stage": step.stage_index,
+    }
+    metrics |= measured.log
+    metrics |= {f"policy/kl_ref_t{k + 1}": value for k, value in enumerate(measured.kl)}
+    metrics |= {f"policy/abs_advantage_t{k + 1}": value for k, value in enumerate(measured.advantage)}
+    metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(step.kl_coefs)}
+    if "critic/return" in metrics:
+        variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
+        error = metrics["critic/error"]
+        metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
+    rows = batch.train.rollout
+    sums = shaped_rewards(rows.rewards, rows.n_turns, step.stage).sum(0).tolist()
+    shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(rows))) for k, value in enumerate(sums)}
+    metrics |= {name: ratio.value for name, ratio in distributed.sum_ratios(shares).items()}
+
+    seconds, n = batch.seconds, distributed.n_processes
+    kept_tokens, wall = sampled_tokens(batch.episodes) * n, sum(seconds.values())
+    update = max(seconds["update"], 1e-9)
+    metrics |= {f"time/{name}": value for name, value in seconds.items()} | {
+        "system/episodes_per_second": len(batch.episodes) * n / wall,
+        "system/tokens_per_second": kept_tokens / wall,
+        "system/sampling_tokens_per_second": kept_tokens / max(seconds["sampling"], 1e-9),
+        "system/update_tokens_per_second": counts.read / update,
+        "system/peak_memory": peak_memory_gib(distributed.device),
+    }
+    if flops is not None and flops.peak:
+        metrics["system/mfu"] = flops.per_token * counts.read / update / n / flops.peak
+    return metrics
+
+
+def token_advantages(step: Step, n: int) -> dict[int, list[list[float]]]:
+    """Of the first ``n`` episodes that were trained on, by index: per turn, the advantage of every sampled token."""
+    found: dict[int, list[list[float]]] = {}
+    for i, row in enumerate(step.batch.rows):
+        if row.episode >= n:
+            break
+        turns = found.setdefault(row.episode, [[] for _ in step.episodes[row.episode].turns])
+        for k, index in enumerate(row.turns):
+            turns[index] = step.batch.train.advantages[i][step.batch.train.rollout.turn_ids[i] == k].tolist()
+    return found
+
+
+def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Distributed) -> dict[str, float]:
     """Per-turn rewards, lengths and endings, and which groups carry a gradient; without failures and given turns.
 
     Args:
         episodes: A rollout batch.
         max_turns: K; every turn's metrics are present, so that processes can be added up.
-        sums: Adds ratios over processes.
+        distributed: Adds ratios over processes.
     """
     good = [episode for episode in episodes if not episode.failed]
     sampled = [turn for episode in good for turn in episode.sampled]
@@ -60,7 +121,7 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, sums: _Sums) ->
     for k in range(max_turns):
         turns = [e.turns[k] for e in good if e.given <= k < len(e.turns)]
         parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})
-    return {name: ratio.value for name, ratio in sums.sum_ratios(total(parts)).items()}
+    return {name: ratio.value for name, ratio in distributed.sum_ratios(total(parts)).items()}
 
 
 def _turn_metrics(turns: list[Turn]) -> dict[str, Ratio]:
@@ -90,5 +151,28 @@ declare(
         "group/mixed_fraction": ("fraction", "groups with a gradient: rewards differ at some turn"),
         "group/all_correct_fraction": ("fraction", "groups whose last attempts are all right"),
         "group/all_wrong_fraction": ("fraction", "groups whose last attempts are all wrong"),
+        "reward/shaped_t<k>": ("reward", "mean reward of the turn after weights and progress bonus"),
+        "policy/kl_coef_t<k>": ("1", "weight of the turn's KL penalty"),
+        "rollout/env_error": ("episodes", "episodes broken off by an environment or verifier error"),
+        "rollout/context_full": ("episodes", "episodes that ended early, their context being full"),
+        "rollout/failed_fraction": ("fraction", "episodes masked out of training"),
+        "rollout/episodes": ("episodes", "sampled episodes so far, failed ones included"),
+        "rollout/sampled_tokens": ("tokens", "sampled tokens so far"),
+        "group/resampled": ("groups", "groups without a gradient that dynamic sampling replaced"),
+        "group/offline_first_fraction": ("fraction", "episodes whose first attempt was read, not sampled"),
+        "critic/explained_variance": ("fraction", "1 - error / variance of the returns; a constant has 0"),
+        "optim/lr": ("1", "learning rate"),
+        "stage": ("index", "stage of the algorithm, from 0"),
+        "time/sampling": ("seconds", "spent in the engine this step"),
+        "time/verification": ("seconds", "spent in environments and verifiers this step"),
+        "time/update": ("seconds", "spent in forward, backward and optimiser this step"),
+        "time/other": ("seconds", "the rest of this step: rendering, batching, logging, validation"),
+        "time/checkpoint": ("seconds", "spent in writing checkpoints since the step before"),
+        "system/sampling_tokens_per_second": ("tokens/s", "sampled tokens over the time in the engine"),
+        "system/update_tokens_per_second": ("tokens/s", "prompt and response tokens over the update's time"),
+        "system/mfu": ("fraction", "model FLOPs of the update over what the device can do; on known GPUs only"),
+        "system/peak_memory": ("GiB", "peak memory of this process: the GPU's where there is one, else resident"),
+        "system/episodes_per_second": ("episodes/s", "sampled and trained on, over the whole step"),
+        "system/tokens_per_second": ("tokens/s", "sampled tokens over the whole step"),
     }
 )

@@ -7,25 +7,20 @@ rollout batch; :mod:`rl.checkpoint` writes it to disk.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import torch
 
 from envs import StopReason, Task
-from rl.advantages import shaped_rewards
-from rl.analysis.metrics import Ratio, declare
 from rl.backends.distributed import Distributed
-from rl.backends.flops import Flops, peak_memory_gib
+from rl.backends.weights import full_weights
 from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
 from rl.config import StageConfig, TrainConfig
-from rl.learner import Learner, Measured
+from rl.learner import Learner, Measured, Sums
 from rl.rollout import Rollout
-from rl.rollout_metrics import rollout_metrics, sampled_tokens
-from rl.schedule import stage_spans
-from rl.seeding import derive_seed
-from rl.source import EpisodeSource, drop_failed, refuse_stale
-from rl.types import Episode, RunStoppedError, TrainBatch
+from rl.source import EpisodeSource, drop_failed
+from rl.types import Engine, Episode, RunStoppedError, TrainBatch, derive_seed
 
 TOKEN_STEPS = 1000
 """Resolution of the stages of a run whose budget is tokens."""
@@ -45,6 +40,36 @@ class Totals:
     )
 
 
+class Counts(NamedTuple):
+    """Of a rollout batch, over all processes.
+
+    Args:
+        episodes: To be trained on, failed ones included.
+        failed: Broken off by us.
+        env_error: Broken off by an environment or verifier error.
+        context_full: Ended early, their context being full.
+        given: Whose first attempt was read.
+        trainable: Neither failed nor masked nor alone.
+        sampled: Episodes that were sampled, replaced groups included.
+        responses: Attempts that were sampled.
+        tokens: Tokens that were sampled.
+        learned: Tokens with a gradient, epochs included.
+        read: Prompt and response tokens of the updates, epochs included.
+    """
+
+    episodes: float
+    failed: float
+    env_error: float
+    context_full: float
+    given: float
+    trainable: float
+    sampled: float
+    responses: float
+    tokens: float
+    learned: float
+    read: float
+
+
 @dataclass(slots=True)
 class Pending:
     """A rollout batch that is being trained on.
@@ -53,7 +78,8 @@ class Pending:
         train: Scored rows of this process.
         episodes: All sampled episodes of this process.
         rows: Where each row comes from; places count in ``episodes``.
-        metrics: Numbers about the sampling.
+        counts: Of the batch.
+        n_resampled: Groups that dynamic sampling replaced, over all processes.
         seconds: Seconds by phase.
         plan: This process's rows of each optimiser step.
         done: Optimiser steps taken.
@@ -63,11 +89,12 @@ class Pending:
     train: TrainBatch
     episodes: list[Episode]
     rows: list[Row]
-    metrics: dict[str, float]
+    counts: Counts
+    n_resampled: int
     seconds: dict[str, float]
     plan: list[torch.Tensor]
     done: int = 0
-    parts: list[Measured] = field(default_factory=list)
+    parts: list[Sums] = field(default_factory=list)
 
     @classmethod
     def joined(cls, parts: Sequence["Pending"]) -> "Pending":
@@ -93,9 +120,37 @@ class Pending:
 
     def emptied(self) -> "Pending":
         """Nothing to do and nothing measured: the share of a process that another one has taken over."""
-        nothing = [measured.emptied() for measured in self.parts]
+        nothing = [{name: torch.zeros_like(pair) for name, pair in part.items()} for part in self.parts]
         plan = [rows[:0] for rows in self.plan]
         return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one training step did; :func:`rl.rollout_metrics.describe` makes the log of it.
+
+    Args:
+        stage: Of the algorithm.
+        stage_index: Its place, from 0.
+        batch: The rollout batch, of this process.
+        measured: By the optimiser steps, over all processes.
+        lr: The policy's learning rate at the last of them.
+        kl_coefs: KL weights of the step.
+        totals: Of the run, this step included.
+    """
+
+    stage: StageConfig
+    stage_index: int
+    batch: Pending
+    measured: Measured
+    lr: float
+    kl_coefs: tuple[float, ...]
+    totals: Totals
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """What this process sampled."""
+        return self.batch.episodes
 
 
 def _nothing() -> None:
@@ -108,33 +163,35 @@ class Trainer:
     Args:
         config: The run.
         model: The policy; trained in place.
-        make_rollout: Plays training episodes of a given number of attempts with an engine that samples from ``model``.
+        make_rollout: From a number of attempts and one of environments to build, what plays training episodes.
         tasks: Training tasks.
         pad_id: Fills rows.
         distributed: Processes and devices.
-        on_update: Called with the new weights' version after every rollout batch's updates.
+        engine: What the rollouts sample from; gets the new weights after every rollout batch's updates.
     """
 
     def __init__(
         self,
         config: TrainConfig,
         model: Any,
-        make_rollout: Callable[[int], Rollout],
+        make_rollout: Callable[[int, int], Rollout],
         tasks: Sequence[Task],
         pad_id: int,
         distributed: Distributed,
-        on_update: Callable[[int], None],
+        engine: Engine,
     ) -> None:
         refuse_config(config, distributed.n_processes)
         self._config, self._algorithm = config, config.algorithm
-        self._pad_id, self._distributed, self._on_update = pad_id, distributed, on_update
+        self._model, self._pad_id, self._distributed, self._engine = model, pad_id, distributed, engine
         self.stages = config.algorithm.resolved(config.env.attempts)
-        attempts = {stage.attempts for stage in self.stages}
         self._reads_first = any(stage.offline_first_attempts for stage in self.stages)
-        attempts |= {1} if self._reads_first else set()
-        self.source = EpisodeSource(config, {k: make_rollout(k) for k in attempts}, tasks, distributed)
+        n_envs = {1: 0} if self._reads_first else {}  # by number of attempts, as many as play at a time
+        for stage in self.stages:
+            at_a_time = config.training.tasks_per_step // distributed.n_processes * stage.group_size
+            n_envs[stage.attempts] = max(at_a_time, n_envs.get(stage.attempts, 0))
+        rollouts = {attempts: make_rollout(attempts, n) for attempts, n in n_envs.items()}
+        self.source = EpisodeSource(config, rollouts, tasks, distributed)
         self.learner = Learner(config, model, pad_id, distributed)
-        self._flops = Flops.of(model, distributed.device, config)
         budget, per_batch = config.training, config.algorithm.epochs * config.algorithm.minibatches
         self._per_step = budget.tasks_per_step * config.algorithm.group_size
         """Episodes of a rollout batch with the algorithm's own group size: the unit that stages share."""
@@ -149,8 +206,7 @@ class Trainer:
         self.step = 0
         self.n_updates = 0
         self.totals = Totals()
-        self.advantages: dict[int, list[list[float]]] = {}
-        """Of the last batch's first ``keep_episodes`` episodes, by index: per turn, of every sampled token."""
+        self._shares_weights = getattr(engine, "shares_weights", False)
 
     @property
     def progress(self) -> float:
@@ -172,7 +228,7 @@ class Trainer:
         size = self._config.training.tasks_per_step * stage.group_size
         return self.totals.episodes + size > self.n_steps * self._per_step
 
-    def train_step(self, after_update: Callable[[], None] = _nothing) -> tuple[dict[str, float], list[Episode]]:
+    def train_step(self, after_update: Callable[[], None] = _nothing) -> Step:
         """One rollout batch and its updates, or the rest of one that a checkpoint interrupted.
 
         Sample, score, compare, update: :class:`rl.source.EpisodeSource` samples, :class:`rl.learner.Learner` scores the
@@ -180,9 +236,6 @@ class Trainer:
 
         Args:
             after_update: Called between two optimiser steps of the batch; :meth:`state` may be taken there.
-
-        Returns:
-            The step's metrics and this process's episodes.
 
         Raises:
             RunStoppedError: If too many episodes failed, or the engine samples from another policy.
@@ -210,23 +263,31 @@ class Trainer:
             if pending.done < len(pending.plan):
                 after_update()
 
-        measured = Measured.total(pending.parts).over_processes(self._distributed)
-        gap, limit = measured.gap.value, self._config.training.max_sampler_gap
+        measured = self.learner.measured(pending.parts)
+        gap, limit = measured.gap, self._config.training.max_sampler_gap
         if limit and gap > limit:  # what is no number was refused before, with its cause, or is to be left out
             raise RunStoppedError(
                 f"step {self.step}: trainer and sampler log-probs differ by {gap:.3g} nats per token on average, more "
                 f"than training.max_sampler_gap={limit:g}: the engine samples from another policy than the one that is "
                 "trained (stale weights, another precision, chat template or temperature)"
             )
-        metrics = self._measure(pending, stage, measured)
-        self.learner.control.update([x.value for x in measured.kl], [x.value for x in measured.advantage])
-        self.advantages = _first_advantages(pending, self._config.training.keep_episodes)
+        kl_coefs = tuple(self.learner.control.coefs)
+        self.learner.control.update(measured.kl, measured.advantage)
         self.step += 1
         self._pending = None
-        self._on_update(self.step)
+        self._engine.load_weights(() if self._shares_weights else full_weights(self._model), self.step)
+
+        totals, counts = self.totals, pending.counts
+        totals.episodes += int(counts.sampled)
+        totals.responses += int(counts.responses)
+        totals.sampled_tokens += int(counts.tokens)
+        totals.gradient_tokens += int(counts.learned)
+        totals.updates = self.n_updates
         in_phases = sum(pending.seconds.values()) - before
         pending.seconds["other"] += max(0.0, time.perf_counter() - began - in_phases)
-        return metrics | self._account(pending), pending.episodes
+        for name, value in pending.seconds.items():
+            totals.seconds[name] += value
+        return Step(stage, index, pending, measured, self.learner.lr, kl_coefs, replace(totals))
 
     def _begin_stage(self, index: int) -> None:
         stage, algorithm, (start, end) = self.stages[index], self._algorithm, self._spans[index]
@@ -239,42 +300,37 @@ class Trainer:
 
     def _sample(self, stage: StageConfig) -> Pending:
         """Samples a rollout batch, refuses it if something is wrong with it, scores and compares its episodes."""
-        before, started = self.source.seconds(), time.perf_counter()
-        if self.step == 0 and self._reads_first:
-            n_responses, n_tokens = self.source.prepare()
-            self.totals.responses += n_responses
-            self.totals.sampled_tokens += n_tokens
+        times, started = replace(self.source.times), time.perf_counter()
+        read_first = self.source.prepare() if self.step == 0 and self._reads_first else []
         room = self.n_steps * self._per_step - self.totals.episodes if self._counts_episodes else None
-        episodes = self.source.sample(stage, room)
+        episodes, everything, n_resampled = self.source.sample(stage, room)
+        self._engine.sleep()
         wall = time.perf_counter() - started
+        sampling = self.source.times.sampling - times.sampling
+        verification = self.source.times.verification - times.verification
 
-        of_errors = sum(e.stop_reason is StopReason.ENV_ERROR for e in episodes)
-        of_context = sum(e.stop_reason is StopReason.CONTEXT_FULL for e in episodes)
-        given = sum(e.given > 0 for e in episodes)
         trainable = drop_failed(episodes, self.learner.compares_groups)
-        counts = [len(episodes), sum(e.failed for e in episodes), of_errors, of_context, given, len(trainable)]
-        n, n_failed, of_errors, of_context, given, n_trainable = self._distributed.sum(
-            torch.tensor(counts, dtype=torch.float64)
-        ).tolist()
-        if n_failed / n > self._config.training.max_failed_fraction:
-            self._refuse_failures(episodes, n_failed / n)
-        refuse_stale(episodes, self.step)
-        if not n_trainable:
-            raise RunStoppedError(f"step {self.step}: no episode is left to train on")
-        metrics = rollout_metrics(episodes, stage.attempts, self._distributed)
-        metrics |= {
-            "rollout/env_error": of_errors,
-            "rollout/context_full": of_context,
-            "rollout/failed_fraction": n_failed / n,
-            "group/resampled": self.source.n_resampled,
-            "group/offline_first_fraction": given / n,
-        }
+        batch = to_rollout_batch(trainable, self._pad_id, stage.attempts, self._algorithm.mask_cut_off)
+        spoken = [turn for episode in [*read_first, *everything] for turn in episode.turns[episode.given :]]
+        here = Counts(
+            episodes=len(episodes),
+            failed=sum(episode.failed for episode in episodes),
+            env_error=sum(episode.stop_reason is StopReason.ENV_ERROR for episode in episodes),
+            context_full=sum(episode.stop_reason is StopReason.CONTEXT_FULL for episode in episodes),
+            given=sum(episode.given > 0 for episode in episodes),
+            trainable=len(trainable),
+            sampled=len(everything),
+            responses=len(spoken),
+            tokens=sum(len(turn.action_ids) for turn in spoken),
+            learned=int(batch.response_mask.sum()) * self._algorithm.epochs,
+            read=int(batch.attention_mask.sum()) * self._algorithm.epochs,
+        )
+        counts = Counts(*self._distributed.sum(torch.tensor(here, dtype=torch.float64)).tolist())
+        self._refuse(episodes, counts)
 
         started = time.perf_counter()
-        batch = to_rollout_batch(trainable, self._pad_id, stage.attempts, self._algorithm.mask_cut_off)
         train = self.learner.score(batch, stage)
         update = time.perf_counter() - started
-        sampling, verification = (now - then for now, then in zip(self.source.seconds(), before, strict=True))
         seconds = {"sampling": sampling, "verification": verification, "update": update}
         seconds["other"] = max(0.0, wall - sampling - verification)
         places = {id(episode): i for i, episode in enumerate(episodes)}
@@ -282,66 +338,31 @@ class Trainer:
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
         n_parts = self._algorithm.minibatches
         plan = [part for _ in range(self._algorithm.epochs) for part in minibatches(len(rows), n_parts, generator)]
-        return Pending(train, episodes, rows, metrics, seconds, plan)
+        return Pending(train, episodes, rows, counts, n_resampled, seconds, plan)
 
-    def _refuse_failures(self, episodes: list[Episode], share: float) -> None:
-        example = next((episode for episode in episodes if episode.failed), None)
-        what = "on another process"
-        if example is not None:
-            error = example.error or "context too short"
-            what = f"task {example.task_id}, {example.stop_reason.value}, {error}"
-        raise RunStoppedError(
-            f"step {self.step}: {share:.0%} of the episodes failed, more than "
-            f"training.max_failed_fraction={self._config.training.max_failed_fraction:.0%}. First: {what}"
-        )
-
-    def _measure(self, pending: Pending, stage: StageConfig, measured: Measured) -> dict[str, float]:
-        """What the sampling and the updates measured, for the log."""
-        metrics = pending.metrics | {name: ratio.value for name, ratio in measured.log.items()}
-        metrics["policy/sampler_gap"] = measured.gap.value
-        metrics |= {f"policy/kl_ref_t{k + 1}": ratio.value for k, ratio in enumerate(measured.kl)}
-        metrics |= {f"policy/abs_advantage_t{k + 1}": ratio.value for k, ratio in enumerate(measured.advantage)}
-        if "critic/return" in metrics:
-            variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
-            error = metrics["critic/error"]
-            metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
-        batch = pending.train.rollout
-        sums = shaped_rewards(batch, stage).sum(0).tolist()
-        shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(batch))) for k, value in enumerate(sums)}
-        metrics |= {name: ratio.value for name, ratio in self._distributed.sum_ratios(shares).items()}
-        metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(self.learner.control.coefs)}
-        return metrics | {"optim/lr": self.learner.lr, "stage": self._stage_index}
-
-    def _account(self, pending: Pending) -> dict[str, float]:
-        """Adds what the step cost to the totals; what it cost and how fast it was, for the log."""
-        batch, epochs = pending.train.rollout, self._algorithm.epochs
-        counts = [self.source.n_sampled, self.source.n_tokens, self.source.n_responses]
-        learned = [float(batch.response_mask.sum()) * epochs, float(batch.attention_mask.sum()) * epochs]
-        n_sampled, n_tokens, n_responses, n_learned, n_read = self._distributed.sum(
-            torch.tensor([*counts, *learned], dtype=torch.float64)
-        ).tolist()
-        totals, seconds, n = self.totals, pending.seconds, self._distributed.n_processes
-        totals.episodes += int(n_sampled)
-        totals.sampled_tokens += int(n_tokens)
-        totals.responses += int(n_responses)
-        totals.gradient_tokens += int(n_learned)
-        totals.updates = self.n_updates
-        for name, value in seconds.items():
-            totals.seconds[name] += value
-        kept_tokens, wall = sampled_tokens(pending.episodes) * n, sum(seconds.values())
-        update = max(seconds["update"], 1e-9)
-        metrics = {f"time/{name}": value for name, value in seconds.items()} | {
-            "system/episodes_per_second": len(pending.episodes) * n / wall,
-            "system/tokens_per_second": kept_tokens / wall,
-            "system/sampling_tokens_per_second": kept_tokens / max(seconds["sampling"], 1e-9),
-            "system/update_tokens_per_second": n_read / update,
-            "system/peak_memory": peak_memory_gib(self._distributed.device),
-            "rollout/episodes": totals.episodes,
-            "rollout/sampled_tokens": totals.sampled_tokens,
-        }
-        if self._flops.peak:
-            metrics["system/mfu"] = self._flops.per_token * n_read / update / n / self._flops.peak
-        return metrics
+    def _refuse(self, episodes: Sequence[Episode], counts: Counts) -> None:
+        """Raises RunStoppedError if too much failed, nothing is left, or other weights than the trainer's sampled."""
+        share, limit = counts.failed / counts.episodes, self._config.training.max_failed_fraction
+        if share > limit:
+            example = next((episode for episode in episodes if episode.failed), None)
+            what = "on another process"
+            if example is not None:
+                error = example.error or "context too short"
+                what = f"task {example.task_id}, {example.stop_reason.value}, {error}"
+            raise RunStoppedError(
+                f"step {self.step}: {share:.0%} of the episodes failed, more than "
+                f"training.max_failed_fraction={limit:.0%}. First: {what}"
+            )
+        for episode in episodes:
+            # An episode may end with the attempt that it read.
+            sampled = len(episode.turns) > episode.given and episode.error is None
+            if sampled and episode.policy_version != self.step:
+                raise RunStoppedError(
+                    f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
+                    f"trainer is at version {self.step}: the engine did not take the last update"
+                )
+        if not counts.trainable:
+            raise RunStoppedError(f"step {self.step}: no episode is left to train on")
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how the run goes on beside :meth:`tensors`, this process's part of it."""
@@ -369,7 +390,7 @@ class Trainer:
         """The inverse of :meth:`state`; the engine gets the weights too. See :class:`rl.checkpoint.Stateful`."""
         self.step, self.n_updates = shared["step"], shared["n_updates"]
         self.totals = Totals(**shared["totals"])
-        self.source.load_state(shared["source"], [part["source"] for part in parts])
+        self.source.load_state(shared["source"])
         if shared["stage"] >= 0:
             self._begin_stage(shared["stage"])
             self._stage_began = shared["stage_began"]
@@ -377,20 +398,19 @@ class Trainer:
             fill(self.learner.tensors())
         if (pending := shared["pending"]) is not None:
             self._pending = Pending.joined([part["pending"] for part in parts]) if parts else pending.emptied()
-        self._on_update(self.step)
+        self._engine.load_weights(() if self._shares_weights else full_weights(self._model), self.step)
 
 
-def _first_advantages(pending: Pending, n: int) -> dict[int, list[list[float]]]:
-    """Per turn of the first ``n`` episodes, the advantage of every sampled token; of those that are trained on."""
-    found: dict[int, list[list[float]]] = {}
-    batch = pending.train.rollout
-    for i, row in enumerate(pending.rows):
-        if row.episode >= n:
-            break
-        turns = found.setdefault(row.episode, [[] for _ in pending.episodes[row.episode].turns])
-        for k, index in enumerate(row.turns):
-            turns[index] = pending.train.advantages[i][batch.turn_ids[i] == k].tolist()
-    return found
+def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
+    """First step of each stage and first step after it, in rollout batches.
+
+    Args:
+        shares: Of the stages, which divide the run.
+        n_steps: Rollout batches of the whole run.
+    """
+    ends = [0, *(round(n_steps * passed / sum(shares)) for passed in accumulate(shares))]
+    ends[-1] = n_steps
+    return list(pairwise(ends))
 
 
 def refuse_config(config: TrainConfig, n_processes: int) -> None:
@@ -416,32 +436,3 @@ def refuse_config(config: TrainConfig, n_processes: int) -> None:
             )
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")
-
-
-declare(
-    {
-        "reward/shaped_t<k>": ("reward", "mean reward of the turn after weights and progress bonus"),
-        "policy/kl_coef_t<k>": ("1", "weight of the turn's KL penalty"),
-        "rollout/env_error": ("episodes", "episodes broken off by an environment or verifier error"),
-        "rollout/context_full": ("episodes", "episodes that ended early, their context being full"),
-        "rollout/failed_fraction": ("fraction", "episodes masked out of training"),
-        "rollout/episodes": ("episodes", "sampled episodes so far, failed ones included"),
-        "rollout/sampled_tokens": ("tokens", "sampled tokens so far"),
-        "group/resampled": ("groups", "groups without a gradient that dynamic sampling replaced"),
-        "group/offline_first_fraction": ("fraction", "episodes whose first attempt was read, not sampled"),
-        "critic/explained_variance": ("fraction", "1 - error / variance of the returns; a constant has 0"),
-        "optim/lr": ("1", "learning rate"),
-        "stage": ("index", "stage of the algorithm, from 0"),
-        "time/sampling": ("seconds", "spent in the engine this step"),
-        "time/verification": ("seconds", "spent in environments and verifiers this step"),
-        "time/update": ("seconds", "spent in forward, backward and optimiser this step"),
-        "time/other": ("seconds", "the rest of this step: rendering, batching, logging, validation"),
-        "time/checkpoint": ("seconds", "spent in writing checkpoints since the step before"),
-        "system/sampling_tokens_per_second": ("tokens/s", "sampled tokens over the time in the engine"),
-        "system/update_tokens_per_second": ("tokens/s", "prompt and response tokens over the update's time"),
-        "system/mfu": ("fraction", "model FLOPs of the update over what the device can do; on known GPUs only"),
-        "system/peak_memory": ("GiB", "peak memory of this process: the GPU's where there is one, else resident"),
-        "system/episodes_per_second": ("episodes/s", "sampled and trained on, over the whole step"),
-        "system/tokens_per_second": ("tokens/s", "sampled tokens over the whole step"),
-    }
-)

@@ -8,6 +8,7 @@ Four log-probs, never mixed up: ``sampler_`` (the engine that sampled), ``old_``
 ``advantages`` centred.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -138,7 +139,8 @@ class Episode:
     @property
     def masked(self) -> bool:
         """Whether rewards say nothing about all that the policy sampled: counted, and no part of any baseline."""
-        return bool(self.sampled) and not any(turn.trained for turn in self.sampled)
+        sampled = self.turns[self.given :]
+        return bool(sampled) and not any(turn.trained for turn in sampled)
 
     @property
     def failed(self) -> bool:
@@ -259,6 +261,15 @@ class SampledStats(NamedTuple):
     entropy: Tensor
     values: Tensor
     distribution: Tensor
+
+
+def derive_seed(run_seed: int, *coordinates: str | int) -> int:
+    """63 bits from a run seed and coordinates, as in ``derive_seed(0, "train", step, task_id, member, turn)``.
+
+    Seeds are derived, never added up: neighbours are unrelated, and the order of drawing does not matter.
+    """
+    text = "/".join(map(str, (run_seed, *coordinates)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True, slots=True)

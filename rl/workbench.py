@@ -1,10 +1,12 @@
 """Builds what every run needs from its config: model, renderer, engine, environments."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 
@@ -21,7 +23,6 @@ from rl.config import EnvConfig, RunConfig, TrainConfig
 from rl.config.parts import EPISODE
 from rl.rendering import Renderer
 from rl.rollout import Rollout
-from rl.seeding import seed_everything
 from rl.trainer import Trainer
 from rl.types import Engine
 
@@ -86,11 +87,11 @@ class Workbench:
         return Trainer(
             self.config,
             self.model,
-            lambda attempts: self.rollout(Split.TRAIN, attempts),
+            lambda attempts, n_envs: self.rollout(Split.TRAIN, attempts, n_envs=n_envs),
             self.tasks(Split.TRAIN),
             self.renderer.pad_id,
             self.distributed,
-            self.publish,
+            self.engine,
         )
 
     def publish(self, version: int) -> None:
@@ -125,15 +126,30 @@ class Workbench:
             raise ValueError(f"{n} tasks of split {split.value!r} asked for, but {self.config.env.id} has {len(tasks)}")
         return tasks[:n] if n else tasks
 
-    def rollout(self, split: Split, attempts: int = 0, feedback: str | None = None) -> Rollout:
-        """A rollout on this environment; ``attempts=0`` and no ``feedback`` take the environment's own."""
+    def rollout(self, split: Split, attempts: int = 0, feedback: str | None = None, n_envs: int = 0) -> Rollout:
+        """A rollout on this environment; ``attempts=0`` and no ``feedback`` take the environment's own.
+
+        Args:
+            split: Where it says so itself, which tasks the environment draws.
+            attempts: Per episode.
+            feedback: Name in :data:`envs.FEEDBACK`.
+            n_envs: How many environments are built at once.
+        """
         return Rollout(
             self.engine,
             self.renderer,
             lambda: make_env(self.config.env, self.taskset, split, attempts, feedback),
             self.config.env.max_new_tokens,
             self.context_length,
+            n_envs,
         )
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global generators of python, numpy and torch, for libraries that draw from them."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def content_of(config: RunConfig) -> dict[str, str]:

@@ -127,6 +127,14 @@ def modchain_config(seed=0, episodes=64, tasks_per_step=8, algorithm=None, fused
     )
 
 
+def log_step(trainer):
+    """A training step: its metrics and this process's episodes."""
+    from rl.rollout_metrics import describe
+
+    step = trainer.train_step()
+    return describe(step, trainer._distributed), step.episodes
+
+
 def build_trainer(cfg):
     """A trainer and its workbench."""
     from rl.backends.distributed import Distributed

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 ALLOWED = {"rewards": set(), "envs": {"rewards"}, "rl": {"envs", "rewards"}}
-"""rl reads verdicts, an enum of the rewards layer, and its shaping; it parses no answers."""
+"""rl reads verdicts, an enum of the rewards layer; it parses no answers."""
 LAYERS = {*ALLOWED, "experiments"}
 HEAVY = {"transformers", "vllm", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors"}
 FORBIDDEN = {"rewards": {"torch", "gymnasium", "numpy"}, "envs": {"torch"}, "rl": set()}

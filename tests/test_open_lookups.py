@@ -11,7 +11,7 @@ from rl.backends.engines import ENGINES
 from rl.config import AlgorithmConfig, EngineConfig, StageConfig, TermConfig
 from rl.kl import KLS
 from rl.losses import IMPORTANCE, LOSSES, NORMALISERS, LossOutput, masked_sum
-from tests.helpers import build_trainer, modchain_config
+from tests.helpers import build_trainer, log_step, modchain_config
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def after_two_steps(**algorithm):
     cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=stages, **algorithm))
     trainer, bench = build_trainer(cfg)
     for _ in range(2):
-        metrics, _ = trainer.train_step()
+        metrics, _ = log_step(trainer)
     return torch.cat([p.detach().flatten() for p in bench.model.parameters()]), metrics
 
 
@@ -111,7 +111,7 @@ def test_a_stage_may_have_its_own_estimator_loss_group_size_temperature_and_opti
     trainer, _ = build_trainer(cfg)
     seen = []
     while not trainer.is_done:
-        metrics, episodes = trainer.train_step()
+        metrics, episodes = log_step(trainer)
         seen.append((metrics["stage"], len(episodes), metrics["optim/lr"]))
     # Half of the 128 episodes each: four steps of 16, then two of 32.
     assert seen == [(0, 16, 1e-5)] * 4 + [(1, 32, 1e-2)] * 2
@@ -165,7 +165,7 @@ def greedy_engine(config, model, renderer, context_length, distributed):
 
 def test_an_engine_of_ones_own_samples():
     cfg = replace(modchain_config(), engine=EngineConfig(name="test_greedy"))
-    _, episodes = build_trainer(cfg)[0].train_step()
+    episodes = build_trainer(cfg)[0].train_step().episodes
     assert len({e.turns[0].action_ids for e in episodes if e.group_id == episodes[0].group_id}) == 1
     with pytest.raises(ValueError, match=r"engine\.name=vlm: unknown; did you mean 'vllm'\?"):
         build_trainer(replace(cfg, engine=EngineConfig(name="vlm")))

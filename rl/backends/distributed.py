@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -36,7 +37,6 @@ class Distributed:
 
     def __init__(self, cpu: bool = False, mixed_precision: str = "no") -> None:
         self.shards = _wants_fsdp2()
-        self._bf16 = mixed_precision == "bf16"
         # Several processes without a GPU talk over gloo; accelerate has to be told.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self._accelerator = Accelerator(cpu=cpu or (several and not torch.accelerator.is_available()))
@@ -45,10 +45,9 @@ class Distributed:
         self.n_processes: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
         """Whether this process writes files."""
-
-    def autocast(self) -> AbstractContextManager:
+        bf16 = partial(torch.autocast, self.device.type, torch.bfloat16)
+        self.autocast: Callable[[], AbstractContextManager] = bf16 if mixed_precision == "bf16" else nullcontext
         """The precision of forward passes."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self._bf16 else nullcontext()
 
     def prepare_model(self, model: nn.Module, layers: Iterable[nn.Module] = ()) -> Any:
         """Moves a model to its device and shards or replicates it if there are several processes.
@@ -73,11 +72,6 @@ class Distributed:
         """Gradients stay local inside, for all micro-batches but the last; sharded ones are reduced at once."""
         return nullcontext() if self.shards else self._accelerator.no_sync(model)
 
-    def clip_grad_norm(self, parameters: Iterable[nn.Parameter], max_norm: float) -> float:
-        """Scales gradients down to a norm and returns the norm before."""
-        norm = nn.utils.clip_grad_norm_(list(parameters), max_norm)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
     def sum(self, values: Tensor) -> Tensor:
         """Sum over processes, elementwise; on the CPU."""
         if self.n_processes == 1:
@@ -85,10 +79,6 @@ class Distributed:
         summed = self._accelerator.reduce(values.to(self.device), reduction="sum")
         assert isinstance(summed, Tensor)
         return summed.cpu()
-
-    def max(self, value: int) -> int:
-        """The largest over processes."""
-        return max(self.each(value))
 
     def each(self, value: int) -> list[int]:
         """The value of every process, by rank."""

@@ -250,7 +250,7 @@ class KVStore:
         self._config, self._enabled = causal.config, keeps_everything(trunk_of(causal))
         self.kept: dict[int, _Kept] = {}
 
-    def put(self, cache: DynamicCache, rows: _Rows) -> None:
+    def put(self, cache: Any, rows: _Rows) -> None:
         """Keeps the rows of a batch's cache that are done, before they are dropped from it.
 
         The cache's tensors are never written to again, so they are held and not copied.
@@ -270,7 +270,7 @@ class KVStore:
             columns = np.flatnonzero(masks[row])[: len(token_ids)]
             self.kept[rows.batch[i].id] = _Kept(token_ids, layers, int(row), columns)
 
-    def take(self, requests: Sequence[Request]) -> tuple[DynamicCache, list[int]]:
+    def take(self, requests: Sequence[Request]) -> tuple[Any, list[int]]:
         """A cache for the requests, padded on the left, and how many tokens of each prompt it holds."""
         cache = DynamicCache(config=self._config)
         found: dict[int, _Kept] = {}

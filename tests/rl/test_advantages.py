@@ -1,22 +1,18 @@
 """From rewards to advantages, with numbers that a reader can check by hand."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rl.advantages import (
+    ADVANTAGES,
     Estimator,
     advantages,
-    batch_mean,
-    batch_normalised,
     first_of_turns,
-    gae_over_tokens,
-    gae_over_turns,
-    group_normalised,
     has_gradient,
     just_here,
-    leave_one_out,
     returns_to_go,
     returns_vary,
     shaped_rewards,
@@ -26,7 +22,7 @@ from rl.advantages import (
     whiten_turns,
 )
 from rl.config import AlgorithmConfig, CriticConfig, StageConfig
-from rl.schedule import stage_spans
+from rl.trainer import stage_spans
 from tests.helpers import batch, credit, episode, named
 
 SCORE_1 = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03])
@@ -39,44 +35,49 @@ def test_returns_to_go_by_hand():
     assert returns_to_go(rewards, 0.5).tolist() == [[3.0, 4.0, 4.0]]  # 1 + (2 + 4/2)/2 = 3
 
 
+def baseline(name, rows, sum_over=just_here, **options):
+    """Advantages ``[B, K]`` of an estimator without a critic, whose returns are the rewards of a batch."""
+    found = ADVANTAGES[name](rows.rewards, torch.zeros(rows.turn_ids.shape), rows, sum_over, turn_gamma=0.0, **options)
+    return found[:, 1:]
+
+
 def test_leave_one_out_by_hand():
     # group 0: returns 1, 0, 0: 1 - 0 = 1, 0 - 1/2, 0 - 1/2.  group 7: 1, 1: no difference, no gradient
-    returns = torch.tensor([[1.0], [0.0], [0.0], [1.0], [1.0]])
-    got = leave_one_out(returns, torch.tensor([0, 0, 0, 7, 7]))
+    got = baseline("rloo", batch([[1.0], [0.0], [0.0], [1.0], [1.0]], [0, 0, 0, 7, 7]))
     assert got.squeeze(1).tolist() == [1.0, -0.5, -0.5, 0.0, 0.0]
 
 
-def test_group_baselines_refuse_a_group_of_one():
-    for baseline in (leave_one_out, group_normalised):
-        with pytest.raises(ValueError, match=r"groups \[7\]"):
-            baseline(torch.zeros(3, 1), torch.tensor([0, 0, 7]))
+@pytest.mark.parametrize(("name", "options"), [("rloo", {}), ("grpo", {"scale": True})])
+def test_group_baselines_refuse_a_group_of_one(name, options):
+    with pytest.raises(ValueError, match=r"groups \[7\]"):
+        baseline(name, batch([[0.0]] * 3, [0, 0, 7]), **options)
 
 
 def test_group_normalised_by_hand():
     # returns 1, 0: mean 1/2, standard deviation over n - 1 = sqrt(1/2): (1 - 1/2) / 0.7071 = 0.7071
-    got = group_normalised(torch.tensor([[1.0], [0.0]]), torch.tensor([0, 0]))
+    got = baseline("grpo", batch([[1.0], [0.0]]), scale=True)
     assert got.squeeze(1).tolist() == pytest.approx([0.7071, -0.7071], abs=2e-4)
-    unscaled = group_normalised(torch.tensor([[1.0], [0.0]]), torch.tensor([0, 0]), scale=False)
-    assert unscaled.squeeze(1).tolist() == [0.5, -0.5]
+    assert baseline("grpo", batch([[1.0], [0.0]]), scale=False).squeeze(1).tolist() == [0.5, -0.5]
 
 
 def test_batch_baselines_by_hand():
-    returns = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert batch_mean(returns).tolist() == [[0.5, 0.0], [-0.5, 0.0]]
-    got = batch_normalised(returns)
+    rows = batch([[1.0, 0.0], [0.0, 0.0]])
+    assert baseline("reinforce", rows).tolist() == [[0.5, 0.0], [-0.5, 0.0]]
+    got = baseline("reinforce_pp", rows)
     assert got[:, 0].tolist() == pytest.approx([0.7071, -0.7071], abs=2e-4)
     assert got[:, 1].tolist() == [0.0, 0.0]
 
 
-def test_batch_baselines_count_the_other_processes_too():
+@pytest.mark.parametrize("name", ["reinforce", "reinforce_pp"])
+def test_batch_baselines_count_the_other_processes_too(name):
     """Two processes with one episode each see the batch of two."""
-    whole = torch.tensor([[1.0], [0.0]])
-    for baseline in (batch_mean, batch_normalised):
-        for mine, other in ((0, 1), (1, 0)):
-            sums = iter([torch.tensor(2.0), whole.double().sum(0), torch.tensor([0.5])])
-            got = baseline(whole[mine : mine + 1], lambda _, sums=sums: next(sums))
-            assert got.item() == pytest.approx(baseline(whole)[mine].item())
-            assert got.item() == pytest.approx(-baseline(whole)[other].item())
+    rows = batch([[1.0], [0.0]])
+    whole = baseline(name, rows)
+    for mine, other in ((0, 1), (1, 0)):
+        sums = iter([torch.tensor(2.0), rows.rewards.double().sum(0), torch.tensor([0.5])])
+        got = baseline(name, rows.rows([mine]), lambda _, sums=sums: next(sums))
+        assert got.item() == pytest.approx(whole[mine].item())
+        assert got.item() == pytest.approx(-whole[other].item())
 
 
 def test_an_episode_that_ended_early_counts_in_the_baseline_of_later_turns():
@@ -130,9 +131,9 @@ def test_two_turns_without_a_prompt_between_them_are_two_turns():
 
 def gae(rewards, values, turns, **kwargs):
     defaults = {"gamma": 1.0, "lam": 1.0, "turn_gamma": 1.0, "turn_lam": 1.0}
-    return gae_over_tokens(
-        torch.tensor([rewards]), torch.tensor([values]), torch.tensor([turns]), **(defaults | kwargs)
-    )[0].tolist()
+    rows = SimpleNamespace(turn_ids=torch.tensor([turns]))
+    options = defaults | kwargs
+    return ADVANTAGES["gae"](torch.tensor([rewards]), torch.tensor([values]), rows, just_here, **options)[0].tolist()
 
 
 def test_gae_over_tokens_by_hand():
@@ -159,14 +160,10 @@ def test_turn_gamma_zero_makes_every_turn_an_episode():
 
 def test_gae_over_turns_by_hand():
     # values 0.5, 0.25, turn_gamma = turn_lam = 1/2: A2 = 1 - 0.25 = 0.75; A1 = 0 + 0.125 - 0.5 + 0.1875 = -0.1875
-    got = gae_over_turns(
-        torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
-        torch.tensor([[0.5, 0.25], [0.5, 0.0]]),
-        torch.tensor([2, 1]),
-        turn_gamma=0.5,
-        turn_lam=0.5,
-    )
-    assert got.tolist() == [[-0.1875, 0.75], [0.5, 0.0]]
+    rows = batch([[0.0, 1.0], [1.0, 0.0]], n_turns=[2, 1])
+    values = torch.tensor([[0.0, 0.5, 0.25], [0.0, 0.5, 0.0]])
+    got = ADVANTAGES["turn_gae"](rows.rewards, values, rows, just_here, turn_gamma=0.5, turn_lam=0.5)
+    assert got[:, 1:].tolist() == [[-0.1875, 0.75], [0.5, 0.0]]
 
 
 @pytest.mark.parametrize("estimator", ["gae", "turn_gae"])
@@ -262,13 +259,31 @@ def test_stage_one_gives_first_attempts_no_reward_gradient():
 
 def test_the_progress_bonus_reaches_the_second_attempt_only():
     rows = batch([[0.0, 1.0], [1.0, 1.0]])
-    assert shaped_rewards(rows, SCORE_2).tolist() == [[0.0, 11.0], [1.0, 1.0]]
+    assert shaped_rewards(rows.rewards, rows.n_turns, SCORE_2).tolist() == [[0.0, 11.0], [1.0, 1.0]]
     got, _ = credit(rows, AlgorithmConfig(name="x", stages=named(SCORE_2)), SCORE_2)
     assert got.tolist() == [[0.0, -1.0, 10.0], [0.0, 1.0, -10.0]]
 
 
 def test_no_bonus_past_the_last_turn():
-    assert shaped_rewards(batch([[1.0, 0.0]], n_turns=[1]), SCORE_2).tolist() == [[1.0, 0.0]]
+    assert shaped_rewards(torch.tensor([[1.0, 0.0]]), torch.tensor([1]), SCORE_2).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "shaped"),
+    [((0.0, 1.0), 11.0), ((1.0, 1.0), 1.0), ((0.0, 0.0), 0.0), ((1.0, 0.0), -10.0)],
+)
+def test_the_papers_four_transitions_with_alpha_10(rewards, shaped):
+    # r2 + 10 (r2 - r1): wrong->right 1 + 10, right->right 1, wrong->wrong 0, right->wrong 0 - 10
+    assert shaped_rewards(torch.tensor([rewards]), torch.tensor([2]), SCORE_2).tolist() == [[rewards[0], shaped]]
+
+
+def test_stage_one_pays_the_second_attempt_only():
+    assert shaped_rewards(torch.ones(1, 2), torch.tensor([2]), SCORE_1).tolist() == [[0.0, 1.0]]
+
+
+def test_more_attempts_than_weights_is_an_error():
+    with pytest.raises(ValueError, match="one per attempt"):
+        shaped_rewards(torch.ones(1, 3), torch.tensor([3]), SCORE_2)
 
 
 def test_reinforce_needs_no_groups():

@@ -10,7 +10,7 @@ from rl.backends.policy import load_policy
 from rl.backends.trunk import keeps_everything, trunk_of
 from rl.checkpoint import save_policy
 from rl.config import ModelConfig
-from tests.helpers import build_trainer, modchain_config
+from tests.helpers import build_trainer, log_step, modchain_config
 from tests.rl.architectures import ROWS, save_tiny
 
 pytestmark = [
@@ -33,7 +33,7 @@ def test_a_model_is_sampled_and_trained_as_it_computes_or_is_refused(row, tmp_pa
     trainer, bench = build_trainer(cfg)
     assert keeps_everything(trunk_of(bench.model)) == row.lends
     before = {name: p.detach().clone() for name, p in bench.model.named_parameters()}
-    metrics, episodes = trainer.train_step()
+    metrics, episodes = log_step(trainer)
     assert {len(e.turns) for e in episodes} == {2}
     assert metrics["policy/sampler_gap"] < 1e-4, "the trainer finds what the engine sampled as likely as the engine"
     assert metrics["optim/grad_norm"] > 0

@@ -9,13 +9,13 @@ from rl.config import AlgorithmConfig, OfflineConfig, SFTConfig, StageConfig, Tr
 from rl.offline import OfflineTrainer
 from rl.probe import first_turns, second_attempts
 from rl.workbench import Workbench
-from tests.helpers import build_trainer, modchain_config, named
+from tests.helpers import build_trainer, log_step, modchain_config, named
 
 
 def run(trainer):
     stages = []
     while not trainer.is_done:
-        stages.append(int(trainer.train_step()[0]["stage"]))
+        stages.append(int(log_step(trainer)[0]["stage"]))
     return stages
 
 

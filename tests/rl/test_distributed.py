@@ -105,8 +105,8 @@ def learner_after_one_update(kind: str) -> tuple[Learner, dict[str, float]]:
         batch = batch.rows(range(8) if distributed.rank == 0 else range(8, 12))
     train = learner.score(batch, stage)
     for _ in range(cfg.algorithm.epochs):
-        measured = learner.update(train, stage).over_processes(distributed)
-    return learner, {name: ratio.value for name, ratio in measured.log.items()}
+        sums = learner.update(train, stage)
+    return learner, learner.measured([sums]).log
 
 
 def free_port() -> int:

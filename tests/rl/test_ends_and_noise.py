@@ -95,4 +95,4 @@ def test_a_metric_that_cannot_be_computed_is_left_out(parts, monkeypatch, broken
 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
     monkeypatch.setattr(trl.trainer.utils, broken, unknown)
-    assert Flops.of(parts[0], torch.device("cuda"), modchain_config()).utilisation(1.0) is None
+    assert Flops.of(parts[0], torch.device("cuda"), modchain_config()).peak is None

@@ -7,8 +7,7 @@ import torch
 from envs import Message
 from rl.backends.engine_hf import HFEngine, draw, uniforms
 from rl.rollout import complete
-from rl.seeding import derive_seed
-from rl.types import Finish, Request
+from rl.types import Finish, Request, derive_seed
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig, EngineConfig, StageConfig
-from tests.helpers import modchain_config, named
+from tests.helpers import log_step, modchain_config, named
 
 pytestmark = pytest.mark.gpu
 
@@ -30,7 +30,7 @@ def trainer_on_gpu(engine=None, **optim):
 def test_a_run_on_a_gpu_measures_a_small_gap(fused, precision):
     trainer, bench = trainer_on_gpu(fused_head=fused, mixed_precision=precision)
     while not trainer.is_done:
-        metrics, _ = trainer.train_step()
+        metrics, _ = log_step(trainer)
         assert metrics["policy/sampler_gap"] < (1e-3 if precision == "no" else 0.1)
     assert {p.dtype for p in bench.model.parameters()} == {torch.float32}
 
@@ -41,6 +41,6 @@ def test_vllm_samples_the_trainers_policy_also_after_sleep(sleep_level):
     engine = EngineConfig(name="vllm", sleep_level=sleep_level, gpu_memory_utilization=0.2, enforce_eager=True)
     trainer, bench = trainer_on_gpu(engine)
     while not trainer.is_done:
-        metrics, _ = trainer.train_step()
+        metrics, _ = log_step(trainer)
         assert metrics["policy/sampler_gap"] < 1e-2
     bench.engine.close()

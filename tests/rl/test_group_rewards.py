@@ -9,8 +9,9 @@ from envs import StopReason
 from rewards import Score, Verdict
 from rl.config import AlgorithmConfig, StageConfig
 from rl.group_rewards import GROUP_REWARDS, apply_group_reward
+from rl.rollout_metrics import describe, token_advantages
 from rl.types import Group
-from tests.helpers import batch, build_trainer, credit, episode, modchain_config, turn
+from tests.helpers import batch, build_trainer, credit, episode, log_step, modchain_config, turn
 
 
 def answering(*answers, role="solver"):
@@ -84,14 +85,15 @@ def test_a_step_trains_on_what_is_paid_and_says_what_is_masked():
     cfg = modchain_config(episodes=64, tasks_per_step=4)
     cfg.env.group_reward = "test_every_other"
     trainer, _ = build_trainer(cfg)
-    metrics, episodes = trainer.train_step()
+    step = trainer.train_step()
+    metrics, episodes = describe(step, trainer._distributed), step.episodes
     assert metrics["rollout/masked_fraction"] == 0.5
     assert sum(not turn.trained for one in episodes for turn in one.turns) == sum(
         len(one.turns) for one in episodes if one.group_id % 2
     )
     assert metrics["reward/raw_t1"] == 1.5  # of places 0 to 3, in the groups that are paid
     assert 0.0 <= metrics["rollout/accuracy_t1"] <= 1.0  # the verifier's verdicts are still there, of all episodes
-    assert trainer.advantages.keys() == {
+    assert token_advantages(step, cfg.training.keep_episodes).keys() == {
         i for i, one in enumerate(episodes[: cfg.training.keep_episodes]) if one.group_id % 2 == 0
     }
 
@@ -100,7 +102,7 @@ def test_dynamic_sampling_looks_at_the_groups_as_they_are_paid():
     cfg = modchain_config(episodes=256, tasks_per_step=4)
     cfg.env.group_reward, cfg.algorithm.dynamic_sampling = "test_every_other", 8
     trainer, _ = build_trainer(cfg)
-    metrics, episodes = trainer.train_step()
+    metrics, episodes = log_step(trainer)
     assert metrics["group/resampled"] > 0
     assert metrics["rollout/masked_fraction"] == 0.0
     assert {one.group_id % 2 for one in episodes} == {0}

@@ -13,14 +13,11 @@ from rl.losses import (
     LOSSES,
     NORMALISERS,
     StepSize,
-    by_turn,
     cispo_loss,
     clipped_pg_loss,
     gspo_loss,
-    kl_penalty,
     masked_sum,
     off_policy_mask,
-    token_weights,
     value_loss,
 )
 from rl.types import SampledStats
@@ -33,6 +30,11 @@ SIZE = StepSize(episodes=2.0, turns=3.0, tokens=4.0, token_budget=10.0)
 
 def logs(*values):
     return torch.tensor([values]).log()
+
+
+def token_weights(turns, normaliser, size=SIZE):
+    """What a token weighs, as the learner reads a normaliser: nothing off the response."""
+    return torch.where(turns >= 0, NORMALISERS[normaliser](turns, size), 0.0)
 
 
 def surrogate(loss, logprobs, old, advantages, weights, turns=None, **clip):
@@ -59,12 +61,12 @@ def kl_of(name, logprobs, ref, mask, old=None):
     ],
 )
 def test_token_weights_by_hand(normaliser, expected):
-    torch.testing.assert_close(token_weights(TURNS, NORMALISERS[normaliser], SIZE), torch.tensor(expected))
+    torch.testing.assert_close(token_weights(TURNS, normaliser), torch.tensor(expected))
 
 
 def test_means_add_up_to_one():
     for normaliser in ("tokens", "episode_mean", "turn_mean"):
-        assert token_weights(TURNS, NORMALISERS[normaliser], SIZE).sum().item() == pytest.approx(1.0)
+        assert token_weights(TURNS, normaliser).sum().item() == pytest.approx(1.0)
 
 
 def test_clipped_loss_by_hand():
@@ -132,7 +134,7 @@ def test_garbage_under_the_mask_reaches_neither_value_nor_gradient(garbage):
         out = surrogate(LOSSES[loss], logprobs, other, ones, weights, turns)
         kl = kl_of("k3", logprobs, other, mask)
         value = value_loss(logprobs, other, other, mask, weights, clip=0.2)
-        (out.loss + kl_penalty(kl, turns, weights, coefs=(1.0,)).loss + value.loss).backward()
+        (out.loss + masked_sum(weights * kl, mask) + value.loss).backward()
         assert torch.isfinite(out.loss)
         assert logprobs.grad is not None
         assert logprobs.grad.tolist() == [[0.0, -1.0]]
@@ -143,7 +145,7 @@ def test_an_empty_mask_is_a_loss_of_zero():
     turns = torch.full((1, 2), -1)
     assert surrogate(clipped_pg_loss, zeros, zeros, zeros, zeros, turns).loss.item() == 0.0
     assert surrogate(gspo_loss, zeros, zeros, zeros, zeros, turns).loss.item() == 0.0
-    assert token_weights(turns, NORMALISERS["turn_mean"], SIZE).sum().item() == 0.0
+    assert token_weights(turns, "turn_mean").sum().item() == 0.0
     assert masked_sum(torch.full((1, 2), float("nan")), none).item() == 0.0
 
 
@@ -235,16 +237,14 @@ def test_full_kl_is_the_expectation_of_k1():
     assert full_kl(p.log(), q.log()).item() == pytest.approx(by_hand)
 
 
-def test_kl_has_a_weight_per_turn():
-    kl, turns = torch.tensor([[0.0, 2.0, 3.0]]), torch.tensor([[-1, 0, 1]])
-    out = kl_penalty(kl, turns, (turns >= 0).float(), coefs=(10.0, 1.0))
-    assert out.loss.item() == 23.0
-    assert [ratio.value for ratio in by_turn(kl, turns, 2)] == [2.0, 3.0]
+def control_of(**stage):
+    stage = StageConfig(**stage)
+    return KLControl(stage, list(stage.kl_coefs))
 
 
 def test_kl_weights_follow_their_targets():
     """KL above the target by more than 20 %: the weight grows by 2 %; at the target it stays."""
-    control = KLControl(StageConfig(kl_coefs=[0.1, 0.1], kl_targets=[1.0, 1.0]))
+    control = control_of(kl_coefs=[0.1, 0.1], kl_targets=[1.0, 1.0])
     control.update([5.0, 1.0], [0.0, 0.0])
     assert control.coefs == pytest.approx([0.102, 0.1])
     control.update([0.9, 0.0], [0.0, 0.0])
@@ -255,7 +255,7 @@ def test_kl_weights_follow_their_targets():
 
 def test_a_balanced_first_turn_follows_the_second_turns_advantages():
     """|A| of turn 2 is 2 and KL of turn 1 is 10: the balance is at 0.2 of it, a tenth of the way is gone per step."""
-    control = KLControl(StageConfig(kl_coefs=[0.1, 0.01], kl_balance=1.0))
+    control = control_of(kl_coefs=[0.1, 0.01], kl_balance=1.0)
     control.update([10.0, 0.1], [5.0, 2.0])
     assert control.coefs == pytest.approx([0.1 + 0.1 * (0.2 - 0.1), 0.01])
     for _ in range(200):
@@ -265,7 +265,7 @@ def test_a_balanced_first_turn_follows_the_second_turns_advantages():
 
 def test_a_balance_does_not_jump_while_the_policy_is_still_the_reference():
     """The KL of the first step is 0 up to rounding: no coefficient follows from it, and none from one small KL."""
-    control = KLControl(StageConfig(kl_coefs=[0.3, 0.03], kl_balance=1.0))
+    control = control_of(kl_coefs=[0.3, 0.03], kl_balance=1.0)
     control.update([0.0, 0.0], [1.0, 2.0])
     assert control.coefs[0] == 0.3
     control.update([1e-7, 0.0], [1.0, 2.0])
@@ -273,7 +273,7 @@ def test_a_balance_does_not_jump_while_the_policy_is_still_the_reference():
 
 
 def test_fixed_kl_weights_stay():
-    control = KLControl(StageConfig())
+    control = control_of()
     control.update([1.0, 1.0], [1.0, 1.0])
     assert control.coefs == [0.01, 0.01]
 
@@ -330,13 +330,13 @@ def test_our_group_losses_are_trls(loss_type, level, normaliser, weighted):
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
     theirs = trl_loss(loss_type, level, logprobs, old, ref, advantages, mask, weighted)
     turns = torch.where(mask.bool(), 0, -1)
-    weights = token_weights(turns, NORMALISERS[normaliser], StepSize(3.0, 3.0, float(mask.sum()), 5.0))
+    weights = token_weights(turns, normaliser, StepSize(3.0, 3.0, float(mask.sum()), 5.0))
     spread = advantages[:, None].expand(3, 5)
     clip = {"clip_low": 0.2, "clip_high": 0.28}
     loss = gspo_loss if level == "sequence" else clipped_pg_loss
     ours = surrogate(loss, logprobs, old, spread, weights, turns, **clip).loss
     kl = kl_of("k3" if weighted else "k3_published", logprobs, ref, mask.bool(), old)
-    ours = ours + kl_penalty(kl, turns, weights, coefs=(0.04,)).loss
+    ours = ours + masked_sum(weights * 0.04 * kl, mask.bool())
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(loss, logprobs)[0] for loss in (ours, theirs)))
 

@@ -12,7 +12,7 @@ from rewards import Score, Verdict
 from rl.backends.engine_scripted import ScriptedEngine
 from rl.batching import to_rollout_batch
 from rl.rollout import EpisodePlan, Rollout
-from tests.helpers import build_trainer, modchain_config
+from tests.helpers import build_trainer, log_step, modchain_config
 
 
 class Echo(gymnasium.Env):
@@ -93,7 +93,7 @@ def test_a_train_step_in_an_environment_that_is_made_by_id(env_id):
     cfg.env = replace(cfg.env, id=env_id, prompts=None, attempts=2, options=options, seeds=sizes)
     trainer, bench = build_trainer(cfg)
     assert [len(bench.tasks(split)) for split in envs.Split] == [12, 3, 4]
-    metrics, episodes = trainer.train_step()
+    metrics, episodes = log_step(trainer)
     assert len(episodes) == 16
     assert metrics["rollout/failed_fraction"] == 0.0
     assert metrics["optim/grad_norm"] > 0.0
