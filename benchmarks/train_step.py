@@ -3,7 +3,7 @@
 ``python -m benchmarks.train_step``; any override of ``experiments.train`` works, also on a GPU. Both sides play the
 same environment for two turns, compute a reference and take one optimiser step per batch. Each lives in a process of
 its own, so that memory is measured apart, and they take their steps in turns, so that other work on the machine hurts
-both; about five minutes on two cores. Prints every step and a table, writes ``runs/benchmarks/train_step.json``.
+both; ten steps in all. Prints every step and a table, writes ``runs/benchmarks/train_step.json``.
 """
 
 import json
