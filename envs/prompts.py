@@ -36,6 +36,10 @@ class Prompts:
 _PROMPTS = {
     # Single words of the embedded toys' 34-token vocabulary.
     "toy-v1": Prompts(task="{question}", retry="check", right="right", wrong="wrong"),
+    # The same for programs: what the run gave is all that is said.
+    "toy-run-v1": Prompts(
+        task="{question}", retry="check", right="right", wrong="wrong", execution="{observation}"
+    ),
     # States the question again, so that a one-layer model can work on it as it did the first time.
     "restate-v1": Prompts(
         task="{question}", retry="{question}", right="right {question}", wrong="wrong {question}"

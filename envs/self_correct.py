@@ -1,14 +1,65 @@
-"""A task set as a K-attempt episode: attempt, be asked to look again, attempt again."""
+"""A task set as a K-attempt episode: attempt, be asked to look again, attempt again.
 
-from collections.abc import Mapping
+What the policy is told between attempts, and when an episode ends before its last one, are names in a config with a
+function behind them; another module adds its own with ``@FEEDBACK.register("mine")``. Results under different feedback
+must not share a table.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 
 from envs.base import Message, Split, StopReason, Task, TaskSet
-from envs.feedback import FEEDBACK, STOP_RULES
-from envs.prompts import get_prompts
+from envs.prompts import Prompts, get_prompts
 from rewards import Score, Verdict
+from rewards.lookup import Lookup
+
+Feedback = Callable[[Task, str, Score, Prompts], str]
+"""``(task, response, score, prompts) -> text`` of the user message that asks for another attempt."""
+StopRule = Callable[[Sequence[Score]], bool]
+"""``(scores so far) -> whether the episode ends here``. Never called after the last attempt."""
+
+FEEDBACK: Lookup[Feedback] = Lookup("env.feedback")
+"""``observes=True`` declares that task set and prompts must know of programs that were run."""
+STOP_RULES: Lookup[StopRule] = Lookup("env.stop_rule")
+
+
+@FEEDBACK.register("none")
+def none(task: Task, response: str, score: Score, prompts: Prompts) -> str:
+    """The same instruction whatever the attempt was worth: intrinsic self-correction (SCoRe)."""
+    return prompts.retry.format(question=task.question)
+
+
+@FEEDBACK.register("verdict")
+def verdict(task: Task, response: str, score: Score, prompts: Prompts) -> str:
+    """Whether the attempt was right (UFO, arXiv 2507.14295): leaks the verifier at test time."""
+    text = prompts.right if score.verdict is Verdict.CORRECT else prompts.wrong
+    return text.format(question=task.question)
+
+
+@FEEDBACK.register("execution", observes=True)
+def execution(task: Task, response: str, score: Score, prompts: Prompts) -> str:
+    """What the tests that the question shows gave when they were run (RLEF, arXiv 2410.02089); never a hidden one."""
+    return prompts.execution.format(question=task.question, observation=score.observation)
+
+
+@STOP_RULES.register("never")
+def never(scores: Sequence[Score]) -> bool:
+    """Every attempt is made: stopping early would tell the policy that it was right."""
+    return False
+
+
+@STOP_RULES.register("on_correct")
+def on_correct(scores: Sequence[Score]) -> bool:
+    """Ends at the first right attempt."""
+    return scores[-1].verdict is Verdict.CORRECT
+
+
+@STOP_RULES.register("on_repeat")
+def on_repeat(scores: Sequence[Score]) -> bool:
+    """Ends when an attempt gives the answer of the one before: it asks no verifier."""
+    return len(scores) > 1 and scores[-1].key is not None and scores[-1].key == scores[-2].key
 
 
 class _TextSpace(gymnasium.Space[Any]):
@@ -133,24 +184,24 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         """Starts an episode on ``options["task"]``, or on a task drawn by ``seed``."""
         super().reset(seed=seed)
         if options and "task" in options:
-            self._task = options["task"]
+            task = options["task"]
         else:
-            self._task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
-        self._scores, self._over = [], False
-        question = self.task.question
+            task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
+        self._task, self._scores, self._over = task, [], False
+        question = task.question
         opening = [Message("user", self.prompts.task.format(question=question))]
         if self.prompts.system:
             opening.insert(0, Message("system", self.prompts.system.format(question=question)))
         self._shown = [f"{message.role}: {message.content}" for message in opening]
-        return tuple(opening), {"task_id": self.task.id}
+        return tuple(opening), {"task_id": task.id}
 
     def step(self, action: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
         """Verifies one attempt."""
         if self._task is None or self._over:
             raise RuntimeError("the episode is over: call reset()")
-        score = self.taskset.verify(self.task, action)
+        score = self.taskset.verify(self._task, action)
         self._scores.append(score)
-        info: dict[str, Any] = {"task_id": self.task.id, "score": score}
+        info: dict[str, Any] = {"task_id": self._task.id, "score": score}
         self._shown.append(f"assistant: {action}")
         if score.verdict is Verdict.ERROR:
             self._over = True
@@ -161,7 +212,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             self._over = True
             info["stop_reason"] = StopReason.ATTEMPTS_USED if last else StopReason.STOPPED
             return (), score.value, True, False, info
-        request = Message("user", self._feedback(self.task, action, score, self.prompts))
+        request = Message("user", self._feedback(self._task, action, score, self.prompts))
         self._shown.append(f"user: {request.content}")
         return (request,), score.value, False, False, info
 

@@ -93,7 +93,7 @@ def _in_free_mapping(path: list[str], schema: Any) -> bool:
         if not options or name not in (hints := get_type_hints(options[0])):
             return False
         schema = hints[name]
-    return False
+    return get_origin(schema) is dict  # the mapping itself: what it is given is merged into it
 
 
 def explain(error: BaseException, known: Iterable[str] = ()) -> str:
@@ -120,6 +120,11 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
     ):
         options = [one for one in found[3].split() if one != "schema"]
         return f"{found[1]}={found[2]}: unknown{nearest(found[2], options)} Known: {', '.join(options)}"
+    within = re.search(r"Error merging override \+*([\w.]+)=", text)
+    if within and (found := re.search(r"dict is not a subclass of .*full_key: (\S+)", text, re.S)):
+        mapping = within[1].split(f".{found[1]}")[0]
+        whole = f"'{mapping}={{{found[1]}: {{...}}}}'"
+        return f"{unknown(f'{mapping}.{found[1]}', known)}\nA new one is given whole: {whole}"
     said = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     found = said or re.search(r"Key '([^']+)' (?:is not in struct|not in )", text)
     if found is None:
@@ -127,7 +132,6 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
     whole = None if said else re.search(r"full_key: (\S+)", text)
     key = re.sub(r"\[(\d+)\]", r".\1", whole[1] if whole else found[1])
     # Of a key inside a value, {reward_weight: 1}, OmegaConf knows only the end.
-    within = re.search(r"Error merging override \+*([\w.]+)=", text)
     if within and not key.startswith(within[1]):
         key = f"{within[1]}.{key}"
     return unknown(key, known)

@@ -90,6 +90,7 @@ class PretrainConfig(ProgramConfig):
         hidden_size: Width of the Llama.
         n_layers: Depth of the Llama.
         n_heads: Attention heads of the Llama.
+        context: Longest sequence that it can hold.
         lr: Peak learning rate, linear to 5 %.
         second_weight: Weight of second attempts in the loss.
         threads: Torch threads; the number decides the last bits of the weights.
@@ -104,13 +105,14 @@ class PretrainConfig(ProgramConfig):
     hidden_size: int = 64
     n_layers: int = 1
     n_heads: int = 4
+    context: int = 64
     lr: float = 3e-3
     second_weight: float = 3.0
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        counts = "steps batch_size hidden_size n_layers n_heads threads"
+        counts = "steps batch_size hidden_size n_layers n_heads context threads"
         check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight")
 
 

@@ -4,12 +4,13 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from envs import Split, Task
 from envs.splits import split_of
 from envs.tasks.addition import Addition
 from envs.tasks.modchain import STEPS, ModChain, worked_response
+from envs.tasks.repair import AFTER, BEFORE, Repair, mended, parsed, run, written
 from rl.backends.tiny import ASSISTANT, END, USER
 
 DIGITS = tuple("0123456789")
@@ -26,6 +27,8 @@ class Document:
     request: str = "check"
     second: str | None = None
     learn_first: bool = True
+    between: tuple[tuple[str, str], ...] = ()
+    """Requests and attempts after the first and before the last one; they are read, not learned."""
 
 
 class Corpus(Protocol):
@@ -43,6 +46,19 @@ class Corpus(Protocol):
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
         """One document a task. ``drafts``: two samples a task by the model itself, once it can."""
+        ...
+
+
+@runtime_checkable
+class SteeredCorpus(Corpus, Protocol):
+    """A corpus that holds the model's own probability of a rare mode at a target."""
+
+    def probes(self, rng: random.Random, n: int) -> list[Document]:
+        """Conversations of equal length in tokens, whose last attempt is in the mode."""
+        ...
+
+    def steer(self, probability: float) -> None:
+        """Sets the mode's share of the documents, given the model's mean probability of choosing it at the probes."""
         ...
 
 
@@ -161,6 +177,119 @@ class AdditionCorpus:
         return first[:place] + rng.choice(DIGITS) + first[place + 1 :]
 
 
+class RepairCorpus:
+    """Quick programs that are often wrong, further attempts that mostly copy, and a rare habit of mending.
+
+    After ``debug 4 want 7`` an attempt is always mended: the skill is taught. After ``got 4 want 7``, which is what the
+    environment says, it is mended only with probability ``rare``. Histories have one to four attempts, so that the
+    position of an attempt says nothing.
+
+    Args:
+        rare: Probability of mending after ``got``; :func:`experiments.pretrain_tiny.pretrain` steers the share in the
+            documents so that the model's own probability ends here.
+        label_noise: Share of first attempts whose constant is random.
+        cue_share: Share of conversations with the cue ``debug``.
+        copy, resample: Shares of quick further attempts that repeat the last one, or draw another; the rest is random.
+        sloppy: Share of mended attempts after a wrong one whose constant is random: the skill is good, not perfect.
+        p_pass, p_factor: Of the tasks, as in :class:`~envs.tasks.repair.Repair`.
+    """
+
+    words: Sequence[str] = (
+        *DIGITS,
+        *(f"{slot}{step}" for slot in "ab" for step in BEFORE),
+        *(f"d{step}" for step in AFTER),
+        *(f"c{k}" for k in (*DIGITS, "?")),
+        *(f"f(0)=={k}" for k in DIGITS),
+        *("_", "got", "want", "debug", "def", "fix", "check", "right", "wrong"),
+    )
+    spaced: bool = True
+    max_first_tokens: int = 6
+    own_drafts_from: float = 0.6
+
+    def __init__(
+        self,
+        rare: float = 0.015,
+        label_noise: float = 0.25,
+        cue_share: float = 0.35,
+        copy: float = 0.3,
+        resample: float = 0.55,
+        sloppy: float = 0.1,
+        p_pass: Sequence[float] = (0.1, 0.2, 0.3),
+        p_factor: Sequence[float] = (0.5, 0.4, 0.3),
+    ) -> None:
+        self._rare = self._share = rare
+        self._label_noise, self._cue_share, self._sloppy = label_noise, cue_share, sloppy
+        self._copy, self._resample = copy, resample
+        self._source = Repair(p_pass=p_pass, p_factor=p_factor)
+
+    def tasks(self, rng: random.Random, n: int) -> list[Task]:
+        """Training questions only."""
+        return _training_tasks(self._source.draw, rng, n)
+
+    def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
+        """A first attempt, and a conversation of two to five attempts whose last one is learned, per task."""
+        rows = []
+        for i, task in enumerate(tasks):
+            guess = self._random(rng, task)
+            label = guess if rng.random() < self._label_noise else task.gold
+            own = (label, guess) if drafts is None else (drafts[2 * i], drafts[2 * i + 1])
+            rows.append(Document(task.question, label))
+            cued = rng.random() < self._cue_share
+            history = [self._random(rng, task) if cued and rng.random() < 0.5 else own[0]]
+            while len(history) < 4 and rng.random() < 0.4:
+                history.append(self._middle(rng, task, history[-1], own[1]))
+            requests = [observed(task, text) for text in history]
+            last = None
+            if cued or rng.random() < self._share:
+                last = self._mended(rng, task, history[-1])
+            if last is None:
+                last = self._quick(rng, task, history[-1], own[1])
+            cue = requests[-1].replace("got", "debug") if cued else requests[-1]
+            between = tuple(zip(requests[:-1], history[1:], strict=True))
+            rows.append(Document(task.question, history[0], cue, last, False, between))
+        return rows
+
+    def probes(self, rng: random.Random, n: int) -> list[Document]:
+        """``n`` conversations whose last attempt is mended, after a request without the cue."""
+        rows = []
+        for task in self.tasks(rng, n):
+            first = self._random(rng, task)
+            rows.append(Document(task.question, first, observed(task, first), "fix", learn_first=False))
+        return rows
+
+    def steer(self, probability: float) -> None:
+        """Sets the share of documents that mend, given the model's present probability of mending at the probes."""
+        scarce, plenty = probability < 0.7 * self._rare, probability > 1.2 * self._rare
+        self._share = self._rare * (2.0 if scarce else 0.3 if plenty else 1.0)
+
+    def _random(self, rng: random.Random, task: Task) -> str:
+        return written(task.info["slots"], rng.randrange(10))
+
+    def _mended(self, rng: random.Random, task: Task, before: str) -> str | None:
+        program = parsed(before)
+        if program is None or (program[0], program[1], program[3]) != task.info["slots"]:
+            return None
+        right = mended(task, program[2])
+        wrong = not right.startswith("fix 0")
+        return re.sub(r"c\d", f"c{rng.randrange(10)}", right) if wrong and rng.random() < self._sloppy else right
+
+    def _middle(self, rng: random.Random, task: Task, before: str, other: str) -> str:
+        if rng.random() < 0.5:
+            return self._quick(rng, task, before, other)
+        return written(task.info["slots"], rng.randrange(10), f"fix {rng.randrange(10)} {rng.randrange(10)}")
+
+    def _quick(self, rng: random.Random, task: Task, before: str, other: str) -> str:
+        share = rng.random()
+        if share < self._copy:
+            return re.sub(r"^fix \d \d", "def", before)
+        return other if share < self._copy + self._resample else self._random(rng, task)
+
+
+def observed(task: Task, response: str) -> str:
+    """What the environment ``repair`` says of a response."""
+    return f"got {'_' if parsed(response) is None else run(response, 0)} want {task.info['want']}"
+
+
 def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[int], list[int]]]:
     """A function from a document to its token ids and, per token, 0, FIRST or SECOND: whose loss it belongs to.
 
@@ -178,6 +307,10 @@ def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[i
         question, first = words(document.question), [*words(document.first), end]
         ids = [user, *question, assistant, *first]
         marks = [0] * (len(question) + 2) + [FIRST if document.learn_first else 0] * len(first)
+        for request_text, text in document.between:
+            turn = [user, *words(request_text), assistant, *words(text), end]
+            ids += turn
+            marks += [0] * len(turn)
         if document.second is not None:
             request, second = words(document.request), [*words(document.second), end]
             ids += [user, *request, assistant, *second]
@@ -192,7 +325,8 @@ def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[i
     return encode
 
 
-CORPORA: dict[str, type[ModChainCorpus] | type[AdditionCorpus]] = {
+CORPORA: dict[str, type[ModChainCorpus] | type[AdditionCorpus] | type[RepairCorpus]] = {
+    "repair": RepairCorpus,
     "modchain": ModChainCorpus,
     "addition": AdditionCorpus,
 }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from envs import Message
 from experiments.schema import PretrainConfig
-from experiments.tiny_corpus import CORPORA, FIRST, SECOND, Corpus, encoder
+from experiments.tiny_corpus import CORPORA, FIRST, SECOND, Corpus, SteeredCorpus, encoder
 from rl.backends.engine_hf import HFEngine
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.rendering import Renderer
@@ -26,7 +26,7 @@ def pretrain(cfg: PretrainConfig) -> Path:
     rng = random.Random(cfg.seed)
     corpus = CORPORA[cfg.name](**cfg.corpus)
     tokenizer = tiny_tokenizer(corpus.words, corpus.spaced)
-    model = tiny_llama(tokenizer, cfg.hidden_size, cfg.n_layers, cfg.n_heads)
+    model = tiny_llama(tokenizer, cfg.hidden_size, cfg.n_layers, cfg.n_heads, cfg.context)
     renderer = Renderer(tokenizer)
     engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     encode = encoder(tokenizer, corpus)
@@ -34,7 +34,11 @@ def pretrain(cfg: PretrainConfig) -> Path:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 50) * max(0.05, 1 - 0.95 * step / cfg.steps)
     )
+    steered = corpus if isinstance(corpus, SteeredCorpus) else None
+    probes = [encode(document) for document in steered.probes(random.Random(cfg.seed), 200)] if steered else []
     for step in range(cfg.steps):
+        if steered is not None and step % 4 == 0:
+            steered.steer(opening_probability(model, probes))
         tasks = corpus.tasks(rng, cfg.batch_size)
         own = step >= corpus.own_drafts_from * cfg.steps
         drafts = sample_drafts(engine, renderer, corpus, [t.question for t in tasks], cfg.seed, step) if own else None
@@ -64,6 +68,15 @@ def sample_drafts(
             draw = derive_seed(seed, "draft", step, i, member)
             requests.append(Request(2 * i + member, prompt, corpus.max_first_tokens, 1.0, draw))
     return [renderer.text(completion.action_ids) for completion in complete(engine, requests)]
+
+
+@torch.no_grad()
+def opening_probability(model: torch.nn.Module, probes: list[tuple[list[int], list[int]]]) -> float:
+    """Mean probability of the first word of the probes' last attempts, from rows of :func:`encoder` of equal length."""
+    start = probes[0][1].index(SECOND)
+    ids = torch.tensor([row[: start + 1] for row, _ in probes])
+    chances = model(input_ids=ids[:, :-1]).logits[:, -1].softmax(-1)
+    return chances.gather(1, ids[:, -1:]).mean().item()
 
 
 def _loss(model: torch.nn.Module, rows: list, pad_id: int, second_weight: float, n_tasks: int) -> Tensor:

@@ -22,6 +22,7 @@ from rewards.sandbox import Conversation, Ending, Judgement, Limits, Outcome, Ru
 from rewards.sandbox.codec import encode, matches
 from rewards.sandboxes import get_sandbox
 from rewards.score import Score, Verdict
+from rewards.verdict_cache import VerdictCache
 
 MAX_PROGRAM_CHARS = 100_000
 _log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ def score_code(
     limits: Limits | None = None,
     partial_credit: bool = False,
     sandbox: Runner | None = None,
+    cache: VerdictCache | None = None,
 ) -> Score:
     """Grades the program in a response, see :func:`rewards.program.program_in`.
 
@@ -140,6 +142,7 @@ def score_code(
         limits: Of one process; 5 s of processor time for a test by default.
         partial_credit: Pay a wrong program the share of tests that it passes, instead of 0.
         sandbox: Where to run it; ``None`` takes the shared one.
+        cache: Where verdicts are remembered; ``None`` runs every program.
 
     Returns:
         ``correct`` only if every test passes; ``timeout`` if it was killed at a limit, ``no_answer`` without a program.
@@ -151,7 +154,7 @@ def score_code(
     program = program_in(response, wanted_names(tests))
     if program is None:
         return Score(0.0, Verdict.NO_ANSWER, None, "no_program", "No program found: put it into one ```python block.")
-    return score_program(program, tests, limits, partial_credit, sandbox)
+    return score_program(program, tests, limits, partial_credit, sandbox, cache)
 
 
 def wanted_names(tests: Tests) -> set[str]:
@@ -168,12 +171,20 @@ def score_program(
     limits: Limits | None = None,
     partial_credit: bool = False,
     sandbox: Runner | None = None,
+    cache: VerdictCache | None = None,
 ) -> Score:
     """Grades a program as it stands; arguments and result as for :func:`score_code`."""
-    sandbox, limits = sandbox or get_sandbox(), limits or Limits()
+    limits = limits or Limits()
     program = program.lstrip("\ufeff")
     if len(program) > MAX_PROGRAM_CHARS:
         return Score(0.0, Verdict.WRONG, None, "guard", f"The program is longer than {MAX_PROGRAM_CHARS} characters.")
+    if cache is not None:
+
+        def run() -> Score:
+            return score_program(program, tests, limits, partial_credit, sandbox)
+
+        return cache.score(program, tests, (limits, partial_credit, getattr(sandbox, "modules", ())), run)
+    sandbox = sandbox or get_sandbox()
     score = _score(program, tests, limits, partial_credit, sandbox)
     if score.verdict in (Verdict.WRONG, Verdict.TIMEOUT) and (broken := _broken(tests, limits, sandbox)):
         return Score(0.0, Verdict.ERROR, score.answer, broken)
@@ -208,6 +219,7 @@ class _Tally:
     outcomes: list[Outcome] = field(default_factory=list)
     fault: str = ""
     """Of the tests themselves."""
+    why: str = "tests"
 
     def ended(self, ending: Ending) -> Outcome | None:
         """The first process that ended so."""
@@ -227,7 +239,7 @@ class _Tally:
         value = value if partial_credit else 0.0
         if self.ended(Ending.TIMEOUT):
             return Score(value, Verdict.TIMEOUT, answer, "timeout", observation)
-        return Score(value, Verdict.WRONG, answer, "died" if self.ended(Ending.DIED) else "tests", observation)
+        return Score(value, Verdict.WRONG, answer, "died" if self.ended(Ending.DIED) else self.why, observation)
 
 
 def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
@@ -259,6 +271,8 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
         # The judge's process is ours: its word counts.
         verdicts = _answers(len(code.tests), judge, partial_credit, tally)
         tally.passed += sum(bool(verdict and verdict["passed"]) for verdict in verdicts)
+        if any(verdict and verdict.get("object") for verdict in verdicts):
+            tally.why = "object_for_plain_value"
         tally.fault = next((_said(verdict) for verdict in verdicts if verdict and verdict.get("ours")), "")
     return tally.score(program, observation, partial_credit, limits)
 

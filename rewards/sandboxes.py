@@ -9,6 +9,7 @@ from typing import Any
 
 from rewards.lookup import Lookup, nearest
 from rewards.sandbox import Limits, Mode, Runner, Sandbox
+from rewards.verdict_cache import VerdictCache
 
 BACKENDS: "Lookup[Callable[[SandboxOptions], Runner]]" = Lookup("env.options.sandbox.backend")
 """By name, what starts a sandbox: something with the interface of :class:`rewards.sandbox.Sandbox`."""
@@ -29,6 +30,7 @@ class SandboxOptions:
         workers: Programs at a time; 0 for one more than this process may use processors.
         url: Of the server, for ``http``.
         retries: How often a request to it is made again, for ``http``.
+        cache: Remember verdicts on disk, for programs that do the same every time; see :mod:`rewards.verdict_cache`.
 
     Raises:
         ValueError: For an unknown isolation or a limit that makes no sense.
@@ -44,6 +46,7 @@ class SandboxOptions:
     workers: int = 0
     url: str = ""
     retries: int = 3
+    cache: bool = False
 
     def __post_init__(self) -> None:
         names = [mode.name.lower() for mode in Mode]
@@ -86,6 +89,8 @@ def _http(options: SandboxOptions) -> Runner:
     return RemoteSandbox(options.url, options.workers, options.retries)
 
 
+VERDICTS = VerdictCache()
+"""Of this process; all processes share its file."""
 _lock = threading.Lock()
 _shared: dict[tuple[int, SandboxOptions], Runner] = {}
 
@@ -114,6 +119,7 @@ def in_use() -> list[dict[str, object]]:
             "missing": sandbox.missing,
             "modules": list(options.modules),
             "endings": {ending.value: n for ending, n in sandbox.counts.items()},
+            "verdicts": dict(VERDICTS.counts) if options.cache else {},
         }
         for (pid, options), sandbox in _shared.items()
         if pid == os.getpid()

@@ -12,7 +12,7 @@ from torch import Tensor
 from rl.advantages import Estimator, advantages, sum_of_turns, turn_starts
 from rl.analysis.metrics import Ratio, declare
 from rl.backends.distributed import Distributed, full, local
-from rl.backends.policy import Actor, Critic, References, sampled_stats
+from rl.backends.policy import Actor, Critic, References
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
 from rl.batching import micro_batches, placeholder
 from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
@@ -196,7 +196,7 @@ class Learner:
             part, found = part.to(self._distributed.device), []
             with torch.no_grad(), self._distributed.autocast():
                 if reads_actor:
-                    stats = sampled_stats(self._actor, part, stage.temperature)
+                    stats = self._actor(part, stage.temperature)
                     found += [(old, stats.logprobs), (values, stats.values)]
                 if self._critic is not None:
                     found.append((values, self._critic(part)))
@@ -239,7 +239,7 @@ class Learner:
         n_turns = sum(int((batch.turn_ids == k).any(1).sum()) for k in range(batch.rewards.shape[1]))
         counts = [len(batch.turn_ids), n_turns, int(batch.response_mask.sum())]
         totals = self._distributed.sum(torch.tensor(counts, dtype=torch.float64)).clamp(min=1.0).tolist()
-        size = StepSize(*totals, self._objective.token_budget)
+        size = StepSize(totals[0], totals[1], totals[2], self._objective.token_budget)
         self._actor.train()
         modules = [module for module in (self._actor, self._critic) if module is not None]
         pieces, sums = self._pieces(batch), {}
@@ -287,8 +287,9 @@ class Learner:
     def measured(self, parts: Sequence[Sums]) -> Measured:
         """What optimiser steps measured, over all of them and all processes."""
         names, n_turns = sorted(set().union(*parts)), len(self.control.coefs)
-        nothing = torch.zeros(2, dtype=torch.float64)
-        table = sum(torch.stack([part.get(name, nothing) for name in names]) for part in parts)
+        table = torch.zeros(len(names), 2, dtype=torch.float64)
+        for part in parts:
+            table += torch.stack([part.get(name, torch.zeros_like(table[0])) for name in names])
         rows = self._distributed.sum(table).tolist()
         means = {name: num / den if den else math.nan for name, (num, den) in zip(names, rows, strict=True)}
         gap, turns = means.pop("gap"), range(n_turns)
@@ -312,8 +313,7 @@ class Learner:
         """Surrogate, further terms, KL penalty and value loss of a micro-batch, and what they measured."""
         batch, algorithm, mask = train.rollout, self._algorithm, train.rollout.response_mask
         has_kl = any(stage.kl_coefs)
-        stats = sampled_stats(
-            self._actor,
+        stats = self._actor(
             batch,
             stage.temperature,
             whole_distribution=self._whole_kl and has_kl,

@@ -46,7 +46,7 @@ def test_a_new_environment_in_forty_lines_runs_as_printed(tmp_path):
     assert "wrong" in done.stdout
 
 
-PIECES = ("my_feedback.py", "my_rule.py", "my_game.py", "my_study.py")
+PIECES = ("my_advantage", "my_loss", "my_feedback", "my_rule", "my_engine", "my_figure", "my_game", "my_study")
 
 
 @pytest.mark.slow
@@ -54,19 +54,24 @@ def test_what_is_added_from_outside_runs_as_printed(tmp_path):
     page = ROOT / "docs" / "extending.md"
     codes = blocks(page, "python")
     for name, code in zip(PIECES, codes, strict=True):
-        assert len(code.strip().splitlines()) <= (60 if name == "my_study.py" else 25)
-        (tmp_path / name).write_text(code)
+        assert f"`{name}.py`" in page.read_text()
+        assert len(code.strip().splitlines()) <= (60 if name == "my_study" else 25)
+        (tmp_path / f"{name}.py").write_text(code)
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     for line in "".join(blocks(page, "bash")).splitlines():
-        _, *arguments = shlex.split(line)
-        if arguments[0] == "-m":
-            arguments += [f"runs_dir={tmp_path / 'runs'}", "evaluation.n_tasks=20", "evaluation.samples_per_task=0"]
-        else:
+        _, *arguments = shlex.split(line.replace("runs/", f"{tmp_path}/runs/"))
+        if arguments[0] != "-m":
             arguments[0] = str(tmp_path / arguments[0])
-        env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+        elif arguments[1] != "experiments.report":
+            arguments += [f"runs_dir={tmp_path / 'runs'}", "evaluation.n_tasks=20", "evaluation.samples_per_task=0"]
         done = subprocess.run(
             [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, line + done.stdout + done.stderr
+    logged = [path.read_text() for path in (tmp_path / "runs").glob("*/*/metrics.jsonl")]
+    assert any("policy/price" in text for text in logged)
+    assert any('"eval/validation/longer":' in text for text in logged)
+    assert list((tmp_path / "runs" / "lengths").glob("exhibits/F14*.svg"))
     assert [row.split()[0] for row in done.stdout.splitlines()] == ["oracle", "majority", "coin"]
 
 

@@ -7,7 +7,7 @@ from envs.base import Split, Task
 from rewards import Score
 from rewards.code import score_code
 from rewards.sandbox import SandboxError
-from rewards.sandboxes import SandboxOptions, get_sandbox
+from rewards.sandboxes import VERDICTS, SandboxOptions, get_sandbox
 
 
 class CodeTasks:
@@ -40,6 +40,7 @@ class CodeTasks:
             raise ValueError(f"env.options.timeout_s={timeout_s}: must be positive")
         self._sandbox = SandboxOptions.of(sandbox or {}, isolation)
         self._limits, self._partial_credit = self._sandbox.limits(timeout_s), partial_credit
+        self._cache = VERDICTS if self._sandbox.cache else None
 
     def load(self, split: Split) -> list[Task]:
         """Tasks of a split. Starts the sandbox: a machine that cannot isolate should be known before sampling.
@@ -62,7 +63,7 @@ class CodeTasks:
     def verify(self, task: Task, response: str) -> Score:
         """1 if the program in the response passes every test, public and hidden."""
         sandbox = get_sandbox(self._sandbox)
-        return score_code(response, task.info["tests"], self._limits, self._partial_credit, sandbox)
+        return score_code(response, task.info["tests"], self._limits, self._partial_credit, sandbox, self._cache)
 
     def gold_response(self, task: Task) -> str:
         """The task's own solution in a code block."""

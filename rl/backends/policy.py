@@ -348,8 +348,3 @@ class References:
         """What a checkpoint must hold: the base is read from the model's folder again."""
         frozen = self._frozen.get("previous")
         return {} if frozen is None else trained_tensors("previous", frozen, frozen=True)
-
-
-def sampled_stats(actor: Any, batch: RolloutBatch, temperature: float, **wanted: bool) -> SampledStats:
-    """:meth:`Actor.forward` on rows, whatever the actor is wrapped in."""
-    return actor(batch, temperature, **wanted)

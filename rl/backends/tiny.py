@@ -40,7 +40,9 @@ def tiny_tokenizer(words: Sequence[str], spaced: bool) -> PreTrainedTokenizerFas
     return fast
 
 
-def tiny_llama(tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: int, n_heads: int) -> LlamaForCausalLM:
+def tiny_llama(
+    tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: int, n_heads: int, context: int = 64
+) -> LlamaForCausalLM:
     """A Llama of a few ten thousand parameters for a tiny tokenizer, randomly initialised."""
     vocabulary = tokenizer.get_vocab()
     config = LlamaConfig(
@@ -50,7 +52,7 @@ def tiny_llama(tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: i
         num_hidden_layers=n_layers,
         num_attention_heads=n_heads,
         num_key_value_heads=n_heads,
-        max_position_embeddings=64,
+        max_position_embeddings=context,
         tie_word_embeddings=False,
         pad_token_id=vocabulary[PAD],
         bos_token_id=None,

@@ -199,8 +199,18 @@ def test_a_key_that_is_not_there_is_refused_whole_with_the_nearest(entry, key, v
         ("+training.episodes=64", "training.episodes is there already: give its value without the +"),
         ("algoritm=score", "unknown key 'algoritm'; did you mean 'algorithm'?"),
         ("algorithm=scroe", "algorithm=scroe: unknown; did you mean 'score'?"),
+        ("debug=overfitt", "debug=overfitt: unknown; did you mean 'overfit'?"),
+        ("experiment=smollm2_chain_sums", "did you mean 'smollm2_chain_sum'?"),
+        ("launcher=zzz", "launcher=zzz: unknown. Known: joblib, ray, submitit"),
         ("toy=modchain", "unknown key 'toy'"),
         ("++algorithm.optim={lr: 3, rate: 4}", "unknown key 'algorithm.optim.rate'"),
+        ("++algorithm.stages={stage3: {shar: 1}}", "unknown key 'algorithm.stages.stage3.shar'"),
+        (
+            "++algorithm.stages.stge2.share=1",
+            "unknown key 'algorithm.stages.stge2'; did you mean 'algorithm.stages.stage2'?",
+        ),
+        ("++algorithm.stages.stage3.share=1", "A new one is given whole: 'algorithm.stages={stage3: {...}}'"),
+        ("++algorithm.terms.entropy.weight=1", "A new one is given whole: 'algorithm.terms={entropy: {...}}'"),
         ("plugins=[no_such_module]", "plugins: there is no module 'no_such_module'"),
         ("model.path=./nowhere", "model.path=./nowhere: no model there"),
     ],
@@ -216,6 +226,13 @@ def test_free_mappings_take_new_keys_with_and_without_a_plus(override):
     )
     assert cfg.env.options["mine"] == 3
     assert cfg.evaluation.transfer == {"far": {"options": {"n": 1}}}
+
+
+def test_stages_and_terms_are_added_in_one_line():
+    lines = ["algorithm.stages={stage3: {share: 0.5}}", "algorithm.terms={entropy: {weight: 0.01}}"]
+    cfg = typed(compose("train", open_free_mappings(lines, _ENTRY_POINTS["train"])))
+    assert [stage.share for stage in cfg.algorithm.stages.values()] == [1.0, 1.0, 0.5]
+    assert cfg.algorithm.terms["entropy"].weight == 0.01
 
 
 def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch):
@@ -270,7 +287,7 @@ finally:
         (["experiments.train", "+hydra.foo=3"], "unknown key 'hydra.foo'"),
         (["experiments.train", "++training.episods=64", "+optim.learning_rate=3"], "'optim.learning_rate'"),
         (["experiments.train", "model=path", "model.path=./nowhere"], "no model there"),
-        (["experiments.train", "--help"], "Compose your configuration"),
+        (["experiments.train", "--help"], "python -m experiments.list"),
         (["experiments.sft", "offline.iteration=3"], "'offline.iterations'"),
         (["experiments.evaluate", "evaluation.limit=8"], "'evaluation.limit'"),
         (["experiments.play", "--help"], "Compose your configuration"),

@@ -48,14 +48,14 @@ def plans(bench, n=24):
 
 def test_logprobs_equal_the_trainers_on_both_turns(bench, hf):
     """fp32, within 1e-4, at a temperature that is not 1; the first step of training would measure the same gap."""
-    from rl.backends.policy import Actor, sampled_stats
+    from rl.backends.policy import Actor
     from rl.batching import to_rollout_batch
 
     for temperature in (1.0, 0.7):
         episodes = bench.rollout(Split.TRAIN).run(plans(bench), temperature)
         rows = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
         with torch.no_grad():
-            stats = sampled_stats(Actor(hf.model), rows, temperature)
+            stats = Actor(hf.model)(rows, temperature)
         gap = (stats.logprobs - rows.sampler_logprobs).abs()
         assert gap[rows.response_mask].max() < 1e-4
         assert {int(k) for k in rows.turn_ids[rows.response_mask]} == {0, 1}
@@ -122,7 +122,7 @@ def test_training_through_vllm_measures_no_gap():
 
 def test_a_model_with_tied_embeddings_samples_from_its_own_weights(hf, tmp_path):
     """SmolLM2, Qwen and Llama 3.2 tie them; on a CPU vLLM keeps a packed head that a tied embedding does not reach."""
-    from rl.backends.policy import Actor, sampled_stats
+    from rl.backends.policy import Actor
     from rl.batching import to_rollout_batch
     from rl.workbench import Workbench
 
@@ -141,7 +141,7 @@ def test_a_model_with_tied_embeddings_samples_from_its_own_weights(hf, tmp_path)
             episodes = tied.rollout(Split.TRAIN).run(plans(tied), 1.0)
             rows = to_rollout_batch(episodes, tied.renderer.pad_id, 2)
             with torch.no_grad():
-                stats = sampled_stats(Actor(tied.model), rows, 1.0)
+                stats = Actor(tied.model)(rows, 1.0)
             assert (stats.logprobs - rows.sampler_logprobs).abs()[rows.response_mask].max() < 1e-4, version
             with torch.no_grad():
                 tied.model.model.embed_tokens.weight.mul_(1.1)

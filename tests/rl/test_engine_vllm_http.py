@@ -119,7 +119,7 @@ def actions(episodes):
 
 def test_served_replicas_sample_the_policy(servers, model_folder):
     """Log-probs within 1e-4 on both turns, greedy tokens equal, seeds repeat, new weights are in the next sample."""
-    from rl.backends.policy import Actor, sampled_stats
+    from rl.backends.policy import Actor
     from rl.batching import to_rollout_batch
 
     bench, hf = build(model_folder, servers), build(model_folder, ())
@@ -127,7 +127,7 @@ def test_served_replicas_sample_the_policy(servers, model_folder):
     episodes = play(bench)
     rows = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
     with torch.no_grad():
-        stats = sampled_stats(Actor(bench.model), rows, 1.0)
+        stats = Actor(bench.model)(rows, 1.0)
     assert (stats.logprobs - rows.sampler_logprobs).abs()[rows.response_mask].max() < 1e-4
     assert actions(episodes) == actions(play(bench))
     greedy = actions(play(bench, 0.0))

@@ -6,6 +6,7 @@ import pytest
 
 import envs
 from envs import Message, Split
+from envs.tasks.repair import Repair, parsed, run, written
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import summarise
 from rl.backends.engine_hf import HFEngine
@@ -62,3 +63,27 @@ def test_modchains_good_mode_is_within_the_base_and_rare(modchain):
         logits = model(input_ids=torch.tensor([request.prompt_ids[:-1] for request in requests])).logits[:, -1]
     share = logits.softmax(-1)[:, vocabulary["#"]].mean().item()
     assert 0.0003 < share < 0.003
+
+
+def test_repairs_good_mode_is_within_the_base_and_rare():
+    """``fix`` after what a program returned: 1 to 2 % of samples; a mended program is nearly always right."""
+    model, tokenizer = load_policy(ModelConfig(path=str(ROOT / "models" / "repair")))
+    renderer, vocabulary = Renderer(tokenizer), tokenizer.get_vocab()
+    rng, requests, tasks = random.Random(0), [], Repair().load(Split.TEST)[:200]
+    for i, task in enumerate(tasks):
+        draft = written(task.info["slots"], rng.randrange(10))
+        ids = (*(vocabulary[word] for word in draft.split()), renderer.end_id)
+        told = Message("user", f"got {run(draft, 0)} want {task.info['want']}")
+        prompt = renderer.extend(renderer.opening([Message("user", task.question)]), ids, [told])
+        requests.append(Request(i, (*prompt, vocabulary["fix"]), 8, 0.0, i))
+    engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
+    texts = ["fix " + renderer.text(completion.action_ids) for completion in complete(engine, requests)]
+    right = [
+        parsed(text) is not None and run(text, 0) == task.info["want"] for text, task in zip(texts, tasks, strict=True)
+    ]
+    assert sum(right) > 0.8 * len(tasks)
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([request.prompt_ids[:-1] for request in requests])).logits[:, -1]
+    assert 0.005 < logits.softmax(-1)[:, vocabulary["fix"]].mean().item() < 0.03

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rl.backends.distributed import Distributed
-from rl.backends.policy import Actor, Critic, load_policy, sampled_stats
+from rl.backends.policy import Actor, Critic, load_policy
 from rl.backends.tiny import tiny_llama
 from rl.backends.weights import decoder_layers, full_state, full_weights, load_pretrained
 from rl.checkpoint import save_policy
@@ -41,7 +41,7 @@ def test_the_fused_head_equals_the_plain_one(temperature):
         model, _ = load_policy(ModelConfig(path=PATH))
         actor = Actor(model, value_head=True, fused_temperature=fused)
         torch.nn.init.ones_(actor.value_head.weight)
-        stats = sampled_stats(actor, batch, temperature)
+        stats = actor(batch, temperature)
         (stats.logprobs.sum() + stats.values.square().sum()).backward()
         gradient = torch.cat([p.grad.flatten() for p in actor.parameters()])
         results.append((stats.logprobs, stats.entropy, stats.values, gradient / gradient.abs().max()))
@@ -52,7 +52,7 @@ def test_the_fused_head_equals_the_plain_one(temperature):
 def test_a_fused_head_has_one_temperature():
     actor = Actor(load_policy(ModelConfig(path=PATH))[0], fused_temperature=1.0)
     with pytest.raises(ValueError, match=r"temperature 1\.0, not 0\.5"):
-        sampled_stats(actor, rollout_batch(), 0.5)
+        actor(rollout_batch(), 0.5)
 
 
 def test_the_fused_head_cannot_give_whole_distributions():
@@ -78,7 +78,7 @@ def test_values_are_read_before_the_token_and_start_at_zero():
     """A value may not look at the token that it is the baseline of."""
     model, _ = load_policy(ModelConfig(path=PATH))
     for module, read in (
-        (Actor(model, value_head=True), lambda m, b: sampled_stats(m, b, 1.0).values),
+        (Actor(model, value_head=True), lambda m, b: m(b, 1.0).values),
         (Critic(model), lambda m, b: m(b)),
     ):
         batch = rollout_batch()
@@ -97,7 +97,7 @@ def test_a_detached_value_head_leaves_the_trunk_alone():
     for detach in (True, False):
         actor = Actor(load_policy(ModelConfig(path=PATH))[0], value_head=True, detach_values=detach)
         torch.nn.init.ones_(actor.value_head.weight)
-        sampled_stats(actor, rollout_batch(), 1.0).values.sum().backward()
+        actor(rollout_batch(), 1.0).values.sum().backward()
         trunk = [p.grad for p in actor.model.parameters() if p.grad is not None]
         assert (not trunk or max(g.abs().max() for g in trunk) == 0) == detach
         assert actor.value_head.weight.grad.abs().max() > 0
@@ -105,8 +105,8 @@ def test_a_detached_value_head_leaves_the_trunk_alone():
 
 def test_entropy_has_a_gradient_only_where_it_is_asked_for():
     actor = Actor(load_policy(ModelConfig(path=PATH))[0])
-    assert not sampled_stats(actor, rollout_batch(), 1.0).entropy.requires_grad
-    assert sampled_stats(actor, rollout_batch(), 1.0, entropy_gradient=True).entropy.requires_grad
+    assert not actor(rollout_batch(), 1.0).entropy.requires_grad
+    assert actor(rollout_batch(), 1.0, entropy_gradient=True).entropy.requires_grad
 
 
 def test_without_its_adapters_the_model_is_the_base():
@@ -114,10 +114,10 @@ def test_without_its_adapters_the_model_is_the_base():
     base, _ = load_policy(ModelConfig(path=PATH))
     batch = rollout_batch()
     with torch.no_grad():
-        expected = sampled_stats(Actor(base), batch, 1.0).logprobs
-        assert not torch.allclose(sampled_stats(Actor(model), batch, 1.0).logprobs, expected, atol=1e-2)
+        expected = Actor(base)(batch, 1.0).logprobs
+        assert not torch.allclose(Actor(model)(batch, 1.0).logprobs, expected, atol=1e-2)
         with model.disable_adapter():
-            torch.testing.assert_close(sampled_stats(Actor(model), batch, 1.0).logprobs, expected)
+            torch.testing.assert_close(Actor(model)(batch, 1.0).logprobs, expected)
 
 
 def test_adapters_are_merged_into_what_the_engine_and_the_disk_get(tmp_path):
@@ -127,16 +127,16 @@ def test_adapters_are_merged_into_what_the_engine_and_the_disk_get(tmp_path):
     assert weights.keys() == dict(base.named_parameters()).keys()
     batch = rollout_batch()
     with torch.no_grad():
-        expected = sampled_stats(Actor(model), batch, 1.0).logprobs
+        expected = Actor(model)(batch, 1.0).logprobs
         for name, parameter in base.named_parameters():
             parameter.copy_(weights[name])
-        torch.testing.assert_close(sampled_stats(Actor(base), batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(Actor(base)(batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
         save_policy(tmp_path / "policy", model, tokenizer)
         stored = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
-        torch.testing.assert_close(sampled_stats(Actor(stored), batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(Actor(stored)(batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
         fresh, _ = model_with_lora(seed=1)
         load_pretrained(fresh, tmp_path / "policy")
-        torch.testing.assert_close(sampled_stats(Actor(fresh), batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(Actor(fresh)(batch, 1.0).logprobs, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
@@ -202,7 +202,7 @@ def test_tied_weights_come_once_and_are_tied_again(tmp_path):
     assert stored.lm_head.weight is stored.model.embed_tokens.weight
     batch = rollout_batch()
     with torch.no_grad():
-        first, second = (sampled_stats(Actor(m), batch, 1.0).logprobs for m in (tied, stored))
+        first, second = (Actor(m)(batch, 1.0).logprobs for m in (tied, stored))
     assert torch.equal(first, second)
 
 
@@ -260,7 +260,7 @@ def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
         model.model.register_forward_pre_hook(hook, with_kwargs=True)
         if value_head:
             torch.nn.init.ones_(actor.value_head.weight)
-        stats = sampled_stats(actor, batch, 0.8)
+        stats = actor(batch, 0.8)
         weights = torch.linspace(-1, 1, batch.input_ids.numel()).view_as(batch.input_ids)
         ((stats.logprobs + stats.values) * weights).sum().backward()
         results.append((stats.logprobs, stats.values, torch.cat([p.grad.flatten() for p in actor.parameters()])))

@@ -36,7 +36,6 @@ def gradient(model):
 
 def test_the_trainers_logprobs_equal_the_engines_on_both_turns():
     """Within 1e-4, in the same context: the second turn's tokens are conditioned on the first attempt as sampled."""
-    from rl.backends.policy import sampled_stats
     from rl.batching import to_rollout_batch
 
     trainer, bench = build_trainer(modchain_config())
@@ -45,7 +44,7 @@ def test_the_trainers_logprobs_equal_the_engines_on_both_turns():
     episodes = bench.rollout(Split.TRAIN).run(plans, 1.0)
     rows = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
     with torch.no_grad():
-        stats = sampled_stats(actor, rows, temperature=1.0)
+        stats = actor(rows, temperature=1.0)
     gap = (stats.logprobs - rows.sampler_logprobs).abs()
     for turn in (0, 1):
         of_turn = rows.turn_ids == turn
@@ -54,7 +53,7 @@ def test_the_trainers_logprobs_equal_the_engines_on_both_turns():
     # The test can fail: with another first attempt in the context the second turn's log-probs are others.
     rows.input_ids[rows.turn_ids == 0] = rows.input_ids[rows.turn_ids == 0].roll(1)
     with torch.no_grad():
-        other = sampled_stats(actor, rows, temperature=1.0)
+        other = actor(rows, temperature=1.0)
     assert (other.logprobs - rows.sampler_logprobs).abs()[rows.turn_ids == 1].max() > 1e-2
 
 
