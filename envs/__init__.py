@@ -3,7 +3,7 @@
 from envs import tasks as _builtin  # registers the built-in environments
 from envs.base import Message, Split, StopReason, Task, TaskSet, TextEnv
 from envs.checker import check_env
-from envs.prompts import PROMPTS
+from envs.prompts import PROMPTS, Prompts
 from envs.registry import ENVIRONMENTS, make, make_taskset, make_text_env, register, settings, specs
 from envs.self_correct import FEEDBACK, STOP_RULES, SelfCorrectEnv
 
@@ -13,6 +13,7 @@ __all__ = [
     "PROMPTS",
     "STOP_RULES",
     "Message",
+    "Prompts",
     "SelfCorrectEnv",
     "Split",
     "StopReason",

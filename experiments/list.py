@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rewards.lookup import nearest
+
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = (
     "env",
@@ -96,7 +98,7 @@ def main() -> None:
     found = sections(asked.plugins)
     chosen = [key for key in found if not asked.key or key.startswith(tuple(asked.key))]
     if not chosen:
-        raise SystemExit(f"error: nothing of {', '.join(asked.key)}; there is: {', '.join(found)}")
+        raise SystemExit(f"error: {asked.key[0]}: unknown{nearest(asked.key[0], found)} Known: {', '.join(found)}")
     for key in chosen:
         table = Table.grid(padding=(0, 2))
         for name, line in found[key].items():

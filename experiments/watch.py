@@ -108,12 +108,15 @@ def last_accuracy(found: Sequence[dict[str, Any]]) -> tuple[str, str]:
 
 
 def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
-    """How the newest step's kept episodes went from the first to the last attempt."""
+    """How the newest step's kept episodes went from the first to the second attempt, as the rates count it."""
     if not episodes:
         return Text("no episodes yet", style="dim")
     newest = [episode for episode in episodes if episode["step"] == episodes[-1]["step"] and episode["turns"]]
     sides = Counter(
-        "->".join("c" if _verdict(turn) == "correct" else "i" for turn in (episode["turns"][0], episode["turns"][-1]))
+        "->".join(
+            "c" if _verdict(turn) == "correct" else "i"
+            for turn in (episode["turns"][:2] if episode["turns"][1:] else episode["turns"] * 2)
+        )
         for episode in newest
     )
     shares = "  ".join(f"{name} {sides[name]}" for name in ("i->c", "c->i", "c->c", "i->i"))

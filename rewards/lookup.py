@@ -21,9 +21,9 @@ class UnknownNameError(KeyError, ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the known name that is closest, or nothing where none is close."""
+    """``; did you mean 'x'?`` for the known name that is closest; where none is close, only the end of the sentence."""
     found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f"; did you mean {found[0]!r}?" if found else "."
 
 
 class Lookup(Mapping[str, T], Generic[T]):

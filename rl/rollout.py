@@ -227,6 +227,8 @@ class Rollout:
         """The next prompt: what the role whose turn it is has read and written before, and what is new to it."""
         messages = (Message("user", observation),) if isinstance(observation, str) else tuple(observation)
         play.role = info.get("role", SOLVER)
+        if not isinstance(play.role, str):  # roles are sorted and written to files
+            raise TypeError(f"info['role'] must be a string, got {play.role!r}")
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
         if before is None:
             play.prompt_ids = self._renderer.opening(messages)

@@ -117,7 +117,7 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Di
         }
     ]
     if max_turns > 1:
-        parts.append(kind_shares([Revision.of(e.turns[0], e.turns[-1]) for e in good if len(e.turns) > 1]))
+        parts.append(kind_shares([Revision.of(e.turns[0], e.turns[1]) for e in good if len(e.turns) > 1]))
     for k in range(max_turns):
         turns = [e.turns[k] for e in good if e.given <= k < len(e.turns)]
         parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})

@@ -70,7 +70,7 @@ def test_what_is_added_from_outside_runs_as_printed(tmp_path):
         assert done.returncode == 0, line + done.stdout + done.stderr
     logged = [path.read_text() for path in (tmp_path / "runs").glob("*/*/metrics.jsonl")]
     assert any("policy/price" in text for text in logged)
-    assert any("eval/test/longer" in text or "/longer" in text for text in logged)
+    assert any('"eval/validation/longer":' in text for text in logged)
     assert list((tmp_path / "runs" / "lengths").glob("exhibits/F14*.svg"))
     assert [row.split()[0] for row in done.stdout.splitlines()] == ["oracle", "majority", "coin"]
 

@@ -264,8 +264,12 @@ class Store:
 def _find_runs(folder: Path) -> Iterator[Run]:
     for depth in range(DEPTH + 1):
         for path in sorted(folder.glob("/".join([*["*"] * depth, "result.json"]))):
-            result, config = json.loads(path.read_text(encoding="utf-8")), path.parent / "config.yaml"
-            if "arm" in result and "seed" in result:
+            try:
+                result = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{path}: not the result of a run ({error}); move it away to leave it out") from error
+            config = path.parent / "config.yaml"
+            if isinstance(result, dict) and {"arm", "seed"} <= set(result):
                 found = OmegaConf.load(config) if config.exists() else OmegaConf.create({})
                 yield Run(result["arm"], result["seed"], path.parent, result, found)
 

@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from rich.console import Console
 
-from experiments.watch import comparison_view, curve, run_view, tail
+from experiments.watch import comparison_view, curve, run_view, tail, transitions_line
 from rl import trainer  # noqa: F401  declares what runs log
 from rl.tracking import Tracker
 from tests.conftest import ROOT
@@ -43,6 +44,11 @@ def test_a_run_is_shown_with_its_newest_numbers_and_episodes(folder):
     assert "[bold]b" in text  # a task is text, not markup
     (folder / "result.json").touch()
     assert "finished" in shown(run_view(folder, 0))
+
+
+def test_transitions_compare_the_first_with_the_second_attempt_as_the_rates_do():
+    kept = [{"step": 1, **asdict(episode(rewards))} for rewards in ((0.0, 1.0, 0.0), (1.0,), (0.0, 0.0, 1.0))]
+    assert "i->c 1  c->i 0  c->c 1  i->i 1" in str(transitions_line(kept))
 
 
 def test_half_a_line_is_not_read(folder):

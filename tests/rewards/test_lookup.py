@@ -36,6 +36,8 @@ def test_names_lead_to_functions_in_order_of_registration():
 def test_an_unknown_name_raises_with_the_nearest_known_one(kind):
     with pytest.raises(kind, match=r"algorithm.loss=pp0: unknown; did you mean 'ppo'\? Known: ppo, reinforce"):
         lookup()["pp0"]
+    with pytest.raises(kind, match=r"algorithm.loss=zzz: unknown\. Known: ppo"):
+        lookup()["zzz"]
 
 
 def test_a_taken_name_is_refused():

@@ -11,6 +11,7 @@ from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout, complete
 from rl.rollout_metrics import rollout_metrics, to_groups
 from rl.types import Finish, Request
+from tests.helpers import episode
 
 
 class Tasks:
@@ -109,6 +110,12 @@ def test_metrics_leave_failed_episodes_out(play):
     assert len(to_groups(episodes)) == 2
     assert metrics["rollout/accuracy_t2"] == 1.0  # of the one that was verified
     assert metrics["reward/raw_t1"] == 0.0
+
+
+def test_transitions_are_those_between_the_first_two_attempts_as_in_the_rates():
+    episodes = [episode((0.0, 1.0, 0.0)), episode((1.0, 1.0, 0.0), group_id=1)]
+    metrics = rollout_metrics(episodes, 3, Distributed(cpu=True))
+    assert (metrics["data/i_to_c"], metrics["data/c_to_i"]) == (0.5, 0.0)
 
 
 def test_a_chat_templates_text_is_what_the_policy_reads(modchain):

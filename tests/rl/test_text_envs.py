@@ -119,6 +119,7 @@ class Broken(Echo):
             raise KeyError("lost")
         reward = {"nan": float("nan"), "nothing": None}.get(self.where, 1.0)
         info = {"score": Score(0.0, Verdict.ERROR, reason="down")} if self.where == "verifier" else {}
+        info |= {"role": 7} if self.where == "role" else {}
         return "again", reward, False, self.where == "verifier", info
 
 
@@ -132,6 +133,7 @@ class Broken(Echo):
         ("nan", 3, "finite"),
         ("nothing", 3, "step:"),
         ("verifier", 3, "down"),
+        ("role", 3, "must be a string"),
     ],
 )
 def test_what_an_environment_raises_ends_its_episode_and_nothing_else(play, where, n_failed, message):
