@@ -238,9 +238,9 @@ def _unlike(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float | Fraction | Decimal):
-        return (
-            value + random.choice((-1, 1)) * random.randint(1, 9) * (1 + abs(value) // 8) if value - value == 0 else 0
-        )
+        number: Any = value
+        step = random.choice((-1, 1)) * random.randint(1, 9)
+        return number + step * (1 + abs(number) // 8) if number - number == 0 else 0
     if isinstance(value, str):
         place = random.randrange(len(value) + 1)
         return value[:place] + random.choice("abcdefghijkmnpqrstuvwxyz23456789") + value[place + 1 :]
