@@ -1,9 +1,9 @@
 """Our training step beside TRL's ``GRPOTrainer``: same model, tasks, batch, samples and loss, in one run.
 
-``python -m benchmarks.train_step model=smollm2_135m``; any override of ``experiments.train`` works, also on a GPU. Both
-sides play the same environment for two turns, compute a reference and take one optimiser step per batch. They run in
-turns, each in a process of its own, so that memory is measured apart and a noisy machine hurts both. Prints a table,
-writes ``runs/benchmarks/train_step.json``.
+``python -m benchmarks.train_step``; any override of ``experiments.train`` works, also on a GPU. Both sides play the
+same environment for two turns, compute a reference and take one optimiser step per batch. Each lives in a process of
+its own, so that memory is measured apart, and they take their steps in turns, so that other work on the machine hurts
+both; ten steps in all. Prints every step and a table, writes ``runs/benchmarks/train_step.json``.
 """
 
 import json
@@ -12,25 +12,32 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from types import TracebackType
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from experiments.cli import CONFIGS, register_schemas
+from experiments.cli import CONFIGS, register_schemas, typed
+from experiments.keys import open_free_mappings
 from rl.config import TrainConfig
+from rl.trainer import Trainer
 
 SIDES = ("ours", "trl")
-ROUNDS, STEPS = 2, 4
+STEPS = 4
 OUT = Path("runs/benchmarks/train_step.json")
 DEFAULT = "experiment=benchmark"
 """Unless the overrides name another experiment, or ``experiment=none``."""
+QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+_MARK = "step "
 
 
 def load_config(overrides: list[str]) -> TrainConfig:
@@ -39,91 +46,210 @@ def load_config(overrides: list[str]) -> TrainConfig:
     chosen = any(override.startswith("experiment=") for override in overrides)
     overrides = [word for word in overrides if word != "experiment=none"] if chosen else [DEFAULT, *overrides]
     with initialize_config_dir(CONFIGS, version_base=None):
-        config = OmegaConf.to_object(compose("train", overrides))
+        config = typed(compose("train", open_free_mappings(overrides, TrainConfig)))
     assert isinstance(config, TrainConfig)
     return config
 
 
-def measure(side: str, config: TrainConfig, n_steps: int) -> dict[str, Any]:
-    """Runs one side in this process; the first step warms up and is left out."""
+class SideError(RuntimeError):
+    """A side ended before its step did; the message is the cause in one line, the note the end of what it wrote."""
+
+
+class ShortageError(SideError):
+    """There is not enough memory, time or software here."""
+
+
+class Side:
+    """One side in a process of its own, which takes a step when asked and waits in between.
+
+    Args:
+        module: Whose ``main`` serves the steps.
+        side: ``ours`` or ``trl``.
+        arguments: Further ones of its command line.
+    """
+
+    def __init__(self, module: str, side: str, arguments: list[str]) -> None:
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, "--side", side, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=os.environ | QUIET,
+        )
+
+    def step(self, limit_s: float = 3600.0) -> dict[str, float]:
+        """Seconds, seconds of sampling, sampled tokens and peak memory of one step.
+
+        Raises:
+            SideError: If the process ends.
+            ShortageError: If that is for want of memory, or the step takes longer than the limit.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        began, timer = time.perf_counter(), threading.Timer(limit_s, self._process.kill)
+        timer.start()
+        try:
+            with suppress(BrokenPipeError):
+                self._process.stdin.write("\n")
+                self._process.stdin.flush()
+            for line in self._process.stdout:
+                if line.startswith(_MARK):
+                    return json.loads(line.removeprefix(_MARK))
+        finally:
+            timer.cancel()
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = [line for line in self._errors.read().splitlines() if line.strip()] or [f"exit status {status}"]
+        text = "\n".join(lines[-40:])
+        if time.perf_counter() - began >= limit_s:
+            error = ShortageError(f"stopped after {limit_s:.0f} s")
+        elif status == -9 or "out of memory" in text.lower() or "allocate memory" in text:
+            error = ShortageError("out of memory")
+        else:
+            error = SideError(lines[-1])
+        error.add_note(text)
+        raise error
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()  # which the process takes as the end
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+
+def wait_for_turn() -> None:
+    """In a side's process: until the next step is asked for; ends the process when none will be."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the other side's turn
+    if not sys.stdin.readline():
+        sys.exit()
+
+
+def hand_over(seconds: float, sampling: float, sampled_tokens: int, device: torch.device) -> None:
+    """In a side's process: what a step took, in seconds, and then :func:`wait_for_turn`."""
     from rl.backends.flops import peak_memory_gib
 
+    step = {"seconds": seconds, "sampling": sampling, "sampled_tokens": float(sampled_tokens)}
+    print(_MARK + json.dumps(step | {"peak_memory_gib": peak_memory_gib(device)}), flush=True)
+    wait_for_turn()
+
+
+def serve(side: str, config: TrainConfig, warmup: int) -> None:
+    """In a side's process: one optimiser step after the other, each when it is asked for.
+
+    Args:
+        side: ``ours`` or ``trl``.
+        config: Of both.
+        warmup: Token limit of the turns of the first step; 0 for the config's own.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     if side == "trl":
         from benchmarks.two_turns_trl import train
 
         with tempfile.TemporaryDirectory() as scratch:
-            steps = train(config, n_steps + 1, Path(scratch))
+            train(config, Path(scratch), warmup)
     else:
-        steps = train_ours(config, n_steps + 1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return {"steps": steps[1:], "peak_memory_gib": peak_memory_gib(device)}
+        serve_ours(config, warmup)
 
 
-def train_ours(config: TrainConfig, n_steps: int) -> list[dict[str, float]]:
+def serve_ours(config: TrainConfig, warmup: int) -> None:
     """Our trainer, as ``experiments.train`` builds it, without validation and checkpoints."""
     from rl.backends.distributed import Distributed
-    from rl.rollout_metrics import describe, sampled_tokens
     from rl.workbench import Workbench
 
-    distributed = Distributed(mixed_precision=config.algorithm.optim.mixed_precision)
-    bench = Workbench.build(config, distributed)
+    bench = Workbench.build(config, Distributed(mixed_precision=config.algorithm.optim.mixed_precision))
+
+    def take_step(trainer: Trainer) -> None:
+        totals, started = trainer.totals, time.perf_counter()
+        tokens, engine = totals.sampled_tokens, totals.seconds["sampling"] + totals.seconds["verification"]
+        trainer.train_step()
+        seconds, totals = time.perf_counter() - started, trainer.totals
+        sampling = totals.seconds["sampling"] + totals.seconds["verification"] - engine
+        hand_over(seconds, sampling, totals.sampled_tokens - tokens, bench.distributed.device)
+
+    wait_for_turn()
+    if warmup:
+        short = replace(bench.config, env=replace(bench.config.env, max_new_tokens=[warmup]))
+        take_step(replace(bench, config=short).trainer())
+        bench.publish(0)
     trainer = bench.trainer()
-    steps = []
-    for _ in range(n_steps):
-        started = time.perf_counter()
-        step = trainer.train_step()
-        metrics, episodes = describe(step, bench.distributed), step.episodes
-        steps.append(
-            {
-                "seconds": time.perf_counter() - started,
-                "sampling": metrics["time/sampling"] + metrics["time/verification"],
-                "sampled_tokens": float(sampled_tokens(episodes)),
-            }
-        )
-    return steps
+    while True:
+        take_step(trainer)
 
 
-def run_side(side: str, overrides: list[str], n_steps: int, module: str) -> dict[str, Any]:
-    """:func:`measure` in a fresh process."""
-    command = [sys.executable, "-m", module, "--side", side, "--steps", str(n_steps), *overrides]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=os.environ | QUIET)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-
-
-def summarise(rounds: list[dict[str, Any]]) -> dict[str, float]:
+def summarise(steps: list[dict[str, float]]) -> dict[str, float]:
     """Medians over steps, and tokens per second over all of them."""
-    steps = [step for one in rounds for step in one["steps"]]
-    seconds, tokens = (sum(step[key] for step in steps) for key in ("seconds", "sampled_tokens"))
+    seconds, tokens, sampling = (sum(step[key] for step in steps) for key in ("seconds", "sampled_tokens", "sampling"))
     return {
         "seconds_per_step": median(step["seconds"] for step in steps),
-        "sampling_share": sum(step["sampling"] for step in steps) / seconds,
+        "sampling_share": sampling / seconds,
         "tokens_per_second": tokens / seconds,
-        "sampling_tokens_per_second": tokens / sum(step["sampling"] for step in steps),
+        "sampling_tokens_per_second": tokens / sampling,
+        "update_tokens_per_second": tokens / max(seconds - sampling, 1e-9),
         "sampled_tokens_per_step": tokens / len(steps),
-        "peak_memory_gib": max(one["peak_memory_gib"] for one in rounds),
+        "peak_memory_gib": max(step["peak_memory_gib"] for step in steps),
     }
 
 
-def report(results: dict[str, dict[str, float]], out: Path, title: str, extra: dict[str, Any]) -> None:
-    """Prints a table and writes JSON."""
+def take_turns(module: str, arguments: dict[str, list[str]], n_steps: int, title: str, out: Path) -> None:
+    """Both sides, step by step; prints every step and a table, and writes JSON.
+
+    Args:
+        module: Whose ``main`` serves the steps.
+        arguments: Of each side's process.
+        n_steps: Of each side, after one that warms up and is left out.
+        title: Of the table.
+        out: The JSON file.
+    """
     console = Console(width=140 if not sys.stdout.isatty() else None)
+    began, steps = time.perf_counter(), {side: [] for side in SIDES}
+    with Side(module, "ours", arguments["ours"]) as ours, Side(module, "trl", arguments["trl"]) as trl:
+        for n in range(n_steps + 1):
+            for name, side in zip(SIDES, (ours, trl), strict=True):
+                step = side.step()
+                if n:
+                    steps[name].append(step)
+                speed, which = step["sampled_tokens"] / step["seconds"], f"step {n} of {n_steps}" if n else "warm-up"
+                passed = time.perf_counter() - began
+                console.print(f"{passed:4.0f} s  {which}, {name}: {step['seconds']:.1f} s, {speed:.1f} tokens/s")
+    results = {side: summarise(found) for side, found in steps.items()}
     table = Table(title=title)
-    for column in ("", *next(iter(results.values()))):
+    for column in ("", *results["ours"]):
         table.add_column(column.replace("_", " "), justify="right" if column else "left")
     for side, numbers in results.items():
         table.add_row(side, *(f"{value:.3g}" for value in numbers.values()))
     console.print(table)
-    ours, theirs = results["ours"], results["trl"]
-    console.print(f"ours / TRL, tokens per second: {ours['tokens_per_second'] / theirs['tokens_per_second']:.2f}")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
-    machine = {"system": platform.platform(), "cores": os.cpu_count(), "device": device}
+    pairs = [
+        a["sampled_tokens"] / a["seconds"] / (b["sampled_tokens"] / b["seconds"])
+        for a, b in zip(steps["ours"], steps["trl"], strict=True)
+    ]
+    ratios = {
+        name: results["ours"][name] / results["trl"][name] for name in results["ours"] if name.endswith("per_second")
+    }
+    console.print(
+        f"ours / TRL, tokens per second: {ratios['tokens_per_second']:.2f} "
+        f"(step by step: median {median(pairs):.2f}, {min(pairs):.2f} to {max(pairs):.2f})"
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"results": results, "machine": machine, "command": sys.argv, **extra}, indent=1))
+    found = {"results": results, "ratios": ratios, "ratio_of_steps": pairs, "steps": steps, "machine": machine()}
+    out.write_text(json.dumps(found | {"command": sys.argv}, indent=1))
+
+
+def machine() -> dict[str, Any]:
+    """Where this runs."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
+    return {"system": platform.platform(), "cores": os.cpu_count(), "device": device}
 
 
 def split_arguments(argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -141,17 +267,12 @@ def split_arguments(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 def main() -> None:
     """Both sides in turns; or one of them, for the parent process."""
     options, overrides = split_arguments(sys.argv[1:])
-    n_steps = int(options.get("steps", STEPS))
     if side := options.get("side"):
-        print(json.dumps(measure(side, load_config(overrides), n_steps)))
+        serve(side, load_config(overrides), int(options.get("warmup", 0)))
         return
     load_config(overrides)  # a misspelt key should be known before anything runs
-    rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    for _ in range(int(options.get("rounds", ROUNDS))):
-        for side in SIDES:
-            rounds[side].append(run_side(side, overrides, n_steps, "benchmarks.train_step"))
-    results = {side: summarise(found) for side, found in rounds.items()}
-    report(results, OUT, "two turns, one optimiser step per batch", {"rounds": rounds})
+    title, n_steps = "two turns, one optimiser step per batch", int(options.get("steps", STEPS))
+    take_turns("benchmarks.train_step", dict.fromkeys(SIDES, overrides), n_steps, title, OUT)
 
 
 if __name__ == "__main__":

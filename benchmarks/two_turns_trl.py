@@ -8,14 +8,16 @@ write. TRL asks for log-probs of the sampler but does not read them without vLLM
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.train_step import hand_over, wait_for_turn
 from envs import Split, Task
 from rl.config import TrainConfig
+from rl.losses import LOSSES
 from rl.workbench import Workbench, make_env
 
 
@@ -35,10 +37,12 @@ class TwoTurns:
     Args:
         bench: Environment, renderer and tokenizer; its model is the one that samples.
         config: Temperature and token limits.
+        warmup: Token limit of the turns of the first batch; 0 for the config's own.
     """
 
     bench: Workbench
     config: TrainConfig
+    warmup: int = 0
     spent: Spent = field(default_factory=Spent)
 
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
@@ -93,7 +97,8 @@ class TwoTurns:
         device = next(model.parameters()).device
         ids = torch.tensor([[renderer.pad_id] * (width - len(c)) + list(c) for c in contexts], device=device)
         mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in contexts], device=device)
-        limits = self.config.env.max_new_tokens
+        is_warmup = self.warmup and not self.spent.episodes
+        limits = [self.warmup] if is_warmup else self.config.env.max_new_tokens
         with torch.inference_mode():
             out = model.generate(
                 input_ids=ids,
@@ -116,15 +121,21 @@ class TwoTurns:
 _TASKS: dict[str, Task] = {}
 
 
-def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, float]]:
-    """``n_steps`` optimiser steps of GRPO; seconds, sampling seconds and sampled tokens of each."""
+def train(config: TrainConfig, scratch: Path, warmup: int) -> None:
+    """Optimiser steps of GRPO, each when it is asked for.
+
+    Args:
+        config: Of both sides.
+        scratch: An empty folder.
+        warmup: Token limit of the turns of the first step; 0 for the config's own.
+    """
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
     bench = Workbench.build(config)
     config = bench.config
-    turns, steps = TwoTurns(bench, config), []
+    turns, device = TwoTurns(bench, config, warmup), bench.distributed.device
     env = make_env(config.env, bench.taskset, Split.TRAIN)
     rows = []
     for task in bench.tasks(Split.TRAIN):
@@ -136,18 +147,13 @@ def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, fl
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if not self.began:
-                self.began, self.before = time.perf_counter(), Spent()
+                wait_for_turn()
+                self.began = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            now, spent = time.perf_counter(), turns.spent
-            steps.append(
-                {
-                    "seconds": now - self.began,
-                    "sampling": spent.seconds - self.before.seconds,
-                    "sampled_tokens": spent.sampled_tokens - self.before.sampled_tokens,
-                }
-            )
-            self.began, self.before = now, Spent(spent.seconds, spent.sampled_tokens, spent.episodes)
+            seconds, spent, before = time.perf_counter() - self.began, turns.spent, self.before
+            hand_over(seconds, spent.seconds - before.seconds, spent.sampled_tokens - before.sampled_tokens, device)
+            self.began, self.before = time.perf_counter(), replace(spent)
 
     warnings.filterwarnings("ignore")
     trainer = GRPOTrainer(
@@ -157,29 +163,33 @@ def train(config: TrainConfig, n_steps: int, scratch: Path) -> list[dict[str, fl
         rollout_func=turns,
         train_dataset=Dataset.from_list(rows),
         callbacks=[Clock()],
-        args=_arguments(config, scratch, n_steps, bench.distributed.device.type == "cpu"),
+        args=_arguments(config, scratch, device.type == "cpu"),
     )
     trainer.train()
-    return steps
 
 
-def _arguments(config: TrainConfig, scratch: Path, n_steps: int, on_cpu: bool) -> Any:
+def _arguments(config: TrainConfig, scratch: Path, on_cpu: bool) -> Any:
     """Our config in TRL's words."""
     from trl import GRPOConfig
 
     size = config.training.tasks_per_step * config.algorithm.group_size
+    clip = LOSSES.options(config.algorithm.loss, config.algorithm.loss_options)
+    # As many rows to a pass as our micro-batches hold, of those numbers that divide the batch.
+    most = config.algorithm.optim.micro_batch_tokens // config.env.token_budget(config.env.attempts)
+    n_rows = max(n for n in range(1, size + 1) if size % n == 0 and n <= max(1, most))
     return GRPOConfig(
         output_dir=str(scratch),
-        per_device_train_batch_size=size,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=n_rows,
+        gradient_accumulation_steps=size // n_rows,
         num_generations=config.algorithm.group_size,
         max_completion_length=4 * sum(config.env.max_new_tokens),
-        max_steps=n_steps,
+        max_steps=10**6,  # until nobody asks for another one
         learning_rate=config.algorithm.optim.lr,
         lr_scheduler_type="constant",
         beta=config.algorithm.resolved()[0].kl_coefs[0],
         temperature=config.algorithm.temperature,
-        epsilon=config.algorithm.clip_low,
+        epsilon=clip.clip_low,
+        epsilon_high=clip.clip_high,
         loss_type="grpo",
         gradient_checkpointing=config.algorithm.optim.gradient_checkpointing,
         bf16=config.algorithm.optim.mixed_precision == "bf16",

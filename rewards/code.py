@@ -219,6 +219,7 @@ class _Tally:
     outcomes: list[Outcome] = field(default_factory=list)
     fault: str = ""
     """Of the tests themselves."""
+    why: str = "tests"
 
     def ended(self, ending: Ending) -> Outcome | None:
         """The first process that ended so."""
@@ -238,7 +239,7 @@ class _Tally:
         value = value if partial_credit else 0.0
         if self.ended(Ending.TIMEOUT):
             return Score(value, Verdict.TIMEOUT, answer, "timeout", observation)
-        return Score(value, Verdict.WRONG, answer, "died" if self.ended(Ending.DIED) else "tests", observation)
+        return Score(value, Verdict.WRONG, answer, "died" if self.ended(Ending.DIED) else self.why, observation)
 
 
 def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
@@ -270,6 +271,8 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
         # The judge's process is ours: its word counts.
         verdicts = _answers(len(code.tests), judge, partial_credit, tally)
         tally.passed += sum(bool(verdict and verdict["passed"]) for verdict in verdicts)
+        if any(verdict and verdict.get("object") for verdict in verdicts):
+            tally.why = "object_for_plain_value"
         tally.fault = next((_said(verdict) for verdict in verdicts if verdict and verdict.get("ours")), "")
     return tally.score(program, observation, partial_credit, limits)
 

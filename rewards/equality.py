@@ -83,12 +83,16 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
 
 
 def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
-    kinds = {gold.brackets, answer.brackets}
-    if (len(kinds) > 1 and kinds != {"", "{}"}) or len(gold.items) != len(answer.items):
+    kinds, names, theirs = {gold.brackets, answer.brackets}, _names(gold.items), _names(answer.items)
+    listed = theirs if gold.brackets else names
+    point = kinds == {"", "()"} and len(set(listed)) == len(listed) > 1 and max(listed) < "\u27e6"
+    if (len(kinds) > 1 and kinds != {"", "{}"} and not point) or len(gold.items) != len(answer.items):
         return False
+    if point:  # "x=3, y=-7" for (3, -7): in the order of the alphabet
+        items = [tuple(sorted(side.items, key=lambda item: getattr(item, "name", ""))) for side in (gold, answer)]
+        return all(equal(g, a, strict) for g, a in zip(*items, strict=True))
     if gold.brackets == ":":
         return _ratios(gold.items, answer.items)
-    names, theirs = _names(gold.items), _names(answer.items)
     if len(set(names)) > 1 and theirs and set(names) == set(theirs) and len(set(theirs)) == len(theirs):
         by_name = dict(zip(theirs, answer.items, strict=True))
         return all(equal(item, by_name[name], strict) for name, item in zip(names, gold.items, strict=True))

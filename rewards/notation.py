@@ -55,12 +55,9 @@ _REWRITES = [
         (r"\\%", "%"),
         (r"\\\\\*? ?(?:\[[^\[\]]*\])?|\\cr(?![a-z])", r"\\newrow "),
         (r"(?<=\d)(?:\{,\}|,\s?\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),
-        (r"\\phantom\s*(?:\{[^{}]*\}|\S)|\\(?:hspace|vspace|hphantom|vphantom|label|tag)\*?\{[^{}]*\}|\\hline", " "),
-        (
-            r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mathstrut|strut|quad|qquad)(?![a-zA-Z])\.?"
-            r"|\\[()\[\]](?![a-zA-Z])|\\[,;:! ]|\$\$?|\\$",
-            " ",
-        ),
+        (r"\\phantom\s*(?:\{[^{}]*\}|\S)|\\(?:[hv](?:space|phantom)|label|tag|(?:text)?color)\*?\{[^{}]*\}", " "),
+        (r"\\(?:left|right|middle|[bB]igg?[lrm]?|(?:display|text)style|(?:no)?limits)(?![a-zA-Z])\.?", " "),
+        (r"\\(?:hline|(?:math)?strut|q?quad)(?![a-zA-Z])|\\[()\[\]](?![a-zA-Z])|\\[,;:! ]|\$\$?|\\$", " "),
         (r"(\\begin\{array\})(?:\[\w\])?\{[^{}]*\}", r"\1"),
         (r"<=", r"\\le "),
         (r">=|=>(?=\d)", r"\\ge "),
@@ -95,36 +92,35 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _MEANING = """
-    or and not no none never except without plus minus times over per-cent but if unless than less more least most
-    either neither nor wrong incorrect isn't doesn't maybe possibly half twice double triple negative squared cubed to
-    through between is are was were be been being isn't aren't wasn't can cannot could should will would may might must
-    has have had do does did equals equal false invalid impossible untrue nothing undefined hardly rather instead mod
-    modulo base when where which that greater larger bigger fewer smaller above below under up down at exactly only
-    dozen dozens score gross couple hundred hundreds thousand thousands million millions billion billions trillion
-    halves integer one two three four five six seven eight nine ten eleven twelve twenty thirty fifty first
-    divided multiplied added subtracted remainder factorial root roots power
-    ones twos threes fours fives sixes sevens eights nines tens pi fail fails failed reject rejected denied refuted
-    approximately approx roughly nearly almost around about untrue bogus mistaken excluded
+or and not no none never except without plus minus times over per-cent but if unless than less more least most either
+neither nor wrong incorrect maybe possibly half twice double triple negative squared cubed to through between is are
+was were be been being can cannot could should will would may might must has have had do does did equals equal false
+invalid impossible untrue nothing undefined hardly rather instead mod modulo base when where which that greater larger
+bigger fewer smaller above below under up down at exactly only dozen dozens score gross couple hundred hundreds
+thousand thousands million millions billion billions trillion halves integer one two three four five six seven eight
+nine ten eleven twelve twenty thirty fifty first divided multiplied added subtracted remainder factorial root roots
+power ones twos threes fours fives sixes sevens eights nines tens pi fail fails failed reject rejected denied refuted
+approximately approx roughly nearly almost around about untrue bogus mistaken excluded ruled out too lakh lakhs crore
+crores unlikely non myriad
 """
-_NO_UNIT = set(_MEANING.split())
-"""Words that change what a number says; text with one of them is no unit."""
+_NO_UNIT = set(_MEANING.split())  # words that change what a number says
 _PARTS = re.compile(
-    r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w+lfth|\w+teenth|\w+tieth|\w+dth|\w+ionth)s?"
+    r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w+lfth|\w+teenth|\w+tieth|\w+dth|\w+ionth)s?|\w+n't"
 )
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _UNIT_GROUPS = """
-cm centimeter centimeters centimetre centimetres|mm millimeter millimeters|km kilometer kilometers kilometre kilometres
-m meter meters metre metres|in inch inches|ft foot feet|yd yard yards|mi mile miles
-cm^2 sqcm|m^2 sqm|in^2 sqin|ft^2 sqft|km^2 sqkm|mi^2 sqmi|yd^2 sqyd|cm^3 cucm cc|m^3 cum|in^3 cuin|ft^3 cuft
-s sec secs second seconds|min mins minute minutes|h hr hrs hour hours|day days|week weeks|month months|yr year years
-g gram grams|kg kilogram kilograms|mg milligram milligrams|lb lbs pound pounds|oz ounce ounces|ton tons
-l liter liters litre litres|ml milliliter milliliters|gal gallon gallons
-mph mi/h mi/hr|km/h kph|m/s|ft/s|dollar dollars usd|cent cents|euro euros|yen|rupee rupees
-deg degree degrees|rad radian radians|unit units|unit^2 squnit|unit^3 cuunit|% percent
-hz hertz|n newton newtons|j joule joules|w watt watts|am|pm|degc celsius|degf fahrenheit
+cm centimeter centimeters centimetre centimetres|mm millimeter millimeters|km kilometer kilometers kilometre
+kilometres|m meter meters metre metres|in inch inches|ft foot feet|yd yard yards|mi mile miles|cm^2 sqcm|m^2 sqm|in^2
+sqin|ft^2 sqft|km^2 sqkm|mi^2 sqmi|yd^2 sqyd|cm^3 cucm cc|m^3 cum|in^3 cuin|ft^3 cuft|s sec secs second seconds|min
+mins minute minutes|h hr hrs hour hours|day days|week weeks|month months|yr year years|g gram grams|kg kilogram
+kilograms|mg milligram milligrams|lb lbs pound pounds|oz ounce ounces|ton tons|l liter liters litre litres|ml
+milliliter milliliters|gal gallon gallons|mph mi/h mi/hr|km/h kph|m/s|ft/s|dollar dollars usd|cent cents|euro
+euros|yen|rupee rupees|deg degree degrees|rad radian radians|unit units|unit^2 squnit|unit^3 cuunit|% percent|hz
+hertz|n newton newtons|j joule joules|w watt watts|am|pm|degc celsius|degf fahrenheit
 """
-_UNITS = {name: group.split()[0] for group in re.split(r"[|\n]", _UNIT_GROUPS) if group for name in group.split()}
-_ALWAYS_WORDS = {*_UNITS, *_NO_UNIT, *["is", "the", "yes", "so", "all", "odd", "be", "are", "of", "mod", "pm", "am"]}
+_UNITS = {name: group.split()[0] for group in _UNIT_GROUPS.split("|") for name in group.split()}
+_SHORT = "is the yes so all odd be are of mod pm am per men egg pen cup box bag car toy cow"
+_ALWAYS_WORDS = {*_UNITS, *_NO_UNIT, *re.findall("[a-z]+", _SHORT)}
 _CURRENCY = re.compile(
     r"(-?)\\(dollar|pound|euro|yen|rupee) ?(?=[-\d.\\])|()(.*[^\\])\\(dollar|pound|euro|yen|rupee|cent)"
 )
@@ -196,7 +192,7 @@ def _repeating(match: re.Match[str]) -> str:
 def _mark(match: re.Match[str]) -> str:
     inner = match[1].strip()
     if re.fullmatch(r"[^a-zA-Z]*[a-zA-Z][^a-zA-Z]*", inner) and "text" not in match[0][:6]:
-        return inner  # a single letter in another font is a variable
+        return f" {inner}"  # a single letter in another font is a variable
     letters = re.fullmatch(r"[A-Z](?:(?:,| and) ?[A-Z])+", inner)
     if letters or not re.search(r"[a-zA-Z]", inner) or re.search(r"[\\^_=+*\d<>]", inner):
         return f" {inner} "
@@ -238,8 +234,8 @@ def notate(answer: str) -> Notation:
             return Notation(match[1] + text[match.end() :].strip(), match[2], True)
         if match.end() == len(text):
             return Notation(match[4].strip(), match[5], True)
-    if text.endswith("\\circ"):
-        return Notation(text.removesuffix("\\circ").strip(), "deg", True)
+    if text.endswith("\\circ") and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
+        return Notation(text.replace("\\circ", "").strip(), "deg", True)
     if match := re.fullmatch(rf"(.*)\\circ ?{_OPEN}?([CF]|[cC]elsius|[fF]ahrenheit){_CLOSE}?", text):
         return Notation(match[1].strip(), f"deg{match[2][0].lower()}", True)
     if text.endswith("%"):

@@ -2,7 +2,9 @@
 
 The rule, in this order:
 
-1. Text before ``</think>`` is a draft; behind a ``<think>`` that is never closed, all is.
+1. Text before ``</think>`` is a draft; behind a ``<think>`` that is never closed, all is, unless no program stands
+   before it and the response ends with a closed block that defines all that is asked for, or reads standard input if
+   nothing is: some models forget the mark.
 2. A block is fenced by three or more backticks or tildes, in a list or quotation too; one that is not closed was cut
    off and is none. Only blocks whose language is Python or not said count, and of these the tagged ones are preferred.
 3. If names are asked for, it is the last block that defines most of them: no stub (a function of nothing but ``pass``
@@ -191,6 +193,24 @@ def _is_stub(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> boo
     return all(inert) and (has_methods or not isinstance(node, ast.ClassDef))
 
 
+def _python(blocks: list[Block]) -> list[Block]:
+    return [b for b in blocks if _PYTHON.fullmatch(b.language)] + [b for b in blocks if not b.language]
+
+
+def _without_draft(text: str, wanted: set[str]) -> list[Block]:
+    """Blocks of a text without what an opening mark of reasoning makes a draft."""
+    opened = min((text.find(opening) for opening, _ in REASONING if opening in text), default=len(text))
+    blocks = [block for block in code_blocks(text[:opened]) if block.text.strip()]
+    if opened == len(text) or _python(blocks) or not text.rstrip().endswith(("```", "~~~")):
+        return blocks
+    everything = [block for block in code_blocks(text) if block.text.strip()]
+    last = everything[-1] if everything else None
+    solves = last in _python(everything) and (
+        wanted <= last.defined if wanted else bool(_READS_INPUT.search(last.text))
+    )
+    return everything if solves else blocks
+
+
 def program_in(response: str, defines: Collection[str] = ()) -> str | None:
     """The program that a response offers, by the rule of this module; ``None`` if there is none.
 
@@ -198,14 +218,11 @@ def program_in(response: str, defines: Collection[str] = ()) -> str | None:
         response: What the policy wrote.
         defines: Functions and classes that the program must define.
     """
-    text = final_part(response)
-    for opening, _ in REASONING:
-        text = text.partition(opening)[0]
-    blocks = [block for block in code_blocks(text) if block.text.strip()]
-    python = [b for b in blocks if _PYTHON.fullmatch(b.language)] + [b for b in blocks if not b.language]
+    wanted = set(defines)
+    blocks = _without_draft(final_part(response), wanted)
+    python = _python(blocks)
     if not python:
         return None
-    wanted = set(defines)
 
     def rank(block: Block) -> tuple[int, ...]:
         useful = len(wanted & block.defined) if wanted else bool(_READS_INPUT.search(block.text))

@@ -26,13 +26,14 @@ _LITERAL = re.compile(
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?(?:small)?matrix|array)\}(.*?)\\end\{\1\}", re.DOTALL)
 _BASED = re.compile(
     r"\(?(-?[0-9A-Fa-f]*\.?[0-9A-Fa-f]+)\)? ?"
-    r"(?:_\{?\(?(?:\u27e6base\u27e7)?(\d+|\u27e6[a-z ]+\u27e7)\)?\}?|\u27e6(?:in )?base\u27e7(\d+))"
+    r"(?:_\{?\(?(?:\u27e6base\u27e7)?(\d+|\u27e6[a-z ]+\u27e7)\)?\}?|\(?\u27e6(?:in )?base\u27e7(\d+)\)?)"
 )
 _BASES = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?")
 _NAME = re.compile(
     r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
-    r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*)(?:\(([^()]*)\))?|\[\u27e6?[A-Z]{3,}\u27e7?\]|\|?\\?[A-Z]{2}\|?"
+    r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?:\^\{?-1\}?(?=\())?)(?:\(([^()]*)\))?|\[\u27e6?[A-Z]{3,}\u27e7?\]"
+    r"|\|?\\?[A-Z]{2}\|?|\\(?:lim|sum|i?int|prod|det|min|max)(?![a-z])[^<>]*"
 )
 _WORD_NAME = re.compile(rf"(?!\u27e6(?:not|no|never)\b){WORDS.pattern}(?: ?[(\[][^()]*[)\]])?", re.IGNORECASE)
 _RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>")
@@ -45,17 +46,17 @@ _FRENCH = re.compile(r"(?<![^]\[\u222a(p])([\[\]])([^\[\](){}]+,[^\[\](){}]+)([\
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 _REALS = between(*INFINITE)
+_SETS = {"\\mathbb{R}": _REALS, "all real number": _REALS, "\\emptyset": Region(()), "no solution": Region(())}
 _BRACKETS = re.compile(r"(\\\{|\\langle ?|[(\[])(.*)(\\\}|\\rangle|[)\]])", re.DOTALL)
 _OPENING, _CLOSING, MAX_ITEMS = {"(", "[", "{"}, {")", "]", "}"}, 40
 
 
 def literal(text: str) -> Fraction | None:
     """The exact value of a number written as one: integer, decimal, fraction, mixed, scientific; else ``None``."""
-    if not _LITERAL.fullmatch(text) or len(text) > 450:
-        return None
-    with suppress(ArithmeticError, ValueError):
-        tree = parse(text.lstrip("+"))
-        return tree if isinstance(tree, Fraction) else None
+    if _LITERAL.fullmatch(text) and len(text) <= 450:
+        with suppress(ArithmeticError, ValueError):
+            tree = parse(text.lstrip("+"))
+            return tree if isinstance(tree, Fraction) else None
     return None
 
 
@@ -84,7 +85,7 @@ def read_text(text: str) -> Value:
     if (number := literal(text)) is not None:
         return Expression(number, True)
     if WORDS.fullmatch(text) or text == "...":
-        return Label("words", fold(text))
+        return _SETS.get(fold(text).removesuffix("s")) or Label("words", fold(text))
     try:
         for reader in _READERS:
             if (value := reader(text)) is not None:
@@ -136,11 +137,12 @@ def _based(text: str) -> Value | None:
 
 def _family(text: str) -> Value | None:
     r"""``\frac{\pi}{2} + k\pi, k \in \mathbb{Z}``."""
+    text = re.sub(r"^\\\{([^|:]*)[|:](.*)\\\}$", r"\1,\2", text)
     match = _INTEGER.search(text)
     if not match or not match.start():
         return None
     value = _without_name(read_text(text[: match.start()]))
-    items = value.items if isinstance(value, Sequence) and value.brackets in ("", "{}") else (value,)
+    items = value.items if isinstance(value, Hedge) or getattr(value, "brackets", "()") in ("", "{}") else (value,)
     trees = tuple(item.tree for item in map(_without_name, items) if isinstance(item, Expression))
     if len(trees) != len(items):
         raise UndecidedError("a family of something else than numbers")
@@ -226,9 +228,9 @@ def _set(text: str) -> Value | None:
     """Sets of real numbers: unions, intersections, differences, what a condition describes, membership."""
     text = re.sub(r"^[a-z]\\in ?(?=[(\[\]\\])", "", text)
     text = _FRENCH.sub(lambda match: "[("[match[1] == "]"] + match[2] + "])"[match[3] == "["], text)
-    text = text.replace("\\mathbb{R}-", "\\mathbb{R}\\setminus")
-    if text in ("\\mathbb{R}", "\\emptyset"):
-        return _REALS if text != "\\emptyset" else Region(())
+    text = re.sub(r"(?<=[})\]])-(?=\\\{)", r"\\setminus", text)
+    if text in _SETS:
+        return _SETS[text]
     for sign, keep in (("\\cup", any), ("\\cap", all), ("\\setminus", first_alone)):
         if len(pieces := split_at(text, sign)) > 1:
             return combine(keep, *map(read_text, _some(pieces)))
@@ -262,8 +264,7 @@ def _bracketed(text: str) -> Value | None:
     match = _BRACKETS.fullmatch(text)
     if not match:
         return None
-    brackets = match[1].strip() + match[3]
-    brackets = {"\\{\\}": "{}", "\\langle\\rangle": "()"}.get(brackets, brackets)
+    brackets = (match[1].strip() + match[3]).replace("\\{\\}", "{}").replace("\\langle\\rangle", "()")
     depths = list(accumulate(((c in _OPENING) - (c in _CLOSING) for c in match[2]), initial=0))
     pieces = split_at(match[2], ",")
     if brackets not in ("{}", *INTERVALS) or min(depths) < 0 or depths[-1] or (len(pieces) < 2 and brackets != "{}"):

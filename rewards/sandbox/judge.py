@@ -1,16 +1,23 @@
 """Runs inside the sandbox, in a process of its own: arbitrary test code against proxies of the candidate.
 
 The judge holds the tests; the candidate's process never does. A proxy sends plain arguments over a socket pair and gets
-plain data back; objects of the candidate's own classes stay where they are and are handled by reference. Such a
-reference is equal to no plain value, so a lying ``__eq__`` says nothing about the tests' own values. Nothing in a reply
-chooses what the judge does: it binds the names that it asked for and no others.
+plain data back; objects of the candidate's own classes stay where they are and are handled by reference. Nothing in a
+reply chooses what the judge does: it binds the names that it asked for and no others.
+
+Who decides about an object and a plain value of the tests (``==``, ``<``, ``in``, ``-``)? A lying class would say yes
+to all. So only an object is asked that the tests themselves made of a class that they name (``Money(5) == 5``), or
+calculated from such, and its yes to ``==`` counts if it says no to values of the same kind. What a function or a method
+returned is unequal to any plain value and has no order; a test that fails after such a comparison says so.
 """
 
 import builtins
 import importlib
 import os
+import random
 import socket
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, NoReturn
 
 from rewards.sandbox.candidate import MAX_REQUEST_BYTES, describe
@@ -20,6 +27,16 @@ from rewards.sandbox.wire import receive_frame, send_frame
 _ENDS_LOOPS = (StopIteration, StopAsyncIteration)
 _UNUSABLE = (NotPlainError, RecursionError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What reading a forged reply may raise."""
+
+
+_OF_PLAIN_VALUES = frozenset(
+    name
+    for kind in (str, set, float)
+    for name in dir(kind)
+    if name.startswith(("is", "starts", "ends", "union", "inter", "diff", "symm"))
+)
+"""Methods of plain values that answer a test's question, or give its argument back: no object stands in for those."""
+_DECOYS = 4
 
 
 class CandidateError(Exception):
@@ -35,7 +52,7 @@ class _Link:
 
     def __init__(self, channel: socket.socket, max_bytes: int) -> None:
         self._channel, self._max_bytes = channel, max_bytes
-        self.asked, self.gone = 0, False
+        self.asked, self.gone, self.refused = 0, False, False
         self.exceptions: dict[str, type[Exception]] = {}
         self._hooks = {
             "ref": self.reference,
@@ -103,7 +120,9 @@ class _Link:
                 kind = type(self._exception({"mro": entry["exception"], "message": ""}))
                 namespace[name] = self.exceptions[name] = type(name, (kind,), {})
             elif isinstance(entry, dict):
-                namespace[name] = self.value(entry)
+                namespace[name] = value = self.value(entry)
+                if isinstance(value, _Reference) and name[0].isupper():  # what a name is, is the program's choice
+                    value.__dict__["_is_class"] = True
         return namespace, all(isinstance(namespace.get(name), _Reference) for name in names)
 
     def _exception(self, raised: Any) -> Exception:
@@ -125,13 +144,15 @@ class _Reference:
     """An object that lives in the candidate: attributes, calls, operators and protocols work on it there."""
 
     def __init__(self, link: _Link, index: int, type_name: str) -> None:
-        self.__dict__.update(_link=link, _index=index, _type_name=type_name)
+        self.__dict__.update(_link=link, _index=index, _type_name=type_name, _is_class=False, _made=False)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in ("__name__", "__doc__", "__dict__"):
             raise AttributeError(name)
         reply = self._link.ask(kind="attribute", ref=[self._index], attribute=name)
         if reply.get("callable"):
+            if name in _OF_PLAIN_VALUES and not self._has_a_say():
+                raise TypeError(f"an object of type {self._type_name} is no plain value")
             target = {"ref": [self._index], "method": name}
             return lambda *args, **kwargs: self._link.call(target, args, kwargs)
         return self._link.value(reply)
@@ -140,13 +161,26 @@ class _Reference:
         self._link.ask(kind="attribute", ref=[self._index], attribute=name, value=_encoded(value))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._link.call({"ref": [self._index]}, args, kwargs)
+        return self._with_a_say(self._link.call({"ref": [self._index]}, args, kwargs), self._is_class)
+
+    @staticmethod
+    def _with_a_say(value: Any, made: bool) -> Any:
+        if isinstance(value, _Reference) and made:
+            value.__dict__["_made"] = True
+        return value
 
     def __eq__(self, other: object) -> bool:
-        # Two objects of the program are compared by the program; with a value of the tests it has no say.
-        if not isinstance(other, _Reference):
+        if isinstance(other, _Reference):  # two objects of the program are compared by the program
+            return self._index == other._index or self._link.operate("eq", self, other) is True
+        if not self._has_a_say():
             return False
-        return self._index == other._index or self._link.operate("eq", self, other) is True
+        asked = [other, *(_unlike(other) for _ in range(_DECOYS))]
+        random.shuffle(asked)  # else it would know which one is meant
+        return all((self._link.operate("eq", self, value) is True) == (value is other) for value in asked)
+
+    def _has_a_say(self) -> bool:
+        self._link.refused |= not self._made
+        return self._made
 
     def __hash__(self) -> int:
         return int(self._link.operate("hash", self))
@@ -160,6 +194,11 @@ class _Reference:
     def __next__(self) -> Any:
         return self._link.operate("next", self)
 
+    def __contains__(self, item: Any) -> bool:
+        if isinstance(item, _Reference) or self._has_a_say():
+            return self._link.operate("contains", self, item) is True
+        return any(item == each for each in self)
+
     def __iter__(self) -> Any:
         items = self._link.operate("iter", self)
         return items if isinstance(items, _Reference) else iter(items)
@@ -168,25 +207,51 @@ class _Reference:
         return self._link.operate("exit", self, kind and kind.__name__, str(error)) is True
 
 
-def _forward(operator: str, reflected: bool = False) -> Any:
+def _forward(operator: str, reflected: bool = False, binary: bool = False) -> Any:
     def method(self: _Reference, *args: Any) -> Any:
-        return self._link.operate(operator, *((*args, self) if reflected else (self, *args)))
+        if binary and not isinstance(args[0], _Reference) and not self._has_a_say():
+            return NotImplemented
+        value = self._link.operate(operator, *((*args, self) if reflected else (self, *args)))
+        made = binary and all(each._made for each in (self, *args) if isinstance(each, _Reference))
+        return self._with_a_say(value, made)
 
     return method
 
 
 for _name in (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "lshift", "rshift",
-    "divmod",
+    "divmod", "lt", "le", "gt", "ge",
 ):  # fmt: skip
     _dunder = _name.rstrip("_")
-    setattr(_Reference, f"__{_dunder}__", _forward(_name))
-    setattr(_Reference, f"__r{_dunder}__", _forward(_name, reflected=True))
+    setattr(_Reference, f"__{_dunder}__", _forward(_name, binary=True))
+    if _name not in ("lt", "le", "gt", "ge"):
+        setattr(_Reference, f"__r{_dunder}__", _forward(_name, reflected=True, binary=True))
 for _name in (
-    "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert", "getitem", "setitem", "delitem", "contains", "index", "len",
-    "str", "repr", "bool", "int", "float", "round", "reversed", "format", "enter",
+    "neg", "pos", "abs", "invert", "getitem", "setitem", "delitem", "index", "len", "str", "repr", "bool", "int",
+    "float", "round", "reversed", "format", "enter",
 ):  # fmt: skip
     setattr(_Reference, f"__{_name}__", _forward(_name))
+
+
+def _unlike(value: Any) -> Any:
+    """Another value of the same kind and size, which the class under test must tell from this one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float | Fraction | Decimal):
+        return (
+            value + random.choice((-1, 1)) * random.randint(1, 9) * (1 + abs(value) // 8) if value - value == 0 else 0
+        )
+    if isinstance(value, str):
+        place = random.randrange(len(value) + 1)
+        return value[:place] + random.choice("abcdefghijkmnpqrstuvwxyz23456789") + value[place + 1 :]
+    if isinstance(value, list | tuple | set | frozenset) and value:
+        items = list(value)
+        place = random.randrange(len(items))
+        return type(value)([*items[:place], _unlike(items[place]), *items[place + 1 :]])
+    if isinstance(value, dict) and value:
+        key = random.choice(list(value))
+        return {**value, key: _unlike(value[key])}
+    return random.randint(1, 9)
 
 
 def _encoded(value: Any) -> Any:
@@ -227,14 +292,20 @@ def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> N
         return
 
     def run(code: str, name: str) -> dict[str, Any]:
-        asked = link.asked
+        asked, link.refused = link.asked, False
         try:
             exec(compile(code, name, "exec"), namespace)
             return {"passed": True}
         except BaseException as error:
             # Where every name of the program is a proxy, a test that asked it nothing cannot have failed through it.
             ours = isinstance(error, TestsError) or (all_proxies and link.asked == asked)
-            return {"passed": False, "raised": describe(error), "ours": ours, "ended": link.gone}
+            return {
+                "passed": False,
+                "raised": describe(error),
+                "ours": ours,
+                "ended": link.gone,
+                "object": link.refused,
+            }
 
     prepared = run(request["setup"], "setup.py")
     try:

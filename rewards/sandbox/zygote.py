@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import random
 import resource
 import select
@@ -46,6 +47,8 @@ subprocess symtable sysconfig tempfile timeit token tokenize trace tracemalloc u
 uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
 """
 """Where no file can be opened later; those that this Python was built without are left out."""
+_HEAVY_PARTS = ("f2py", "distutils", "tests", "typing")
+"""Of packages: builds, tests, types."""
 _WARM_UP_ROUNDS = 20
 _IDLE = 2.0
 """A program that uses next to no processor for this many times its limit sleeps or waits for itself."""
@@ -225,7 +228,9 @@ def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
     sys.path += {os.path.dirname(path) for path in packages}
     for path in packages:
         if (name := os.path.basename(path).removesuffix(".py")).isidentifier():
-            importlib.import_module(name)
+            package = importlib.import_module(name)
+            if mode is Mode.STRICT:
+                _import_parts(package)
     sys.path[:] = own
     for name in ("exit", "quit"):  # ``site`` would have added them
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
@@ -245,6 +250,26 @@ def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
     theirs.close()
 
 
+def _import_parts(package: Any, depth: int = 2) -> None:
+    """Imports what a package imports late (``numpy.random``): where no file can be opened, later is too late."""
+    for part in pkgutil.iter_modules(getattr(package, "__path__", [])):
+        if not part.name.startswith(("_", "test", "conftest", "setup")) and part.name not in _HEAVY_PARTS:
+            with suppress(Exception, SystemExit):  # what needs something else that is not installed
+                module = importlib.import_module(f"{package.__name__}.{part.name}")
+                if part.ispkg and depth > 1:
+                    _import_parts(module, depth - 1)
+
+
+class _Refuses:
+    """The last finder of the strict mode: an import that cannot be done is an ImportError, which says why."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        """Finds nothing."""
+        why = "isolation strict opens no file, so only what was imported beforehand can be imported"
+        raise ModuleNotFoundError(f"No module named {name!r} ({why})", name=name)
+
+
 def main() -> None:
     """``zygote.py MODE MEMORY_BYTES PACKAGES`` with the control socket as descriptor 0."""
     mode, memory_bytes, packages = Mode[sys.argv[1]], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -260,8 +285,8 @@ def main() -> None:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL if mode is Mode.NAMESPACES else 0)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         sys.path[:] = [path for path in sys.path if path.startswith(sys.base_prefix)]
-        if mode is Mode.STRICT:  # an import that cannot be done is an ImportError, as a program expects
-            sys.meta_path.remove(PathFinder)
+        if mode is Mode.STRICT:
+            sys.meta_path[sys.meta_path.index(PathFinder)] = _Refuses
     except (OSError, ImportError) as error:
         refused = getattr(error, "strerror", None) or str(error)
         control.send(json.dumps({"refused": refused}).encode())

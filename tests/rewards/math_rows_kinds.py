@@ -404,6 +404,29 @@ PAID = [
     ),
 ]  # fmt: skip
 
+WRITTEN_OTHERWISE = [
+    *_each(C, "the same, as models write it",
+        ("(a,b,c)=(1,2,3)", "a=1,b=2,c=3"), ("(3,-7)", "x=3, y=-7"), ("(3,-7)", "y = -7 \\text{ and } x = 3"),
+        ("p=7 \\text{ and } q=11", "(p,q)=(7,11)"), ("[0,3)\\cup(3,\\infty)", "[0, \\infty) - \\{3\\}"),
+        ("(-\\infty, -5] \\cup [5, \\infty)", "\\left\\{ x \\in \\mathbb{R} \\,\\middle|\\, x \\le -5 \\text{ or } x \\ge 5 \\right\\}"),
+        ("\\mathbb{R}", "\\text{all real numbers}"), ("\\text{All real numbers}", "(-\\infty,\\infty)"), ("\\emptyset", "\\text{no solution}"),
+        ("\\text{no solution}", "\\text{No solutions}"), ("\\{n\\pi : n \\in \\mathbb{Z}\\}", "x = n\\pi, n\\in\\mathbb{Z}"),
+        ("\\frac{\\pi}{6}+2\\pi k, \\frac{5\\pi}{6}+2\\pi k, k\\in\\mathbb{Z}",
+         "x = \\frac{5\\pi}{6}+2k\\pi \\text{ or } x=\\frac{\\pi}{6}+2k\\pi, k\\in\\mathbb{Z}"),
+        ("321_5", "321 \\text{ (base 5)}"), ("\\frac{x-3}{2}", "f^{-1}(x) = \\frac{x-3}{2}"), ("f^{-1}(x)=2x", "2x"),
+        ("\\frac{1}{2}+\\frac{\\sqrt{3}}{2}i", "\\cos 60^\\circ + i \\sin 60^\\circ"), ("\\sin 30^\\circ + x", "x + \\cos 60^\\circ"),
+        ("10", "\\color{red}{10}"), ("10", "\\textcolor{blue}{10}"), ("12", "12 men"), ("42", "42 dollars per day"),
+        ("8", "\\lim_{x\\to 2} f(x) = 8"), ("8", "\\sum_{i=1}^{3} a_i = 8"), ("8", "\\int_0^2 2x^3\\,dx = 8"), ("8", "\\det A = 8"),
+        ("\\pi r^2", "\\pi\\mathrm{r}^2"),
+    ),
+    *_each(W, "nearly the same",
+        ("(3,-7)", "y = 3, x = -7"), ("(3,-7)", "x=-7, y=3"), ("(3,-7)", "x=3, x=-7"), ("(3,5)", "3\\text{ apples}, 5\\text{ pears}"),
+        ("\\mathbb{R}", "\\text{all integers}"), ("0", "\\text{no solution}"), ("321_5", "321 \\text{ (base 6)}"), ("5", "x^{-1} = 5"),
+        ("f^{-1}(x)=2x", "f(x)=2x"), ("24", "24\\text{ wouldn't work}"), ("24", "24\\text{ ruled out}"), ("24", "24\\text{ lakh}"),
+        ("\\sin 30^\\circ", "\\sin 30"), ("8", "\\sum_{i=1}^{3} a_i = 9"), ("8", "\\sum_{i=1}^{8} 1"), ("8", "\\max a < 9"),
+    ),
+]  # fmt: skip
+
 BRACES = _boxed([
     ("15,600", "{15,600}", C, "braces around separators"),
     ("15,600", "{15,601}", W, "braces around separators"),
@@ -428,4 +451,16 @@ HEDGED = _boxed([
     ("x=1 \\text{ or } y=2", "x=2 \\text{ or } y=1", A, "other values"),
 ])  # fmt: skip
 
-KINDS = [*TIMES_AND_RATIOS, *NAMES, *SETS, *MATRICES, *SYMBOLS_AND_WORDS, *VALUES, *REFUSED, *PAID, *BRACES, *HEDGED]
+KINDS = [
+    *TIMES_AND_RATIOS,
+    *NAMES,
+    *SETS,
+    *MATRICES,
+    *SYMBOLS_AND_WORDS,
+    *VALUES,
+    *REFUSED,
+    *PAID,
+    *BRACES,
+    *HEDGED,
+    *WRITTEN_OTHERWISE,
+]

@@ -178,6 +178,93 @@ def test_proxies_do_what_objects_do(test):
     assert judged(RICH, test).verdict == "correct"
 
 
+LIAR = """
+class L:
+    def __init__(self, *args): self.args = args
+    def yes(self, *args): return True
+    def self(self, *args): return self
+    def zero(self, *args): return 0
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = yes
+    __sub__ = __rsub__ = __mod__ = __xor__ = zero
+    __abs__ = __neg__ = self
+    __hash__ = lambda self: 3
+    def __getattr__(self, name):
+        if name.startswith("_"): raise AttributeError(name)
+        return self.yes
+    area = self
+def f(*args): return L()
+Circle = type("Circle", (L,), {})
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert f(2) == 4", "assert abs(f(2) - 4) < 1e-6", "x = f(2)\nassert 3 < x < 5", "assert 4 in f(2)", "assert f(2) in (4,)",
+        "assert round(f(2) - 4, 5) == 0", "assert f('a').startswith('a')", "assert f({1}).issubset({1, 2})", "assert f('1').isdigit()",
+        "assert all(a <= b for a, b in zip([1, 2], [f(1)] * 2))", "assert sorted([f(1), 3])[0] <= 3", "assert not (f(2) - 4)",
+        "assert f(2) % 2 == 0", "assert [3] <= [f(1)]", "assert f(2) - 4 == 0", "assert -f(2) <= -4", "assert {4} <= {f(2)}",
+        "assert abs(Circle(2).area() - 12.566) < 1e-3", "assert Circle(2).area() == 4", "assert 3 < Circle(2).area()",
+        "assert Circle(2) == 2", "assert Circle(2) == (1, 2) and Circle(2) == 'abc' and Circle(1) == [1.5] and Circle(1) == {1: 2}",
+        "assert Circle(2).area() == Circle(2).area() - 1",
+    ],
+)  # fmt: skip
+def test_a_lying_object_stands_in_for_no_plain_value(test):
+    assert judged(LIAR, test, names=("f", "Circle")).verdict == "wrong"
+
+
+MONEY = """
+from dataclasses import dataclass
+from functools import total_ordering
+@total_ordering
+class Money:
+    def __init__(self, n): self.n = n
+    def value(self, o): return o.n if isinstance(o, Money) else o
+    def __eq__(self, o): return self.n == self.value(o)
+    def __lt__(self, o): return self.n < self.value(o)
+    def __add__(self, o): return Money(self.n + self.value(o))
+    __radd__ = __add__
+    def __sub__(self, o): return Money(self.n - self.value(o))
+    def __abs__(self): return Money(abs(self.n))
+    def plus(self, n): return self + n
+class Point(tuple):
+    def __new__(cls, *xs): return super().__new__(cls, xs)
+class Word:
+    def __init__(self, s): self.s = s
+    def __eq__(self, o): return self.s.lower() == (o.s if isinstance(o, Word) else o).lower()
+class Bag:
+    def __init__(self, xs): self.xs = list(xs)
+    def __eq__(self, o): return sorted(self.xs) == sorted(o)
+    def __contains__(self, x): return x in self.xs
+    def __iter__(self): return iter(self.xs)
+class Map:
+    def __init__(self, d): self.d = d
+    def __eq__(self, o): return self.d == o
+def make(xs): return Bag(xs)
+"""
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert Money(5) == 5 and 5 == Money(5) and Money(5) != 6", "assert Money(5) + 3 == 8 and 3 + Money(5) == 8.0",
+        "a = Money(1)\na += 2\nassert a == 3 and a > 2 and 4 >= a", "assert Point(1, 2) == (1, 2) and Point(1, 2)[0] == 1",
+        "assert Word('Abc') == 'aBC' and Word('') == ''", "assert Bag([3, 1]) == [1, 3] and 3 in Bag([3])", "assert 3 in make([3]) and 4 not in make([3])",
+        "assert Map({1: [2]}) == {1: [2]} and Map({}) == {}", "assert sum([Money(1), Money(2)]) == 3", "assert Money(10 ** 30) == 10 ** 30",
+        "from fractions import Fraction\nassert Money(Fraction(1, 2)) == Fraction(1, 2) == Money(0.5)", "assert Money(True) == True and Money(None) == None",
+    ],
+)  # fmt: skip
+def test_objects_that_the_tests_made_are_compared_with_plain_values(test):
+    assert judged(MONEY, test).verdict == "correct"
+
+
+def test_an_object_where_a_plain_value_is_wanted_is_wrong_and_says_so():
+    score = judged(MONEY, "assert Money(1).plus(2) == 3")
+    assert (score.verdict, score.reason) == ("wrong", "object_for_plain_value")
+    assert judged(MONEY, "assert Money(1).plus(2) == 3", gold=MONEY).verdict == "error"
+    assert judged(MONEY, "assert Money(1) == 3").reason == "tests"
+
+
 # Comparison by the supervisor: never raises, never hangs.
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from rewards.asserts import Case
+from rewards.code import FunctionTests, score_program
 from rewards.sandbox import Conversation, Ending, Limits, Mode, Outcome, Sandbox, SandboxError, doctor, kernel, seccomp
 from rewards.sandbox.codec import NotPlainError, Opaque, decode, encode, matches, show
 from rewards.sandbox.supervisor import ROOT as PROJECT
@@ -479,3 +481,19 @@ def test_another_system_is_named(monkeypatch):
     with pytest.raises(OSError, match="darwin"):
         kernel.numbers()
     kernel.numbers.cache_clear()
+
+
+def test_the_strict_mode_has_the_parts_of_a_package_that_are_imported_late():
+    """They are read from files, which cannot be opened later; what is refused is an ImportError that says why."""
+    uses = (
+        "np.unique([4])[0]", "np.random.default_rng(0).integers(4, 5)", "int(np.fft.fft([4])[0].real)", "np.ma.array([4])[0]",
+        "np.polynomial.polynomial.polyval(2, [0, 2])", "np.testing.assert_allclose(1, 1) or 4", "np.char.add('a', 'b') and 4",
+        "__import__('numpy.lib.recfunctions') and 4", "np.strings.upper('a') and 4", "np.ctypeslib.as_array and 4",
+    )  # fmt: skip
+    tests = FunctionTests(hidden=tuple(Case(f"f{i}", (), 4) for i in range(len(uses))))
+    program = "import numpy as np\n" + "".join(f"def f{i}():\n    return {use}\n" for i, use in enumerate(uses))
+    refused = "def g():\n    try:\n        import scipy\n    except ImportError as error:\n        return str(error)\n"
+    with Sandbox(n_workers=1, mode=Mode.STRICT, modules=("numpy",)) as sandbox:
+        assert score_program(program, tests, Limits(cpu_s=5.0), sandbox=sandbox).verdict == "correct"
+        shown = FunctionTests(public=(Case("g", (), ""),))
+        assert "isolation strict opens no file" in score_program(refused, shown, sandbox=sandbox).observation
