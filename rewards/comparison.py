@@ -7,6 +7,7 @@ must not be up to a response whether there is a verdict.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from rewards.lookup import Lookup
@@ -16,6 +17,7 @@ Comparison = Callable[[str, str, str], bool]
 COMPARISONS: Lookup[Callable[..., Comparison]] = Lookup("env.options.compare")
 """By name, what makes a comparison of its options (``None`` if it has none)."""
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_FINITE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 _MAX_NUMBER = 400
 
 
@@ -56,7 +58,7 @@ class Tolerance:
 
 @COMPARISONS.register("numbers", options=Tolerance)
 def _numbers(options: Tolerance) -> Comparison:
-    """Tokens; numbers may differ a little, but two integers may not, however large they are."""
+    """Tokens; numbers may differ a little, but none may be another integer than the expected one, however large."""
 
     def same(expected: str, actual: str) -> bool:
         if expected == actual:
@@ -65,12 +67,15 @@ def _numbers(options: Tolerance) -> Comparison:
             return False
         if _INTEGER.fullmatch(expected) and _INTEGER.fullmatch(actual):
             return int(expected) == int(actual)
-        try:
-            wanted, got = float(expected), float(actual)
-        except ValueError:
+        if not _FINITE.fullmatch(expected) or not _FINITE.fullmatch(actual):
             return False
-        difference = abs(wanted - got)
-        return difference <= max(options.absolute, options.relative * abs(wanted)) and difference != float("inf")
+        wanted, got = Fraction(expected), Fraction(actual)
+        share = Fraction(options.relative) * abs(wanted)
+        if _INTEGER.fullmatch(
+            expected
+        ):  # 1000000006.0 is not 1000000007 either: a share never reaches the next integer
+            share = min(share, Fraction(49, 100))
+        return abs(wanted - got) <= max(Fraction(options.absolute), share)
 
     def compare(expected: str, actual: str, _: str) -> bool:
         left, right = expected.split(), actual.split()

@@ -312,3 +312,17 @@ def test_a_checker_of_the_tasks_author():
     )
     assert score_program("print(3, 1, 2)", tests, LIMITS).verdict == "correct"
     assert score_program("print('x')", tests, LIMITS).verdict == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "same"),
+    [
+        ("1000000007", "1000000006.0", False), ("1000000007", "1.000000006e9", False), ("1000000007", "1000000007.0", True),
+        ("1000000000", "1000000000.0001", True), ("12345678901234567890", "12345678901234567891.0", False),
+        ("1000", "1_000", False), ("1.5", "1_.5", False), ("12", "\u0661\u0662", False), ("0.5", "nan", False), ("0.5", "inf", False),
+        ("nan", "nan", True), ("1e300", "1.0000001e300", True), ("1e300", "1e9999999", False), ("0.5", ".5", True), ("-0", "0.0", True),
+        ("3", "3.0000001", True), ("3", "3.1", False), ("abc", "abd", False),
+    ],
+)  # fmt: skip
+def test_numbers_with_a_tolerance(expected, actual, same):
+    assert comparison("numbers")(expected, actual, "") == same
