@@ -26,7 +26,7 @@ from benchmarks.train_step import ShortageError, Side, SideError, machine, split
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path("runs/benchmarks")
 VOCABULARY = 151936
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
     "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
     "smoke": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -75,7 +75,10 @@ def make_model(name: str, vocabulary: int, folder: Path) -> Path:
     if (folder / "model.safetensors").exists():
         return folder
     tokenizer = tiny_tokenizer(words(vocabulary), spaced=True)
-    ids = {"pad_token_id": tokenizer.convert_tokens_to_ids(PAD), "eos_token_id": tokenizer.convert_tokens_to_ids(END)}
+    ids: dict[str, Any] = {
+        "pad_token_id": tokenizer.convert_tokens_to_ids(PAD),
+        "eos_token_id": tokenizer.convert_tokens_to_ids(END),
+    }
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         num_key_value_heads=2,

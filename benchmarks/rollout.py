@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.train_step import SIDES, hand_over, load_config, split_arguments, take_turns, wait_for_turn
+from benchmarks.train_step import hand_over, load_config, split_arguments, take_turns, wait_for_turn
 from rl.config import TrainConfig
 
 STEPS = 4
@@ -56,7 +56,7 @@ def main() -> None:
     config, n_steps = load_config(overrides), int(options.get("steps", STEPS))
     # TRL's side generates with transformers on the same device; our engine is what the overrides say.
     others = [word for word in overrides if not word.startswith("engine")]
-    arguments = dict(zip(SIDES, (overrides, others), strict=True))
+    arguments = {"ours": overrides, "trl": others}
     take_turns("benchmarks.rollout", arguments, n_steps, f"two-turn rollouts, our engine: {config.engine.name}", OUT)
 
 

@@ -1,13 +1,35 @@
 """Dashboards through accelerate: tensorboard, wandb, trackio."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
+from rewards import Lookup
 from rl.config import TrackingConfig
+
+TRACKERS: Lookup[Callable[[str, Path], GeneralTracker]] = Lookup("tracking.backends")
+"""``(project, folder of the run) -> tracker``, by name. ``package=`` names what must be installed for it."""
+
+
+@TRACKERS.register("tensorboard", package="tensorboard")
+def tensorboard(project: str, folder: Path) -> GeneralTracker:
+    """Event files in the run's folder."""
+    return TensorBoardTracker("", str(folder))
+
+
+@TRACKERS.register("wandb", package="wandb")
+def wandb(project: str, folder: Path) -> GeneralTracker:
+    """Weights & Biases."""
+    return WandBTracker(project)
+
+
+@TRACKERS.register("trackio", package="trackio")
+def trackio(project: str, folder: Path) -> GeneralTracker:
+    """Trackio, a dashboard of this machine."""
+    return TrackioTracker(project)
 
 
 class Trackers:
@@ -25,10 +47,10 @@ class Trackers:
     def __init__(self, config: TrackingConfig, folder: Path, run_config: Mapping[str, Any]) -> None:
         self._trackers: list[GeneralTracker] = []
         for name in config.backends:
-            if importlib.util.find_spec(name) is None:
-                raise ModuleNotFoundError(f"tracking.backends: {name} is not installed; pip install {name}")
-            kind = LOGGER_TYPE_TO_CLASS[name]
-            tracker = kind("", str(folder)) if kind.requires_logging_directory else kind(config.project)
+            package = TRACKERS.fact(name, "package")
+            if package is not None and importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(f"tracking.backends: {package} is not installed; pip install {package}")
+            tracker = TRACKERS[name](config.project, folder)
             tracker.start()
             tracker.store_init_configuration({key: _plain(value) for key, value in run_config.items()})
             self._trackers.append(tracker)

@@ -10,8 +10,6 @@ from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 from rl.config.offline import OfflineConfig
 from rl.config.parts import EngineConfig, EnvConfig, ModelConfig
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
-
 
 @dataclass
 class BudgetConfig:
@@ -133,7 +131,8 @@ class TrackingConfig:
     """Where metrics go besides ``metrics.jsonl``.
 
     Args:
-        backends: Any of ``tensorboard``, ``wandb``, ``trackio``; each must be installed.
+        backends: Any of ``tensorboard``, ``wandb``, ``trackio``, each of which must be installed, or of what else is in
+            :data:`rl.backends.trackers.TRACKERS`.
         project: Their project name.
     """
 
@@ -141,8 +140,11 @@ class TrackingConfig:
     project: str = "errata"
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.backends) - set(TRACKERS))
-        refuse(bool(unknown), f"tracking.backends: unknown {', '.join(unknown)}; use {', '.join(TRACKERS)}")
+        if self.backends:  # accelerate takes a second to load
+            from rl.backends.trackers import TRACKERS
+
+            for name in self.backends:
+                TRACKERS[name]
 
 
 @dataclass

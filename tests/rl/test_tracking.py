@@ -7,7 +7,7 @@ import pytest
 
 from rl import trainer  # noqa: F401  declares what runs log
 from rl.analysis.metrics import METRICS, catalogue, declare, page
-from rl.backends.trackers import Trackers
+from rl.backends.trackers import TRACKERS, Trackers
 from rl.config import TrackingConfig
 from rl.tracking import Tracker, read_jsonl
 from tests.conftest import ROOT
@@ -71,10 +71,37 @@ def test_dashboards_get_the_same_metrics(tmp_path):
     assert "critic/explained_variance" not in found.Tags()["scalars"]  # JSON has null, dashboards have nothing
 
 
+def test_a_tracker_from_outside_gets_config_and_metrics(tmp_path, monkeypatch):
+    monkeypatch.setattr(TRACKERS, "_values", dict(TRACKERS._values))
+    seen = []
+
+    class Listing:
+        def __init__(self, project, folder):
+            seen.append((project, folder))
+
+        def start(self):
+            pass
+
+        def store_init_configuration(self, values):
+            seen.append(values)
+
+        def log(self, values, step):
+            seen.append((step, values))
+
+        def finish(self):
+            seen.append("finished")
+
+    TRACKERS.register("listing")(Listing)
+    mirror = Trackers(TrackingConfig(["listing"], "mine"), tmp_path, {"optim.lr": 0.1})
+    mirror.log(7, {"policy/loss": 1.5})
+    mirror.close()
+    assert seen == [("mine", tmp_path), {"optim.lr": 0.1}, (7, {"policy/loss": 1.5}), "finished"]
+
+
 def test_what_is_not_installed_is_named(tmp_path):
     if importlib.util.find_spec("wandb"):
         pytest.skip("wandb is installed")
     with pytest.raises(ModuleNotFoundError, match="wandb is not installed; pip install wandb"):
         Trackers(TrackingConfig(["wandb"]), tmp_path, {})
-    with pytest.raises(ValueError, match="unknown nonsense; use tensorboard, wandb, trackio"):
+    with pytest.raises(ValueError, match=r"backends=nonsense: unknown\. Known: tensorboard, wandb, trackio"):
         TrackingConfig(["nonsense"])
