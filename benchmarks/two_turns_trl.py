@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -58,6 +58,7 @@ class TwoTurns:
             env = make_env(self.config.env, self.bench.taskset, Split.TRAIN)
             for task in self.bench.tasks(Split.TRAIN):
                 messages, _ = env.reset(options={"task": task})
+                assert not isinstance(messages, str)  # both environments of the benchmark speak in messages
                 _TASKS[messages[-1].content] = task
         return _TASKS
 
@@ -66,7 +67,8 @@ class TwoTurns:
         renderer, started = self.bench.renderer, time.perf_counter()
         envs = [make_env(self.config.env, self.bench.taskset, Split.TRAIN) for _ in tasks]
         prompts = [
-            renderer.opening(env.reset(options={"task": task})[0]) for env, task in zip(envs, tasks, strict=True)
+            renderer.opening(cast(Any, env.reset(options={"task": task})[0]))
+            for env, task in zip(envs, tasks, strict=True)
         ]
         contexts, masks, rewards = list(prompts), [[] for _ in tasks], [0.0] * len(tasks)
         training = model.training
@@ -79,7 +81,7 @@ class TwoTurns:
                 rewards[i] += reward
                 masks[i] += [1] * len(reply)
                 before = contexts[i] + reply
-                contexts[i] = renderer.extend(contexts[i], reply, messages) if messages else before
+                contexts[i] = renderer.extend(contexts[i], reply, cast(Any, messages)) if messages else before
                 masks[i] += [0] * (len(contexts[i]) - len(before))
         model.train(training)
         self.spent.seconds += time.perf_counter() - started
@@ -134,12 +136,12 @@ def train(config: TrainConfig, scratch: Path, warmup: int) -> None:
     from trl import GRPOTrainer
 
     bench = Workbench.build(config)
-    config = bench.config
+    config = cast(TrainConfig, bench.config)
     turns, device = TwoTurns(bench, config, warmup), bench.distributed.device
     env = make_env(config.env, bench.taskset, Split.TRAIN)
     rows = []
     for task in bench.tasks(Split.TRAIN):
-        messages, _ = env.reset(options={"task": task})
+        messages: Any = env.reset(options={"task": task})[0]
         rows.append({"prompt": [{"role": m.role, "content": m.content} for m in messages]})
 
     class Clock(TrainerCallback):

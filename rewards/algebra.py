@@ -155,7 +155,7 @@ def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[
 
         context = _local.context = MPContext()
     digits = sum(_digits(tree) for tree in trees)
-    context.dps = 50 + digits
+    context.dps, values = 50 + digits, []
     for _ in range(2):
         context.largest, context.smallest = 0, 0
         try:
@@ -174,10 +174,10 @@ def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[
 def _digits(tree: Tree) -> int:
     if isinstance(tree, Fraction):
         return (tree.numerator.bit_length() + tree.denominator.bit_length()) * 3 // 10
-    return sum(map(_digits, tree[1:])) if isinstance(tree, tuple) else 0
+    return sum(_digits(part) for part in tree[1:]) if isinstance(tree, tuple) else 0
 
 
-def _value(context: Any, tree: Tree, point: dict[str, Fraction]) -> Any:
+def _value(context: Any, tree: Any, point: dict[str, Fraction]) -> Any:
     spend(3 + context.dps // 50)
     if isinstance(tree, str):
         constants = {PI: context.pi, EULER: context.e, IMAGINARY: context.j}
@@ -201,7 +201,7 @@ def _value(context: Any, tree: Tree, point: dict[str, Fraction]) -> Any:
 def _applied(context: Any, tree: tuple, arguments: list[Any]) -> Any:
     name = tree[0]
     if name == "^":
-        return _power(context, *arguments, tree[2])
+        return _power(context, arguments[0], arguments[1], tree[2])
     if name not in "+*/":
         spend(200 if name in ("!", "binom") else 10 + context.dps // 5)
         gamma_is_slow = name in ("!", "binom") and context.dps > 120
@@ -210,7 +210,7 @@ def _applied(context: Any, tree: tuple, arguments: list[Any]) -> Any:
     return OPERATIONS[name](context, *arguments) if name in OPERATIONS else getattr(context, name)(*arguments)
 
 
-def _power(context: Any, base: Any, exponent: Any, written: Tree) -> Any:
+def _power(context: Any, base: Any, exponent: Any, written: Any) -> Any:
     if not base:
         if exponent.real <= 0:
             raise UndecidedError("a power of zero")

@@ -147,7 +147,7 @@ def as_region(value: Value) -> Region | None:
         return None
     trees = [item.tree for item in value.items if isinstance(item, Expression)]
     if value.brackets in INTERVALS and len(trees) == 2:
-        return between(*trees, value.brackets)
+        return between(trees[0], trees[1], value.brackets)
     return combine(any, *(between(tree, tree) for tree in trees)) if value.brackets == "{}" else None
 
 

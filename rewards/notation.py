@@ -37,7 +37,7 @@ geqslant=\\ge geqq=\\ge neq=\\ne lt=< gt=> lbrace=\\{ rbrace=\\} simeq=\\approx 
 varnothing=\\emptyset O=\\emptyset land=\\text{and} wedge=\\text{and} lor=\\text{or} vee=\\text{or} mid=| vert=|
 lvert=| rvert=| Vert=| lVert=| rVert=| colon=: backslash=\\setminus ldots=... cdots=... dots=... dotsc=... dotsb=...
 """
-_COMMANDS = dict(pair.split("=", 1) for pair in _SYNONYMS.split())
+_COMMANDS: dict[str, str] = {pair.partition("=")[0]: pair.partition("=")[2] for pair in _SYNONYMS.split()}
 _SCRIPTS = str.maketrans(
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207d\u207e\u207f\u2071"
     "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089\u2099\u2093",

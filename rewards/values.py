@@ -142,7 +142,7 @@ def _family(text: str) -> Value | None:
     if not match or not match.start():
         return None
     value = _without_name(read_text(text[: match.start()]))
-    items = value.items if isinstance(value, Hedge) or getattr(value, "brackets", "()") in ("", "{}") else (value,)
+    items = (value,) if getattr(value, "brackets", "") not in ("", "{}") else getattr(value, "items", (value,))
     trees = tuple(item.tree for item in map(_without_name, items) if isinstance(item, Expression))
     if len(trees) != len(items):
         raise UndecidedError("a family of something else than numbers")

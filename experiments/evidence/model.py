@@ -64,11 +64,12 @@ class Series:
     mark: Mark = Mark.LINE
 
 
-def spread(name: str, x: Sequence[float], values_SX: np.ndarray, runs: Sequence[Any] = ()) -> Series:
+def spread(name: str, x: Any, values_SX: np.ndarray, runs: Sequence[Any] = ()) -> Series:
     """Mean over seeds and a band from the smallest to the largest; positions that lack a value are left out."""
     known = ~np.isnan(values_SX).any(axis=0)
     values = values_SX[:, known]
-    return Series(name, np.asarray(x)[known], values.mean(0), values.min(0), values.max(0), runs)
+    places: Any = np.asarray(x)[known]
+    return Series(name, places, values.mean(0), values.min(0), values.max(0), runs)
 
 
 @dataclass(frozen=True, slots=True)
