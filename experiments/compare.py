@@ -45,8 +45,9 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
             raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
     if len(set(cfg.seeds)) != len(cfg.seeds) or not cfg.seeds:
         raise UserError(f"seeds={cfg.seeds}: give at least one, each once")
-    keys = ("runs_dir", "data_dir", "plugins", "name", "model", "env", "engine", "evaluation")
-    shared: dict[str, Any] = {key: getattr(cfg, key) for key in keys} | {"threads": cfg.threads or threads}
+    shared: dict[str, Any] = {"runs_dir": cfg.runs_dir, "data_dir": cfg.data_dir, "plugins": cfg.plugins}
+    shared |= {"name": cfg.name, "model": cfg.model, "env": cfg.env, "engine": cfg.engine}
+    shared |= {"evaluation": cfg.evaluation, "threads": cfg.threads or threads}
     arms = {BASE: ("as_it_is", RunConfig(**shared), {})} | {
         name: _arm(name, entry, cfg, shared) for name, entry in cfg.arms.items()
     }

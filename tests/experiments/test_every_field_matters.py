@@ -180,8 +180,8 @@ def test_an_evaluation_reads_every_field(tmp_path):
 @pytest.mark.parametrize(
     ("cls", "modules"),
     [
-        (entry_schema.CompareConfig, "compare online train cli"),
-        (entry_schema.PretrainConfig, "pretrain_tiny"),
+        (entry_schema.CompareConfig, "compare jobs arms online train cli"),
+        (entry_schema.PretrainConfig, "pretrain_tiny tiny_training"),
         (entry_schema.PlayConfig, "play"),
         (entry_schema.WatchConfig, "watch"),
         (entry_schema.ReportConfig, "report"),

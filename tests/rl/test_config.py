@@ -40,7 +40,7 @@ MAY_BE_ZERO = {
     "GroupScale": "turn_gamma",
     "TurnLambda": "turn_gamma turn_lam",
     "TokenLambda": "turn_gamma turn_lam gamma lam",
-    "CompareConfig": "seed threads seeds cross workers",
+    "CompareConfig": "seed threads seeds cross retries",
     "PretrainConfig": "seed second_weight",
     "PlayConfig": "seed",
     "WatchConfig": "episodes",
