@@ -115,9 +115,10 @@ def test_what_there_is_is_listed_with_a_line_each_and_without_torch():
         "env.prompts",
     } <= set(found)
     assert {"local", "submitit", "ray"} == set(found["executor"])
-    assert found["algorithm.loss"].keys() == LOSSES.keys()
-    assert found["algorithm.advantage"].keys() == ADVANTAGES.keys()
-    assert found["offline.rule"].keys() == KEEP_RULES.keys()
+    # Other tests of this process may have registered more than the list's own process knows.
+    for key, lookup in (("algorithm.loss", LOSSES), ("algorithm.advantage", ADVANTAGES), ("offline.rule", KEEP_RULES)):
+        own = {name for name, value in lookup.items() if value.__module__.startswith("rl.")}
+        assert found[key].keys() == own
     empty = [f"{key}={name}" for key, entries in found.items() for name, line in entries.items() if not line]
     assert not empty
 
@@ -131,7 +132,8 @@ def test_the_list_is_narrowed_and_takes_modules_of_others():
     assert "algorithm" not in done.stdout
     missing = subprocess.run([*command, "nothing"], capture_output=True, text=True, cwd=ROOT)
     assert missing.returncode == 1
-    assert "error: nothing of nothing; there is: env, " in missing.stderr
+    assert "error: nothing: unknown" in missing.stderr
+    assert "Known: env, " in missing.stderr
 
 
 def test_a_data_sets_own_parameters_are_added():

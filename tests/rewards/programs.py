@@ -116,7 +116,7 @@ PROGRAMS = [
     Row("processes", "setuid", F, "no capability, no call", only_if("import os\nos.setuid(0)\nassert os.getuid() == 0\nopen('/etc/shadow')")),
     Row("processes", "new namespace", F, "no such call", only_if("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0")),
     # Memory, time, output.
-    Row("resources", "growing list", F, "MemoryError", "a = []\nwhile True:\n    a.append(bytearray(10**7))\n" + HONEST),
+    Row("resources", "growing list", F, "MemoryError", "a = []\nwhile True:\n    a.append(bytearray(10**8))\n" + HONEST),
     Row("resources", "huge integer", T, "C code that runs for ever", "def double(x):\n    return 9 ** (9 ** 9)\n"),
     Row("resources", "big allocation, swallowed", P, "refused", trying("bytearray(10**12)")),
     Row("resources", "spin", T, "no end", "def double(x):\n    while True: pass\n"),
