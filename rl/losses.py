@@ -44,7 +44,7 @@ class StepSize:
     """What one optimiser step holds, over all its micro-batches and processes.
 
     Args:
-        episodes: Number of episodes.
+        episodes: Number of rows: episodes, or their turns where every turn is a sequence of its own.
         turns: Number of turns.
         tokens: Number of response tokens.
         token_budget: Tokens that an episode might have had.

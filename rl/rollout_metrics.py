@@ -3,6 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+import torch
+
 from rewards import Verdict
 from rl.advantages import shaped_rewards
 from rl.analysis.metrics import Ratio, declare, total
@@ -61,7 +63,8 @@ def describe(step: Step, distributed: Distributed, flops: Flops | None = None) -
         variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
         error = metrics["critic/error"]
         metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
-    rows = batch.train.rollout
+    starts = torch.tensor([i for i, row in enumerate(batch.rows) if not row.first], dtype=torch.long)
+    rows = batch.train.rollout.rows(starts)  # one a conversation
     sums = shaped_rewards(rows.rewards, rows.n_turns, step.stage).sum(0).tolist()
     shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(rows))) for k, value in enumerate(sums)}
     metrics |= {name: ratio.value for name, ratio in distributed.sum_ratios(shares).items()}
@@ -88,7 +91,7 @@ def token_advantages(step: Step, n: int) -> dict[int, list[list[float]]]:
         if row.episode >= n:
             break
         turns = found.setdefault(row.episode, [[] for _ in step.episodes[row.episode].turns])
-        for k, index in enumerate(row.turns):
+        for k, index in enumerate(row.turns, row.first):
             turns[index] = step.batch.train.advantages[i][step.batch.train.rollout.turn_ids[i] == k].tolist()
     return found
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from envs import StopReason, Task
+from rl.advantages import Estimator
 from rl.backends.distributed import Distributed
 from rl.backends.weights import full_weights
 from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
@@ -433,6 +434,13 @@ def refuse_config(config: TrainConfig, n_processes: int) -> None:
             raise ValueError(
                 f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * stage.group_size} episodes into "
                 f"so many on {n_processes} processes"
+            )
+        estimator = Estimator.of(stage)
+        if config.model.thoughts == "drop" and estimator.turn_gamma and (estimator.values or algorithm.kl_in_reward):
+            raise ValueError(
+                f"{key}.advantage_options.turn_gamma={estimator.turn_gamma}: with model.thoughts=drop every turn is a "
+                "sequence of its own, so neither a critic's value nor a KL in the reward reaches from a turn to the one "
+                "before it; set turn_gamma=0"
             )
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")
