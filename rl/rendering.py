@@ -273,8 +273,9 @@ class Renderer:
         if faults and thoughts != "keep":
             raise TemplateError(
                 "the chat template writes earlier answers otherwise than they were sampled: it drops their thoughts, "
-                "or opens them differently. Set model.thoughts=keep to leave every answer in the context as sampled, or "
-                f"drop to take earlier thoughts out, every turn a sequence of its own. {self._remedy()}. {faults[-1][1]}"
+                "or opens them differently. Set model.thoughts=keep to leave every answer in the context as sampled, "
+                "or drop to take earlier thoughts out, every turn being a sequence of its own. "
+                f"{self._remedy()}. {faults[-1][1]}"
             )
         last = self._ids((Message("user", _LAST),), behind_answer=True)
         chat = [Message("user", _USER), Message("assistant", _ANSWER), Message("user", _LAST)]
