@@ -143,7 +143,7 @@ def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
         group_ids=torch.zeros(1, dtype=torch.long),
         compared=torch.ones(1, max_turns, dtype=torch.bool),
     )
-    return TrainBatch(rollout, nothing, nothing, nothing, nothing, nothing)
+    return TrainBatch(rollout, nothing, nothing, nothing, nothing, nothing, off)
 
 
 def micro_batches(lengths_B: Tensor, group_ids_B: Tensor, token_budget: int) -> Iterator[tuple[Tensor, int]]:

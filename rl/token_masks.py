@@ -18,7 +18,7 @@ from rewards import Lookup
 from rl.analysis.metrics import declare
 from rl.config.checks import check_numbers
 from rl.kl import log_ratio
-from rl.types import SampledStats, TrainBatch
+from rl.types import RolloutBatch, SampledStats, TrainBatch, derive_seed
 
 
 class Whole(NamedTuple):
@@ -34,10 +34,10 @@ class Whole(NamedTuple):
 
 
 TOKEN_MASKS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.token_mask")
-"""``(stats, train, whole, **options) -> [B, T]`` bool, True where the surrogate trains. ``whole=True`` declares that a mask
-is taken once per rollout batch, from the old policy's stats; otherwise it is taken at every forward pass, and ``whole`` is
-``None``. ``marks=True`` declares that the surrogate trains on all tokens, and what is not kept is what a term of the loss
-reads as ``batch.kept``."""
+"""``(stats, train, whole, **options) -> [B, T]`` bool, True where the surrogate trains. ``whole=True`` declares that a
+mask is taken once per rollout batch, from the old policy's stats; otherwise it is taken at every forward pass, and
+``whole`` is ``None``. ``marks=True`` declares that the surrogate trains on all tokens, and what is not kept is what a
+term of the loss reads as ``batch.kept``; ``reuses=True`` that it does nothing without several updates per batch."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class DualClip:
     def __post_init__(self) -> None:
         check_numbers(self, "algorithm.token_mask_options", positive="limit")
         if self.limit <= 1:
-            raise ValueError(f"algorithm.token_mask_options.limit={self.limit}: must be above 1, where the ratio starts")
+            raise ValueError(
+                f"algorithm.token_mask_options.limit={self.limit}: must be above 1, where the ratio starts"
+            )
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,12 @@ def high_entropy(stats: SampledStats, train: TrainBatch, whole: Whole, *, share:
     return kept
 
 
-@TOKEN_MASKS.register("dual_clip", options=DualClip)
+@TOKEN_MASKS.register("dual_clip", options=DualClip, reuses=True)
 def dual_clip(stats: SampledStats, train: TrainBatch, whole: Whole | None, *, limit: float) -> Tensor:
     """All but tokens of negative advantage whose ratio to the old policy is above a limit.
 
     PPO's clip lets the ratio of a bad token grow without bound, and its gradient with it (Ye et al., arXiv 1912.09729,
-    section 3.3, with the limit 3). Their surrogate is constant there; here the token is left out, with the same gradient.
+    section 3.3, with the limit 3). Their surrogate is constant there; here the token is left out: the same gradient.
     """
     mask = train.rollout.response_mask
     ratio = log_ratio(stats.logprobs.detach(), train.old_logprobs, mask)
@@ -152,8 +154,8 @@ def clip_covariance(
 ) -> Tensor:
     """All but a few tokens, drawn at random from those whose covariance lies in a band.
 
-    Entropy falls as fast as log-prob and advantage covary (Cui et al., arXiv 2505.22617, section 3.2); Clip-Cov (section
-    4.2) takes a share of 2e-4 of the tokens whose covariance lies between 1 and 5 out of the gradient.
+    Entropy falls as fast as log-prob and advantage covary (Cui et al., arXiv 2505.22617, section 3.2); Clip-Cov
+    (section 4.2) takes a share of 2e-4 of the tokens whose covariance lies between 1 and 5 out of the gradient.
     """
     covariance, mask = token_covariance(stats.logprobs, train, whole)
     candidates = mask & (covariance >= low) & (covariance <= high)
@@ -161,7 +163,7 @@ def clip_covariance(
     return mask & ~_first(whole.noise, candidates, n, whole)
 
 
-@TOKEN_MASKS.register("kl_cov", options=TopCovariance, whole=True, marks=True)
+@TOKEN_MASKS.register("kl_cov", options=TopCovariance, whole=True, marks=True, reuses=True)
 def mark_covariance(stats: SampledStats, train: TrainBatch, whole: Whole, *, share: float) -> Tensor:
     """Marks the tokens of largest covariance, for the term ``kl_cov`` of the loss.
 
@@ -173,8 +175,17 @@ def mark_covariance(stats: SampledStats, train: TrainBatch, whole: Whole, *, sha
     return mask & ~_first(-covariance, mask, n, whole)
 
 
+def row_noise(batch: RolloutBatch, seed: int) -> Tensor:
+    """``[B, T]`` uniform in [0, 1), drawn for each row from a seed that its own tokens give."""
+    noise = torch.empty(batch.input_ids.shape)
+    for row, (ids, n) in enumerate(zip(batch.input_ids, batch.lengths.tolist(), strict=True)):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "tokens", *ids[:n].tolist()))
+        noise[row, :n] = torch.rand(n, generator=generator)
+    return noise.masked_fill(~batch.attention_mask, 1.0)
+
+
 def token_covariance(logprobs: Tensor, train: TrainBatch, whole: Whole) -> tuple[Tensor, Tensor]:
-    """``(log pi - mean) (A - mean)`` of every response token, means over all tokens; and the tokens, both ``[B, T]``."""
+    """``(log pi - mean) (A - mean)`` of every response token, means over all of them; and the mask, both ``[B, T]``."""
     mask = train.rollout.response_mask
     mean_logprob, mean_advantage = (whole.everywhere(x[mask]).double().mean() for x in (logprobs, train.advantages))
     covariance = (logprobs - mean_logprob.float()) * (train.advantages - mean_advantage.float())

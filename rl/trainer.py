@@ -441,8 +441,8 @@ def refuse_config(config: TrainConfig, n_processes: int) -> None:
         if config.model.thoughts == "drop" and estimator.turn_gamma and (estimator.values or algorithm.kl_in_reward):
             raise ValueError(
                 f"{key}.advantage_options.turn_gamma={estimator.turn_gamma}: with model.thoughts=drop every turn is a "
-                "sequence of its own, so no critic's value and no KL in the reward reaches from a turn to the one before "
-                "it; set turn_gamma=0"
+                "sequence of its own, so no critic's value and no KL in the reward reaches from a turn to the one "
+                "before it; set turn_gamma=0"
             )
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")

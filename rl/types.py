@@ -236,6 +236,7 @@ class TrainBatch(_Rows):
     """A RolloutBatch that has been scored. Everything but ``rollout`` is ``[B, T]`` float32, 0 off the response.
 
     ``values`` and ``returns`` are what a critic predicted and should have predicted; without one, ``values`` are 0.
+    ``kept`` is bool: the response tokens that a token mask leaves in the surrogate (:mod:`rl.token_masks`).
     """
 
     rollout: RolloutBatch
@@ -244,6 +245,7 @@ class TrainBatch(_Rows):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    kept: Tensor
 
     def __len__(self) -> int:
         return len(self.rollout)

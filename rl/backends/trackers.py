@@ -1,5 +1,6 @@
 """Dashboards through accelerate: tensorboard, wandb, trackio."""
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,8 +38,8 @@ def _as_wandb_table(tracker: Any, name: str, rows: Rows, step: int) -> None:
 
 def _as_trackio_table(tracker: Any, name: str, rows: Rows, step: int) -> None:
     import pandas
-    import trackio
 
+    trackio = importlib.import_module("trackio")
     tracker.log({name: trackio.Table(dataframe=pandas.DataFrame([dict(row) for row in rows]))}, step=step)
 
 

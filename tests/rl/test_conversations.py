@@ -4,6 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from accelerate.state import PartialState
 
 from rl.backends.trackers import TRACKERS, Trackers
 from rl.config import AlgorithmConfig, TrackingConfig
@@ -63,7 +64,6 @@ def test_a_run_writes_them_as_often_as_was_asked_for_and_a_resumed_one_cuts_them
 
 def test_tensorboard_shows_them_as_text(tmp_path):
     pytest.importorskip("tensorboard")
-    from accelerate.state import PartialState
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     PartialState(cpu=True)
@@ -96,7 +96,7 @@ def test_wandb_and_trackio_get_tables_of_their_own_kind(tmp_path, monkeypatch):
             config=SimpleNamespace(update=lambda *_, **__: None),
             Table=lambda columns=None, data=None, dataframe=None: (columns, data, dataframe),
         )
-    monkeypatch.setattr("accelerate.tracking.parse_flag_from_env", lambda *_: False, raising=False)
+    PartialState(cpu=True)
     mirror = Trackers(TrackingConfig(["wandb", "trackio"]), tmp_path, {"x": 1})
     mirror.table("conversations", ROWS, 3)
     mirror.close()
@@ -111,6 +111,7 @@ def test_wandb_and_trackio_get_tables_of_their_own_kind(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_the_real_packages_take_them_offline(name, tmp_path, monkeypatch):
     package = pytest.importorskip(name)
+    PartialState(cpu=True)
     monkeypatch.chdir(tmp_path)
     for key, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path)}.items():
         monkeypatch.setenv(key, value)
