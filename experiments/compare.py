@@ -18,6 +18,7 @@ from envs.prompts import get_prompts
 from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
+from experiments.keys import leaves
 from experiments.progress import Display
 from experiments.schema import CompareConfig, PromptingConfig
 from rewards import nearest
@@ -165,24 +166,14 @@ def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[Job]:
 
 def refuse_changed_config(job: Job) -> None:
     """Raises UserError if a finished job was run with another config than the one asked for now."""
-    before, now = OmegaConf.load(job.folder / "config.yaml"), OmegaConf.create(resolved_yaml(job.arm.config))
-    changed = [key for key in _flat(now).keys() | _flat(before).keys() if _flat(now).get(key) != _flat(before).get(key)]
-    changed = [key for key in changed if key not in ("threads", "runs_dir", "data_dir", "plugins")]
-    if changed:
+    before = leaves(OmegaConf.load(job.folder / "config.yaml"))
+    now = leaves(OmegaConf.create(resolved_yaml(job.arm.config)))
+    changed = {key for key in now.keys() | before.keys() if now.get(key) != before.get(key)}
+    if changed := changed - {"threads", "runs_dir", "data_dir", "plugins"}:
         raise UserError(
             f"resume: {job.arm.name}, seed {job.seed} was run with another config; changed: "
             f"{', '.join(sorted(changed))}. Give the same overrides, or delete {job.folder} to run it anew"
         )
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    container = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-    if not isinstance(container, dict):
-        return {prefix: container}
-    flat: dict[str, Any] = {}
-    for key, value in container.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:

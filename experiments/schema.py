@@ -140,7 +140,7 @@ class WatchConfig(ProgramConfig):
     """``experiments.watch``: a run while it goes.
 
     Args:
-        run: Folder of a run or of a comparison.
+        run: Folder of a run, a comparison, a sweep, or of several runs.
         every_s: Seconds between two looks.
         once: Print once and end, for logs and pipes.
         episodes: How many of the newest episodes are shown.

@@ -25,7 +25,11 @@ def apply_group_reward(reward: GroupReward, group: Group) -> Group:
     """The group as the reward pays it. What it raises fails the group's episodes, which are then masked and counted."""
     try:
         return reward(group)
-    except Exception as error:  # as with environments: what was sampled is kept, and the run's limit of failures holds
+    except KeyboardInterrupt:
+        raise
+    except (
+        BaseException
+    ) as error:  # as with environments: what was sampled is kept, and the run's limit of failures holds
         said = f"group reward: {error!r}"
         broken = {"terminated": False, "truncated": True, "stop_reason": StopReason.ENV_ERROR, "error": said}
         return replace(group, episodes=tuple(replace(episode, **broken) for episode in group.episodes))
