@@ -400,7 +400,11 @@ def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
     ],
 )
 def test_mistakes_end_with_a_message_and_status(arguments, message, tmp_path):
-    extra = [] if arguments[0].split(".")[1] in ("play", "pretrain_tiny", "report") else [f"runs_dir={tmp_path}/runs"]
+    extra = (
+        []
+        if arguments[0].split(".")[1] in ("play", "pretrain_tiny", "report", "job")
+        else [f"runs_dir={tmp_path}/runs"]
+    )
     done = subprocess.run(
         [sys.executable, "-m", *arguments, *extra], capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL
     )
