@@ -20,6 +20,8 @@ TESTS = FunctionTests(
     hidden=(Case("double", (HIDDEN_ARGUMENT,), HIDDEN_RESULT), Case("double", ("hidden-ab",), "hidden-abhidden-ab")),
 )
 LIMITS = Limits(cpu_s=0.5)
+MEMORY = 2**28
+"""Little enough to be filled in a tenth of the time, on a slow machine too."""
 MODES = {"N": Mode.NAMESPACES, "L": Mode.LANDLOCK, "S": Mode.STRICT}
 
 
@@ -54,7 +56,7 @@ def graded(letter):
     fcntl.flock(lock, fcntl.LOCK_EX)
     Path(DECOY).write_text("decoy")
     before = machine()
-    with Sandbox(mode=MODES[letter]) as sandbox, ThreadPoolExecutor(8) as threads:
+    with Sandbox(mode=MODES[letter], memory_bytes=MEMORY) as sandbox, ThreadPoolExecutor(8) as threads:
         scores = list(threads.map(lambda row: score_program(row.source, TESTS, LIMITS, sandbox=sandbox), rows))
         again = score_program(HONEST, TESTS, LIMITS, sandbox=sandbox)
     after = machine()
