@@ -52,9 +52,9 @@ _PROMPTS = {
     # The same for programs: what the run gave is all that is said.
     "toy-run-v1": Prompts(
         task="{question}", retry="check", right="right", wrong="wrong", execution="{observation}",
-        # The base never wrote another first word than these two, so a judgement is one of them.
-        verify="check {observation}", says_right="def", says_wrong="fix", critique="{observation}",
-        said="{words} {feedback}",
+        # The base never wrote another first word than these two, so a verdict is one of them. It is not repeated to
+        # the solver, who would take it for the first word of its own program; to be asked again says enough.
+        verify="check {observation}", says_right="def", says_wrong="fix", critique="{observation}", said="{feedback}",
     ),
     # States the question again, so that a one-layer model can work on it as it did the first time.
     "restate-v1": Prompts(
