@@ -1,7 +1,8 @@
 """Many short runs in one folder, with all that goes wrong on clusters: ``python -m benchmarks.soak``.
 
 All runs start at once with ``resume=auto`` and are killed at random moments by SIGTERM and SIGKILL until each has had
-its share; once the disk is full, and once the newest checkpoint of a run is damaged. Every time the same command is
+its share. The last run is also killed when it has two checkpoints, so that on a machine of any speed the newest of them
+is damaged once and the disk is full once. Every time the same command is
 given again. In the end there must be one finished folder per run and nothing else, and for every seed the policy, the
 metrics and the evaluated rows must be those of a run that nobody disturbed, byte for byte.
 """
@@ -115,20 +116,19 @@ def drive(
     """Starts all runs, disturbs them, and gives the same command again to each that ended, until it is done."""
     left, ballast = list(misfortunes), folder / "ballast"
     for run in runs:
-        start(run, folder, n_steps)
+        start(run, folder, n_steps, doomed=bool(left) and run is runs[-1])
     while not all(run.done for run in runs):
         time.sleep(0.05)
         for run in (run for run in runs if not run.done):
             pid, status = os.waitpid(run.pid, os.WNOHANG)
             if not pid:
-                if rng.random() < 0.1 / len(runs):
-                    run.folder = at_work(folder).get(run.pid)
-                    if run.kills or (left and n_checkpoints(run) == 2):
-                        run.kills = max(0, run.kills - 1)
-                        os.kill(run.pid, rng.choice([signal.SIGTERM, signal.SIGKILL]))
+                if run.kills and rng.random() < 0.1 / len(runs):
+                    run.kills -= 1
+                    os.kill(run.pid, rng.choice([signal.SIGTERM, signal.SIGKILL]))
                 continue
             code = os.waitstatus_to_exitcode(status)
             events.append(f"ended with {code}")
+            run.folder = at_work(folder).get(run.pid)  # a process that was killed leaves its lock behind
             run.pid, run.done = 0, code == 0
             if code == DISK_FULL and "no space left" in run.log.read_text()[-1000:]:
                 ballast.unlink(missing_ok=True)
@@ -136,14 +136,16 @@ def drive(
                 raise RuntimeError(f"{run.log}: ended with {code}")
             if run.done:
                 continue
-            start(run, folder, n_steps, disk_full=befall(folder, run, runs, left, rng, events) == "full disk")
+            disk_full = befall(folder, run, runs, left, rng, events) == "full disk"
+            start(run, folder, n_steps, disk_full, doomed=bool(left) and run is runs[-1])
 
 
 def befall(folder: Path, run: Run, runs: list[Run], left: list[str], rng: random.Random, events: list[str]) -> str:
     """What else happens while a run is down, if its time has come; each misfortune happens once."""
-    # A process that has no folder yet may be looking at this one.
-    settled = {other.pid for other in runs if other.pid and other.seed == run.seed} <= at_work(folder).keys()
-    can_harm = "damage" in left and n_checkpoints(run) == 2 and settled
+    # A process that has no folder yet may be looking at this one, and another may have it already.
+    others, working = {other.pid for other in runs if other.pid and other.seed == run.seed}, at_work(folder)
+    free = others <= working.keys() and run.folder not in [working[pid] for pid in others]
+    can_harm = "damage" in left and n_checkpoints(run) >= 2 and free
     what = "damage" if can_harm else next((name for name in left if name != "damage"), "")
     if not what:
         return ""
@@ -169,7 +171,7 @@ def n_checkpoints(run: Run) -> int:
     return len(list(run.folder.glob("checkpoints/[0-9]*")))
 
 
-def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False) -> None:
+def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False, doomed: bool = False) -> None:
     """A process with the program's own command line, forked from this one, which has imported everything."""
     run.pid = os.fork()
     if run.pid:
@@ -184,6 +186,8 @@ def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False) -> None
         sys.argv = ["experiments.train", *ARGUMENTS, *resume]
         if disk_full:
             break_the_disk()
+        elif doomed:
+            die_with_two_checkpoints()
         train()
         code = 0
     except SystemExit as error:
@@ -204,6 +208,19 @@ def break_the_disk() -> None:
         if len(calls) > 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
+
+    os.fsync = fsync
+
+
+def die_with_two_checkpoints() -> None:
+    """Kills this process as soon as the second of its checkpoints is whole."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        real(handle)
+        synced = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if synced.name == "checkpoints" and len(list(synced.glob("[0-9]*"))) >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     os.fsync = fsync
 
