@@ -67,14 +67,6 @@ def at_random(seed: int) -> Any:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-@SAMPLERS.register("quasi_random")
-def quasi_random(seed: int) -> Any:
-    """A scrambled Sobol sequence, which leaves smaller gaps than random trials do."""
-    import optuna
-
-    return optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False, warn_asynchronous_seeding=False)
-
-
 @dataclass(frozen=True)
 class Dimension:
     """One thing that is varied.
