@@ -237,6 +237,9 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
             + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
             highlight=False,
         )
+        trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
+        if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
+            console.print(f"[yellow]not tuned, beside arms that are:[/] {', '.join(untuned)}", highlight=False)
         for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
             with Display(console, one_run=False) as display:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)

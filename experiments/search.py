@@ -123,9 +123,9 @@ def dimensions(space: Mapping[str, Any], family: str, arm: str) -> dict[str, Dim
         if leaf is None:
             continue
         try:
-            given = {key: tuple(value) if key == "values" else value for key, value in leaf.items()}
-            found[path] = Dimension(**given)
-        except (TypeError, ValueError, AttributeError) as error:
+            given: dict[str, Any] = dict(leaf)
+            found[path] = Dimension(**{**given, "values": tuple(given.get("values", ()))})
+        except (TypeError, ValueError) as error:
             raise ValueError(f"space: {path} of {arm} is no dimension: {error}") from None
     if not found:
         raise ValueError(f"space: nothing of {arm} is varied; add something to space.{family} or space.arms.{arm}")
