@@ -21,7 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
-from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, PromptingConfig, ReportConfig, WatchConfig
+from experiments.schema import (
+    CompareConfig,
+    PlayConfig,
+    PretrainConfig,
+    PromptingConfig,
+    ReportConfig,
+    WarmStartConfig,
+    WatchConfig,
+)
 from rewards.sandbox import SandboxError
 from rl import config as schema
 from rl.tracking import is_disk_full
@@ -41,6 +49,7 @@ _ENTRY_POINTS = {
     "evaluate": schema.RunConfig,
     "compare": CompareConfig,
     "pretrain_tiny": PretrainConfig,
+    "warm_start": WarmStartConfig,
     "play": PlayConfig,
     "watch": WatchConfig,
     "report": ReportConfig,
