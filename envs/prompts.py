@@ -73,6 +73,17 @@ _PROMPTS = {
             "\\boxed{{answer}}."
         ),
     ),
+    # An equation with the solution in it: what its sides come to is told, the same after right and wrong ones.
+    "equation-v1": Prompts(
+        task="{question} State it once, as \\boxed{{equation}}.",
+        retry="Your equation may or may not hold. Check it, and state the equation once more, as \\boxed{{equation}}.",
+        right="That is correct. State the equation once more, as \\boxed{{equation}}.",
+        wrong="That is not correct. Find the mistake and state a new equation, as \\boxed{{equation}}.",
+        execution=(
+            "{observation} If they differ, work out from the difference by how much your number is off. Then state the "
+            "equation once more, as \\boxed{{equation}}."
+        ),
+    ),
     "code-v1": Prompts(
         task="{question}\n\nReply with the complete code in a single ```python block.",
         retry=(

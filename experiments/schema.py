@@ -93,6 +93,8 @@ class PretrainConfig(ProgramConfig):
         context: Longest sequence that it can hold.
         lr: Peak learning rate, linear to 5 %.
         second_weight: Weight of second attempts in the loss.
+        length_class: Rows are computed with rows of similar length: those whose token counts fall into the same class
+            of this width; 0 pads all rows of a step to the longest.
         threads: Torch threads; the number decides the last bits of the weights.
         corpus: Arguments of the toy's corpus in ``experiments/tiny_corpus.py``.
     """
@@ -108,12 +110,13 @@ class PretrainConfig(ProgramConfig):
     context: int = 64
     lr: float = 3e-3
     second_weight: float = 3.0
+    length_class: int = 0
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = "steps batch_size hidden_size n_layers n_heads context threads"
-        check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight")
+        check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight length_class")
 
 
 @dataclass
