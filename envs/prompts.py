@@ -51,6 +51,14 @@ _PROMPTS = {
         right="That is correct. Repeat it. {question}",
         wrong="That is not correct. {question}",
     ),
+    # As short as a sum can be asked, for models that were shown the form; what is said after an attempt is the miss.
+    "sum-run-v1": Prompts(
+        task="{question} = ?",
+        retry="Once more: {question} = ?",
+        right="Right. Once more.",
+        wrong="Wrong. Once more.",
+        execution="{observation}",
+    ),
     "math-v1": Prompts(
         task=(
             "{question}\n\nReason step by step, then state the result once, as \\boxed{{answer}}."

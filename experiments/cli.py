@@ -28,6 +28,7 @@ from experiments.schema import (
     PromptingConfig,
     ReportConfig,
     TuneConfig,
+    WarmStartConfig,
     WatchConfig,
 )
 from rewards.sandbox import SandboxError
@@ -50,6 +51,7 @@ _ENTRY_POINTS = {
     "compare": CompareConfig,
     "tune": TuneConfig,
     "pretrain_tiny": PretrainConfig,
+    "warm_start": WarmStartConfig,
     "play": PlayConfig,
     "watch": WatchConfig,
     "report": ReportConfig,

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from experiments.executors import EXECUTORS
-from rl.config import EnvConfig, RunConfig, TrainingConfig
+from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
 from rl.config.checks import check_numbers
 
 MATCH = ("samples", "tokens", "updates")
@@ -192,6 +192,32 @@ class PretrainConfig(ProgramConfig):
     def __post_init__(self) -> None:
         counts = "steps batch_size hidden_size n_layers n_heads context threads"
         check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight length_class")
+
+
+@dataclass
+class WarmStartConfig(RunConfig):
+    """``experiments.warm_start``: a model learns the form of an environment's conversations before any comparison.
+
+    Args:
+        demonstration: Who writes the attempts, a name in :data:`experiments.demonstrations.DEMONSTRATIONS`.
+        demonstration_options: That function's own options: shares of right answers, copies, corrections.
+        n_conversations: How many, one a training task; the tasks are gone through again where there are fewer.
+        epochs: Passes over them.
+        batch_size: Conversations per optimiser step.
+        optim: The optimiser.
+        output: Where the model goes, beside the run's folder; ``null`` for nowhere.
+    """
+
+    demonstration: str = MISSING
+    demonstration_options: dict[str, Any] = field(default_factory=dict)
+    n_conversations: int = 1440
+    epochs: int = 1
+    batch_size: int = 32
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, schedule="linear", warmup_steps=5))
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", positive="n_conversations epochs batch_size", not_negative="seed threads")
 
 
 @dataclass
