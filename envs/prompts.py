@@ -67,6 +67,14 @@ _PROMPTS = {
         right="That is correct. Repeat it. {question}",
         wrong="That is not correct. {question}",
     ),
+    # As short as a sum can be asked, for models that were shown the form; what is said after an attempt is the miss.
+    "sum-run-v1": Prompts(
+        task="{question} = ?",
+        retry="Once more: {question} = ?",
+        right="Right. Once more.",
+        wrong="Wrong. Once more.",
+        execution="{observation}",
+    ),
     "math-v1": Prompts(
         task=(
             "{question}\n\nReason step by step, then state the result once, as \\boxed{{answer}}."
@@ -79,6 +87,17 @@ _PROMPTS = {
         wrong=(
             "That is not correct. Find the mistake, write a complete new solution and state the result as "
             "\\boxed{{answer}}."
+        ),
+    ),
+    # An equation with the solution in it: what its sides come to is told, the same after right and wrong ones.
+    "equation-v1": Prompts(
+        task="{question} State it once, as \\boxed{{equation}}.",
+        retry="Your equation may or may not hold. Check it, and state the equation once more, as \\boxed{{equation}}.",
+        right="That is correct. State the equation once more, as \\boxed{{equation}}.",
+        wrong="That is not correct. Find the mistake and state a new equation, as \\boxed{{equation}}.",
+        execution=(
+            "{observation} If they differ, work out from the difference by how much your number is off. Then state the "
+            "equation once more, as \\boxed{{equation}}."
         ),
     ),
     "code-v1": Prompts(
