@@ -23,7 +23,16 @@ from rich.console import Console
 
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
-from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, PromptingConfig, ReportConfig, WatchConfig
+from experiments.schema import (
+    CompareConfig,
+    PlayConfig,
+    PretrainConfig,
+    PromptingConfig,
+    ReportConfig,
+    TuneConfig,
+    WarmStartConfig,
+    WatchConfig,
+)
 from rewards.sandbox import SandboxError
 from rl import config as schema
 from rl.tracking import is_disk_full
@@ -42,11 +51,15 @@ _ENTRY_POINTS = {
     "sft": schema.SFTConfig,
     "evaluate": schema.RunConfig,
     "compare": CompareConfig,
+    "tune": TuneConfig,
     "pretrain_tiny": PretrainConfig,
+    "warm_start": WarmStartConfig,
     "play": PlayConfig,
     "watch": WatchConfig,
     "report": ReportConfig,
 }
+GROWING = ("compare", "tune")
+"""Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
 if not console.is_terminal:
     console = Console(width=140)  # a log file has no width of its own; tables should not be squeezed into 80 columns
@@ -83,7 +96,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
                 )
                 return
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
-            arguments = with_stored(sys.argv[1:]) if config_name == "compare" else sys.argv[1:]
+            arguments = with_stored(sys.argv[1:]) if config_name in GROWING else sys.argv[1:]
             sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name])
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
@@ -103,7 +116,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
 
 
 def with_stored(arguments: list[str]) -> list[str]:
-    """Arguments that resume a comparison, after those that it was last started with; what is given anew counts."""
+    """Arguments that resume a program, after those that it was last started with; what is given anew counts."""
     given = {one.partition("=")[0].lstrip("+~"): one.partition("=")[2] for one in arguments}
     path = Path(given.get("resume", "")) / "run.json"
     if "resume" not in given or not path.exists():

@@ -55,6 +55,7 @@ class _Play:
     env: Any = None
     role: str = SOLVER
     prompt_ids: tuple[int, ...] = ()
+    limit: int | None = None
     turns: list[Turn] = field(default_factory=list)
     policy_version: int = 0
     stop: StopReason | None = None
@@ -239,6 +240,7 @@ class Rollout:
         play.role = info.get("role", SOLVER)
         if not isinstance(play.role, str):  # roles are sorted and written to files
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
+        play.limit = info.get("max_new_tokens")
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
         if before is None:
             play.prompt_ids = self._renderer.opening(messages)
@@ -252,7 +254,7 @@ class Rollout:
             play.stop = StopReason.CONTEXT_FULL
         if play.stop is None:
             n_before = sum(turn.role == play.role for turn in play.turns)
-            limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)])
+            limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)], play.limit or room)
             seed = derive_seed(play.plan.seed, "turn", len(play.turns))
             return Request(index, play.prompt_ids, limit, temperature, seed)
         if play.error is None:

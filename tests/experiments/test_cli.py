@@ -85,7 +85,7 @@ def test_arms_that_only_ask_get_one_job_with_their_own_words(tmp_path):
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes(experiment):
     text = (ROOT / "configs" / "experiment" / f"{experiment}.yaml").read_text()
-    entry = next((name for name in ("compare", "evaluate") if f"experiments.{name}" in text), "train")
+    entry = next((name for name in ("compare", "evaluate", "warm_start") if f"experiments.{name}" in text), "train")
     cfg = OmegaConf.to_object(compose(entry, [f"experiment={experiment}"]))
     assert cfg.name == experiment
 
