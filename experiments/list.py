@@ -25,6 +25,8 @@ GROUPS = (
     "model",
     "engine",
     "experiment",
+    "comparison",
+    "tuned",
     "debug",
     "launcher",
     "accelerate",
