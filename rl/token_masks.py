@@ -92,7 +92,7 @@ class CovarianceBand:
     high: float = 5.0
 
     def __post_init__(self) -> None:
-        check_numbers(self, "algorithm.token_mask_options", fraction="share", any_sign="low high")
+        check_numbers(self, "algorithm.token_mask_options", fraction="share", not_negative="low high")
         if self.low > self.high:
             raise ValueError(f"algorithm.token_mask_options: low={self.low} lies above high={self.high}")
 

@@ -150,7 +150,7 @@ def test_kl_cov_prices_the_tokens_of_largest_covariance_and_leaves_their_gradien
     "mask",
     [
         {"token_mask": "entropy", "token_mask_options": {"share": 0.3}},
-        {"token_mask": "clip_cov", "token_mask_options": {"share": 0.2, "low": -1.0}},
+        {"token_mask": "clip_cov", "token_mask_options": {"share": 0.2, "low": 0.0}},
         {"token_mask": "kl_cov", "token_mask_options": {"share": 0.2}, "terms": {"kl_cov": TermConfig()}, "epochs": 2},
         {"token_mask": "dual_clip", "token_mask_options": {"limit": 1.01}, "minibatches": 4, "epochs": 2},
     ],
