@@ -132,7 +132,7 @@ class Mend:
             verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
             return Score(0.0, verdict, None, reason, told)
         answer = offered[0]
-        number = re.fullmatch(re.escape(compact(task.info["equation"])).replace("x", _NUMBER), answer, re.ASCII)
+        number = re.fullmatch(_pattern(task), answer, re.ASCII)
         if number is None:
             verdict = Verdict.NO_ANSWER if sides(answer) is None else Verdict.WRONG
             return Score(0.0, verdict, answer, "other_equation", told)
@@ -150,9 +150,26 @@ class Mend:
         left, right = both or ("unknown", task.info["terms"][3])
         return f"The left side is {left}, the right side is {right}."
 
+    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str | None:
+        """What would be told if another number stood in the response; ``None`` if it is not the task's equation."""
+        other = self.other_attempt(task, response, rng)
+        return other and self.told(task, other)
+
+    def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
+        """The task's equation with another number than the response's; ``None`` if that is another equation."""
+        offered = self._offered(response)
+        number = re.fullmatch(_pattern(task), offered[0], re.ASCII) if len(offered) == 1 else None
+        if number is None:
+            return None
+        others = [k for k in range(self._max_answer + 1) if str(k) != number[1]]
+        return self._response(task, str(rng.choice(others)))
+
     def gold_response(self, task: Task) -> str:
         """The equation with the solution; in the toy, quick."""
-        equation = written(task.info["terms"], task.gold, self._notation)
+        return self._response(task, task.gold)
+
+    def _response(self, task: Task, number: str) -> str:
+        equation = written(task.info["terms"], number, self._notation)
         return f"try {equation}" if self._notation == "toy" else in_form(equation, self._form)
 
     def _offered(self, response: str) -> list[str]:
@@ -199,6 +216,11 @@ def _value(side: str) -> Fraction | None:
     if isinstance(value, Expression) and isinstance(value.tree, Fraction) and not value.percent:
         return value.tree
     return None
+
+
+def _pattern(task: Task) -> str:
+    """The task's equation in compact form with any number, the first group, in the place of ``x``."""
+    return re.escape(compact(task.info["equation"])).replace("x", _NUMBER)
 
 
 def of_toy(response: str) -> str | None:

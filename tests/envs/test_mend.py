@@ -76,6 +76,21 @@ def test_an_equation_of_another_task_is_worth_nothing_even_if_it_holds(mend):
     assert _numbers(score.observation) in (["0"], [right, right])
 
 
+def test_hooks_of_the_controls_change_the_number_alone(mend):
+    rng = random.Random(0)
+    for task in mend.load(Split.TEST)[:20]:
+        own = respond(mend, task, 3)
+        told = mend.told(task, own)
+        other = mend.other_attempt(task, own, rng)
+        assert other is not None
+        assert other != own
+        assert mend.verify(task, other).reason != "other_equation"
+        error = mend.other_error(task, own, mend.verify(task, own), rng)
+        assert error in {mend.told(task, respond(mend, task, k)) for k in range(41)} - {told}
+        assert mend.other_attempt(task, "nothing", rng) is None
+        assert mend.other_error(task, "nothing", mend.verify(task, "nothing"), rng) is None
+
+
 def test_a_mended_equation_is_right_whatever_number_was_there():
     mend = Mend(**SIZES)
     for task in mend.load(Split.TEST)[:10]:
