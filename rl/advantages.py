@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rewards import Lookup
+from rl.batching import Row, conversations
 from rl.config import StageConfig
 from rl.config.checks import check_numbers
 from rl.types import Episode, RolloutBatch
@@ -137,13 +138,21 @@ def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
     episodes are not trained on, so they are not looked at either.
     """
     compared = [episode for episode in group if not (episode.failed or episode.masked)]
-    lengths = {len(episode.turns) for episode in compared}
+    rows = conversations(compared)
+    return any(_differ([row for row in rows if row.role == role], compared, stage) for role in {r.role for r in rows})
+
+
+def _differ(rows: Sequence[Row], episodes: Sequence[Episode], stage: StageConfig) -> bool:
+    """Whether the turns of one role are paid differently."""
+    lengths = {len(row.turns) for row in rows}
     if len(lengths) != 1:
-        return bool(lengths)
-    rewards = torch.tensor([[turn.reward for turn in episode.turns] for episode in compared], dtype=torch.float64)
+        return True
+    turns = [[(k, episodes[row.episode].turns[k]) for k in row.turns] for row in rows]
+    rewards = torch.tensor([[turn.reward for _, turn in row] for row in turns], dtype=torch.float64)
     paid = shaped_rewards(rewards, torch.tensor(list(lengths)), stage)
     # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
-    counts = torch.tensor([[t.trained or k < e.given for k, t in enumerate(e.turns)] for e in compared])
+    given = [episodes[row.episode].given for row in rows]
+    counts = torch.tensor([[turn.trained or k < n for k, turn in row] for row, n in zip(turns, given, strict=True)])
     highest = torch.where(counts, paid, -torch.inf).amax(0)
     return bool((highest > torch.where(counts, paid, torch.inf).amin(0)).any())
 

@@ -105,7 +105,7 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Di
     sampled = [turn for episode in good for turn in episode.sampled]
     masked = Ratio(float(sum(not turn.trained for turn in sampled)), float(len(sampled)))
     groups = to_groups(good)
-    last = [[episode.turns[-1].correct for episode in group.episodes] for group in groups]
+    last = [[episode.attempts[-1].correct for episode in group.episodes] for group in groups]
     mixed = [len({tuple(turn.reward for turn in e.turns) for e in group.episodes}) > 1 for group in groups]
     n = float(len(groups))
     parts = [
@@ -117,9 +117,10 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Di
         }
     ]
     if max_turns > 1:
-        parts.append(kind_shares([Revision.of(e.turns[0], e.turns[1]) for e in good if len(e.turns) > 1]))
+        pairs = [e.attempts[:2] for e in good if len(e.attempts) > 1]
+        parts.append(kind_shares([Revision.of(*pair) for pair in pairs]))
     for k in range(max_turns):
-        turns = [e.turns[k] for e in good if e.given <= k < len(e.turns)]
+        turns = [e.attempts[k] for e in good if e.given <= k < len(e.attempts)]
         parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})
     return {name: ratio.value for name, ratio in distributed.sum_ratios(total(parts)).items()}
 

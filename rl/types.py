@@ -137,6 +137,11 @@ class Episode:
         return self.turns[self.given :]
 
     @property
+    def attempts(self) -> tuple[Turn, ...]:
+        """The turns that answer the task: the solver's, or all where no role is called so."""
+        return tuple(turn for turn in self.turns if turn.role == SOLVER) or self.turns
+
+    @property
     def masked(self) -> bool:
         """Whether rewards say nothing about all that the policy sampled: counted, and no part of any baseline."""
         sampled = self.turns[self.given :]

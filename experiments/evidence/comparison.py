@@ -53,6 +53,8 @@ class ArmLine:
         controls: Accuracy of the second attempt under each control; empty if they were not played.
         losses: What the second attempt loses under each control: its own accuracy minus the control's.
         episodes: Sampled for training, the most of any seed.
+        updates: Optimiser steps of a run, mean over seeds.
+        gradient_tokens: Tokens that a run learned, mean over seeds.
         seconds: Wall clock of a run, mean over seeds.
     """
 
@@ -69,6 +71,8 @@ class ArmLine:
     controls: dict[str, Interval]
     losses: dict[str, Interval]
     episodes: int
+    updates: float
+    gradient_tokens: float
     seconds: float
 
 
@@ -134,6 +138,8 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
         controls=controls,
         losses=losses,
         episodes=max(result["totals"].get("episodes", 0) for result in results),
+        updates=sum(result["totals"].get("updates", 0) for result in results) / len(results),
+        gradient_tokens=sum(result["totals"].get("gradient_tokens", 0) for result in results) / len(results),
         seconds=sum(result["seconds"] for result in results) / len(results),
     )
 

@@ -48,6 +48,7 @@ class EvalRow:
         failed: Whether we broke it off; such rows count in no rate.
         values: Its value of every rate in :data:`rl.analysis.rates.RATES` that says something about it.
         answer_keys: By which two answers are the same; the answers themselves if nothing else is known.
+        said: What was said between the attempts: role, text, reward.
     """
 
     arm: str
@@ -67,6 +68,7 @@ class EvalRow:
     failed: bool
     values: dict[str, float] = field(default_factory=dict)
     answer_keys: tuple[str | None, ...] = ()
+    said: tuple[tuple[str, str, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "answer_keys", self.answer_keys or self.answers)
@@ -80,7 +82,9 @@ class EvalRow:
     @classmethod
     def of(cls, episode: "Episode", arm: str, seed: int, mode: str, sample: int, attempts: int) -> "EvalRow":
         """The row of an episode in an environment that allows ``attempts``."""
-        turns = episode.turns
+        turns = episode.attempts
+        roles = {turn.role for turn in turns}
+        said = [turn for turn in episode.turns if turn.role not in roles]
         return cls(
             arm=arm,
             seed=seed,
@@ -98,6 +102,7 @@ class EvalRow:
             truncated=tuple(turn.finish == "length" for turn in turns),
             stop_reason=episode.stop_reason.value,
             failed=episode.failed,
+            said=tuple((turn.role, turn.text, turn.reward) for turn in said),
         )
 
     @classmethod

@@ -12,7 +12,17 @@ from envs import Split
 from envs.prompts import get_prompts
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
-EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
+EPISODE = (
+    "attempts",
+    "feedback",
+    "feedback_options",
+    "prompts",
+    "prompts_text",
+    "stop_rule",
+    "stop_rule_options",
+    "between",
+    "between_options",
+)
 """The fields of :class:`EnvConfig` that are arguments of :class:`envs.SelfCorrectEnv`."""
 
 
@@ -158,13 +168,15 @@ class EnvConfig:
     Args:
         name: Short name, used in paths.
         id: A registered environment id.
-        attempts: K. The environment's author chooses this and the next six where they are 0, ``None`` or empty.
+        attempts: K. The environment's author chooses this and the next eight where they are 0, ``None`` or empty.
         feedback: What the policy is told between attempts, a name in :data:`envs.FEEDBACK`.
         feedback_options: That function's own options.
         prompts: Version of the prompt texts.
         prompts_text: Single texts in place of that version's, such as ``system``; see :class:`envs.prompts.Prompts`.
         stop_rule: When an episode ends before its last attempt, a name in :data:`envs.STOP_RULES`.
         stop_rule_options: That function's own options.
+        between: Who speaks between attempts, a name in :data:`envs.BETWEEN`.
+        between_options: That function's own options.
         group_reward: Rewards of training episodes that need their whole group, a name in
             :data:`rl.group_rewards.GROUP_REWARDS`; ``None`` leaves the environment's.
         group_reward_options: That function's own options.
@@ -183,6 +195,8 @@ class EnvConfig:
     prompts_text: dict[str, str] = field(default_factory=dict)
     stop_rule: str | None = None
     stop_rule_options: dict[str, Any] = field(default_factory=dict)
+    between: str | None = None
+    between_options: dict[str, Any] = field(default_factory=dict)
     group_reward: str | None = None
     group_reward_options: dict[str, Any] = field(default_factory=dict)
     max_new_tokens: list[int] = field(default_factory=lambda: [512])
@@ -210,6 +224,10 @@ class EnvConfig:
             envs.FEEDBACK.options(found.feedback, found.feedback_options)
         if found.stop_rule is not None:
             envs.STOP_RULES.options(found.stop_rule, found.stop_rule_options)
+        if found.between is not None:
+            envs.BETWEEN.options(found.between, found.between_options)
+        else:
+            refuse(bool(found.between_options), "env.between_options: nobody speaks between attempts; set env.between")
         if found.prompts is not None:
             get_prompts(found.prompts, found.prompts_text)
         if found.group_reward is not None:

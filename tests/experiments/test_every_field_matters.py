@@ -181,6 +181,7 @@ def test_an_evaluation_reads_every_field(tmp_path):
     ("cls", "modules"),
     [
         (entry_schema.CompareConfig, "compare jobs arms online train cli"),
+        (entry_schema.TuneConfig, "tune compare jobs arms online train cli"),
         (entry_schema.PretrainConfig, "pretrain_tiny tiny_training"),
         (entry_schema.PlayConfig, "play"),
         (entry_schema.WatchConfig, "watch"),
