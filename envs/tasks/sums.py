@@ -79,7 +79,7 @@ class Sums:
         # More digits than any sum has are as wrong as they look, and Python refuses to read very many.
         miss = int(task.gold) - int(answer) if len(answer) < 20 else int(task.gold) - 10**19
         seen = f"Too {'small' if miss > 0 else 'large'} by {abs(miss)}." if miss else "Right. Once more."
-        return replace(Score.of(miss == 0, answer, mode), observation=seen)
+        return replace(Score.of(miss == 0, answer, mode), observation=seen, public=miss == 0)
 
     def gold_response(self, task: Task) -> str:
         """The sum alone."""

@@ -68,7 +68,11 @@ def _limits(mend):
 def test_an_equation_of_another_task_is_worth_nothing_even_if_it_holds(mend):
     task, other = mend.load(Split.TEST)[:2]
     score = mend.verify(task, mend.gold_response(other))
-    assert (score.value, score.reason) == (0.0, "other_equation")
+    assert (score.value, score.reason, score.public) == (
+        0.0,
+        "other_equation",
+        True,
+    )  # as far as can be seen it is right
     right = other.info["terms"][3]
     assert _numbers(score.observation) == [str(right), str(right)]
 
