@@ -134,10 +134,14 @@ class ArmStudy:
                 self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=value))
 
     def winner(self) -> Trial | None:
-        """The best trial, the earliest of equals; ``None`` if all crashed."""
-        objective = self._cfg.objective
-        done = [trial for trial in self.trials if not math.isnan(trial.value(objective))]
-        return max(done, key=lambda trial: (trial.value(objective), -trial.number), default=None)
+        """The best trial, of equals the one with the best first attempts, then the earliest; ``None`` if all crashed."""
+
+        def rank(trial: Trial) -> tuple[float, float, int]:
+            firsts = [result["greedy"]["accuracy_t1"] for result in trial.results()]
+            return trial.value(self._cfg.objective), sum(firsts), -trial.number
+
+        done = [trial for trial in self.trials if not math.isnan(trial.value(self._cfg.objective))]
+        return max(done, key=rank, default=None)
 
 
 def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
