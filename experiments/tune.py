@@ -134,7 +134,7 @@ class ArmStudy:
                 self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=value))
 
     def winner(self) -> Trial | None:
-        """The best trial, of equals the one with the best first attempts, then the earliest; ``None`` if all crashed."""
+        """The best trial, of equals the one with better first attempts, then the earlier; ``None`` if all crashed."""
 
         def rank(trial: Trial) -> tuple[float, float, int]:
             firsts = [result["greedy"]["accuracy_t1"] for result in trial.results()]
