@@ -210,9 +210,7 @@ class Rollout:
             self._take(play, replace(first, trained=False), partial(env.step, first.text), said)
         return play
 
-    def _take(
-        self, play: _Play, turn: Turn, step: Callable[[], Any], said: Sequence[Message] | None = None
-    ) -> None:
+    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], said: Sequence[Message] | None = None) -> None:
         """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known.
 
         Args:

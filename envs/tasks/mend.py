@@ -139,10 +139,24 @@ class Mend:
             return f"got left={'_' if left is None else left} right={right}"
         return f"The left side is {'unknown' if left is None else left}, the right side is {right}."
 
+    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> Score:
+        """The score with what another number would have given in its observation, for control C4."""
+        told = (self.told(task, self._with_number(task, n)) for n in rng.sample(range(self._max_answer + 1), 2))
+        return replace(score, observation=next(text for text in told if text != score.observation))
+
+    def other_attempt(self, task: Task, response: str, rng: random.Random) -> str:
+        """The equation with another number in it, for control C5."""
+        offered = self._offered(response)
+        texts = (self._with_number(task, n) for n in rng.sample(range(self._max_answer + 1), 2))
+        return next(text for text in texts if self._offered(text) != offered)
+
+    def _with_number(self, task: Task, number: int) -> str:
+        equation = written(task.info["terms"], str(number), self._notation)
+        return f"try {equation}" if self._notation == "toy" else in_form(equation, self._form)
+
     def gold_response(self, task: Task) -> str:
         """The equation with the solution; in the toy, quick."""
-        equation = written(task.info["terms"], task.gold, self._notation)
-        return f"try {equation}" if self._notation == "toy" else in_form(equation, self._form)
+        return self._with_number(task, int(task.gold))
 
     def _offered(self, response: str) -> list[str]:
         """Different equations that are offered as final, each in its compact form."""

@@ -78,12 +78,25 @@ class Sums:
         answer, mode = found[-1].lstrip("0") or "0", "computed" if "=" in response else "bare"
         # More digits than any sum has are as wrong as they look, and Python refuses to read very many.
         miss = int(task.gold) - int(answer) if len(answer) < 20 else int(task.gold) - 10**19
-        seen = f"Too {'small' if miss > 0 else 'large'} by {abs(miss)}." if miss else "Right. Once more."
-        return replace(Score.of(miss == 0, answer, mode), observation=seen)
+        return replace(Score.of(miss == 0, answer, mode), observation=_told(miss))
+
+    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> Score:
+        """The score with another miss in its observation, for control C4."""
+        others = [_told(miss) for miss in SLIPS if _told(miss) != score.observation]
+        return replace(score, observation=rng.choice(others))
+
+    def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
+        """Another number in its place, for control C5; ``None`` where there is none."""
+        found = _NUMBER.findall(response)
+        return str(max(1, int(found[-1][:9]) + rng.choice(SLIPS))) if found else None
 
     def gold_response(self, task: Task) -> str:
         """The sum alone."""
         return task.gold
+
+
+def _told(miss: int) -> str:
+    return f"Too {'small' if miss > 0 else 'large'} by {abs(miss)}." if miss else "Right. Once more."
 
 
 def slipped(task: Task, rng: random.Random) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from experiments.evidence.model import plain
 from experiments.evidence.store import Store
-from rl.analysis.rates import Where
 from rl.analysis.controls import CONTROLS
+from rl.analysis.rates import Where
 from rl.analysis.significance import detectable_delta, iqm, mcnemar, newcombe_paired
 from rl.analysis.statistics import Interval
 

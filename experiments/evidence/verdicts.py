@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from experiments.evidence.comparison import FAILED_BELOW, ArmLine, Comparison
-from rl.analysis.printing import fixed, percent
 from rl.analysis.controls import OTHER_ATTEMPT, OTHER_ERROR, OTHERS_FIRST, WITHOUT_FIRST
+from rl.analysis.printing import fixed, percent
 from rl.analysis.rates import named
 from rl.analysis.significance import holm
 from rl.analysis.statistics import Interval
@@ -77,7 +77,7 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
         falls = [f"by {points(loss, False)} points {words}" for words, loss in found.items()]
         said = f"It uses its attempt: acc@t2 falls {_and(falls)}."
     else:
-        shown = [f"{words} ({points(loss)} points)" for words, loss in unharmed.items()]
+        shown = [f"{words}: {points(loss)} points" for words, loss in unharmed.items()]
         said = f"It answers anew rather than corrects: acc@t2 does not fall measurably {_and(shown)}."
         if harmed := [f"by {points(loss, False)} points {words}" for words, loss in found.items() if loss.low > 0]:
             said += f" It falls {_and(harmed)}."

@@ -59,6 +59,10 @@ class Scene:
         request = getattr(getattr(self.env, "unwrapped", self.env), "request", None)
         return request(self.task, self.own.text, score) if request is not None and score is not None else None
 
+    def hook(self, name: str) -> Callable[..., Any] | None:
+        """A function of this name of the task set, if it has one."""
+        return getattr(getattr(getattr(self.env, "unwrapped", self.env), "taskset", None), name, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -76,7 +80,7 @@ class Change:
 Control = Callable[[Scene], Change | None]
 """``None``: here there is nothing to exchange; a control without any task is left out."""
 CONTROLS: Lookup[Control] = Lookup("evaluation.only_controls")
-"""Facts: ``id`` in tables, ``label`` in few words, ``reads`` (what stands before the second attempt, in a sentence), and
+"""Facts: ``id`` in tables, ``label`` in few words, ``reads`` (a sentence of what stands before the second attempt), and
 ``feedback``, a mode that replaces the environment's own."""
 
 
@@ -127,7 +131,7 @@ def other_error(scene: Scene) -> Change | None:
     one, the first other task's score is taken for which the environment says something else.
     """
     own = scene.said(scene.own.score)
-    hook = getattr(getattr(scene.env, "taskset", None), "other_error", None)
+    hook = scene.hook("other_error")
     if hook is not None and own is not None:
         scores = [hook(scene.task, scene.own.text, scene.own.score, scene.rng)]
     else:
@@ -151,10 +155,11 @@ def other_attempt(scene: Scene) -> Change | None:
     own = scene.said(scene.own.score)
     if own is None:
         return None
-    hook = getattr(getattr(scene.env, "taskset", None), "other_attempt", None)
+    hook = scene.hook("other_attempt")
     if hook is not None and (text := hook(scene.task, scene.own.text, scene.rng)) is not None:
         return Change(text, own)
-    return next((Change(turn, own) for turn in scene.others() if turn.text != scene.own.text), None)
+    # Where the same is said of both, the environment itself plays that control: it is C2.
+    return next((Change(turn, own) for turn in scene.others() if scene.said(turn.score) not in (own, None)), None)
 
 
 def short(name: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from envs import Message, Split, make
 from envs.tasks.mend import NOTATIONS, TOY_ANSWER, Mend, compact, mended, of_toy, sides, written
+from rewards import Verdict
 from rewards.answers import in_form
 
 SIZES = {"n_train": 60, "n_validation": 20, "n_test": 60}
@@ -167,3 +168,16 @@ def test_an_episode_tells_both_sides_and_mending_pays():
     assert (reward, terminated, truncated) == (0.0, False, False)
     assert messages == (Message("user", f"got left={m * (number + a) + b} right={c}"),)
     assert env.step(mended(task, number))[1] == 1.0
+
+
+@pytest.mark.parametrize("notation", ["toy", "plain", "latex"])
+def test_the_hooks_of_the_controls_change_one_thing(notation):
+    taskset, rng = Mend(n_test=30, notation=notation), random.Random(0)
+    for task in taskset.load(Split.TEST):
+        response = taskset.gold_response(task)
+        score = taskset.verify(task, response)
+        changed = taskset.other_error(task, response, score, rng)
+        assert changed.observation != score.observation
+        right = "right=" if notation == "toy" else "the right side"
+        assert changed.observation.split(right)[1] == score.observation.split(right)[1]
+        assert taskset.verify(task, taskset.other_attempt(task, response, rng)).verdict is Verdict.WRONG
