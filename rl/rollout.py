@@ -206,18 +206,17 @@ class Rollout:
         if first is not None and first.prompt_ids != play.prompt_ids:
             play.fail("replay: the first attempt answers another prompt")
         elif first is not None:
-            said = (Message("user", plan.request),) if plan.request is not None else None
-            self._take(play, replace(first, trained=False), partial(env.step, first.text), said)
+            self._take(play, replace(first, trained=False), partial(env.step, first.text), plan.request)
         return play
 
-    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], said: Sequence[Message] | None = None) -> None:
+    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
         """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known.
 
         Args:
             play: The episode.
             turn: What was written, not yet paid.
             step: Hands it to the environment.
-            said: Replaces what the environment says then.
+            request: What is said then, in place of the environment's words.
         """
         started = time.perf_counter()
         try:
@@ -235,7 +234,7 @@ class Rollout:
             elif terminated or truncated:
                 play.stop = ended
             else:
-                self._read(play, observation if said is None else said, info)
+                self._read(play, observation if request is None else request, info)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -75,6 +75,8 @@ def test_every_id_is_there_with_the_numbers_of_the_stored_run(exhibits):
 
 def test_captions_say_n_and_what_the_spread_is(exhibits):
     for exhibit in exhibits.values():
+        if isinstance(exhibit, Absent):
+            continue
         text = exhibit.caption.lower()
         assert exhibit.id == "T4" or "n = " in text, exhibit.id
         assert re.search(r"interval|seed|point per validation|each run", text), exhibit.id
