@@ -59,6 +59,8 @@ class _Play:
     prompt_ids: tuple[int, ...] = ()
     limit: int | None = None
     turns: list[Turn] = field(default_factory=list)
+    said: dict[str, list[Message]] = field(default_factory=dict)
+    """By role, what it has read and written, where prompts are rendered from that."""
     policy_version: int = 0
     stop: StopReason | None = None
     error: str | None = None
@@ -187,6 +189,7 @@ class Rollout:
                 score=None,
                 reward=0.0,
                 role=play.role,
+                restarts=self._renderer.drops_thoughts and any(turn.role == play.role for turn in play.turns),
             )
             turns.append((completion.request_id, turn))
         return turns
@@ -251,7 +254,12 @@ class Rollout:
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
         play.limit = info.get("max_new_tokens")
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
-        if before is None:
+        if self._renderer.drops_thoughts:
+            said = play.said.setdefault(play.role, [])
+            said += [self._renderer.said(before.action_ids)] if before is not None else []
+            said += messages
+            play.prompt_ids = self._renderer.opening(said)
+        elif before is None:
             play.prompt_ids = self._renderer.opening(messages)
         else:
             play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, messages)

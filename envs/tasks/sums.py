@@ -78,12 +78,11 @@ class Sums:
         answer, mode = found[-1].lstrip("0") or "0", "computed" if "=" in response else "bare"
         # More digits than any sum has are as wrong as they look, and Python refuses to read very many.
         miss = int(task.gold) - int(answer) if len(answer) < 20 else int(task.gold) - 10**19
-        return replace(Score.of(miss == 0, answer, mode), observation=_told(miss))
+        return replace(Score.of(miss == 0, answer, mode), observation=_told(miss), public=miss == 0)
 
-    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> Score:
-        """The score with another miss in its observation, for control C4."""
-        others = [_told(miss) for miss in SLIPS if _told(miss) != score.observation]
-        return replace(score, observation=rng.choice(others))
+    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str:
+        """Another miss, for control C4."""
+        return rng.choice([told for miss in SLIPS if (told := _told(miss)) != score.observation])
 
     def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
         """Another number in its place, for control C5; ``None`` where there is none."""

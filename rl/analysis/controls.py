@@ -8,7 +8,7 @@ costs accuracy when it is gone was used. ``@CONTROLS.register("mine", id="C6", l
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from envs import Task
@@ -127,15 +127,15 @@ def told_verdict(scene: Scene) -> Change:
 def other_error(scene: Scene) -> Change | None:
     """Its attempt stays, and what is said of it is exchanged.
 
-    A task set's ``other_error(task, response, score, rng)`` gives a score whose observation has another value; without
-    one, the first other task's score is taken for which the environment says something else.
+    A task set's ``other_error(task, response, score, rng)`` gives an observation with another value; without one, or
+    where that is ``None``, the first other task's score is taken for which the environment says something else.
     """
-    own = scene.said(scene.own.score)
+    own, score = scene.said(scene.own.score), scene.own.score
+    scores = (turn.score for turn in scene.others())
     hook = scene.hook("other_error")
-    if hook is not None and own is not None:
-        scores = [hook(scene.task, scene.own.text, scene.own.score, scene.rng)]
-    else:
-        scores = (turn.score for turn in scene.others())
+    if hook is not None and score is not None:
+        observation = hook(scene.task, scene.own.text, score, scene.rng)
+        scores = scores if observation is None else iter([replace(score, observation=observation)])
     said = (scene.said(score) for score in scores)
     return next((Change(request=text) for text in said if text is not None and text != own), None)
 

@@ -47,6 +47,8 @@ class TrainingConfig(BudgetConfig):
 
     Args:
         tasks_per_step: Tasks per rollout batch.
+        curriculum: Which tasks are drawn, by their running pass rates: a name in :data:`rl.curriculum.CURRICULA`.
+        curriculum_options: The curriculum's own options, such as ``low``, ``high``, ``smoothing``, ``explore``.
         validate_every: Steps between validations; 0 for none.
         select: Which policy is evaluated at the end and kept: ``last``, or ``best``, the one with the highest
             validation accuracy at the last attempt; never chosen on test tasks.
@@ -60,6 +62,8 @@ class TrainingConfig(BudgetConfig):
     """
 
     tasks_per_step: int = 128
+    curriculum: str = "uniform"
+    curriculum_options: dict[str, Any] = field(default_factory=dict)
     validate_every: int = 10
     select: str = "last"
     save_every: int = 20
@@ -79,6 +83,10 @@ class TrainingConfig(BudgetConfig):
         self._check_budget()
         refuse_unknown(self.select, ("last", "best"), "training.select")
         refuse_unknown(self.nonfinite, ("stop", "skip"), "training.nonfinite")
+        if self.curriculum != "uniform" or self.curriculum_options:
+            from rl.curriculum import CURRICULA  # with torch, which the bare schema does not need
+
+            CURRICULA.options(self.curriculum, self.curriculum_options)
         refuse(
             self.select == "best" and not self.validate_every,
             "training.select=best chooses by validation: set training.validate_every",
@@ -140,12 +148,20 @@ class TrackingConfig:
         backends: Any of ``tensorboard``, ``wandb``, ``trackio``, each of which must be installed, or of what else is in
             :data:`rl.backends.trackers.TRACKERS`.
         project: Their project name.
+        conversations: How many conversations a table shows, on those dashboards that have tables or texts and in
+            ``conversations.jsonl``; 0 for no tables.
+        conversations_every: Steps between two tables.
     """
 
     backends: list[str] = field(default_factory=list)
     project: str = "errata"
+    conversations: int = 0
+    conversations_every: int = 10
 
     def __post_init__(self) -> None:
+        check_numbers(self, "tracking", positive="conversations_every", not_negative="conversations")
+        if not self.conversations:
+            refuse_idle(self, "tracking", "conversations_every", "tracking.conversations=0")
         if self.backends:  # accelerate takes a second to load
             from rl.backends.trackers import TRACKERS
 
