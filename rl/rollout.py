@@ -31,12 +31,14 @@ class EpisodePlan:
         group_id: Which group.
         seed: Decides everything that is sampled.
         first: A first attempt to be read instead of sampled.
+        request: What is said after it, in place of the environment's words.
     """
 
     task: Task
     group_id: int
     seed: int
     first: Turn | None = None
+    request: str | None = None
 
 
 @dataclass(slots=True)
@@ -207,11 +209,18 @@ class Rollout:
         if first is not None and first.prompt_ids != play.prompt_ids:
             play.fail("replay: the first attempt answers another prompt")
         elif first is not None:
-            self._take(play, replace(first, trained=False), partial(env.step, first.text))
+            self._take(play, replace(first, trained=False), partial(env.step, first.text), plan.request)
         return play
 
-    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any]) -> None:
-        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known."""
+    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
+        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known.
+
+        Args:
+            play: The episode.
+            turn: What was written, not yet paid.
+            step: Hands it to the environment.
+            request: What is said then, in place of the environment's words.
+        """
         started = time.perf_counter()
         try:
             observation, reward, terminated, truncated, info = step()
@@ -228,7 +237,7 @@ class Rollout:
             elif terminated or truncated:
                 play.stop = ended
             else:
-                self._read(play, observation, info)
+                self._read(play, observation if request is None else request, info)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

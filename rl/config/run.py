@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rl.analysis.controls import CONTROLS
 from rl.config.algorithm import AlgorithmConfig
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 from rl.config.offline import OfflineConfig
@@ -107,8 +108,8 @@ class EvalConfig:
             validation tasks; 0 for none.
         transfer: Other environments to be evaluated on, by a name of your choice: what differs from ``env``, as in
             ``{longer: {options: {min_terms: 5}}}``.
-        controls: Play greedy second attempts again without the own first attempt, with another task's, and with the
-            verdict; see :mod:`rl.controls`.
+        controls: Play greedy second attempts again with something taken away or exchanged, to see what they use.
+        only_controls: Which of :data:`rl.analysis.controls.CONTROLS`; empty for all of them.
     """
 
     split: str = "test"
@@ -117,6 +118,7 @@ class EvalConfig:
     samples_per_task: int = 4
     temperature: float = 1.0
     controls: bool = False
+    only_controls: list[str] = field(default_factory=list)
     attempts: int = 0
     fixed_first: int = 0
     transfer: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +133,10 @@ class EvalConfig:
         )
         if not self.samples_per_task:
             refuse_idle(self, "evaluation", "temperature", "evaluation.samples_per_task=0")
+        for name in self.only_controls:
+            CONTROLS[name]
+        if not self.controls:
+            refuse_idle(self, "evaluation", "only_controls", "evaluation.controls=false")
         refuse(self.controls and not self.greedy, "evaluation.controls start from greedy episodes: set greedy=true")
 
 
