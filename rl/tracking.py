@@ -159,8 +159,14 @@ class Tracker:
         """Bytes written so far, for a checkpoint."""
         return {"metrics": self._metrics.size, "episodes": self._episodes.size}
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], errors: Mapping[str, int] | None = None) -> None:
         """One line of metrics.
+
+        Args:
+            step: When they were measured.
+            metrics: By name.
+            errors: How many wrong first attempts of which kind: of what was trained on since the line before, or, in a
+                line of validation rates, of the validation.
 
         Raises:
             KeyError: If a metric is not declared.
@@ -168,7 +174,8 @@ class Tracker:
         if new := [name for name in metrics if name not in self._described]:
             self._described |= {name: asdict(describe(name)) for name in new}
             write_json(self.folder / "metrics.json", self._described)  # a reader needs no catalogue
-        self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}})
+        counted = {} if errors is None else {"errors": dict(errors)}
+        self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}, **counted})
         if self._mirror is not None:
             self._mirror.log(step, {name: value for name, value in metrics.items() if value == value})
 
