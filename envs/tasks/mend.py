@@ -131,14 +131,15 @@ class Mend:
         if len(offered) != 1:
             verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
             return Score(0.0, verdict, None, reason, told)
-        answer = offered[0]
+        answer, both = offered[0], sides(offered[0])
+        holds = both is not None and both[0] == both[1]
         number = re.fullmatch(_pattern(task), answer, re.ASCII)
         if number is None:
-            verdict = Verdict.NO_ANSWER if sides(answer) is None else Verdict.WRONG
-            return Score(0.0, verdict, answer, "other_equation", told)
-        return replace(
-            score_answer(number[1], task.gold, self._deadline_s), answer=answer, key=answer, observation=told
-        )
+            verdict = Verdict.NO_ANSWER if both is None else Verdict.WRONG
+            return Score(0.0, verdict, answer, "other_equation", told, public=holds)
+        score = score_answer(number[1], task.gold, self._deadline_s)
+        error = _miss(number[1], task.gold) if score.verdict is Verdict.WRONG else score.error
+        return replace(score, answer=answer, key=answer, observation=told, public=holds, error=error)
 
     def told(self, task: Task, response: str) -> str:
         """What both sides of the response's own equation come to; of the task, only the right side is used."""
@@ -216,6 +217,14 @@ def _value(side: str) -> Fraction | None:
     if isinstance(value, Expression) and isinstance(value.tree, Fraction) and not value.percent:
         return value.tree
     return None
+
+
+def _miss(number: str, gold: str) -> str:
+    """The kind of error: by how much the number is off if by little, else in which direction."""
+    off = Fraction(number) - int(gold)
+    if off.denominator == 1 and abs(off) <= 3:
+        return f"number {int(off):+d}"
+    return "number too large" if off > 0 else "number too small"
 
 
 def _pattern(task: Task) -> str:
