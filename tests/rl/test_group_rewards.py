@@ -175,14 +175,6 @@ def test_a_turn_that_is_compared_with_nobody_has_no_advantage():
         assert credit(rows, AlgorithmConfig(name="x"), stage)[0].abs().sum() == 0.0
 
 
-def test_a_role_that_spoke_in_one_episode_of_its_task_alone_has_no_advantage():
-    rows = batch([[1.0], [0.0], [1.0]], group_ids=[0, 0, 1])
-    for advantage, expected in (("rloo", 1.0), ("grpo", 0.7071)):
-        stage = StageConfig(advantage=advantage, reward_weights=[1.0], kl_coefs=[0.0])
-        got = credit(rows, AlgorithmConfig(name="x"), stage)[0][:, 1]
-        assert got.tolist() == pytest.approx([expected, -expected, 0.0], abs=2e-4)
-
-
 def test_rewards_are_any_finite_numbers():
     assert turn(reward=-3.5).reward == -3.5
     with pytest.raises(ValueError, match="finite"):
