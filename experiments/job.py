@@ -43,7 +43,7 @@ def run_job(folder: Path) -> int:
 if __name__ == "__main__":
     if sys.platform == "linux":  # whatever becomes of who started this job, it does not stay behind
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    parser = argparse.ArgumentParser(prog="python -m experiments.job", description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m experiments.job", description="Does the job of a folder.")
     parser.add_argument("folder", type=Path, help="with the job.json that an executor wrote")
     try:
         sys.exit(run_job(parser.parse_args().folder))
