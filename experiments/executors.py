@@ -86,6 +86,8 @@ def finish_job(process: subprocess.Popen[bytes], folder: Path) -> None:
     status = process.wait()
     if status < 0:
         raise JobDiedError(f"killed by {signal.Signals(-status).name} (out of memory?); see {folder / 'job.log'}")
+    if status == os.EX_TEMPFAIL:
+        raise JobDiedError(f"stopped by a signal, and can go on from its checkpoint; see {folder / 'job.log'}")
     if status:
         raise JobDiedError(f"ended with status {status}; see {folder / 'job.log'}")
 

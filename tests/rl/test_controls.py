@@ -1,11 +1,11 @@
 """The controls of self-correction, on the embedded model and on a policy that is known to look at its first attempt."""
 
 from envs import Split
-from rl.backends.engine_scripted import ScriptedEngine
 from rl.controls import Control, control_rows
 from rl.evaluate import play
 from rl.rollout import Rollout
 from rl.workbench import make_env
+from tests.engine_scripted import ScriptedEngine
 from tests.helpers import build_trainer, modchain_config
 
 
