@@ -68,7 +68,7 @@ def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = Non
     """
     command = [sys.executable, "-m"]
     if n_gpus > 1 and '"kind": "online"' in (folder / "job.json").read_text():
-        command += ["accelerate.commands.launch", "--num_machines=1", f"--num_processes={n_gpus}"]
+        command += ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", f"--num_processes={n_gpus}"]
         command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--module"]
     with (folder / "job.log").open("ab") as log:
         return subprocess.Popen(

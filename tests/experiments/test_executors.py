@@ -243,7 +243,7 @@ def test_a_job_of_two_devices_trains_in_two_processes(undisturbed, tmp_path, mon
     assert run([job], gpus=["0", "1"], gpus_per_job=2, threads=1) == {}, (job.folder / "job.log").read_text()
     assert {path.name for path in (tmp_path / "ranks").iterdir()} == {"0 of 2", "1 of 2"}
     rows = (job.folder / "rows.jsonl").read_text().splitlines()
-    assert len(rows) == len(undisturbed["rows.jsonl"].splitlines()) == 16  # each of 8 tasks greedily and once sampled
+    assert len(rows) == len(undisturbed["rows.jsonl"].splitlines())  # the processes share the tasks
     assert json.loads((job.folder / "result.json").read_text())["totals"]["episodes"] == 512
     assert not processes_of(tmp_path)
 
