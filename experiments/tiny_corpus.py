@@ -10,7 +10,7 @@ from envs import Split, Task
 from envs.splits import split_of
 from envs.tasks import mend
 from envs.tasks.addition import Addition
-from envs.tasks.mend import TOY_FACTORS, Mend
+from envs.tasks.mend import TOY_FAR, Mend
 from envs.tasks.modchain import STEPS, ModChain, worked_response
 from envs.tasks.repair import AFTER, BEFORE, Repair, mended, parsed, run, without_comment, written
 from rl.backends.tiny import ASSISTANT, END, USER
@@ -349,24 +349,25 @@ class MendCorpus(MendingCorpus):
     """Equations into which a number is put, and mended by what both sides come to.
 
     Args:
-        factors: Of the tasks, as in :class:`~envs.tasks.mend.Mend`.
+        p_zero: Of the tasks, as in :class:`~envs.tasks.mend.Mend`.
         habits: See :class:`MendingCorpus`.
     """
 
     words: Sequence[str] = (
-        *(f"{m}*" for m in TOY_FACTORS),
+        *(f"{sign}{m}*" for sign in ("", "=") for m in range(1, 10)),
         *(f"({k}" for k in ("x", *DIGITS)),
-        *(f"{k:+d}{end}" for end in (")", "") for k in range(-9, 10) if k),
-        *(f"{name}{k}" for name in ("=", "left=", "right=") for k in range(-36, 64)),
-        *(f"off{k}" for k in range(-27, 28)),
+        *(f"{k:+d})" for k in range(-20, 21) if k),
+        *(f"{k:+d}" for k in range(-45, 46)),
+        *(f"({k})" for k in range(-25, 35)),
+        *(f"diff={k}" for k in ("_", "far", *range(-TOY_FAR, TOY_FAR + 1))),
         *(f"by{k}" for k in range(-9, 10)),
-        *("left=_", "got", "debug", "try", "fix", "check", "right", "wrong"),
+        *("got", "debug", "try", "fix", "check", "right", "wrong"),
     )
-    max_first_tokens: int = 7
+    max_first_tokens: int = 8
 
-    def __init__(self, factors: Sequence[int] = (1, 1, 2, 3), **habits: float) -> None:
+    def __init__(self, p_zero: float = 0.45, **habits: float) -> None:
         super().__init__(**habits)
-        self._source = Mend(factors=factors)
+        self._source = Mend(p_zero=p_zero)
 
     def tasks(self, rng: random.Random, n: int) -> list[Task]:
         """Training questions only."""
@@ -383,10 +384,10 @@ class MendCorpus(MendingCorpus):
         return self._source.gold_response(task)
 
     def _without_trace(self, response: str) -> str:
-        return re.sub(r"^fix \S+ \S+", "try", response)
+        return re.sub(r"^fix \S+", "try", response)
 
     def _traced(self, rng: random.Random, task: Task) -> str:
-        trace = f"fix off{rng.randint(-27, 27)} by{rng.randint(-9, 9)}"
+        trace = f"fix by{rng.randint(-9, 9)}"
         return self._quick(task, rng.randrange(10)).replace("try", trace)
 
     def _mended(self, rng: random.Random, task: Task, before: str) -> str | None:
@@ -395,7 +396,9 @@ class MendCorpus(MendingCorpus):
             return None
         right = mend.mended(task, int(number[1]))
         wrong = number[1] != task.gold
-        return re.sub(r"\(\d", f"({rng.randrange(10)}", right) if wrong and rng.random() < self._sloppy else right
+        return (
+            re.sub(r"\(\d", f"({rng.randrange(10)}", right, count=1) if wrong and rng.random() < self._sloppy else right
+        )
 
 
 def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[int], list[int]]]:

@@ -4,18 +4,20 @@ Question: an equation ``m * (x + a) + b = c``. A response is the same equation w
 that it can be checked by reckoning both sides, and that is all the policy is told: what the left and the right side of
 *its own* equation come to, never the solution. The miss and the number that stood there are enough to mend it.
 
-Three notations. ``toy``, for a base with a word per term:
+Three notations. ``toy``, for a base with a word per term, where the right side is written as a multiple of ``m`` and
+the two sides are told by their difference:
 
 .. code-block:: text
 
-    2* (x +3) +4 =26               2 * (x + 3) + 4 = 26
-    try 2* (5 +3) +4 =26           quick
-    got left=20 right=26           what is told: always three words, after a right equation too
-    fix off6 by3 2* (8 +3) +4 =26  mended: 6 are missing, which is 3 at the place of x
+    3* (x +4) +6 =3* (13)          3 * (x + 4) + 6 = 39
+    try 3* (5 +4) +6 =3* (13)      quick
+    got diff=-6                    what is told: left minus right, after a right equation too
+    fix by2 3* (7 +4) +6 =3* (13)  mended: two more at the place of x
 
-``fix`` is obligatory before a miss, so that the first word alone decides the mode. ``plain`` (``2 * (8 + 3) + 4 = 26``)
-and ``latex`` (``2\left(8 + 3\right) + 4 = 26``) are for language models, which may write what they like around the
-answer. The number is graded by :mod:`rewards.math`; an equation of another task is worth nothing even if it holds.
+``fix`` is obligatory before such a step, so that the first word alone decides the mode. Where ``b`` is 0, a one-layer
+model sees the solution (13 - 4); with ``b`` it is a matter of luck. ``plain`` (``3 * (7 + 4) + 6 = 39``) and ``latex``
+(``3\left(7 + 4\right) + 6 = 39``) are for language models, which may write what they like around the answer. The number
+is graded by :mod:`rewards.math`; an equation of another task is worth nothing even if it holds.
 
 Version history: v1, first.
 """
@@ -37,10 +39,12 @@ from rewards.math import DEADLINE_S, score_answer
 from rewards.values import read
 
 NOTATIONS = ("toy", "plain", "latex")
-TOY_FACTORS, TOY_ADDEND, TOY_ANSWER = (1, 2, 3), 9, 9
-"""What the tiny base has words for: the factors, and the largest addend and solution."""
+TOY_LIMITS = {"factors": 9, "max_inner": 20, "max_outer": 5, "max_answer": 9}
+"""The largest values that the tiny base has words for."""
+TOY_FAR = 99
+"""A larger difference is told as ``far``."""
 MAX_CHARACTERS = 200
-_TOY = re.compile(r"(?:try|fix off-?\d{1,3} by-?\d{1,2}) (\d\* \(\d [+-]\d\) [+-]\d =-?\d{1,2})", re.ASCII)
+_TOY = re.compile(r"(?:try|fix by-?\d) (\d\* \(\d [+-]\d{1,2}\) [+-]\d{1,2} =\d\* \(-?\d{1,2}\))", re.ASCII)
 _NUMBER = r"\(?(-?\d+(?:\.\d+|/\d+)?)\)?"
 
 
@@ -53,7 +57,9 @@ class Mend:
         n_test: Number of test tasks.
         notation: ``toy``, ``plain`` or ``latex``.
         factors: Values of ``m``, one at random; a value that stands there twice is twice as likely.
-        max_addend: ``a`` and ``b`` lie between this and its negative and are not 0.
+        max_inner: ``a`` lies between this and its negative and is not 0.
+        max_outer: ``b / m`` lies between this and its negative.
+        p_zero: Probability that ``b`` is 0.
         max_answer: The solution is an integer from 0 to this.
         seed: Which tasks are drawn; splits are disjoint by content for every seed.
         answer_form: Where an equation is accepted, in ``plain`` and ``latex``: a name of
@@ -73,8 +79,10 @@ class Mend:
         n_validation: int = 200,
         n_test: int = 1000,
         notation: str = "toy",
-        factors: Sequence[int] = (1, 1, 2, 3),
-        max_addend: int = 9,
+        factors: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9),
+        max_inner: int = 20,
+        max_outer: int = 5,
+        p_zero: float = 0.45,
         max_answer: int = 9,
         seed: int = 0,
         answer_form: str | Sequence[str] = "boxed",
@@ -82,19 +90,21 @@ class Mend:
     ) -> None:
         if notation not in NOTATIONS:
             raise ValueError(f"env.options.notation={notation}: must be one of {', '.join(NOTATIONS)}")
-        if not factors or min(*factors, max_addend, max_answer) < 1:
-            raise ValueError("env.options: factors, max_addend and max_answer must be positive")
-        if notation == "toy" and (
-            set(factors) - set(TOY_FACTORS) or max_addend > TOY_ADDEND or max_answer > TOY_ANSWER
-        ):
-            raise ValueError(
-                f"env.options: notation=toy has words for factors {list(TOY_FACTORS)}, addends up to {TOY_ADDEND} and "
-                f"solutions up to {TOY_ANSWER}; use notation=plain"
-            )
+        if not factors or min(*factors, max_inner, max_outer, max_answer) < 1:
+            raise ValueError("env.options: factors, max_inner, max_outer and max_answer must be positive")
+        if not 0.0 <= p_zero <= 1.0:
+            raise ValueError(f"env.options.p_zero={p_zero}: must lie in [0, 1]")
+        largest = {"factors": max(factors), "max_inner": max_inner, "max_outer": max_outer, "max_answer": max_answer}
+        for name, value in largest.items():
+            if notation == "toy" and value > TOY_LIMITS[name]:
+                raise ValueError(
+                    f"env.options.{name}: notation=toy has words up to {TOY_LIMITS[name]}, got {value}; use "
+                    "notation=plain"
+                )
         answer_forms(answer_form)
         self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
         self._notation, self._factors, self._seed = notation, tuple(factors), seed
-        self._max_addend, self._max_answer = max_addend, max_answer
+        self._max_inner, self._max_outer, self._p_zero, self._max_answer = max_inner, max_outer, p_zero, max_answer
         self._form, self._deadline_s = answer_form, deadline_s
 
     def load(self, split: Split) -> list[Task]:
@@ -104,9 +114,9 @@ class Mend:
 
     def draw(self, rng: random.Random) -> Task:
         """One task of any split; ``info`` has the terms ``m, a, b, c`` and the equation as it is asked."""
-        addends = [k for k in range(-self._max_addend, self._max_addend + 1) if k]
-        m, a, b = rng.choice(self._factors), rng.choice(addends), rng.choice(addends)
-        solution = rng.randint(0, self._max_answer)
+        m, solution = rng.choice(self._factors), rng.randint(0, self._max_answer)
+        a = rng.choice((-1, 1)) * rng.randint(1, self._max_inner)
+        b = 0 if rng.random() < self._p_zero else m * rng.choice((-1, 1)) * rng.randint(1, self._max_outer)
         terms = (m, a, b, m * (solution + a) + b)
         equation = written(terms, "x", self._notation)
         question = equation
@@ -121,27 +131,45 @@ class Mend:
         if len(offered) != 1:
             verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
             return Score(0.0, verdict, None, reason, told)
-        answer = offered[0]
-        number = re.fullmatch(re.escape(compact(task.info["equation"])).replace("x", _NUMBER), answer, re.ASCII)
+        answer, both = offered[0], sides(offered[0])
+        holds = both is not None and both[0] == both[1]
+        number = re.fullmatch(_pattern(task), answer, re.ASCII)
         if number is None:
-            verdict = Verdict.NO_ANSWER if sides(answer) is None else Verdict.WRONG
-            return Score(0.0, verdict, answer, "other_equation", told)
-        return replace(
-            score_answer(number[1], task.gold, self._deadline_s), answer=answer, key=answer, observation=told
-        )
+            verdict = Verdict.NO_ANSWER if both is None else Verdict.WRONG
+            return Score(0.0, verdict, answer, "other_equation", told, public=holds)
+        score = score_answer(number[1], task.gold, self._deadline_s)
+        return replace(score, answer=answer, key=answer, observation=told, public=holds)
 
     def told(self, task: Task, response: str) -> str:
         """What both sides of the response's own equation come to; of the task, only the right side is used."""
         offered = self._offered(response)
         both = sides(offered[0]) if len(offered) == 1 else None
-        left, right = both or (None, task.info["terms"][3])
         if self._notation == "toy":
-            return f"got left={'_' if left is None else left} right={right}"
-        return f"The left side is {'unknown' if left is None else left}, the right side is {right}."
+            difference = both and both[0] - both[1]
+            return f"got diff={'_' if difference is None else difference if abs(difference) <= TOY_FAR else 'far'}"
+        left, right = both or ("unknown", task.info["terms"][3])
+        return f"The left side is {left}, the right side is {right}."
+
+    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str | None:
+        """What would be told if another number stood in the response; ``None`` if it is not the task's equation."""
+        other = self.other_attempt(task, response, rng)
+        return other and self.told(task, other)
+
+    def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
+        """The task's equation with another number than the response's; ``None`` if that is another equation."""
+        offered = self._offered(response)
+        number = re.fullmatch(_pattern(task), offered[0], re.ASCII) if len(offered) == 1 else None
+        if number is None:
+            return None
+        others = [k for k in range(self._max_answer + 1) if str(k) != number[1]]
+        return self._response(task, str(rng.choice(others)))
 
     def gold_response(self, task: Task) -> str:
         """The equation with the solution; in the toy, quick."""
-        equation = written(task.info["terms"], task.gold, self._notation)
+        return self._response(task, task.gold)
+
+    def _response(self, task: Task, number: str) -> str:
+        equation = written(task.info["terms"], number, self._notation)
         return f"try {equation}" if self._notation == "toy" else in_form(equation, self._form)
 
     def _offered(self, response: str) -> list[str]:
@@ -157,11 +185,11 @@ def written(terms: Sequence[int], unknown: str, notation: str = "toy") -> str:
     """The equation ``m * (x + a) + b = c`` with this text in the place of ``x``."""
     m, a, b, c = terms
     if notation == "toy":
-        return f"{m}* ({unknown} {a:+d}) {b:+d} ={c}"
-    inner, outer = (f"{'-' if k < 0 else '+'} {abs(k)}" for k in (a, b))
+        return f"{m}* ({unknown} {a:+d}) {b:+d} ={m}* ({c // m})"
+    inner, outer = (f" {'-' if k < 0 else '+'} {abs(k)}" if k else "" for k in (a, b))
     opening, closing = ("\\left(", "\\right)") if notation == "latex" else ("(", ")")
     factor = "" if m == 1 else str(m) if notation == "latex" else f"{m} * "
-    return f"{factor}{opening}{unknown} {inner}{closing} {outer} = {c}"
+    return f"{factor}{opening}{unknown}{inner}{closing}{outer} = {c}"
 
 
 def compact(equation: str) -> str:
@@ -190,6 +218,11 @@ def _value(side: str) -> Fraction | None:
     return None
 
 
+def _pattern(task: Task) -> str:
+    """The task's equation in compact form with any number, the first group, in the place of ``x``."""
+    return re.escape(compact(task.info["equation"])).replace("x", _NUMBER)
+
+
 def of_toy(response: str) -> str | None:
     """The equation of a toy response, without mode and trace, or ``None`` for anything else."""
     match = _TOY.fullmatch(response.strip())
@@ -198,6 +231,5 @@ def of_toy(response: str) -> str | None:
 
 def mended(task: Task, number: int) -> str:
     """The *mended* toy response to the task's own equation with this number."""
-    m, a, b, c = task.info["terms"]
-    off = c - (m * (number + a) + b)
-    return f"fix off{off} by{off // m} {written(task.info['terms'], str(number + off // m))}"
+    step = int(task.gold) - number
+    return f"fix by{step} {written(task.info['terms'], str(number + step))}"

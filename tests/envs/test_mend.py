@@ -7,7 +7,8 @@ from fractions import Fraction
 import pytest
 
 from envs import Message, Split, make
-from envs.tasks.mend import NOTATIONS, TOY_ANSWER, Mend, compact, mended, of_toy, sides, written
+from envs.tasks.mend import NOTATIONS, Mend, compact, mended, of_toy, sides, written
+from experiments.tiny_corpus import MendCorpus
 from rewards.answers import in_form
 
 SIZES = {"n_train": 60, "n_validation": 20, "n_test": 60}
@@ -15,7 +16,7 @@ SIZES = {"n_train": 60, "n_validation": 20, "n_test": 60}
 
 @pytest.fixture(params=NOTATIONS)
 def mend(request):
-    wide = {} if request.param == "toy" else {"factors": [2, 7], "max_addend": 30, "max_answer": 40}
+    wide = {} if request.param == "toy" else {"factors": [1, 7, 12], "max_inner": 30, "max_outer": 9, "max_answer": 40}
     return Mend(**SIZES, notation=request.param, **wide)
 
 
@@ -32,10 +33,12 @@ def test_the_gold_alone_is_paid_and_what_is_told_is_sympys_value_of_both_sides(m
         m, a, b, c = task.info["terms"]
         left = m * (x + a) + b
         assert sympy.solve(sympy.Eq(left, c), x) == [int(task.gold)]
-        for number in range(TOY_ANSWER + 1):
+        for number in range(10):
             score = mend.verify(task, respond(mend, task, number))
             assert score.value == (number == int(task.gold))
-            assert [int(word) for word in _numbers(score.observation)] == [left.subs(x, number), c]
+            both = left.subs(x, number), c
+            told = [both[0] - both[1]] if score.observation.startswith("got") else list(both)
+            assert told == [int(word) for word in _numbers(score.observation)]
         assert mend.verify(task, mend.gold_response(task)).value == 1.0
 
 
@@ -62,15 +65,31 @@ def test_splits_share_no_equation_and_are_the_same_every_time(mend):
 
 
 def _limits(mend):
-    return {"max_addend": mend._max_addend, "max_answer": mend._max_answer}
+    return {"max_inner": mend._max_inner, "max_outer": mend._max_outer, "max_answer": mend._max_answer}
 
 
 def test_an_equation_of_another_task_is_worth_nothing_even_if_it_holds(mend):
     task, other = mend.load(Split.TEST)[:2]
     score = mend.verify(task, mend.gold_response(other))
-    assert (score.value, score.reason) == (0.0, "other_equation")
-    right = other.info["terms"][3]
-    assert _numbers(score.observation) == [str(right), str(right)]
+    # As far as can be seen it is right.
+    assert (score.value, score.reason, score.public) == (0.0, "other_equation", True)
+    right = str(other.info["terms"][3])
+    assert _numbers(score.observation) in (["0"], [right, right])
+
+
+def test_hooks_of_the_controls_change_the_number_alone(mend):
+    rng = random.Random(0)
+    for task in mend.load(Split.TEST)[:20]:
+        own = respond(mend, task, 3)
+        told = mend.told(task, own)
+        other = mend.other_attempt(task, own, rng)
+        assert other is not None
+        assert other != own
+        assert mend.verify(task, other).reason != "other_equation"
+        error = mend.other_error(task, own, mend.verify(task, own), rng)
+        assert error in {mend.told(task, respond(mend, task, k)) for k in range(41)} - {told}
+        assert mend.other_attempt(task, "nothing", rng) is None
+        assert mend.other_error(task, "nothing", mend.verify(task, "nothing"), rng) is None
 
 
 def test_a_mended_equation_is_right_whatever_number_was_there():
@@ -87,13 +106,13 @@ def test_a_mended_equation_is_right_whatever_number_was_there():
     "response",
     [
         "",
-        "3* (9 +2) -5 =28",
-        "try off3 by1 3* (9 +2) -5 =28",  # a miss needs the word that announces it
-        "fix 3* (9 +2) -5 =28",
-        "try 3* (9 +2) -5 =28 try",
-        "try 3* (-9 +2) -5 =28",
-        "try 3* (x +2) -5 =28",
-        "try 3* (\u0669 +2) -5 =28",
+        "3* (9 +2) -5 =3* (13)",
+        "try by1 3* (9 +2) -5 =3* (13)",  # a step needs the word that announces it
+        "fix 3* (9 +2) -5 =3* (13)",
+        "try 3* (9 +2) -5 =3* (13) try",
+        "try 3* (-9 +2) -5 =3* (13)",
+        "try 3* (x +2) -5 =3* (13)",
+        "try 3* (\u0669 +2) -5 =3* (13)",
     ],
 )
 def test_malformed_toy_responses_are_no_answer_and_learn_no_number(response):
@@ -101,7 +120,21 @@ def test_malformed_toy_responses_are_no_answer_and_learn_no_number(response):
     score = Mend(**SIZES).verify(task, response)
     assert of_toy(response) is None
     assert (score.verdict, score.value) == ("no_answer", 0.0)
-    assert score.observation == f"got left=_ right={task.info['terms'][3]}"
+    assert score.observation == "got diff=_"
+
+
+def test_a_difference_that_the_toy_has_no_word_for_is_far():
+    mend = Mend(**SIZES)
+    response = "try 9* (9 +20) +45 =1* (-25)"
+    assert mend.verify(mend.load(Split.TEST)[0], response).observation == "got diff=far"
+
+
+def test_every_word_of_the_toy_is_a_word_of_its_base():
+    mend, words = Mend(n_train=2000), set(MendCorpus.words)
+    for task in mend.load(Split.TRAIN):
+        texts = [task.question, mend.gold_response(task)]
+        texts += [text for k in range(10) for text in (mended(task, k), mend.told(task, mended(task, k)))]
+        assert set(" ".join(texts).split()) <= words
 
 
 TERMS = (3, 2, -5, 28)
@@ -149,8 +182,9 @@ def test_options_that_cannot_be_are_refused():
         ({"notation": "roman"}, "notation"),
         ({"factors": []}, "factors"),
         ({"max_answer": 0}, "max_answer"),
-        ({"factors": [4]}, "notation=plain"),
-        ({"max_addend": 10}, "notation=plain"),
+        ({"p_zero": 1.5}, "p_zero"),
+        ({"factors": [10]}, "notation=plain"),
+        ({"max_inner": 21}, "notation=plain"),
     ):
         with pytest.raises(ValueError, match=named):
             Mend(**options)
@@ -165,5 +199,5 @@ def test_an_episode_tells_both_sides_and_mending_pays():
     number = (int(task.gold) + random.Random(0).randint(1, 9)) % 10
     messages, reward, terminated, truncated, _ = env.step(f"try {written(task.info['terms'], str(number))}")
     assert (reward, terminated, truncated) == (0.0, False, False)
-    assert messages == (Message("user", f"got left={m * (number + a) + b} right={c}"),)
+    assert messages == (Message("user", f"got diff={m * (number + a) + b - c}"),)
     assert env.step(mended(task, number))[1] == 1.0
