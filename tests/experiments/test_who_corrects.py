@@ -8,7 +8,7 @@ import pytest
 
 from envs import Split
 from envs.tasks.repair import INVERSES, Repair, run, written
-from experiments.arms import write_rows
+from experiments.arms import write_jsonl
 from experiments.evidence.comparison import compare
 from experiments.evidence.controls import other_error
 from experiments.evidence.store import Store
@@ -92,7 +92,7 @@ def judged(tmp_path_factory):
         rows += control_rows(rollout, env, episodes, tasks, bench.renderer, policy.__name__, 0)
         own = folder / policy.__name__
         own.mkdir()
-        write_rows(own / "rows.jsonl", rows)
+        write_jsonl(own / "rows.jsonl", (row.to_json() for row in rows))
         result = {"arm": policy.__name__, "seed": 0, "totals": {"episodes": 1}, "seconds": 1.0}
         (own / "result.json").write_text(json.dumps(result))
     store = Store(folder)
