@@ -1,5 +1,6 @@
 """Does the job of a folder: ``python -m experiments.job <folder>``. Executors start it; a person can, too."""
 
+import argparse
 import ctypes
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
+from experiments.cli import UserError
 from experiments.jobs import Job
 from rl.tracking import write_json, write_text
 
@@ -41,4 +43,9 @@ def run_job(folder: Path) -> int:
 if __name__ == "__main__":
     if sys.platform == "linux":  # whatever becomes of who started this job, it does not stay behind
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    sys.exit(run_job(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(prog="python -m experiments.job", description=__doc__.split(":")[0])
+    parser.add_argument("folder", type=Path, help="with the job.json that an executor wrote")
+    try:
+        sys.exit(run_job(parser.parse_args().folder))
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -58,7 +58,7 @@ def score_math(
         response: What the policy wrote.
         gold: The right answer, as LaTeX or plain text, without ``\boxed``.
         form: Where the task accepts an answer: a name of :data:`rewards.answers.ANSWER_FORMS`, or several in order.
-        deadline_s: Seconds after which a comparison is killed and graded ``timeout``.
+        deadline_s: Processor seconds after which a comparison is killed and graded ``timeout``.
         reasoning: Marks around what is a draft.
 
     Returns:

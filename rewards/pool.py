@@ -1,18 +1,21 @@
-"""Killable worker processes with a hard deadline per request.
+"""Killable worker processes with a hard deadline per request, in processor time.
 
 A thread or SIGALRM time-out cannot stop a C call and starves the whole process (``9^9^9^9``); SIGKILL can. Workers are
 forked from a template process of their own (:mod:`rewards.pool_template`), which has loaded all that they need: a
-killed one is replaced in milliseconds, and none has this process's memory, threads or CUDA context.
+killed one is replaced in milliseconds, and none has this process's memory, threads or CUDA context. Deadlines count the
+worker's processor time, so that a busy machine makes no time-out of a right answer.
 """
 
 import atexit
 import os
 import queue
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 START_DEADLINE_S = 60.0
 """Seconds that a template may take to import what its workers need on a busy machine."""
 MAX_REPLY_BYTES = 2**20
+_PATIENCE = 10
+"""Real time per deadline after which a worker that does not even compute is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class WorkerPool:
 
         Args:
             request: Anything that JSON holds.
-            deadline_s: Seconds from the moment a worker gets it until that worker is killed.
+            deadline_s: Processor seconds that a worker may take for it before it is killed; real seconds times ten.
 
         Raises:
             RuntimeError: If the pool is closed, or belongs to a process that this one was forked from.
@@ -226,7 +231,7 @@ class _Template:
         if not data:
             ours.close()
             raise OSError("the template is gone")
-        return _Worker(ours, handles[0])
+        return _Worker(ours, handles[0], int(data))
 
     def kill(self) -> None:
         self._control.close()
@@ -235,20 +240,26 @@ class _Template:
 
 
 class _Worker:
-    """One worker: a channel, and a handle that can only ever mean this process."""
+    """One worker: a channel, a handle that can only ever mean this process, and its clock."""
 
-    def __init__(self, channel: socket.socket, handle: int) -> None:
+    def __init__(self, channel: socket.socket, handle: int, pid: int) -> None:
         self.calls = 0
-        self._channel, self._handle = channel, handle
+        self._channel, self._handle, self._clock = channel, handle, (~pid << 3) | 2
+        channel.settimeout(START_DEADLINE_S)  # of one that neither reads nor writes, though it should
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
 
     def ask(self, request: Any, deadline_s: float) -> Reply:
         self.calls += 1
-        self._channel.settimeout(deadline_s)
         try:
+            began, used_s = time.monotonic(), time.clock_gettime(self._clock)
             send_frame(self._channel, request)
+            left_s = deadline_s
+            while not self._poll.poll(1000 * left_s + 1):
+                left_s = deadline_s - (time.clock_gettime(self._clock) - used_s)
+                if left_s <= 0 or time.monotonic() - began > _PATIENCE * deadline_s:
+                    return Reply("timeout")
             return Reply("ok", receive_frame(self._channel, MAX_REPLY_BYTES))
-        except TimeoutError:
-            return Reply("timeout")
         except OSError:
             return Reply("crash")
 

@@ -44,7 +44,7 @@ def main() -> None:
             _work(module, socket.socket(fileno=descriptors[0]), memory_bytes)
         os.close(descriptors[0])
         handle = os.pidfd_open(pid)
-        socket.send_fds(control, [b"started"], [handle])
+        socket.send_fds(control, [str(pid).encode()], [handle])
         os.close(handle)
 
 

@@ -22,7 +22,7 @@ def make(name, **options):
         folder = DATA / name
         if not folder.exists():
             pytest.skip(f"{name} is not at {folder}")
-        options["path"] = str(folder)
+        options |= {"path": str(folder), "timeout_s": 60.0}  # one of MBPP's solutions takes 2 s on a fast machine
     return envs.make(f"errata/{name}-v1", options=options, feedback="execution", split="test")
 
 
@@ -68,12 +68,12 @@ def test_all_974_tasks_of_mbpp_can_be_judged():
     programs = [row["code"].replace("\r\n", "\n") for row in rows]
     with ThreadPoolExecutor(4) as threads:
         scores = threads.map(
-            lambda row, code: score_program(code, tests_of(row, code), Limits(cpu_s=30)), rows, programs
+            lambda row, code: score_program(code, tests_of(row, code), Limits(cpu_s=60)), rows, programs
         )
         assert all(score.verdict is Verdict.CORRECT for score in scores)
         stubs = [program_in(stub(code)) or "" for code in programs]
         scores = threads.map(
-            lambda row, code, stubbed: score_program(stubbed, tests_of(row, code), Limits(cpu_s=30)),
+            lambda row, code, stubbed: score_program(stubbed, tests_of(row, code), Limits(cpu_s=60)),
             rows,
             programs,
             stubs,

@@ -1,7 +1,8 @@
 """Adversarial and honest programs, each with its right verdict and the reason.
 
 Every program is asked for ``double(x)``, which returns ``x + x``. ``P`` (pass): the answer is right and whatever else it
-tries is refused without harm. ``F`` (fail): must never be paid. ``T``: must be stopped at its limit.
+tries is refused without harm. ``F`` (fail): must never be paid. ``T``: never ends, so that a machine of any speed stops
+it at its limit. Rows of the first two kinds end by themselves within a tenth of a second of processor time.
 """
 
 from dataclasses import dataclass
@@ -235,7 +236,7 @@ PROGRAMS = [
     Row("breaking", "fills the pipe table", F, "descriptors are few", only_if("import os\nfor _ in range(10**4): os.pipe()")),
     Row("breaking", "sleeps with its request unread", T, "asleep is not waiting for us", "import rewards.sandbox.candidate as c, time\ndef answer(self, request):\n    yield {'loaded': True}\n    time.sleep(1000)\nc.Candidate.answer = answer\nc.Candidate._call = None\n"),
     Row("breaking", "deadlock", T, "it waits for itself", "import threading\ndef double(x):\n    lock = threading.Lock()\n    lock.acquire()\n    lock.acquire()\n"),
-    Row("breaking", "memory in the codec", T, "writing the reply is its own time", "def double(x):\n    return [[0] * 1000] * 100000\n"),
+    Row("breaking", "memory in the codec", F, "writing the reply takes its own memory", "def double(x):\n    return [[10 ** 30] * 1000] * 100000\n"),
     Row("breaking", "warns as an error", F, "a wrong answer all the same", "import warnings\nwarnings.simplefilter('error')\ndef double(x):\n    return 5\n"),
     Row("breaking", "every call that is not allowed", F, "each is refused", only_if("import ctypes\nc = ctypes.CDLL(None)\nassert any(c.syscall(n, 0, 0, 0, 0, 0, 0) >= 0 for n in (*range(64, 72), 101, 103, *range(155, 157), *range(161, 169), *range(170, 186), 237, 238, 239, 248, 249, 253, 259, 279, 292, 298, 304, 310, 311, 312, 319, 321, 323, 425, 428, 429, 430, 431, 432, 433, 438, 440, 442, 443, 447, 448))")),
 ]  # fmt: skip

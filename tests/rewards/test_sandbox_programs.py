@@ -12,16 +12,19 @@ import pytest
 from rewards.asserts import Case
 from rewards.code import FunctionTests, score_program
 from rewards.sandbox import Limits, Mode, Sandbox, SandboxError
-from tests.rewards.programs import DECOY, HONEST, MARKER, PROGRAMS
+from tests.rewards.programs import DECOY, HONEST, MARKER, PROGRAMS, T
 
 HIDDEN_ARGUMENT, HIDDEN_RESULT = 918273, 1836546
 TESTS = FunctionTests(
     public=(Case("double", (2,), 4),),
     hidden=(Case("double", (HIDDEN_ARGUMENT,), HIDDEN_RESULT), Case("double", ("hidden-ab",), "hidden-abhidden-ab")),
 )
-LIMITS = Limits(cpu_s=0.5)
+LIMITS, SHORT = Limits(cpu_s=10.0), Limits(cpu_s=0.25)
+"""Rows that end by themselves use up to a tenth of a second: no slow machine makes a time-out of them. The others never
+end, so for them any limit is right.
+"""
 MEMORY = 2**28
-"""Little enough to be filled in a tenth of the time, on a slow machine too."""
+"""Little enough to be filled in a tenth of a second."""
 MODES = {"N": Mode.NAMESPACES, "L": Mode.LANDLOCK, "S": Mode.STRICT}
 
 
@@ -57,7 +60,10 @@ def graded(letter):
     Path(DECOY).write_text("decoy")
     before = machine()
     with Sandbox(mode=MODES[letter], memory_bytes=MEMORY) as sandbox, ThreadPoolExecutor(8) as threads:
-        scores = list(threads.map(lambda row: score_program(row.source, TESTS, LIMITS, sandbox=sandbox), rows))
+        limits = (SHORT if row.verdict == T else LIMITS for row in rows)
+        scores = list(
+            threads.map(lambda row, limits: score_program(row.source, TESTS, limits, sandbox=sandbox), rows, limits)
+        )
         again = score_program(HONEST, TESTS, LIMITS, sandbox=sandbox)
     after = machine()
     os.unlink(DECOY)

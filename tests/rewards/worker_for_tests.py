@@ -11,6 +11,8 @@ def load():
 def answer(request):
     if "sleep" in request:
         time.sleep(request["sleep"])
+    while "spin" in request:
+        pass
     if "exit" in request:
         os._exit(request["exit"])
     if "raise" in request:
