@@ -1,6 +1,6 @@
 """An offline arm: ``python -m experiments.sft offline=star env=modchain``."""
 
-from experiments.cli import entry_point
+from experiments.cli import console, entry_point
 from rl.config import SFTConfig
 
 
@@ -10,9 +10,13 @@ def main(cfg: SFTConfig) -> None:
     from experiments.arms import run_offline
     from experiments.folders import open_run
     from experiments.progress import shown_run
+    from experiments.push import push, refuse_early
 
+    refuse_early(cfg.hub.repo)
     with open_run(cfg, "sft") as folder:
         shown_run(cfg, folder, cfg.offline.name, run_offline)
+    if cfg.hub.repo is not None:
+        console.print(f"published as {push(folder, cfg.hub.repo, cfg.hub.private)}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from experiments.cli import entry_point
+from experiments.cli import console, entry_point
 from rl.config import TrainConfig
 
 
@@ -12,9 +12,11 @@ def main(cfg: TrainConfig) -> None:
     from experiments.folders import is_complete, open_run
     from experiments.online import run_online
     from experiments.progress import shown_run
+    from experiments.push import push, refuse_early
     from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
 
+    refuse_early(cfg.hub.repo)
     distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     try:
         with open_run(cfg, "train", distributed) as folder:
@@ -26,6 +28,8 @@ def main(cfg: TrainConfig) -> None:
         distributed.close()
         raise
     distributed.close()
+    if cfg.hub.repo is not None and distributed.is_main:
+        console.print(f"published as {push(folder, cfg.hub.repo, cfg.hub.private)}", highlight=False)
 
 
 if __name__ == "__main__":

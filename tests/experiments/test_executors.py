@@ -253,24 +253,17 @@ def test_a_job_of_two_devices_trains_in_two_processes(undisturbed, tmp_path, mon
 def test_a_preempted_job_is_queued_again_and_ends_with_the_same_numbers(way, undisturbed, tmp_path):
     job = online_job(tmp_path)
     executor = EXECUTORS["submitit"](EXECUTORS.options("submitit", {"cluster": "local", "cpus_per_job": 1}), tmp_path)
-    handed, submit = [], executor.submit
-
-    def submitted(folders):
-        handed.append(submit(folders))
-        return handed[-1]
-
-    executor.submit = submitted
     sent = []
 
     class Watching(Display):
         def reporter(self, who):
             def report(what, share, metrics):
                 if what == "training" and not sent:
-                    if way == "signal to submitit":
-                        handed[0][0]._interrupt()
+                    process = next(one for one in processes_of(job.folder) if "experiments.job" in one.cmdline())
+                    if way == "signal to submitit":  # as Slurm's --signal does
+                        process.parent().send_signal(signal.SIGUSR2)
                     else:
-                        processes = [one for one in processes_of(job.folder) if "experiments.job" in one.cmdline()]
-                        processes[0].send_signal(signal.SIGUSR1)
+                        process.send_signal(signal.SIGUSR1)
                     sent.append(share)
 
             return report
