@@ -247,6 +247,10 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         asked = self._asks.format(question=self._task.question, observation=score.observation)
         return (*self._talk, Message("user", asked)), score.value, False, False, info
 
+    def request(self, task: Task, response: str, score: Score) -> str | None:
+        """What is said after an attempt that is worth this; ``None`` where another role speaks between attempts."""
+        return self._feedback(task, response, score, self.prompts) if self._between is None else None
+
     def _hear(self, words: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
         """Pays what was said of the last attempt, and hands it to the solver, or ends the episode."""
         assert self._between is not None

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rl.probe import first_turns, second_attempts
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
 from rl.types import Episode, Turn
-from rl.workbench import Workbench, content_of
+from rl.workbench import Workbench, content_of, make_env
 
 VALIDATION_TASKS = 200
 
@@ -211,8 +212,8 @@ def evaluate(
         episodes = play(rollout, tasks, 1, 0.0, "greedy", on_episode)
         rows += to_rows(episodes, 1, arm, seed, "greedy", attempts)
         if config.controls and bench.config.env.attempts > 1:
-            two, told = bench.rollout(split, 2), bench.rollout(split, 2, "verdict")
-            rows += control_rows(two, told, episodes, tasks, bench.renderer.end_id, arm, seed)
+            env, two = make_env(bench.config.env, bench.taskset, split, 2), partial(bench.rollout, split, 2)
+            rows += control_rows(two, env, episodes, tasks, bench.renderer, arm, seed, config.only_controls)
     if config.attempts:
         episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, LONGER, on_episode)
         rows += to_rows(episodes, 1, arm, seed, LONGER, config.attempts)

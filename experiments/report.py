@@ -10,7 +10,7 @@ from rich.table import Table
 from experiments.cli import console, entry_point
 from experiments.evidence import build
 from experiments.evidence.comparison import Comparison, compare
-from experiments.evidence.controls import SHORT, control_cells
+from experiments.evidence.controls import control_cells
 from experiments.evidence.draw import write
 from experiments.evidence.model import Absent, Exhibit, Figure
 from experiments.evidence.page import page
@@ -86,11 +86,12 @@ def _print(comparison: Comparison, out: Console) -> None:
         spent = [fixed(n, 0) for n in (line.episodes, line.updates, line.gradient_tokens, line.seconds)]
         table.add_row(line.name, *cells, failed, *spent)
     out.print(table)
-    if cells := control_cells(comparison):
+    header, found = control_cells(comparison)
+    if found:
         controls = Table(title="controls: accuracy of the greedy second attempt, percent", title_justify="left")
-        for name in ("arm", "acc@t2", *SHORT.values()):
+        for name in header:
             controls.add_column(name, justify="left" if name == "arm" else "right")
-        for row in cells:
+        for row in found:
             controls.add_row(*row)
         out.print(controls)
     for sentence in verdicts(comparison):

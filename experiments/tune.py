@@ -13,7 +13,6 @@ import csv
 import io
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -135,10 +134,14 @@ class ArmStudy:
                 self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=value))
 
     def winner(self) -> Trial | None:
-        """The best trial, the earliest of equals; ``None`` if all crashed."""
-        objective = self._cfg.objective
-        done = [trial for trial in self.trials if not math.isnan(trial.value(objective))]
-        return max(done, key=lambda trial: (trial.value(objective), -trial.number), default=None)
+        """The best trial, of equals the one with better first attempts, then the earlier; ``None`` if all crashed."""
+
+        def rank(trial: Trial) -> tuple[float, float, int]:
+            firsts = [result["greedy"]["accuracy_t1"] for result in trial.results()]
+            return trial.value(self._cfg.objective), sum(firsts), -trial.number
+
+        done = [trial for trial in self.trials if not math.isnan(trial.value(self._cfg.objective))]
+        return max(done, key=rank, default=None)
 
 
 def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
@@ -215,31 +218,34 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
 
     Returns:
         What was written.
+
+    Raises:
+        UserError: If every trial of an arm crashed; what the others came to is written first.
     """
     path = Path(cfg.output)
     before: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
     arms, records = dict((before or {}).get("arms") or {}), dict((before or {}).get("tuning") or {})
+    hopeless = []
     for one in found:
         best = one.winner()
         if best is None:
-            raise UserError(f"{one.arm}: every trial crashed; see trials.csv and the job.log files in {folder}")
+            hopeless.append(one.arm)
+            continue
         arms.pop(one.arm, None)
         if best.changed:
             arms[one.arm] = best.changed
-        values = [None if math.isnan(value) else round(value, 4) for value in _values(one, best, cfg.objective)]
+        before_and_after = [trial.value(cfg.objective) for trial in (one.trials[0], best)]
+        values = [None if math.isnan(value) else round(value, 4) for value in before_and_after]
         spent = max(result["totals"]["episodes"] for result in best.results())
         records[one.arm] = asdict(TuningRecord(len(one.trials), list(cfg.seeds), spent, cfg.objective, *values))
     chosen = {"arms": arms, "tuning": records}
-    head = "# @package _global_\n# What experiments.tune chose on validation tasks; the last command: "
-    command = " ".join(["python -m experiments.tune", *sys.argv[1:]])
+    head = "# @package _global_\n# What experiments.tune chose on validation tasks, and what it was worth there.\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, f"{head}{command}\n{OmegaConf.to_yaml(OmegaConf.create(chosen))}")
+    write_text(path, head + OmegaConf.to_yaml(OmegaConf.create(chosen)))
     write_json(folder / "winners.json", chosen)
+    if hopeless:
+        raise UserError(f"{', '.join(hopeless)}: every trial crashed; see trials.csv and the job.log files in {folder}")
     return chosen
-
-
-def _values(one: ArmStudy, best: Trial, objective: str) -> tuple[float, float]:
-    return one.trials[0].value(objective), best.value(objective)
 
 
 @entry_point("tune")

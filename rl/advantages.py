@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from rewards import Lookup
-from rl.batching import Row, conversations
 from rl.config import StageConfig
 from rl.config.checks import check_numbers
-from rl.types import Episode, RolloutBatch
+from rl.types import Episode, RolloutBatch, Turn
 
 ADVANTAGES: Lookup[Callable[..., Tensor]] = Lookup("algorithm.advantage")
 """``(rewards_BK, values_BT, batch, sum_over, **options) -> [B, T]``. ``groups=True`` declares that the episodes of a
@@ -138,21 +137,24 @@ def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
     episodes are not trained on, so they are not looked at either.
     """
     compared = [episode for episode in group if not (episode.failed or episode.masked)]
-    rows = conversations(compared)
-    return any(_differ([row for row in rows if row.role == role], compared, stage) for role in {r.role for r in rows})
+    for role in {turn.role for episode in compared for turn in episode.turns}:
+        # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
+        turns = [
+            [(turn, turn.trained or k < episode.given) for k, turn in enumerate(episode.turns) if turn.role == role]
+            for episode in compared
+        ]
+        if _differ([of_one for of_one in turns if of_one], stage):
+            return True
+    return False
 
 
-def _differ(rows: Sequence[Row], episodes: Sequence[Episode], stage: StageConfig) -> bool:
-    """Whether the turns of one role are paid differently."""
-    lengths = {len(row.turns) for row in rows}
-    if len(lengths) != 1:
+def _differ(turns: Sequence[Sequence[tuple[Turn, bool]]], stage: StageConfig) -> bool:
+    """Whether the turns of one role, a list an episode, are paid differently where they count."""
+    if len({len(of_one) for of_one in turns}) != 1:
         return True
-    turns = [[(k, episodes[row.episode].turns[k]) for k in row.turns] for row in rows]
-    rewards = torch.tensor([[turn.reward for _, turn in row] for row in turns], dtype=torch.float64)
-    paid = shaped_rewards(rewards, torch.tensor(list(lengths)), stage)
-    # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
-    given = [episodes[row.episode].given for row in rows]
-    counts = torch.tensor([[turn.trained or k < n for k, turn in row] for row, n in zip(turns, given, strict=True)])
+    rewards = torch.tensor([[turn.reward for turn, _ in of_one] for of_one in turns], dtype=torch.float64)
+    paid = shaped_rewards(rewards, torch.tensor([len(turns[0])]), stage)
+    counts = torch.tensor([[counts for _, counts in of_one] for of_one in turns])
     highest = torch.where(counts, paid, -torch.inf).amax(0)
     return bool((highest > torch.where(counts, paid, torch.inf).amin(0)).any())
 

@@ -31,12 +31,14 @@ class EpisodePlan:
         group_id: Which group.
         seed: Decides everything that is sampled.
         first: A first attempt to be read instead of sampled.
+        request: What is said after it, in place of the environment's words.
     """
 
     task: Task
     group_id: int
     seed: int
     first: Turn | None = None
+    request: str | None = None
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class _Play:
     prompt_ids: tuple[int, ...] = ()
     limit: int | None = None
     turns: list[Turn] = field(default_factory=list)
+    said: dict[str, list[Message]] = field(default_factory=dict)
+    """By role, what it has read and written, where prompts are rendered from that."""
     policy_version: int = 0
     stop: StopReason | None = None
     error: str | None = None
@@ -185,6 +189,7 @@ class Rollout:
                 score=None,
                 reward=0.0,
                 role=play.role,
+                restarts=self._renderer.drops_thoughts and any(turn.role == play.role for turn in play.turns),
             )
             turns.append((completion.request_id, turn))
         return turns
@@ -204,11 +209,18 @@ class Rollout:
         if first is not None and first.prompt_ids != play.prompt_ids:
             play.fail("replay: the first attempt answers another prompt")
         elif first is not None:
-            self._take(play, replace(first, trained=False), partial(env.step, first.text))
+            self._take(play, replace(first, trained=False), partial(env.step, first.text), plan.request)
         return play
 
-    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any]) -> None:
-        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known."""
+    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
+        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known.
+
+        Args:
+            play: The episode.
+            turn: What was written, not yet paid.
+            step: Hands it to the environment.
+            request: What is said then, in place of the environment's words.
+        """
         started = time.perf_counter()
         try:
             observation, reward, terminated, truncated, info = step()
@@ -225,7 +237,7 @@ class Rollout:
             elif terminated or truncated:
                 play.stop = ended
             else:
-                self._read(play, observation, info)
+                self._read(play, observation if request is None else request, info)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -242,7 +254,12 @@ class Rollout:
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
         play.limit = info.get("max_new_tokens")
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
-        if before is None:
+        if self._renderer.drops_thoughts:
+            said = play.said.setdefault(play.role, [])
+            said += [self._renderer.said(before.action_ids)] if before is not None else []
+            said += messages
+            play.prompt_ids = self._renderer.opening(said)
+        elif before is None:
             play.prompt_ids = self._renderer.opening(messages)
         else:
             play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, messages)

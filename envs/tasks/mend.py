@@ -131,14 +131,14 @@ class Mend:
         if len(offered) != 1:
             verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
             return Score(0.0, verdict, None, reason, told)
-        answer = offered[0]
+        answer, both = offered[0], sides(offered[0])
+        holds = both is not None and both[0] == both[1]
         number = re.fullmatch(_pattern(task), answer, re.ASCII)
         if number is None:
-            verdict = Verdict.NO_ANSWER if sides(answer) is None else Verdict.WRONG
-            return Score(0.0, verdict, answer, "other_equation", told)
-        return replace(
-            score_answer(number[1], task.gold, self._deadline_s), answer=answer, key=answer, observation=told
-        )
+            verdict = Verdict.NO_ANSWER if both is None else Verdict.WRONG
+            return Score(0.0, verdict, answer, "other_equation", told, public=holds)
+        score = score_answer(number[1], task.gold, self._deadline_s)
+        return replace(score, answer=answer, key=answer, observation=told, public=holds)
 
     def told(self, task: Task, response: str) -> str:
         """What both sides of the response's own equation come to; of the task, only the right side is used."""

@@ -78,12 +78,24 @@ class Sums:
         answer, mode = found[-1].lstrip("0") or "0", "computed" if "=" in response else "bare"
         # More digits than any sum has are as wrong as they look, and Python refuses to read very many.
         miss = int(task.gold) - int(answer) if len(answer) < 20 else int(task.gold) - 10**19
-        seen = f"Too {'small' if miss > 0 else 'large'} by {abs(miss)}." if miss else "Right. Once more."
-        return replace(Score.of(miss == 0, answer, mode), observation=seen)
+        return replace(Score.of(miss == 0, answer, mode), observation=_told(miss), public=miss == 0)
+
+    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str:
+        """Another miss, for control C4."""
+        return rng.choice([told for miss in SLIPS if (told := _told(miss)) != score.observation])
+
+    def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
+        """Another number in its place, for control C5; ``None`` where there is none."""
+        found = _NUMBER.findall(response)
+        return str(max(1, int(found[-1][:9]) + rng.choice(SLIPS))) if found else None
 
     def gold_response(self, task: Task) -> str:
         """The sum alone."""
         return task.gold
+
+
+def _told(miss: int) -> str:
+    return f"Too {'small' if miss > 0 else 'large'} by {abs(miss)}." if miss else "Right. Once more."
 
 
 def slipped(task: Task, rng: random.Random) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from experiments.evidence.model import plain
 from experiments.evidence.store import Store
+from rl.analysis.controls import CONTROLS
 from rl.analysis.rates import Where
-from rl.analysis.rows import Control
 from rl.analysis.significance import detectable_delta, iqm, mcnemar, newcombe_paired
 from rl.analysis.statistics import Interval
 
@@ -147,15 +147,15 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
 def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """Accuracy of the second attempt under each control, and what it loses there."""
     boot, there, lost = store.bootstrap("greedy"), {}, {}
-    for control in Control:
+    for control in CONTROLS:
         if arm in store.tables(control):
             # The same tasks in the order of the arm's own episodes, so that differences are paired.
             places = {task: i for i, task in enumerate(store.tables(control)[arm].task_ids)}
             order = [places[task] for task in store.tables("greedy")[arm].task_ids]
             cells = store.cells(arm, control, "accuracy_t2")
             cells = cells.take(range(len(cells.above)), order)
-            there[control.value] = boot.interval(cells)
-            lost[control.value] = boot.difference(store.cells(arm, "greedy", "accuracy_t2"), cells)
+            there[control] = boot.interval(cells)
+            lost[control] = boot.difference(store.cells(arm, "greedy", "accuracy_t2"), cells)
     return there, lost
 
 

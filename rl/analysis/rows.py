@@ -1,7 +1,6 @@
 """One row per evaluated episode: arm, seed, mode, task, sample. Everything that is reported is computed from rows."""
 
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from rl.analysis.rates import measure
@@ -13,17 +12,6 @@ LONGER = "longer"
 """Mode of greedy episodes with more attempts than in training."""
 TRANSFER = "transfer/"
 """Modes of rows that were played in another environment begin with it; the environment's name follows."""
-
-
-class Control(StrEnum):
-    """What the policy reads in place of its first attempt (:mod:`rl.controls`); also the ``mode`` of the rows."""
-
-    WITHOUT_FIRST = "without_first"
-    """An empty answer (C1)."""
-    OTHERS_FIRST = "others_first"
-    """Its first attempt at another task (C2)."""
-    TOLD_VERDICT = "told_verdict"
-    """Its own first attempt, and whether it was right (C3): what an oracle's flag would add."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,9 @@ class ModelConfig:
         chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates by
             name, ``trl:qwen3``: they leave earlier turns as they were.
         chat_template_kwargs: Arguments of the template, as ``enable_thinking: false``.
-        thoughts: What becomes of a template that writes earlier answers otherwise than they were sampled, without
-            their thoughts for example: ``refuse``, or ``keep`` them in the context as sampled.
+        thoughts: Whether earlier answers are read with their thoughts. ``refuse`` takes a template that leaves answers
+            as they were sampled, and no other; ``keep`` leaves them as sampled whatever the template would do; ``drop``
+            takes the thoughts of earlier answers out, and then every turn is trained on as a sequence of its own.
         template_date: What a template reads as today's date (``YYYY-MM-DD``), the same in all of a run.
         context_length: 0 takes the model's own limit.
         lora: Low-rank adapters.
@@ -80,7 +81,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "model", not_negative="context_length")
         refuse_unknown(self.dtype, ("float32", "bfloat16"), "model.dtype")
-        refuse(self.thoughts not in ("refuse", "keep"), f"model.thoughts={self.thoughts}: use refuse or keep")
+        refuse_unknown(self.thoughts, ("refuse", "keep", "drop"), "model.thoughts")
         try:
             date.fromisoformat(self.template_date)
         except ValueError:

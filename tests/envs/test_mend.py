@@ -71,7 +71,8 @@ def _limits(mend):
 def test_an_equation_of_another_task_is_worth_nothing_even_if_it_holds(mend):
     task, other = mend.load(Split.TEST)[:2]
     score = mend.verify(task, mend.gold_response(other))
-    assert (score.value, score.reason) == (0.0, "other_equation")
+    # As far as can be seen it is right.
+    assert (score.value, score.reason, score.public) == (0.0, "other_equation", True)
     right = str(other.info["terms"][3])
     assert _numbers(score.observation) in (["0"], [right, right])
 

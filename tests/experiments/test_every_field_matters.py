@@ -28,6 +28,7 @@ from rl.config import (
     SFTConfig,
     StageConfig,
     TermConfig,
+    TrackingConfig,
     TrainConfig,
     TrainingConfig,
 )
@@ -132,6 +133,7 @@ ONLINE = {
 def online_config(algorithm):
     cfg = modchain_config(tasks_per_step=2, algorithm=algorithm, episodes=4 * 2 * algorithm.group_size)
     cfg.training = replace(cfg.training, validate_every=2, select="best", save_every=2, save_every_updates=3)
+    cfg.tracking = TrackingConfig(conversations=1, conversations_every=2)
     cfg.evaluation = EvalConfig(
         n_tasks=4, samples_per_task=1, attempts=3, controls=True, fixed_first=4, transfer={"x": {"attempts": 2}}
     )

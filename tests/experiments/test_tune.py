@@ -95,6 +95,17 @@ def test_every_arm_gets_as_many_trials_and_the_best_is_written(make, tmp_path):
         make(*there, "seeds=[0,1001]", program="compare")
 
 
+def test_of_equals_the_better_first_attempts_win_then_the_earlier_trial(make, tmp_path):
+    (study,) = tune(make("trials=4", "run=[star]"), tmp_path)
+    for trial, first in zip(study.trials, (0.5, 0.4, 0.7, 0.7), strict=True):
+        result = {"greedy": {"accuracy_t1": first, "accuracy_t2": 0.9}}
+        folder = trial.jobs[0].folder
+        (folder / "policy").mkdir(exist_ok=True)
+        (folder / "policy" / "config.json").write_text("{}")
+        (folder / "result.json").write_text(json.dumps(result))
+    assert study.winner().number == 2
+
+
 def test_judged_on_validation_tasks_alone_and_with_a_seed_of_its_own(make, tmp_path):
     (study, _) = studies(make(), tmp_path)
     run = study.trials[0].jobs[0].arm.config

@@ -9,8 +9,10 @@ import pytest
 from experiments import schema as entry_schema
 from rl import config as schema
 from rl.advantages import ADVANTAGES
+from rl.curriculum import CURRICULA
 from rl.kl import KLS
 from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
+from rl.token_masks import TOKEN_MASKS
 
 BASE = {
     "AlgorithmConfig": {"name": "x"},
@@ -18,6 +20,7 @@ BASE = {
     "CriticConfig": {"kind": "shared"},
     "LoraConfig": {"rank": 4},
     "EngineConfig": {"name": "vllm_http", "urls": ["http://x"], "weights_dir": "x"},
+    "TrackingConfig": {"conversations": 1},
 }
 ANY_SIGN = {"reward_weights", "progress_alpha", "weight"}
 MAY_BE_ZERO = {
@@ -30,6 +33,11 @@ MAY_BE_ZERO = {
     "max_sampler_gap",
     "EvalConfig": "n_tasks samples_per_task attempts fixed_first",
     "LoraConfig": "rank",
+    "TrackingConfig": "conversations",
+    "Running": "smoothing explore",
+    "Band": "smoothing explore low high",
+    "CovarianceBand": "share low high",
+    "TopCovariance": "share",
     "ModelConfig": "context_length",
     "EngineConfig": "retries sleep_level",
     "EnvConfig": "attempts",
@@ -46,7 +54,7 @@ MAY_BE_ZERO = {
     "WatchConfig": "episodes",
     "ReportConfig": "episodes",
 }
-LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE)
+LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE, TOKEN_MASKS, CURRICULA)
 OPTIONS = {type(lookup.options(name, {})) for lookup in LOOKUPS for name in lookup if not name.startswith("test_")}
 CLASSES = [cls for module in (schema, entry_schema) for cls in vars(module).values() if is_dataclass(cls)]
 CLASSES = list(dict.fromkeys(CLASSES))
