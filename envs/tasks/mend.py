@@ -82,7 +82,7 @@ class Mend:
         factors: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9),
         max_inner: int = 20,
         max_outer: int = 5,
-        p_zero: float = 0.6,
+        p_zero: float = 0.65,
         max_answer: int = 9,
         seed: int = 0,
         answer_form: str | Sequence[str] = "boxed",
