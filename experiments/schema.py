@@ -263,6 +263,21 @@ class WatchConfig(ProgramConfig):
 
 
 @dataclass
+class PushConfig(ProgramConfig):
+    """``experiments.push``: the policy of a finished run, with a card, to the Hugging Face hub.
+
+    Args:
+        run: Folder of the run.
+        repo: ``<owner>/<name>``.
+        private: Whether a repository that is not there yet is made a private one.
+    """
+
+    run: str = MISSING
+    repo: str = MISSING
+    private: bool = True
+
+
+@dataclass
 class ReportConfig(ProgramConfig):
     """``experiments.report``: tables, figures and page of a folder of runs.
 

@@ -10,8 +10,10 @@ def main(cfg: SFTConfig) -> None:
     from experiments.arms import run_offline
     from experiments.folders import is_complete, open_run
     from experiments.progress import Display
+    from experiments.push import push, refuse_early
     from rl.tracking import describe_run
 
+    refuse_early(cfg.hub.repo)
     with open_run(cfg, "sft") as folder:
         if is_complete(folder):
             console.print(f"the run in {folder} is finished", highlight=False)
@@ -20,6 +22,8 @@ def main(cfg: SFTConfig) -> None:
         with Display(console) as display:
             result = run_offline(cfg, folder, display.reporter(cfg.offline.name))
         display.summary(result, folder)
+    if cfg.hub.repo is not None:
+        console.print(f"published as {push(folder, cfg.hub.repo, cfg.hub.private)}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ def main(cfg: TrainConfig) -> None:
     from experiments.folders import is_complete, open_run
     from experiments.online import run_online
     from experiments.progress import Display
+    from experiments.push import push, refuse_early
     from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
     from rl.tracking import describe_run
 
+    refuse_early(cfg.hub.repo)
     distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     try:
         with open_run(cfg, "train", distributed) as folder:
@@ -30,6 +32,8 @@ def main(cfg: TrainConfig) -> None:
         distributed.close()
         raise
     distributed.close()
+    if cfg.hub.repo is not None and distributed.is_main:
+        console.print(f"published as {push(folder, cfg.hub.repo, cfg.hub.private)}", highlight=False)
 
 
 if __name__ == "__main__":
