@@ -49,8 +49,8 @@ class BetweenOptions:
     max_new_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 0:
-            raise ValueError(f"env.between_options.max_new_tokens={self.max_new_tokens}: must not be negative")
+        if not 0 <= self.max_new_tokens < float("inf"):
+            raise ValueError(f"env.between_options.max_new_tokens={self.max_new_tokens}: must be at least 0")
 
 
 @dataclass(frozen=True)

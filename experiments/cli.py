@@ -28,6 +28,7 @@ from experiments.schema import (
     PlayConfig,
     PretrainConfig,
     PromptingConfig,
+    PushConfig,
     ReportConfig,
     TuneConfig,
     WarmStartConfig,
@@ -57,6 +58,7 @@ _ENTRY_POINTS = {
     "play": PlayConfig,
     "watch": WatchConfig,
     "report": ReportConfig,
+    "push": PushConfig,
 }
 GROWING = ("compare", "tune")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""

@@ -170,6 +170,8 @@ class PretrainConfig(ProgramConfig):
         second_weight: Weight of second attempts in the loss.
         length_class: Rows are computed with rows of similar length: those whose token counts fall into the same class
             of this width; 0 pads all rows of a step to the longest.
+        dense: Compute the output layer at every token instead of at those that are learned: the same loss but for its
+            last bits, and half as fast where the vocabulary is large.
         threads: Torch threads; the number decides the last bits of the weights.
         corpus: Arguments of the toy's corpus in ``experiments/tiny_corpus.py``.
     """
@@ -186,6 +188,7 @@ class PretrainConfig(ProgramConfig):
     lr: float = 3e-3
     second_weight: float = 3.0
     length_class: int = 0
+    dense: bool = True
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 
@@ -257,6 +260,21 @@ class WatchConfig(ProgramConfig):
 
     def __post_init__(self) -> None:
         check_numbers(self, "", positive="every_s", not_negative="episodes")
+
+
+@dataclass
+class PushConfig(ProgramConfig):
+    """``experiments.push``: the policy of a finished run, with a card, to the Hugging Face hub.
+
+    Args:
+        run: Folder of the run.
+        repo: ``<owner>/<name>``.
+        private: Whether a repository that is not there yet is made a private one.
+    """
+
+    run: str = MISSING
+    repo: str = MISSING
+    private: bool = True
 
 
 @dataclass

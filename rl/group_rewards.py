@@ -71,6 +71,9 @@ class MajorityOptions:
 
     least: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "env.group_reward_options", fraction="least")
+
 
 @GROUP_REWARDS.register("majority", options=MajorityOptions)
 def majority(group: Group, *, least: float) -> Group:

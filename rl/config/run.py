@@ -170,6 +170,26 @@ class TrackingConfig:
 
 
 @dataclass
+class HubConfig:
+    """Where the policy goes when the run is done, beside its folder.
+
+    Args:
+        repo: ``<owner>/<name>`` on the Hugging Face hub; ``None`` keeps the policy here. A card goes with it.
+        private: Whether a repository that is not there yet is made a private one.
+    """
+
+    repo: str | None = None
+    private: bool = True
+
+    def __post_init__(self) -> None:
+        if self.repo is None:
+            refuse_idle(self, "hub", "private", "hub.repo is not given")
+            return
+        owner, _, name = self.repo.partition("/")
+        refuse(not owner or not name or "/" in name, f"hub.repo={self.repo}: write it as <owner>/<name>")
+
+
+@dataclass
 class RunConfig:
     """What every entry point shares.
 
@@ -210,6 +230,7 @@ class TrainConfig(RunConfig):
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
 
 @dataclass
@@ -223,3 +244,4 @@ class SFTConfig(RunConfig):
     resume: str | None = None
     offline: OfflineConfig = field(default_factory=OfflineConfig)
     training: BudgetConfig = field(default_factory=BudgetConfig)
+    hub: HubConfig = field(default_factory=HubConfig)

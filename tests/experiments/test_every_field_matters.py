@@ -44,8 +44,10 @@ SERVED = {
         "timeout_s", "urls", "weights_dir",
     },
     # Read by the program around a run: where its folder goes, what a resumed one may find, what it mirrors to.
-    "TrainConfig": {"name", "resume", "runs_dir", "data_dir", "plugins"},
-    "SFTConfig": {"name", "resume", "plugins", "runs_dir", "data_dir"},
+    "TrainConfig": {"name", "resume", "runs_dir", "data_dir", "plugins", "hub"},
+    "SFTConfig": {"name", "resume", "plugins", "runs_dir", "data_dir", "hub"},
+    # Read when a run is done (tests/experiments/test_push.py).
+    "HubConfig": {"repo", "private"},
     "RunConfig": {"name", "plugins", "runs_dir", "data_dir"},
     # A name in paths and tables.
     "EnvConfig": {"name"},
@@ -186,6 +188,7 @@ def test_an_evaluation_reads_every_field(tmp_path):
         (entry_schema.TuneConfig, "tune compare jobs arms online train cli"),
         (entry_schema.PretrainConfig, "pretrain_tiny tiny_training"),
         (entry_schema.PlayConfig, "play"),
+        (entry_schema.PushConfig, "push"),
         (entry_schema.WatchConfig, "watch"),
         (entry_schema.ReportConfig, "report"),
     ],
