@@ -8,10 +8,11 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo demo-addition test test-vllm docs check fmt setup clean
+.PHONY: help demo test test-vllm docs check fmt setup clean
 
 help:
-	@echo "make demo           compare offline SFT with online RL on modchain (about 15 minutes on 2 cores)"
+	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
+	@echo "make demo-modchain  the same on modchain, where the second attempt is worked out anew"
 	@echo "make demo-addition  the same on addition, the counter-example"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
@@ -33,10 +34,10 @@ $(STAMP): pyproject.toml
 setup: $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python -m experiments.compare
+	$(BIN)/python -m experiments.compare env=repair
 
-demo-addition: $(STAMP)
-	$(BIN)/python -m experiments.compare env=addition
+demo-%: $(STAMP)
+	$(BIN)/python -m experiments.compare env=$*
 
 test: $(STAMP)
 	$(BIN)/ruff format --check .

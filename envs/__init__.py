@@ -2,12 +2,14 @@
 
 from envs import tasks as _builtin  # registers the built-in environments
 from envs.base import Message, Split, StopReason, Task, TaskSet, TextEnv
+from envs.between import BETWEEN
 from envs.checker import check_env
 from envs.prompts import PROMPTS, Prompts
 from envs.registry import ENVIRONMENTS, make, make_taskset, make_text_env, register, settings, specs
 from envs.self_correct import FEEDBACK, STOP_RULES, SelfCorrectEnv
 
 __all__ = [
+    "BETWEEN",
     "ENVIRONMENTS",
     "FEEDBACK",
     "PROMPTS",

@@ -101,6 +101,7 @@ class TextEnv(Protocol):
     - ``score``: a ``rewards.Score``, where the action has a verdict. The reward beside it is any finite number.
     - ``role``: whose turn comes next, ``solver`` if it says nothing. Every role has a conversation of its own: what
       ``reset`` or ``step`` returns is added to the conversation of the role whose turn comes next.
+    - ``max_new_tokens``: how long the next action may be, where that is less than the config's limit.
     - ``trained``: False where this action's reward says nothing, so that the turn is masked and not paid 0.
     - ``stop_reason`` and ``error``, at the end.
     """

@@ -23,6 +23,14 @@ class Prompts:
         execution: The message before every further attempt in feedback mode ``execution``, the same after right and
             wrong ones; ``{observation}`` is replaced too. Empty: the mode cannot be used with these texts.
         system: System message, or empty for none.
+        verify: Asks the policy whether the attempt above is right (``env.between=verify``); ``{observation}`` is
+            replaced too.
+        says_right: The word by which it says so.
+        says_wrong: The word by which it says the opposite.
+        critique: Asks the policy for what is wrong with the attempt above (``env.between=critique``);
+            ``{observation}`` is replaced too.
+        said: The user message before a further attempt where somebody spoke in between: ``{words}`` are what was said,
+            ``{feedback}`` is what the feedback mode says.
     """
 
     task: str
@@ -31,6 +39,11 @@ class Prompts:
     wrong: str
     execution: str = ""
     system: str = ""
+    verify: str = ""
+    says_right: str = "right"
+    says_wrong: str = "wrong"
+    critique: str = ""
+    said: str = "{words}\n\n{feedback}"
 
 
 _PROMPTS = {
@@ -38,7 +51,10 @@ _PROMPTS = {
     "toy-v1": Prompts(task="{question}", retry="check", right="right", wrong="wrong"),
     # The same for programs: what the run gave is all that is said.
     "toy-run-v1": Prompts(
-        task="{question}", retry="check", right="right", wrong="wrong", execution="{observation}"
+        task="{question}", retry="check", right="right", wrong="wrong", execution="{observation}",
+        # The base never wrote another first word than these two, so a verdict is one of them. It is not repeated to
+        # the solver, who would take it for the first word of its own program; to be asked again says enough.
+        verify="check {observation}", says_right="def", says_wrong="fix", critique="{observation}", said="{feedback}",
     ),
     # States the question again, so that a one-layer model can work on it as it did the first time.
     "restate-v1": Prompts(
@@ -50,6 +66,14 @@ _PROMPTS = {
         retry="Your answer may or may not be right. {question}",
         right="That is correct. Repeat it. {question}",
         wrong="That is not correct. {question}",
+    ),
+    # As short as a sum can be asked, for models that were shown the form; what is said after an attempt is the miss.
+    "sum-run-v1": Prompts(
+        task="{question} = ?",
+        retry="Once more: {question} = ?",
+        right="Right. Once more.",
+        wrong="Wrong. Once more.",
+        execution="{observation}",
     ),
     "math-v1": Prompts(
         task=(
@@ -63,6 +87,17 @@ _PROMPTS = {
         wrong=(
             "That is not correct. Find the mistake, write a complete new solution and state the result as "
             "\\boxed{{answer}}."
+        ),
+    ),
+    # An equation with the solution in it: what its sides come to is told, the same after right and wrong ones.
+    "equation-v1": Prompts(
+        task="{question} State it once, as \\boxed{{equation}}.",
+        retry="Your equation may or may not hold. Check it, and state the equation once more, as \\boxed{{equation}}.",
+        right="That is correct. State the equation once more, as \\boxed{{equation}}.",
+        wrong="That is not correct. Find the mistake and state a new equation, as \\boxed{{equation}}.",
+        execution=(
+            "{observation} If they differ, work out from the difference by how much your number is off. Then state the "
+            "equation once more, as \\boxed{{equation}}."
         ),
     ),
     "code-v1": Prompts(
@@ -95,6 +130,8 @@ _REFINE = (
     "First criticise your {what} step by step: name every mistake that you find, or say that there is none. Then write "
     "out the complete {what} once more with these mistakes mended, {form}."
 )
+_VERIFY = "Is the {what} above right? Check it step by step, and end with one word: right or wrong."
+_CRITIQUE = "What is wrong with the {what} above, and how is it mended? Name every mistake, or say that there is none."
 _FORMS = {
     "math-v1": ("solution", "and state the result as \\boxed{{answer}}"),
     "code-v1": ("code", "in a single ```python block"),
@@ -103,6 +140,9 @@ _FORMS = {
 for _version, (_what, _form) in _FORMS.items():
     _plain, _refine = _PROMPTS[_version], _REFINE.format(what=_what, form=_form)
     _seen = "{observation}\n\n" if _plain.execution else ""
+    _PROMPTS[_version] = replace(
+        _plain, verify=_seen + _VERIFY.format(what=_what), critique=_seen + _CRITIQUE.format(what=_what)
+    )
     _PROMPTS[_version.replace("-", "-refine-")] = replace(
         _plain, retry=_refine, execution=_plain.execution and _seen + _refine
     )
@@ -110,6 +150,9 @@ for _version, (_what, _form) in _FORMS.items():
         _plain, retry="Wait.", execution=_plain.execution and _seen + "Wait."
     )
 
+
+_FILLED = dict.fromkeys(("execution", "verify", "critique"), ("observation",)) | {"said": ("words", "feedback")}
+"""What is filled into a text besides the question."""
 
 PROMPTS: Lookup[Prompts] = Lookup("env.prompts")
 for _version, _texts in _PROMPTS.items():
@@ -131,7 +174,7 @@ def get_prompts(version: str, texts: Mapping[str, str] | None = None) -> Prompts
     for name, text in (texts or {}).items():
         if name not in known:
             raise ValueError(f"env.prompts_text.{name}: unknown{nearest(name, known)} Known: {', '.join(known)}")
-        fills = {"question": "", "observation": ""} if name == "execution" else {"question": ""}
+        fills = dict.fromkeys(("question", *_FILLED.get(name, ())), "")
         try:
             text.format(**fills)
         except (LookupError, ValueError) as error:

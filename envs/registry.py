@@ -86,13 +86,13 @@ def settings(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
         return {"attempts": registration.registry[env_id].max_episode_steps} | chosen
     own = {name: one.default for name, one in inspect.signature(SelfCorrectEnv).parameters.items() if name in given}
     found = own | _chosen(env_id, given)
-    return {name: {} if value is None else value for name, value in found.items()}
+    return {name: {} if value is None and name != "between" else value for name, value in found.items()}
 
 
 def _chosen(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The author's choice under what is given; the options of a function that was exchanged go with it."""
     author, chosen = ENVIRONMENTS[env_id][1], {name: value for name, value in given.items() if value is not None}
-    belongs = {"feedback_options": "feedback", "stop_rule_options": "stop_rule", "prompts_text": "prompts"}
+    belongs = {f"{name}_options": name for name in ("feedback", "stop_rule", "between")} | {"prompts_text": "prompts"}
     kept = {
         name: value
         for name, value in author.items()

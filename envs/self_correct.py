@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 
 from envs.base import Message, Split, StopReason, Task, TaskSet
+from envs.between import BETWEEN, Heard
 from envs.prompts import Prompts, get_prompts
 from rewards import Score, Verdict
 from rewards.lookup import Lookup
@@ -23,6 +24,7 @@ StopRule = Callable[[Sequence[Score]], bool]
 FEEDBACK: Lookup[Feedback] = Lookup("env.feedback")
 """``observes=True`` declares that task set and prompts must know of programs that were run."""
 STOP_RULES: Lookup[StopRule] = Lookup("env.stop_rule")
+"""``observes=True`` as for feedback."""
 
 
 @FEEDBACK.register("none")
@@ -60,6 +62,12 @@ def on_correct(scores: Sequence[Score]) -> bool:
 def on_repeat(scores: Sequence[Score]) -> bool:
     """Ends when an attempt gives the answer of the one before: it asks no verifier."""
     return len(scores) > 1 and scores[-1].key is not None and scores[-1].key == scores[-2].key
+
+
+@STOP_RULES.register("on_public", observes=True)
+def on_public(scores: Sequence[Score]) -> bool:
+    """Ends when the tests that the question shows pass, whatever the hidden ones say (RLEF, arXiv 2410.02089)."""
+    return scores[-1].public is True
 
 
 class _TextSpace(gymnasium.Space[Any]):
@@ -103,7 +111,9 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
 
     Observation: the messages that are *new* since the last action (``reset``: the opening messages; ``step``: the
     request for another attempt, or nothing at the end). A conversation is the concatenation of all of them with the
-    policy's own texts between.
+    policy's own texts between. Where somebody speaks between attempts, ``info["role"]`` says whose turn comes next,
+    and a role's observation is the whole conversation with a question about its last attempt; every time its role is
+    another one, such as ``verifier 2``.
     Action: the policy's text. Reward: ``Score.value`` of this attempt alone, raw; shaping belongs to the algorithm.
     Ending: ``terminated`` after the last attempt, or where the stop rule holds. ``truncated`` if the verifier failed.
     Info: ``task_id``; after a step also ``score``; at the end ``stop_reason``.
@@ -118,11 +128,13 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         prompts_text: Texts that replace some of that version's, by name.
         stop_rule: When an episode ends before its last attempt, a name in :data:`envs.STOP_RULES`.
         stop_rule_options: That function's own options.
+        between: Who speaks between attempts, a name in :data:`envs.BETWEEN`; ``None`` for nobody.
+        between_options: That function's own options.
         render_mode: ``ansi`` makes ``render`` return the conversation as text.
 
     Raises:
-        ValueError: If ``attempts`` is less than 1, the split is empty, a name is unknown, or ``feedback`` is
-            ``execution`` and the task set runs nothing or the prompts have no text for it.
+        ValueError: If ``attempts`` is less than 1, the split is empty, a name is unknown, feedback or stop rule speak
+            of programs that were run and the task set runs none, or the prompts have no text for what is asked for.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (gymnasium's own declaration)
@@ -138,6 +150,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         prompts_text: Mapping[str, str] | None = None,
         stop_rule: str = "never",
         stop_rule_options: Mapping[str, Any] | None = None,
+        between: str | None = None,
+        between_options: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
         if attempts < 1:
@@ -147,20 +161,29 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         self._feedback = FEEDBACK.bind(feedback, feedback_options or {})
         self._stops = STOP_RULES.bind(stop_rule, stop_rule_options or {})
         if FEEDBACK.fact(feedback, "observes"):
-            if not getattr(taskset, "observes_execution", False):
-                raise ValueError(
-                    f"env.feedback={feedback}: {type(taskset).__name__} runs no programs, so there is nothing to "
-                    "observe; use none or verdict"
-                )
+            _refuse_without_programs(taskset, f"env.feedback={feedback}", "none or verdict")
             if not self.prompts.execution:
                 raise ValueError(f"env.feedback={feedback}: prompts {prompts!r} have no text for it; use code-v1")
+        if STOP_RULES.fact(stop_rule, "observes"):
+            _refuse_without_programs(taskset, f"env.stop_rule={stop_rule}", "never or on_correct")
+        self._between, self._role, self._asks, self._said_tokens = None, "", "", 0
+        if between is not None:
+            self._between = BETWEEN.bind(between, between_options or {})
+            self._said_tokens = BETWEEN.options(between, between_options or {}).max_new_tokens
+            self._role, self._asks = BETWEEN.fact(between, "role"), getattr(self.prompts, BETWEEN.fact(between, "asks"))
+            if not self._asks:
+                raise ValueError(
+                    f"env.between={between}: prompts {prompts!r} have no text for it; set "
+                    f"env.prompts_text.{BETWEEN.fact(between, 'asks')}, or use math-v1 or code-v1"
+                )
         self.observation_space, self.action_space = MessagesSpace(), ResponseSpace()
         self.verifies_elsewhere = getattr(taskset, "verifies_elsewhere", False)
         self._tasks: tuple[Task, ...] | None = None
         self._task: Task | None = None
         self._scores: list[Score] = []
         self._over = False
-        self._shown: list[str] = []
+        self._talk: list[Message] = []
+        self._asked = False
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -187,22 +210,24 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             task = options["task"]
         else:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
-        self._task, self._scores, self._over = task, [], False
+        self._task, self._scores, self._over, self._asked = task, [], False, False
         question = task.question
         opening = [Message("user", self.prompts.task.format(question=question))]
         if self.prompts.system:
             opening.insert(0, Message("system", self.prompts.system.format(question=question)))
-        self._shown = [f"{message.role}: {message.content}" for message in opening]
+        self._talk = opening
         return tuple(opening), {"task_id": task.id}
 
     def step(self, action: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
-        """Verifies one attempt."""
+        """Verifies one attempt, or hears what is said of it."""
         if self._task is None or self._over:
             raise RuntimeError("the episode is over: call reset()")
+        if self._asked:
+            return self._hear(action)
         score = self.taskset.verify(self._task, action)
         self._scores.append(score)
         info: dict[str, Any] = {"task_id": self._task.id, "score": score}
-        self._shown.append(f"assistant: {action}")
+        self._talk.append(Message("assistant", action))
         if score.verdict is Verdict.ERROR:
             self._over = True
             info |= {"stop_reason": StopReason.ENV_ERROR, "error": f"verifier: {score.reason}"}
@@ -212,10 +237,46 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             self._over = True
             info["stop_reason"] = StopReason.ATTEMPTS_USED if last else StopReason.STOPPED
             return (), score.value, True, False, info
-        request = Message("user", self._feedback(self._task, action, score, self.prompts))
-        self._shown.append(f"user: {request.content}")
-        return (request,), score.value, False, False, info
+        if self._between is None:
+            request = self._request(self._feedback(self._task, action, score, self.prompts))
+            return request, score.value, False, False, info
+        self._asked = True
+        place = len(self._scores)
+        info |= {"role": self._role if place == 1 else f"{self._role} {place}"}
+        info |= {"max_new_tokens": self._said_tokens} if self._said_tokens else {}
+        asked = self._asks.format(question=self._task.question, observation=score.observation)
+        return (*self._talk, Message("user", asked)), score.value, False, False, info
+
+    def request(self, task: Task, response: str, score: Score) -> str | None:
+        """What is said after an attempt that is worth this; ``None`` where another role speaks between attempts."""
+        return self._feedback(task, response, score, self.prompts) if self._between is None else None
+
+    def _hear(self, words: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
+        """Pays what was said of the last attempt, and hands it to the solver, or ends the episode."""
+        assert self._between is not None
+        self._asked, attempt, score = False, self._talk[-1].content, self._scores[-1]
+        heard: Heard = self._between(words, score, self.prompts)
+        info: dict[str, Any] = {"task_id": self.task.id}
+        info |= {"score": heard.score} if heard.score is not None else {}
+        if heard.ends:
+            self._over = True
+            return (), heard.reward, True, False, info | {"stop_reason": StopReason.STOPPED}
+        feedback = self._feedback(self.task, attempt, score, self.prompts)
+        said = self.prompts.said.format(question=self.task.question, words=words.strip(), feedback=feedback)
+        return self._request(said), heard.reward, False, False, info
+
+    def _request(self, text: str) -> tuple[Message]:
+        self._talk.append(Message("user", text))
+        return (self._talk[-1],)
 
     def render(self) -> str | None:  # type: ignore[override]
         """The conversation so far, in render mode ``ansi``."""
-        return "\n".join(self._shown) if self.render_mode == "ansi" else None
+        shown = (f"{message.role}: {message.content}" for message in self._talk)
+        return "\n".join(shown) if self.render_mode == "ansi" else None
+
+
+def _refuse_without_programs(taskset: TaskSet, what: str, instead: str) -> None:
+    if not getattr(taskset, "observes_execution", False):
+        raise ValueError(
+            f"{what}: {type(taskset).__name__} runs no programs, so there is nothing to observe; use {instead}"
+        )

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rl.probe import first_turns, second_attempts
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
 from rl.types import Episode, Turn
-from rl.workbench import Workbench, content_of
+from rl.workbench import Workbench, content_of, make_env
 
 VALIDATION_TASKS = 200
 
@@ -183,8 +184,10 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     result.peak_memory = peak_memory_gib(distributed.device)
 
     def write() -> None:
-        write_rows(folder / "rows.jsonl", rows)
-        write_tasks(folder / "tasks.jsonl", bench.evaluation_tasks())
+        write_jsonl(folder / "rows.jsonl", (row.to_json() for row in rows))
+        asked = bench.evaluation_tasks()  # so that rows can be read without the data set
+        told = ({"task_id": one.id, "question": one.question, "gold": str(one.gold)} for one in asked)
+        write_jsonl(folder / "tasks.jsonl", told)
         if files := getattr(bench.taskset, "provenance", []):
             write_json(folder / "data.json", [asdict(one) for one in files])
         for mode in ("greedy", "sampled"):
@@ -211,8 +214,8 @@ def evaluate(
         episodes = play(rollout, tasks, 1, 0.0, "greedy", on_episode)
         rows += to_rows(episodes, 1, arm, seed, "greedy", attempts)
         if config.controls and bench.config.env.attempts > 1:
-            two, told = bench.rollout(split, 2), bench.rollout(split, 2, "verdict")
-            rows += control_rows(two, told, episodes, tasks, bench.renderer.end_id, arm, seed)
+            env, two = make_env(bench.config.env, bench.taskset, split, 2), partial(bench.rollout, split, 2)
+            rows += control_rows(two, env, episodes, tasks, bench.renderer, arm, seed, config.only_controls)
     if config.attempts:
         episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, LONGER, on_episode)
         rows += to_rows(episodes, 1, arm, seed, LONGER, config.attempts)
@@ -234,19 +237,11 @@ def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
     return rows
 
 
-def write_rows(path: Path, rows: list[EvalRow]) -> None:
-    """Evaluation rows as JSON lines, replacing the file."""
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines, replacing the file."""
     path.unlink(missing_ok=True)
     file = JsonLines(path)
-    file.write(*(row.to_json() for row in rows))
-    file.close()
-
-
-def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
-    """What the evaluated tasks ask and what is right, so that rows can be read without the data set."""
-    path.unlink(missing_ok=True)
-    file = JsonLines(path)
-    file.write(*({"task_id": task.id, "question": task.question, "gold": str(task.gold)} for task in tasks))
+    file.write(*rows)
     file.close()
 
 

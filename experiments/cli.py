@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +21,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
-from experiments.schema import CompareConfig, PlayConfig, PretrainConfig, PromptingConfig, ReportConfig, WatchConfig
+from experiments.schema import (
+    CompareConfig,
+    PlayConfig,
+    PretrainConfig,
+    PromptingConfig,
+    PushConfig,
+    ReportConfig,
+    TuneConfig,
+    WarmStartConfig,
+    WatchConfig,
+)
 from rewards.sandbox import SandboxError
 from rl import config as schema
 from rl.tracking import is_disk_full
@@ -40,11 +52,16 @@ _ENTRY_POINTS = {
     "sft": schema.SFTConfig,
     "evaluate": schema.RunConfig,
     "compare": CompareConfig,
+    "tune": TuneConfig,
     "pretrain_tiny": PretrainConfig,
+    "warm_start": WarmStartConfig,
     "play": PlayConfig,
     "watch": WatchConfig,
     "report": ReportConfig,
+    "push": PushConfig,
 }
+GROWING = ("compare", "tune")
+"""Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
 if not console.is_terminal:
     console = Console(width=140)  # a log file has no width of its own; tables should not be squeezed into 80 columns
@@ -75,8 +92,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
     def decorate(run: Callable[[Any], None]) -> Callable[[], None]:
         def main() -> None:
             register_schemas()
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print_help(
+                    composed(config_name, sys.argv[1:]), Path(CONFIGS), sys.modules[run.__module__].__doc__ or ""
+                )
+                return
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
-            arguments = with_stored(sys.argv[1:]) if config_name == "compare" else sys.argv[1:]
+            arguments = with_stored(sys.argv[1:]) if config_name in GROWING else sys.argv[1:]
             sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name])
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
@@ -96,7 +118,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
 
 
 def with_stored(arguments: list[str]) -> list[str]:
-    """Arguments that resume a comparison, after those that it was last started with; what is given anew counts."""
+    """Arguments that resume a program, after those that it was last started with; what is given anew counts."""
     given = {one.partition("=")[0].lstrip("+~"): one.partition("=")[2] for one in arguments}
     path = Path(given.get("resume", "")) / "run.json"
     if "resume" not in given or not path.exists():
@@ -182,12 +204,7 @@ def typed(cfg: DictConfig) -> Any:
     """
     refuse_unknown(cfg)
     for name in cfg.plugins:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
-                raise
-            raise UserError(f"plugins: there is no module {name!r} here; it is imported from {Path.cwd()}") from error
+        import_plugin(name)
     if "model" in cfg:  # before the rest, whose names are looked up among functions that need torch
         model: Any = OmegaConf.to_object(cfg.model)
         model.refuse_missing()
@@ -195,6 +212,26 @@ def typed(cfg: DictConfig) -> Any:
     if hasattr(config, "env"):
         config.env = config.env.settled()
     return config
+
+
+def import_plugin(name: str) -> None:
+    """Imports a module that registers names of its own.
+
+    Raises:
+        UserError: Whatever the module raises, ``SystemExit`` included; Ctrl-C stays Ctrl-C.
+    """
+    try:
+        importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            said = f"there is no module {name!r} in {Path.cwd()} or on Python's path"
+        else:
+            trace = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
+            where = f", {trace[-1].filename} line {trace[-1].lineno}" if len(trace) > 1 else ""
+            said = f"{name} fails when it is imported: {type(error).__name__}: {error}{where}"
+        raise UserError(f"plugins: {said}") from error
 
 
 def resolved_yaml(cfg: Any) -> str:
@@ -210,11 +247,15 @@ def _fail(message: str) -> NoReturn:
 
 def known_keys(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
     """Every whole key of a program's config, as far as possible with the groups that were chosen."""
+    return [key for key, _ in walk(composed(config_name, overrides))]
+
+
+def composed(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """A program's config with Hydra's own, as far as possible with the groups that were chosen."""
     groups = [one for one in overrides if "." not in one.split("=")[0] and (Path(CONFIGS) / one.split("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONFIGS, version_base=None):
         try:
-            cfg = compose(config_name, groups, return_hydra_config=True)
+            return compose(config_name, groups, return_hydra_config=True)
         except HydraException:
-            cfg = compose(config_name, return_hydra_config=True)
-    return [key for key, _ in walk(cfg)]
+            return compose(config_name, return_hydra_config=True)

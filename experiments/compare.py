@@ -18,8 +18,9 @@ from envs.prompts import get_prompts
 from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
+from experiments.keys import leaves
 from experiments.progress import Display
-from experiments.schema import CompareConfig, PromptingConfig
+from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards import nearest
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.tracking import describe_run
@@ -40,16 +41,10 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
         UserError: If an arm is unknown or none, or arms would not spend the same budget.
     """
     cfg = replace(cfg, env=cfg.env.settled())
-    for name in cfg.run:
-        if name not in cfg.arms:
-            raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
-    if len(set(cfg.seeds)) != len(cfg.seeds) or not cfg.seeds:
-        raise UserError(f"seeds={cfg.seeds}: give at least one, each once")
-    shared: dict[str, Any] = {"runs_dir": cfg.runs_dir, "data_dir": cfg.data_dir, "plugins": cfg.plugins}
-    shared |= {"name": cfg.name, "model": cfg.model, "env": cfg.env, "engine": cfg.engine}
-    shared |= {"evaluation": cfg.evaluation, "threads": cfg.threads or threads}
+    refuse_unknown_arms(cfg)
+    shared = shared_by_arms(cfg, threads)
     arms = {BASE: ("as_it_is", RunConfig(**shared), {})} | {
-        name: _arm(name, entry, cfg, shared) for name, entry in cfg.arms.items()
+        name: arm_config(name, entry, cfg, shared) for name, entry in cfg.arms.items()
     }
     jobs = []
     for seed in cfg.seeds:
@@ -62,13 +57,30 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
             place = folder / "arms" / name / f"seed_{seed_of}"
             jobs.append(Job.make(kind, name, seed_of, replace(config, seed=seed_of), place, options))
     jobs.sort(key=lambda job: job.kind != "as_it_is")
-    if cfg.match != "tokens":
-        _refuse_unequal_budgets(jobs, cfg.match)
+    refuse_unequal_budgets(jobs, cfg.match)
     return jobs
 
 
-def _arm(name: str, entry: Any, cfg: CompareConfig, shared: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """Kind, config and further options of an arm, from its entry in ``arms``."""
+def refuse_unknown_arms(cfg: ArmsConfig) -> None:
+    """Raises UserError if ``run`` names an arm that there is not."""
+    for name in cfg.run:
+        if name not in cfg.arms:
+            raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
+
+
+def shared_by_arms(cfg: ArmsConfig, threads: int) -> dict[str, Any]:
+    """What the configs of all arms have in common; ``threads`` counts where the config does not say."""
+    shared: dict[str, Any] = {"runs_dir": cfg.runs_dir, "data_dir": cfg.data_dir, "plugins": cfg.plugins}
+    shared |= {"name": cfg.name, "model": cfg.model, "env": cfg.env, "engine": cfg.engine}
+    return shared | {"evaluation": cfg.evaluation, "threads": cfg.threads or threads}
+
+
+def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
+    """Kind, config and further options of an arm, from its entry in ``arms``.
+
+    Raises:
+        UserError: If the entry is none, or there is no such arm.
+    """
     if isinstance(entry, AlgorithmConfig):
         return "online", TrainConfig(algorithm=entry, training=cfg.training, **shared), {}
     if isinstance(entry, OfflineConfig):
@@ -92,7 +104,7 @@ def _arm(name: str, entry: Any, cfg: CompareConfig, shared: dict[str, Any]) -> t
     )
 
 
-def _asked_otherwise(arm: PromptingConfig, cfg: CompareConfig) -> EnvConfig:
+def _asked_otherwise(arm: PromptingConfig, cfg: ArmsConfig) -> EnvConfig:
     family, version = str(cfg.env.prompts).rsplit("-", 1)
     try:
         get_prompts(f"{family}-{arm.style}-{version}")
@@ -101,7 +113,10 @@ def _asked_otherwise(arm: PromptingConfig, cfg: CompareConfig) -> EnvConfig:
     return replace(cfg.env, prompts=f"{family}-{arm.style}-{version}")
 
 
-def _refuse_unequal_budgets(jobs: list[Job], match: str) -> None:
+def refuse_unequal_budgets(jobs: Sequence[Job], match: str) -> None:
+    """Raises UserError if arms cannot spend the same; tokens are counted while they are sampled."""
+    if match == "tokens":
+        return
     key, unit = {
         "samples": ("training.episodes", "step (tasks_per_step * group_size) and of its rounds"),
         "updates": ("training.updates", "steps per batch (epochs * minibatches) and of its rounds"),
@@ -165,24 +180,14 @@ def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[Job]:
 
 def refuse_changed_config(job: Job) -> None:
     """Raises UserError if a finished job was run with another config than the one asked for now."""
-    before, now = OmegaConf.load(job.folder / "config.yaml"), OmegaConf.create(resolved_yaml(job.arm.config))
-    changed = [key for key in _flat(now).keys() | _flat(before).keys() if _flat(now).get(key) != _flat(before).get(key)]
-    changed = [key for key in changed if key not in ("threads", "runs_dir", "data_dir", "plugins")]
-    if changed:
+    before = leaves(OmegaConf.load(job.folder / "config.yaml"))
+    now = leaves(OmegaConf.create(resolved_yaml(job.arm.config)))
+    changed = {key for key in now.keys() | before.keys() if now.get(key) != before.get(key)}
+    if changed := changed - {"threads", "runs_dir", "data_dir", "plugins"}:
         raise UserError(
             f"resume: {job.arm.name}, seed {job.seed} was run with another config; changed: "
             f"{', '.join(sorted(changed))}. Give the same overrides, or delete {job.folder} to run it anew"
         )
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    container = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
-    if not isinstance(container, dict):
-        return {prefix: container}
-    flat: dict[str, Any] = {}
-    for key, value in container.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
@@ -223,6 +228,9 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
             + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
             highlight=False,
         )
+        trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
+        if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
+            console.print(f"[yellow]not tuned, beside arms that are:[/] {', '.join(untuned)}", highlight=False)
         for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
             with Display(console, one_run=False) as display:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)

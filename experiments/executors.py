@@ -20,6 +20,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from rewards import Lookup
+from rl.config.checks import check_numbers
 
 GRACE_S = 20.0
 """What a job that is asked to stop has to write a checkpoint."""
@@ -68,7 +69,7 @@ def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = Non
     """
     command = [sys.executable, "-m"]
     if n_gpus > 1 and '"kind": "online"' in (folder / "job.json").read_text():
-        command += ["accelerate.commands.launch", "--num_machines=1", f"--num_processes={n_gpus}"]
+        command += ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", f"--num_processes={n_gpus}"]
         command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--module"]
     with (folder / "job.log").open("ab") as log:
         return subprocess.Popen(
@@ -86,6 +87,8 @@ def finish_job(process: subprocess.Popen[bytes], folder: Path) -> None:
     status = process.wait()
     if status < 0:
         raise JobDiedError(f"killed by {signal.Signals(-status).name} (out of memory?); see {folder / 'job.log'}")
+    if status == os.EX_TEMPFAIL:
+        raise JobDiedError(f"stopped by a signal, and can go on from its checkpoint; see {folder / 'job.log'}")
     if status:
         raise JobDiedError(f"ended with status {status}; see {folder / 'job.log'}")
 
@@ -115,8 +118,7 @@ class LocalOptions:
     jobs_per_gpu: int = 1
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or self.threads < 0 or self.gpus_per_job < 1 or self.jobs_per_gpu < 1:
-            raise ValueError("executor_options: workers and threads are not negative, the others are at least 1")
+        check_numbers(self, "executor_options", positive="gpus_per_job jobs_per_gpu", not_negative="workers threads")
 
     def slots(self) -> list[list[str]]:
         """The GPUs of each slot, empty lists on a machine without.
@@ -212,6 +214,10 @@ class SubmititOptions:
     parallel: int = 256
     parameters: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        counts = "timeout_min cpus_per_job parallel"
+        check_numbers(self, "executor_options", positive=counts, not_negative="gpus_per_job")
+
 
 class _Resubmitted:
     """A job that Slurm may stop: submitit queues it again, and it goes on from its checkpoint."""
@@ -275,6 +281,9 @@ class RayOptions:
     cpus_per_job: int = 1
     gpus_per_job: int = 0
     init: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "executor_options", positive="cpus_per_job", not_negative="gpus_per_job")
 
 
 @EXECUTORS.register("ray", options=RayOptions)

@@ -20,6 +20,7 @@ import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from experiments.cli import GROWING
 from rl.backends.distributed import Distributed
 from rl.checkpoint import IDENTITY, Identity, ResumeError, read_identity
 from rl.tracking import removed_on_error
@@ -236,7 +237,7 @@ def _take(folder: Path, cfg: Any, kind: str, even_finished: bool, by_content: bo
         raise ResumeError(
             f"resume={folder}: that is a run of experiments.{stored.kind}, which experiments.{kind} cannot go on with"
         )
-    if kind != "compare":  # a comparison may grow; its jobs look after themselves
+    if kind not in GROWING:  # these may grow; their jobs look after themselves
         identity = Identity.of(cfg, kind)
         identity.refuse(stored)  # first what costs nothing
         if by_content and stored.content:

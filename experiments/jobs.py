@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from omegaconf import OmegaConf
 
-from experiments.cli import register_schemas, resolved_yaml, typed
+from experiments.cli import UserError, import_plugin, register_schemas, resolved_yaml, typed
 from rewards import Lookup
 from rl.config import RunConfig, SFTConfig, TrainConfig
 from rl.tracking import write_json, write_text
@@ -208,9 +208,11 @@ class Job:
     def read(cls, folder: Path) -> "Job":
         """The job of a folder; imports the plugins of its config first."""
         register_schemas()
+        if not (folder / "job.json").exists():
+            raise UserError(f"{folder} is no job's folder: those of a comparison are arms/<arm>/seed_<n>")
         stored = json.loads((folder / "job.json").read_text())
         raw: Any = OmegaConf.load(folder / "config.yaml")
-        for name in raw.get("plugins", []):
-            __import__(name)
+        for name in raw.get("plugins", []):  # before the schema is looked up, which one of them may register
+            import_plugin(name)
         config: Any = OmegaConf.merge(OmegaConf.structured(ARMS[stored["kind"]].schema), raw)  # type: ignore[attr-defined]
         return cls.make(stored["kind"], stored["arm"], stored["seed"], typed(config), folder, stored["options"])

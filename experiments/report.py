@@ -10,7 +10,7 @@ from rich.table import Table
 from experiments.cli import console, entry_point
 from experiments.evidence import build
 from experiments.evidence.comparison import Comparison, compare
-from experiments.evidence.controls import SHORT, control_cells
+from experiments.evidence.controls import control_cells
 from experiments.evidence.draw import write
 from experiments.evidence.model import Absent, Exhibit, Figure
 from experiments.evidence.page import page
@@ -75,7 +75,7 @@ def _print(comparison: Comparison, out: Console) -> None:
     title = f"{comparison.env}: {comparison.n_tasks} test tasks, {comparison.mode}; mean over seeds, 95 % interval"
     table, rates = Table(title=title, title_justify="left"), declared(comparison.attempts, Where.HEADLINE)
     table.add_column("arm")
-    for name in (*(rate.header for rate in rates.values()), "failed", "episodes", "s/run"):
+    for name in (*(rate.header for rate in rates.values()), "failed", "episodes", "steps", "tokens learned", "s/run"):
         table.add_column(name, justify="right")
     for line in comparison.arms:
         shown = [(rate, line.rates[name]) for name, rate in rates.items()]
@@ -83,13 +83,15 @@ def _print(comparison: Comparison, out: Console) -> None:
         failed = "-" if not line.trained else f"{sum(s.failed for s in line.seeds)}/{len(line.seeds)}"
         if line.crashed:
             failed += f" +{len(line.crashed)} crashed"
-        table.add_row(line.name, *cells, failed, str(line.episodes), fixed(line.seconds, 0))
+        spent = [fixed(n, 0) for n in (line.episodes, line.updates, line.gradient_tokens, line.seconds)]
+        table.add_row(line.name, *cells, failed, *spent)
     out.print(table)
-    if cells := control_cells(comparison):
+    header, found = control_cells(comparison)
+    if found:
         controls = Table(title="controls: accuracy of the greedy second attempt, percent", title_justify="left")
-        for name in ("arm", "acc@t2", *SHORT.values()):
+        for name in header:
             controls.add_column(name, justify="left" if name == "arm" else "right")
-        for row in cells:
+        for row in found:
             controls.add_row(*row)
         out.print(controls)
     for sentence in verdicts(comparison):
@@ -118,13 +120,25 @@ def _show(exhibit: Exhibit, out: Console) -> None:
         out.print(f"not there: {exhibit.reason}", highlight=False, markup=False)
         return
     out.print(exhibit.caption, highlight=False, markup=False)
-    if not isinstance(exhibit, Figure):
-        table = Table()
-        for i, name in enumerate(exhibit.header):
-            table.add_column(name, justify="right" if i else "left")
-        for row in exhibit.rows:
-            table.add_row(*row)
-        out.print(table)
+    if isinstance(exhibit, Figure):
+        return
+    wide = out.options.update(width=10_000)
+    columns = [list(column) for column in zip(exhibit.header, *exhibit.rows, strict=True)]
+    while len(columns) > 1:  # one table below the other where all columns do not fit beside each other
+        n = len(columns)
+        while n > 2 and out.measure(_table(columns[:n]), options=wide).maximum > out.width:
+            n -= 1
+        out.print(_table(columns[:n]))
+        columns = [columns[0], *columns[n:]]
+
+
+def _table(columns: list[list[str]]) -> Table:
+    table = Table()
+    for i, (name, *_) in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    for row in list(zip(*columns, strict=True))[1:]:
+        table.add_row(*row)
+    return table
 
 
 @entry_point("report")

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from experiments.executors import EXECUTORS
-from rl.config import EnvConfig, RunConfig, TrainingConfig
+from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
 from rl.config.checks import check_numbers
 
 MATCH = ("samples", "tokens", "updates")
@@ -26,27 +26,25 @@ class PromptingConfig:
 
 
 @dataclass
-class CompareConfig(RunConfig):
-    """``experiments.compare``: arms times seeds.
+class ArmsConfig(RunConfig):
+    """What programs that run many arms share.
 
     Args:
         arms: Every arm's config by name: an ``AlgorithmConfig``, an ``OfflineConfig`` or a ``PromptingConfig``.
-        run: Which of them to run, in the order of the table; ``base`` is always measured.
+        run: Which of them to run, in the order of the table.
         seeds: One run per arm and seed.
         match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
             ones) or ``updates`` (``training.updates``, optimiser steps).
-        cross: Test tasks on which every arm corrects every arm's first attempts; 0 for no such table.
         executor: Where jobs run: ``local`` (slots of this machine), ``submitit`` (Slurm) or ``ray``.
         executor_options: Its own options; see ``experiments/executors.py``.
-        retries: How often a job that crashed is tried again before the report.
-        resume: Folder of an earlier, interrupted comparison to go on with.
+        retries: How often a job that crashed is tried again.
+        resume: Folder of an earlier, interrupted run of the program to go on with.
     """
 
     arms: dict[str, Any] = field(default_factory=dict)
     run: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     match: str = "samples"
-    cross: int = 0
     executor: str = "local"
     executor_options: dict[str, Any] = field(default_factory=dict)
     retries: int = 0
@@ -55,7 +53,8 @@ class CompareConfig(RunConfig):
 
     def __post_init__(self) -> None:
         EXECUTORS.options(self.executor, self.executor_options)
-        check_numbers(self, "", not_negative="seed threads seeds cross retries")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError(f"seeds={self.seeds}: give at least one, each once")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
         for what in ("tokens", "updates"):
@@ -64,6 +63,82 @@ class CompareConfig(RunConfig):
                 raise ValueError(f"match={what}: give the budget of every arm, training.{what}=...")
             if self.match != what and budget:
                 raise ValueError(f"training.{what}={budget} is the budget of match={what}, but match={self.match}")
+
+
+@dataclass
+class TuningRecord:
+    """How an arm came by its values; written by ``experiments.tune``.
+
+    Args:
+        trials: Configs that were tried, the arm's own among them.
+        seeds: Of the trials' runs.
+        episodes: Sampled for training by each run.
+        objective: What the winner has most of, on validation tasks.
+        untuned: That number with the arm as its own file has it.
+        tuned: That number with what was chosen.
+    """
+
+    trials: int = MISSING
+    seeds: list[int] = field(default_factory=list)
+    episodes: int = MISSING
+    objective: str = MISSING
+    untuned: float | None = None
+    tuned: float | None = None
+
+
+@dataclass
+class CompareConfig(ArmsConfig):
+    """``experiments.compare``: arms times seeds; ``base`` is always measured.
+
+    Args:
+        cross: Test tasks on which every arm corrects every arm's first attempts; 0 for no such table.
+        tuning: What is known of the arms' tuning, by arm; comes with ``tuned=<environment>``.
+    """
+
+    cross: int = 0
+    tuning: dict[str, TuningRecord] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "", not_negative="seed threads seeds retries cross")
+        for arm, record in self.tuning.items():
+            if arm in self.run and (shared := set(record.seeds) & set(self.seeds)):
+                raise ValueError(
+                    f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}, so its result "
+                    "there is not news. Take other seeds, or tuned=none"
+                )
+
+
+@dataclass
+class TuneConfig(ArmsConfig):
+    """``experiments.tune``: every arm gets the same number of trials, judged on validation tasks.
+
+    Args:
+        space: What is varied: for each family of arms (``online``, ``offline``) a mapping like its config, with a
+            dimension where a value would stand; ``arms`` holds, by arm, what differs from its family.
+        trials: Configs of every arm that are tried; the first is the arm as it is.
+        at_once: Trials of an arm that are drawn before the results of any of them are known.
+        objective: What the winner has most of; a name in :data:`experiments.search.OBJECTIVES`.
+        sampler: What draws the trials; a name in :data:`experiments.search.SAMPLERS`.
+        sampler_options: Its own options.
+        output: The YAML of what was chosen, which ``experiments.compare`` reads with ``tuned=<environment>``.
+    """
+
+    space: dict[str, Any] = field(default_factory=dict)
+    trials: int = 8
+    at_once: int = 2
+    objective: str = "last_accuracy"
+    sampler: str = "tpe"
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    output: str = "configs/tuned/${env.name}.yaml"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "", positive="trials at_once", not_negative="seed threads seeds retries")
+        from experiments.search import OBJECTIVES, SAMPLERS
+
+        OBJECTIVES[self.objective]
+        SAMPLERS.options(self.sampler, self.sampler_options)
 
 
 @dataclass
@@ -93,6 +168,10 @@ class PretrainConfig(ProgramConfig):
         context: Longest sequence that it can hold.
         lr: Peak learning rate, linear to 5 %.
         second_weight: Weight of second attempts in the loss.
+        length_class: Rows are computed with rows of similar length: those whose token counts fall into the same class
+            of this width; 0 pads all rows of a step to the longest.
+        dense: Compute the output layer at every token instead of at those that are learned: the same loss but for its
+            last bits, and half as fast where the vocabulary is large.
         threads: Torch threads; the number decides the last bits of the weights.
         corpus: Arguments of the toy's corpus in ``experiments/tiny_corpus.py``.
     """
@@ -108,12 +187,40 @@ class PretrainConfig(ProgramConfig):
     context: int = 64
     lr: float = 3e-3
     second_weight: float = 3.0
+    length_class: int = 0
+    dense: bool = True
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = "steps batch_size hidden_size n_layers n_heads context threads"
-        check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight")
+        check_numbers(self, "", positive=f"{counts} lr", not_negative="seed second_weight length_class")
+
+
+@dataclass
+class WarmStartConfig(RunConfig):
+    """``experiments.warm_start``: a model learns the form of an environment's conversations before any comparison.
+
+    Args:
+        demonstration: Who writes the attempts, a name in :data:`experiments.demonstrations.DEMONSTRATIONS`.
+        demonstration_options: That function's own options: shares of right answers, copies, corrections.
+        n_conversations: How many, one a training task; the tasks are gone through again where there are fewer.
+        epochs: Passes over them.
+        batch_size: Conversations per optimiser step.
+        optim: The optimiser.
+        output: Where the model goes, beside the run's folder; ``null`` for nowhere.
+    """
+
+    demonstration: str = MISSING
+    demonstration_options: dict[str, Any] = field(default_factory=dict)
+    n_conversations: int = 1440
+    epochs: int = 1
+    batch_size: int = 32
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, schedule="linear", warmup_steps=5))
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", positive="n_conversations epochs batch_size", not_negative="seed threads")
 
 
 @dataclass
@@ -140,7 +247,7 @@ class WatchConfig(ProgramConfig):
     """``experiments.watch``: a run while it goes.
 
     Args:
-        run: Folder of a run or of a comparison.
+        run: Folder of a run, a comparison, a sweep, or of several runs.
         every_s: Seconds between two looks.
         once: Print once and end, for logs and pipes.
         episodes: How many of the newest episodes are shown.
@@ -153,6 +260,21 @@ class WatchConfig(ProgramConfig):
 
     def __post_init__(self) -> None:
         check_numbers(self, "", positive="every_s", not_negative="episodes")
+
+
+@dataclass
+class PushConfig(ProgramConfig):
+    """``experiments.push``: the policy of a finished run, with a card, to the Hugging Face hub.
+
+    Args:
+        run: Folder of the run.
+        repo: ``<owner>/<name>``.
+        private: Whether a repository that is not there yet is made a private one.
+    """
+
+    run: str = MISSING
+    repo: str = MISSING
+    private: bool = True
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A run while it goes: ``python -m experiments.watch run=runs/train/<time>``; a comparison's folder shows all its jobs.
+"""A run while it goes: ``python -m experiments.watch run=runs/train/<time>``, or all runs of a comparison or a sweep.
 
 Reads the files that a run writes and touches nothing, so it can be started, stopped and started again at any time, also
 on another machine that shares the folder.
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from rich.console import Group
 from rich.live import Live
 from rich.panel import Panel
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
+from experiments.keys import told_apart
 from experiments.schema import WatchConfig
 from rl.analysis.rates import Where, named, reported
 
@@ -149,28 +151,43 @@ def run_view(folder: Path, n_episodes: int) -> Group:
     return Group(*parts, transitions_line(episodes), *shown)
 
 
-def comparison_view(folder: Path) -> Table:
-    """One line for every job of a comparison."""
+def runs_below(folder: Path) -> dict[str, Path]:
+    """Runs of a comparison (also jobs that wait), of a sweep, or of a folder of several, by what tells them apart."""
+    if (folder / "arms").is_dir():
+        jobs = sorted(path for path in folder.glob("arms/*/*") if path.is_dir())
+        return {f"{path.parent.name}/{path.name.removeprefix('seed_')}": path for path in jobs}
+    found = [path.parent for pattern in ("*", "*/*", "*/*/*") for path in folder.glob(f"{pattern}/config.yaml")]
+    found.sort(key=lambda path: (path.parent, len(path.name), path.name))  # 10 comes after 9
+    configs: list[Any] = [OmegaConf.load(path / "config.yaml") for path in found]
+    methods = [next((str(one[key].name) for key in ("algorithm", "offline") if key in one), "") for one in configs]
+    told = [f"{what}, seed {one.get('seed')}" for what, one in zip(told_apart(methods, configs), configs, strict=True)]
+    return {f"{path.relative_to(folder)}  {what}": path for path, what in zip(found, told, strict=True)}
+
+
+def runs_view(folder: Path) -> Table:
+    """One line for every run of a comparison, a sweep, or a folder of several."""
     table = Table(title=str(folder), title_justify="left")
-    for name in ("job", "state", "episodes", "newest validation", "accuracy so far"):
+    for name in ("run", "state", "episodes", "newest validation", "accuracy so far"):
         table.add_column(name)
-    for job in sorted(path for path in folder.glob("arms/*/*") if path.is_dir()):
+    for name, job in runs_below(folder).items():
         found = validations(tail(job / "metrics.jsonl"))
         said = next((json.loads(path.read_text()) for path in job.glob("progress.json")), None)
-        state = "waiting" if said is None else f"{said['what']} {said['share']:.0%}"
+        waits = "waiting" if (folder / "arms").is_dir() else "running, or interrupted"
+        state = waits if said is None else f"{said['what']} {said['share']:.0%}"
         state = "finished" if (job / "result.json").exists() else "crashed" if (job / "error.txt").exists() else state
         cells = ["", "", ""]
         if found:
             rates = reported(found[-1], VALIDATION, Where.HEADLINE).values()
             shown = "  ".join(f"{rate.label} {rate.text(value)}" for rate, value in rates)
             cells = [f"{found[-1]['rollout/episodes']:.0f}", shown, last_accuracy(found)[1]]
-        table.add_row(f"{job.parent.name}/{job.name.removeprefix('seed_')}", state, *cells)
+        table.add_row(name, state, *cells)
     return table
 
 
 def view(folder: Path, n_episodes: int) -> Group | Table:
-    """What a folder holds: a comparison or a run."""
-    return comparison_view(folder) if (folder / "arms").is_dir() else run_view(folder, n_episodes)
+    """What a folder holds: a run, or several."""
+    is_run = (folder / "config.yaml").exists() and not (folder / "arms").is_dir()
+    return run_view(folder, n_episodes) if is_run else runs_view(folder)
 
 
 @entry_point("watch")
@@ -179,8 +196,8 @@ def main(cfg: WatchConfig) -> None:
     folder = Path(cfg.run)
     if not folder.is_dir():
         raise UserError(f"run={cfg.run}: there is no such folder; use runs/<name>/<time>")
-    if not (folder / "arms").is_dir() and not (folder / "config.yaml").exists():
-        raise UserError(f"run={cfg.run}: neither a run nor a comparison; use runs/<name>/<time>")
+    if not (folder / "config.yaml").exists() and not runs_below(folder):
+        raise UserError(f"run={cfg.run}: there is no run in it, up to three folders deep; use runs/<name>/<time>")
     if cfg.once:
         console.print(view(folder, cfg.episodes))
         return

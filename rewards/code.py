@@ -274,7 +274,8 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
         if any(verdict and verdict.get("object") for verdict in verdicts):
             tally.why = "object_for_plain_value"
         tally.fault = next((_said(verdict) for verdict in verdicts if verdict and verdict.get("ours")), "")
-    return tally.score(program, observation, partial_credit, limits)
+    score = tally.score(program, observation, partial_credit, limits)
+    return replace(score, public=sum(passed[:n_public]) == n_public) if n_public else score
 
 
 def _answers(n: int, run: Callable[[int], tuple[Outcome, list[Any]]], go_on: bool, tally: _Tally) -> list[Any]:
@@ -345,13 +346,14 @@ def _said(verdict: dict[str, Any]) -> str:
 
 def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
     public, passed = _run_script(program, tests, tests.public, limits, sandbox)
-    observation = of_script(tests.public, public, passed)
+    observation, seen = of_script(tests.public, public, passed), all(passed)
     tally = _Tally(len(tests.public) + len(tests.hidden), sum(passed), public)
     if all(passed) or partial_credit:
         hidden, passed = _run_script(program, tests, tests.hidden, limits, sandbox)
         tally.passed += sum(passed)
         tally.outcomes += hidden
-    return tally.score(program, observation, partial_credit, limits)
+    score = tally.score(program, observation, partial_credit, limits)
+    return replace(score, public=seen) if tests.public else score
 
 
 def _run_script(

@@ -53,9 +53,9 @@ class SandboxOptions:
         if self.isolation not in names:
             raise ValueError(f"env.options.isolation={self.isolation}: use one of {', '.join(names)}")
         for name in ("total_s", "wall_s", "output_kb", "workers", "retries"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"env.options.sandbox.{name}={getattr(self, name)}: must not be negative")
-        if self.memory_mb < 64:
+        if not 64 <= self.memory_mb < float("inf"):
             raise ValueError(f"env.options.sandbox.memory_mb={self.memory_mb}: Python alone needs 64")
 
     @classmethod

@@ -32,6 +32,7 @@ class Score:
             only, and already cleaned for a chat.
         key: Two attempts gave "the same answer" when these are equal; a verifier that knows no better leaves it to
             ``answer``.
+        public: Whether all *public* tests passed; ``None`` where there are none.
 
     Raises:
         ValueError: If ``value`` is outside [0, 1], or an ``error`` carries a value.
@@ -43,6 +44,7 @@ class Score:
     reason: str = ""
     observation: str = ""
     key: str | None = None
+    public: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.value <= 1.0:

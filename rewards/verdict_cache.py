@@ -21,8 +21,8 @@ from pathlib import Path
 
 from rewards.score import Score, Verdict
 
-FORMAT = 1
-"""Part of every key: raise it when the same program and tests may get another verdict than before."""
+FORMAT = 2
+"""Part of every key: raise it when the same program and tests may get another score than before."""
 
 
 class VerdictCache:

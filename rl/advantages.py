@@ -19,7 +19,7 @@ from torch import Tensor
 from rewards import Lookup
 from rl.config import StageConfig
 from rl.config.checks import check_numbers
-from rl.types import Episode, RolloutBatch
+from rl.types import Episode, RolloutBatch, Turn
 
 ADVANTAGES: Lookup[Callable[..., Tensor]] = Lookup("algorithm.advantage")
 """``(rewards_BK, values_BT, batch, sum_over, **options) -> [B, T]``. ``groups=True`` declares that the episodes of a
@@ -137,13 +137,24 @@ def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
     episodes are not trained on, so they are not looked at either.
     """
     compared = [episode for episode in group if not (episode.failed or episode.masked)]
-    lengths = {len(episode.turns) for episode in compared}
-    if len(lengths) != 1:
-        return bool(lengths)
-    rewards = torch.tensor([[turn.reward for turn in episode.turns] for episode in compared], dtype=torch.float64)
-    paid = shaped_rewards(rewards, torch.tensor(list(lengths)), stage)
-    # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
-    counts = torch.tensor([[t.trained or k < e.given for k, t in enumerate(e.turns)] for e in compared])
+    for role in {turn.role for episode in compared for turn in episode.turns}:
+        # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
+        turns = [
+            [(turn, turn.trained or k < episode.given) for k, turn in enumerate(episode.turns) if turn.role == role]
+            for episode in compared
+        ]
+        if _differ([of_one for of_one in turns if of_one], stage):
+            return True
+    return False
+
+
+def _differ(turns: Sequence[Sequence[tuple[Turn, bool]]], stage: StageConfig) -> bool:
+    """Whether the turns of one role, a list an episode, are paid differently where they count."""
+    if len({len(of_one) for of_one in turns}) != 1:
+        return True
+    rewards = torch.tensor([[turn.reward for turn, _ in of_one] for of_one in turns], dtype=torch.float64)
+    paid = shaped_rewards(rewards, torch.tensor([len(turns[0])]), stage)
+    counts = torch.tensor([[counts for _, counts in of_one] for of_one in turns])
     highest = torch.where(counts, paid, -torch.inf).amax(0)
     return bool((highest > torch.where(counts, paid, torch.inf).amin(0)).any())
 
@@ -348,16 +359,10 @@ def _group_moments(returns_BK: Tensor, batch: RolloutBatch) -> tuple[Tensor, Ten
     """Of the compared returns of every row's group: mean, number, standard deviation, all tied; ``[B, K]`` each.
 
     Where all returns of a group are equal, ``[B, K]`` bool, their mean may differ from them in the last bit: noise that
-    a division by the standard deviation would make a signal of. A return that is compared with no other is tied too.
-
-    Raises:
-        ValueError: If a group has a single episode: it has no others to be compared with.
+    a division by the standard deviation would make a signal of. A return that is compared with no other is tied too:
+    a role may have spoken in a single episode of its task.
     """
     groups, index = torch.unique(batch.group_ids, return_inverse=True)
-    counts = torch.bincount(index, minlength=len(groups))
-    if (counts < 2).any():
-        lonely = groups[counts < 2].tolist()
-        raise ValueError(f"groups {lonely[:5]} have one episode: a group baseline needs at least 2 per task")
     table = torch.zeros(len(groups), returns_BK.shape[1], dtype=returns_BK.dtype, device=returns_BK.device)
     compared_BK = batch.compared
     weights = compared_BK.to(returns_BK.dtype)

@@ -1,11 +1,13 @@
 """Episodes to tensors: the only place where turns become rows.
 
 A row is a conversation. Its last prompt and action contain every earlier turn verbatim, by the append-only rule; an
-episode of several roles has a row for each.
+episode of several roles has a row for each. Where a prompt was rendered anew (``Turn.restarts``) a new row begins: it
+knows the rewards of the whole conversation, holds the tokens of its own turns, and is compared at these alone.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,21 +18,34 @@ from rl.types import Episode, Finish, RolloutBatch, TrainBatch
 
 
 class Row(NamedTuple):
-    """Where a row comes from: an episode's place in the list, the role, and which of its turns."""
+    """Where a row comes from.
+
+    Args:
+        episode: Its place in the list.
+        role: Who speaks.
+        turns: Which turns of the episode the row holds.
+        first: The column of the first of them: how many turns of the role come before it.
+    """
 
     episode: int
     role: str
     turns: list[int]
+    first: int = 0
 
 
 def conversations(episodes: Sequence[Episode]) -> list[Row]:
     """The rows of episodes, in order; the roles of an episode in the order in which they spoke."""
     rows = []
     for place, episode in enumerate(episodes):
-        spoken: dict[str, list[int]] = {}
+        spoken: dict[str, list[list[int]]] = {}
         for index, turn in enumerate(episode.turns):
-            spoken.setdefault(turn.role, []).append(index)
-        rows += [Row(place, role, turns) for role, turns in spoken.items()]
+            parts = spoken.setdefault(turn.role, [])
+            if turn.restarts or not parts:
+                parts.append([])
+            parts[-1].append(index)
+        for role, parts in spoken.items():
+            starts = accumulate(map(len, parts), initial=0)
+            rows += [Row(place, role, turns, first) for turns, first in zip(parts, starts, strict=False)]
     return rows
 
 
@@ -65,17 +80,22 @@ def to_rollout_batch(
     rewards = np.zeros((len(rows), max_turns), dtype=np.float32)
     group_ids = np.zeros(len(rows), dtype=np.int64)
     compared = np.ones((len(rows), max_turns), dtype=bool)
+    n_turns = np.zeros(len(rows), dtype=np.int64)
     for i, (row, last) in enumerate(zip(rows, lasts, strict=True)):
         episode, ids = episodes[row.episode], last.prompt_ids + last.action_ids
-        if len(row.turns) > max_turns:
-            raise ValueError(f"task {episode.task_id}: {len(row.turns)} turns of {row.role}, more than {max_turns}")
+        of_role = [turn for turn in episode.turns if turn.role == row.role]
+        n_turns[i], end = len(of_role), row.first + len(row.turns)
+        if len(of_role) > max_turns:
+            raise ValueError(f"task {episode.task_id}: {len(of_role)} turns of {row.role}, more than {max_turns}")
         input_ids[i, : len(ids)] = ids
         attention_mask[i, : len(ids)] = True
         # Roles are never compared with each other: each has a group of its own, the task's where there is only one.
         group_ids[i] = episode.group_id * len(roles) + roles.index(row.role)
-        for k, index in enumerate(row.turns):
+        rewards[i, : len(of_role)] = [turn.reward for turn in of_role]
+        compared[i, : row.first] = False
+        compared[i, end:] = end == len(of_role)  # past its end an episode is compared with the return of 0
+        for k, index in enumerate(row.turns, row.first):
             turn = episode.turns[index]
-            rewards[i, k] = turn.reward
             compared[i, k] = turn.trained or index < episode.given
             if turn.trained and not (mask_cut_off and turn.finish is Finish.LENGTH):
                 span = slice(len(turn.prompt_ids), len(turn.prompt_ids) + len(turn.action_ids))
@@ -88,7 +108,7 @@ def to_rollout_batch(
         turn_ids=torch.from_numpy(turn_ids),
         sampler_logprobs=torch.from_numpy(logprobs),
         rewards=torch.from_numpy(rewards),
-        n_turns=torch.tensor([len(row.turns) for row in rows], dtype=torch.long),
+        n_turns=torch.from_numpy(n_turns),
         group_ids=torch.from_numpy(group_ids),
         compared=torch.from_numpy(compared),
     )
@@ -123,7 +143,7 @@ def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
         group_ids=torch.zeros(1, dtype=torch.long),
         compared=torch.ones(1, max_turns, dtype=torch.bool),
     )
-    return TrainBatch(rollout, nothing, nothing, nothing, nothing, nothing)
+    return TrainBatch(rollout, nothing, nothing, nothing, nothing, nothing, off)
 
 
 def micro_batches(lengths_B: Tensor, group_ids_B: Tensor, token_budget: int) -> Iterator[tuple[Tensor, int]]:

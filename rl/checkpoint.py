@@ -31,7 +31,7 @@ from rl.types import RunStoppedError
 
 IDENTITY = "identity.json"
 _FREE = (
-    *("threads", "runs_dir", "data_dir", "name", "resume", "tracking.*", "evaluation.*"),
+    *("threads", "runs_dir", "data_dir", "name", "resume", "tracking.*", "evaluation.*", "hub.*"),
     *("training.save_every*", "training.keep_*", "training.max_failed_fraction"),
     *("*.micro_batch_tokens", "*.gradient_checkpointing", "training.max_sampler_gap"),
     *("engine.urls.*", "engine.weights_dir", "engine.retries", "engine.timeout_s", "engine.gpu_memory_utilization"),

@@ -1,60 +1,66 @@
-"""Controls of self-correction: what is the second attempt worth without one's own first one?
+"""Plays the controls of self-correction that :mod:`rl.analysis.controls` declares."""
 
-A second attempt that is right more often than the first shows improvement, not correction: the policy may simply answer
-again, and better. Greedy second attempts are therefore played once more with the first attempt taken away, exchanged,
-or judged. If nothing is lost without it, the policy samples again; only if something is lost does it use what it wrote.
-"""
-
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from envs import Task
 from rewards import Score, Verdict
-from rl.analysis.rows import Control, EvalRow
+from rl.analysis.controls import CONTROLS, Change, Scene
+from rl.analysis.rows import EvalRow
+from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout
 from rl.types import Episode, Finish, Turn
 
 
 def control_rows(
-    rollout: Rollout,
-    told: Rollout,
+    rollout: Callable[[str | None], Rollout],
+    env: Any,
     episodes: Sequence[Episode],
     tasks: Sequence[Task],
-    end_id: int,
+    renderer: Renderer,
     arm: str,
     seed: int,
+    names: Iterable[str] = (),
 ) -> list[EvalRow]:
     """One row per task and control, from greedy episodes of the same policy.
 
     Args:
-        rollout: Plays two attempts with the environment's own feedback.
-        told: Plays two attempts with feedback ``verdict``.
+        rollout: Plays two attempts, with this feedback in place of the environment's own.
+        env: An environment of these tasks, asked what it says after an attempt.
         episodes: Greedy episodes, one per task in their order; a failed one is a failed row of every control.
         tasks: Their tasks.
-        end_id: The end-of-turn token, all that an empty answer consists of.
+        renderer: Turns the text of an exchanged attempt into tokens.
         arm: Named in the rows.
         seed: Named in the rows.
+        names: Which controls; all for none.
     """
     usable = [(task, episode.turns[0]) for task, episode in zip(tasks, episodes, strict=True) if not episode.failed]
-    failed = [episode for episode in episodes if episode.failed]
-    rows = [EvalRow.of(episode, arm, seed, control.value, 0, 2) for control in Control for episode in failed]
-    if not usable:
-        return rows
-    far = len(usable) // 2
-    firsts = {
-        Control.WITHOUT_FIRST: [_empty(turn, end_id) for _, turn in usable],
-        Control.OTHERS_FIRST: [
-            replace(usable[(i + far) % len(usable)][1], prompt_ids=turn.prompt_ids)
-            for i, (_, turn) in enumerate(usable)
-        ],
-        Control.TOLD_VERDICT: [turn for _, turn in usable],
-    }
-    for control, turns in firsts.items():
-        plays = told if control is Control.TOLD_VERDICT else rollout
-        plans = [EpisodePlan(task, i, i, turn) for i, ((task, _), turn) in enumerate(zip(usable, turns, strict=True))]
-        rows += [EvalRow.of(episode, arm, seed, control.value, 0, 2) for episode in plays.run(plans, 0.0)]
+    failed, rows = [episode for episode in episodes if episode.failed], []
+    own_tasks, firsts = [task for task, _ in usable], [turn for _, turn in usable]
+    for name in names or CONTROLS:
+        scenes = [
+            Scene(i, own_tasks, firsts, env, random.Random(f"{name}/{task.id}")) for i, task in enumerate(own_tasks)
+        ]
+        changes = [CONTROLS[name](scene) for scene in scenes]
+        if scenes and not any(changes):
+            continue  # nothing can be exchanged, so it would be called unused
+        plans = []
+        for i, (scene, change) in enumerate(zip(scenes, changes, strict=True)):
+            first = _first(scene.own, change, renderer)
+            plans.append(EpisodePlan(scene.task, i, i, first, change.request if change else None))
+        played = rollout(CONTROLS.fact(name, "feedback")).run(plans, 0.0) if plans else []
+        rows += [EvalRow.of(episode, arm, seed, name, 0, 2) for episode in [*failed, *played]]
     return rows
 
 
-def _empty(turn: Turn, end_id: int) -> Turn:
-    return Turn(turn.prompt_ids, (end_id,), (0.0,), "", Finish.STOP, Score(0.0, Verdict.NO_ANSWER), 0.0)
+def _first(own: Turn, change: Change | None, renderer: Renderer) -> Turn:
+    """The turn that stands in the place of the first one; nothing of it is learned."""
+    if change is None or change.first is None:
+        return own
+    if isinstance(change.first, Turn):
+        return replace(change.first, prompt_ids=own.prompt_ids)
+    ids = (*renderer.tokenizer.encode(change.first, add_special_tokens=False), renderer.end_id)
+    score = Score(0.0, Verdict.NO_ANSWER)  # the environment gives it the one that counts
+    return Turn(own.prompt_ids, ids, (0.0,) * len(ids), change.first, Finish.STOP, score, 0.0)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from envs import StopReason
 from rewards.lookup import Lookup
 from rewards.votes import majority_index
-from rl.types import Group, Turn
+from rl.config.checks import check_numbers
+from rl.types import SOLVER, Episode, Group, Turn
 
 GroupReward = Callable[..., Group]
 """``(group, **options) -> group`` with the same episodes in the same order, paid differently."""
@@ -25,7 +26,11 @@ def apply_group_reward(reward: GroupReward, group: Group) -> Group:
     """The group as the reward pays it. What it raises fails the group's episodes, which are then masked and counted."""
     try:
         return reward(group)
-    except Exception as error:  # as with environments: what was sampled is kept, and the run's limit of failures holds
+    except KeyboardInterrupt:
+        raise
+    except (
+        BaseException
+    ) as error:  # as with environments: what was sampled is kept, and the run's limit of failures holds
         said = f"group reward: {error!r}"
         broken = {"terminated": False, "truncated": True, "stop_reason": StopReason.ENV_ERROR, "error": said}
         return replace(group, episodes=tuple(replace(episode, **broken) for episode in group.episodes))
@@ -66,6 +71,9 @@ class MajorityOptions:
 
     least: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "env.group_reward_options", fraction="least")
+
 
 @GROUP_REWARDS.register("majority", options=MajorityOptions)
 def majority(group: Group, *, least: float) -> Group:
@@ -98,3 +106,81 @@ def agreement(group: Group) -> Group:
         ]
 
     return pay(group, rewards)
+
+
+@dataclass(frozen=True)
+class OutcomeOptions:
+    """Options of ``outcome``.
+
+    Args:
+        right: What a right last attempt is worth.
+        wrong: What a wrong one is worth.
+        no_answer: What one without an answer in the accepted form is worth.
+        malformed: Added for *every* attempt without an answer, on its own turn.
+        decay: Factor of ``right`` for each attempt that came before.
+        repeats: Taken off the last attempt, times the share of attempts that repeat the answer of another one.
+    """
+
+    right: float = 1.0
+    wrong: float = 0.0
+    no_answer: float = 0.0
+    malformed: float = 0.0
+    decay: float = 1.0
+    repeats: float = 0.0
+
+    def __post_init__(self) -> None:
+        signed = "right wrong no_answer malformed"
+        check_numbers(self, "env.group_reward_options", any_sign=signed, fraction="decay", not_negative="repeats")
+
+
+@GROUP_REWARDS.register("outcome", options=OutcomeOptions)
+def outcome(group: Group, **options: float) -> Group:
+    """Pays how an episode ends, on its last attempt; earlier ones are worth what ``turn_gamma`` hands back to them.
+
+    Covers multi-attempt RL (arXiv 2503.04808, section 3), RLEF (2410.02089, section 2.2) and UFO's decay and penalty
+    (2507.14295, section 3), each with options of its own.
+    """
+    chosen = OutcomeOptions(**options)
+    return replace(group, episodes=tuple(_by_outcome(episode, chosen) for episode in group.episodes))
+
+
+def _by_outcome(episode: Episode, chosen: OutcomeOptions) -> Episode:
+    places = [k for k, turn in enumerate(episode.turns) if turn.role == SOLVER]
+    if episode.failed or not places:
+        return episode
+    turns, last = list(episode.turns), places[-1]
+    for k in places:
+        malformed = chosen.malformed if turns[k].answer is None else 0.0
+        turns[k] = replace(turns[k], reward=malformed if k != last else malformed + _worth(episode.attempts, chosen))
+    return replace(episode, turns=tuple(turns))
+
+
+def _worth(attempts: Sequence[Turn], chosen: OutcomeOptions) -> float:
+    """Of the last of an episode's attempts."""
+    last, n = attempts[-1], len(attempts)
+    if last.correct:
+        value = chosen.right * chosen.decay ** (n - 1)
+    else:
+        value = chosen.no_answer if last.answer is None else chosen.wrong
+    # Attempts without an answer are alike: each but the first repeats.
+    return value - chosen.repeats * (1 - len({turn.answer_key for turn in attempts}) / n)
+
+
+@GROUP_REWARDS.register("critic")
+def critic(group: Group) -> Group:
+    """Pays what is said between two attempts what the attempt after it earned (CTRL, arXiv 2502.03492, section 3.3).
+
+    What no attempt follows says nothing, and is masked.
+    """
+
+    def paid(turns: Sequence[Turn], k: int) -> Turn:
+        after = next((turn for turn in turns[k + 1 :] if turn.role == SOLVER), None)
+        if turns[k].role == SOLVER:
+            return turns[k]
+        return replace(turns[k], trained=False) if after is None else replace(turns[k], reward=after.reward)
+
+    episodes = [
+        replace(episode, turns=tuple(paid(episode.turns, k) for k in range(len(episode.turns))))
+        for episode in group.episodes
+    ]
+    return replace(group, episodes=tuple(episodes))

@@ -27,6 +27,7 @@ from rl.losses import (
     off_policy_mask,
     value_loss,
 )
+from rl.token_masks import TOKEN_MASKS, Whole, row_noise
 from rl.types import RolloutBatch, RunStoppedError, SampledStats, TrainBatch
 
 Sums = dict[str, Tensor]
@@ -101,6 +102,9 @@ class Learner:
         self._whole_kl = bool(KLS.fact(config.algorithm.kl, "distribution"))
         self._normaliser = NORMALISERS.bind(config.algorithm.normaliser, config.algorithm.normaliser_options)
         self._importance = IMPORTANCE.bind(config.algorithm.importance, config.algorithm.importance_options)
+        name = config.algorithm.token_mask
+        self._token_mask = TOKEN_MASKS.bind(name, config.algorithm.token_mask_options)
+        self._masks_whole, self._marks = (bool(TOKEN_MASKS.fact(name, fact)) for fact in ("whole", "marks"))
         if self._optim.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = model
@@ -183,10 +187,10 @@ class Learner:
         and no pass is spent here unless values are needed.
         """
         algorithm, zeros = self._algorithm, torch.zeros_like(batch.sampler_logprobs)
-        old, ref, values = zeros.clone(), zeros.clone(), zeros.clone()
+        old, ref, values, entropy = (zeros.clone() for _ in range(4))
         has_kl = any(stage.kl_coefs)
         pays_kl = algorithm.kl_in_reward and has_kl
-        reads_actor = self._reuses_samples or algorithm.critic.kind == "shared" or pays_kl
+        reads_actor = self._reuses_samples or algorithm.critic.kind == "shared" or pays_kl or self._masks_whole
         reads_reference = has_kl and not self._whole_kl  # a whole distribution is too large to keep: the loss asks
         reads = reads_actor or reads_reference or self._critic is not None
         for rows, width in self._pieces(batch) if reads else []:
@@ -197,7 +201,7 @@ class Learner:
             with torch.no_grad(), self._distributed.autocast():
                 if reads_actor:
                     stats = self._actor(part, stage.temperature)
-                    found += [(old, stats.logprobs), (values, stats.values)]
+                    found += [(old, stats.logprobs), (values, stats.values), (entropy, stats.entropy)]
                 if self._critic is not None:
                     found.append((values, self._critic(part)))
                 if reads_reference:
@@ -214,7 +218,12 @@ class Learner:
         advantages_BT, returns_BT = advantages(
             batch, values, stage, self._objective.estimator, algorithm.whiten, self._distributed.sum, costs_BK
         )
-        return TrainBatch(batch, old, ref, values, advantages_BT, returns_BT)
+        train = TrainBatch(batch, old, ref, values, advantages_BT, returns_BT, batch.response_mask)
+        if self._masks_whole:
+            gather = self._distributed.gather
+            whole = Whole(row_noise(batch, self._config.seed), lambda x: torch.cat(gather([x.cpu()])))
+            train = replace(train, kept=self._token_mask(SampledStats(old, entropy, values, zeros), train, whole))
+        return train
 
     def _pieces(self, batch: RolloutBatch) -> list[tuple[Tensor | None, int]]:
         """Micro-batches, as many on every process: sharded weights are gathered by all or by none."""
@@ -325,8 +334,7 @@ class Learner:
         gap = torch.where(mask, old - batch.sampler_logprobs, 0.0)
         corrections, found = self._importance(gap, mask)
         train = replace(train, old_logprobs=old, advantages=train.advantages * corrections)
-        seen = self._on_policy(stats, train, found) if algorithm.off_policy_mask else train
-        surrogate = self._objective.surrogate(stats, seen, weights)
+        surrogate = self._surrogate(stats, train, weights)
         loss, n_tokens = surrogate.loss, mask.sum()
         found = found | surrogate.metrics
         found["gap"] = Ratio(gap.abs().sum(), n_tokens)
@@ -359,6 +367,18 @@ class Learner:
             loss = loss + algorithm.critic.coef * value.loss
             found |= value.metrics
         return loss, found
+
+    def _surrogate(self, stats: SampledStats, train: TrainBatch, weights: Tensor) -> LossOutput:
+        """The surrogate on the tokens that masks leave it, and what they took out."""
+        metrics: dict[str, Ratio] = {}
+        mask, kept = train.rollout.response_mask, train.kept
+        if not self._masks_whole:
+            kept = self._token_mask(stats, train, None)
+        if self._algorithm.token_mask != "none":
+            metrics["policy/token_mask"] = Ratio((mask & ~kept).sum(), mask.sum())
+        seen = self._on_policy(stats, train, metrics) if self._algorithm.off_policy_mask else train
+        out = self._objective.surrogate(stats, seen, weights if self._marks else torch.where(kept, weights, 0.0))
+        return LossOutput(out.loss, metrics | out.metrics)
 
     def _on_policy(self, stats: SampledStats, train: TrainBatch, metrics: dict[str, Ratio]) -> TrainBatch:
         """The rows without the bad turns that the policy has left behind."""

@@ -22,7 +22,8 @@ from rl.kl import MAX_LOG_RATIO, log_ratio
 from rl.types import SampledStats, TrainBatch
 
 LOSSES: Lookup[Callable[..., "LossOutput"]] = Lookup("algorithm.loss")
-"""Terms of the loss; ``entropy=True`` declares that a term differentiates ``stats.entropy``."""
+"""Terms of the loss; ``entropy=True`` declares that a term differentiates ``stats.entropy``, ``marked=True`` that it
+reads the tokens that a token mask marks."""
 NORMALISERS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.normaliser")
 """``(turn_ids [B, T], StepSize, **options) -> [B, T]``: each token's weight in the loss; the learner
 makes it 0 off the response, where ``turn_ids`` is -1."""
@@ -44,7 +45,7 @@ class StepSize:
     """What one optimiser step holds, over all its micro-batches and processes.
 
     Args:
-        episodes: Number of episodes.
+        episodes: Number of rows: episodes, or their turns where every turn is a sequence of its own.
         turns: Number of turns.
         tokens: Number of response tokens.
         token_budget: Tokens that an episode might have had.
@@ -198,6 +199,16 @@ def cispo_loss(
 def entropy_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> LossOutput:
     """Entropy bonus: ``-sum(w H)``, H the policy's entropy in nats before each response token."""
     return LossOutput(-masked_sum(weights * stats.entropy, batch.rollout.response_mask), {})
+
+
+@LOSSES.register("kl_cov", marked=True)
+def kl_cov_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> LossOutput:
+    """KL-Cov: ``sum(w |log pi - log pi_old|)`` over the tokens that ``token_mask=kl_cov`` marks.
+
+    arXiv 2505.22617, section 4.2, with the absolute log-ratio as its estimate of the KL, as in the authors' code.
+    """
+    marked = batch.rollout.response_mask & ~batch.kept
+    return LossOutput(masked_sum(weights * log_ratio(stats.logprobs, batch.old_logprobs, marked).abs(), marked), {})
 
 
 # The critic's loss

@@ -255,6 +255,10 @@ class OfflineTrainer:
                 f"env.group_reward={config.env.group_reward} pays online training; an offline method has a rule "
                 "of its own, offline.rule"
             )
+        if config.env.between is not None:
+            raise ValueError(
+                f"env.between={config.env.between} is for online training: offline rules learn attempts alone"
+            )
         self._rule = KEEP_RULES.bind(self._offline.rule, self._offline.rule_options)
         self._learn: Any = fine_tune_on_pairs if KEEP_RULES.fact(self._offline.rule, "preferences") else fine_tune
         self._base = clone_weights(model)

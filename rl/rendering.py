@@ -4,6 +4,9 @@ The prompt of turn k+1 is the prompt of turn k, then the sampled ids *as sampled
 Nothing is rendered or tokenised twice, so what was sampled is what is trained on. Chat templates are free to do
 otherwise: they may drop the thoughts of earlier turns, move the system prompt, or open an answer with text that they
 leave out of the history. The start of a run renders conversations whole and by appending and compares them.
+
+With ``thoughts="drop"`` every prompt is rendered whole instead, from the conversation without the thoughts of earlier
+answers. It is then no extension of the turn before it, and every turn is trained on as a sequence of its own.
 """
 
 import re
@@ -44,16 +47,19 @@ class Renderer:
         stop_strings: Texts that end a turn too; they and what follows are not part of its text.
         template_kwargs: Arguments of the template, ``enable_thinking`` for example.
         thoughts: What becomes of a template that writes earlier answers otherwise than they were sampled, without
-            their thoughts for example. ``refuse`` raises; ``keep`` goes on, and the answers stay as sampled.
+            their thoughts for example. ``refuse`` raises; ``keep`` goes on, and the answers stay as sampled; ``drop``
+            takes the thoughts of earlier answers out, whatever the template does.
         today: What the template reads as today's date.
 
     Attributes:
         end_id: The token with which the template ends an answer.
         end_ids: All tokens that end a turn.
         pad_id: Fills rows; the tokenizer's own, or ``end_id``.
+        drops_thoughts: Prompts are rendered whole, by :meth:`opening` of all that was said (see :meth:`said`).
 
     Raises:
-        TemplateError: If there is no template, or it breaks the append-only rule.
+        TemplateError: If there is no template, it breaks the append-only rule, or thoughts are to be dropped whose
+            marks are not known.
     """
 
     def __init__(
@@ -82,11 +88,15 @@ class Renderer:
         self._closing = tuple(closing[closing.index(self.end_id) + 1 :])
         # A group shares its question, and most feedback is the same text: what was rendered is kept.
         self._ids = lru_cache(maxsize=65536)(self._render)
-        self._check_history(thoughts)
+        self.drops_thoughts = thoughts == "drop"
+        if self.drops_thoughts:
+            self._marks = self._marks_of_thoughts()
+        else:
+            self._check_history(thoughts)
         self._system_fault = self._fault_with_system()
 
     def opening(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """The prompt of the first turn."""
+        """The prompt of the first turn, or that of any turn from a whole conversation."""
         return self._ids(tuple(messages), behind_answer=False)
 
     def extend(
@@ -106,6 +116,21 @@ class Renderer:
         """The action as text, without special tokens, up to the first stop string."""
         text = self.tokenizer.decode(action_ids, skip_special_tokens=True)
         return text[: min((i for stop in self.stop_strings if (i := text.find(stop)) >= 0), default=len(text))]
+
+    def said(self, action_ids: Sequence[int]) -> Message:
+        """The action as a later prompt shows it where thoughts are dropped: what stands behind the last thought.
+
+        A thought that was cut off is all that there is of its answer, and goes with it.
+        """
+        ended = bool(action_ids) and action_ids[-1] in self.end_ids
+        text = self.tokenizer.decode(action_ids[:-1] if ended else action_ids, skip_special_tokens=False)
+        text = text[: min((i for stop in self.stop_strings if (i := text.find(stop)) >= 0), default=len(text))]
+        for start, end, opened in self._marks:
+            if end in text:
+                text = text.rpartition(end)[2].lstrip("\n")
+            elif opened or start in text:
+                text = "" if opened else text.partition(start)[0]
+        return Message("assistant", text)
 
     def stops(self, action_ids: Sequence[int]) -> bool:
         """Whether the newest token completes a stop string."""
@@ -248,13 +273,26 @@ class Renderer:
         if faults and thoughts != "keep":
             raise TemplateError(
                 "the chat template writes earlier answers otherwise than they were sampled: it drops their thoughts, "
-                "or opens them differently. Set model.thoughts=keep to leave every answer in the context as sampled. "
+                "or opens them differently. Set model.thoughts=keep to leave every answer in the context as sampled, "
+                "or drop to take earlier thoughts out, every turn being a sequence of its own. "
                 f"{self._remedy()}. {faults[-1][1]}"
             )
         last = self._ids((Message("user", _LAST),), behind_answer=True)
         chat = [Message("user", _USER), Message("assistant", _ANSWER), Message("user", _LAST)]
         if self._render(tuple(chat), behind_answer=False)[-len(last) :] != last:
             raise TemplateError("the tokenizer splits a question differently when it is appended")
+
+    def _marks_of_thoughts(self) -> list[tuple[str, str, bool]]:
+        """Start and end of thoughts that the model may write, and whether the prompt itself opens one."""
+        template, opening = str(self.tokenizer.chat_template), self._template([Message("user", _USER)], generate=True)
+        known = template + "".join(token.content for token in self.tokenizer.added_tokens_decoder.values())
+        marks = [(spacings[0][0].strip(), end) for end, spacings in _THOUGHTS.items() if end in known]
+        if not marks:
+            raise TemplateError(
+                "model.thoughts=drop: neither the chat template nor the tokenizer knows a mark at which thoughts end "
+                f"({', '.join(_THOUGHTS)}), so nothing could be dropped; leave model.thoughts away, or use keep"
+            )
+        return [(start, end, opening.rstrip().endswith(start)) for start, end in marks]
 
     def _fault_with_system(self) -> str | None:
         """Why a system prompt cannot be rendered, ``None`` if it can: said when one is asked for."""
@@ -271,7 +309,7 @@ class Renderer:
             fault = self._fault(chat)
         except TemplateError as error:
             return f"{error}. {remedy}"
-        if fault is None or fault[0]:
+        if fault is None or fault[0] or self.drops_thoughts:
             return None
         return f"with a system prompt the chat template is not append-only. {remedy}. {fault[1]}"
 

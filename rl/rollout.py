@@ -31,12 +31,14 @@ class EpisodePlan:
         group_id: Which group.
         seed: Decides everything that is sampled.
         first: A first attempt to be read instead of sampled.
+        request: What is said after it, in place of the environment's words.
     """
 
     task: Task
     group_id: int
     seed: int
     first: Turn | None = None
+    request: str | None = None
 
 
 @dataclass(slots=True)
@@ -55,7 +57,10 @@ class _Play:
     env: Any = None
     role: str = SOLVER
     prompt_ids: tuple[int, ...] = ()
+    limit: int | None = None
     turns: list[Turn] = field(default_factory=list)
+    said: dict[str, list[Message]] = field(default_factory=dict)
+    """By role, what it has read and written, where prompts are rendered from that."""
     policy_version: int = 0
     stop: StopReason | None = None
     error: str | None = None
@@ -184,6 +189,7 @@ class Rollout:
                 score=None,
                 reward=0.0,
                 role=play.role,
+                restarts=self._renderer.drops_thoughts and any(turn.role == play.role for turn in play.turns),
             )
             turns.append((completion.request_id, turn))
         return turns
@@ -195,17 +201,26 @@ class Rollout:
             env = play.env = self._free_envs.pop() if self._free_envs else self._make_env()
             found = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
             self._read(play, *found)
-        except Exception as error:
+        except KeyboardInterrupt:  # the user's
+            raise
+        except BaseException as error:  # an environment that calls sys.exit() ends its own episode, not the run
             play.fail(f"reset: {error!r}")
             return play
         if first is not None and first.prompt_ids != play.prompt_ids:
             play.fail("replay: the first attempt answers another prompt")
         elif first is not None:
-            self._take(play, replace(first, trained=False), partial(env.step, first.text))
+            self._take(play, replace(first, trained=False), partial(env.step, first.text), plan.request)
         return play
 
-    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any]) -> None:
-        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known."""
+    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
+        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known.
+
+        Args:
+            play: The episode.
+            turn: What was written, not yet paid.
+            step: Hands it to the environment.
+            request: What is said then, in place of the environment's words.
+        """
         started = time.perf_counter()
         try:
             observation, reward, terminated, truncated, info = step()
@@ -214,23 +229,37 @@ class Rollout:
             play.turns.append(
                 replace(turn, score=score, reward=float(reward), trained=turn.trained and info.get("trained", True))
             )
-            if "error" in info or (score is not None and score.verdict is Verdict.ERROR):
-                play.fail(info.get("error", f"verifier: {score.reason}" if score is not None else ""))
+            ended = StopReason(info.get("stop_reason", StopReason.ENDED if terminated else StopReason.TIME_LIMIT))
+            if score is not None and score.verdict is Verdict.ERROR:
+                play.fail(str(info.get("error", f"verifier: {score.reason}")))
+            elif "error" in info or ended is StopReason.ENV_ERROR:
+                play.fail(str(info.get("error", "the environment gives no reason")))
             elif terminated or truncated:
-                play.stop = info.get("stop_reason", StopReason.ENDED if terminated else StopReason.TIME_LIMIT)
+                play.stop = ended
             else:
-                self._read(play, observation, info)
-        except Exception as error:
+                self._read(play, observation if request is None else request, info)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             play.fail(f"step: {error!r}")
 
     def _read(self, play: _Play, observation: Observation, info: dict[str, Any]) -> None:
         """The next prompt: what the role whose turn it is has read and written before, and what is new to it."""
         messages = (Message("user", observation),) if isinstance(observation, str) else tuple(observation)
+        for message in messages:  # a chat template would write anything: a number, "None"
+            if not isinstance(message, Message) or not isinstance(message.content, str):
+                raise TypeError(f"an observation is a string, or Messages whose content is one; got {message!r:.200}")
         play.role = info.get("role", SOLVER)
         if not isinstance(play.role, str):  # roles are sorted and written to files
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
+        play.limit = info.get("max_new_tokens")
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
-        if before is None:
+        if self._renderer.drops_thoughts:
+            said = play.said.setdefault(play.role, [])
+            said += [self._renderer.said(before.action_ids)] if before is not None else []
+            said += messages
+            play.prompt_ids = self._renderer.opening(said)
+        elif before is None:
             play.prompt_ids = self._renderer.opening(messages)
         else:
             play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, messages)
@@ -242,7 +271,7 @@ class Rollout:
             play.stop = StopReason.CONTEXT_FULL
         if play.stop is None:
             n_before = sum(turn.role == play.role for turn in play.turns)
-            limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)])
+            limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)], play.limit or room)
             seed = derive_seed(play.plan.seed, "turn", len(play.turns))
             return Request(index, play.prompt_ids, limit, temperature, seed)
         if play.error is None:

@@ -1,7 +1,10 @@
 """A training step as numbers for the log: what its episodes look like, what was measured, what it cost."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 
 from rewards import Verdict
 from rl.advantages import shaped_rewards
@@ -53,7 +56,7 @@ def describe(step: Step, distributed: Distributed, flops: Flops | None = None) -
         "optim/lr": step.lr,
         "stage": step.stage_index,
     }
-    metrics |= measured.log
+    metrics |= batch.curriculum | measured.log
     metrics |= {f"policy/kl_ref_t{k + 1}": value for k, value in enumerate(measured.kl)}
     metrics |= {f"policy/abs_advantage_t{k + 1}": value for k, value in enumerate(measured.advantage)}
     metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(step.kl_coefs)}
@@ -61,7 +64,8 @@ def describe(step: Step, distributed: Distributed, flops: Flops | None = None) -
         variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
         error = metrics["critic/error"]
         metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
-    rows = batch.train.rollout
+    starts = torch.tensor([i for i, row in enumerate(batch.rows) if not row.first], dtype=torch.long)
+    rows = batch.train.rollout.rows(starts)  # one a conversation
     sums = shaped_rewards(rows.rewards, rows.n_turns, step.stage).sum(0).tolist()
     shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(rows))) for k, value in enumerate(sums)}
     metrics |= {name: ratio.value for name, ratio in distributed.sum_ratios(shares).items()}
@@ -88,9 +92,44 @@ def token_advantages(step: Step, n: int) -> dict[int, list[list[float]]]:
         if row.episode >= n:
             break
         turns = found.setdefault(row.episode, [[] for _ in step.episodes[row.episode].turns])
-        for k, index in enumerate(row.turns):
+        for k, index in enumerate(row.turns, row.first):
             turns[index] = step.batch.train.advantages[i][step.batch.train.rollout.turn_ids[i] == k].tolist()
     return found
+
+
+def conversation_rows(step: Step, n: int, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
+    """A table of turns, a row each, of ``n`` episodes spread over the step's groups.
+
+    Args:
+        step: Of this process.
+        n: How many episodes; all if there are fewer.
+        decode: Token ids to text. A prompt is shown from where the turn before it ended.
+    """
+    episodes, rows = step.episodes, []
+    n = min(n, len(episodes))
+    chosen = [i * len(episodes) // n for i in range(n)]
+    advantages = token_advantages(step, max(chosen, default=-1) + 1)
+    for i in chosen:
+        one = episodes[i]
+        read: dict[str, int] = {}
+        for k, turn in enumerate(one.turns):
+            start = 0 if turn.restarts else read.get(turn.role, 0)
+            read[turn.role] = len(turn.prompt_ids) + len(turn.action_ids)
+            given = advantages[i][k] if i in advantages else []
+            rows.append({
+                "task_id": one.task_id,
+                "group": one.group_id,
+                "role": turn.role,
+                "attempt": k + 1,
+                "prompt": decode(turn.prompt_ids[start:]),
+                "answer": turn.text,
+                "verdict": turn.score.verdict.value if turn.score is not None else "unscored",
+                "reward": turn.reward,
+                "advantage": sum(given) / len(given) if given else None,
+                "tokens": len(turn.action_ids),
+                "finish": turn.finish.value,
+            })  # fmt: skip
+    return rows
 
 
 def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Distributed) -> dict[str, float]:
@@ -105,7 +144,7 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Di
     sampled = [turn for episode in good for turn in episode.sampled]
     masked = Ratio(float(sum(not turn.trained for turn in sampled)), float(len(sampled)))
     groups = to_groups(good)
-    last = [[episode.turns[-1].correct for episode in group.episodes] for group in groups]
+    last = [[episode.attempts[-1].correct for episode in group.episodes] for group in groups]
     mixed = [len({tuple(turn.reward for turn in e.turns) for e in group.episodes}) > 1 for group in groups]
     n = float(len(groups))
     parts = [
@@ -117,9 +156,10 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Di
         }
     ]
     if max_turns > 1:
-        parts.append(kind_shares([Revision.of(e.turns[0], e.turns[1]) for e in good if len(e.turns) > 1]))
+        pairs = [e.attempts[:2] for e in good if len(e.attempts) > 1]
+        parts.append(kind_shares([Revision.of(*pair) for pair in pairs]))
     for k in range(max_turns):
-        turns = [e.turns[k] for e in good if e.given <= k < len(e.turns)]
+        turns = [e.attempts[k] for e in good if e.given <= k < len(e.attempts)]
         parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})
     return {name: ratio.value for name, ratio in distributed.sum_ratios(total(parts)).items()}
 

@@ -3,13 +3,14 @@
 import math
 import random
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from envs import Task
 from rl.advantages import has_gradient
 from rl.backends.distributed import Distributed
 from rl.config import StageConfig, TrainConfig
+from rl.curriculum import TaskStream, passed
 from rl.group_rewards import GROUP_REWARDS, apply_group_reward
 from rl.rollout import EpisodePlan, PhaseTimes, Rollout
 from rl.types import Episode, Group, Turn, derive_seed
@@ -22,11 +23,13 @@ class Sampled(NamedTuple):
         episodes: To be trained on.
         everything: All that were sampled, groups that were replaced included.
         n_resampled: Groups that were replaced, over all processes.
+        curriculum: What was drawn and passed over.
     """
 
     episodes: list[Episode]
     everything: list[Episode]
     n_resampled: int
+    curriculum: dict[str, float]
 
 
 class EpisodeSource:
@@ -51,8 +54,9 @@ class EpisodeSource:
         for rollout in rollouts.values():
             rollout.times = self.times
         self._first: dict[str, Turn] = {}
-        self.position = 0
-        """Groups drawn so far, over all processes."""
+        order = partial(task_order, config.seed, n=len(self._tasks))
+        training = config.training
+        self.stream = TaskStream(self._tasks, order, config.seed, training.curriculum, training.curriculum_options)
 
     def prepare(self) -> list[Episode]:
         """Samples the first attempts that offline groups will read, from the policy as it is now.
@@ -101,7 +105,8 @@ class EpisodeSource:
                 break
             kept, missing = kept + good, still
             n_resampled += sum(still)
-        return Sampled([episode for group in kept for episode in group.episodes], everything, n_resampled)
+        episodes = [episode for group in kept for episode in group.episodes]
+        return Sampled(episodes, everything, n_resampled, self.stream.metrics())
 
     def _draw(self, counts: Sequence[int], stage: StageConfig) -> list[Group]:
         """Plays the next groups of the stream; the processes' shares lie interleaved, so that one stream serves all.
@@ -111,14 +116,12 @@ class EpisodeSource:
             stage: Attempts, offline share, group size, temperature.
         """
         seed, size, positions, plans = self._config.seed, stage.group_size, [], []
+        stream = iter(self.stream.take(sum(counts)))
         for row in range(max(counts)):
-            active = [rank for rank, count in enumerate(counts) if row < count]
-            if self._distributed.rank in active:
-                positions.append(self.position + active.index(self._distributed.rank))
-            self.position += len(active)
+            shares = {rank: next(stream) for rank, count in enumerate(counts) if row < count}
+            positions += [shares[rank] for rank in shares if rank == self._distributed.rank]
         for position in positions:
-            epoch, offset = divmod(position, len(self._tasks))
-            task = self._tasks[task_order(seed, epoch, len(self._tasks))[offset]]
+            task = self.stream.task_at(position)
             # A whole group reads the same attempt, so that its second attempts are compared in the same situation.
             reads = derive_seed(seed, "offline?", position) / 2**63 < stage.offline_first_attempts
             first = self._first.get(task.id) if reads else None
@@ -130,15 +133,19 @@ class EpisodeSource:
         groups = [Group(position, tuple(episodes[i * size :][:size])) for i, position in enumerate(positions)]
         if self._group_reward is not None:
             groups = [apply_group_reward(self._group_reward, group) for group in groups]
+        if self.stream.chooses:
+            rates = [(group.group_id, rate) for group in groups if (rate := passed(group.episodes)) is not None]
+            self.stream.learn(self._distributed.gather(rates))
         return groups
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold; the same on all processes."""
-        return {"position": self.position, "first": self._first}
+        return {"stream": self.stream.state(), "first": self._first}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state`."""
-        self.position, self._first = state["position"], state["first"]
+        self._first = state["first"]
+        self.stream.load_state(state["stream"])
 
 
 @lru_cache(maxsize=2)

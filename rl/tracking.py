@@ -134,6 +134,10 @@ class Mirror(Protocol):
         """One line of metrics."""
         ...
 
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Rows with the same columns."""
+        ...
+
     def close(self) -> None:
         """Flushes."""
         ...
@@ -141,6 +145,8 @@ class Mirror(Protocol):
 
 class Tracker:
     """Metrics and episodes of one run: ``metrics.jsonl``, ``metrics.json`` (what each metric is), ``episodes.jsonl``.
+
+    ``conversations.jsonl`` is there once a table of conversations was asked for.
 
     Args:
         folder: Of the run.
@@ -150,6 +156,10 @@ class Tracker:
 
     def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, mirror: Mirror | None = None) -> None:
         self.folder, self._mirror = folder, mirror
+        self._conversations: JsonLines | None = None
+        path = folder / "conversations.jsonl"
+        if sizes is not None and path.exists():
+            self._conversations = JsonLines(path, sizes.get("conversations", 0))
         sizes, self._described = sizes or {}, {}
         self._metrics = JsonLines(folder / "metrics.jsonl", sizes.get("metrics"))
         self._episodes = JsonLines(folder / "episodes.jsonl", sizes.get("episodes"))
@@ -157,7 +167,8 @@ class Tracker:
     @property
     def sizes(self) -> dict[str, int]:
         """Bytes written so far, for a checkpoint."""
-        return {"metrics": self._metrics.size, "episodes": self._episodes.size}
+        conversations = self._conversations.size if self._conversations is not None else 0
+        return {"metrics": self._metrics.size, "episodes": self._episodes.size, "conversations": conversations}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics.
@@ -188,10 +199,21 @@ class Tracker:
         known = advantages or {}
         self._episodes.write(*({"step": step, **asdict(e), "advantages": known.get(i)} for i, e in enumerate(episodes)))
 
+    def conversations(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of turns that a person can read, to its file and to the mirror."""
+        if self._conversations is None:
+            self._conversations = JsonLines(self.folder / "conversations.jsonl")
+        rows = [{"step": step, **row} for row in rows]
+        self._conversations.write(*rows)
+        if self._mirror is not None and rows:
+            self._mirror.table("conversations", rows, step)
+
     def close(self) -> None:
         """Closes the files and the mirror."""
         self._metrics.close()
         self._episodes.close()
+        if self._conversations is not None:
+            self._conversations.close()
         if self._mirror is not None:
             self._mirror.close()
 

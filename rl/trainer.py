@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from envs import StopReason, Task
+from rl.advantages import Estimator
 from rl.backends.distributed import Distributed
 from rl.backends.weights import full_weights
 from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
@@ -80,6 +81,7 @@ class Pending:
         rows: Where each row comes from; places count in ``episodes``.
         counts: Of the batch.
         n_resampled: Groups that dynamic sampling replaced, over all processes.
+        curriculum: Tasks that were drawn and passed over.
         seconds: Seconds by phase.
         plan: This process's rows of each optimiser step.
         done: Optimiser steps taken.
@@ -91,6 +93,7 @@ class Pending:
     rows: list[Row]
     counts: Counts
     n_resampled: int
+    curriculum: dict[str, float]
     seconds: dict[str, float]
     plan: list[torch.Tensor]
     done: int = 0
@@ -303,7 +306,7 @@ class Trainer:
         times, started = replace(self.source.times), time.perf_counter()
         read_first = self.source.prepare() if self.step == 0 and self._reads_first else []
         room = self.n_steps * self._per_step - self.totals.episodes if self._counts_episodes else None
-        episodes, everything, n_resampled = self.source.sample(stage, room)
+        episodes, everything, n_resampled, curriculum = self.source.sample(stage, room)
         self._engine.sleep()
         wall = time.perf_counter() - started
         sampling = self.source.times.sampling - times.sampling
@@ -338,7 +341,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
         n_parts = self._algorithm.minibatches
         plan = [part for _ in range(self._algorithm.epochs) for part in minibatches(len(rows), n_parts, generator)]
-        return Pending(train, episodes, rows, counts, n_resampled, seconds, plan)
+        return Pending(train, episodes, rows, counts, n_resampled, curriculum, seconds, plan)
 
     def _refuse(self, episodes: Sequence[Episode], counts: Counts) -> None:
         """Raises RunStoppedError if too much failed, nothing is left, or other weights than the trainer's sampled."""
@@ -433,6 +436,13 @@ def refuse_config(config: TrainConfig, n_processes: int) -> None:
             raise ValueError(
                 f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * stage.group_size} episodes into "
                 f"so many on {n_processes} processes"
+            )
+        estimator = Estimator.of(stage)
+        if config.model.thoughts == "drop" and estimator.turn_gamma and (estimator.values or algorithm.kl_in_reward):
+            raise ValueError(
+                f"{key}.advantage_options.turn_gamma={estimator.turn_gamma}: with model.thoughts=drop every turn is a "
+                "sequence of its own, so no critic's value and no KL in the reward reaches from a turn to the one "
+                "before it; set turn_gamma=0"
             )
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")

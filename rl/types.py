@@ -53,6 +53,7 @@ class Turn:
         role: Who spoke, in episodes of several roles.
         trained: Whether it is learned from. False for context that the policy was given to read, and for a turn whose
             reward says nothing: masked, which is not the same as a reward of 0.
+        restarts: Its prompt is no extension of the turn before, but was rendered anew without earlier thoughts.
     """
 
     prompt_ids: tuple[int, ...]
@@ -64,6 +65,7 @@ class Turn:
     reward: float
     role: str = SOLVER
     trained: bool = True
+    restarts: bool = False
 
     def __post_init__(self) -> None:
         if len(self.action_ids) != len(self.sampler_logprobs):
@@ -105,7 +107,7 @@ class Episode:
 
     Raises:
         ValueError: If it neither or both terminated and was truncated, if an error lacks its message or a message its
-            error, or if a turn's prompt does not extend the turn before it.
+            error, or if a turn's prompt does not extend the turn before it and does not say so.
     """
 
     task_id: str
@@ -127,7 +129,7 @@ class Episode:
         read: dict[str, tuple[int, ...]] = {}  # every role has a conversation of its own
         for turn in self.turns:
             seen = read.get(turn.role, ())
-            if turn.prompt_ids[: len(seen)] != seen:
+            if not turn.restarts and turn.prompt_ids[: len(seen)] != seen:
                 raise ValueError(f"task {self.task_id}: a prompt does not extend the turn before it")
             read[turn.role] = turn.prompt_ids + turn.action_ids
 
@@ -135,6 +137,11 @@ class Episode:
     def sampled(self) -> tuple[Turn, ...]:
         """The turns that the policy sampled itself."""
         return self.turns[self.given :]
+
+    @property
+    def attempts(self) -> tuple[Turn, ...]:
+        """The turns that answer the task: the solver's, or all where no role is called so."""
+        return tuple(turn for turn in self.turns if turn.role == SOLVER) or self.turns
 
     @property
     def masked(self) -> bool:
@@ -180,7 +187,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch(_Rows):
-    """Episodes as right-padded rows.
+    """Conversations as right-padded rows: whole ones, or parts of them where a prompt was rendered anew.
 
     Args:
         input_ids: ``[B, T]`` int64.
@@ -188,10 +195,11 @@ class RolloutBatch(_Rows):
         response_mask: ``[B, T]`` bool, True on the tokens that the policy sampled.
         turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response and on untrained turns.
         sampler_logprobs: ``[B, T]`` float32, 0 off the response.
-        rewards: ``[B, K]`` float32, raw, 0 past the last turn.
-        n_turns: ``[B]`` int64.
+        rewards: ``[B, K]`` float32, raw, of the whole conversation; 0 past its last turn.
+        n_turns: ``[B]`` int64, of the whole conversation.
         group_ids: ``[B]`` int64; roles of a task are groups of their own.
-        compared: ``[B, K]`` bool, False where a turn's reward says nothing, so that no baseline counts it.
+        compared: ``[B, K]`` bool, False where a turn's reward says nothing, so that no baseline counts it, and where
+            another row of the conversation is the one that is compared.
 
     Raises:
         ValueError: If shapes disagree, or a response token is padding or sits at position 0.
@@ -233,6 +241,7 @@ class TrainBatch(_Rows):
     """A RolloutBatch that has been scored. Everything but ``rollout`` is ``[B, T]`` float32, 0 off the response.
 
     ``values`` and ``returns`` are what a critic predicted and should have predicted; without one, ``values`` are 0.
+    ``kept`` is bool: the response tokens that a token mask leaves in the surrogate (:mod:`rl.token_masks`).
     """
 
     rollout: RolloutBatch
@@ -241,6 +250,7 @@ class TrainBatch(_Rows):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    kept: Tensor
 
     def __len__(self) -> int:
         return len(self.rollout)

@@ -82,7 +82,7 @@ def loss_inputs(logprobs, old, advantages, turn_ids, **others):
     for name, value in (values | others).items():
         object.__setattr__(rollout, name, value)
     stats = SampledStats(logprobs, zeros, zeros, torch.zeros(0))
-    return stats, TrainBatch(rollout, old, zeros, zeros, advantages, zeros)
+    return stats, TrainBatch(rollout, old, zeros, zeros, advantages, zeros, mask)
 
 
 def row(arm="a", seed=0, task_id="t", first=False, last=True, sample=0, mode="greedy", failed=False, answers=None):

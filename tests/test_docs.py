@@ -46,7 +46,17 @@ def test_a_new_environment_in_forty_lines_runs_as_printed(tmp_path):
     assert "wrong" in done.stdout
 
 
-PIECES = ("my_advantage", "my_loss", "my_feedback", "my_rule", "my_engine", "my_figure", "my_game", "my_study")
+PIECES = (
+    "my_advantage",
+    "my_loss",
+    "my_feedback",
+    "my_role",
+    "my_rule",
+    "my_engine",
+    "my_figure",
+    "my_game",
+    "my_study",
+)
 
 
 @pytest.mark.slow

@@ -7,14 +7,18 @@ from envs.tasks.gsm8k import GSM8K
 from envs.tasks.humaneval import HumanEval
 from envs.tasks.math import Math
 from envs.tasks.mbpp import MBPP
+from envs.tasks.mend import Mend
 from envs.tasks.modchain import ModChain
 from envs.tasks.reasoning_gym import ReasoningGym
 from envs.tasks.repair import Repair
 from envs.tasks.stdin_code import StdinCode
+from envs.tasks.sums import Sums
 from envs.tasks.tinycode import TinyCode
 
 register("errata/modchain-v1", ModChain, prompts="toy-v1")
 register("errata/repair-v1", Repair, prompts="toy-run-v1", feedback="execution")
+register("errata/sums-v1", Sums, prompts="sum-run-v1", feedback="execution")
+register("errata/mend-v1", Mend, prompts="toy-run-v1", feedback="execution")
 register("errata/addition-v1", Addition, prompts="restate-v1")
 register("errata/countdown-v1", Countdown, prompts="math-v1")
 register("errata/tinycode-v1", TinyCode, prompts="code-v1", feedback="execution")

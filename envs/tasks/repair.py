@@ -109,6 +109,20 @@ class Repair(CodeTasks):
             score, answer=without_comment(response), key=None, reason=f"{mode}/{score.reason}", observation=seen
         )
 
+    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str:
+        """What would be told if another value had come out, for control C4."""
+        want, got = task.info["want"], score.observation.split()[1]
+        others = [digit for digit in range(10) if str(digit) != got]
+        return f"got {rng.choice(others)} want {want}"
+
+    def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
+        """The program with another constant, for control C5; ``None`` for one that is none."""
+        program = parsed(response)
+        if program is None:
+            return None
+        a, b, constant, d = program
+        return written((a, b, d), constant + rng.randrange(1, 10), response.strip()[: response.strip().index(" a")])
+
     def gold_response(self, task: Task) -> str:
         """The right program, quick."""
         return task.gold

@@ -7,8 +7,8 @@ from typing import Any
 
 from experiments.evidence.model import plain
 from experiments.evidence.store import Store
+from rl.analysis.controls import CONTROLS
 from rl.analysis.rates import Where
-from rl.analysis.rows import Control
 from rl.analysis.significance import detectable_delta, iqm, mcnemar, newcombe_paired
 from rl.analysis.statistics import Interval
 
@@ -53,6 +53,8 @@ class ArmLine:
         controls: Accuracy of the second attempt under each control; empty if they were not played.
         losses: What the second attempt loses under each control: its own accuracy minus the control's.
         episodes: Sampled for training, the most of any seed.
+        updates: Optimiser steps of a run, mean over seeds.
+        gradient_tokens: Tokens that a run learned, mean over seeds.
         seconds: Wall clock of a run, mean over seeds.
     """
 
@@ -69,6 +71,8 @@ class ArmLine:
     controls: dict[str, Interval]
     losses: dict[str, Interval]
     episodes: int
+    updates: float
+    gradient_tokens: float
     seconds: float
 
 
@@ -134,6 +138,8 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
         controls=controls,
         losses=losses,
         episodes=max(result["totals"].get("episodes", 0) for result in results),
+        updates=sum(result["totals"].get("updates", 0) for result in results) / len(results),
+        gradient_tokens=sum(result["totals"].get("gradient_tokens", 0) for result in results) / len(results),
         seconds=sum(result["seconds"] for result in results) / len(results),
     )
 
@@ -141,15 +147,15 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
 def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """Accuracy of the second attempt under each control, and what it loses there."""
     boot, there, lost = store.bootstrap("greedy"), {}, {}
-    for control in Control:
+    for control in CONTROLS:
         if arm in store.tables(control):
             # The same tasks in the order of the arm's own episodes, so that differences are paired.
             places = {task: i for i, task in enumerate(store.tables(control)[arm].task_ids)}
             order = [places[task] for task in store.tables("greedy")[arm].task_ids]
             cells = store.cells(arm, control, "accuracy_t2")
             cells = cells.take(range(len(cells.above)), order)
-            there[control.value] = boot.interval(cells)
-            lost[control.value] = boot.difference(store.cells(arm, "greedy", "accuracy_t2"), cells)
+            there[control] = boot.interval(cells)
+            lost[control] = boot.difference(store.cells(arm, "greedy", "accuracy_t2"), cells)
     return there, lost
 
 

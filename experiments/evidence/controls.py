@@ -1,63 +1,88 @@
-"""Tables C1 to C3: a second attempt without one's own first one, with another's, and with the verdict."""
+"""Tables C1 to C5: the second attempt with something taken away or exchanged before it."""
 
 from experiments.evidence.comparison import Comparison, compare
 from experiments.evidence.model import MissingError, Table, exhibit
 from experiments.evidence.store import Store
 from experiments.evidence.tables import cell, numbers
 from experiments.evidence.verdicts import does_it_correct, points
+from rl.analysis.controls import (
+    CONTROLS,
+    OTHER_ATTEMPT,
+    OTHER_ERROR,
+    OTHERS_FIRST,
+    TOLD_VERDICT,
+    WITHOUT_FIRST,
+    short,
+)
 from rl.analysis.rates import named
-from rl.analysis.rows import Control
-
-SHORT = {
-    Control.WITHOUT_FIRST: "no first attempt (C1)",
-    Control.OTHERS_FIRST: "its first attempt at another task (C2)",
-    Control.TOLD_VERDICT: "told whether it was right (C3)",
-}
 
 
-def _table(store: Store, which: Control, reads: str) -> Table:
+def control_table(store: Store, name: str) -> Table:
+    """Every arm's second attempts as they are and under a control.
+
+    Args:
+        store: The runs.
+        name: Of the control, in :data:`rl.analysis.controls.CONTROLS`.
+
+    Raises:
+        MissingError: If no run was evaluated with it.
+    """
     comparison = compare(store, "greedy") if "greedy" in store.modes else None
-    lines = [line for line in comparison.arms if which.value in line.controls] if comparison else []
+    lines = [line for line in comparison.arms if name in line.controls] if comparison else []
     if not comparison or not lines:
-        raise MissingError("needs evaluation.controls=true and two attempts")
+        raise MissingError("needs evaluation.controls=true, two attempts, and something that can be exchanged")
     rows, values, rate = [], {}, named("accuracy_t2")
     for line in lines:
-        own, there, lost = line.rates["accuracy_t2"], line.controls[which.value], line.losses[which.value]
+        own, there, lost = line.rates["accuracy_t2"], line.controls[name], line.losses[name]
         says = does_it_correct(line.losses) if line.rates["delta"].low > 0 else "No correction to explain."
         rows.append([line.name, cell(own, rate), cell(there, rate), cell(lost, named("delta")), says])
         values[line.name] = {"own": numbers(own), "control": numbers(there), "lost": numbers(lost)}
     caption = (
-        f"Greedy second attempts after {reads}; n = {comparison.n_tasks} tasks, 95 % bootstrap intervals over seeds, "
-        "then tasks; differences are paired. An arm corrects if it loses accuracy both when its first attempt is taken "
-        "away (C1) and when it is exchanged (C2). An arm that loses nothing answers anew."
+        f"Greedy second attempts; what the policy reads before them is {CONTROLS.fact(name, 'reads')}. "
+        f"n = {comparison.n_tasks} tasks, 95 % bootstrap intervals over seeds, then tasks; differences are paired. An "
+        "arm uses its attempt if it loses accuracy when that is taken away (C1) and when it is exchanged (C2, C5); it "
+        "uses the error if it loses accuracy when that alone is exchanged (C4). An arm that loses nothing answers anew."
     )
-    header = ["arm", "acc@t2 (%)", "acc@t2 under this control (%)", "lost (points)", "what C1 and C2 say"]
+    header = ["arm", "acc@t2 (%)", "acc@t2 under this control (%)", "lost (points)", "what the controls say"]
     return Table(caption, header, rows, values)
 
 
 @exhibit("C1", "Without a first attempt")
 def without_first(store: Store) -> Table:
     """The second attempt after an empty first one."""
-    return _table(store, Control.WITHOUT_FIRST, "an empty answer in place of its first attempt")
+    return control_table(store, WITHOUT_FIRST)
 
 
 @exhibit("C2", "With its first attempt at another task")
 def others_first(store: Store) -> Table:
     """The second attempt after an exchanged first one."""
-    return _table(store, Control.OTHERS_FIRST, "its first attempt at another task")
+    return control_table(store, OTHERS_FIRST)
 
 
-@exhibit("C3", "Told whether it was right")
+@exhibit("C3", "Told right or wrong and no more")
 def told_verdict(store: Store) -> Table:
     """The second attempt after one's own first one and its verdict."""
-    return _table(store, Control.TOLD_VERDICT, "its own first attempt and whether it was right")
+    return control_table(store, TOLD_VERDICT)
 
 
-def control_cells(comparison: Comparison) -> list[list[str]]:
-    """Rows of one table for all three: arm, acc@t2 as it is and under each control."""
+@exhibit("C4", "With another error")
+def other_error(store: Store) -> Table:
+    """The second attempt after one's own first one and an error that is not its own."""
+    return control_table(store, OTHER_ERROR)
+
+
+@exhibit("C5", "With another attempt under its own error")
+def other_attempt(store: Store) -> Table:
+    """The second attempt after an exchanged first one and the error of one's own."""
+    return control_table(store, OTHER_ATTEMPT)
+
+
+def control_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """One table for all of them, header and rows: arm, acc@t2 as it is and under each control that was played."""
+    lines = [line for line in comparison.arms if line.controls]
+    played = [name for name in CONTROLS if any(name in line.controls for line in lines)]
     rows = []
-    for line in comparison.arms:
-        if line.controls:
-            there = [points(line.controls[name.value], False) if name.value in line.controls else "-" for name in SHORT]
-            rows.append([line.name, points(line.rates["accuracy_t2"], False), *there])
-    return rows
+    for line in lines:
+        there = [points(line.controls[name], False) if name in line.controls else "-" for name in played]
+        rows.append([line.name, points(line.rates["accuracy_t2"], False), *there])
+    return ["arm", "acc@t2", *map(short, played)], rows

@@ -4,7 +4,6 @@ Any folder that holds finished runs will do: a comparison (``arms/<arm>/seed_<n>
 run, or a folder of several. A run is a folder with a ``result.json``, which names its arm and its seed.
 """
 
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
+from experiments.cli import UserError, import_plugin
+from experiments.keys import told_apart
 from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulate
@@ -24,8 +25,6 @@ from rl.tracking import read_jsonl
 BASE = "base"
 DEPTH = 4
 """How many folders below the given one a run may be."""
-_NOT_TELLING = {"seed", "name", "resume", "runs_dir", "threads"}
-"""Keys in which runs of one arm may differ without being different arms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +83,14 @@ class Store:
         """What a reader of the report must know about how it was read."""
         for module in self.setting("plugins", []):
             try:
-                importlib.import_module(module)
-            except ImportError as error:
-                self.notes.append(f"plugins: {module} cannot be imported here ({error}); what it adds is missing.")
+                import_plugin(module)
+            except UserError as error:
+                self.notes.append(f"{error}; what it adds is missing.")
         self.runs: dict[tuple[str, int], Run] = {}
-        for run in found if self.is_comparison else _told_apart(found):
+        if not self.is_comparison:  # runs of one arm whose configs differ are arms of their own
+            named = told_apart([run.arm for run in found], [run.config for run in found])
+            found = [replace(run, arm=name) for run, name in zip(found, named, strict=True)]
+        for run in found:
             if (other := self.runs.get((run.arm, run.seed))) is not None:
                 self.notes.append(
                     f"{other.folder}: another run of {run.arm} with seed {run.seed}; {run.folder} counts."
@@ -272,27 +274,3 @@ def _find_runs(folder: Path) -> Iterator[Run]:
             if isinstance(result, dict) and {"arm", "seed"} <= set(result):
                 found = OmegaConf.load(config) if config.exists() else OmegaConf.create({})
                 yield Run(result["arm"], result["seed"], path.parent, result, found)
-
-
-def _told_apart(runs: list[Run]) -> list[Run]:
-    """Runs of one arm whose configs differ are arms of their own, named after what differs: a sweep's points."""
-    told = []
-    for arm in dict.fromkeys(run.arm for run in runs):
-        same = [run for run in runs if run.arm == arm]
-        flat = [dict(_leaves(OmegaConf.to_container(run.config))) for run in same]
-        keys = {key for one in flat for key in one}
-        varying = [key for key in sorted(keys) if len({repr(one.get(key)) for one in flat}) > 1]
-        for run, one in zip(same, flat, strict=True):
-            label = ", ".join(f"{key}={one.get(key)}" for key in varying)
-            told.append(replace(run, arm=f"{arm}, {label}") if label else run)
-    return told
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """``(whole key, value)`` of a config's values, without those that tell nothing apart."""
-    if not isinstance(node, dict):
-        yield key, node
-        return
-    for name, value in node.items():
-        if key or name not in _NOT_TELLING:
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))

@@ -31,14 +31,41 @@ def main_table(store: Store) -> Table:
             known = store.rates(mode, Where.TABLES)
             found = {name: store.interval(arm, mode, name) for name in rates if name in known}
             name = store.names[arm] if mode == store.mode else f"{store.names[arm]}, {mode}"
-            rows.append([name, *(cell(found[one], rate) if one in found else "-" for one, rate in rates.items())])
+            spent = {what: fixed(_spent(store, arm, what), 0) for what in _BUDGET} if arm in store.trained else {}
+            cells = [cell(found[one], rate) if one in found else "-" for one, rate in rates.items()]
+            rows.append([name, *cells, *(spent.get(what, "-") for what in _BUDGET)])
             values[name] = {rate: numbers(one) for rate, one in found.items()}
     caption = (
         f"{store.env}, {'; '.join(_sample(store, mode) for mode in store.modes)}. Each cell is a mean over seeds, and "
         "below it the 95 % interval of a bootstrap over seeds, then tasks. Delta is acc@t2 minus acc@t1. The columns "
-        "i->c and c->i are shares of all tasks: wrong at first and then right, right at first and then wrong."
+        "i->c and c->i are shares of all tasks: wrong at first and then right, right at first and then wrong. What a "
+        f"run spent on training is a mean over seeds. {_tuned(store)}"
     )
-    return Table(caption, ["arm", *(rate.header for rate in rates.values())], rows, values)
+    return Table(caption, ["arm", *(rate.header for rate in rates.values()), *_BUDGET], rows, values)
+
+
+_BUDGET = ("sampled episodes", "sampled tokens", "optimiser steps", "gradient tokens")
+"""What T1 says of every run's training, beside its rates; all of it is in T4."""
+
+
+def _spent(store: Store, arm: str, what: str) -> float:
+    return float(np.mean([_COST[what](store.runs[arm, seed].result) for seed in store.seeds(arm)]))
+
+
+def _tuned(store: Store) -> str:
+    """How the trained arms came by their values."""
+    records = store.setting("tuning", {}) or {}
+    found = {arm: records[arm] for arm in store.trained if arm in records}
+    if not found:
+        return ""
+    trials = sorted({record["trials"] for record in found.values()})
+    seeds = sorted({seed for record in found.values() for seed in record["seeds"]})
+    others = [store.names[arm] for arm in store.trained if arm not in found]
+    sentence = (
+        f"Tuned on validation tasks with {' or '.join(map(str, trials))} trials each, training seed "
+        f"{', '.join(map(str, seeds))}"
+    )
+    return f"{sentence}; not tuned: {', '.join(others)}." if others else f"{sentence}."
 
 
 @exhibit("T2", "What SCoRe's parts are worth")

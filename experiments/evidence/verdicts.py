@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from experiments.evidence.comparison import FAILED_BELOW, ArmLine, Comparison
+from rl.analysis.controls import OTHER_ATTEMPT, OTHER_ERROR, OTHERS_FIRST, WITHOUT_FIRST
 from rl.analysis.printing import fixed, percent
 from rl.analysis.rates import named
-from rl.analysis.rows import Control
 from rl.analysis.significance import holm
 from rl.analysis.statistics import Interval
 
@@ -56,26 +56,37 @@ def _of_arm(comparison: Comparison, line: ArmLine) -> str:
 
 
 def does_it_correct(losses: dict[str, Interval]) -> str:
-    """What the second attempt owes to the first: it corrects if taking it away and exchanging it both cost accuracy.
+    """What the second attempt owes to the first, and to what was said of it.
 
-    An empty first attempt is unlike anything in training, so a loss under C1 alone shows no use of what was written.
+    The attempt was used if exchanging it costs accuracy: together with what is said of it (C2), under its own error
+    (C5), and if taking it away does (C1). An empty first attempt is unlike anything in training, so a loss under C1
+    alone shows nothing. The error was used if exchanging it alone costs accuracy (C4).
+
+    Args:
+        losses: What accuracy of the second attempt falls by under each control, by its name; C4 and C5 are missing
+            where nothing could be exchanged.
     """
-    taken, exchanged = losses[Control.WITHOUT_FIRST.value], losses[Control.OTHERS_FIRST.value]
-    if exchanged.low > 0 and taken.low > 0:
-        return (
-            f"It uses what it wrote: acc@t2 falls by {points(taken, False)} points without a first attempt (C1) and by "
-            f"{points(exchanged, False)} with its first attempt at another task (C2)."
-        )
-    if taken.low > 0:
-        return (
-            f"It answers anew rather than corrects. With its first attempt at another task, acc@t2 does not fall "
-            f"measurably ({points(exchanged)} points, C2). Without any first attempt it falls by "
-            f"{points(taken, False)} points (C1)."
-        )
-    return (
-        "It answers anew rather than corrects. Without a first attempt, acc@t2 does not fall measurably "
-        f"({points(taken)} points, C1)."
-    )
+    of_attempt = {
+        "without a first attempt (C1)": losses.get(WITHOUT_FIRST),
+        "with its first attempt at another task (C2)": losses.get(OTHERS_FIRST),
+        "with another attempt under its own error (C5)": losses.get(OTHER_ATTEMPT),
+    }
+    found = {words: loss for words, loss in of_attempt.items() if loss is not None}
+    unharmed = {words: loss for words, loss in found.items() if loss.low <= 0}
+    if found and not unharmed:
+        falls = [f"by {points(loss, False)} points {words}" for words, loss in found.items()]
+        said = f"It uses its attempt: acc@t2 falls {_and(falls)}."
+    else:
+        shown = [f"{words}: {points(loss)} points" for words, loss in unharmed.items()]
+        said = f"It answers anew rather than corrects: acc@t2 does not fall measurably {_and(shown)}."
+        if harmed := [f"by {points(loss, False)} points {words}" for words, loss in found.items() if loss.low > 0]:
+            said += f" It falls {_and(harmed)}."
+    error = losses.get(OTHER_ERROR)
+    if error is None:
+        return said
+    if error.low > 0:
+        return f"{said} It uses the error: with another one acc@t2 falls by {points(error, False)} points (C4)."
+    return f"{said} It does not use the error measurably: with another one acc@t2 falls by {points(error)} points (C4)."
 
 
 def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:

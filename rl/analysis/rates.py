@@ -242,6 +242,13 @@ def _edit_distance(row: "EvalRow") -> float:
     return edit_ratio(row.texts[0], row.texts[row.at(2)])
 
 
+@rate("own_verdict", "own verdict right", "%", where=Where.LOG)
+def _own_verdict(row: "EvalRow") -> float | None:
+    """What the policy says of its attempts between them is right, of those that it judged as a verifier."""
+    verdicts = [reward for role, _, reward in row.said if role.startswith("verifier")]
+    return sum(verdicts) / len(verdicts) if verdicts else None
+
+
 @rate("truncated_fraction", "truncated", "%", where=Where.TABLES)
 def _truncated(row: "EvalRow") -> float:
     """Attempts cut off by the token limit."""

@@ -1,7 +1,6 @@
 """One row per evaluated episode: arm, seed, mode, task, sample. Everything that is reported is computed from rows."""
 
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from rl.analysis.rates import measure
@@ -13,17 +12,6 @@ LONGER = "longer"
 """Mode of greedy episodes with more attempts than in training."""
 TRANSFER = "transfer/"
 """Modes of rows that were played in another environment begin with it; the environment's name follows."""
-
-
-class Control(StrEnum):
-    """What the policy reads in place of its first attempt (:mod:`rl.controls`); also the ``mode`` of the rows."""
-
-    WITHOUT_FIRST = "without_first"
-    """An empty answer (C1)."""
-    OTHERS_FIRST = "others_first"
-    """Its first attempt at another task (C2)."""
-    TOLD_VERDICT = "told_verdict"
-    """Its own first attempt, and whether it was right (C3): what an oracle's flag would add."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +36,7 @@ class EvalRow:
         failed: Whether we broke it off; such rows count in no rate.
         values: Its value of every rate in :data:`rl.analysis.rates.RATES` that says something about it.
         answer_keys: By which two answers are the same; the answers themselves if nothing else is known.
+        said: What was said between the attempts: role, text, reward.
     """
 
     arm: str
@@ -67,6 +56,7 @@ class EvalRow:
     failed: bool
     values: dict[str, float] = field(default_factory=dict)
     answer_keys: tuple[str | None, ...] = ()
+    said: tuple[tuple[str, str, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "answer_keys", self.answer_keys or self.answers)
@@ -80,7 +70,9 @@ class EvalRow:
     @classmethod
     def of(cls, episode: "Episode", arm: str, seed: int, mode: str, sample: int, attempts: int) -> "EvalRow":
         """The row of an episode in an environment that allows ``attempts``."""
-        turns = episode.turns
+        turns = episode.attempts
+        roles = {turn.role for turn in turns}
+        said = [turn for turn in episode.turns if turn.role not in roles]
         return cls(
             arm=arm,
             seed=seed,
@@ -98,6 +90,7 @@ class EvalRow:
             truncated=tuple(turn.finish == "length" for turn in turns),
             stop_reason=episode.stop_reason.value,
             failed=episode.failed,
+            said=tuple((turn.role, turn.text, turn.reward) for turn in said),
         )
 
     @classmethod

@@ -1,8 +1,13 @@
-"""Data sets from the Hugging Face hub, for task sets that know their copy there (:mod:`envs.published`)."""
+"""The Hugging Face hub: data sets from there, for task sets that know them (:mod:`envs.published`); policies to it."""
 
+from pathlib import Path
 from typing import Any
 
 from envs.published import use_hub_reader
+
+
+class HubError(RuntimeError):
+    """A policy could not be published; it is still where it was."""
 
 
 def read_split(repo: str, config: str | None, split: str) -> list[dict[str, Any]]:
@@ -15,3 +20,40 @@ def read_split(repo: str, config: str | None, split: str) -> list[dict[str, Any]
 def register() -> None:
     """Lets ``env.options.path=hub`` read through this module."""
     use_hub_reader(read_split)
+
+
+def refuse_without_token(repo: str) -> None:
+    """Raises HubError, with what to do, if nothing here may write to the hub: better before a run than after it."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise HubError(
+            f"hub.repo={repo}: there is no token for the Hugging Face hub. Run `hf auth login` or set HF_TOKEN, to one "
+            "that may write; or leave hub.repo away and publish later with `python -m experiments.push`"
+        )
+
+
+def publish(policy: Path, repo: str, card: str, private: bool) -> str:
+    """Uploads a policy's folder with its card; returns its address.
+
+    Args:
+        policy: Model and tokenizer in transformers' format.
+        repo: ``<owner>/<name>``; made if it is not there.
+        card: Text of its ``README.md``, which stays beside the policy too.
+        private: Whether a new repository is private.
+
+    Raises:
+        HubError: If there is no token, or the hub does not take it; in one sentence.
+    """
+    refuse_without_token(repo)
+    from huggingface_hub import HfApi
+
+    (policy / "README.md").write_text(card, encoding="utf-8")
+    try:
+        api = HfApi()
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=policy, commit_message="Policy and card")
+    except Exception as error:  # no network, no right to write, a name that the hub refuses: nothing here is lost
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise HubError(f"{repo}: the hub did not take the policy: {said}") from error
+    return str(address)

@@ -1,7 +1,8 @@
 """Dashboards through accelerate: tensorboard, wandb, trackio."""
 
+import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,51 @@ from accelerate.tracking import GeneralTracker, TensorBoardTracker, TrackioTrack
 from rewards import Lookup
 from rl.config import TrackingConfig
 
+LONG = ("prompt", "answer")
+"""Columns of a table that hold whole texts."""
+
 TRACKERS: Lookup[Callable[[str, Path], GeneralTracker]] = Lookup("tracking.backends")
-"""``(project, folder of the run) -> tracker``, by name. ``package=`` names what must be installed for it."""
+"""``(project, folder of the run) -> tracker``, by name. ``package=`` names what must be installed for it; ``table=`` is
+how it shows one, ``(tracker, name, rows, step)``, where it can."""
+
+Rows = Sequence[Mapping[str, Any]]
 
 
-@TRACKERS.register("tensorboard", package="tensorboard")
+def _as_text(tracker: Any, name: str, rows: Rows, step: int) -> None:
+    """Markdown: every row a heading of what is short, and what is long in blocks."""
+    parts = []
+    for row in rows:
+        short = ", ".join(f"{key} {value}" for key, value in row.items() if key not in LONG)
+        blocks = ["    " + str(row[key]).replace("\n", "\n    ") for key in LONG if key in row]
+        parts.append("\n\n".join([f"**{short}**", *blocks]))
+    tracker.tracker.add_text(name, "\n\n---\n\n".join(parts), step)
+    tracker.tracker.flush()
+
+
+def _as_wandb_table(tracker: Any, name: str, rows: Rows, step: int) -> None:
+    tracker.log_table(name, columns=list(rows[0]), data=[list(row.values()) for row in rows], step=step)
+
+
+def _as_trackio_table(tracker: Any, name: str, rows: Rows, step: int) -> None:
+    import pandas
+
+    trackio = importlib.import_module("trackio")
+    tracker.log({name: trackio.Table(dataframe=pandas.DataFrame([dict(row) for row in rows]))}, step=step)
+
+
+@TRACKERS.register("tensorboard", package="tensorboard", table=_as_text)
 def tensorboard(project: str, folder: Path) -> GeneralTracker:
     """Event files in the run's folder."""
     return TensorBoardTracker("", str(folder))
 
 
-@TRACKERS.register("wandb", package="wandb")
+@TRACKERS.register("wandb", package="wandb", table=_as_wandb_table)
 def wandb(project: str, folder: Path) -> GeneralTracker:
     """Weights & Biases."""
     return WandBTracker(project)
 
 
-@TRACKERS.register("trackio", package="trackio")
+@TRACKERS.register("trackio", package="trackio", table=_as_trackio_table)
 def trackio(project: str, folder: Path) -> GeneralTracker:
     """Trackio, a dashboard of this machine."""
     return TrackioTracker(project)
@@ -46,6 +75,7 @@ class Trackers:
 
     def __init__(self, config: TrackingConfig, folder: Path, run_config: Mapping[str, Any]) -> None:
         self._trackers: list[GeneralTracker] = []
+        self._names = list(config.backends)
         for name in config.backends:
             package = TRACKERS.fact(name, "package")
             if package is not None and importlib.util.find_spec(package) is None:
@@ -59,6 +89,13 @@ class Trackers:
         """One line of metrics."""
         for tracker in self._trackers:
             tracker.log(dict(metrics), step=step)
+
+    def table(self, name: str, rows: Rows, step: int) -> None:
+        """Rows with the same columns, on those dashboards that can show a table."""
+        for backend, tracker in zip(self._names, self._trackers, strict=True):
+            show = TRACKERS.fact(backend, "table")
+            if show is not None:
+                show(tracker, name, rows, step)
 
     def close(self) -> None:
         """Flushes and ends the runs."""

@@ -10,6 +10,7 @@ from rl.config.parts import EngineConfig, EnvConfig, LoraConfig, ModelConfig
 from rl.config.run import (
     BudgetConfig,
     EvalConfig,
+    HubConfig,
     RunConfig,
     SFTConfig,
     TrackingConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "EngineConfig",
     "EnvConfig",
     "EvalConfig",
+    "HubConfig",
     "LoraConfig",
     "ModelConfig",
     "OfflineConfig",

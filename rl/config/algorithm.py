@@ -178,6 +178,8 @@ class AlgorithmConfig:
         importance_options: The weighting's own options, such as ``cap``.
         off_policy_mask: Drop episodes of negative advantage that the current policy finds less likely than the sampler
             by more than this, in nats per token; 0 for none.
+        token_mask: Which response tokens the surrogate trains on: a name in :data:`rl.token_masks.TOKEN_MASKS`.
+        token_mask_options: The mask's own options, such as ``share``.
         mask_cut_off: Leave answers that the token limit cut off out of the loss (DAPO's overlong filtering).
         dynamic_sampling: Up to this many further rounds replace groups without a gradient at any turn; 0 for none.
         fused_head: TRL's language-model head, which never holds the logits of all tokens at once.
@@ -205,6 +207,8 @@ class AlgorithmConfig:
     importance: str = "none"
     importance_options: dict[str, Any] = field(default_factory=dict)
     off_policy_mask: float = 0.0
+    token_mask: str = "none"
+    token_mask_options: dict[str, Any] = field(default_factory=dict)
     mask_cut_off: bool = False
     dynamic_sampling: int = 0
     fused_head: bool = False
@@ -246,10 +250,25 @@ class AlgorithmConfig:
         from rl.advantages import ADVANTAGES
         from rl.kl import KLS
         from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
+        from rl.token_masks import TOKEN_MASKS
 
         NORMALISERS.options(self.normaliser, self.normaliser_options)
         KLS.options(self.kl, self.kl_options)
         IMPORTANCE.options(self.importance, self.importance_options)
+        TOKEN_MASKS.options(self.token_mask, self.token_mask_options)
+        marks = bool(TOKEN_MASKS.fact(self.token_mask, "marks"))
+        for stage in stages:
+            losses = [stage.loss, *(term.loss for term in stage.terms.values())]
+            refuse(
+                marks != any(LOSSES.fact(name, "marked") for name in losses),
+                f"algorithm.token_mask={self.token_mask} and algorithm.terms={losses[1:]}: token_mask=kl_cov marks the "
+                "tokens that the term kl_cov reads, so give both, as in algorithm.terms={kl_cov: {weight: 1.0}}",
+            )
+        refuse(
+            not self.reuses_samples and bool(TOKEN_MASKS.fact(self.token_mask, "reuses")),
+            f"algorithm.token_mask={self.token_mask} looks at what several updates on a batch did to it: set "
+            "algorithm.epochs or algorithm.minibatches above 1",
+        )
         whole = KLS.fact(self.kl, "distribution")
         refuse(
             self.fused_head and bool(whole),

@@ -12,7 +12,17 @@ from envs import Split
 from envs.prompts import get_prompts
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
-EPISODE = ("attempts", "feedback", "feedback_options", "prompts", "prompts_text", "stop_rule", "stop_rule_options")
+EPISODE = (
+    "attempts",
+    "feedback",
+    "feedback_options",
+    "prompts",
+    "prompts_text",
+    "stop_rule",
+    "stop_rule_options",
+    "between",
+    "between_options",
+)
 """The fields of :class:`EnvConfig` that are arguments of :class:`envs.SelfCorrectEnv`."""
 
 
@@ -48,8 +58,9 @@ class ModelConfig:
         chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates by
             name, ``trl:qwen3``: they leave earlier turns as they were.
         chat_template_kwargs: Arguments of the template, as ``enable_thinking: false``.
-        thoughts: What becomes of a template that writes earlier answers otherwise than they were sampled, without
-            their thoughts for example: ``refuse``, or ``keep`` them in the context as sampled.
+        thoughts: Whether earlier answers are read with their thoughts. ``refuse`` takes a template that leaves answers
+            as they were sampled, and no other; ``keep`` leaves them as sampled whatever the template would do; ``drop``
+            takes the thoughts of earlier answers out, and then every turn is trained on as a sequence of its own.
         template_date: What a template reads as today's date (``YYYY-MM-DD``), the same in all of a run.
         context_length: 0 takes the model's own limit.
         lora: Low-rank adapters.
@@ -70,7 +81,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "model", not_negative="context_length")
         refuse_unknown(self.dtype, ("float32", "bfloat16"), "model.dtype")
-        refuse(self.thoughts not in ("refuse", "keep"), f"model.thoughts={self.thoughts}: use refuse or keep")
+        refuse_unknown(self.thoughts, ("refuse", "keep", "drop"), "model.thoughts")
         try:
             date.fromisoformat(self.template_date)
         except ValueError:
@@ -158,13 +169,15 @@ class EnvConfig:
     Args:
         name: Short name, used in paths.
         id: A registered environment id.
-        attempts: K. The environment's author chooses this and the next six where they are 0, ``None`` or empty.
+        attempts: K. The environment's author chooses this and the next eight where they are 0, ``None`` or empty.
         feedback: What the policy is told between attempts, a name in :data:`envs.FEEDBACK`.
         feedback_options: That function's own options.
         prompts: Version of the prompt texts.
         prompts_text: Single texts in place of that version's, such as ``system``; see :class:`envs.prompts.Prompts`.
         stop_rule: When an episode ends before its last attempt, a name in :data:`envs.STOP_RULES`.
         stop_rule_options: That function's own options.
+        between: Who speaks between attempts, a name in :data:`envs.BETWEEN`.
+        between_options: That function's own options.
         group_reward: Rewards of training episodes that need their whole group, a name in
             :data:`rl.group_rewards.GROUP_REWARDS`; ``None`` leaves the environment's.
         group_reward_options: That function's own options.
@@ -183,6 +196,8 @@ class EnvConfig:
     prompts_text: dict[str, str] = field(default_factory=dict)
     stop_rule: str | None = None
     stop_rule_options: dict[str, Any] = field(default_factory=dict)
+    between: str | None = None
+    between_options: dict[str, Any] = field(default_factory=dict)
     group_reward: str | None = None
     group_reward_options: dict[str, Any] = field(default_factory=dict)
     max_new_tokens: list[int] = field(default_factory=lambda: [512])
@@ -210,6 +225,10 @@ class EnvConfig:
             envs.FEEDBACK.options(found.feedback, found.feedback_options)
         if found.stop_rule is not None:
             envs.STOP_RULES.options(found.stop_rule, found.stop_rule_options)
+        if found.between is not None:
+            envs.BETWEEN.options(found.between, found.between_options)
+        else:
+            refuse(bool(found.between_options), "env.between_options: nobody speaks between attempts; set env.between")
         if found.prompts is not None:
             get_prompts(found.prompts, found.prompts_text)
         if found.group_reward is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from rl.analysis.controls import CONTROLS
 from rl.config.algorithm import AlgorithmConfig
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 from rl.config.offline import OfflineConfig
@@ -46,6 +47,8 @@ class TrainingConfig(BudgetConfig):
 
     Args:
         tasks_per_step: Tasks per rollout batch.
+        curriculum: Which tasks are drawn, by their running pass rates: a name in :data:`rl.curriculum.CURRICULA`.
+        curriculum_options: The curriculum's own options, such as ``low``, ``high``, ``smoothing``, ``explore``.
         validate_every: Steps between validations; 0 for none.
         select: Which policy is evaluated at the end and kept: ``last``, or ``best``, the one with the highest
             validation accuracy at the last attempt; never chosen on test tasks.
@@ -59,6 +62,8 @@ class TrainingConfig(BudgetConfig):
     """
 
     tasks_per_step: int = 128
+    curriculum: str = "uniform"
+    curriculum_options: dict[str, Any] = field(default_factory=dict)
     validate_every: int = 10
     select: str = "last"
     save_every: int = 20
@@ -78,6 +83,10 @@ class TrainingConfig(BudgetConfig):
         self._check_budget()
         refuse_unknown(self.select, ("last", "best"), "training.select")
         refuse_unknown(self.nonfinite, ("stop", "skip"), "training.nonfinite")
+        if self.curriculum != "uniform" or self.curriculum_options:
+            from rl.curriculum import CURRICULA  # with torch, which the bare schema does not need
+
+            CURRICULA.options(self.curriculum, self.curriculum_options)
         refuse(
             self.select == "best" and not self.validate_every,
             "training.select=best chooses by validation: set training.validate_every",
@@ -99,8 +108,8 @@ class EvalConfig:
             validation tasks; 0 for none.
         transfer: Other environments to be evaluated on, by a name of your choice: what differs from ``env``, as in
             ``{longer: {options: {min_terms: 5}}}``.
-        controls: Play greedy second attempts again without the own first attempt, with another task's, and with the
-            verdict; see :mod:`rl.controls`.
+        controls: Play greedy second attempts again with something taken away or exchanged, to see what they use.
+        only_controls: Which of :data:`rl.analysis.controls.CONTROLS`; empty for all of them.
     """
 
     split: str = "test"
@@ -109,6 +118,7 @@ class EvalConfig:
     samples_per_task: int = 4
     temperature: float = 1.0
     controls: bool = False
+    only_controls: list[str] = field(default_factory=list)
     attempts: int = 0
     fixed_first: int = 0
     transfer: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +133,10 @@ class EvalConfig:
         )
         if not self.samples_per_task:
             refuse_idle(self, "evaluation", "temperature", "evaluation.samples_per_task=0")
+        for name in self.only_controls:
+            CONTROLS[name]
+        if not self.controls:
+            refuse_idle(self, "evaluation", "only_controls", "evaluation.controls=false")
         refuse(self.controls and not self.greedy, "evaluation.controls start from greedy episodes: set greedy=true")
 
 
@@ -134,17 +148,45 @@ class TrackingConfig:
         backends: Any of ``tensorboard``, ``wandb``, ``trackio``, each of which must be installed, or of what else is in
             :data:`rl.backends.trackers.TRACKERS`.
         project: Their project name.
+        conversations: How many conversations a table shows, on those dashboards that have tables or texts and in
+            ``conversations.jsonl``; 0 for no tables.
+        conversations_every: Steps between two tables.
     """
 
     backends: list[str] = field(default_factory=list)
     project: str = "errata"
+    conversations: int = 0
+    conversations_every: int = 10
 
     def __post_init__(self) -> None:
+        check_numbers(self, "tracking", positive="conversations_every", not_negative="conversations")
+        if not self.conversations:
+            refuse_idle(self, "tracking", "conversations_every", "tracking.conversations=0")
         if self.backends:  # accelerate takes a second to load
             from rl.backends.trackers import TRACKERS
 
             for name in self.backends:
                 TRACKERS[name]
+
+
+@dataclass
+class HubConfig:
+    """Where the policy goes when the run is done, beside its folder.
+
+    Args:
+        repo: ``<owner>/<name>`` on the Hugging Face hub; ``None`` keeps the policy here. A card goes with it.
+        private: Whether a repository that is not there yet is made a private one.
+    """
+
+    repo: str | None = None
+    private: bool = True
+
+    def __post_init__(self) -> None:
+        if self.repo is None:
+            refuse_idle(self, "hub", "private", "hub.repo is not given")
+            return
+        owner, _, name = self.repo.partition("/")
+        refuse(not owner or not name or "/" in name, f"hub.repo={self.repo}: write it as <owner>/<name>")
 
 
 @dataclass
@@ -188,6 +230,7 @@ class TrainConfig(RunConfig):
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
 
 @dataclass
@@ -201,3 +244,4 @@ class SFTConfig(RunConfig):
     resume: str | None = None
     offline: OfflineConfig = field(default_factory=OfflineConfig)
     training: BudgetConfig = field(default_factory=BudgetConfig)
+    hub: HubConfig = field(default_factory=HubConfig)

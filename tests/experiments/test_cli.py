@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -12,8 +14,18 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from experiments import schema as entry_schema
-from experiments.cli import _ENTRY_POINTS, CONFIGS, known_keys, register_schemas, typed, with_stored
+from experiments.cli import (
+    _ENTRY_POINTS,
+    CONFIGS,
+    UserError,
+    composed,
+    known_keys,
+    register_schemas,
+    typed,
+    with_stored,
+)
 from experiments.compare import plan
+from experiments.help import described
 from experiments.keys import explain, open_free_mappings
 from rl import config as schema
 from rl.advantages import ADVANTAGES
@@ -75,9 +87,29 @@ def test_arms_that_only_ask_get_one_job_with_their_own_words(tmp_path):
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_composes(experiment):
     text = (ROOT / "configs" / "experiment" / f"{experiment}.yaml").read_text()
-    entry = next((name for name in ("compare", "evaluate") if f"experiments.{name}" in text), "train")
+    entry = next((name for name in ("compare", "evaluate", "warm_start") if f"experiments.{name}" in text), "train")
     cfg = OmegaConf.to_object(compose(entry, [f"experiment={experiment}"]))
     assert cfg.name == experiment
+
+
+def printed_commands():
+    """Every command of an entry point that a page prints, in blocks and in tables, without what only runs know."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text().replace("\\\n", " ")
+        for entry, rest in re.findall(r"python -m experiments\.(\w+)([^`\n]*)", text):
+            arguments = shlex.split(re.sub(r"<[^>]*>", "placeholder", rest), comments=True)
+            given = [one for one in arguments if "=" in one and not one.startswith("-")]
+            foreign = any(one.startswith("plugins=") or "my_" in one for one in given)  # run by tests of their pages
+            if entry in _ENTRY_POINTS and given and not foreign:
+                yield pytest.param(entry, given, id=f"{page.stem}: {entry} {' '.join(given)}"[:90])
+
+
+@pytest.mark.parametrize(("entry", "given"), printed_commands())
+def test_every_printed_command_composes(entry, given, tmp_path):
+    first = [one if re.search(r"[\[{]", one) else one.split(",")[0] for one in given]  # of a sweep
+    cfg = OmegaConf.to_object(compose(entry, open_free_mappings(first, _ENTRY_POINTS[entry])))
+    if entry == "compare":
+        assert plan(cfg, tmp_path)
 
 
 def test_resuming_a_comparison_takes_what_it_was_started_with_unless_given_anew(tmp_path):
@@ -134,6 +166,9 @@ def test_the_list_is_narrowed_and_takes_modules_of_others():
     assert missing.returncode == 1
     assert "error: nothing: unknown" in missing.stderr
     assert "Known: env, " in missing.stderr
+    for name in ("nothing", "nothing.at.all"):
+        absent = subprocess.run([*command, "arms", "--plugins", name], capture_output=True, text=True, cwd=ROOT)
+        assert absent.stderr.strip() == f"error: --plugins: there is no module '{name}' here"
 
 
 def test_a_data_sets_own_parameters_are_added():
@@ -292,7 +327,7 @@ finally:
         (["experiments.train", "--help"], "python -m experiments.list"),
         (["experiments.sft", "offline.iteration=3"], "'offline.iterations'"),
         (["experiments.evaluate", "evaluation.limit=8"], "'evaluation.limit'"),
-        (["experiments.play", "--help"], "Compose your configuration"),
+        (["experiments.play", "--help"], "Which of them, in which order."),
         (["experiments.pretrain_tiny", "step=3"], "'steps'"),
     ],
 )
@@ -305,10 +340,72 @@ def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, m
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("entry", _ENTRY_POINTS)
+def test_help_says_something_of_every_key(entry):
+    cfg = composed(entry)
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra")
+    lines = {key: text for key, _, text in described(cfg)}
+    assert {item.name for item in fields(OmegaConf.get_type(cfg))} <= lines.keys()
+    assert (
+        entry != "train" or {"algorithm.optim.lr", "algorithm.stages.<name>.share", "model.lora.rank"} <= lines.keys()
+    )
+    assert not [key for key, text in lines.items() if not text.strip()]
+    assert not [key for key, text in lines.items() if ":data:" in text or "``" in text]
+
+
+PLUGINS = {
+    "fails": (
+        "raise RuntimeError('no licence')",
+        "fails fails when it is imported: RuntimeError: no licence, .*fails.py line 1",
+    ),
+    "exits": ("import sys; sys.exit(4)", "exits fails when it is imported: SystemExit: 4"),
+    "half": ("import nothing_of_that_name", "half fails when it is imported: ModuleNotFoundError: No module named"),
+    "odd": ("def f(:", "odd fails when it is imported: SyntaxError"),
+    "twice": ("from rl.losses import LOSSES\nLOSSES.register('ppo')(print)", "twice fails when it is imported"),
+    "missing": (None, "there is no module 'missing' in "),
+    "missing.part": (None, "there is no module 'missing.part' in "),
+    "fails.part": (None, "there is no module 'fails.part' in |fails.part fails when it is imported"),
+}
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_plugin_that_cannot_be_imported_is_one_sentence(name, tmp_path, monkeypatch):
+    for module, (text, _) in PLUGINS.items():
+        if text is not None:
+            (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=f"^plugins: {PLUGINS[name][1]}"):
+        typed(compose("train", [f"plugins=[{name}]"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["experiments.watch", "run=nowhere"],
+        ["experiments.watch", "run={tests}", "once=true"],
+        ["experiments.report", "run=nowhere"],
+        ["experiments.play"],
+        ["experiments.pretrain_tiny", "steps=0"],
+        ["experiments.train", "--help"],
+        ["experiments.train", "--cfg", "job"],
+        ["experiments.job", "--help"],
+        ["experiments.prepare_smollm2", "--help"],
+        ["experiments.list", "env"],
+    ],
+)
+def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
+    arguments = [one.format(tests=ROOT / "tests") for one in arguments]
+    subprocess.run([sys.executable, "-m", *arguments], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["experiments.job", "nowhere"], "nowhere is no job's folder"),
         (["experiments.train", "algorithm.group_sise=4"], "did you mean 'algorithm.group_size'"),
         (["experiments.train", "algorithm=scroe"], "score"),
         (["experiments.train", "model=path", "model.path=./nowhere"], "no model there"),
@@ -328,7 +425,11 @@ def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, m
     ],
 )
 def test_mistakes_end_with_a_message_and_status(arguments, message, tmp_path):
-    extra = [] if arguments[0].split(".")[1] in ("play", "pretrain_tiny", "report") else [f"runs_dir={tmp_path}/runs"]
+    extra = (
+        []
+        if arguments[0].split(".")[1] in ("play", "pretrain_tiny", "report", "job")
+        else [f"runs_dir={tmp_path}/runs"]
+    )
     done = subprocess.run(
         [sys.executable, "-m", *arguments, *extra], capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL
     )

@@ -28,6 +28,7 @@ from rl.config import (
     SFTConfig,
     StageConfig,
     TermConfig,
+    TrackingConfig,
     TrainConfig,
     TrainingConfig,
 )
@@ -43,8 +44,10 @@ SERVED = {
         "timeout_s", "urls", "weights_dir",
     },
     # Read by the program around a run: where its folder goes, what a resumed one may find, what it mirrors to.
-    "TrainConfig": {"name", "resume", "runs_dir", "data_dir", "plugins"},
-    "SFTConfig": {"name", "resume", "plugins", "runs_dir", "data_dir"},
+    "TrainConfig": {"name", "resume", "runs_dir", "data_dir", "plugins", "hub"},
+    "SFTConfig": {"name", "resume", "plugins", "runs_dir", "data_dir", "hub"},
+    # Read when a run is done (tests/experiments/test_push.py).
+    "HubConfig": {"repo", "private"},
     "RunConfig": {"name", "plugins", "runs_dir", "data_dir"},
     # A name in paths and tables.
     "EnvConfig": {"name"},
@@ -132,6 +135,7 @@ ONLINE = {
 def online_config(algorithm):
     cfg = modchain_config(tasks_per_step=2, algorithm=algorithm, episodes=4 * 2 * algorithm.group_size)
     cfg.training = replace(cfg.training, validate_every=2, select="best", save_every=2, save_every_updates=3)
+    cfg.tracking = TrackingConfig(conversations=1, conversations_every=2)
     cfg.evaluation = EvalConfig(
         n_tasks=4, samples_per_task=1, attempts=3, controls=True, fixed_first=4, transfer={"x": {"attempts": 2}}
     )
@@ -181,8 +185,10 @@ def test_an_evaluation_reads_every_field(tmp_path):
     ("cls", "modules"),
     [
         (entry_schema.CompareConfig, "compare jobs arms online train cli"),
+        (entry_schema.TuneConfig, "tune compare jobs arms online train cli"),
         (entry_schema.PretrainConfig, "pretrain_tiny tiny_training"),
         (entry_schema.PlayConfig, "play"),
+        (entry_schema.PushConfig, "push"),
         (entry_schema.WatchConfig, "watch"),
         (entry_schema.ReportConfig, "report"),
     ],

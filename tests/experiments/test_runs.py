@@ -117,7 +117,7 @@ def test_a_person_can_play():
 
 @pytest.mark.slow
 def test_pretraining_makes_a_model_that_loads(tmp_path):
-    for toy in ("modchain", "addition", "repair"):
+    for toy in ("modchain", "addition", "repair", "mend"):
         done = run("pretrain_tiny", f"toy={toy}", "steps=5", "batch_size=8", f"output={tmp_path / toy}")
         assert done.returncode == 0, done.stdout + done.stderr
         from transformers import AutoModelForCausalLM, AutoTokenizer

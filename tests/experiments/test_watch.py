@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 from rich.console import Console
 
-from experiments.watch import comparison_view, curve, run_view, tail, transitions_line
+from experiments.watch import curve, run_view, runs_view, tail, transitions_line, view
 from rl import trainer  # noqa: F401  declares what runs log
 from rl.tracking import Tracker
 from tests.conftest import ROOT
@@ -83,11 +83,26 @@ def test_an_empty_run_and_a_comparison(tmp_path):
     going.mkdir()
     (going / "progress.json").write_text('{"what": "training", "share": 0.4, "metrics": {}}')
     (crashed / "error.txt").touch()
-    text = shown(comparison_view(tmp_path))
+    text = shown(runs_view(tmp_path))
     assert "score/1" in text
     assert "1024" in text
     assert "crashed" in text
     assert "training 40%" in text
+
+
+def test_the_runs_of_a_sweep_are_lines_that_say_what_they_are(tmp_path):
+    for number in (2, 10):
+        job = tmp_path / str(number)
+        job.mkdir()
+        (job / "config.yaml").write_text(f"{{seed: {number}, algorithm: {{name: SCoRe, optim: {{lr: {number}e-4}}}}}}")
+    (tmp_path / "10" / "result.json").write_text("{}")
+    (tmp_path / "2" / "policy").mkdir()
+    text = shown(view(tmp_path, 3))
+    first, second = [line for line in text.splitlines() if "SCoRe" in line]
+    assert "2  SCoRe, algorithm.optim.lr=0.0002, seed 2" in first
+    assert "running, or interrupted" in first
+    assert "10  SCoRe, algorithm.optim.lr=0.001, seed 10" in second
+    assert "finished" in second
 
 
 def test_the_command_prints_once_and_names_what_is_missing(folder):
@@ -98,3 +113,7 @@ def test_the_command_prints_once_and_names_what_is_missing(folder):
     missing = subprocess.run([*command, "run=nowhere"], cwd=ROOT, capture_output=True, text=True)
     assert missing.returncode == 2
     assert "there is no such folder" in missing.stdout
+    (folder / "empty").mkdir()
+    nothing = subprocess.run([*command, f"run={folder}/empty"], cwd=ROOT, capture_output=True, text=True)
+    assert nothing.returncode == 2
+    assert "there is no run in it" in nothing.stdout.replace("\n", " ")

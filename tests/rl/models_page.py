@@ -34,8 +34,13 @@ The next prompt is the last one, the answer *as sampled*, and the new question: 
 that would write the conversation otherwise is refused when a run starts, with what to do:
 
 - `model.thoughts=keep`: earlier answers stay in the context as sampled, thoughts included, though the template would
-  drop or rewrite them. (Dropping them is not offered: what was sampled would no longer be
-  what is trained on.)
+  drop or rewrite them.
+- `model.thoughts=drop`: every prompt is the template's rendering of the conversation without the thoughts of earlier
+  answers, as thinking models were trained to read it. Such a prompt is no extension of the turn before, so every turn
+  is trained on as a sequence of its own: prompts are shared within a turn and not between turns, where a normaliser
+  counts episodes it counts these sequences, and a critic's values or a KL in the reward need `turn_gamma=0`. Credit
+  is that of the whole episode (`tests/rl/test_thoughts.py`). A thought that was cut off is dropped with all of its
+  answer. Template or tokenizer must know a mark at which thoughts end (`</think>`, `[/THINK]`, ...).
 - `model.chat_template=trl:<name>`: one of TRL's training templates, `trl:qwen3` for example, or a Jinja file.
 - `model.chat_template_kwargs={enable_thinking: false}`: arguments of the template.
 - `model.template_date`: what a template reads as today's date; the same in all of a run, whenever it is resumed.
@@ -44,8 +49,8 @@ An answer ends with the template's end token or one of those that the model's `g
 one of `engine.stop_strings`, which is not part of its text. `algorithm.mask_cut_off=true` leaves answers that the
 token limit cut off out of the loss.
 
-| a template like that of | as it is | with `model.thoughts=keep` | a system prompt |
-|---|---|---|---|
+| a template like that of | as it is | with `model.thoughts=keep` | with `drop` | a system prompt |
+|---|---|---|---|---|
 """
 
 
@@ -73,7 +78,11 @@ def page() -> str:
     for row in templates.ROWS:
         plain, system = outcome(row, "refuse")
         kept, kept_system = outcome(row, "keep") if plain != "yes" else ("", "")
-        lines.append(f"| {row.like} | {plain} | {kept if kept == 'yes' else ''} | {system or kept_system} |\n")
+        dropped, dropped_system = outcome(row, "drop")
+        works = [one if one == "yes" else "" for one in (kept, dropped)]
+        lines.append(
+            f"| {row.like} | {plain} | {works[0]} | {works[1]} | {system or kept_system or dropped_system} |\n"
+        )
     return "".join(lines)
 
 

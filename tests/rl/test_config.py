@@ -6,11 +6,20 @@ from numbers import Real
 
 import pytest
 
+from envs.between import BETWEEN
+from envs.self_correct import FEEDBACK, STOP_RULES
 from experiments import schema as entry_schema
+from experiments.executors import EXECUTORS
+from experiments.search import OBJECTIVES, SAMPLERS
+from rewards.sandboxes import SandboxOptions
 from rl import config as schema
 from rl.advantages import ADVANTAGES
+from rl.curriculum import CURRICULA
+from rl.group_rewards import GROUP_REWARDS
 from rl.kl import KLS
 from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
+from rl.offline import KEEP_RULES
+from rl.token_masks import TOKEN_MASKS
 
 BASE = {
     "AlgorithmConfig": {"name": "x"},
@@ -18,8 +27,9 @@ BASE = {
     "CriticConfig": {"kind": "shared"},
     "LoraConfig": {"rank": 4},
     "EngineConfig": {"name": "vllm_http", "urls": ["http://x"], "weights_dir": "x"},
+    "TrackingConfig": {"conversations": 1},
 }
-ANY_SIGN = {"reward_weights", "progress_alpha", "weight"}
+ANY_SIGN = {"reward_weights", "progress_alpha", "weight", "right", "wrong", "no_answer", "malformed"}
 MAY_BE_ZERO = {
     "StageConfig": "share attempts kl_coefs kl_balance group_size temperature offline_first_attempts",
     "CriticConfig": "clip lr warmup_steps",
@@ -30,6 +40,11 @@ MAY_BE_ZERO = {
     "max_sampler_gap",
     "EvalConfig": "n_tasks samples_per_task attempts fixed_first",
     "LoraConfig": "rank",
+    "TrackingConfig": "conversations",
+    "Running": "smoothing explore",
+    "Band": "smoothing explore low high",
+    "CovarianceBand": "share low high",
+    "TopCovariance": "share",
     "ModelConfig": "context_length",
     "EngineConfig": "retries sleep_level",
     "EnvConfig": "attempts",
@@ -40,16 +55,26 @@ MAY_BE_ZERO = {
     "GroupScale": "turn_gamma",
     "TurnLambda": "turn_gamma turn_lam",
     "TokenLambda": "turn_gamma turn_lam gamma lam",
-    "CompareConfig": "seed threads seeds cross retries",
-    "PretrainConfig": "seed second_weight",
+    "ArmsConfig": "seed threads seeds retries",
+    "CompareConfig": "cross",
+    "BetweenOptions": "max_new_tokens",
+    "LocalOptions": "workers threads",
+    "SubmititOptions": "gpus_per_job",
+    "RayOptions": "gpus_per_job",
+    "MajorityOptions": "least",
+    "OutcomeOptions": "decay repeats",
+    "SandboxOptions": "total_s wall_s output_kb workers retries",
+    "PretrainConfig": "seed second_weight length_class",
     "PlayConfig": "seed",
     "WatchConfig": "episodes",
     "ReportConfig": "episodes",
 }
-LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE)
+LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE, TOKEN_MASKS, CURRICULA)
+LOOKUPS += (GROUP_REWARDS, KEEP_RULES, FEEDBACK, STOP_RULES, BETWEEN, EXECUTORS, SAMPLERS, OBJECTIVES)
 OPTIONS = {type(lookup.options(name, {})) for lookup in LOOKUPS for name in lookup if not name.startswith("test_")}
 CLASSES = [cls for module in (schema, entry_schema) for cls in vars(module).values() if is_dataclass(cls)]
-CLASSES = list(dict.fromkeys(CLASSES))
+CLASSES = list(dict.fromkeys([*CLASSES, SandboxOptions]))
+CLASSES.remove(entry_schema.ArmsConfig)  # what programs share; each of them checks it with its own
 CLASSES += sorted(OPTIONS - {type(None)}, key=lambda cls: cls.__name__)
 
 
@@ -74,7 +99,8 @@ def with_value(cls, name, default, number):
 @pytest.mark.parametrize(("cls", "name", "default"), ROWS, ids=lambda row: getattr(row, "__name__", str(row)))
 def test_every_number_is_checked(cls, name, default):
     wrong = [math.nan, math.inf, -math.inf] + ([] if name in ANY_SIGN else [-1, -0.001])
-    if name not in MAY_BE_ZERO.get(cls.__name__, "").split() and name not in ANY_SIGN:
+    zeros = " ".join(MAY_BE_ZERO.get(kind.__name__, "") for kind in cls.__mro__).split()
+    if name not in zeros and name not in ANY_SIGN:
         wrong.append(0)
     for number in wrong:
         with pytest.raises(ValueError, match=name):
@@ -84,7 +110,7 @@ def test_every_number_is_checked(cls, name, default):
 
 def test_the_table_is_long_and_names_only_what_exists():
     assert len(ROWS) > 60
-    known = {cls.__name__: {item.name for item in fields(cls)} for cls in CLASSES}
+    known = {cls.__name__: {item.name for item in fields(cls)} for cls in [*CLASSES, entry_schema.ArmsConfig]}
     for name, names in MAY_BE_ZERO.items():
         assert set(names.split()) <= known[name]
 

@@ -1,15 +1,20 @@
 """The controls of self-correction, on the embedded model and on a policy that is known to look at its first attempt."""
 
+import pytest
+
 from envs import Split
-from rl.backends.engine_scripted import ScriptedEngine
-from rl.controls import Control, control_rows
+from rewards.lookup import UnknownNameError
+from rl.analysis.controls import CONTROLS, OTHERS_FIRST, TOLD_VERDICT, WITHOUT_FIRST, Change
+from rl.config import EvalConfig
+from rl.controls import control_rows
 from rl.evaluate import play
 from rl.rollout import Rollout
 from rl.workbench import make_env
+from tests.engine_scripted import ScriptedEngine
 from tests.helpers import build_trainer, modchain_config
 
 
-def rows_of(script, n=10):
+def rows_of(script, n=10, names=()):
     """Rows by control, of a scripted policy on the embedded task."""
     _, bench = build_trainer(modchain_config())
     tokenizer, renderer = bench.tokenizer, bench.renderer
@@ -21,8 +26,9 @@ def rows_of(script, n=10):
 
     tasks = bench.tasks(Split.TEST)[:n]
     episodes = play(rollout(), tasks, 1, 0.0, "greedy")
-    rows = control_rows(rollout(), rollout("verdict"), episodes, tasks, renderer.end_id, "x", 3)
-    return episodes, {control: [row for row in rows if row.mode == control] for control in Control}
+    env = make_env(bench.config.env, bench.taskset, Split.TEST, 2)
+    rows = control_rows(rollout, env, episodes, tasks, renderer, "x", 3, names)
+    return episodes, {name: [row for row in rows if row.mode == name] for name in {row.mode: 0 for row in rows}}
 
 
 def prompt_of(request, tokenizer):
@@ -43,7 +49,9 @@ def test_each_control_changes_what_stands_before_the_second_attempt():
         return answer
 
     episodes, rows = rows_of(script)
-    assert {control: len(found) for control, found in rows.items()} == dict.fromkeys(Control, 10)
+    # Without feedback nothing is said of the attempt, so there is no error to exchange or to keep.
+    played = [WITHOUT_FIRST, OTHERS_FIRST, TOLD_VERDICT]
+    assert {name: len(found) for name, found in rows.items()} == dict.fromkeys(played, 10)
     assert all(row.arm == "x" and row.seed == 3 for found in rows.values() for row in found)
     own, without, others, told = (seen[i : i + 10] for i in range(0, 40, 10))
     for i, text in enumerate(own):
@@ -56,7 +64,7 @@ def test_each_control_changes_what_stands_before_the_second_attempt():
         assert theirs in others[i]
         assert ("right" in told[i]) != ("wrong" in told[i])
         assert ("right" in told[i]) == (episodes[i].turns[0].reward == 1.0)
-    for control in (Control.OTHERS_FIRST, Control.TOLD_VERDICT):
+    for control in (OTHERS_FIRST, TOLD_VERDICT):
         assert [row.task_id for row in rows[control]] == [episode.task_id for episode in episodes]
 
 
@@ -75,6 +83,39 @@ def test_a_policy_that_repeats_its_first_attempt_loses_it_with_it():
 
     episodes, rows = rows_of(script, n=20)
     own = [episode.turns[-1].reward == 1.0 for episode in episodes]
-    assert [row.correct[-1] for row in rows[Control.OTHERS_FIRST]] == own  # all first attempts are alike
+    assert [row.correct[-1] for row in rows[OTHERS_FIRST]] == own  # all first attempts are alike
     assert any(own)
-    assert [row.correct[-1] for row in rows[Control.WITHOUT_FIRST]] != own
+    assert [row.correct[-1] for row in rows[WITHOUT_FIRST]] != own
+
+
+def test_a_control_of_ones_own_is_played_by_its_name():
+    @CONTROLS.register("everybody_says_four", id="C9", label="four", reads="a four")
+    def everybody_says_four(scene):
+        return Change(first=": 4")
+
+    def script(tokenizer):
+        def answer(request):
+            text = prompt_of(request, tokenizer)
+            return ": 1" if text.count("<|assistant|>") == 1 else text.split("<|assistant|>")[1].split("<|end|>")[0]
+
+        return answer
+
+    try:
+        EvalConfig(controls=True, only_controls=["everybody_says_four"])
+        _, rows = rows_of(script, names=["everybody_says_four"])
+    finally:
+        del CONTROLS._values["everybody_says_four"]
+    assert list(rows) == ["everybody_says_four"]
+    assert all(row.texts[-1].strip() == ": 4" for row in rows["everybody_says_four"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "says"),
+    [
+        ({"controls": True, "only_controls": ["other_eror"]}, UnknownNameError, "did you mean 'other_error'"),
+        ({"only_controls": ["other_error"]}, ValueError, "controls=false"),
+    ],
+)
+def test_names_that_play_nothing_are_refused(fields, error, says):
+    with pytest.raises(error, match=says):
+        EvalConfig(**fields)

@@ -53,6 +53,47 @@ def test_turns_are_compared_with_the_same_turn_and_role_and_failures_with_nothin
     assert paid("agreement", roles) == [[1.0], [1.0], [None]]
 
 
+ATTEMPTS = {"right": ("7", True), "wrong": ("3", False), "other": ("4", False), "none": (None, False)}
+
+
+def attempting(*kinds):
+    """An episode of one attempt per kind."""
+    one = answering(*(ATTEMPTS[kind][0] for kind in kinds))
+    scores = [Score.of(ATTEMPTS[kind][1], ATTEMPTS[kind][0]) for kind in kinds]
+    return replace(one, turns=tuple(replace(t, score=score) for t, score in zip(one.turns, scores, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds", "expected"),
+    [
+        ({}, ("wrong", "right"), [0.0, 1.0]),
+        ({}, ("right", "wrong"), [0.0, 0.0]),  # the end is paid, not the best
+        ({"wrong": -0.5, "no_answer": -1.0}, ("none", "wrong"), [0.0, -0.5]),
+        ({"wrong": -0.5, "no_answer": -1.0}, ("wrong", "none"), [0.0, -1.0]),
+        ({"wrong": -1.0, "no_answer": -1.0, "malformed": -0.2}, ("none", "wrong", "none"), [-0.2, 0.0, -1.2]),
+        ({"decay": 0.5}, ("wrong", "other", "right"), [0.0, 0.0, 0.25]),
+        ({"repeats": 0.3}, ("wrong", "wrong", "right"), [0.0, 0.0, 1.0 - 0.3 / 3]),
+        ({"repeats": 0.3}, ("none", "wrong", "none"), [0.0, 0.0, -0.3 / 3]),
+    ],
+)
+def test_how_an_episode_ends_is_paid_on_its_last_attempt(options, kinds, expected):
+    (got,) = paid("outcome", [attempting(*kinds)], **options)
+    assert got == pytest.approx(expected)
+
+
+def talking(*, critics, attempts):
+    """A dialogue of attempts with a critic between them."""
+    roles = [role for k in range(max(critics, attempts)) for role in ("solver", f"critic {k}")][: critics + attempts]
+    one = episode([float(k) for k in range(len(roles))])
+    return replace(one, turns=tuple(replace(t, role=role) for t, role in zip(one.turns, roles, strict=True)))
+
+
+def test_a_critic_is_paid_what_the_next_attempt_earns_and_the_outcome_is_the_solvers():
+    assert paid("critic", [talking(critics=2, attempts=3)]) == [[0.0, 2.0, 2.0, 4.0, 4.0]]
+    assert paid("critic", [talking(critics=1, attempts=1)]) == [[0.0, None]]  # nobody heard it
+    assert paid("outcome", [talking(critics=1, attempts=2)], wrong=-1.0) == [[0.0, 1.0, 1.0]]
+
+
 def test_a_turn_that_was_given_is_left_as_it_is():
     given = answering("1", "2")
     given = replace(given, given=1, turns=(replace(given.turns[0], trained=False, reward=0.25), given.turns[1]))

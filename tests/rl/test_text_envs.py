@@ -1,5 +1,7 @@
 """Any environment of text goes through a rollout and a train step; whatever one raises is a value."""
 
+import asyncio
+import sys
 from dataclasses import replace
 
 import gymnasium
@@ -9,9 +11,9 @@ import envs
 from envs import Message, StopReason, Task
 from envs.self_correct import ResponseSpace
 from rewards import Score, Verdict
-from rl.backends.engine_scripted import ScriptedEngine
 from rl.batching import to_rollout_batch
 from rl.rollout import EpisodePlan, Rollout
+from tests.engine_scripted import ScriptedEngine
 from tests.helpers import build_trainer, log_step, modchain_config
 
 
@@ -117,10 +119,17 @@ class Broken(Echo):
     def step(self, action):
         if self.where == "step":
             raise KeyError("lost")
+        if self.where == "exit":
+            sys.exit(3)
+        if self.where == "cancelled":
+            raise asyncio.CancelledError
         reward = {"nan": float("nan"), "nothing": None}.get(self.where, 1.0)
         info = {"score": Score(0.0, Verdict.ERROR, reason="down")} if self.where == "verifier" else {}
         info |= {"role": 7} if self.where == "role" else {}
-        return "again", reward, False, self.where == "verifier", info
+        info |= {"stop_reason": "tired"} if self.where == "reason" else {}
+        info |= {"error": None} if self.where == "no_words" else {}
+        again = {"number": 7, "list": [1, 2], "empty": [Message("user", None)]}.get(self.where, "again")  # type: ignore
+        return again if self.where != "none" else None, reward, False, self.where == "verifier", info
 
 
 @pytest.mark.parametrize(
@@ -134,6 +143,14 @@ class Broken(Echo):
         ("nothing", 3, "step:"),
         ("verifier", 3, "down"),
         ("role", 3, "must be a string"),
+        ("exit", 3, "step: SystemExit(3)"),
+        ("cancelled", 3, "step: CancelledError"),
+        ("reason", 3, "tired"),
+        ("no_words", 3, "None"),
+        ("number", 3, "step: TypeError"),
+        ("list", 3, "an observation is a string, or Messages"),
+        ("empty", 3, "content=None"),
+        ("none", 3, "step: TypeError"),
     ],
 )
 def test_what_an_environment_raises_ends_its_episode_and_nothing_else(play, where, n_failed, message):
@@ -151,17 +168,35 @@ def test_what_an_environment_raises_ends_its_episode_and_nothing_else(play, wher
         assert message in episode.error
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_ctrl_c_in_an_environment_is_the_users(play, elsewhere):
+    class Interrupted(Echo):
+        verifies_elsewhere = elsewhere
+
+        def step(self, action):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(Interrupted, lambda _: ": 4", seeds(3))
+
+
+@envs.FEEDBACK.register("test_exits")
+def exiting_feedback(task, response, score, prompts):
+    sys.exit(1)
+
+
 @envs.FEEDBACK.register("test_broken")
 def broken_feedback(task, response, score, prompts):
     raise LookupError("no words")
 
 
-def test_feedback_that_raises_is_an_error_of_its_episode(play):
+@pytest.mark.parametrize(("name", "said"), [("test_broken", "no words"), ("test_exits", "SystemExit(1)")])
+def test_feedback_that_raises_is_an_error_of_its_episode(play, name, said):
     options = {"n_train": 2, "n_validation": 1, "n_test": 1}
-    make = lambda: envs.make("errata/modchain-v1", options=options, feedback="test_broken")  # noqa: E731
+    make = lambda: envs.make("errata/modchain-v1", options=options, feedback=name)  # noqa: E731
     (episode,), _ = play(make, lambda _: ": 4", envs.make_taskset("errata/modchain-v1", options).load("train")[:1])
     assert episode.stop_reason is StopReason.ENV_ERROR
-    assert "no words" in episode.error
+    assert said in episode.error
 
 
 class Duel:

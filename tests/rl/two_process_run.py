@@ -16,10 +16,14 @@ def main(folder: Path, algorithm: str = "SCORE", signal_at: int = 0) -> None:
     from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
     from rl.trainer import Trainer
-    from tests.rl import test_resume
+    from tests.rl import test_curriculum, test_resume
 
     distributed = Distributed(cpu=True)
-    cfg = test_resume.config(getattr(test_resume, algorithm), save_every=1, save_every_updates=1)
+    if algorithm == "CURRICULUM":
+        cfg = test_curriculum.curriculum()
+    else:
+        cfg = test_resume.config(getattr(test_resume, algorithm), save_every=1, save_every_updates=1)
+    folder.mkdir(exist_ok=True)
     update = Trainer.train_step
 
     def signalled(self, *args):

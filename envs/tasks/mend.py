@@ -1,0 +1,235 @@
+r"""``mend``: put the solution into an equation, see what both sides come to, mend it.
+
+Question: an equation ``m * (x + a) + b = c``. A response is the same equation with a number in the place of ``x``, so
+that it can be checked by reckoning both sides, and that is all the policy is told: what the left and the right side of
+*its own* equation come to, never the solution. The miss and the number that stood there are enough to mend it.
+
+Three notations. ``toy``, for a base with a word per term, where the right side is written as a multiple of ``m`` and
+the two sides are told by their difference:
+
+.. code-block:: text
+
+    3* (x +4) +6 =3* (13)          3 * (x + 4) + 6 = 39
+    try 3* (5 +4) +6 =3* (13)      quick
+    got diff=-6                    what is told: left minus right, after a right equation too
+    fix by2 3* (7 +4) +6 =3* (13)  mended: two more at the place of x
+
+``fix`` is obligatory before such a step, so that the first word alone decides the mode. Where ``b`` is 0, a one-layer
+model sees the solution (13 - 4); with ``b`` it is a matter of luck. ``plain`` (``3 * (7 + 4) + 6 = 39``) and ``latex``
+(``3\left(7 + 4\right) + 6 = 39``) are for language models, which may write what they like around the answer. The number
+is graded by :mod:`rewards.math`; an equation of another task is worth nothing even if it holds.
+
+Version history: v1, first.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+
+from envs.base import Split, Task
+from envs.splits import draw_tasks
+from rewards import Score, Verdict
+from rewards.algebra import UndecidedError, limited_work
+from rewards.answers import answer_forms, candidates, in_form
+from rewards.kinds import Expression
+from rewards.math import DEADLINE_S, score_answer
+from rewards.values import read
+
+NOTATIONS = ("toy", "plain", "latex")
+TOY_LIMITS = {"factors": 9, "max_inner": 20, "max_outer": 5, "max_answer": 9}
+"""The largest values that the tiny base has words for."""
+TOY_FAR = 99
+"""A larger difference is told as ``far``."""
+MAX_CHARACTERS = 200
+_TOY = re.compile(r"(?:try|fix by-?\d) (\d\* \(\d [+-]\d{1,2}\) [+-]\d{1,2} =\d\* \(-?\d{1,2}\))", re.ASCII)
+_NUMBER = r"\(?(-?\d+(?:\.\d+|/\d+)?)\)?"
+
+
+class Mend:
+    """Equations to solve. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
+
+    Args:
+        n_train: Number of training tasks.
+        n_validation: Number of validation tasks.
+        n_test: Number of test tasks.
+        notation: ``toy``, ``plain`` or ``latex``.
+        factors: Values of ``m``, one at random; a value that stands there twice is twice as likely.
+        max_inner: ``a`` lies between this and its negative and is not 0.
+        max_outer: ``b / m`` lies between this and its negative.
+        p_zero: Probability that ``b`` is 0.
+        max_answer: The solution is an integer from 0 to this.
+        seed: Which tasks are drawn; splits are disjoint by content for every seed.
+        answer_form: Where an equation is accepted, in ``plain`` and ``latex``: a name of
+            :data:`rewards.answers.ANSWER_FORMS`, or several in order.
+        deadline_s: Seconds after which a comparison is killed.
+
+    Raises:
+        ValueError: For an unknown notation, a number that is not positive, or one that the toy has no word for.
+    """
+
+    observes_execution = True
+    """Scores carry what both sides come to, so feedback mode ``execution`` can be used."""
+
+    def __init__(
+        self,
+        n_train: int = 3000,
+        n_validation: int = 200,
+        n_test: int = 500,
+        notation: str = "toy",
+        factors: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9),
+        max_inner: int = 20,
+        max_outer: int = 5,
+        p_zero: float = 0.65,
+        max_answer: int = 9,
+        seed: int = 0,
+        answer_form: str | Sequence[str] = "boxed",
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        if notation not in NOTATIONS:
+            raise ValueError(f"env.options.notation={notation}: must be one of {', '.join(NOTATIONS)}")
+        if not factors or min(*factors, max_inner, max_outer, max_answer) < 1:
+            raise ValueError("env.options: factors, max_inner, max_outer and max_answer must be positive")
+        if not 0.0 <= p_zero <= 1.0:
+            raise ValueError(f"env.options.p_zero={p_zero}: must lie in [0, 1]")
+        largest = {"factors": max(factors), "max_inner": max_inner, "max_outer": max_outer, "max_answer": max_answer}
+        for name, value in largest.items():
+            if notation == "toy" and value > TOY_LIMITS[name]:
+                raise ValueError(
+                    f"env.options.{name}: notation=toy has words up to {TOY_LIMITS[name]}, got {value}; use "
+                    "notation=plain"
+                )
+        answer_forms(answer_form)
+        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._notation, self._factors, self._seed = notation, tuple(factors), seed
+        self._max_inner, self._max_outer, self._p_zero, self._max_answer = max_inner, max_outer, p_zero, max_answer
+        self._form, self._deadline_s = answer_form, deadline_s
+
+    def load(self, split: Split) -> list[Task]:
+        """Different tasks of one split."""
+        rng = random.Random(f"mend/{self._seed}/{split}")
+        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[split], content=lambda task: task.id)
+
+    def draw(self, rng: random.Random) -> Task:
+        """One task of any split; ``info`` has the terms ``m, a, b, c`` and the equation as it is asked."""
+        m, solution = rng.choice(self._factors), rng.randint(0, self._max_answer)
+        a = rng.choice((-1, 1)) * rng.randint(1, self._max_inner)
+        b = 0 if rng.random() < self._p_zero else m * rng.choice((-1, 1)) * rng.randint(1, self._max_outer)
+        terms = (m, a, b, m * (solution + a) + b)
+        equation = written(terms, "x", self._notation)
+        question = equation
+        if self._notation != "toy":
+            shown = f"${equation}$" if self._notation == "latex" else equation
+            question = f"Solve {shown} and write the equation with the solution in the place of x."
+        return Task(compact(equation), question, str(solution), {"terms": terms, "equation": equation})
+
+    def verify(self, task: Task, response: str) -> Score:
+        """1 if the response is the task's equation with the solution in the place of ``x``."""
+        offered, told = self._offered(response), self.told(task, response)
+        if len(offered) != 1:
+            verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
+            return Score(0.0, verdict, None, reason, told)
+        answer, both = offered[0], sides(offered[0])
+        holds = both is not None and both[0] == both[1]
+        number = re.fullmatch(_pattern(task), answer, re.ASCII)
+        if number is None:
+            verdict = Verdict.NO_ANSWER if both is None else Verdict.WRONG
+            return Score(0.0, verdict, answer, "other_equation", told, public=holds)
+        score = score_answer(number[1], task.gold, self._deadline_s)
+        return replace(score, answer=answer, key=answer, observation=told, public=holds)
+
+    def told(self, task: Task, response: str) -> str:
+        """What both sides of the response's own equation come to; of the task, only the right side is used."""
+        offered = self._offered(response)
+        both = sides(offered[0]) if len(offered) == 1 else None
+        if self._notation == "toy":
+            difference = both and both[0] - both[1]
+            return f"got diff={'_' if difference is None else difference if abs(difference) <= TOY_FAR else 'far'}"
+        left, right = both or ("unknown", task.info["terms"][3])
+        return f"The left side is {left}, the right side is {right}."
+
+    def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str | None:
+        """What would be told if another number stood in the response; ``None`` if it is not the task's equation."""
+        other = self.other_attempt(task, response, rng)
+        return other and self.told(task, other)
+
+    def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
+        """The task's equation with another number than the response's; ``None`` if that is another equation."""
+        offered = self._offered(response)
+        number = re.fullmatch(_pattern(task), offered[0], re.ASCII) if len(offered) == 1 else None
+        if number is None:
+            return None
+        others = [k for k in range(self._max_answer + 1) if str(k) != number[1]]
+        return self._response(task, str(rng.choice(others)))
+
+    def gold_response(self, task: Task) -> str:
+        """The equation with the solution; in the toy, quick."""
+        return self._response(task, task.gold)
+
+    def _response(self, task: Task, number: str) -> str:
+        equation = written(task.info["terms"], number, self._notation)
+        return f"try {equation}" if self._notation == "toy" else in_form(equation, self._form)
+
+    def _offered(self, response: str) -> list[str]:
+        """Different equations that are offered as final, each in its compact form."""
+        if self._notation == "toy":
+            found = [equation] if (equation := of_toy(response)) else []
+        else:
+            found = candidates(response, self._form)
+        return list(dict.fromkeys(compact(equation[: MAX_CHARACTERS + 1]) for equation in found))
+
+
+def written(terms: Sequence[int], unknown: str, notation: str = "toy") -> str:
+    """The equation ``m * (x + a) + b = c`` with this text in the place of ``x``."""
+    m, a, b, c = terms
+    if notation == "toy":
+        return f"{m}* ({unknown} {a:+d}) {b:+d} ={m}* ({c // m})"
+    inner, outer = (f" {'-' if k < 0 else '+'} {abs(k)}" if k else "" for k in (a, b))
+    opening, closing = ("\\left(", "\\right)") if notation == "latex" else ("(", ")")
+    factor = "" if m == 1 else str(m) if notation == "latex" else f"{m} * "
+    return f"{factor}{opening}{unknown}{inner}{closing}{outer} = {c}"
+
+
+def compact(equation: str) -> str:
+    """An equation in the one form in which equations are compared: no spaces, no LaTeX, no sign before a bracket."""
+    plain = re.sub(r"\\left|\\right|\\[,;:! ]|[\s${}]", "", equation.replace("\N{MINUS SIGN}", "-"))
+    return re.sub(r"\\(?:cdot|times)(?![a-z])|\N{MULTIPLICATION SIGN}", "*", plain).replace("*(", "(")
+
+
+def sides(equation: str) -> tuple[Fraction, Fraction] | None:
+    """What both sides of an equation come to, exactly; ``None`` for what is no equation between two numbers."""
+    values = [_value(side) for side in equation[: MAX_CHARACTERS + 1].split("=")]
+    if len(values) != 2 or len(equation) > MAX_CHARACTERS or values[0] is None or values[1] is None:
+        return None
+    return values[0], values[1]
+
+
+@lru_cache(maxsize=65536)
+def _value(side: str) -> Fraction | None:
+    try:
+        with limited_work():
+            value = read(side)
+    except (UndecidedError, ArithmeticError, ValueError, RecursionError):
+        return None
+    if isinstance(value, Expression) and isinstance(value.tree, Fraction) and not value.percent:
+        return value.tree
+    return None
+
+
+def _pattern(task: Task) -> str:
+    """The task's equation in compact form with any number, the first group, in the place of ``x``."""
+    return re.escape(compact(task.info["equation"])).replace("x", _NUMBER)
+
+
+def of_toy(response: str) -> str | None:
+    """The equation of a toy response, without mode and trace, or ``None`` for anything else."""
+    match = _TOY.fullmatch(response.strip())
+    return match and match[1]
+
+
+def mended(task: Task, number: int) -> str:
+    """The *mended* toy response to the task's own equation with this number."""
+    step = int(task.gold) - number
+    return f"fix by{step} {written(task.info['terms'], str(number + step))}"

@@ -1,0 +1,53 @@
+"""By name, who writes the attempts from which a warm start learns the form of an environment.
+
+A demonstration is a function ``(task set, task, rng, **options) -> attempts``: the texts of one conversation in order.
+``@DEMONSTRATIONS.register("mine")`` adds one. What they share is the situation in which reinforcement can find
+something: the attempt and its correction are written as the environment expects them, many first attempts are wrong,
+and of the answers to an error only few are the right kind, so that the greedy answer repeats itself and a sampled one
+sometimes does not.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from envs import Task
+from envs.tasks.sums import corrected, slipped
+from rewards.lookup import Lookup
+from rl.config.checks import check_numbers, refuse
+
+Demonstration = Callable[..., list[str]]
+DEMONSTRATIONS: Lookup[Demonstration] = Lookup("demonstration")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Options of a demonstration of two attempts.
+
+    Args:
+        right: Share of first attempts that are right; these are repeated.
+        corrects: Share of wrong first attempts that are followed by a correction.
+        repeats: Share of wrong first attempts that are followed by themselves. The rest is followed by something else
+            that is wrong.
+    """
+
+    right: float = 0.4
+    corrects: float = 0.15
+    repeats: float = 0.8
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "demonstration_options", fraction="right corrects repeats")
+        total = self.corrects + self.repeats
+        refuse(total > 1.0, f"demonstration_options: corrects + repeats = {total:g}, shares of the same whole")
+
+
+@DEMONSTRATIONS.register("sums", options=Shares)
+def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
+    """A sum, perhaps with a slip; a correction is worked out from the own number and the miss."""
+    if rng.random() < right:
+        return [task.gold, task.gold]
+    wrong, share = slipped(task, rng), rng.random()
+    if share < corrects:
+        return [wrong, corrected(task, wrong)]
+    return [wrong, wrong if share < corrects + repeats else slipped(task, rng)]

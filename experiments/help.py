@@ -1,0 +1,92 @@
+"""What ``--help`` prints: the groups to choose from and every key, each with the line that its dataclass says of it."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What the ``Args`` of a dataclass and of those that it inherits from say of each field."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        listed = (inspect.getdoc(base) or "").partition("Args:\n")[2].partition("\n\n")[0]
+        for name, text in re.findall(r"^    (\w+): ((?:.*\n?)(?:^     .*\n?)*)", listed, re.MULTILINE):
+            found[name] = plain(text)
+    return found
+
+
+def plain(text: str) -> str:
+    """A docstring's text in one line, without its markup."""
+    return re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", " ".join(text.split()))
+
+
+def described(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Whole key, node and meaning of every key of a typed config; of typed mappings only the names of their entries."""
+    cls: Any = OmegaConf.get_type(node)
+    known = meanings(cls)
+    for item in fields(cls):
+        child, key = node._get_node(item.name), f"{prefix}{item.name}"
+        of: Any = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
+        nested = of is not None and is_dataclass(of)
+        text = known.get(item.name) or (plain((inspect.getdoc(of) or "").split("\n")[0]) if nested else "")
+        yield key, None if nested else child, text
+        if nested:
+            yield from described(child, f"{key}.")
+        elif isinstance(child, DictConfig) and (entries := [one for one in child if is_dataclass(_type(child, one))]):
+            inner = meanings(_type(child, entries[0]))
+            if len({_type(child, one) for one in entries}) == 1:
+                yield from ((f"{key}.<name>.{name}", None, line) for name, line in inner.items())
+
+
+def _type(mapping: DictConfig, key: Any) -> Any:
+    node = mapping._get_node(key)
+    return OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+
+
+def shown(node: Any) -> str:
+    """A value as it would be written on a command line; of a mapping of configs the names."""
+    if node is None:
+        return ""
+    if node._is_missing():
+        return "<needed>"
+    if isinstance(node, DictConfig) and any(is_dataclass(_type(node, key)) for key in node):
+        return "{" + ", ".join(f"{key}: ..." for key in node) + "}"
+    value = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+    return "null" if value is None else str(value).replace("'", "")
+
+
+def print_help(cfg: DictConfig, configs: Path, what: str) -> None:
+    """Prints the help of a program.
+
+    Args:
+        cfg: Its config, with Hydra's own.
+        configs: Folder of the groups.
+        what: What the program does.
+    """
+    out = Console(width=None if Console().is_terminal else 140, highlight=False)
+    out.print(escape(re.sub("``", "", what.strip())))
+    out.print("\nGive [bold]key=value[/], several values as -m key=1,2; --cfg job --resolve shows what would run.")
+    out.print("Names that a key takes, a line each: python -m experiments.list \\[key]. More: README.md.")
+    groups, keys = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
+    for group, choice in sorted(cfg.hydra.runtime.choices.items()):
+        if "/" not in group and "@" not in group and (configs / group).is_dir():
+            names = sorted(path.stem for path in (configs / group).glob("*.yaml") if path.stem != "schema")
+            groups.add_row(f"  [bold]{group}[/]" + (f"={choice}" if choice else ""), escape(", ".join(names)))
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra")
+    for key, node, text in described(cfg):
+        value = shown(node)
+        keys.add_row(f"  [bold]{escape(key)}[/]" + (f"={escape(value[:40])}" if value else ""), escape(text))
+    for title, table in (("Groups, a file of configs/ each", groups), ("Keys", keys)):
+        if not table.row_count:
+            continue
+        out.print(f"\n[bold cyan]{title}[/]")
+        out.print(table)

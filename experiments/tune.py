@@ -1,0 +1,266 @@
+"""Every arm tuned alike: ``python -m experiments.tune env=repair trials=8``.
+
+Each arm gets the same number of trials, the first of which is the arm as its file has it; all are judged on validation
+tasks, with a seed that no comparison uses. The winners go to ``configs/tuned/<env>.yaml``, which
+``experiments.compare`` reads, and every trial stays in the run's folder as a table.
+
+Optuna draws; trials run as jobs of an executor. Hydra's sweeper plugin for Optuna is of no use here: it needs Optuna 2,
+sweeps one config at a time, and cannot go on where it stopped. A study is kept in no database either: its sampler is
+seeded and is told results in the order of the trials, so that replaying the folder draws the same trials again.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.cli import UserError, console, entry_point, resolved_yaml
+from experiments.compare import (
+    arm_config,
+    refuse_changed_config,
+    refuse_unequal_budgets,
+    refuse_unknown_arms,
+    run_jobs,
+    shared_by_arms,
+)
+from experiments.executors import EXECUTORS
+from experiments.jobs import Job
+from experiments.progress import Display
+from experiments.schema import TuneConfig, TuningRecord
+from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
+from rl.analysis.printing import percent
+from rl.tracking import describe_run, write_json, write_text
+
+
+@dataclass
+class Trial:
+    """One config of an arm, tried.
+
+    Args:
+        arm: Key of the arm.
+        number: Which; 0 is the arm as it is.
+        drawn: What was drawn, by path; for trial 0 what stands there anyway.
+        changed: What that changes of the arm's config, nested.
+        jobs: A run per seed.
+    """
+
+    arm: str
+    number: int
+    drawn: dict[str, Any]
+    changed: dict[str, Any]
+    jobs: list[Job]
+
+    def results(self) -> list[dict[str, Any]]:
+        """Of the runs that ended well."""
+        return [json.loads((job.folder / "result.json").read_text()) for job in self.jobs if job.is_done]
+
+    def value(self, objective: str) -> float:
+        """Mean over seeds; ``nan`` unless all of them ended well."""
+        found = [OBJECTIVES[objective](result) for result in self.results()]
+        return sum(found) / len(found) if len(found) == len(self.jobs) else math.nan
+
+
+class ArmStudy:
+    """One arm's trials, one after the other.
+
+    Args:
+        cfg: The tuning.
+        arm: Key of the arm.
+        folder: Of the tuning.
+        threads: Torch threads of a job.
+
+    Raises:
+        ValueError: If the arm has nothing to vary, or the space names a key that it does not have.
+    """
+
+    def __init__(self, cfg: TuneConfig, arm: str, folder: Path, threads: int) -> None:
+        import optuna
+
+        self.arm, self.trials, self._cfg, self._folder = arm, [], cfg, folder
+        # Only what the objective reads; the test tasks stay unseen.
+        judged = replace(cfg.evaluation, split="validation", controls=False, attempts=0, fixed_first=0, transfer={})
+        self._shared = shared_by_arms(replace(cfg, evaluation=judged), threads)
+        self.kind, *_ = arm_config(arm, cfg.arms[arm], cfg, self._shared)
+        self.varied: dict[str, Dimension] = dimensions(cfg.space, self.kind, arm)
+        self._as_it_is = at_hand(cfg.arms[arm], self.varied)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        sampler = SAMPLERS.bind(cfg.sampler, cfg.sampler_options)(cfg.seed)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._asked: list[Any] = []
+        self.trials: list[Trial] = []
+
+    def ask(self, n: int) -> list[Trial]:
+        """The next trials, without knowing how those of this call come out."""
+        new = []
+        for number in range(len(self.trials), len(self.trials) + n):
+            drawn, asked = self._as_it_is, None
+            if number:
+                asked = self._study.ask({path: one.distribution() for path, one in self.varied.items()})
+                drawn = asked.params
+            new.append(self._trial(number, drawn))
+            self._asked.append(asked)
+        self.trials += new
+        return new
+
+    def _trial(self, number: int, drawn: Mapping[str, Any]) -> Trial:
+        entry = self._cfg.arms[self.arm]
+        changed = changes(entry, self.varied, drawn) if number else {}
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(entry), changed))
+        name, place = f"{self.arm}.{number}", self._folder / "trials" / self.arm / f"{number:03d}"
+        kind, run, options = arm_config(self.arm, config, self._cfg, self._shared)
+        jobs = [
+            Job.make(kind, name, seed, replace(run, seed=seed), place / f"seed_{seed}", options)
+            for seed in self._cfg.seeds
+        ]
+        return Trial(self.arm, number, dict(drawn), changed, jobs)
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """What came out, in the order of the trials; a trial that crashed tells the sampler nothing."""
+        import optuna
+
+        for trial in trials:
+            value, asked = trial.value(self._cfg.objective), self._asked[trial.number]
+            state = optuna.trial.TrialState.FAIL if math.isnan(value) else optuna.trial.TrialState.COMPLETE
+            if asked is not None:
+                self._study.tell(asked, None if math.isnan(value) else value, state=state)
+            elif all(one.holds(trial.drawn[path]) for path, one in self.varied.items()) and not math.isnan(value):
+                ranges = {path: one.distribution() for path, one in self.varied.items()}
+                self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=value))
+
+    def winner(self) -> Trial | None:
+        """The best trial, of equals the one with better first attempts, then the earlier; ``None`` if all crashed."""
+
+        def rank(trial: Trial) -> tuple[float, float, int]:
+            firsts = [result["greedy"]["accuracy_t1"] for result in trial.results()]
+            return trial.value(self._cfg.objective), sum(firsts), -trial.number
+
+        done = [trial for trial in self.trials if not math.isnan(trial.value(self._cfg.objective))]
+        return max(done, key=rank, default=None)
+
+
+def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
+    """A study for each arm that trains.
+
+    Raises:
+        UserError: If an arm is unknown, or arms would not spend the same budget as they are.
+        ValueError: If the space does not fit an arm.
+    """
+    cfg = replace(cfg, env=cfg.env.settled())
+    refuse_unknown_arms(cfg)
+    found = [ArmStudy(cfg, arm, folder, threads) for arm in cfg.run]
+    refuse_unequal_budgets([job for one in found for job in one.ask(1)[0].jobs], cfg.match)
+    return found
+
+
+def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
+    """Runs every trial that is not finished yet, round by round; all arms of a round share the executor."""
+    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
+    try:
+        found = studies(cfg, folder, executor.threads)
+        describe_run(folder, resolved_yaml(cfg))
+        done = 0
+        while done < cfg.trials:
+            until = min(cfg.trials, done + cfg.at_once)
+            asked = [one.trials[done:] + one.ask(until - len(one.trials)) for one in found]
+            jobs = [job for trials in asked for trial in trials for job in trial.jobs]
+            for job in jobs:
+                if job.is_done:
+                    refuse_changed_config(job)
+            with Display(console, one_run=False) as display:
+                run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
+            for one, trials in zip(found, asked, strict=True):
+                one.tell(trials)
+            done = until
+            write_trials(cfg, found, folder)
+    finally:
+        executor.stop()
+    return found
+
+
+def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> None:
+    """``trials.csv`` and ``trials.md``: every trial, what was drawn, what came out, what it cost."""
+    rows = []
+    for one in found:
+        best = one.winner()
+        for trial in one.trials:
+            results = trial.results()
+            row: dict[str, Any] = {"arm": one.arm, "trial": trial.number, "chosen": "x" if trial is best else ""}
+            row["changed"] = ", ".join(f"{path} {_short(value)}" for path, value in trial.drawn.items())
+            row[cfg.objective] = percent(trial.value(cfg.objective)) if results else "-"
+            for name in ("accuracy_t1", "delta"):
+                known = [result["greedy"][name] for result in results if name in result["greedy"]]
+                row[name] = percent(sum(known) / len(known), signed=name == "delta") if known else "-"
+            for name in ("updates", "gradient_tokens", "sampled_tokens"):
+                row[name] = round(sum(result["totals"][name] for result in results) / len(results)) if results else "-"
+            row["error"] = "; ".join(job.error.strip().splitlines()[-1] for job in trial.jobs if job.error)
+            rows.append(row)
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(folder / "trials.csv", text.getvalue())
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    write_text(folder / "trials.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> dict[str, Any]:
+    """The YAML of what was chosen; what another tuning chose for other arms stays in it.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: If every trial of an arm crashed; what the others came to is written first.
+    """
+    path = Path(cfg.output)
+    before: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    arms, records = dict((before or {}).get("arms") or {}), dict((before or {}).get("tuning") or {})
+    hopeless = []
+    for one in found:
+        best = one.winner()
+        if best is None:
+            hopeless.append(one.arm)
+            continue
+        arms.pop(one.arm, None)
+        if best.changed:
+            arms[one.arm] = best.changed
+        before_and_after = [trial.value(cfg.objective) for trial in (one.trials[0], best)]
+        values = [None if math.isnan(value) else round(value, 4) for value in before_and_after]
+        spent = max(result["totals"]["episodes"] for result in best.results())
+        records[one.arm] = asdict(TuningRecord(len(one.trials), list(cfg.seeds), spent, cfg.objective, *values))
+    chosen = {"arms": arms, "tuning": records}
+    head = "# @package _global_\n# What experiments.tune chose on validation tasks, and what it was worth there.\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, head + OmegaConf.to_yaml(OmegaConf.create(chosen)))
+    write_json(folder / "winners.json", chosen)
+    if hopeless:
+        raise UserError(f"{', '.join(hopeless)}: every trial crashed; see trials.csv and the job.log files in {folder}")
+    return chosen
+
+
+@entry_point("tune")
+def main(cfg: TuneConfig) -> None:
+    """Runs the trials that are not finished yet, and writes what was chosen."""
+    studies(cfg, Path(cfg.runs_dir))  # what is wrong with it is said before anything is loaded
+    from experiments.folders import open_run
+
+    with open_run(cfg, "tune") as folder:
+        console.print(f"{len(cfg.run)} arms x {cfg.trials} trials, in {folder}", highlight=False)
+        found = tune(cfg, folder)
+        write_winners(cfg, found, folder)
+        console.print((folder / "trials.md").read_text(), highlight=False, markup=False)
+        console.print(f"chosen: {cfg.output}; every trial: {folder / 'trials.csv'}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

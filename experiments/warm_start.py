@@ -1,0 +1,114 @@
+"""A warm start: ``python -m experiments.warm_start experiment=smollm2_sums``.
+
+A small language model as it comes does not answer in an environment's form, and repeats itself whatever it is told, so
+that reinforcement has nothing to reinforce. A few dozen supervised steps on written conversations change that. Offline
+and online arms of a comparison then start from the same warm model, whose evaluation stands in the run's folder.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import console, entry_point, resolved_yaml
+from experiments.schema import WarmStartConfig
+
+
+@entry_point("warm_start")
+def main(cfg: WarmStartConfig) -> None:
+    """Writes conversations, fine-tunes on them, evaluates, and prints what came out."""
+    from experiments.folders import open_run
+    from experiments.progress import Display
+    from rl.tracking import describe_run
+
+    with open_run(cfg, "warm_start") as folder:
+        describe_run(folder, resolved_yaml(cfg))
+        with Display(console) as display:
+            result = warm_start(cfg, folder, display.reporter("warm start"))
+        display.summary(result, folder)
+        if cfg.output is not None:
+            console.print(f"the model is in {cfg.output} too", highlight=False)
+
+
+def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) -> Any:
+    """Fine-tunes on demonstrated conversations, evaluates, and saves the model; returns an ``ArmResult``.
+
+    Args:
+        cfg: The run.
+        folder: Of the run; gets ``conversations.jsonl``, and what every run leaves.
+        report: Told what is going on.
+
+    Raises:
+        ValueError: If a demonstration has another number of attempts than the environment's episodes.
+    """
+    from envs import Split
+    from experiments.arms import ArmResult, finish, identify
+    from experiments.demonstrations import DEMONSTRATIONS
+    from rl.backends.sft import fine_tune
+    from rl.checkpoint import save_policy
+    from rl.config import OfflineConfig
+    from rl.tracking import JsonLines
+    from rl.types import derive_seed
+    from rl.workbench import Workbench, make_env
+
+    began = time.perf_counter()
+    demonstrate = DEMONSTRATIONS.bind(cfg.demonstration, cfg.demonstration_options)
+    bench = Workbench.build(cfg)
+    identify(cfg, "warm_start", folder, bench.distributed)
+    tasks, env = bench.tasks(Split.TRAIN), make_env(bench.config.env, bench.taskset, Split.TRAIN)
+    rows, written = [], JsonLines(folder / "conversations.jsonl")
+    for number in range(cfg.n_conversations):
+        task = tasks[number % len(tasks)]
+        rng = random.Random(derive_seed(cfg.seed, "demonstration", number, task.id))
+        messages, row = demonstrated(env, task, demonstrate(bench.taskset, task, rng), bench.renderer)
+        written.write({"task_id": task.id, "messages": messages})
+        rows.append(row)
+    written.close()
+    offline = OfflineConfig(epochs=cfg.epochs, batch_size=cfg.batch_size, optim=cfg.optim)
+    outcome = fine_tune(
+        bench.model, bench.tokenizer, rows, offline, cfg.seed, on_step=lambda share: report("fine-tuning", share, {})
+    )
+    bench.publish(1)
+    result = ArmResult("warm start", cfg.seed, notes={"conversations": len(rows), **outcome})
+    result = finish(result, bench, folder, report, began)
+    if cfg.output is not None:
+        save_policy(Path(cfg.output), bench.model, bench.tokenizer, bench.distributed)
+    return result
+
+
+def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tuple[list[dict[str, str]], Any]:
+    """Plays written attempts in an environment.
+
+    Args:
+        env: A :class:`envs.TextEnv`.
+        task: The task.
+        attempts: Texts of the policy, as many as the episode takes.
+        renderer: Messages to token ids.
+
+    Returns:
+        The conversation, and an :class:`rl.backends.sft.SFTRow` that learns every attempt, its end included.
+
+    Raises:
+        ValueError: If the episode takes more or fewer attempts.
+    """
+    from rl.backends.sft import IGNORED, SFTRow
+
+    new, _ = env.reset(options={"task": task})
+    ids, labels, over = renderer.opening(new), [], False
+    said = [{"role": message.role, "content": message.content} for message in new]
+    for number, text in enumerate(attempts):
+        action = (*renderer.tokenizer.encode(text, add_special_tokens=False), renderer.end_id)
+        labels += [IGNORED] * (len(ids) - len(labels)) + list(action)
+        new, _, terminated, truncated, _ = env.step(text)
+        over = terminated or truncated
+        if over != (number == len(attempts) - 1):
+            raise ValueError(f"demonstration: {len(attempts)} attempts for an episode that ends after {number + 1}")
+        ids = ids + action if over else renderer.extend(ids, action, new)
+        said += [{"role": "assistant", "content": text}]
+        said += [{"role": message.role, "content": message.content} for message in new]
+    return said, SFTRow(tuple(ids), tuple(labels))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""``mend``: what is told is what both sides of the written equation come to, and only the task's own one is paid."""
+
+import random
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+
+from envs import Message, Split, make
+from envs.tasks.mend import NOTATIONS, Mend, compact, mended, of_toy, sides, written
+from experiments.tiny_corpus import MendCorpus
+from rewards.answers import in_form
+
+SIZES = {"n_train": 60, "n_validation": 20, "n_test": 60}
+
+
+@pytest.fixture(params=NOTATIONS)
+def mend(request):
+    wide = {} if request.param == "toy" else {"factors": [1, 7, 12], "max_inner": 30, "max_outer": 9, "max_answer": 40}
+    return Mend(**SIZES, notation=request.param, **wide)
+
+
+def respond(mend, task, number):
+    """A response with this number, in the notation of the task."""
+    equation = task.info["equation"].replace("x", str(number))
+    return f"try {equation}" if task.question == task.info["equation"] else in_form(equation, "boxed")
+
+
+def test_the_gold_alone_is_paid_and_what_is_told_is_sympys_value_of_both_sides(mend):
+    sympy = pytest.importorskip("sympy")
+    x = sympy.Symbol("x")
+    for task in mend.load(Split.TEST)[:20]:
+        m, a, b, c = task.info["terms"]
+        left = m * (x + a) + b
+        assert sympy.solve(sympy.Eq(left, c), x) == [int(task.gold)]
+        for number in range(10):
+            score = mend.verify(task, respond(mend, task, number))
+            assert score.value == (number == int(task.gold))
+            both = left.subs(x, number), c
+            told = [both[0] - both[1]] if score.observation.startswith("got") else list(both)
+            assert told == [int(word) for word in _numbers(score.observation)]
+        assert mend.verify(task, mend.gold_response(task)).value == 1.0
+
+
+def _numbers(text):
+    return [word.strip(".,").rpartition("=")[2] for word in text.split() if word.strip(".,")[-1].isdigit()]
+
+
+def test_what_is_told_does_not_depend_on_the_solution(mend):
+    for task in mend.load(Split.TRAIN)[:20]:
+        other = replace(task, gold=str(int(task.gold) + 1))
+        for response in (respond(mend, task, 3), "", "nonsense", mend.gold_response(task)):
+            assert mend.verify(task, response).observation == mend.verify(other, response).observation
+
+
+def test_splits_share_no_equation_and_are_the_same_every_time(mend):
+    again = Mend(**SIZES, notation=mend._notation, factors=mend._factors, **_limits(mend))
+    seen = {}
+    for split in Split:
+        tasks = mend.load(split)
+        assert tasks == again.load(split)
+        assert len({task.id for task in tasks}) == SIZES[f"n_{split.value}"]
+        for task in tasks:
+            assert seen.setdefault(task.id, split) is split
+
+
+def _limits(mend):
+    return {"max_inner": mend._max_inner, "max_outer": mend._max_outer, "max_answer": mend._max_answer}
+
+
+def test_an_equation_of_another_task_is_worth_nothing_even_if_it_holds(mend):
+    task, other = mend.load(Split.TEST)[:2]
+    score = mend.verify(task, mend.gold_response(other))
+    # As far as can be seen it is right.
+    assert (score.value, score.reason, score.public) == (0.0, "other_equation", True)
+    right = str(other.info["terms"][3])
+    assert _numbers(score.observation) in (["0"], [right, right])
+
+
+def test_hooks_of_the_controls_change_the_number_alone(mend):
+    rng = random.Random(0)
+    for task in mend.load(Split.TEST)[:20]:
+        own = respond(mend, task, 3)
+        told = mend.told(task, own)
+        other = mend.other_attempt(task, own, rng)
+        assert other is not None
+        assert other != own
+        assert mend.verify(task, other).reason != "other_equation"
+        error = mend.other_error(task, own, mend.verify(task, own), rng)
+        assert error in {mend.told(task, respond(mend, task, k)) for k in range(41)} - {told}
+        assert mend.other_attempt(task, "nothing", rng) is None
+        assert mend.other_error(task, "nothing", mend.verify(task, "nothing"), rng) is None
+
+
+def test_a_mended_equation_is_right_whatever_number_was_there():
+    mend = Mend(**SIZES)
+    for task in mend.load(Split.TEST)[:10]:
+        for number in range(10):
+            response = mended(task, number)
+            score = mend.verify(task, response)
+            assert score.value == 1.0
+            assert score.key == mend.verify(task, mend.gold_response(task)).key
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "",
+        "3* (9 +2) -5 =3* (13)",
+        "try by1 3* (9 +2) -5 =3* (13)",  # a step needs the word that announces it
+        "fix 3* (9 +2) -5 =3* (13)",
+        "try 3* (9 +2) -5 =3* (13) try",
+        "try 3* (-9 +2) -5 =3* (13)",
+        "try 3* (x +2) -5 =3* (13)",
+        "try 3* (\u0669 +2) -5 =3* (13)",
+    ],
+)
+def test_malformed_toy_responses_are_no_answer_and_learn_no_number(response):
+    task = Mend(**SIZES).load(Split.TEST)[0]
+    score = Mend(**SIZES).verify(task, response)
+    assert of_toy(response) is None
+    assert (score.verdict, score.value) == ("no_answer", 0.0)
+    assert score.observation == "got diff=_"
+
+
+def test_a_difference_that_the_toy_has_no_word_for_is_far():
+    mend = Mend(**SIZES)
+    response = "try 9* (9 +20) +45 =1* (-25)"
+    assert mend.verify(mend.load(Split.TEST)[0], response).observation == "got diff=far"
+
+
+def test_every_word_of_the_toy_is_a_word_of_its_base():
+    mend, words = Mend(n_train=2000), set(MendCorpus.words)
+    for task in mend.load(Split.TRAIN):
+        texts = [task.question, mend.gold_response(task)]
+        texts += [text for k in range(10) for text in (mended(task, k), mend.told(task, mended(task, k)))]
+        assert set(" ".join(texts).split()) <= words
+
+
+TERMS = (3, 2, -5, 28)
+
+
+@pytest.mark.parametrize(
+    ("equation", "value"),
+    [
+        ("3 * (9 + 2) - 5 = 28", 1.0),
+        (r"3\left(9+2\right)-5=28", 1.0),
+        (r"$3 \cdot (9 + 2) - 5 = 28$", 1.0),
+        ("3(9.0 + 2) - 5 = 28", 1.0),
+        ("3((9) + 2) - 5 = 28", 1.0),
+        ("3(18/2 + 2) - 5 = 28", 1.0),  # as everywhere in rewards.math, a fraction is a number
+        ("3(4+5 + 2) - 5 = 28", 0.0),  # and a sum is none
+        ("3(8 + 2) - 5 = 25", 0.0),
+        ("3(x + 2) - 5 = 28", 0.0),
+        ("33 - 5 = 28", 0.0),
+        ("28 = 28", 0.0),
+        ("9", 0.0),
+    ],
+)
+def test_an_equation_counts_by_what_it_says_not_by_how_it_is_set(equation, value):
+    mend = Mend(**SIZES, notation="plain")
+    task = replace(mend.load(Split.TEST)[0], gold="9", info={"terms": TERMS, "equation": written(TERMS, "x", "plain")})
+    assert mend.verify(task, f"So \\boxed{{{equation}}}.").value == value
+
+
+def test_two_different_equations_are_ambiguous_and_one_twice_is_not():
+    mend = Mend(**SIZES, notation="plain")
+    task = mend.load(Split.TEST)[0]
+    right, wrong = mend.gold_response(task), respond(mend, task, int(task.gold) + 1)
+    assert mend.verify(task, f"{wrong} or {right}").verdict == "ambiguous"
+    assert mend.verify(task, f"{right}, that is {right.replace(' ', '')}").value == 1.0
+
+
+def test_sides_are_exact_and_refuse_what_is_no_equation_of_numbers():
+    assert sides(compact("1/3 + 1/6 = 0.5")) == (Fraction(1, 2), Fraction(1, 2))
+    for text in ("", "3", "x=3", "1=2=3", "1/0=3", "2=" + "9" * 300, "9^9^9^9=1", "3%=3"):
+        assert sides(compact(text)) is None
+
+
+def test_options_that_cannot_be_are_refused():
+    for options, named in (
+        ({"notation": "roman"}, "notation"),
+        ({"factors": []}, "factors"),
+        ({"max_answer": 0}, "max_answer"),
+        ({"p_zero": 1.5}, "p_zero"),
+        ({"factors": [10]}, "notation=plain"),
+        ({"max_inner": 21}, "notation=plain"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            Mend(**options)
+
+
+def test_an_episode_tells_both_sides_and_mending_pays():
+    env = make("errata/mend-v1", SIZES, attempts=3)
+    messages, _ = env.reset(seed=1)
+    task = env.unwrapped.task
+    m, a, b, c = task.info["terms"]
+    assert messages == (Message("user", task.question),)
+    number = (int(task.gold) + random.Random(0).randint(1, 9)) % 10
+    messages, reward, terminated, truncated, _ = env.step(f"try {written(task.info['terms'], str(number))}")
+    assert (reward, terminated, truncated) == (0.0, False, False)
+    assert messages == (Message("user", f"got diff={m * (number + a) + b - c}"),)
+    assert env.step(mended(task, number))[1] == 1.0

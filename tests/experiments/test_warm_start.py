@@ -1,0 +1,99 @@
+"""A warm start learns what is demonstrated, every attempt of it and nothing else, and leaves a model to go on with."""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from envs import Split
+from envs.tasks.sums import Sums
+from experiments.demonstrations import DEMONSTRATIONS, Shares, sums
+from experiments.schema import WarmStartConfig
+from experiments.warm_start import demonstrated, warm_start
+from rl.backends.sft import IGNORED
+from rl.config import EnvConfig, EvalConfig, ModelConfig, OptimConfig
+from rl.workbench import Workbench, make_env
+from tests.conftest import ROOT
+
+
+@DEMONSTRATIONS.register("gold_twice")
+def gold_twice(taskset, task, rng):
+    return [taskset.gold_response(task)] * 2
+
+
+@DEMONSTRATIONS.register("gold_once")
+def gold_once(taskset, task, rng):
+    return [taskset.gold_response(task)]
+
+
+def config(demonstration="gold_twice", output=None):
+    sizes = {"n_train": 24, "n_validation": 4, "n_test": 8}
+    return WarmStartConfig(
+        name="warm",
+        demonstration=demonstration,
+        n_conversations=32,
+        batch_size=8,
+        optim=OptimConfig(lr=1e-3),
+        output=output,
+        model=ModelConfig(path=str(ROOT / "models" / "modchain")),
+        env=EnvConfig(name="modchain", id="errata/modchain-v1", options=sizes, max_new_tokens=[12]),
+        evaluation=EvalConfig(n_tasks=8, samples_per_task=0),
+    )
+
+
+def test_it_learns_saves_and_evaluates(tmp_path):
+    folder, losses = tmp_path / "run", []
+    folder.mkdir()
+    result = warm_start(config(output=str(tmp_path / "model")), folder, lambda what, share, rates: losses.append(what))
+    assert result.notes["conversations"] == 32
+    assert result.notes["steps"] == 4
+    assert result.greedy["n"] == 8
+    assert "fine-tuning" in losses
+    first = json.loads((folder / "conversations.jsonl").read_text().splitlines()[0])
+    assert [message["role"] for message in first["messages"]] == ["user", "assistant"] * 2
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
+    base = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "modchain").state_dict()
+    assert any((saved[name] != base[name]).any() for name in base)
+
+
+def test_every_attempt_is_learned_with_its_end_and_nothing_else():
+    bench = Workbench.build(config())
+    task = bench.tasks(Split.TRAIN)[0]
+    env = make_env(bench.config.env, bench.taskset, Split.TRAIN)
+    attempts = gold_twice(bench.taskset, task, None)
+    messages, row = demonstrated(env, task, attempts, bench.renderer)
+    learned = [label for label in row.labels if label != IGNORED]
+    action = [*bench.tokenizer.encode(attempts[0], add_special_tokens=False), bench.renderer.end_id]
+    assert learned == action * 2
+    assert all(label in (IGNORED, token) for token, label in zip(row.input_ids, row.labels, strict=True))
+    turns = [message["content"] for message in messages if message["role"] == "assistant"]
+    assert turns == attempts
+
+
+def test_an_episode_of_another_length_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="1 attempts for an episode"):
+        warm_start(config("gold_once"), tmp_path, lambda *_: None)
+
+
+def test_shares_of_the_demonstrated_sums():
+    taskset, rng, found = Sums(), random.Random(0), Counter()
+    (task, *_) = taskset.load(Split.TRAIN)
+    for _ in range(4000):
+        first, second = sums(taskset, task, rng, right=0.4, corrects=0.15, repeats=0.8)
+        if first == task.gold:
+            found["right"] += 1
+            assert second == first
+        else:
+            found["corrects" if "=" in second else "repeats" if second == first else "other"] += 1
+    assert abs(found["right"] / 4000 - 0.4) < 0.03
+    wrong = 4000 - found["right"]
+    assert abs(found["corrects"] / wrong - 0.15) < 0.03
+    assert found["repeats"] / wrong > 0.75
+
+
+@pytest.mark.parametrize("options", [{"right": 1.5}, {"corrects": 0.5, "repeats": 0.6}])
+def test_shares_that_are_none_are_refused(options):
+    with pytest.raises(ValueError, match="demonstration_options"):
+        Shares(**options)

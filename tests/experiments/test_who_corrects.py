@@ -1,0 +1,163 @@
+"""C1 to C5 tell three policies apart that are all better the second time, or say that they are not."""
+
+import json
+import random
+import re
+
+import pytest
+
+from envs import Split
+from envs.tasks.repair import INVERSES, Repair, run, written
+from experiments.arms import write_jsonl
+from experiments.evidence.comparison import compare
+from experiments.evidence.controls import other_error
+from experiments.evidence.store import Store
+from experiments.evidence.verdicts import does_it_correct, verdicts
+from rl.config import EnvConfig, ModelConfig
+from rl.controls import control_rows
+from rl.evaluate import play, to_rows
+from rl.rollout import Rollout
+from rl.workbench import Workbench, make_env
+from tests.conftest import ROOT
+from tests.engine_scripted import ScriptedEngine
+from tests.helpers import modchain_config
+
+N = 40
+
+
+def first(task, number):
+    """Nine of ten constants are wrong."""
+    return written(task.info["slots"], random.Random(f"first/{number}").randrange(10))
+
+
+def anew(task, attempt, got, want):
+    """Knows the answer the second time, whatever stands before it."""
+    return task.gold
+
+
+def copies(task, attempt, got, want):
+    """Repeats what stands there."""
+    return attempt or task.gold
+
+
+def repairs(task, attempt, got, want):
+    """Reckons with the constant that stands there and with what is said to have come out."""
+    constant = re.search(r"c(\d)", attempt)
+    if constant is None or not got.isdigit():
+        return written(task.info["slots"], 0)
+    off = (want - int(got)) % 10
+    return written(task.info["slots"], int(constant[1]) + off * INVERSES.get(task.info["slots"][2], 1))
+
+
+def reads_the_gold(task, attempt, got, want):
+    """Needs what is said, but nothing of its own: right where it is told the own result and recognises it."""
+    results = [str(run(written(task.info["slots"], constant), 0)) for constant in range(10)]
+    return task.gold if got in results and got == str(run(first(task, task.id), 0)) else written(task.info["slots"], 0)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """The comparison's line of every policy, played in the real environment with the real sandbox."""
+    folder = tmp_path_factory.mktemp("policies")
+    config = modchain_config()
+    config.model = ModelConfig(path=str(ROOT / "models" / "repair"))
+    options = {"n_train": 20, "n_validation": 10, "n_test": N}
+    config.env = EnvConfig(name="repair", id="errata/repair-v1", options=options, max_new_tokens=[6, 9]).settled()
+    bench = Workbench.build(config)
+    by_question = {task.question: task for task in bench.tasks(Split.TEST)}
+
+    for policy in (anew, copies, repairs, reads_the_gold):
+
+        def answer(request, policy=policy):
+            text = bench.tokenizer.decode(request.prompt_ids)
+            question, *said = (
+                part.split("<|end|>")[0].strip() for part in re.split(r"<\|(?:user|assistant)\|>", text)[1:]
+            )
+            task = by_question[question]
+            if len(said) == 1:
+                return first(task, task.id)
+            got, want = re.match(r"(?:got (\S+) want )?(\d)?", said[1]).groups()
+            return policy(task, said[0], got or "", int(want or 0))
+
+        engine = ScriptedEngine(answer, bench.tokenizer.encode, bench.renderer.end_id)
+
+        def rollout(feedback=None, engine=engine):
+            make = lambda: make_env(bench.config.env, bench.taskset, Split.TEST, 2, feedback)  # noqa: E731
+            return Rollout(engine, bench.renderer, make, [6, 9], 64)
+
+        tasks = bench.tasks(Split.TEST)
+        episodes = play(rollout(), tasks, 1, 0.0, "greedy")
+        rows = to_rows(episodes, 1, policy.__name__, 0, "greedy", 2)
+        env = make_env(bench.config.env, bench.taskset, Split.TEST, 2)
+        rows += control_rows(rollout, env, episodes, tasks, bench.renderer, policy.__name__, 0)
+        own = folder / policy.__name__
+        own.mkdir()
+        write_jsonl(own / "rows.jsonl", (row.to_json() for row in rows))
+        result = {"arm": policy.__name__, "seed": 0, "totals": {"episodes": 1}, "seconds": 1.0}
+        (own / "result.json").write_text(json.dumps(result))
+    store = Store(folder)
+    return {line.name: line for line in compare(store, "greedy").arms}, store
+
+
+def test_a_policy_that_answers_anew_loses_nothing_anywhere(judged):
+    line = judged[0]["anew"]
+    assert line.rates["delta"].low > 0.5
+    assert all(abs(loss.mean) < 1e-9 for name, loss in line.losses.items())
+    said = does_it_correct(line.losses)
+    assert said.startswith("It answers anew rather than corrects")
+    assert "does not use the error" in said
+
+
+def test_a_policy_that_copies_uses_its_attempt_and_not_the_error(judged):
+    line = judged[0]["copies"]
+    assert abs(line.rates["delta"].mean) < 1e-9
+    assert line.losses["other_attempt"].mean > 0
+    assert abs(line.losses["other_error"].mean) < 1e-9
+    assert "does not use the error" in does_it_correct(line.losses)
+
+
+def test_a_policy_that_repairs_uses_both(judged):
+    line = judged[0]["repairs"]
+    assert line.rates["accuracy_t2"].mean == 1.0
+    assert (
+        min(line.losses[name].low for name in ("without_first", "others_first", "other_error", "other_attempt")) > 0.3
+    )
+    said = does_it_correct(line.losses)
+    assert "It uses its attempt: acc@t2 falls by" in said
+    assert all(f"({name})" in said for name in ("C1", "C2", "C5"))
+    assert "It uses the error" in said
+
+
+def test_a_policy_that_needs_the_error_alone_does_not_correct(judged):
+    """What it was told gives the answer away, so that its own attempt is of no use to it."""
+    line = judged[0]["reads_the_gold"]
+    said = does_it_correct(line.losses)
+    assert line.losses["other_error"].low > 0
+    assert said.startswith("It answers anew rather than corrects")
+    assert "another attempt under its own error (C5)" in said
+    assert "It uses the error" in said
+
+
+def test_sentences_and_tables_of_all_five_carry_intervals(judged):
+    _, store = judged
+    sentences = " ".join(verdicts(compare(store, "greedy")))
+    assert re.search(
+        r"repairs: answers better.*It uses its attempt.*\[.*\(C5\).*It uses the error.*\[.*\(C4\)", sentences
+    )
+    assert re.search(r"anew: answers better.*It answers anew rather than corrects", sentences)
+    table = other_error(store)
+    assert {row[0] for row in table.rows} == {"anew", "copies", "repairs", "reads_the_gold"}
+
+
+def test_the_hooks_of_repair_change_one_thing():
+    taskset, rng = Repair(n_test=20), random.Random(0)
+    for task in taskset.load(Split.TEST):
+        response = written(task.info["slots"], 3)
+        score = taskset.verify(task, response)
+        changed = taskset.other_error(task, response, score, rng)
+        assert changed != score.observation
+        assert changed.split("want")[1] == score.observation.split("want")[1]
+        other = taskset.other_attempt(task, response, rng)
+        assert other != response
+        assert re.sub(r"c\d", "c", other) == re.sub(r"c\d", "c", response)
+        assert taskset.other_attempt(task, "no program", rng) is None
