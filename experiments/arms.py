@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -190,8 +190,10 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     result.peak_memory = peak_memory_gib(distributed.device)
 
     def write() -> None:
-        write_rows(folder / "rows.jsonl", rows)
-        write_tasks(folder / "tasks.jsonl", bench.evaluation_tasks())
+        write_jsonl(folder / "rows.jsonl", (row.to_json() for row in rows))
+        asked = bench.evaluation_tasks()  # so that rows can be read without the data set
+        told = ({"task_id": one.id, "question": one.question, "gold": str(one.gold)} for one in asked)
+        write_jsonl(folder / "tasks.jsonl", told)
         if files := getattr(bench.taskset, "provenance", []):
             write_json(folder / "data.json", [asdict(one) for one in files])
         for mode in ("greedy", "sampled"):
@@ -241,19 +243,11 @@ def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
     return rows
 
 
-def write_rows(path: Path, rows: list[EvalRow]) -> None:
-    """Evaluation rows as JSON lines, replacing the file."""
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """JSON lines, replacing the file."""
     path.unlink(missing_ok=True)
     file = JsonLines(path)
-    file.write(*(row.to_json() for row in rows))
-    file.close()
-
-
-def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
-    """What the evaluated tasks ask and what is right, so that rows can be read without the data set."""
-    path.unlink(missing_ok=True)
-    file = JsonLines(path)
-    file.write(*({"task_id": task.id, "question": task.question, "gold": str(task.gold)} for task in tasks))
+    file.write(*rows)
     file.close()
 
 

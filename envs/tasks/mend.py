@@ -75,14 +75,14 @@ class Mend:
 
     def __init__(
         self,
-        n_train: int = 4000,
+        n_train: int = 3000,
         n_validation: int = 200,
-        n_test: int = 1000,
+        n_test: int = 500,
         notation: str = "toy",
         factors: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8, 9),
         max_inner: int = 20,
         max_outer: int = 5,
-        p_zero: float = 0.45,
+        p_zero: float = 0.65,
         max_answer: int = 9,
         seed: int = 0,
         answer_form: str | Sequence[str] = "boxed",
