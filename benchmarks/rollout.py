@@ -20,7 +20,7 @@ OUT = Path("runs/benchmarks/rollout.json")
 
 def serve(side: str, config: TrainConfig) -> None:
     """In a side's process: samples one rollout batch after the other, each when it is asked for."""
-    from benchmarks.two_turns_trl import TwoTurns
+    from benchmarks.two_turns_trl import TwoTurns, build
     from envs import Split
     from rl.rollout import EpisodePlan
     from rl.rollout_metrics import sampled_tokens
@@ -28,7 +28,7 @@ def serve(side: str, config: TrainConfig) -> None:
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    bench = Workbench.build(config)
+    bench = build(config) if side == "trl" else Workbench.build(config)
     tasks, members = bench.tasks(Split.TRAIN), config.algorithm.group_size
     rollout, size, step = bench.rollout(Split.TRAIN), config.training.tasks_per_step, 0
     wait_for_turn()

@@ -21,6 +21,7 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
+import psutil
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
@@ -80,7 +81,7 @@ class Side:
         )
 
     def step(self, limit_s: float = 3600.0) -> dict[str, float]:
-        """Seconds, seconds of sampling, sampled tokens and peak memory of one step.
+        """Seconds, those of sampling and of CPU time, sampled tokens and peak memory of one step.
 
         Raises:
             SideError: If the process ends.
@@ -88,7 +89,8 @@ class Side:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        began, timer = time.perf_counter(), threading.Timer(limit_s, self._process.kill)
+        began, timer, process = time.perf_counter(), threading.Timer(limit_s, self._process.kill), self._process.pid
+        busy = sum(psutil.Process(process).cpu_times()[:2])
         timer.start()
         try:
             with suppress(BrokenPipeError):
@@ -96,7 +98,8 @@ class Side:
                 self._process.stdin.flush()
             for line in self._process.stdout:
                 if line.startswith(_MARK):
-                    return json.loads(line.removeprefix(_MARK))
+                    busy = sum(psutil.Process(process).cpu_times()[:2]) - busy
+                    return json.loads(line.removeprefix(_MARK)) | {"cpu_seconds": busy}
         finally:
             timer.cancel()
         status = self._process.wait()
@@ -190,13 +193,16 @@ def serve_ours(config: TrainConfig, warmup: int) -> None:
 
 def summarise(steps: list[dict[str, float]]) -> dict[str, float]:
     """Medians over steps, and tokens per second over all of them."""
-    seconds, tokens, sampling = (sum(step[key] for step in steps) for key in ("seconds", "sampled_tokens", "sampling"))
+    seconds, tokens, sampling, busy = (
+        sum(step[key] for step in steps) for key in ("seconds", "sampled_tokens", "sampling", "cpu_seconds")
+    )
     return {
         "seconds_per_step": median(step["seconds"] for step in steps),
         "sampling_share": sampling / seconds,
         "tokens_per_second": tokens / seconds,
         "sampling_tokens_per_second": tokens / sampling,
         "update_tokens_per_second": tokens / max(seconds - sampling, 1e-9),
+        "tokens_per_cpu_second": tokens / max(busy, 1e-9),
         "sampled_tokens_per_step": tokens / len(steps),
         "peak_memory_gib": max(step["peak_memory_gib"] for step in steps),
     }
@@ -221,8 +227,11 @@ def take_turns(module: str, arguments: dict[str, list[str]], n_steps: int, title
                 if n:
                     steps[name].append(step)
                 speed, which = step["sampled_tokens"] / step["seconds"], f"step {n} of {n_steps}" if n else "warm-up"
-                passed = time.perf_counter() - began
-                console.print(f"{passed:4.0f} s  {which}, {name}: {step['seconds']:.1f} s, {speed:.1f} tokens/s")
+                passed, took = (
+                    time.perf_counter() - began,
+                    f"{step['seconds']:.1f} s ({step['cpu_seconds']:.1f} s of CPU)",
+                )
+                console.print(f"{passed:4.0f} s  {which}, {name}: {took}, {speed:.1f} tokens/s")
     results = {side: summarise(found) for side, found in steps.items()}
     table = Table(title=title)
     for column in ("", *results["ours"]):
@@ -230,17 +239,19 @@ def take_turns(module: str, arguments: dict[str, list[str]], n_steps: int, title
     for side, numbers in results.items():
         table.add_row(side, *(f"{value:.3g}" for value in numbers.values()))
     console.print(table)
-    pairs = [
-        a["sampled_tokens"] / a["seconds"] / (b["sampled_tokens"] / b["seconds"])
-        for a, b in zip(steps["ours"], steps["trl"], strict=True)
-    ]
-    ratios = {
-        name: results["ours"][name] / results["trl"][name] for name in results["ours"] if name.endswith("per_second")
+    pairs = {
+        key: [
+            a["sampled_tokens"] / a[key] / (b["sampled_tokens"] / b[key])
+            for a, b in zip(steps["ours"], steps["trl"], strict=True)
+        ]
+        for key in ("seconds", "cpu_seconds")
     }
-    console.print(
-        f"ours / TRL, tokens per second: {ratios['tokens_per_second']:.2f} "
-        f"(step by step: median {median(pairs):.2f}, {min(pairs):.2f} to {max(pairs):.2f})"
-    )
+    ratios = {name: results["ours"][name] / results["trl"][name] for name in results["ours"] if "tokens_per_" in name}
+    for key, name in (("seconds", "tokens_per_second"), ("cpu_seconds", "tokens_per_cpu_second")):
+        console.print(
+            f"ours / TRL, {name.replace('_', ' ')}: {ratios[name]:.2f} "
+            f"(step by step: median {median(pairs[key]):.2f}, {min(pairs[key]):.2f} to {max(pairs[key]):.2f})"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     found = {"results": results, "ratios": ratios, "ratio_of_steps": pairs, "steps": steps, "machine": machine()}
     out.write_text(json.dumps(found | {"command": sys.argv}, indent=1))

@@ -123,6 +123,12 @@ class TwoTurns:
 _TASKS: dict[str, Task] = {}
 
 
+def build(config: TrainConfig) -> Workbench:
+    """Environment, tokenizer and a model as transformers loads it, with PyTorch's own products."""
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):  # asked for our kernels, see rl.backends.products
+        return Workbench.build(config)
+
+
 def train(config: TrainConfig, scratch: Path, warmup: int) -> None:
     """Optimiser steps of GRPO, each when it is asked for.
 
@@ -135,7 +141,7 @@ def train(config: TrainConfig, scratch: Path, warmup: int) -> None:
     from transformers import TrainerCallback
     from trl import GRPOTrainer
 
-    bench = Workbench.build(config)
+    bench = build(config)
     config = cast(TrainConfig, bench.config)
     turns, device = TwoTurns(bench, config, warmup), bench.distributed.device
     env = make_env(config.env, bench.taskset, Split.TRAIN)

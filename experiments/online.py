@@ -14,7 +14,7 @@ from rl.backends.flops import Flops
 from rl.backends.trackers import Trackers
 from rl.checkpoint import Checkpoints, save_policy, whole_policy
 from rl.config import TrainConfig
-from rl.rollout_metrics import conversation_rows, describe, token_advantages
+from rl.rollout_metrics import conversation_rows, describe, errors_trained_on, token_advantages
 from rl.tracking import Tracker, is_disk_full
 from rl.trainer import Step
 from rl.types import RunStoppedError
@@ -111,9 +111,10 @@ class OnlineRun:
         cfg, done = self.cfg.training, self.trainer.step
         metrics = describe(step, self._distributed, self._flops)
         metrics["time/checkpoint"], self._saving_s = self._saving_s, 0.0
+        errors = errors_trained_on(step, self._distributed)
         self._report("training", self.trainer.progress, metrics)
         if self._tracker is not None:
-            self._tracker.log(done, metrics)
+            self._tracker.log(done, metrics, errors)
             kept = step.episodes[: cfg.keep_episodes]
             self._tracker.episodes(done, kept, token_advantages(step, cfg.keep_episodes))
             n = self.cfg.tracking.conversations

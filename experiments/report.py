@@ -120,13 +120,25 @@ def _show(exhibit: Exhibit, out: Console) -> None:
         out.print(f"not there: {exhibit.reason}", highlight=False, markup=False)
         return
     out.print(exhibit.caption, highlight=False, markup=False)
-    if not isinstance(exhibit, Figure):
-        table = Table()
-        for i, name in enumerate(exhibit.header):
-            table.add_column(name, justify="right" if i else "left")
-        for row in exhibit.rows:
-            table.add_row(*row)
-        out.print(table)
+    if isinstance(exhibit, Figure):
+        return
+    wide = out.options.update(width=10_000)
+    columns = [list(column) for column in zip(exhibit.header, *exhibit.rows, strict=True)]
+    while len(columns) > 1:  # one table below the other where all columns do not fit beside each other
+        n = len(columns)
+        while n > 2 and out.measure(_table(columns[:n]), options=wide).maximum > out.width:
+            n -= 1
+        out.print(_table(columns[:n]))
+        columns = [columns[0], *columns[n:]]
+
+
+def _table(columns: list[list[str]]) -> Table:
+    table = Table()
+    for i, (name, *_) in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    for row in list(zip(*columns, strict=True))[1:]:
+        table.add_row(*row)
+    return table
 
 
 @entry_point("report")

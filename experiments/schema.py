@@ -170,6 +170,8 @@ class PretrainConfig(ProgramConfig):
         second_weight: Weight of second attempts in the loss.
         length_class: Rows are computed with rows of similar length: those whose token counts fall into the same class
             of this width; 0 pads all rows of a step to the longest.
+        dense: Compute the output layer at every token instead of at those that are learned: the same loss but for its
+            last bits, and half as fast where the vocabulary is large.
         threads: Torch threads; the number decides the last bits of the weights.
         corpus: Arguments of the toy's corpus in ``experiments/tiny_corpus.py``.
     """
@@ -186,6 +188,7 @@ class PretrainConfig(ProgramConfig):
     lr: float = 3e-3
     second_weight: float = 3.0
     length_class: int = 0
+    dense: bool = True
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 

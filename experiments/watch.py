@@ -158,7 +158,7 @@ def runs_below(folder: Path) -> dict[str, Path]:
         return {f"{path.parent.name}/{path.name.removeprefix('seed_')}": path for path in jobs}
     found = [path.parent for pattern in ("*", "*/*", "*/*/*") for path in folder.glob(f"{pattern}/config.yaml")]
     found.sort(key=lambda path: (path.parent, len(path.name), path.name))  # 10 comes after 9
-    configs = [OmegaConf.load(path / "config.yaml") for path in found]
+    configs: list[Any] = [OmegaConf.load(path / "config.yaml") for path in found]
     methods = [next((str(one[key].name) for key in ("algorithm", "offline") if key in one), "") for one in configs]
     told = [f"{what}, seed {one.get('seed')}" for what, one in zip(told_apart(methods, configs), configs, strict=True)]
     return {f"{path.relative_to(folder)}  {what}": path for path, what in zip(found, told, strict=True)}

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rl.backends.lora import bare_model
+from rl.backends.products import packed_weights
 from rl.backends.trunk import call_decoder, keeps_everything, trunk_of
 from rl.types import Completion, Finish, Request
 
@@ -78,7 +79,8 @@ class HFEngine:
         training = self._model.training
         self._model.eval()
         try:
-            with torch.inference_mode(), self._precision():
+            n_steps = max(request.max_new_tokens for request in batch)
+            with torch.inference_mode(), self._precision(), packed_weights(self._model, n_steps):
                 rows = self._decode(batch)
         finally:
             self._model.train(training)

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from rl.backends.distributed import Distributed
 from rl.backends.lora import add_lora, bare_model, has_lora
+from rl.backends.products import use_onednn
 from rl.backends.trunk import Head, Trunk, trunk_of
 from rl.backends.weights import decoder_layers, trained_tensors
 from rl.config import ModelConfig
@@ -54,6 +55,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     if config.chat_template is not None:
         tokenizer.chat_template = load_template(config.chat_template)
     switch_noise_off(model)
+    use_onednn(model)
     if config.lora.rank:
         model = add_lora(model, config.lora)
     return model, tokenizer
