@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -89,6 +90,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
                 trainer.totals.seconds["sampling"] += sampled - started
                 trainer.totals.seconds["update"] += time.perf_counter() - sampled
                 kept.write({"round": trainer.round, **rounds[-1]})
+                tracker.log(trainer.round, {"rollout/episodes": trainer.totals.episodes}, rounds[-1]["errors"])
                 tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
                 validation.log(tracker, trainer.round, trainer.totals.episodes)
                 sizes = tracker.sizes | {"rounds": kept.size}
@@ -146,19 +148,23 @@ class Validation:
         bench = self._bench
         tasks = self._share(bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS])
         episodes = play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation")
-        metrics = self._summary(episodes, "validation", bench.config.env.attempts)
+        rows = self._rows(episodes, "validation", bench.config.env.attempts)
+        metrics = _summary(rows, "validation")
         for split, firsts in self._firsts.items():
             name = f"base_{split.value}"
-            metrics |= self._summary(second_attempts(bench.rollout(split, 2), firsts), name, 2)
+            metrics |= _summary(self._rows(second_attempts(bench.rollout(split, 2), firsts), name, 2), name)
         metrics["rollout/episodes"] = float(n_episodes)
         if tracker is not None:
-            tracker.log(step, metrics)
+            tracker.log(step, metrics, Counter(row.errors[0] for row in rows if not row.failed and row.errors[0]))
         self._report("validation", 1.0, metrics)
         return metrics
 
-    def _summary(self, episodes: list[Episode], name: str, attempts: int) -> dict[str, float]:
-        rows = self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name, attempts))
-        return {f"eval/{name}/{key}": value for key, value in summarise(rows).items()}
+    def _rows(self, episodes: list[Episode], name: str, attempts: int) -> list[EvalRow]:
+        return self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name, attempts))
+
+
+def _summary(rows: Sequence[EvalRow], name: str) -> dict[str, float]:
+    return {f"eval/{name}/{key}": value for key, value in summarise(rows).items()}
 
 
 def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:

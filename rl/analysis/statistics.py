@@ -7,7 +7,7 @@ same draws for every arm, so that differences between arms are paired over tasks
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -182,6 +182,22 @@ class Bootstrap:
     def difference(self, left: Cells, right: Cells, level: float = 0.95) -> Interval:
         """Mean and paired percentile interval of ``left - right``."""
         return _interval(left.mean - right.mean, self.draws(left) - self.draws(right), level)
+
+    def statistic(
+        self, values_SNE: np.ndarray, of: Callable[[np.ndarray, int], np.ndarray]
+    ) -> tuple[float, np.ndarray]:
+        """A mean over seeds of something that is not a mean over tasks, and its resamples.
+
+        Args:
+            values_SNE: What is added up over tasks, E numbers for each.
+            of: From ``[D, E]`` sums over tasks and the place of the seed to ``[D]`` values.
+
+        Returns:
+            The value, and its ``[draws]`` resamples.
+        """
+        whole = float(np.mean([of(values_NE.mean(0)[None], s)[0] for s, values_NE in enumerate(values_SNE)]))
+        drawn = [of(self._tasks @ values_NE.astype(np.float32), s) for s, values_NE in enumerate(values_SNE)]
+        return whole, (self._seeds * np.stack(drawn, 1)).sum(1)
 
     def p_value(self, left: Cells, right: Cells) -> float:
         """Two-sided: twice the share of draws whose difference has the other sign or is 0, at least 2 / draws."""
