@@ -14,7 +14,7 @@ from experiments.jobs import Report
 from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
 from rl.analysis.rows import LONGER, TRANSFER, EvalRow
-from rl.analysis.statistics import scaling, summarise
+from rl.analysis.statistics import summarise
 from rl.backends.distributed import Distributed
 from rl.backends.flops import peak_memory_gib
 from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy
@@ -43,7 +43,6 @@ class ArmResult:
         peak_memory: Most memory that the process held, in GiB: the GPU's where there is one, else resident.
         greedy: Summary of greedy evaluation, if asked for.
         sampled: Summary of sampled evaluation, if asked for.
-        scaling: Accuracy against responses per task, from the sampled episodes.
         sandboxes: In what isolation programs were run, and how often they ended how; empty without code tasks.
         notes: Anything the reader of a table must know, such as a rule that kept nothing.
     """
@@ -55,7 +54,6 @@ class ArmResult:
     peak_memory: float = 0.0
     greedy: dict[str, float] = field(default_factory=dict)
     sampled: dict[str, float] = field(default_factory=dict)
-    scaling: list[dict[str, float]] = field(default_factory=list)
     sandboxes: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -200,7 +198,6 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
             of_mode = [row for row in rows if row.mode == mode]
             if of_mode:
                 setattr(result, mode, _clean(summarise(of_mode)))
-        result.scaling = [_clean(point) for point in scaling(rows)]
         result.sandboxes = in_use()
         result.seconds = time.perf_counter() - began
         write_json(folder / "result.json", asdict(result))

@@ -1,4 +1,4 @@
-"""Statistics of evaluated episodes: rates, paired bootstrap intervals, exact McNemar, inference-time scaling.
+"""Statistics of evaluated episodes: rates, paired bootstrap intervals, exact McNemar, accuracy over responses per task.
 
 Everything is a mean of per-episode values, first over the samples of a task, then over tasks, then over seeds; a rate
 that says nothing about some episodes is a quotient of two such means.
@@ -228,7 +228,7 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
     return 1.0 - comb(n - n_correct, k) / comb(n, k)
 
 
-def scaling(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
+def by_responses(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
     """Accuracy against the number of responses per task, from the sampled episodes of one arm and seed.
 
     ``pass``, ``majority``: of k first attempts. ``sequential``: majority over the last attempts of k / K episodes,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.arms import run_offline, write_rows
+from experiments.arms import run_offline
 from experiments.evidence import build
 from experiments.evidence.comparison import compare
 from experiments.evidence.errors import MOST_KINDS
@@ -23,7 +23,7 @@ def write(folder, arm, own, lines):
     """A finished run: greedy rows with these errors, and these lines of metrics."""
     place = folder / arm
     place.mkdir()
-    write_rows(place / "rows.jsonl", rows_of(**own))
+    (place / "rows.jsonl").write_text("".join(json.dumps(row.to_json()) + "\n" for row in rows_of(**own)))
     result = {"arm": arm, "seed": 0, "totals": {"episodes": 200}, "seconds": 1.0}
     (place / "result.json").write_text(json.dumps(result))
     (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
