@@ -34,8 +34,8 @@ _LANGUAGES = re.compile(
 )
 _MAX_NESTED, _MAX_CHECKS = 3, 50
 _MISTAKE = re.compile(
-    r"\b(mistake|wrong|incorrect|bug|buggy|pitfall|avoid|broken|does(?: not|n't) work|fails?|not to do|bad|don't|do not|"
-    r"original)\b",
+    r"\b(mistake|wrong|incorrect|bug|buggy|pitfall|avoid|broken|does(?: not|n't) work|fails?|not to do|bad|don't|"
+    r"do not|original)\b",
     re.IGNORECASE,
 )
 _MENDED = re.compile(
