@@ -122,8 +122,9 @@ def high_entropy(stats: SampledStats, train: TrainBatch, whole: Whole, *, share:
     """The share of response tokens at which the policy was least sure.
 
     "Beyond the 80/20 rule" (Wang et al., arXiv 2506.01939): of DAPO's tokens only the 20 % of highest entropy are
-    trained on; the abstract reports +11.0 points on AIME'25 and +7.7 on AIME'24 for Qwen3-32B, +4.8 and +5.2 for 14B, and
-    no loss for 8B. There entropies are ranked within a batch, as here; a turn of its own is what it calls a response.
+    trained on; the abstract reports +11.0 points on AIME'25 and +7.7 on AIME'24 for Qwen3-32B, +4.8 and +5.2 for 14B,
+    and no loss for 8B. There entropies are ranked within a batch, as here; a turn is what it calls a response. Tokens
+    that tie with the last one are kept too.
     """
     mask, turn_ids = train.rollout.response_mask, train.rollout.turn_ids
     kept = torch.zeros_like(mask)
@@ -154,7 +155,8 @@ def clip_covariance(
 ) -> Tensor:
     """All but a few tokens, drawn at random from those whose covariance lies in a band.
 
-    Entropy falls as fast as log-prob and advantage covary (Cui et al., arXiv 2505.22617); its Clip-Cov takes a share of 2e-4 of the tokens whose covariance lies between 1 and 5 out of the gradient.
+    Entropy falls as fast as log-prob and advantage covary (Cui et al., arXiv 2505.22617); Clip-Cov takes a share of
+    2e-4 of the tokens, of those whose covariance lies between 1 and 5, out of the gradient.
     """
     covariance, mask = token_covariance(stats.logprobs, train, whole)
     candidates = mask & (covariance >= low) & (covariance <= high)
