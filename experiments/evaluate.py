@@ -1,6 +1,6 @@
 """Evaluation of any model: ``python -m experiments.evaluate model=path model.path=runs/train/<time>/policy``."""
 
-from experiments.cli import console, entry_point, resolved_yaml
+from experiments.cli import entry_point
 from rl.config import RunConfig
 
 
@@ -9,14 +9,10 @@ def main(cfg: RunConfig) -> None:
     """Evaluates a model and prints the rates."""
     from experiments.arms import run_base
     from experiments.folders import open_run
-    from experiments.progress import Display
-    from rl.tracking import describe_run
+    from experiments.progress import shown_run
 
     with open_run(cfg, "evaluate") as folder:
-        describe_run(folder, resolved_yaml(cfg))
-        with Display(console) as display:
-            result = run_base(cfg, folder, display.reporter("evaluation"))
-        display.summary(result, folder)
+        shown_run(cfg, folder, "evaluation", run_base)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = Non
     """
     command = [sys.executable, "-m"]
     if n_gpus > 1 and '"kind": "online"' in (folder / "job.json").read_text():
-        command += ["accelerate.commands.launch", "--num_machines=1", f"--num_processes={n_gpus}"]
+        command += ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", f"--num_processes={n_gpus}"]
         command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--module"]
     with (folder / "job.log").open("ab") as log:
         return subprocess.Popen(
@@ -87,6 +87,8 @@ def finish_job(process: subprocess.Popen[bytes], folder: Path) -> None:
     status = process.wait()
     if status < 0:
         raise JobDiedError(f"killed by {signal.Signals(-status).name} (out of memory?); see {folder / 'job.log'}")
+    if status == os.EX_TEMPFAIL:
+        raise JobDiedError(f"stopped by a signal, and can go on from its checkpoint; see {folder / 'job.log'}")
     if status:
         raise JobDiedError(f"ended with status {status}; see {folder / 'job.log'}")
 

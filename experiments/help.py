@@ -30,11 +30,11 @@ def plain(text: str) -> str:
 
 def described(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Whole key, node and meaning of every key of a typed config; of typed mappings only the names of their entries."""
-    cls = OmegaConf.get_type(node)
+    cls: Any = OmegaConf.get_type(node)
     known = meanings(cls)
     for item in fields(cls):
         child, key = node._get_node(item.name), f"{prefix}{item.name}"
-        of = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
+        of: Any = OmegaConf.get_type(child) if isinstance(child, DictConfig) else None
         nested = of is not None and is_dataclass(of)
         text = known.get(item.name) or (plain((inspect.getdoc(of) or "").split("\n")[0]) if nested else "")
         yield key, None if nested else child, text

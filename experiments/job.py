@@ -31,6 +31,8 @@ def run_job(folder: Path) -> int:
             write_json(folder / "progress.json", {"what": what, "share": share, "metrics": metrics})
 
     is_main = os.environ.get("RANK", "0") == "0"
+    if is_main and any(folder.glob(".lock.*")):
+        wait_for_holder(folder)
     try:
         job.arm.run(job.seed, folder, report if is_main else lambda *_: None)
     except Exception:
@@ -40,10 +42,19 @@ def run_job(folder: Path) -> int:
     return 0
 
 
+def wait_for_holder(folder: Path) -> None:
+    """A job that is queued again may begin while the process that was stopped still writes its checkpoint."""
+    from experiments.folders import BEAT_S, STALE_S, holder  # with torch, which not every job needs
+
+    until = time.monotonic() + STALE_S + BEAT_S
+    while holder(folder) is not None and time.monotonic() < until:
+        time.sleep(0.1)
+
+
 if __name__ == "__main__":
     if sys.platform == "linux":  # whatever becomes of who started this job, it does not stay behind
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    parser = argparse.ArgumentParser(prog="python -m experiments.job", description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m experiments.job", description="Does the job of a folder.")
     parser.add_argument("folder", type=Path, help="with the job.json that an executor wrote")
     try:
         sys.exit(run_job(parser.parse_args().folder))

@@ -8,6 +8,7 @@ import ast
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -80,7 +81,9 @@ def sections(plugins: Iterable[str] = ()) -> dict[str, dict[str, str]]:
         path for layer in ("rewards", "envs", "rl", "experiments") for path in sorted((ROOT / layer).rglob("*.py"))
     ]
     for name in plugins:
-        spec = importlib.util.find_spec(name)
+        spec = None
+        with suppress(Exception):  # a dotted name imports its parents, which may fail
+            spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             raise SystemExit(f"error: --plugins: there is no module {name!r} here")
         files.append(Path(spec.origin))

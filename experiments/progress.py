@@ -18,8 +18,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from experiments.cli import console, resolved_yaml
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, reported
+from rl.tracking import describe_run
 
 LINE_EVERY_S = 15.0
 """Without a terminal a line is printed this often instead of a bar."""
@@ -114,6 +116,26 @@ class Display:
         if line := throughput(result.totals):
             self._console.print(line, highlight=False)
         self._console.print(f"everything is in {folder}", highlight=False)
+
+
+def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None:
+    """Does what an entry point is for, unless its folder is finished, and prints what came out.
+
+    Args:
+        cfg: The typed config.
+        folder: Of the run.
+        who: Its name on the screen.
+        run: ``(config, folder, report) -> result``.
+    """
+    from experiments.folders import is_complete  # with torch
+
+    if is_complete(folder):
+        console.print(f"the run in {folder} is finished", highlight=False)
+        return
+    describe_run(folder, resolved_yaml(cfg))
+    with Display(console) as display:
+        result = run(cfg, folder, display.reporter(who))
+    display.summary(result, folder)
 
 
 def live_note(metrics: dict[str, float]) -> str:

@@ -27,7 +27,7 @@ FOLDER = "exhibits"
 
 
 def write_report(
-    folder: Path, out: Console | None = None, n_episodes: int = ReportConfig.episodes
+    folder: Path, out: Console | None = None, n_episodes: int = ReportConfig.page_episodes
 ) -> dict[str, Comparison]:
     """Writes ``comparison.json``, every table and figure and ``report.html``; prints the main ones.
 
@@ -120,13 +120,25 @@ def _show(exhibit: Exhibit, out: Console) -> None:
         out.print(f"not there: {exhibit.reason}", highlight=False, markup=False)
         return
     out.print(exhibit.caption, highlight=False, markup=False)
-    if not isinstance(exhibit, Figure):
-        table = Table()
-        for i, name in enumerate(exhibit.header):
-            table.add_column(name, justify="right" if i else "left")
-        for row in exhibit.rows:
-            table.add_row(*row)
-        out.print(table)
+    if isinstance(exhibit, Figure):
+        return
+    wide = out.options.update(width=10_000)
+    columns = [list(column) for column in zip(exhibit.header, *exhibit.rows, strict=True)]
+    while len(columns) > 1:  # one table below the other where all columns do not fit beside each other
+        n = len(columns)
+        while n > 2 and out.measure(_table(columns[:n]), options=wide).maximum > out.width:
+            n -= 1
+        out.print(_table(columns[:n]))
+        columns = [columns[0], *columns[n:]]
+
+
+def _table(columns: list[list[str]]) -> Table:
+    table = Table()
+    for i, (name, *_) in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    for row in list(zip(*columns, strict=True))[1:]:
+        table.add_row(*row)
+    return table
 
 
 @entry_point("report")
@@ -134,7 +146,7 @@ def main(cfg: ReportConfig) -> None:
     """Draws everything, or what ``only`` names."""
     folder = Path(cfg.run)
     if not cfg.only:
-        write_report(folder, console, cfg.episodes)
+        write_report(folder, console, cfg.page_episodes)
         return
     exhibits = build(Store(folder), cfg.only)
     paths = write_exhibits(exhibits, folder)

@@ -170,6 +170,8 @@ class PretrainConfig(ProgramConfig):
         second_weight: Weight of second attempts in the loss.
         length_class: Rows are computed with rows of similar length: those whose token counts fall into the same class
             of this width; 0 pads all rows of a step to the longest.
+        dense: Compute the output layer at every token instead of at those that are learned: the same loss but for its
+            last bits, and half as fast where the vocabulary is large.
         threads: Torch threads; the number decides the last bits of the weights.
         corpus: Arguments of the toy's corpus in ``experiments/tiny_corpus.py``.
     """
@@ -186,6 +188,7 @@ class PretrainConfig(ProgramConfig):
     lr: float = 3e-3
     second_weight: float = 3.0
     length_class: int = 0
+    dense: bool = True
     threads: int = 1
     corpus: dict[str, Any] = field(default_factory=dict)
 
@@ -247,16 +250,16 @@ class WatchConfig(ProgramConfig):
         run: Folder of a run, a comparison, a sweep, or of several runs.
         every_s: Seconds between two looks.
         once: Print once and end, for logs and pipes.
-        episodes: How many of the newest episodes are shown.
+        newest: How many of the newest episodes are shown.
     """
 
     run: str = MISSING
     every_s: float = 2.0
     once: bool = False
-    episodes: int = 3
+    newest: int = 3
 
     def __post_init__(self) -> None:
-        check_numbers(self, "", positive="every_s", not_negative="episodes")
+        check_numbers(self, "", positive="every_s", not_negative="newest")
 
 
 @dataclass
@@ -281,14 +284,14 @@ class ReportConfig(ProgramConfig):
     Args:
         run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several.
         only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
-        episodes: Most evaluated episodes that the page carries.
+        page_episodes: Most evaluated episodes that the page carries.
     """
 
     run: str = MISSING
     only: Any = ""
-    episodes: int = 50_000
+    page_episodes: int = 50_000
 
     def __post_init__(self) -> None:
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
-        check_numbers(self, "", not_negative="episodes")
+        check_numbers(self, "", not_negative="page_episodes")

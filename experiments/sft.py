@@ -1,6 +1,6 @@
 """An offline arm: ``python -m experiments.sft offline=star env=modchain``."""
 
-from experiments.cli import console, entry_point, resolved_yaml
+from experiments.cli import console, entry_point
 from rl.config import SFTConfig
 
 
@@ -8,20 +8,13 @@ from rl.config import SFTConfig
 def main(cfg: SFTConfig) -> None:
     """Samples, keeps, fine-tunes, evaluates, and prints what came out."""
     from experiments.arms import run_offline
-    from experiments.folders import is_complete, open_run
-    from experiments.progress import Display
+    from experiments.folders import open_run
+    from experiments.progress import shown_run
     from experiments.push import push, refuse_early
-    from rl.tracking import describe_run
 
     refuse_early(cfg.hub.repo)
     with open_run(cfg, "sft") as folder:
-        if is_complete(folder):
-            console.print(f"the run in {folder} is finished", highlight=False)
-            return
-        describe_run(folder, resolved_yaml(cfg))
-        with Display(console) as display:
-            result = run_offline(cfg, folder, display.reporter(cfg.offline.name))
-        display.summary(result, folder)
+        shown_run(cfg, folder, cfg.offline.name, run_offline)
     if cfg.hub.repo is not None:
         console.print(f"published as {push(folder, cfg.hub.repo, cfg.hub.private)}", highlight=False)
 

@@ -3,6 +3,7 @@
 In all of them what was computed is kept, and the same command with ``resume`` goes on.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -17,8 +18,8 @@ from rl.backends.distributed import Distributed
 from rl.tracking import is_disk_full
 from rl.types import RunStoppedError
 
-EXIT_PREEMPTED = 75
-"""Exit status of a run that a signal ended: it can go on (``EX_TEMPFAIL`` of sysexits.h)."""
+EXIT_PREEMPTED = os.EX_TEMPFAIL
+"""Exit status of a run that a signal ended: it can go on."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -365,7 +365,7 @@ class MendCorpus(MendingCorpus):
     )
     max_first_tokens: int = 8
 
-    def __init__(self, p_zero: float = 0.45, **habits: float) -> None:
+    def __init__(self, p_zero: float = 0.5, **habits: float) -> None:
         super().__init__(**habits)
         self._source = Mend(p_zero=p_zero)
 

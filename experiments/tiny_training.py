@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def pretrain(cfg: PretrainConfig) -> Path:
         own = step >= corpus.own_drafts_from * cfg.steps
         drafts = sample_drafts(engine, renderer, corpus, [t.question for t in tasks], cfg.seed, step) if own else None
         rows = [encode(document) for document in corpus.documents(rng, tasks, drafts)]
-        loss = _loss(model, rows, renderer.pad_id, cfg.second_weight, len(tasks), cfg.length_class)
+        loss = _loss(model, rows, renderer.pad_id, cfg)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -79,19 +80,21 @@ def opening_probability(model: torch.nn.Module, probes: list[tuple[list[int], li
     return chances.gather(1, ids[:, -1:]).mean().item()
 
 
-def _loss(
-    model: torch.nn.Module, rows: list, pad_id: int, second_weight: float, n_tasks: int, length_class: int
-) -> Tensor:
-    classes: dict[int, list] = {}
+def _loss(model: Any, rows: list[tuple[list[int], list[int]]], pad_id: int, cfg: PretrainConfig) -> Tensor:
+    classes: dict[int, list[tuple[list[int], list[int]]]] = {}
     for row in rows:
-        classes.setdefault(len(row[0]) // length_class if length_class else 0, []).append(row)
+        classes.setdefault(len(row[0]) // cfg.length_class if cfg.length_class else 0, []).append(row)
     total = torch.zeros(())
     for members in classes.values():
         width = max(len(ids) for ids, _ in members)
         ids = torch.tensor([ids + [pad_id] * (width - len(ids)) for ids, _ in members])
         marks = torch.tensor([marks + [0] * (width - len(marks)) for _, marks in members])[:, 1:]
-        logits = model(input_ids=ids, attention_mask=(ids != pad_id).long()).logits[:, :-1]
-        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        nll = nll.view_as(marks)
-        total = total + nll[marks == FIRST].sum() + second_weight * nll[marks == SECOND].sum()
-    return total / n_tasks
+        learned = marks > 0
+        if cfg.dense:
+            logits = model(input_ids=ids, attention_mask=(ids != pad_id).long()).logits[:, :-1][learned]
+        else:  # what is padded comes last, so that no mask is needed
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            logits = model.lm_head(hidden[learned])
+        nll = torch.nn.functional.cross_entropy(logits, ids[:, 1:][learned], reduction="none")
+        total = total + (nll * torch.where(marks[learned] == FIRST, 1.0, cfg.second_weight)).sum()
+    return total / cfg.batch_size

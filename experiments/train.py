@@ -1,6 +1,8 @@
 """Online RL: ``python -m experiments.train algorithm=score env=modchain seed=1``."""
 
-from experiments.cli import console, entry_point, resolved_yaml
+from functools import partial
+
+from experiments.cli import console, entry_point
 from rl.config import TrainConfig
 
 
@@ -9,24 +11,18 @@ def main(cfg: TrainConfig) -> None:
     """Trains, evaluates, and prints what came out."""
     from experiments.folders import is_complete, open_run
     from experiments.online import run_online
-    from experiments.progress import Display
+    from experiments.progress import shown_run
     from experiments.push import push, refuse_early
     from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
-    from rl.tracking import describe_run
 
     refuse_early(cfg.hub.repo)
     distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     try:
         with open_run(cfg, "train", distributed) as folder:
-            if is_complete(folder):
-                console.print(f"the run in {folder} is finished", highlight=False)
-            elif distributed.is_main:
-                describe_run(folder, resolved_yaml(cfg))
-                with Display(console) as display:
-                    result = run_online(cfg, folder, display.reporter(cfg.algorithm.name), distributed=distributed)
-                display.summary(result, folder)
-            else:
+            if distributed.is_main:
+                shown_run(cfg, folder, cfg.algorithm.name, partial(run_online, distributed=distributed))
+            elif not is_complete(folder):
                 run_online(cfg, folder, lambda *_: None, distributed=distributed)
     except Preempted:  # all processes leave together
         distributed.close()

@@ -158,7 +158,7 @@ def runs_below(folder: Path) -> dict[str, Path]:
         return {f"{path.parent.name}/{path.name.removeprefix('seed_')}": path for path in jobs}
     found = [path.parent for pattern in ("*", "*/*", "*/*/*") for path in folder.glob(f"{pattern}/config.yaml")]
     found.sort(key=lambda path: (path.parent, len(path.name), path.name))  # 10 comes after 9
-    configs = [OmegaConf.load(path / "config.yaml") for path in found]
+    configs: list[Any] = [OmegaConf.load(path / "config.yaml") for path in found]
     methods = [next((str(one[key].name) for key in ("algorithm", "offline") if key in one), "") for one in configs]
     told = [f"{what}, seed {one.get('seed')}" for what, one in zip(told_apart(methods, configs), configs, strict=True)]
     return {f"{path.relative_to(folder)}  {what}": path for path, what in zip(found, told, strict=True)}
@@ -199,12 +199,12 @@ def main(cfg: WatchConfig) -> None:
     if not (folder / "config.yaml").exists() and not runs_below(folder):
         raise UserError(f"run={cfg.run}: there is no run in it, up to three folders deep; use runs/<name>/<time>")
     if cfg.once:
-        console.print(view(folder, cfg.episodes))
+        console.print(view(folder, cfg.newest))
         return
-    with Live(view(folder, cfg.episodes), console=console, auto_refresh=False, screen=console.is_terminal) as live:
+    with Live(view(folder, cfg.newest), console=console, auto_refresh=False, screen=console.is_terminal) as live:
         while True:
             time.sleep(cfg.every_s)
-            live.update(view(folder, cfg.episodes), refresh=True)
+            live.update(view(folder, cfg.newest), refresh=True)
 
 
 if __name__ == "__main__":

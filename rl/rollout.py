@@ -230,10 +230,10 @@ class Rollout:
                 replace(turn, score=score, reward=float(reward), trained=turn.trained and info.get("trained", True))
             )
             ended = StopReason(info.get("stop_reason", StopReason.ENDED if terminated else StopReason.TIME_LIMIT))
-            by_verifier = score is not None and score.verdict is Verdict.ERROR
-            if "error" in info or by_verifier or ended is StopReason.ENV_ERROR:
-                said = f"verifier: {score.reason}" if by_verifier else "the environment gives no reason"
-                play.fail(str(info.get("error", said)))
+            if score is not None and score.verdict is Verdict.ERROR:
+                play.fail(str(info.get("error", f"verifier: {score.reason}")))
+            elif "error" in info or ended is StopReason.ENV_ERROR:
+                play.fail(str(info.get("error", "the environment gives no reason")))
             elif terminated or truncated:
                 play.stop = ended
             else:

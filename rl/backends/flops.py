@@ -42,23 +42,12 @@ class Flops:
         return cls(float(per_token), peak)
 
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def forget_peak_memory() -> None:
-    """Starts :func:`peak_memory_gib` anew, so that a job is not charged with one before it; Linux and GPUs only."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        _CLEAR.write_text("5", encoding="ascii")
-
-
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory that this process has held since :func:`forget_peak_memory`: the GPU's, or resident on a CPU."""
+    """Most memory that this process has held: the GPU's, or resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     with contextlib.suppress(OSError, StopIteration):
-        lines = _STATUS.read_text(encoding="ascii").splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

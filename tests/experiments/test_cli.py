@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -90,6 +92,26 @@ def test_every_experiment_composes(experiment):
     assert cfg.name == experiment
 
 
+def printed_commands():
+    """Every command of an entry point that a page prints, in blocks and in tables, without what only runs know."""
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text().replace("\\\n", " ")
+        for entry, rest in re.findall(r"python -m experiments\.(\w+)([^`\n]*)", text):
+            arguments = shlex.split(re.sub(r"<[^>]*>", "placeholder", rest), comments=True)
+            given = [one for one in arguments if "=" in one and not one.startswith("-")]
+            foreign = any(one.startswith("plugins=") or "my_" in one for one in given)  # run by tests of their pages
+            if entry in _ENTRY_POINTS and given and not foreign:
+                yield pytest.param(entry, given, id=f"{page.stem}: {entry} {' '.join(given)}"[:90])
+
+
+@pytest.mark.parametrize(("entry", "given"), printed_commands())
+def test_every_printed_command_composes(entry, given, tmp_path):
+    first = [one if re.search(r"[\[{]", one) else one.split(",")[0] for one in given]  # of a sweep
+    cfg = OmegaConf.to_object(compose(entry, open_free_mappings(first, _ENTRY_POINTS[entry])))
+    if entry == "compare":
+        assert plan(cfg, tmp_path)
+
+
 def test_resuming_a_comparison_takes_what_it_was_started_with_unless_given_anew(tmp_path):
     command = ["compare.py", "run=[star]", "++env.options.n_train=64", "env=modchain", "-m", "resume=elsewhere"]
     (tmp_path / "run.json").write_text(json.dumps({"command": command}))
@@ -144,6 +166,9 @@ def test_the_list_is_narrowed_and_takes_modules_of_others():
     assert missing.returncode == 1
     assert "error: nothing: unknown" in missing.stderr
     assert "Known: env, " in missing.stderr
+    for name in ("nothing", "nothing.at.all"):
+        absent = subprocess.run([*command, "arms", "--plugins", name], capture_output=True, text=True, cwd=ROOT)
+        assert absent.stderr.strip() == f"error: --plugins: there is no module '{name}' here"
 
 
 def test_a_data_sets_own_parameters_are_added():

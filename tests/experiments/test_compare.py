@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.arms import write_rows
+from experiments.arms import write_jsonl
 from experiments.evidence.comparison import compare as compare_runs
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import points, verdicts
@@ -79,7 +79,7 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
 def stored(folder, arm, seed, rows):
     job = folder / "arms" / arm / f"seed_{seed}"
     job.mkdir(parents=True)
-    write_rows(job / "rows.jsonl", rows)
+    write_jsonl(job / "rows.jsonl", (row.to_json() for row in rows))
     totals = {
         "episodes": 10 * (arm != "base"),
         "sampled_tokens": 50,

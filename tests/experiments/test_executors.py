@@ -1,5 +1,6 @@
 """Jobs in processes of their own: devices, deaths, retries, and the same rows wherever they run."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,14 +14,14 @@ from hydra import initialize_config_dir
 from rich.console import Console
 
 from experiments.cli import CONFIGS, UserError, register_schemas, typed
-from experiments.compare import compare, grow, run_jobs
+from experiments.compare import compare, grow, plan, run_jobs
 from experiments.executors import EXECUTORS, LocalOptions, start_job
 from experiments.jobs import Job
 from experiments.progress import Display
 from rewards import UnknownNameError
 from rl.config import EnvConfig, ModelConfig, RunConfig
 from tests.conftest import ROOT
-from tests.experiments import made_up_arms
+from tests.experiments import made_up_arms, says_its_rank
 
 PLUGIN = made_up_arms.__name__
 
@@ -215,6 +216,66 @@ def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(tmp_path):
     assert f"go on with the same command and resume={folder}" in output.replace("\n", "")
     assert not processes_of(folder)
     assert (folder / "arms" / "base" / "seed_0" / "result.json").exists()
+
+
+def online_job(folder, *more):
+    """A small run of SCoRe: 32 tasks, 16 optimiser steps, with a checkpoint after each."""
+    register_schemas()
+    with initialize_config_dir(CONFIGS, version_base=None):
+        changes = ["training.episodes=512", "training.save_every=1", "cross=0", "training.validate_every=0"]
+        cfg = typed(compose_config("compare", [*SMALL, *changes, *more]))
+    return next(job for job in plan(cfg, folder) if job.arm.name == "score")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    job = online_job(tmp_path_factory.mktemp("undisturbed"))
+    assert run([job], workers=1, threads=1) == {}
+    return {name: (job.folder / name).read_bytes() for name in ("rows.jsonl", "policy/model.safetensors")}
+
+
+@pytest.mark.slow
+def test_a_job_of_two_devices_trains_in_two_processes(undisturbed, tmp_path, monkeypatch):
+    """Two made-up GPUs on a machine without one: the two processes that accelerate starts talk over gloo."""
+    (tmp_path / "ranks").mkdir()
+    monkeypatch.setenv("TEST_RANKS", str(tmp_path / "ranks"))
+    job = online_job(tmp_path, f"plugins=[{says_its_rank.__name__}]")
+    assert run([job], gpus=["0", "1"], gpus_per_job=2, threads=1) == {}, (job.folder / "job.log").read_text()
+    assert {path.name for path in (tmp_path / "ranks").iterdir()} == {"0 of 2", "1 of 2"}
+    rows = (job.folder / "rows.jsonl").read_text().splitlines()
+    assert len(rows) == len(undisturbed["rows.jsonl"].splitlines())  # the processes share the tasks
+    assert json.loads((job.folder / "result.json").read_text())["totals"]["episodes"] == 512
+    assert not processes_of(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["signal to the job", "signal to submitit"])
+def test_a_preempted_job_is_queued_again_and_ends_with_the_same_numbers(way, undisturbed, tmp_path):
+    job = online_job(tmp_path)
+    executor = EXECUTORS["submitit"](EXECUTORS.options("submitit", {"cluster": "local", "cpus_per_job": 1}), tmp_path)
+    sent = []
+
+    class Watching(Display):
+        def reporter(self, who):
+            def report(what, share, metrics):
+                if what == "training" and not sent:
+                    process = next(one for one in processes_of(job.folder) if "experiments.job" in one.cmdline())
+                    if way == "signal to submitit":  # as Slurm's --signal does
+                        process.parent().send_signal(signal.SIGUSR2)
+                    else:
+                        process.send_signal(signal.SIGUSR1)
+                    sent.append(share)
+
+            return report
+
+    try:
+        failed = run_jobs([job], executor, Watching(Console(), one_run=False), retries=int(way == "signal to the job"))
+    finally:
+        executor.stop()
+    assert failed == {}
+    assert 0.0 < sent[0] < 1.0
+    assert "stopped by a signal" in (job.folder / "job.log").read_text()
+    assert {name: (job.folder / name).read_bytes() for name in undisturbed} == undisturbed
 
 
 def test_an_unknown_executor_or_option_is_named():

@@ -1,6 +1,7 @@
 """Many processes, many runs: launch configs, sweeps, cluster scripts."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -27,6 +28,18 @@ def test_accelerate_reads_its_configs(path):
     assert config.num_processes >= 1
     if config.fsdp_config:
         assert config.fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [[], ["--use_fsdp", "--fsdp_version=2"]], ids=["ddp", "fsdp2"])
+def test_two_processes_are_started_where_there_is_no_gpu(sharded, tmp_path):
+    script = tmp_path / "says.py"
+    script.write_text("import os; print(os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'), flush=True)")
+    config = ROOT / "configs" / "accelerate" / "two_cpus.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *sharded]
+    command += ["--main_process_port=0", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    assert sorted(done.stdout.split("\n")[:-1]) == ["0 of 2", "1 of 2"], done.stderr
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit", "ray"])

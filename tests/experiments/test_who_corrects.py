@@ -8,18 +8,18 @@ import pytest
 
 from envs import Split
 from envs.tasks.repair import INVERSES, Repair, run, written
-from experiments.arms import write_rows
+from experiments.arms import write_jsonl
 from experiments.evidence.comparison import compare
 from experiments.evidence.controls import other_error
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import does_it_correct, verdicts
-from rl.backends.engine_scripted import ScriptedEngine
 from rl.config import EnvConfig, ModelConfig
 from rl.controls import control_rows
 from rl.evaluate import play, to_rows
 from rl.rollout import Rollout
 from rl.workbench import Workbench, make_env
 from tests.conftest import ROOT
+from tests.engine_scripted import ScriptedEngine
 from tests.helpers import modchain_config
 
 N = 40
@@ -92,7 +92,7 @@ def judged(tmp_path_factory):
         rows += control_rows(rollout, env, episodes, tasks, bench.renderer, policy.__name__, 0)
         own = folder / policy.__name__
         own.mkdir()
-        write_rows(own / "rows.jsonl", rows)
+        write_jsonl(own / "rows.jsonl", (row.to_json() for row in rows))
         result = {"arm": policy.__name__, "seed": 0, "totals": {"episodes": 1}, "seconds": 1.0}
         (own / "result.json").write_text(json.dumps(result))
     store = Store(folder)

@@ -9,11 +9,11 @@ import envs
 from rl.advantages import has_gradient
 from rl.analysis.rates import named
 from rl.analysis.rows import EvalRow
-from rl.backends.engine_scripted import ScriptedEngine
 from rl.batching import conversations, to_rollout_batch
 from rl.config import AlgorithmConfig, StageConfig
 from rl.rollout import EpisodePlan, Rollout
 from rl.types import Finish
+from tests.engine_scripted import ScriptedEngine
 from tests.helpers import build_trainer, credit, episode, log_step, modchain_config
 
 OPTIONS = {"n_train": 4, "n_validation": 2, "n_test": 2}

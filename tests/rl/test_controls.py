@@ -5,12 +5,12 @@ import pytest
 from envs import Split
 from rewards.lookup import UnknownNameError
 from rl.analysis.controls import CONTROLS, OTHERS_FIRST, TOLD_VERDICT, WITHOUT_FIRST, Change
-from rl.backends.engine_scripted import ScriptedEngine
 from rl.config import EvalConfig
 from rl.controls import control_rows
 from rl.evaluate import play
 from rl.rollout import Rollout
 from rl.workbench import make_env
+from tests.engine_scripted import ScriptedEngine
 from tests.helpers import build_trainer, modchain_config
 
 

@@ -6,7 +6,8 @@ import pytest
 
 import envs
 from envs import Message, Split
-from envs.tasks.repair import Repair, parsed, run, written
+from envs.tasks import mend, repair
+from experiments.tiny_corpus import CORPORA
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import summarise
 from rl.backends.engine_hf import HFEngine
@@ -17,11 +18,10 @@ from rl.rollout import EpisodePlan, Rollout, complete
 from rl.types import Request
 from tests.conftest import ROOT
 
-LIMITS = {"modchain": [3, 7], "addition": [5]}
-PROMPTS = {"modchain": "toy-v1", "addition": "restate-v1"}
+LIMITS = {"modchain": [3, 7], "addition": [5], "mend": [8, 9]}
 
 
-@pytest.mark.parametrize("toy", ["modchain", "addition"])
+@pytest.mark.parametrize("toy", ["modchain", "addition", "mend"])
 def test_the_base_is_half_right_and_does_not_correct_itself(toy):
     model, tokenizer = load_policy(ModelConfig(path=str(ROOT / "models" / toy)))
     assert sum(p.numel() for p in model.parameters()) < 1_000_000
@@ -30,7 +30,7 @@ def test_the_base_is_half_right_and_does_not_correct_itself(toy):
     rollout = Rollout(
         HFEngine(model, renderer.end_ids, renderer.pad_id),
         renderer,
-        lambda: envs.SelfCorrectEnv(taskset, prompts=PROMPTS[toy]),
+        lambda: envs.make(f"errata/{toy}-v1"),
         LIMITS[toy],
         64,
     )
@@ -65,21 +65,30 @@ def test_modchains_good_mode_is_within_the_base_and_rare(modchain):
     assert 0.0003 < share < 0.003
 
 
-def test_repairs_good_mode_is_within_the_base_and_rare():
-    """``fix`` after what a program returned: 1 to 2 % of samples; a mended program is nearly always right."""
-    model, tokenizer = load_policy(ModelConfig(path=str(ROOT / "models" / "repair")))
+DRAFTS = {
+    "repair": lambda task, number: repair.written(task.info["slots"], number),
+    "mend": lambda task, number: f"try {mend.written(task.info['terms'], str(number))}",
+}
+
+
+@pytest.mark.parametrize("toy", ["repair", "mend"])
+def test_mending_is_within_the_base_and_rare(toy):
+    """``fix`` after what an attempt came to: 1 to 2 % of samples; what is mended is nearly always right."""
+    model, tokenizer = load_policy(ModelConfig(path=str(ROOT / "models" / toy)))
     renderer, vocabulary = Renderer(tokenizer), tokenizer.get_vocab()
-    rng, requests, tasks = random.Random(0), [], Repair().load(Split.TEST)[:200]
+    taskset, corpus = envs.make(f"errata/{toy}-v1").taskset, CORPORA[toy]()
+    rng, requests, tasks = random.Random(0), [], taskset.load(Split.TEST)[:200]
     for i, task in enumerate(tasks):
-        draft = written(task.info["slots"], rng.randrange(10))
+        draft = DRAFTS[toy](task, rng.randrange(10))
         ids = (*(vocabulary[word] for word in draft.split()), renderer.end_id)
-        told = Message("user", f"got {run(draft, 0)} want {task.info['want']}")
+        told = Message("user", corpus.observed(task, draft))
         prompt = renderer.extend(renderer.opening([Message("user", task.question)]), ids, [told])
         requests.append(Request(i, (*prompt, vocabulary["fix"]), 8, 0.0, i))
     engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     texts = ["fix " + renderer.text(completion.action_ids) for completion in complete(engine, requests)]
     right = [
-        parsed(text) is not None and run(text, 0) == task.info["want"] for text, task in zip(texts, tasks, strict=True)
+        corpus.observed(task, text) == corpus.observed(task, taskset.gold_response(task))
+        for text, task in zip(texts, tasks, strict=True)
     ]
     assert sum(right) > 0.8 * len(tasks)
     import torch

@@ -6,11 +6,11 @@ import envs
 from envs import StopReason, Task
 from rewards import Score, Verdict
 from rl.backends.distributed import Distributed
-from rl.backends.engine_scripted import ScriptedEngine
 from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout, complete
 from rl.rollout_metrics import rollout_metrics, to_groups
 from rl.types import Finish, Request
+from tests.engine_scripted import ScriptedEngine
 from tests.helpers import episode
 
 

@@ -11,9 +11,9 @@ import envs
 from envs import Message, StopReason, Task
 from envs.self_correct import ResponseSpace
 from rewards import Score, Verdict
-from rl.backends.engine_scripted import ScriptedEngine
 from rl.batching import to_rollout_batch
 from rl.rollout import EpisodePlan, Rollout
+from tests.engine_scripted import ScriptedEngine
 from tests.helpers import build_trainer, log_step, modchain_config
 
 
