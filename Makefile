@@ -8,10 +8,11 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo test test-vllm docs check fmt setup clean
+.PHONY: help demo demo-math test test-vllm docs check fmt setup clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
+	@echo "make demo-math      the same on mend: equations that are checked by substitution and mended"
 	@echo "make demo-modchain  the same on modchain, where the second attempt is worked out anew"
 	@echo "make demo-addition  the same on addition, the counter-example"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
@@ -35,6 +36,8 @@ setup: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m experiments.compare env=repair
+
+demo-math: demo-mend
 
 demo-%: $(STAMP)
 	$(BIN)/python -m experiments.compare env=$*

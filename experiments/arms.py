@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from experiments.jobs import Report
 from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
 from rl.analysis.rows import LONGER, TRANSFER, EvalRow
-from rl.analysis.statistics import scaling, summarise
+from rl.analysis.statistics import summarise
 from rl.backends.distributed import Distributed
 from rl.backends.flops import peak_memory_gib
 from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy
@@ -42,7 +43,6 @@ class ArmResult:
         peak_memory: Most memory that the process held, in GiB: the GPU's where there is one, else resident.
         greedy: Summary of greedy evaluation, if asked for.
         sampled: Summary of sampled evaluation, if asked for.
-        scaling: Accuracy against responses per task, from the sampled episodes.
         sandboxes: In what isolation programs were run, and how often they ended how; empty without code tasks.
         notes: Anything the reader of a table must know, such as a rule that kept nothing.
     """
@@ -54,7 +54,6 @@ class ArmResult:
     peak_memory: float = 0.0
     greedy: dict[str, float] = field(default_factory=dict)
     sampled: dict[str, float] = field(default_factory=dict)
-    scaling: list[dict[str, float]] = field(default_factory=list)
     sandboxes: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -91,6 +90,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
                 trainer.totals.seconds["sampling"] += sampled - started
                 trainer.totals.seconds["update"] += time.perf_counter() - sampled
                 kept.write({"round": trainer.round, **rounds[-1]})
+                tracker.log(trainer.round, {"rollout/episodes": trainer.totals.episodes}, rounds[-1]["errors"])
                 tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
                 validation.log(tracker, trainer.round, trainer.totals.episodes)
                 sizes = tracker.sizes | {"rounds": kept.size}
@@ -148,19 +148,23 @@ class Validation:
         bench = self._bench
         tasks = self._share(bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS])
         episodes = play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation")
-        metrics = self._summary(episodes, "validation", bench.config.env.attempts)
+        rows = self._rows(episodes, "validation", bench.config.env.attempts)
+        metrics = _summary(rows, "validation")
         for split, firsts in self._firsts.items():
             name = f"base_{split.value}"
-            metrics |= self._summary(second_attempts(bench.rollout(split, 2), firsts), name, 2)
+            metrics |= _summary(self._rows(second_attempts(bench.rollout(split, 2), firsts), name, 2), name)
         metrics["rollout/episodes"] = float(n_episodes)
         if tracker is not None:
-            tracker.log(step, metrics)
+            tracker.log(step, metrics, Counter(row.errors[0] for row in rows if not row.failed and row.errors[0]))
         self._report("validation", 1.0, metrics)
         return metrics
 
-    def _summary(self, episodes: list[Episode], name: str, attempts: int) -> dict[str, float]:
-        rows = self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name, attempts))
-        return {f"eval/{name}/{key}": value for key, value in summarise(rows).items()}
+    def _rows(self, episodes: list[Episode], name: str, attempts: int) -> list[EvalRow]:
+        return self._bench.distributed.gather(to_rows(episodes, 1, "", 0, name, attempts))
+
+
+def _summary(rows: Sequence[EvalRow], name: str) -> dict[str, float]:
+    return {f"eval/{name}/{key}": value for key, value in summarise(rows).items()}
 
 
 def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
@@ -194,7 +198,6 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
             of_mode = [row for row in rows if row.mode == mode]
             if of_mode:
                 setattr(result, mode, _clean(summarise(of_mode)))
-        result.scaling = [_clean(point) for point in scaling(rows)]
         result.sandboxes = in_use()
         result.seconds = time.perf_counter() - began
         write_json(folder / "result.json", asdict(result))

@@ -1,6 +1,7 @@
 """One online arm with one seed: train with checkpoints, choose the policy, evaluate."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,10 @@ from rl.backends.flops import Flops
 from rl.backends.trackers import Trackers
 from rl.checkpoint import Checkpoints, save_policy, whole_policy
 from rl.config import TrainConfig
-from rl.rollout_metrics import conversation_rows, describe, token_advantages
+from rl.rollout_metrics import conversation_rows, describe, errors_trained_on, token_advantages
 from rl.tracking import Tracker, is_disk_full
 from rl.trainer import Step
+from rl.types import RunStoppedError
 from rl.workbench import Workbench
 
 
@@ -92,7 +94,8 @@ class OnlineRun:
             # Gathering sharded weights takes all processes, and the others may be anywhere.
             kept = isinstance(error, Preempted) or is_disk_full(error) or self._distributed.shards
             if self.trainer.n_updates and self._tracker is not None and not kept:
-                save_policy(self.folder / "policy_interrupted", self.bench.model, self.bench.tokenizer)
+                with suppress(RunStoppedError):  # a policy that is not finite; the error itself says so
+                    save_policy(self.folder / "policy_interrupted", self.bench.model, self.bench.tokenizer)
             raise
         finally:
             if self._tracker is not None:
@@ -108,9 +111,10 @@ class OnlineRun:
         cfg, done = self.cfg.training, self.trainer.step
         metrics = describe(step, self._distributed, self._flops)
         metrics["time/checkpoint"], self._saving_s = self._saving_s, 0.0
+        errors = errors_trained_on(step, self._distributed)
         self._report("training", self.trainer.progress, metrics)
         if self._tracker is not None:
-            self._tracker.log(done, metrics)
+            self._tracker.log(done, metrics, errors)
             kept = step.episodes[: cfg.keep_episodes]
             self._tracker.episodes(done, kept, token_advantages(step, cfg.keep_episodes))
             n = self.cfg.tracking.conversations

@@ -27,7 +27,7 @@ FOLDER = "exhibits"
 
 
 def write_report(
-    folder: Path, out: Console | None = None, n_episodes: int = ReportConfig.episodes
+    folder: Path, out: Console | None = None, n_episodes: int = ReportConfig.page_episodes
 ) -> dict[str, Comparison]:
     """Writes ``comparison.json``, every table and figure and ``report.html``; prints the main ones.
 
@@ -146,7 +146,7 @@ def main(cfg: ReportConfig) -> None:
     """Draws everything, or what ``only`` names."""
     folder = Path(cfg.run)
     if not cfg.only:
-        write_report(folder, console, cfg.episodes)
+        write_report(folder, console, cfg.page_episodes)
         return
     exhibits = build(Store(folder), cfg.only)
     paths = write_exhibits(exhibits, folder)

@@ -250,16 +250,16 @@ class WatchConfig(ProgramConfig):
         run: Folder of a run, a comparison, a sweep, or of several runs.
         every_s: Seconds between two looks.
         once: Print once and end, for logs and pipes.
-        episodes: How many of the newest episodes are shown.
+        newest: How many of the newest episodes are shown.
     """
 
     run: str = MISSING
     every_s: float = 2.0
     once: bool = False
-    episodes: int = 3
+    newest: int = 3
 
     def __post_init__(self) -> None:
-        check_numbers(self, "", positive="every_s", not_negative="episodes")
+        check_numbers(self, "", positive="every_s", not_negative="newest")
 
 
 @dataclass
@@ -284,14 +284,14 @@ class ReportConfig(ProgramConfig):
     Args:
         run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several.
         only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
-        episodes: Most evaluated episodes that the page carries.
+        page_episodes: Most evaluated episodes that the page carries.
     """
 
     run: str = MISSING
     only: Any = ""
-    episodes: int = 50_000
+    page_episodes: int = 50_000
 
     def __post_init__(self) -> None:
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
-        check_numbers(self, "", not_negative="episodes")
+        check_numbers(self, "", not_negative="page_episodes")

@@ -199,12 +199,12 @@ def main(cfg: WatchConfig) -> None:
     if not (folder / "config.yaml").exists() and not runs_below(folder):
         raise UserError(f"run={cfg.run}: there is no run in it, up to three folders deep; use runs/<name>/<time>")
     if cfg.once:
-        console.print(view(folder, cfg.episodes))
+        console.print(view(folder, cfg.newest))
         return
-    with Live(view(folder, cfg.episodes), console=console, auto_refresh=False, screen=console.is_terminal) as live:
+    with Live(view(folder, cfg.newest), console=console, auto_refresh=False, screen=console.is_terminal) as live:
         while True:
             time.sleep(cfg.every_s)
-            live.update(view(folder, cfg.episodes), refresh=True)
+            live.update(view(folder, cfg.newest), refresh=True)
 
 
 if __name__ == "__main__":

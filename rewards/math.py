@@ -28,10 +28,10 @@ from rewards.algebra import TooMuchWorkError, UndecidedError, limited_work
 from rewards.answers import REASONING, candidates
 from rewards.equality import UnevaluatedError, equal, identity
 from rewards.kinds import Expression, Family, Hedge, Label, Region, Value
-from rewards.notation import MAX_ANSWER_CHARS, Notation, as_latex, normalise, notate, words_in
+from rewards.notation import MAX_ANSWER_CHARS, WORDS, Notation, as_latex, normalise, notate, words_in
 from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
-from rewards.values import choice, fold, literal, read
+from rewards.values import fold, literal, read
 
 MAX_DIGIT_RUN, MAX_COMMANDS = 400, 60
 MAX_OFFERED = 10
@@ -41,6 +41,8 @@ _UNFINISHED = re.compile(r"\\(?:sum|prod|int|lim|binom|tbinom|dbinom|iint|oint)(
 _TOWER = re.compile(r"\^\s*\{?[^{}+\-=,]*\^|\^\s*\{?\s*-?\d{4,}")
 _BIG_FACTORIAL = re.compile(r"\d{3,}[)}]*!(?!=)")
 """sympy compares what it cannot simplify in floating point, where the inverses of all of these are 0."""
+_CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
+_OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 _CACHE = 65536
 _FAILURES = (UndecidedError, ArithmeticError, ValueError, RecursionError)
 
@@ -141,7 +143,7 @@ def _shown(answer: str) -> tuple[str, str]:
             readable = as_latex(notate(answer).text)
             value = _read(answer)
             return readable, readable if value is None else identity(value)
-        except _FAILURES:
+        except (*_FAILURES, TooMuchWorkError):
             return answer, answer
 
 
@@ -167,8 +169,6 @@ def _same(left: str, right: str) -> bool:
     value, other = _read(left), _read(right)
     try:
         return value is not None and other is not None and equal(value, other, strict=False)
-    except TooMuchWorkError:
-        raise
     except _FAILURES:
         return False
 
@@ -219,10 +219,13 @@ def _unit_of(text: str) -> Notation:
 
 def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
     theirs, ours = _read(gold), _read(answer)
-    letter = choice(notate(gold).text)
-    if letter is not None and (letter_of_answer := choice(notate(answer).text.rpartition("=")[2])) is not None:
+    letter = _choice(notate(gold).text)
+    if letter is not None and (letter_of_answer := _choice(notate(answer).text.rpartition("=")[2])) is not None:
         return letter == letter_of_answer, "choice"
     if isinstance(theirs, Label) and theirs.kind == "words" and fold(notate(answer).text) == theirs.key:
+        return True, "words"
+    said = notate(answer).text
+    if words_in(said) and WORDS.sub(r"\1", said) == notate(gold).text:  # a short name, which may also be a product
         return True, "words"
     try:
         if isinstance(ours, Hedge) and not (theirs is not None and equal(theirs, ours)):
@@ -233,11 +236,18 @@ def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
             return same, "words" if words else "structure" if type(ours) is not type(theirs) else "exact_value"
     except UnevaluatedError:
         return False, "unevaluated"
-    except TooMuchWorkError:
-        raise
     except _FAILURES:
         pass
     return _guarded(answer, gold)
+
+
+def _choice(text: str) -> str | None:
+    """The letter of a multiple-choice answer: ``(B)``, ``B.``, ``\\text{(B)} 7``; ``None`` for anything else."""
+    plain = WORDS.sub(r" \1 ", text).strip()
+    match = _CHOICE.fullmatch(plain)
+    if not match or _OTHER_CHOICE.search(match[3] or match[5] or ""):
+        return None
+    return match[1] or match[2] or match[4]
 
 
 @lru_cache(maxsize=_CACHE)
@@ -246,8 +256,6 @@ def _read(text: str) -> Value | None:
         return None
     try:
         return read(text)
-    except TooMuchWorkError:
-        raise
     except _FAILURES:
         return None
 
@@ -255,7 +263,13 @@ def _read(text: str) -> Value | None:
 def _guarded(answer: str, gold: str) -> tuple[bool | None, str]:
     """What must not reach sympy: text, which it would grade by its last number; work that is not done; towers."""
     ours, theirs = notate(answer).text, notate(gold).text
-    if words_in(theirs) or words_in(ours) or "..." in ours + theirs or re.search(r"\d\)?_", ours + theirs):
+    if (
+        words_in(theirs)
+        or words_in(ours)
+        or "\\cross" in ours + theirs
+        or "..." in ours + theirs
+        or re.search(r"\d\)?_", ours + theirs)
+    ):
         return False, "words"
     if len(re.findall(r"\\[a-z]", ours)) > max(MAX_COMMANDS, theirs.count("\\")) or _LONG_NUMBER.search(ours):
         return False, "guard"

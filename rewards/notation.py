@@ -67,6 +67,7 @@ _REWRITES = [
         (r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?|\\(R|Z)(?![a-zA-Z])|\\mathbf\{(R|Z)\}", r"\\mathbb{\1\2\3}"),
         (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-z]))|\\degree(?![a-z])", r"\\circ "),
         (r"\*\*", "^"),
+        (r"(?<=[^\d ]) ?\\times(?= ?\\(?:vec|mathbf|boldsymbol|bm|overrightarrow)(?![a-z]))", r"\\cross "),
         (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)|\u221a\s*\(([^()]*)\)|\u221a\s*\{?(\d+|[a-z])\}?", r"\\sqrt{\1\2\3}"),
         (r"(?<![\\a-zA-Z])(pi|theta|alpha|beta|gamma|lambda)(?![a-zA-Z])", r"\\\1 "),
         (rf"\\(?:operatorname\*?|mathrm|text)\s*\{{({_FUNCTIONS})\}}", r"\\\1 "),
@@ -97,13 +98,19 @@ neither nor wrong incorrect maybe possibly half twice double triple negative squ
 was were be been being can cannot could should will would may might must has have had do does did equals equal false
 invalid impossible untrue nothing undefined hardly rather instead mod modulo base when where which that greater larger
 bigger fewer smaller above below under up down at exactly only dozen dozens score gross couple hundred hundreds
-thousand thousands million millions billion billions trillion halves integer one two three four five six seven eight
-nine ten eleven twelve twenty thirty fifty first divided multiplied added subtracted remainder factorial root roots
-power ones twos threes fours fives sixes sevens eights nines tens pi fail fails failed reject rejected denied refuted
-approximately approx roughly nearly almost around about untrue bogus mistaken excluded ruled out too lakh lakhs crore
-crores unlikely non myriad
+thousand thousands million millions billion billions trillion halves integer first divided multiplied added subtracted
+remainder factorial root roots power ones twos threes fours fives sixes sevens eights nines tens pi fail fails failed
+reject rejected denied refuted approximately approx roughly nearly almost around about untrue bogus mistaken excluded
+ruled out too lakh lakhs crore crores unlikely non myriad
 """
-_NO_UNIT = set(_MEANING.split())  # words that change what a number says
+_DIGITS = "one|two|three|four|five|six|seven|eight|nine"
+_TEENS = "ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen"
+_TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+NUMERALS = {word: i for i, word in enumerate(f"zero|{_DIGITS}|{_TEENS}".split("|"))}
+NUMERALS |= {word: 10 * i for i, word in enumerate(_TENS.split("|"), 2)}
+_NUMERAL = re.compile(rf"(minus |negative )?((?:{_TENS})[- ](?:{_DIGITS})|{'|'.join(NUMERALS)})(?: (.*))?")
+_PARTS_OF_ONE = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourths": 4}
+_NO_UNIT = {*_MEANING.split(), *NUMERALS}  # words that change what a number says
 _PARTS = re.compile(
     r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w+lfth|\w+teenth|\w+tieth|\w+dth|\w+ionth)s?|\w+n't"
 )
@@ -169,7 +176,7 @@ def normalise(answer: str) -> str:
     pieces = re.split(f"({WORDS.pattern.replace('(', '(?:', 1)})", text)
     text = "".join(piece if i % 2 else _PLAIN_WORD.sub(_mark_plain, piece) for i, piece in enumerate(pieces))
     text = re.sub(rf"\\frac\s*\{{\s*({_OPEN}[^{{}}]*)\}}\s*\{{([^{{}}]*{_CLOSE})\s*\}}", r"\1/\2", text)
-    text = re.sub(rf"{_CLOSE}\s*/\s*{_OPEN}", "/", text)
+    text = re.sub(rf"{_CLOSE}\s*([/-])\s*{_OPEN}", r"\1", text)
     text = re.sub(rf"{_CLOSE}\s*\^\s*(?:\{{\s*([23])\s*\}}|([23]))", rf"^\1\2{_CLOSE}", text)
     text = re.sub(rf"{_CLOSE}\s*{_OPEN}", " ", text)
     for _ in range(2):
@@ -229,6 +236,8 @@ def notate(answer: str) -> Notation:
         rest = text[match.end() :].removeprefix(_CLOSE) if text[match.end()] == _CLOSE else _OPEN + text[match.end() :]
         text = rest.lstrip(":= ") or text
     text = re.sub(r"^\\approx ?", "", text)
+    if (words := WORDS.fullmatch(text)) and (spelled := _spelled(words[1].lower())):
+        return spelled
     if match := _CURRENCY.match(text) if "\\" in text else None:
         if match[2]:
             return Notation(match[1] + text[match.end() :].strip(), match[2], True)
@@ -242,6 +251,17 @@ def notate(answer: str) -> Notation:
         return Notation(text[:-1].strip(), "%", True)
     match = re.search(f"^([^{_OPEN}]*[^\\s(,={_OPEN}]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
     return _with_unit(match[1].strip(), match[2]) if match else Notation(text)
+
+
+def _spelled(words: str) -> Notation | None:
+    """A number in words, with its unit: ``twenty-one apples``, ``three quarters``; ``None`` for all other words."""
+    if not (match := _NUMERAL.fullmatch(words)):
+        return None
+    number = "-" * bool(match[1]) + str(sum(NUMERALS[word] for word in re.split("[- ]", match[2])))
+    if match[3] in _PARTS_OF_ONE:
+        return Notation(f"\\frac{{{number}}}{{{_PARTS_OF_ONE[match[3]]}}}")
+    spelled = _with_unit(number, match[3]) if match[3] else Notation(number)
+    return None if _OPEN in spelled.text else spelled
 
 
 def _with_unit(value: str, words: str) -> Notation:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rewards.sandbox.wire import receive_frame, send_frame
+from rewards.sandbox.wire import Frames, send_frame
 
 ROOT = Path(__file__).resolve().parent.parent
 START_DEADLINE_S = 60.0
@@ -245,6 +245,7 @@ class _Worker:
     def __init__(self, channel: socket.socket, handle: int, pid: int) -> None:
         self.calls = 0
         self._channel, self._handle, self._clock = channel, handle, (~pid << 3) | 2
+        self._frames = Frames(channel)
         channel.settimeout(START_DEADLINE_S)  # of one that neither reads nor writes, though it should
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
@@ -259,7 +260,7 @@ class _Worker:
                 left_s = deadline_s - (time.clock_gettime(self._clock) - used_s)
                 if left_s <= 0 or time.monotonic() - began > _PATIENCE * deadline_s:
                     return Reply("timeout")
-            return Reply("ok", receive_frame(self._channel, MAX_REPLY_BYTES))
+            return Reply("ok", self._frames.receive(MAX_REPLY_BYTES))
         except OSError:
             return Reply("crash")
 

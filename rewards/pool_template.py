@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from rewards.sandbox import kernel, seccomp
-from rewards.sandbox.wire import receive_frame, send_frame
+from rewards.sandbox.wire import Frames, send_frame
 
 MAX_REQUEST_BYTES = 16 * 2**20
 
@@ -51,8 +51,9 @@ def main() -> None:
 def _work(module, channel: socket.socket, memory_bytes: int) -> NoReturn:
     try:
         _confine(memory_bytes)
+        frames = Frames(channel)
         while True:
-            send_frame(channel, module.answer(receive_frame(channel, MAX_REQUEST_BYTES)))
+            send_frame(channel, module.answer(frames.receive(MAX_REQUEST_BYTES)))
     finally:
         os._exit(0)
 

@@ -33,6 +33,8 @@ class Score:
         key: Two attempts gave "the same answer" when these are equal; a verifier that knows no better leaves it to
             ``answer``.
         public: Whether all *public* tests passed; ``None`` where there are none.
+        error: Which kind of error a response makes that is not right, for figure F14, such as ``slot a``; a verifier
+            that knows no better leaves it to verdict and reason.
 
     Raises:
         ValueError: If ``value`` is outside [0, 1], or an ``error`` carries a value.
@@ -45,6 +47,7 @@ class Score:
     observation: str = ""
     key: str | None = None
     public: bool | None = None
+    error: str = ""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.value <= 1.0:
@@ -53,6 +56,8 @@ class Score:
             raise ValueError("a failed verification has no value: pass 0.0 with Verdict.ERROR")
         if self.key is None:
             object.__setattr__(self, "key", self.answer)
+        if not self.error and self.verdict != Verdict.CORRECT:
+            object.__setattr__(self, "error", f"{self.verdict}: {self.reason}" if self.reason else str(self.verdict))
 
     @classmethod
     def of(cls, correct: bool, answer: str | None = None, reason: str = "") -> "Score":

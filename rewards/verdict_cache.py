@@ -62,8 +62,9 @@ class VerdictCache:
         self.counts["run"] += 1
         score = run()
         if score.verdict not in (Verdict.ERROR, Verdict.TIMEOUT):
+            kept = {name: value for name, value in asdict(score).items() if name != "error"}  # follows from the rest
             with file:
-                file.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, json.dumps(asdict(score))))
+                file.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, json.dumps(kept)))
         return score
 
     def _connection(self) -> sqlite3.Connection:

@@ -359,16 +359,10 @@ def _group_moments(returns_BK: Tensor, batch: RolloutBatch) -> tuple[Tensor, Ten
     """Of the compared returns of every row's group: mean, number, standard deviation, all tied; ``[B, K]`` each.
 
     Where all returns of a group are equal, ``[B, K]`` bool, their mean may differ from them in the last bit: noise that
-    a division by the standard deviation would make a signal of. A return that is compared with no other is tied too.
-
-    Raises:
-        ValueError: If a group has a single episode: it has no others to be compared with.
+    a division by the standard deviation would make a signal of. A return that is compared with no other is tied too:
+    a role may have spoken in a single episode of its task.
     """
     groups, index = torch.unique(batch.group_ids, return_inverse=True)
-    counts = torch.bincount(index, minlength=len(groups))
-    if (counts < 2).any():
-        lonely = groups[counts < 2].tolist()
-        raise ValueError(f"groups {lonely[:5]} have one episode: a group baseline needs at least 2 per task")
     table = torch.zeros(len(groups), returns_BK.shape[1], dtype=returns_BK.dtype, device=returns_BK.device)
     compared_BK = batch.compared
     weights = compared_BK.to(returns_BK.dtype)

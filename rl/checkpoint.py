@@ -50,8 +50,16 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
     """Writes model and tokenizer in transformers' format, to a temporary name, then renamed; returns the folder.
 
     With sharded weights all processes must call it; the main one writes.
+
+    Raises:
+        RunStoppedError: If a weight is not finite: the policy that was there before stays.
     """
     state = full_state(model)
+    if odd := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
+        raise RunStoppedError(
+            f"{folder} is not written: {len(odd)} of the policy's tensors hold numbers that are not finite, {odd[0]} "
+            "among them. Go on from an earlier checkpoint with a smaller learning rate"
+        )
     if distributed is None or distributed.is_main:
         temporary = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,11 +1,12 @@
 """Evaluation: play episodes, keep one row per (arm, seed, mode, task, sample). All else is computed from rows."""
 
+import math
 from collections.abc import Callable, Sequence
 
 from envs import Task
 from rl.analysis.rows import EvalRow
 from rl.rollout import EpisodePlan, Rollout
-from rl.types import Episode, derive_seed
+from rl.types import Episode, RunStoppedError, derive_seed
 
 EVALUATION_SEED = 20_240_919
 """Evaluation draws do not depend on the run's seed: arms and seeds are compared on the same draws."""
@@ -28,13 +29,24 @@ def play(
         temperature: 0 for greedy.
         mode: Decides the draws, together with task and sample.
         on_episode: Called as episodes end.
+
+    Raises:
+        RunStoppedError: If what the policy thinks of its own answers is no number.
     """
     plans = [
         EpisodePlan(task, index, derive_seed(EVALUATION_SEED, mode, task.id, sample))
         for index, task in enumerate(tasks)
         for sample in range(n_samples)
     ]
-    return rollout.run(plans, temperature, on_episode)
+    episodes = rollout.run(plans, temperature, on_episode)
+    odd = sum(not math.isfinite(sum(turn.sampler_logprobs)) for episode in episodes for turn in episode.sampled)
+    if odd:
+        raise RunStoppedError(
+            f"{mode}: {odd} answers have log-probs that are not finite, so the policy's weights or activations have "
+            "overflowed and its rates would mean nothing. Go on from an earlier checkpoint with a smaller learning "
+            "rate, or load the model in float32 (model.dtype)"
+        )
+    return episodes
 
 
 def to_rows(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from envs import Task
 from rewards.lookup import Lookup
-from rl.analysis.revisions import Revision, edit_histogram, kind_shares
+from rl.analysis.revisions import Revision, draft_errors, edit_histogram, kind_shares
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
 from rl.backends.weights import trained_tensors
@@ -301,7 +301,8 @@ class OfflineTrainer:
 
         Returns:
             ``kept`` and ``kept_fraction`` beside what :func:`rl.backends.sft.fine_tune` returns, the shares of the
-            kinds of revision among what was kept (``data/<kind>``), and ``edits``, their edit-ratio histograms.
+            kinds of revision among what was kept (``data/<kind>``), ``edits``, their edit-ratio histograms, and
+            ``errors``, how many wrong attempts of which kind are revised.
 
         Raises:
             NothingKeptError: If the rule kept nothing.
@@ -334,7 +335,7 @@ class OfflineTrainer:
         revisions = [row.revision for row in rows if row.revision is not None]
         shares = {name: ratio.value for name, ratio in kind_shares(revisions).items()} if revisions else {}
         kept = {"kept": len(rows), "kept_fraction": len(rows) / len(episodes)}
-        return kept | outcome | shares | {"edits": edit_histogram(revisions)}
+        return kept | outcome | shares | {"edits": edit_histogram(revisions), "errors": draft_errors(revisions)}
 
     def state(self) -> dict[str, Any]:
         """What the next round depends on, beside :meth:`tensors`."""

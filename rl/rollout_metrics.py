@@ -9,7 +9,7 @@ import torch
 from rewards import Verdict
 from rl.advantages import shaped_rewards
 from rl.analysis.metrics import Ratio, declare, total
-from rl.analysis.revisions import Revision, kind_shares
+from rl.analysis.revisions import Revision, draft_errors, kind_shares
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.trainer import Step
@@ -156,12 +156,25 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Di
         }
     ]
     if max_turns > 1:
-        pairs = [e.attempts[:2] for e in good if len(e.attempts) > 1]
-        parts.append(kind_shares([Revision.of(*pair) for pair in pairs]))
+        parts.append(kind_shares(_revisions(good)))
     for k in range(max_turns):
         turns = [e.attempts[k] for e in good if e.given <= k < len(e.attempts)]
         parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})
     return {name: ratio.value for name, ratio in distributed.sum_ratios(total(parts)).items()}
+
+
+def errors_trained_on(step: Step, distributed: Distributed) -> dict[str, int]:
+    """How many wrong first attempts of which kind a step's second attempts follow; every process must ask for it."""
+    good = [episode for episode in step.episodes if not episode.failed]
+    counts: Counter[str] = Counter()
+    for part in distributed.gather([draft_errors(_revisions(good))]):
+        counts.update(part)
+    return dict(counts)
+
+
+def _revisions(episodes: Sequence[Episode]) -> list[Revision]:
+    pairs = [episode.attempts[:2] for episode in episodes if len(episode.attempts) > 1]
+    return [Revision.of(*pair) for pair in pairs]
 
 
 def _turn_metrics(turns: list[Turn]) -> dict[str, Ratio]:

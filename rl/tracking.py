@@ -170,8 +170,14 @@ class Tracker:
         conversations = self._conversations.size if self._conversations is not None else 0
         return {"metrics": self._metrics.size, "episodes": self._episodes.size, "conversations": conversations}
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float], errors: Mapping[str, int] | None = None) -> None:
         """One line of metrics.
+
+        Args:
+            step: When they were measured.
+            metrics: By name.
+            errors: How many wrong first attempts of which kind: of what was trained on since the line before, or, in a
+                line of validation rates, of the validation.
 
         Raises:
             KeyError: If a metric is not declared.
@@ -179,7 +185,8 @@ class Tracker:
         if new := [name for name in metrics if name not in self._described]:
             self._described |= {name: asdict(describe(name)) for name in new}
             write_json(self.folder / "metrics.json", self._described)  # a reader needs no catalogue
-        self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}})
+        counted = {} if errors is None else {"errors": dict(errors)}
+        self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}, **counted})
         if self._mirror is not None:
             self._mirror.log(step, {name: value for name, value in metrics.items() if value == value})
 

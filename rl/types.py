@@ -79,6 +79,11 @@ class Turn:
         return self.score is not None and self.score.verdict is Verdict.CORRECT
 
     @property
+    def error(self) -> str:
+        """Which kind of error it makes, as its verifier says; empty if it is right."""
+        return self.score.error if self.score is not None else "unscored"
+
+    @property
     def answer(self) -> str | None:
         """The final answer as people read it, ``None`` if there was none."""
         return self.score.answer if self.score is not None else None

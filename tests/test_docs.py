@@ -81,7 +81,7 @@ def test_what_is_added_from_outside_runs_as_printed(tmp_path):
     logged = [path.read_text() for path in (tmp_path / "runs").glob("*/*/metrics.jsonl")]
     assert any("policy/price" in text for text in logged)
     assert any('"eval/validation/longer":' in text for text in logged)
-    assert list((tmp_path / "runs" / "lengths").glob("exhibits/F14*.svg"))
+    assert list((tmp_path / "runs" / "lengths").glob("exhibits/F20*.svg"))
     assert [row.split()[0] for row in done.stdout.splitlines()] == ["oracle", "majority", "coin"]
 
 

@@ -138,7 +138,8 @@ class Mend:
             verdict = Verdict.NO_ANSWER if both is None else Verdict.WRONG
             return Score(0.0, verdict, answer, "other_equation", told, public=holds)
         score = score_answer(number[1], task.gold, self._deadline_s)
-        return replace(score, answer=answer, key=answer, observation=told, public=holds)
+        error = _miss(number[1], task.gold) if score.verdict is Verdict.WRONG else score.error
+        return replace(score, answer=answer, key=answer, observation=told, public=holds, error=error)
 
     def told(self, task: Task, response: str) -> str:
         """What both sides of the response's own equation come to; of the task, only the right side is used."""
@@ -216,6 +217,14 @@ def _value(side: str) -> Fraction | None:
     if isinstance(value, Expression) and isinstance(value.tree, Fraction) and not value.percent:
         return value.tree
     return None
+
+
+def _miss(number: str, gold: str) -> str:
+    """The kind of error: by how much the number is off if by little, else in which direction."""
+    off = Fraction(number) - int(gold)
+    if off.denominator == 1 and abs(off) <= 3:
+        return f"number {int(off):+d}"
+    return "number too large" if off > 0 else "number too small"
 
 
 def _pattern(task: Task) -> str:

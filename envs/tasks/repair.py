@@ -98,16 +98,16 @@ class Repair(CodeTasks):
         """1 if the program gives the right digit for all ten inputs."""
         want = task.info["want"]
         if parsed(response) is None:
-            return Score(0.0, Verdict.NO_ANSWER, None, "malformed", f"got _ want {want}")
+            return Score(0.0, Verdict.NO_ANSWER, None, "malformed", f"got _ want {want}", error="malformed")
         sandbox = get_sandbox(self._sandbox)
         score = score_program(to_python(response), task.info["tests"], self._limits, False, sandbox, self._cache)
         # The observation of a failed public test says what came out, in the words of ordinary code tasks.
         actual = re.search(r"Got: (\d)", score.observation)
         seen = f"got {actual[1] if actual else want} want {want}"
         mode = response.split(maxsplit=1)[0]
-        return replace(
-            score, answer=without_comment(response), key=None, reason=f"{mode}/{score.reason}", observation=seen
-        )
+        answer, reason = without_comment(response), f"{mode}/{score.reason}"
+        error = kind_of_error(task, response) if score.verdict is Verdict.WRONG else score.error
+        return replace(score, answer=answer, key=None, reason=reason, observation=seen, error=error)
 
     def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str:
         """What would be told if another value had come out, for control C4."""
@@ -134,6 +134,18 @@ def parsed(response: str) -> tuple[str, str, int, str] | None:
     if match is None or match[3] not in BEFORE or match[4] not in BEFORE or match[6] not in AFTER:
         return None
     return match[3], match[4], int(match[5]), match[6]
+
+
+def kind_of_error(task: Task, response: str) -> str:
+    """What a well-formed program has wrong: one of the slots, several of them, or by how much the constant is off."""
+    program, gold = parsed(response), parsed(task.gold)
+    assert program is not None
+    assert gold is not None
+    wrong = [name for name, mine, right in zip("abcd", program, gold, strict=True) if mine != right and name != "c"]
+    if wrong:
+        return f"slot {wrong[0]}" if len(wrong) == 1 else "several slots"
+    off = (program[2] - gold[2]) % 10
+    return f"constant {off if off <= 5 else off - 10:+d}"
 
 
 def written(slots: Sequence[str], constant: int, comment: str = "def") -> str:

@@ -1,9 +1,9 @@
-"""Tables and figures of a folder of runs, by id: T1 to T5, F1 to F13, C1 to C5, and whatever else was registered."""
+"""Tables and figures of a folder of runs, by id: T1 to T5, F1 to F14, C1 to C5, and whatever else was registered."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.evidence import controls, curves, distributions, tables  # noqa: F401  registers what they hold
+from experiments.evidence import controls, curves, distributions, errors, tables  # noqa: F401  registers what they hold
 from experiments.evidence.model import EXHIBITS, Absent, Exhibit, MissingError
 from experiments.evidence.store import Store
 

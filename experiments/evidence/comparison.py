@@ -8,6 +8,7 @@ from typing import Any
 from experiments.evidence.model import plain
 from experiments.evidence.store import Store
 from rl.analysis.controls import CONTROLS
+from rl.analysis.errors import Shift, shift
 from rl.analysis.rates import Where
 from rl.analysis.significance import detectable_delta, iqm, mcnemar, newcombe_paired
 from rl.analysis.statistics import Interval
@@ -52,6 +53,7 @@ class ArmLine:
         crashed: Seeds that ended with an error.
         controls: Accuracy of the second attempt under each control; empty if they were not played.
         losses: What the second attempt loses under each control: its own accuracy minus the control's.
+        shift: Its own errors against those in its training data; ``None`` if the run did not say.
         episodes: Sampled for training, the most of any seed.
         updates: Optimiser steps of a run, mean over seeds.
         gradient_tokens: Tokens that a run learned, mean over seeds.
@@ -70,6 +72,7 @@ class ArmLine:
     crashed: list[int]
     controls: dict[str, Interval]
     losses: dict[str, Interval]
+    shift: Shift | None
     episodes: int
     updates: float
     gradient_tokens: float
@@ -137,6 +140,7 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
         crashed=store.crashed(arm),
         controls=controls,
         losses=losses,
+        shift=_shift(store, mode, arm),
         episodes=max(result["totals"].get("episodes", 0) for result in results),
         updates=sum(result["totals"].get("updates", 0) for result in results) / len(results),
         gradient_tokens=sum(result["totals"].get("gradient_tokens", 0) for result in results) / len(results),
@@ -157,6 +161,15 @@ def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], dict[str, In
             there[control] = boot.interval(cells)
             lost[control] = boot.difference(store.cells(arm, "greedy", "accuracy_t2"), cells)
     return there, lost
+
+
+def _shift(store: Store, mode: str, arm: str) -> Shift | None:
+    seeds = store.complete or store.seeds(arm)[:1]
+    if arm not in store.trained or store.attempts(mode) < 2 or not all(store.errors(arm, seed) for seed in seeds):
+        return None
+    rows = [[row for row in store.rows_of(arm, mode) if row.seed == seed] for seed in seeds]
+    learned = [store.errors(arm, seed)[-1].seen for seed in seeds]
+    return shift(rows, learned, store.tables(mode)[arm].task_ids, store.bootstrap(mode))
 
 
 def _seed(store: Store, mode: str, arm: str, index: int) -> SeedLine:

@@ -12,7 +12,7 @@ from experiments.evidence.store import BASE, Store
 from rl.analysis.rates import edit_ratio, named
 from rl.analysis.revisions import EDIT_BINS
 from rl.analysis.rows import LONGER, EvalRow
-from rl.analysis.statistics import scaling
+from rl.analysis.statistics import by_responses
 
 _TRANSITIONS = {(False, True): "i->c", (True, False): "c->i", (True, True): "c->c", (False, False): "i->i"}
 _EDGES = [i / EDIT_BINS for i in range(EDIT_BINS)]
@@ -109,7 +109,7 @@ def parallel_or_sequential(store: Store) -> Figure:
     by_kind: dict[str, list[Series]] = {"majority": [], "sequential": []}
     by_tokens: dict[str, list[Series]] = {"majority": [], "sequential": []}
     for arm in store.arms:
-        per_seed = [scaling(rows) for rows in _by_seed(store.rows_of(arm, "sampled"))]
+        per_seed = [by_responses(rows) for rows in _by_seed(store.rows_of(arm, "sampled"))]
         rows = store.rows_of(arm, "sampled")
         if not rows:
             continue

@@ -5,6 +5,7 @@ run, or a folder of several. A run is a folder with a ``result.json``, which nam
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -57,6 +58,21 @@ class Curve:
 
     x: np.ndarray
     y: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorsAt:
+    """Wrong first attempts at one validation.
+
+    Args:
+        x: Sampled training episodes.
+        own: How many of the policy's own greedy ones make which kind of error.
+        seen: The same of what was trained on since the validation before.
+    """
+
+    x: float
+    own: dict[str, int]
+    seen: dict[str, int]
 
 
 class Store:
@@ -224,6 +240,18 @@ class Store:
             if len(points) > 1:
                 curves.append(Curve(*np.array(points, dtype=float).T))
         return curves
+
+    def errors(self, arm: str, seed: int) -> list[ErrorsAt]:
+        """Own errors at every validation beside those that were trained on since the one before, by kind."""
+        found, seen = [], Counter[str]()
+        for row in self._read(arm, seed, "metrics"):
+            if "errors" in row and "eval/validation/n" not in row:
+                seen.update(row["errors"])
+            elif "errors" in row:
+                if seen:
+                    found.append(ErrorsAt(row["rollout/episodes"], row["errors"], dict(seen)))
+                seen = Counter()
+        return found
 
     def rounds(self, arm: str, seed: int) -> list[dict[str, Any]]:
         """What an offline arm kept, round by round; empty for an online one."""

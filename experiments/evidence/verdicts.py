@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 from experiments.evidence.comparison import FAILED_BELOW, ArmLine, Comparison
 from rl.analysis.controls import OTHER_ATTEMPT, OTHER_ERROR, OTHERS_FIRST, WITHOUT_FIRST
+from rl.analysis.errors import HARDLY
 from rl.analysis.printing import fixed, percent
 from rl.analysis.rates import named
 from rl.analysis.significance import holm
 from rl.analysis.statistics import Interval
 
+UNSEEN_FROM = 0.02
+"""Own errors of kinds that training hardly had are spoken of if surely more than this share are such."""
 ENOUGH_SEEDS = 5
 """With fewer, resampling seeds says little about seeds that were not run."""
 
@@ -26,7 +29,7 @@ def verdicts(comparison: Comparison) -> list[str]:
     sentences = [_of_arm(comparison, line) for line in sorted(known, key=lambda a: -a.rates[comparison.goal].mean)]
     sentences += [f"{line.name}: every episode failed, so there is nothing to compare." for line in unknown]
     sentences += [f"{name}: no finished run, so it is missing here." for name in comparison.missing]
-    return sentences + _ranking(comparison, [line for line in known if line.trained])
+    return sentences + _ranking(comparison, [line for line in known if line.trained]) + whose_errors(comparison)
 
 
 def _of_arm(comparison: Comparison, line: ArmLine) -> str:
@@ -73,20 +76,54 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
     }
     found = {words: loss for words, loss in of_attempt.items() if loss is not None}
     unharmed = {words: loss for words, loss in found.items() if loss.low <= 0}
-    if found and not unharmed:
-        falls = [f"by {points(loss, False)} points {words}" for words, loss in found.items()]
-        said = f"It uses its attempt: acc@t2 falls {_and(falls)}."
-    else:
+    harmed = [f"by {points(loss, False)} points {words}" for words, loss in found.items() if loss.low > 0]
+    said = []
+    if unharmed:
         shown = [f"{words}: {points(loss)} points" for words, loss in unharmed.items()]
-        said = f"It answers anew rather than corrects: acc@t2 does not fall measurably {_and(shown)}."
-        if harmed := [f"by {points(loss, False)} points {words}" for words, loss in found.items() if loss.low > 0]:
-            said += f" It falls {_and(harmed)}."
-    error = losses.get(OTHER_ERROR)
-    if error is None:
-        return said
-    if error.low > 0:
-        return f"{said} It uses the error: with another one acc@t2 falls by {points(error, False)} points (C4)."
-    return f"{said} It does not use the error measurably: with another one acc@t2 falls by {points(error)} points (C4)."
+        said.append(f"It answers anew rather than corrects: acc@t2 does not fall measurably {_and(shown)}.")
+        said += [f"It falls {_and(harmed)}."] if harmed else []
+    elif found:
+        said.append(f"It uses its attempt: acc@t2 falls {_and(harmed)}.")
+    if (error := losses.get(OTHER_ERROR)) is not None:
+        uses = error.low > 0
+        words = "uses the error" if uses else "does not use the error measurably"
+        said.append(f"It {words}: with another one acc@t2 falls by {points(error, not uses)} points (C4).")
+    return " ".join(said)
+
+
+def whose_errors(comparison: Comparison) -> list[str]:
+    """Whether arms make the errors that they were trained on, and what becomes of those that they were not (F14)."""
+    known = [(line.name, line.shift) for line in comparison.arms if line.shift is not None]
+    if not known:
+        return []
+
+    def said(differs: bool) -> str:
+        return _and([f"{name} {_of_1(found.distance)}" for name, found in known if found.differs is differs])
+
+    parts = []
+    if any(found.differs for _, found in known):
+        parts.append(f"not those of its training data for {said(True)}")
+    if not all(found.differs for _, found in known):
+        parts.append(f"not to be told from them for {said(False)}")
+    chance = max(found.by_chance for _, found in known)
+    sentences = [
+        f"The kinds of error at the first attempt (F14; total variation, up to {fixed(chance, 2)} by chance) are "
+        f"{', and '.join(parts)}."
+    ]
+    for name, found in known:
+        if found.differs and found.unseen.low > UNSEEN_FROM:
+            sentence = (
+                f"{name}: {points(found.unseen, False)} % of its wrong first attempts are of kinds that its training "
+                f"data hardly hold (under {fixed(100 * HARDLY, 0)} %). "
+                f"It mends {percent(found.mended_unseen)} % of these"
+            )
+            others = found.mended_seen
+            sentences.append(sentence + (f" and {percent(others)} % of the others." if others == others else "."))
+    return sentences
+
+
+def _of_1(interval: Interval) -> str:
+    return f"{fixed(interval.mean, 2)} [{fixed(interval.low, 2)}, {fixed(interval.high, 2)}]"
 
 
 def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:

@@ -22,51 +22,54 @@ from itertools import chain, islice
 from typing import Any, NoReturn
 
 from rewards.sandbox.codec import MAX_ITEMS, NotPlainError, decode, encode, is_iterator, iterated
-from rewards.sandbox.wire import frame, receive_frame
+from rewards.sandbox.wire import Frames, frame
 
 SOURCE_NAME = "solution.py"
 MAX_REQUEST_BYTES = 64 * 2**20
 MAX_FRAMES = 12
-_MAX_STR_DIGITS = 4300
-"""Python's own default; the fork server has none, since its codec writes and reads numbers of any length."""
 _EAGER_ITEMS = 1000
 _TOGETHER_S = 0.02
 
 
 class _Capped(io.FileIO):
-    """A descriptor to which so many bytes are written; the rest is dropped without an error."""
+    """A descriptor to which ``left`` more bytes are written; the rest is dropped without an error."""
 
-    def __init__(self, descriptor: int, max_bytes: int) -> None:
+    def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
-        self._left = max_bytes
+        self.left = 0
 
     def write(self, data: Any) -> int:
-        kept = memoryview(data).cast("B")[: self._left]
-        self._left -= len(kept)
+        kept = memoryview(data).cast("B")[: self.left]
+        self.left -= len(kept)
         while kept:
             kept = kept[super().write(kept) or 0 :]
         return len(data)
 
 
-def open_streams(output_bytes: int) -> None:
-    """Standard streams as Python makes them, over descriptors 0, 1 and 2."""
+def open_streams() -> list[_Capped]:
+    """Standard streams as Python makes them, over descriptors 0, 1 and 2. Returns where those for output end."""
+    sinks = []
     raw = io.FileIO(0, "r", closefd=False)
     raw.name = "<stdin>"  # type: ignore[misc]
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), "utf-8", newline="\n")  # type: ignore[misc]
     sys.stdin.mode = "r"  # type: ignore[misc]
     for descriptor, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
-        sink = _Capped(descriptor, output_bytes)
+        sink = _Capped(descriptor)
+        sinks.append(sink)
         sink.name = f"<{name}>"  # type: ignore[misc]
         text = io.TextIOWrapper(io.BufferedWriter(sink), "utf-8", errors, "\n", line_buffering=descriptor == 2)
         text.mode = "w"  # type: ignore[misc]
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
+    return sinks
 
 
 def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        with suppress(Exception):  # the program may have put anything there, or closed it
-            stream.flush()  # type: ignore[union-attr]
+    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
+        try:
+            getattr(sys, name).flush()
+        except Exception:  # the program may have put anything there, or nothing, or closed it
+            continue
 
 
 class Candidate:
@@ -84,16 +87,19 @@ class Candidate:
         }
 
     def serve(self, channel: socket.socket) -> NoReturn:
-        """Answers frames until the peer is gone."""
+        """Answers frames until the peer is gone. Descriptor 1 is the program's output, the channel its only way out."""
+        frames = Frames(channel)
         try:
             while True:
-                request = receive_frame(channel, MAX_REQUEST_BYTES)
+                request = frames.receive(MAX_REQUEST_BYTES)
+                # Quick answers go together, unless it must be known which of them was the last and what was printed.
+                together = request["kind"] == "calls" and not request.get("eager")
                 waiting, since = b"", time.monotonic()
                 for reply in self.answer(request):
-                    _flush()
                     waiting += frame(reply)
-                    # Quick answers go together, unless it must be known which of them was the last.
-                    if request.get("eager") or time.monotonic() - since > _TOGETHER_S:
+                    if not together:
+                        _flush()
+                    if not together or time.monotonic() - since > _TOGETHER_S:
                         channel.sendall(waiting)
                         waiting, since = b"", time.monotonic()
                 channel.sendall(waiting)
@@ -110,7 +116,8 @@ class Candidate:
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         self._namespace = _module("solution", request["source"])
-        exec(compile(request.get("prelude", ""), "prelude.py", "exec"), self._namespace)
+        if request.get("prelude"):
+            exec(compile(request["prelude"], "prelude.py", "exec"), self._namespace)
         exec(compile(request["source"], SOURCE_NAME, "exec"), self._namespace)
         return {"loaded": True}
 
@@ -285,21 +292,8 @@ def _mro(kind: type) -> list[str]:
     return [base.__name__[:100] for base in kind.__mro__][:12]
 
 
-def serve(channel: socket.socket, output_bytes: int) -> NoReturn:
-    """The life of a process that answers calls: descriptor 1 is its output, the channel its only way out.
-
-    The streams were opened before the fork (:func:`open_streams`), which is cheaper.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        stream.buffer.raw._left = output_bytes  # type: ignore[attr-defined]
-    sys.set_int_max_str_digits(_MAX_STR_DIGITS)
-    Candidate().serve(channel)
-
-
-def run_script(source: str, output_bytes: int) -> NoReturn:
+def run_script(source: str) -> NoReturn:
     """The life of a whole program: as ``python solution.py`` runs it, with an end like Python's, save its clean-up."""
-    open_streams(output_bytes)
-    sys.set_int_max_str_digits(_MAX_STR_DIGITS)
     sys.argv, sys.orig_argv = [SOURCE_NAME], ["python", SOURCE_NAME]
     builtins.open = io.open = _open  # type: ignore[assignment]
     os.open = _open_descriptor  # type: ignore[assignment]

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from rewards.sandbox.candidate import MAX_REQUEST_BYTES, describe
 from rewards.sandbox.codec import NotPlainError, Opaque, decode, encode, is_iterator, iterated
-from rewards.sandbox.wire import receive_frame, send_frame
+from rewards.sandbox.wire import Frames, send_frame
 
 _ENDS_LOOPS = (StopIteration, StopAsyncIteration)
 _UNUSABLE = (NotPlainError, RecursionError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -51,7 +51,7 @@ class _Link:
     """The judge's end of the socket pair. ``asked`` counts replies: a test that fails without any fails by itself."""
 
     def __init__(self, channel: socket.socket, max_bytes: int) -> None:
-        self._channel, self._max_bytes = channel, max_bytes
+        self._channel, self._frames, self._max_bytes = channel, Frames(channel), max_bytes
         self.asked, self.gone, self.refused = 0, False, False
         self.exceptions: dict[str, type[Exception]] = {}
         self._hooks = {
@@ -64,7 +64,7 @@ class _Link:
         self.asked += 1
         try:
             send_frame(self._channel, request)
-            reply = receive_frame(self._channel, self._max_bytes)
+            reply = self._frames.receive(self._max_bytes)
         except OSError as error:
             self.gone = True
             raise CandidateError(f"the program ended before the tests did ({error})") from None
@@ -324,7 +324,8 @@ def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> N
 
 def run(supervisor: socket.socket, candidate: socket.socket, max_bytes: int) -> NoReturn:
     """The life of a judge's process: one request, a verdict for each of its tests."""
+    sys.set_int_max_str_digits(0)  # of the codec, which writes and reads numbers of any length
     try:
-        _judge(_Link(candidate, max_bytes), supervisor, receive_frame(supervisor, MAX_REQUEST_BYTES))
+        _judge(_Link(candidate, max_bytes), supervisor, Frames(supervisor).receive(MAX_REQUEST_BYTES))
     finally:
         os._exit(0)

@@ -23,7 +23,7 @@ from typing import Any
 
 from rewards.sandbox.confinement import Mode
 from rewards.sandbox.jobs import Ending, Job, Judgement, Limits, Outcome, SandboxError, Script
-from rewards.sandbox.wire import receive_frame, send_frame
+from rewards.sandbox.wire import Frames, frame, packed, unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
@@ -217,7 +217,7 @@ class _Server:
         """Whether a program left something behind that a later one could read: this server has run its last one."""
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-S", "-X", "int_max_str_digits=0", "-c", _BOOT, str(ROOT), mode.name,
+                [sys.executable, "-s", "-P", "-S", "-c", _BOOT, str(ROOT), mode.name,
                  str(memory_bytes), json.dumps(packages)],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
@@ -266,8 +266,8 @@ class _Server:
                 "cpu_s": limits.cpu_s * (1 + _LAP), "total_s": total_s,
                 "output_bytes": limits.output_bytes, "result_bytes": limits.result_bytes,
             }  # fmt: skip
-            descriptors = [ends[0].fileno(), output, errors, stdin, *(end.fileno() for end in ends[1:])]
-            socket.send_fds(self._control, [json.dumps(header).encode()], descriptors)
+            descriptors = [stdin, output, errors, *(end.fileno() for end in ends)]
+            socket.send_fds(self._control, [packed(header)], descriptors)
             self.begun = True
             for end in ends:
                 end.close()
@@ -287,16 +287,19 @@ class _Server:
         self, job: Job, limits: Limits, ours: socket.socket, output: int, replies: list[Any]
     ) -> tuple[bytes, bool]:
         """Adds the replies; returns what was printed about the public part, and whether a request came too late."""
-        printed, answered, unasked = b"", 0, False
+        printed, answered, unasked, frames = b"", 0, False, Frames(ours)
+        # What it may print about goes together; a hidden argument only when the output of that has been read.
+        early = max(job.output_after, 1)
         with suppress(OSError):  # it died, hung until it was killed, or sent too much: the report tells
-            for request in job.requests:
+            for number, request in enumerate(job.requests):
                 since = time.monotonic()
                 try:
-                    send_frame(ours, request)
+                    if number == 0 or number >= early:
+                        ours.sendall(b"".join(map(frame, job.requests[number : number + 1 if number else early])))
                 except OSError:
                     unasked = time.monotonic() - since < 1  # else it was the program that did not read
                     break
-                self._receive(job, request, limits, ours, replies)
+                self._receive(job, request, limits, frames, replies)
                 answered += 1
                 if answered == job.output_after:
                     printed = os.pread(output, limits.output_bytes, 0)
@@ -304,27 +307,25 @@ class _Server:
             printed = os.pread(output, limits.output_bytes, 0)
         return printed, unasked
 
-    def _receive(
-        self, job: Job, request: dict[str, Any], limits: Limits, ours: socket.socket, replies: list[Any]
-    ) -> None:
+    def _receive(self, job: Job, request: dict[str, Any], limits: Limits, frames: Frames, replies: list[Any]) -> None:
         """Receives replies, and tells the fork server where a test ends and the next begins, if that took long."""
         since = time.monotonic()
         for _ in range(_n_replies(request)):
-            replies.append(receive_frame(ours, limits.result_bytes))
+            replies.append(frames.receive(limits.result_bytes))
             if time.monotonic() - since > _LAP * limits.cpu_s:
                 since = time.monotonic()
-                self._control.send(json.dumps({"lap": self._next_id}).encode())
+                self._control.send(packed({"lap": self._next_id}))
             if _gave_up(job, replies):
                 break
 
     def _report(self, wait: bool) -> dict[str, Any]:
         if not wait:
             with suppress(BrokenPipeError):
-                self._control.send(json.dumps({"done": self._next_id}).encode())
+                self._control.send(packed({"done": self._next_id}))
         data = self._control.recv(4096)
         if not data:
             raise ConnectionError("the fork server is gone")
-        report = json.loads(data)
+        report = unpacked(data)
         if report["id"] != self._next_id:
             raise ConnectionError(f"a report about job {report['id']}, expected {self._next_id}")
         self.spent = report["spent"]

@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from rewards.sandbox import candidate, judge, kernel, namespaces, seccomp
 from rewards.sandbox.confinement import NOFILE, Mode, confine, layer
-from rewards.sandbox.wire import receive_frame, send_frame
+from rewards.sandbox.wire import Frames, packed, send_frame, unpacked
 
 PRELOAD = """
 abc array bisect builtins cmath codecs collections collections.abc copy dataclasses datetime decimal enum fractions
@@ -38,18 +38,20 @@ traceback types typing unicodedata
 """
 """What programs import most. Each 8 MB of modules costs about 0.7 ms per fork."""
 PRELOAD_STRICT = """
-_strptime argparse ast asyncio base64 binascii calendar cProfile colorsys concurrent.futures concurrent.futures.thread
-configparser contextlib contextvars copyreg csv ctypes difflib dis doctest errno fileinput fnmatch gc getopt getpass
-glob graphlib gzip hashlib hmac html html.parser importlib.util inspect ipaddress keyword linecache locale logging
-lzma bz2 mimetypes mmap multiprocessing opcode optparse pathlib pickle pkgutil platform plistlib posixpath pprint
-profile pstats queue quopri reprlib resource sched secrets select selectors shlex shutil signal socket stat stringprep
-subprocess symtable sysconfig tempfile timeit token tokenize trace tracemalloc unittest unittest.mock urllib.parse
-uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
+_strptime argparse ast asyncio base64 binascii calendar cProfile colorsys concurrent.futures
+concurrent.futures.thread configparser contextlib contextvars copyreg csv ctypes difflib dis doctest errno fileinput
+fnmatch gc getopt getpass glob graphlib gzip hashlib hmac html html.parser importlib.util inspect ipaddress keyword
+linecache locale logging lzma bz2 mimetypes mmap multiprocessing opcode optparse pathlib pickle pkgutil platform
+plistlib posixpath pprint profile pstats pydoc queue quopri reprlib resource sched secrets select selectors shlex
+shutil signal socket stat stringprep subprocess symtable sysconfig tempfile timeit token tokenize trace tracemalloc
+unittest unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
 """
 """Where no file can be opened later; those that this Python was built without are left out."""
 _HEAVY_PARTS = ("f2py", "distutils", "tests", "typing")
 """Of packages: builds, tests, types."""
 _WARM_UP_ROUNDS = 20
+_CONTROL = 10
+"""The descriptor of the control socket: behind those that a job brings."""
 _IDLE = 2.0
 """A program that uses next to no processor for this many times its limit sleeps or waits for itself."""
 
@@ -76,6 +78,10 @@ class Zygote:
 
     def __init__(self, control: socket.socket, mode: Mode) -> None:
         self._control, self._mode = control, mode
+        # What every child needs is made before the fork: each page of memory that a child touches is copied for it.
+        self._candidate, self._sinks = candidate.Candidate(), candidate.open_streams()
+        self._channels = [_stream(number, control) for number in (3, 4)]
+        os.closerange(0, _CONTROL)  # where the descriptors of a job will arrive, so that no child has to move them
         self._next_pid, self._scratch = 0, self._scratch_state()
         if mode >= Mode.STRICT:
             self._filter = seccomp.Installer(seccomp.child_filter())
@@ -85,7 +91,7 @@ class Zygote:
         while (job := self._receive()) is not None:
             report = self._run(job)
             report["spent"] = self._scratch_state() != self._scratch
-            self._control.send(json.dumps(report).encode())
+            self._control.send(packed(report))
 
     def _scratch_state(self) -> int:
         """A time that no program can set back, changed by whatever happens to the folder."""
@@ -98,12 +104,14 @@ class Zygote:
         descriptors = array.array("i")
         for _, _, body in ancillary:
             descriptors.frombytes(body[: len(body) - len(body) % 4])
-        header = json.loads(data)
+        header = unpacked(data)
         if "done" in header or "lap" in header:  # about a job that has ended by itself meanwhile
             return self._receive()
         return _Job(header, list(descriptors))
 
     def _run(self, job: _Job) -> dict[str, Any]:
+        for sink in self._sinks:
+            sink.left = job.header["output_bytes"]
         for role in job.header["roles"]:
             job.pids.append(self._fork(role, job))
         for descriptor in job.descriptors:
@@ -111,8 +119,7 @@ class Zygote:
         limit = self._wait(job)
         cpu_s = job.cpu_s()
         for pid in job.pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)  # not waited for yet, so nobody else has its number
         usages = [os.wait4(pid, 0) for pid in job.pids]
         _, status, _ = usages[0]
         return {
@@ -153,7 +160,7 @@ class Zygote:
                     if descriptor == watched or event & (select.POLLHUP | select.POLLERR):
                         return ""
                     message = self._control.recv(4096)
-                    if not message or json.loads(message).get("done") == header["id"]:
+                    if not message or unpacked(message).get("done") == header["id"]:
                         return ""
                     lap = job.cpu_s()
         finally:
@@ -178,40 +185,42 @@ class Zygote:
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         elif self._next_pid not in (0, os.getpid()):
             os._exit(0)  # a program before this one had threads; how many, it shall not read from its own number
-        # Descriptors arrive as [channel, output, errors, stdin]; for a judge [..., its channel, the supervisor's].
-        channel, output, errors, stdin = job.descriptors[:4]
+        # Descriptors arrive as [input, output, errors, channel]; for a judge [..., its channel, the supervisor's].
         if role == "judge":
-            _keep([(stdin, 0), (job.descriptors[4], 3), (job.descriptors[5], 4)])
+            _keep([job.descriptors[0], -1, -1, *job.descriptors[4:]])
         else:
-            _keep([(stdin, 0), (output, 1), (errors, 2), (channel, 3)])
+            _keep(job.descriptors[:4])
         seconds = int(header["total_s"]) + 2  # the kernel's own limit, should this process be kept from its watch
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         if self._mode >= Mode.STRICT:
             self._filter.install()
         gc.enable()
-        first = _stream(3)
+        first, second = self._channels
         if role == "judge":
-            judge.run(_stream(4), first, header["result_bytes"])
+            judge.run(second, first, header["result_bytes"])
         if role == "script":
-            source = receive_frame(first, candidate.MAX_REQUEST_BYTES)["source"]
+            source = Frames(first).receive(candidate.MAX_REQUEST_BYTES)["source"]
             first.close()
-            candidate.run_script(source, header["output_bytes"])
-        candidate.serve(first, header["output_bytes"])
+            candidate.run_script(source)
+        self._candidate.serve(first)
 
 
-def _stream(descriptor: int) -> socket.socket:
+def _stream(descriptor: int, some: socket.socket) -> socket.socket:
+    """A stream over a descriptor that is to come; until then some other socket stands in for it."""
+    os.dup2(some.fileno(), descriptor)
     # The C type: socket.socket turns its arguments into enums first, which costs more than all else here.
     return _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)  # type: ignore[return-value]
 
 
-def _keep(wanted: list[tuple[int, int]]) -> None:
-    """Moves descriptors, (from, to), to fixed numbers and closes all others."""
-    targets = {target for _, target in wanted}
-    sources = [fcntl.fcntl(s, fcntl.F_DUPFD, 16) if s in targets and s != t else s for s, t in wanted]
-    for source, (_, target) in zip(sources, wanted, strict=True):
-        if source != target:
-            os.dup2(source, target)
-    os.closerange(max(targets) + 1, NOFILE)
+def _keep(wanted: list[int]) -> None:
+    """Gives descriptors the numbers 0, 1, 2, ... and closes all others; -1 stands for none."""
+    if wanted != [0, 1, 2, 3]:  # where they arrive, if nothing else is open
+        copies = [-1 if descriptor < 0 else fcntl.fcntl(descriptor, fcntl.F_DUPFD, 20) for descriptor in wanted]
+        os.closerange(0, 20)
+        for target, copy in enumerate(copies):
+            if copy >= 0:
+                os.dup2(copy, target)
+    os.closerange(len(wanted), NOFILE)
 
 
 def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
@@ -232,8 +241,9 @@ def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
             if mode is Mode.STRICT:
                 _import_parts(package)
     sys.path[:] = own
-    for name in ("exit", "quit"):  # ``site`` would have added them
+    for name in ("exit", "quit"):  # ``site`` would have added these, and help
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    builtins.help = _sitebuiltins._Helper()
     random.seed(0)
     ours, theirs = socket.socketpair()
     program = candidate.Candidate()
@@ -242,9 +252,9 @@ def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
     for _ in range(_WARM_UP_ROUNDS):
         for request in ({"kind": "load", "source": source}, {"kind": "calls", "calls": calls}):
             send_frame(ours, request)
-            for reply in program.answer(receive_frame(theirs, 4096)):
+            for reply in program.answer(Frames(theirs).receive(4096)):
                 send_frame(theirs, reply)
-                receive_frame(ours, 4096)
+                Frames(ours).receive(4096)
     sys.modules.pop("solution")
     ours.close()
     theirs.close()
@@ -273,14 +283,19 @@ class _Refuses:
 def main() -> None:
     """``zygote.py MODE MEMORY_BYTES PACKAGES`` with the control socket as descriptor 0."""
     mode, memory_bytes, packages = Mode[sys.argv[1]], int(sys.argv[2]), json.loads(sys.argv[3])
-    control = socket.socket(fileno=0, family=socket.AF_UNIX, type=socket.SOCK_SEQPACKET)
+    control = socket.socket(
+        fileno=fcntl.fcntl(0, fcntl.F_DUPFD, _CONTROL), family=socket.AF_UNIX, type=socket.SOCK_SEQPACKET
+    )
+    for descriptor in range(3):
+        os.dup2(os.memfd_create("stream"), descriptor)  # what the standard streams will be: files
     try:
         if mode is Mode.NAMESPACES:
             layer("namespaces", namespaces.enter)
             if pid := os.fork():  # the child is pid 1 of the new world; its end is ours
-                os.close(0)
+                control.close()
                 os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
         _warm_up(mode, packages)
+        os.environ.clear()  # it was for what is imported; a program's environment is empty
         layers = confine(mode, memory_bytes, packages)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL if mode is Mode.NAMESPACES else 0)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
@@ -292,7 +307,6 @@ def main() -> None:
         control.send(json.dumps({"refused": refused}).encode())
         return
     zygote = Zygote(control, mode)
-    candidate.open_streams(0)
     gc.collect()
     gc.freeze()
     gc.disable()

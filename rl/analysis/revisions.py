@@ -1,5 +1,6 @@
 """What a second attempt does to the first: the kinds of revision, and how far apart the two texts are."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,11 +35,13 @@ class Revision:
     final: str
     draft_right: bool
     final_right: bool
+    draft_error: str = ""
+    """Which kind of error the draft makes; empty if it is right."""
 
     @classmethod
     def of(cls, draft: "Turn", final: "Turn") -> "Revision":
         """From the turns of an episode, or of two episodes of the same task."""
-        return cls(draft.text, final.text, draft.correct, final.correct)
+        return cls(draft.text, final.text, draft.correct, final.correct, draft.error)
 
     @property
     def kind(self) -> Kind:
@@ -54,6 +57,11 @@ def kind_shares(revisions: Sequence[Revision]) -> dict[str, Ratio]:
     n = float(len(revisions))
     kinds = [revision.kind for revision in revisions]
     return {f"data/{kind.value}": Ratio(float(kinds.count(kind)), n) for kind in Kind}
+
+
+def draft_errors(revisions: Iterable[Revision]) -> dict[str, int]:
+    """How many of the drafts make which kind of error; right ones are not counted."""
+    return dict(Counter(revision.draft_error for revision in revisions if not revision.draft_right))
 
 
 def edit_histogram(revisions: Iterable[Revision]) -> dict[str, list[int]]:

@@ -37,6 +37,7 @@ class EvalRow:
         values: Its value of every rate in :data:`rl.analysis.rates.RATES` that says something about it.
         answer_keys: By which two answers are the same; the answers themselves if nothing else is known.
         said: What was said between the attempts: role, text, reward.
+        errors: Which kind of error each attempt makes, empty for a right one; verdicts if nothing else is known.
     """
 
     arm: str
@@ -57,8 +58,11 @@ class EvalRow:
     values: dict[str, float] = field(default_factory=dict)
     answer_keys: tuple[str | None, ...] = ()
     said: tuple[tuple[str, str, float], ...] = ()
+    errors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        known = self.errors or tuple("" if verdict == "correct" else verdict for verdict in self.verdicts)
+        object.__setattr__(self, "errors", known)
         object.__setattr__(self, "answer_keys", self.answer_keys or self.answers)
         # Stored values stay; a rate that was declared after the row was written is measured when it is read.
         object.__setattr__(self, "values", self.values | measure(self))
@@ -91,6 +95,7 @@ class EvalRow:
             stop_reason=episode.stop_reason.value,
             failed=episode.failed,
             said=tuple((turn.role, turn.text, turn.reward) for turn in said),
+            errors=tuple(turn.error for turn in turns),
         )
 
     @classmethod

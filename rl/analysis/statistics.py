@@ -1,4 +1,4 @@
-"""Statistics of evaluated episodes: rates, paired bootstrap intervals, exact McNemar, inference-time scaling.
+"""Statistics of evaluated episodes: rates, paired bootstrap intervals, exact McNemar, accuracy over responses per task.
 
 Everything is a mean of per-episode values, first over the samples of a task, then over tasks, then over seeds; a rate
 that says nothing about some episodes is a quotient of two such means.
@@ -7,7 +7,7 @@ same draws for every arm, so that differences between arms are paired over tasks
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -183,6 +183,22 @@ class Bootstrap:
         """Mean and paired percentile interval of ``left - right``."""
         return _interval(left.mean - right.mean, self.draws(left) - self.draws(right), level)
 
+    def statistic(
+        self, values_SNE: np.ndarray, of: Callable[[np.ndarray, int], np.ndarray]
+    ) -> tuple[float, np.ndarray]:
+        """A mean over seeds of something that is not a mean over tasks, and its resamples.
+
+        Args:
+            values_SNE: What is added up over tasks, E numbers for each.
+            of: From ``[D, E]`` sums over tasks and the place of the seed to ``[D]`` values.
+
+        Returns:
+            The value, and its ``[draws]`` resamples.
+        """
+        whole = float(np.mean([of(values_NE.mean(0)[None], s)[0] for s, values_NE in enumerate(values_SNE)]))
+        drawn = [of(self._tasks @ values_NE.astype(np.float32), s) for s, values_NE in enumerate(values_SNE)]
+        return whole, (self._seeds * np.stack(drawn, 1)).sum(1)
+
     def p_value(self, left: Cells, right: Cells) -> float:
         """Two-sided: twice the share of draws whose difference has the other sign or is 0, at least 2 / draws."""
         draws = np.round(self.draws(left) - self.draws(right), 6)  # equal arms tie in every draw
@@ -212,7 +228,7 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
     return 1.0 - comb(n - n_correct, k) / comb(n, k)
 
 
-def scaling(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
+def by_responses(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
     """Accuracy against the number of responses per task, from the sampled episodes of one arm and seed.
 
     ``pass``, ``majority``: of k first attempts. ``sequential``: majority over the last attempts of k / K episodes,

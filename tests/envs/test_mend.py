@@ -201,3 +201,11 @@ def test_an_episode_tells_both_sides_and_mending_pays():
     assert (reward, terminated, truncated) == (0.0, False, False)
     assert messages == (Message("user", f"got diff={m * (number + a) + b - c}"),)
     assert env.step(mended(task, number))[1] == 1.0
+
+
+def test_an_error_says_by_how_much_the_number_misses():
+    taskset = Mend(**SIZES)
+    task = next(task for task in taskset.load(Split.TEST) if task.gold == "5")
+    told = {number: taskset.verify(task, respond(taskset, task, number)).error for number in (5, 6, 3, 9, 0)}
+    assert told == {5: "", 6: "number +1", 3: "number -2", 9: "number too large", 0: "number too small"}
+    assert taskset.verify(task, "nothing").error == "no_answer: no_answer"

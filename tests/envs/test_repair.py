@@ -81,3 +81,20 @@ def test_an_episode_shows_the_result_and_never_a_hidden_one(repair):
     assert (reward, terminated, truncated) == (0.0, False, False)
     assert messages == (Message("user", f"got {run(wrong, 0)} want {task.info['want']}"),)
     assert env.step(mended(task, int(parsed(wrong)[2])))[1] == 1.0
+
+
+def test_an_error_is_of_the_kind_of_what_is_wrong(repair):
+    task = repair.load(Split.TEST)[0]
+    a, b, constant, d = parsed(task.gold)
+    other_a, other_d = ("+2" if slot == "+1" else "+1" for slot in (a, d))
+    found = {
+        "constant +1": written((a, b, d), constant + 1),
+        "constant -2": written((a, b, d), constant - 2),
+        "constant +5": written((a, b, d), constant + 5),
+        "slot d": written((a, b, other_d), constant),
+        "several slots": written((other_a, b, other_d), constant + 1),
+        "malformed": "def a b",
+    }
+    for kind, response in found.items():
+        assert repair.verify(task, response).error == kind
+    assert repair.verify(task, task.gold).error == ""

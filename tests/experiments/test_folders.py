@@ -113,6 +113,33 @@ def test_a_folder_is_only_taken_if_it_holds_a_run_of_this_kind_and_config(tmp_pa
         named(tmp_path, folder)
 
 
+def test_a_name_that_is_no_runs_folder_is_refused_and_a_link_is_followed(tmp_path):
+    run = leave(choose(config(tmp_path), tmp_path))
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (run / "checkpoints").mkdir()
+    for name in ("file", "loop", "broken", f"{run}/checkpoints", f"{run}/identity.json"):
+        with pytest.raises(ResumeError, match="there is no such folder, or no run of this program"):
+            choose(config(tmp_path, str(tmp_path / name)), tmp_path)
+    for kind in ("compare", "evaluate", "tune", "warm_start"):
+        (tmp_path / kind).mkdir()
+        Identity(kind, {"x": 1}).write(tmp_path / kind)
+        with pytest.raises(
+            ResumeError, match=rf"that is a run of experiments\.{kind}, which experiments\.train cannot"
+        ):
+            choose(config(tmp_path, str(tmp_path / kind)), tmp_path)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "identity.json").write_text("{")
+    with pytest.raises(ResumeError, match=r"identity\.json cannot be read"):
+        choose(config(tmp_path, str(tmp_path / "half")), tmp_path)
+    (tmp_path / "link").symlink_to(run)
+    taken = choose(config(tmp_path, str(tmp_path / "link")), tmp_path)
+    assert taken.resolve() == run.resolve()
+    with pytest.raises(ResumeError, match="in use by"):
+        choose(config(tmp_path, str(run)), tmp_path)
+
+
 def test_a_sweep_goes_on_job_by_job(tmp_path):
     sweep = tmp_path / "test" / "then_multirun"
     jobs = [

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments.watch import curve, run_view, runs_view, tail, transitions_line, view
-from rl import trainer  # noqa: F401  declares what runs log
+from rl import rollout_metrics, trainer  # noqa: F401  declare what runs log
 from rl.tracking import Tracker
 from tests.conftest import ROOT
 from tests.helpers import episode

@@ -338,14 +338,14 @@ def test_a_pause_of_the_trainer_stops_no_program(monkeypatch):
     """The program waits for its next request until it is taken for asleep; then it is run again, not called slow."""
     from rewards.sandbox import supervisor
 
-    real, pauses = supervisor.receive_frame, [1.5]
+    real, pauses = supervisor.Frames.receive, [1.5]
 
-    def paused(channel, max_bytes):
-        reply = real(channel, max_bytes)
+    def paused(self, max_bytes):
+        reply = real(self, max_bytes)
         time.sleep(pauses.pop() if pauses else 0)
         return reply
 
-    monkeypatch.setattr(supervisor, "receive_frame", paused)
+    monkeypatch.setattr(supervisor.Frames, "receive", paused)
     load = {"kind": "load", "source": "def f(): return 1"}
     call = {"kind": "calls", "calls": [{"name": "f", "args": [], "kwargs": {}}]}
     with Sandbox(n_workers=1) as sandbox:

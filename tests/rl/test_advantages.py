@@ -48,9 +48,11 @@ def test_leave_one_out_by_hand():
 
 
 @pytest.mark.parametrize(("name", "options"), [("rloo", {}), ("grpo", {"scale": True})])
-def test_group_baselines_refuse_a_group_of_one(name, options):
-    with pytest.raises(ValueError, match=r"groups \[7\]"):
-        baseline(name, batch([[0.0]] * 3, [0, 0, 7]), **options)
+def test_who_is_compared_with_nobody_has_no_advantage(name, options):
+    """A role may have spoken in one episode of its task alone; whole groups of one are refused by the config."""
+    got = baseline(name, batch([[1.0], [0.0], [1.0]], [0, 0, 7]), **options)
+    assert got[:2, 0].tolist() == pytest.approx([1.0, -1.0] if name == "rloo" else [0.7071, -0.7071], abs=2e-4)
+    assert got[2].item() == 0.0
 
 
 def test_group_normalised_by_hand():

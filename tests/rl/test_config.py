@@ -66,8 +66,8 @@ MAY_BE_ZERO = {
     "SandboxOptions": "total_s wall_s output_kb workers retries",
     "PretrainConfig": "seed second_weight length_class",
     "PlayConfig": "seed",
-    "WatchConfig": "episodes",
-    "ReportConfig": "episodes",
+    "WatchConfig": "newest",
+    "ReportConfig": "page_episodes",
 }
 LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE, TOKEN_MASKS, CURRICULA)
 LOOKUPS += (GROUP_REWARDS, KEEP_RULES, FEEDBACK, STOP_RULES, BETWEEN, EXECUTORS, SAMPLERS, OBJECTIVES)

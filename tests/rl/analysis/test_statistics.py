@@ -7,7 +7,7 @@ import pytest
 
 from rl.analysis.metrics import Ratio, total
 from rl.analysis.significance import mcnemar
-from rl.analysis.statistics import Bootstrap, Cells, pass_at_k, scaling, summarise, tabulate
+from rl.analysis.statistics import Bootstrap, Cells, by_responses, pass_at_k, summarise, tabulate
 from tests.helpers import row
 
 
@@ -110,12 +110,12 @@ def test_samples_of_a_task_are_averaged_first():
     assert tabulate(rows, "sampled")["a"].cells["accuracy_t2"].above.tolist() == [[0.25]]
 
 
-def test_scaling_compares_equal_numbers_of_responses():
+def test_accuracy_over_responses_compares_equal_numbers_of_responses():
     def attempts(first, last, sample):
         return row(task_id="x", first=first, last=last, sample=sample, mode="sampled")
 
     rows = [attempts(False, True, 0), attempts(False, True, 1), attempts(True, True, 2), attempts(False, True, 3)]
-    points = scaling(rows)
+    points = by_responses(rows)
     assert [point["responses"] for point in points] == [1, 2, 3, 4]
     assert points[3]["majority"] == 0.0  # three of four first attempts agree on a wrong answer
     assert points[3]["sequential"] == 1.0  # two episodes of two attempts

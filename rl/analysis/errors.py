@@ -1,0 +1,136 @@
+"""Errors that a policy makes against errors in what it was trained on, by kind.
+
+Fine-tuning on stored traces teaches to correct the errors in them; a policy whose own errors are others has learned
+something that it does not need (SCoRe, arXiv 2409.12917, section 4.2: the distribution mismatch). How far two
+distributions of kinds of error are apart is their total variation: half the sum of the absolute differences of the
+shares, 0 for the same and 1 for two that have no kind in common.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl.analysis.rows import EvalRow
+from rl.analysis.statistics import Bootstrap, Interval
+
+HARDLY = 0.02
+"""A kind that makes up less than this share of the errors trained on was hardly seen."""
+SIMULATIONS = 2000
+
+Counts = Mapping[str, int]
+
+
+def total_variation(one: Counts, other: Counts) -> float:
+    """Of two tables of counts by kind; ``nan`` if one of them is empty."""
+    n, m = sum(one.values()), sum(other.values())
+    if not n or not m:
+        return float("nan")
+    return 0.5 * sum(abs(one.get(kind, 0) / n - other.get(kind, 0) / m) for kind in {*one, *other})
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Own wrong first attempts of one arm against those in its training data.
+
+    Args:
+        distance: Their total variation, corrected for its bias, with a bootstrap interval over seeds, then tasks. The
+            total variation of a few hundred errors is above 0 even where nothing differs.
+        by_chance: What total variation, not corrected, 95 % of draws stay below where both are draws of so many errors
+            from one distribution.
+        differs: Whether the one measured is above that.
+        unseen: Share of the own errors whose kind was hardly seen in training (:data:`HARDLY`).
+        mended_unseen: Share of these that the second attempt mends; ``nan`` if there are none.
+        mended_seen: The same of all others.
+    """
+
+    distance: Interval
+    by_chance: float
+    differs: bool
+    unseen: Interval
+    mended_unseen: float
+    mended_seen: float
+
+
+def shift(
+    rows: Sequence[Sequence[EvalRow]], learned: Sequence[Counts], task_ids: Sequence[str], bootstrap: Bootstrap
+) -> Shift | None:
+    """How far own errors are from those trained on.
+
+    Args:
+        rows: Evaluated episodes of every seed, without failed ones.
+        learned: Of every seed, the errors that its training data hold, by kind.
+        task_ids: What was played.
+        bootstrap: Of so many seeds and tasks.
+
+    Returns:
+        The shift; ``None`` if a seed makes no error, or has seen none.
+    """
+    kinds = sorted({kind for counts in learned for kind in counts} | {row.errors[0] for one in rows for row in one})
+    kinds = [kind for kind in kinds if kind]
+    own = np.stack([_by_task(one, kinds, task_ids) for one in rows])
+    seen_SE = np.array([[counts.get(kind, 0) for kind in kinds] for counts in learned], dtype=float)
+    if not (own.sum((1, 2)) > 0).all() or not (seen_SE.sum(1) > 0).all():
+        return None
+    shares_SE = seen_SE / seen_SE.sum(1, keepdims=True)
+    hardly_SE = shares_SE < HARDLY
+
+    def variation(own_DE: np.ndarray, s: int) -> np.ndarray:
+        return 0.5 * np.abs(_normalised(own_DE) - shares_SE[s]).sum(-1)
+
+    def unseen(own_DE: np.ndarray, s: int) -> np.ndarray:
+        return _normalised(own_DE) @ hardly_SE[s]
+
+    measured, draws = bootstrap.statistic(own, variation)
+    by_chance = _by_chance((own.sum(2) > 0).sum(1), seen_SE, own.sum(1))
+    wrong = [(row, s) for s, one in enumerate(rows) for row in one if row.errors[0]]
+    mended: dict[bool, list[bool]] = {True: [], False: []}
+    for row, s in wrong:
+        mended[bool(hardly_SE[s, kinds.index(row.errors[0])])].append(row.correct[row.at(2)])
+    share, share_draws = bootstrap.statistic(own, unseen)
+    return Shift(
+        _corrected(measured, draws),
+        by_chance,
+        measured > by_chance,
+        Interval(share, *map(float, np.nanquantile(share_draws, (0.025, 0.975)))),
+        float(np.mean(mended[True])) if mended[True] else float("nan"),
+        float(np.mean(mended[False])) if mended[False] else float("nan"),
+    )
+
+
+def _by_task(rows: Sequence[EvalRow], kinds: Sequence[str], task_ids: Sequence[str]) -> np.ndarray:
+    """``[N, E]`` how many first attempts at a task make which kind of error."""
+    places = {task: i for i, task in enumerate(task_ids)}
+    found = np.zeros((len(places), len(kinds)))
+    for row in rows:
+        if row.errors[0]:
+            found[places[row.task_id], kinds.index(row.errors[0])] += 1
+    return found
+
+
+def _normalised(counts_DE: np.ndarray) -> np.ndarray:
+    totals = counts_DE.sum(-1, keepdims=True)
+    return np.divide(counts_DE, totals, out=np.full_like(counts_DE, np.nan), where=totals > 0)
+
+
+def _corrected(measured: float, draws: np.ndarray) -> Interval:
+    """Resampling adds to a total variation what sampling has added already, so it is taken off once."""
+    low, high = np.nanquantile(draws, (0.025, 0.975))
+    ends = (2 * measured - value for value in (float(np.nanmean(draws)), float(high), float(low)))
+    return Interval(*(min(1.0, max(0.0, value)) for value in ends))
+
+
+def _by_chance(n_own: np.ndarray, seen_SE: np.ndarray, own_SE: np.ndarray) -> float:
+    """95 % quantile of the mean over seeds of the total variation of two draws from what both are together.
+
+    Args:
+        n_own: ``[S]`` tasks with a wrong attempt: the samples of a task are no more than one draw.
+        seen_SE: ``[S, E]`` errors trained on.
+        own_SE: ``[S, E]`` own errors.
+    """
+    rng, found = np.random.default_rng(0), np.zeros(SIMULATIONS)
+    for n, seen_E, own_E in zip(n_own, seen_SE, own_SE, strict=True):
+        together = (seen_E + own_E) / (seen_E + own_E).sum()
+        draws = [rng.multinomial(m, together, SIMULATIONS) / m for m in (int(n), int(seen_E.sum()))]
+        found += 0.5 * np.abs(draws[0] - draws[1]).sum(1)
+    return float(np.quantile(found / len(n_own), 0.95))
