@@ -205,7 +205,7 @@ def entropy_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> Los
 def kl_cov_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> LossOutput:
     """KL-Cov: ``sum(w |log pi - log pi_old|)`` over the tokens that ``token_mask=kl_cov`` marks.
 
-    arXiv 2505.22617, section 4.2, with the absolute log-ratio as its estimate of the KL, as in the authors' code.
+    arXiv 2505.22617, with the absolute log-ratio as its estimate of the KL, as in the authors' code.
     """
     marked = batch.rollout.response_mask & ~batch.kept
     return LossOutput(masked_sum(weights * log_ratio(stats.logprobs, batch.old_logprobs, marked).abs(), marked), {})
