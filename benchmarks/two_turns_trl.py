@@ -125,7 +125,8 @@ _TASKS: dict[str, Task] = {}
 
 def build(config: TrainConfig) -> Workbench:
     """Environment, tokenizer and a model as transformers loads it, with PyTorch's own products."""
-    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):  # asked for our kernels, see rl.backends.products
+    # Enabled, it would get our kernels: see rl.backends.products.
+    with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):  # pyright: ignore[reportArgumentType]
         return Workbench.build(config)
 
 

@@ -178,7 +178,14 @@ class Program:
             refuse_unknown(of_hydra, but=("hydra.env",))
             config = typed(cfg)
             run = self._run or importlib.import_module(self._module).main.run
-            run(config)
+            try:
+                run(config)
+            except SystemExit as error:
+                if error.code == os.EX_TEMPFAIL:  # a signal of the cluster
+                    raise
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                said = f"{place.filename}, line {place.lineno} ended the program with SystemExit({error.code!r})"
+                raise UserError(said) from error
         except Exception as error:
             hydra_folder = Path(HydraConfig.get().runtime.output_dir)
             for empty in (hydra_folder, hydra_folder.parent):  # Hydra makes them before anything is checked

@@ -137,7 +137,8 @@ class TuneConfig(ArmsConfig):
         check_numbers(self, "", positive="trials at_once", not_negative="seed threads seeds retries")
         from experiments.search import OBJECTIVES, SAMPLERS
 
-        OBJECTIVES[self.objective]
+        if OBJECTIVES.fact(self.objective, "sampled") and not self.evaluation.samples_per_task:
+            raise ValueError(f"objective={self.objective} needs sampled episodes: set evaluation.samples_per_task")
         SAMPLERS.options(self.sampler, self.sampler_options)
 
 

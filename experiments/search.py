@@ -13,7 +13,8 @@ from rewards import Lookup
 from rl.config.checks import check_numbers
 
 OBJECTIVES: Lookup[Callable[[Mapping[str, Any]], float]] = Lookup("objective")
-"""``(result.json of a trial on validation tasks) -> number``, more of which is better."""
+"""``(result.json of a trial on validation tasks) -> number``, more of which is better. ``sampled=True`` declares
+that it reads sampled episodes, which are played for no other."""
 SAMPLERS: Lookup[Callable[..., Any]] = Lookup("sampler")
 """``(seed, **options) -> optuna.samplers.BaseSampler``."""
 
@@ -31,7 +32,7 @@ def delta(result: Mapping[str, Any]) -> float:
     return result["greedy"]["delta"]
 
 
-@OBJECTIVES.register("sampled_last_accuracy")
+@OBJECTIVES.register("sampled_last_accuracy", sampled=True)
 def sampled_last_accuracy(result: Mapping[str, Any]) -> float:
     """Sampled accuracy at the last attempt; needs ``evaluation.samples_per_task``."""
     return last_accuracy({"greedy": result["sampled"]})

@@ -84,7 +84,16 @@ class ArmStudy:
 
         self.arm, self.trials, self._cfg, self._folder = arm, [], cfg, folder
         # Only what the objective reads; the test tasks stay unseen.
-        judged = replace(cfg.evaluation, split="validation", controls=False, attempts=0, fixed_first=0, transfer={})
+        unread: dict[str, Any] = {
+            "controls": False,
+            "only_controls": [],
+            "attempts": 0,
+            "fixed_first": 0,
+            "transfer": {},
+        }
+        if not OBJECTIVES.fact(cfg.objective, "sampled"):
+            unread |= {"samples_per_task": 0, "temperature": 1.0}
+        judged = replace(cfg.evaluation, split="validation", **unread)
         self._shared = shared_by_arms(replace(cfg, evaluation=judged), threads)
         self.kind, *_ = arm_config(arm, cfg.arms[arm], cfg, self._shared)
         self.varied: dict[str, Dimension] = dimensions(cfg.space, self.kind, arm)

@@ -16,6 +16,7 @@ The rule, in this order:
 import ast
 import builtins
 import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Collection, Iterator
@@ -33,7 +34,8 @@ _LANGUAGES = re.compile(
 )
 _MAX_NESTED, _MAX_CHECKS = 3, 50
 _MISTAKE = re.compile(
-    r"\b(mistake|wrong|incorrect|bug|buggy|pitfall|avoid|broken|does(?: not|n't) work|fails?|not to do|bad|don't)\b",
+    r"\b(mistake|wrong|incorrect|bug|buggy|pitfall|avoid|broken|does(?: not|n't) work|fails?|not to do|bad|don't|"
+    r"do not|original)\b",
     re.IGNORECASE,
 )
 _MENDED = re.compile(
@@ -170,6 +172,8 @@ def _bound_by(node: ast.AST) -> Iterator[str]:
         if not _is_stub(node):
             yield node.name
     elif isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] not in sys.stdlib_module_names:
+            return  # "from solution import add" stands in front of its tests
         yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
     elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]

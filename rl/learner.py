@@ -372,9 +372,8 @@ class Learner:
         """The surrogate on the tokens that masks leave it, and what they took out."""
         metrics: dict[str, Ratio] = {}
         mask, kept = train.rollout.response_mask, train.kept
-        if not self._masks_whole:
-            kept = self._token_mask(stats, train, None)
         if self._algorithm.token_mask != "none":
+            kept = kept if self._masks_whole else self._token_mask(stats, train, None)
             metrics["policy/token_mask"] = Ratio((mask & ~kept).sum(), mask.sum())
         seen = self._on_policy(stats, train, metrics) if self._algorithm.off_policy_mask else train
         out = self._objective.surrogate(stats, seen, weights if self._marks else torch.where(kept, weights, 0.0))

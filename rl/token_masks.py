@@ -122,8 +122,9 @@ def high_entropy(stats: SampledStats, train: TrainBatch, whole: Whole, *, share:
     """The share of response tokens at which the policy was least sure.
 
     "Beyond the 80/20 rule" (Wang et al., arXiv 2506.01939): of DAPO's tokens only the 20 % of highest entropy are
-    trained on; section 5 reports +11.0 points on AIME'25 and +7.7 on AIME'24 for Qwen3-32B, +4.8 and +5.2 for 14B, and
-    no loss for 8B. There entropies are ranked within a batch, as here; a turn of its own is what it calls a response.
+    trained on; the abstract reports +11.0 points on AIME'25 and +7.7 on AIME'24 for Qwen3-32B, +4.8 and +5.2 for 14B,
+    and no loss for 8B. There entropies are ranked within a batch, as here; a turn is what it calls a response. Tokens
+    that tie with the last one are kept too.
     """
     mask, turn_ids = train.rollout.response_mask, train.rollout.turn_ids
     kept = torch.zeros_like(mask)
@@ -141,7 +142,7 @@ def dual_clip(stats: SampledStats, train: TrainBatch, whole: Whole | None, *, li
     """All but tokens of negative advantage whose ratio to the old policy is above a limit.
 
     PPO's clip lets the ratio of a bad token grow without bound, and its gradient with it (Ye et al., arXiv 1912.09729,
-    section 3.3, with the limit 3). Their surrogate is constant there; here the token is left out: the same gradient.
+    with the limit 3). Their surrogate is constant there; here the token is left out: the same gradient.
     """
     mask = train.rollout.response_mask
     ratio = log_ratio(stats.logprobs.detach(), train.old_logprobs, mask)
@@ -154,8 +155,8 @@ def clip_covariance(
 ) -> Tensor:
     """All but a few tokens, drawn at random from those whose covariance lies in a band.
 
-    Entropy falls as fast as log-prob and advantage covary (Cui et al., arXiv 2505.22617, section 3.2); Clip-Cov
-    (section 4.2) takes a share of 2e-4 of the tokens whose covariance lies between 1 and 5 out of the gradient.
+    Entropy falls as fast as log-prob and advantage covary (Cui et al., arXiv 2505.22617); Clip-Cov takes a share of
+    2e-4 of the tokens, of those whose covariance lies between 1 and 5, out of the gradient.
     """
     covariance, mask = token_covariance(stats.logprobs, train, whole)
     candidates = mask & (covariance >= low) & (covariance <= high)
@@ -167,7 +168,7 @@ def clip_covariance(
 def mark_covariance(stats: SampledStats, train: TrainBatch, whole: Whole, *, share: float) -> Tensor:
     """Marks the tokens of largest covariance, for the term ``kl_cov`` of the loss.
 
-    KL-Cov of arXiv 2505.22617, section 4.2: they keep their gradient and pay a KL to the old policy; the share is 2e-3
+    KL-Cov of arXiv 2505.22617: they keep their gradient and pay a KL to the old policy; the share is 2e-3
     for Qwen2.5-7B and 2e-4 for 32B, the weight 1.
     """
     covariance, mask = token_covariance(stats.logprobs, train, whole)

@@ -6,11 +6,11 @@ values stay here, as always. How well programs are isolated is the server's affa
 Tests that are arbitrary code are refused, since the interface offers no second process beside the program's.
 """
 
+import http.client
 import inspect
 import json
 import secrets
 import time
-import urllib.error
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -21,6 +21,9 @@ from rewards.sandbox.jobs import Conversation, Ending, Job, Limits, Outcome, San
 
 _GRACE_S = 60.0
 _BACKOFF_S = 0.2
+_MAX_ANSWER_BYTES = 64 * 2**20
+_FAILURES = (OSError, ValueError, RecursionError, http.client.HTTPException)
+"""Of a request: no connection, no time, no HTTP, no JSON, not what was promised."""
 _DRIVER = """
 import json, os, sys, types
 given = json.loads(sys.stdin.readline())
@@ -91,7 +94,7 @@ class RemoteSandbox:
     def _script(self, job: Script, limits: Limits) -> Outcome:
         _, wall_s = limits.in_all(1)
         result = self._post(job.source, job.stdin.decode("utf-8", "replace"), wall_s)
-        output, errors = (result[name].encode()[: limits.output_bytes + 1] for name in ("stdout", "stderr"))
+        output, errors = (_encoded(result[name])[: limits.output_bytes + 1] for name in ("stdout", "stderr"))
         ending = Ending.TIMEOUT if result["timed_out"] else Ending.FINISHED if result["exit"] >= 0 else Ending.DIED
         return Outcome(ending, (), output, errors, 0, result["exit"], result["seconds"])
 
@@ -129,33 +132,18 @@ class RemoteSandbox:
         for attempt in range(self._retries + 1):
             time.sleep(_BACKOFF_S * (2**attempt - 1))
             try:
-                answer = self._exchange(request, wall_s + _GRACE_S)
-            except (OSError, ValueError) as error:
-                said = str(error)
-                continue
-            result = answer.get("run_result")
-            if answer.get("status") in ("Success", "Failed") and isinstance(result, dict):
-                status = result.get("return_code")
-                return {
-                    "stdout": result.get("stdout") or "",
-                    "stderr": result.get("stderr") or "",
-                    "exit": status if isinstance(status, int) else -1,
-                    "seconds": float(result.get("execution_time") or 0),
-                    "timed_out": result.get("status") == "TimeLimitExceeded",
-                }
-            said = str(answer.get("message") or answer.get("status"))
+                return _result(self._exchange(request, wall_s + _GRACE_S))
+            except _FAILURES as error:
+                said = str(error) or type(error).__name__
         if code != _PROBE and self._works():  # it fails for this program alone, so that is the program's doing
             return {"stdout": "", "stderr": said, "exit": -1, "seconds": 0.0, "timed_out": False}
         raise SandboxError(f"the server failed {self._retries + 1} times: {said}")
 
-    def _exchange(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def _exchange(self, request: dict[str, Any], timeout_s: float) -> Any:
         body = json.dumps(request).encode()
-        http = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(http, timeout=timeout_s) as response:
-            answer = json.loads(response.read())
-        if not isinstance(answer, dict):
-            raise ValueError("the server sent no JSON object")
-        return answer
+        post = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(post, timeout=timeout_s) as response:
+            return json.loads(response.read(_MAX_ANSWER_BYTES))
 
     def _works(self) -> bool:
         try:
@@ -165,6 +153,29 @@ class RemoteSandbox:
 
 
 _PROBE = "print('works')"
+
+
+def _result(answer: Any) -> dict[str, Any]:
+    """What became of a program; raises ``ValueError`` if the server could not run it, or sends no sense."""
+    run = answer.get("run_result") if isinstance(answer, dict) else None
+    if not isinstance(run, dict) or answer.get("status") not in ("Success", "Failed"):
+        said = (answer.get("message") or answer.get("status")) if isinstance(answer, dict) else ""
+        raise ValueError(str(said or "the server sent no result"))
+    stdout, stderr, seconds = (
+        run.get(name) or empty for name, empty in (("stdout", ""), ("stderr", ""), ("execution_time", 0))
+    )
+    if not isinstance(stdout, str) or not isinstance(stderr, str) or not isinstance(seconds, int | float):
+        raise ValueError("the server sent a result with other fields than SandboxFusion's")
+    status = run.get("return_code")
+    return {
+        "stdout": stdout, "stderr": stderr, "exit": status if isinstance(status, int) else -1, "seconds": seconds,
+        "timed_out": run.get("status") == "TimeLimitExceeded",
+    }  # fmt: skip
+
+
+def _encoded(text: str) -> bytes:
+    """JSON has halves of characters, UTF-8 has none: a program may print what it likes."""
+    return text.encode("utf-8", "replace")
 
 
 def _parted(stdout: str, mark: str) -> tuple[bytes, list[Any]]:
@@ -178,4 +189,4 @@ def _parted(stdout: str, mark: str) -> tuple[bytes, list[Any]]:
                 replies.append(None)
         else:
             printed.append(line)
-    return "\n".join(printed).strip("\n").encode(), replies
+    return _encoded("\n".join(printed).strip("\n")), replies

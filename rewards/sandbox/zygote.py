@@ -38,13 +38,13 @@ traceback types typing unicodedata
 """
 """What programs import most. Each 8 MB of modules costs about 0.7 ms per fork."""
 PRELOAD_STRICT = """
-_strptime argparse ast asyncio base64 binascii calendar cProfile colorsys concurrent.futures concurrent.futures.thread
-configparser contextlib contextvars copyreg csv ctypes difflib dis doctest errno fileinput fnmatch gc getopt getpass
-glob graphlib gzip hashlib hmac html html.parser importlib.util inspect ipaddress keyword linecache locale logging
-lzma bz2 mimetypes mmap multiprocessing opcode optparse pathlib pickle pkgutil platform plistlib posixpath pprint
-profile pstats queue quopri reprlib resource sched secrets select selectors shlex shutil signal socket stat stringprep
-subprocess symtable sysconfig tempfile timeit token tokenize trace tracemalloc unittest unittest.mock urllib.parse
-uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
+_strptime argparse ast asyncio base64 binascii calendar cProfile colorsys concurrent.futures
+concurrent.futures.thread configparser contextlib contextvars copyreg csv ctypes difflib dis doctest errno fileinput
+fnmatch gc getopt getpass glob graphlib gzip hashlib hmac html html.parser importlib.util inspect ipaddress keyword
+linecache locale logging lzma bz2 mimetypes mmap multiprocessing opcode optparse pathlib pickle pkgutil platform
+plistlib posixpath pprint profile pstats pydoc queue quopri reprlib resource sched secrets select selectors shlex
+shutil signal socket stat stringprep subprocess symtable sysconfig tempfile timeit token tokenize trace tracemalloc
+unittest unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
 """
 """Where no file can be opened later; those that this Python was built without are left out."""
 _HEAVY_PARTS = ("f2py", "distutils", "tests", "typing")
@@ -241,8 +241,9 @@ def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
             if mode is Mode.STRICT:
                 _import_parts(package)
     sys.path[:] = own
-    for name in ("exit", "quit"):  # ``site`` would have added them
+    for name in ("exit", "quit"):  # ``site`` would have added these, and help
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    builtins.help = _sitebuiltins._Helper()
     random.seed(0)
     ours, theirs = socket.socketpair()
     program = candidate.Candidate()
@@ -294,6 +295,7 @@ def main() -> None:
                 control.close()
                 os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
         _warm_up(mode, packages)
+        os.environ.clear()  # it was for what is imported; a program's environment is empty
         layers = confine(mode, memory_bytes, packages)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL if mode is Mode.NAMESPACES else 0)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)

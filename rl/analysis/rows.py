@@ -38,6 +38,7 @@ class EvalRow:
         answer_keys: By which two answers are the same; the answers themselves if nothing else is known.
         said: What was said between the attempts: role, text, reward.
         errors: Which kind of error each attempt makes, empty for a right one; verdicts if nothing else is known.
+        broken_by: What broke a failed episode off, in the words of the environment or the verifier.
     """
 
     arm: str
@@ -59,6 +60,7 @@ class EvalRow:
     answer_keys: tuple[str | None, ...] = ()
     said: tuple[tuple[str, str, float], ...] = ()
     errors: tuple[str, ...] = ()
+    broken_by: str = ""
 
     def __post_init__(self) -> None:
         known = self.errors or tuple("" if verdict == "correct" else verdict for verdict in self.verdicts)
@@ -96,6 +98,7 @@ class EvalRow:
             failed=episode.failed,
             said=tuple((turn.role, turn.text, turn.reward) for turn in said),
             errors=tuple(turn.error for turn in turns),
+            broken_by=episode.error or "",
         )
 
     @classmethod

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from rl.backends.decoding import grouped_attention, roomy_cache
 from rl.backends.lora import bare_model
 from rl.backends.products import packed_weights
 from rl.backends.trunk import call_decoder, keeps_everything, trunk_of
@@ -80,7 +80,7 @@ class HFEngine:
         self._model.eval()
         try:
             n_steps = max(request.max_new_tokens for request in batch)
-            with torch.inference_mode(), self._precision(), packed_weights(self._model, n_steps):
+            with torch.inference_mode(), self._precision(), packed_weights(self._model, n_steps), grouped_attention():
                 rows = self._decode(batch)
         finally:
             self._model.train(training)
@@ -255,7 +255,7 @@ class KVStore:
     def put(self, cache: Any, rows: _Rows) -> None:
         """Keeps the rows of a batch's cache that are done, before they are dropped from it.
 
-        The cache's tensors are never written to again, so they are held and not copied.
+        What is in the cache is never written to again, so it is held and not copied.
         """
         done = np.flatnonzero(~rows.alive.numpy())
         if not self._enabled or not len(done):
@@ -274,7 +274,7 @@ class KVStore:
 
     def take(self, requests: Sequence[Request]) -> tuple[Any, list[int]]:
         """A cache for the requests, padded on the left, and how many tokens of each prompt it holds."""
-        cache = DynamicCache(config=self._config)
+        cache = roomy_cache(self._config)
         found: dict[int, _Kept] = {}
         for i, request in enumerate(requests):
             kept = self.kept.pop(request.id, None)

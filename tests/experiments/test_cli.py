@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -352,6 +353,23 @@ def test_help_says_something_of_every_key(entry):
     )
     assert not [key for key, text in lines.items() if not text.strip()]
     assert not [key for key, text in lines.items() if ":data:" in text or "``" in text]
+
+
+@pytest.mark.slow
+def test_an_environment_that_ends_the_program_when_it_is_built_is_named(tmp_path):
+    (tmp_path / "exits.py").write_text(
+        "import sys, gymnasium\n"
+        "class Exits(gymnasium.Env):\n"
+        "    def __init__(self): sys.exit(0)\n"
+        "gymnasium.register('Exits-v0', entry_point=Exits)\n"
+    )
+    command = [sys.executable, "-m", "experiments.train", "env=custom", "env.id=exits:Exits-v0", "env.attempts=2"]
+    command += ["model.path=models/modchain", f"runs_dir={tmp_path / 'runs'}", "threads=1", "algorithm=rloo"]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    said = (done.stdout + done.stderr).replace("\n", "")
+    assert done.returncode == 2, said
+    assert "exits.py, line 3 ended the program with SystemExit(0)" in said
 
 
 PLUGINS = {

@@ -182,9 +182,13 @@ def test_no_sentence_hangs_on_the_last_bits(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("without", "others", "sentence"),
     [
-        (10, 10, "It uses what it wrote: acc@t2 falls by 30.0"),
-        (0, 40, "It answers anew rather than corrects. With its first attempt at another task, acc@t2 does not fall"),
-        (40, 0, "It answers anew rather than corrects. Without a first attempt, acc@t2 does not fall"),
+        (10, 10, "It uses its attempt: acc@t2 falls by 30.0"),
+        (
+            0,
+            40,
+            "It answers anew rather than corrects: acc@t2 does not fall measurably with its first attempt at another",
+        ),
+        (40, 0, "It answers anew rather than corrects: acc@t2 does not fall measurably without a first attempt (C1)"),
     ],
 )
 def test_the_report_says_whether_an_arm_corrects_or_answers_again(folder, without, others, sentence):

@@ -107,9 +107,11 @@ def test_of_equals_the_better_first_attempts_win_then_the_earlier_trial(make, tm
 
 
 def test_judged_on_validation_tasks_alone_and_with_a_seed_of_its_own(make, tmp_path):
+    (asks, _) = studies(make("objective=sampled_last_accuracy", "evaluation.samples_per_task=3"), tmp_path)
+    assert asks.trials[0].jobs[0].arm.config.evaluation.samples_per_task == 3
     (study, _) = studies(make(), tmp_path)
     run = study.trials[0].jobs[0].arm.config
-    assert run.evaluation.split == "validation"
+    assert (run.evaluation.split, run.evaluation.samples_per_task) == ("validation", 0)
     assert (run.evaluation.controls, run.evaluation.attempts, run.evaluation.transfer) == (False, 0, {})
     assert not set(make().seeds) & set(make(program="compare").seeds)
 
@@ -208,6 +210,7 @@ def test_a_space_that_says_nothing_usable_is_refused(space, message):
         (["sampler=tpa"], "did you mean 'tpe'"),
         (["sampler_options.startups=3"], "did you mean 'startup'"),
         (["trials=0"], "trials"),
+        (["objective=sampled_last_accuracy", "evaluation.samples_per_task=0"], "set evaluation.samples_per_task"),
         (["run=[scoer]"], "did you mean 'score'"),
     ],
 )

@@ -16,6 +16,18 @@ from rewards.sandboxes import SandboxOptions, get_sandbox
 TESTS = FunctionTests((Case("double", (2,), 4),), (Case("double", (21,), 42), Case("double", ("ab",), "abab")))
 
 
+LIMITS = Limits(cpu_s=2.0)
+ODD = {
+    "nothing": (None, b""), "garbage": (None, b"\x00\xff garbage\r\n\r\n"), "half": (None, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"),
+    "page": (200, b"<html>busy</html>"), "no text": (200, b"\xff\xfe"), "list": (200, []), "null": (200, b"null"), "nested": (200, b"[" * 10**5),
+    "no result": (200, {"status": "Success"}), "text for a result": (200, {"status": "Success", "run_result": "works"}),
+    "numbers for text": (200, {"status": "Success", "run_result": {"stdout": 5, "return_code": 0}}),
+    "text for a number": (200, {"status": "Success", "run_result": {"execution_time": "long", "stdout": ""}}),
+    "moved": (302, {}), "not found": (404, {}), "too many": (429, {}), "not allowed": (401, {}),
+}  # fmt: skip
+"""What a server may send that is no answer: status, or none for no HTTP, and body."""
+
+
 class StandIn:
     """Counts requests, can fail on purpose, and knows how many run at once."""
 
@@ -28,7 +40,10 @@ class StandIn:
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status, answer = stand_in.answer(self.path, request)
-                body = json.dumps(answer).encode()
+                if status is None:  # no HTTP at all
+                    self.wfile.write(answer)
+                    return
+                body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -51,15 +66,19 @@ class StandIn:
         try:
             if failure == "http":
                 return 503, {}
+            if failure == "slow":
+                time.sleep(2)
+            if failure in ODD:
+                return ODD[failure]
             if failure or "REFUSE" in request["code"] + request["stdin"]:
                 return 200, {"status": "SandboxError", "message": "no disk", "run_result": None}
             time.sleep(0.02)
-            limits = Limits(cpu_s=1.0, output_bytes=2**22)
+            limits = Limits(cpu_s=LIMITS.cpu_s, output_bytes=2**22)
             outcome = self.sandbox.run(Script(request["code"], request["stdin"].encode()), limits)
             result = {
                 "status": "TimeLimitExceeded" if outcome.ending is Ending.TIMEOUT else "Finished" if outcome.exit == 0 else "Error",
                 "execution_time": outcome.cpu_s, "return_code": outcome.exit if outcome.ending is Ending.FINISHED else None,
-                "stdout": outcome.output.decode("utf-8", "replace"), "stderr": outcome.errors.decode("utf-8", "replace"),
+                "stdout": outcome.output.decode("utf-8", "surrogateescape"), "stderr": outcome.errors.decode("utf-8", "replace"),
             }  # fmt: skip
             return 200, {"status": "Success" if outcome.exit == 0 else "Failed", "message": "", "run_result": result}
         finally:
@@ -102,7 +121,7 @@ def remote(server):
     ],
 )
 def test_functions(remote, program, verdict, observed):
-    score = score_program(program, TESTS, Limits(cpu_s=1.0), sandbox=remote)
+    score = score_program(program, TESTS, LIMITS, sandbox=remote)
     assert score.verdict == verdict, score
     assert observed in score.observation
     assert "21" not in score.observation.replace("0x", "")
@@ -119,7 +138,7 @@ def test_functions(remote, program, verdict, observed):
 )
 def test_whole_programs(remote, program, verdict):
     tests = ScriptTests((("1 2\n", "3\n"),), (("5 6\n", "11\n"),))
-    assert score_program(program, tests, Limits(cpu_s=1.0), sandbox=remote).verdict == verdict
+    assert score_program(program, tests, LIMITS, sandbox=remote).verdict == verdict
 
 
 def test_a_server_that_fails_is_asked_again(remote, server):
@@ -131,6 +150,46 @@ def test_a_server_that_fails_is_asked_again(remote, server):
     assert score.verdict == "error"
     assert score.reason.startswith("sandbox: the server failed 3 times")
     server.fail = []
+
+
+@pytest.mark.parametrize("failure", ODD)
+def test_whatever_a_server_sends_is_tried_again_and_then_an_error(remote, server, failure, monkeypatch):
+    monkeypatch.setattr("rewards.sandbox.remote._BACKOFF_S", 0.0)
+    program = "def double(x):\n    return x + x\n"
+    server.fail = [failure] * 2
+    assert score_program(program, TESTS, sandbox=remote).verdict == "correct"
+    server.fail = [failure] * 6  # this program and the probe behind it
+    score = score_program(program, TESTS, sandbox=remote)
+    server.fail = []
+    assert score.verdict == "error"
+    assert score.reason.startswith("sandbox: the server failed 3 times: ")
+
+
+def test_a_server_that_is_too_slow_is_left(remote, server, monkeypatch):
+    monkeypatch.setattr("rewards.sandbox.remote._GRACE_S", 0.1)
+    monkeypatch.setattr("rewards.sandbox.remote._BACKOFF_S", 0.0)
+    server.fail = ["slow"] * 3
+    outcome = remote.run(Script("print(1)"), Limits(cpu_s=1.0, wall_s=0.1))
+    server.fail = []
+    assert outcome.ending in (Ending.BROKEN, Ending.DIED)
+    assert "timed out" in (outcome.detail or outcome.errors.decode())
+
+
+def test_a_server_that_is_gone_is_an_error():
+    with Sandbox(n_workers=1) as sandbox:
+        server = StandIn(sandbox)
+        remote = RemoteSandbox(server.url, retries=1)
+        server.server.shutdown()
+        server.server.server_close()
+        score = score_program("def double(x):\n    return x + x\n", TESTS, sandbox=remote)
+        remote.close()
+    assert score.verdict == "error"
+    assert "refused" in score.reason
+
+
+def test_half_a_character_in_an_output_harms_nobody(remote):
+    program = "import sys\nsys.stdout.reconfigure(errors='surrogatepass')\nprint('\\ud800')\ndef double(x):\n    return x + x\n"
+    assert score_program(program, TESTS, sandbox=remote).verdict == "correct"
 
 
 def test_a_program_that_the_server_refuses_alone_is_wrong(remote):

@@ -50,6 +50,17 @@ ALGORITHMS = {
         name="reinforce_pp", advantage="reinforce_pp", group_size=1, stages=STAGES, minibatches=1, epochs=2
     ),
     "lora": AlgorithmConfig(name="lora", group_size=4, stages=STAGES),
+    "masks": AlgorithmConfig(
+        name="masks", group_size=4, stages=STAGES, token_mask="entropy", token_mask_options={"share": 0.4}
+    ),
+    "covariance": AlgorithmConfig(
+        name="covariance",
+        group_size=4,
+        stages=STAGES,
+        epochs=2,
+        token_mask="clip_cov",
+        token_mask_options={"share": 0.2, "low": 0.0},
+    ),
 }
 
 

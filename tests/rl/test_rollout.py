@@ -5,6 +5,7 @@ import pytest
 import envs
 from envs import StopReason, Task
 from rewards import Score, Verdict
+from rl.analysis.rows import EvalRow
 from rl.backends.distributed import Distributed
 from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout, complete
@@ -72,6 +73,7 @@ def test_a_crash_of_the_verifier_is_an_error_not_a_reward(play):
     assert episode.truncated
     assert "the verifier broke" in episode.error
     assert len(episode.turns) == 1
+    assert EvalRow.of(episode, "a", 0, "greedy", 0, 2).broken_by == episode.error  # its row says why
 
 
 def test_answers_are_cut_to_the_room_that_is_left_and_an_episode_without_room_ends_with_what_it_has(play):

@@ -198,3 +198,24 @@ def test_todays_template_reads_the_same_answer_with_and_without_its_thought(case
         whole = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         assert prompt == tuple(tokenizer.encode(whole, add_special_tokens=False))
     assert "hm" not in tokenizer.decode(prompt)
+
+
+@pytest.mark.parametrize("kind", ["three attempts", "critique", "verify"])
+def test_roles_and_further_attempts_have_sequences_of_their_own(path, kind):
+    cfg = config(path)
+    cfg.env.max_new_tokens = [4]
+    cfg.algorithm.stages = named(StageConfig(reward_weights=[1.0] * 3, kl_coefs=[0.1] * 3))
+    if kind == "three attempts":
+        cfg.env.attempts = 3
+    else:
+        cfg.env.between, cfg.env.prompts_text = kind, {kind: "check"}
+    trainer, _ = build_trainer(cfg)
+    metrics, episodes = log_step(trainer)
+    assert metrics["policy/sampler_gap"] < 1e-4
+    assert metrics["rollout/failed_fraction"] == 0.0
+    for one in episodes:
+        heard = set()
+        for turn in one.turns:
+            assert turn.restarts is (turn.role in heard)
+            heard.add(turn.role)
+        assert len(heard) == (1 if kind == "three attempts" else 2)
