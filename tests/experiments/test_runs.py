@@ -85,10 +85,10 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
             break
         time.sleep(0.2)
     output = ""
-    for _ in range(10):  # as a person would: again, if the first one fell into a moment that swallows it
+    for _ in range(4):  # again, if the first one fell into a moment that swallows it, but not while it still saves
         process.send_signal(signal.SIGINT)
         try:
-            output, _ = process.communicate(timeout=8)
+            output, _ = process.communicate(timeout=60)
             break
         except subprocess.TimeoutExpired:
             continue
