@@ -53,7 +53,7 @@ def main() -> None:
     if side := options.get("side"):
         serve(side, load_config(overrides))
         return
-    config, n_steps = load_config(overrides), int(options.get("steps", STEPS))
+    config, n_steps = load_config(overrides), int(float(options.get("steps", STEPS)))
     # TRL's side generates with transformers on the same device; our engine is what the overrides say.
     others = [word for word in overrides if not word.startswith("engine")]
     arguments = {"ours": overrides, "trl": others}

@@ -38,6 +38,7 @@ OUT = Path("runs/benchmarks/train_step.json")
 DEFAULT = "experiment=benchmark"
 """Unless the overrides name another experiment, or ``experiment=none``."""
 QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+OPTIONS = ("--steps", "--minutes", "--warmup", "--side")
 _MARK = "step "
 
 
@@ -264,14 +265,19 @@ def machine() -> dict[str, Any]:
 
 
 def split_arguments(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """``--name value`` pairs, and Hydra overrides."""
+    """``--name value`` pairs, numbers but for ``--side``, and Hydra overrides; exits on anything else."""
     options, overrides, rest = {}, [], list(argv)
     while rest:
         word = rest.pop(0)
-        if word.startswith("--"):
-            options[word[2:]] = rest.pop(0)
-        else:
+        if not word.startswith("--"):
             overrides.append(word)
+            continue
+        if word not in OPTIONS:
+            sys.exit(f"{word}: unknown; use one of {', '.join(OPTIONS)}, and name=value for everything else")
+        value = rest.pop(0) if rest else ""
+        if word != "--side" and not value.replace(".", "", 1).isdigit():
+            sys.exit(f"{word} {value}: give it a number, as in {word} 4")
+        options[word[2:]] = value
     return options, overrides
 
 
@@ -282,7 +288,7 @@ def main() -> None:
         serve(side, load_config(overrides), int(options.get("warmup", 0)))
         return
     load_config(overrides)  # a misspelt key should be known before anything runs
-    title, n_steps = "two turns, one optimiser step per batch", int(options.get("steps", STEPS))
+    title, n_steps = "two turns, one optimiser step per batch", int(float(options.get("steps", STEPS)))
     take_turns("benchmarks.train_step", dict.fromkeys(SIDES, overrides), n_steps, title, OUT)
 
 

@@ -99,12 +99,9 @@ def by_turn_mean(turn_ids: Tensor, size: StepSize) -> Tensor:
 def per_turn(x: Tensor, turn_ids: Tensor) -> Tensor:
     """The sum of ``x`` over the token's turn, at every token; ``[B, T]``, 0 off the response."""
     mask = turn_ids >= 0
-    n_columns = int(turn_ids.max()) + 1 if turn_ids.numel() else 0
-    if n_columns <= 0:
-        return torch.zeros_like(x)
     column = turn_ids.clamp(min=0)
-    sums = torch.zeros(len(x), n_columns, dtype=x.dtype, device=x.device)
-    sums = sums.scatter_add(1, column, torch.where(mask, x, 0.0))
+    # No row has more turns than tokens; how many there are would have to be read from the device.
+    sums = torch.zeros_like(x).scatter_add(1, column, torch.where(mask, x, 0.0))
     return torch.where(mask, sums.gather(1, column), 0.0)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.gpu import GROUP, SIZES
-from benchmarks.train_step import ShortageError, Side, SideError
+from benchmarks.train_step import ShortageError, Side, SideError, split_arguments
 from tests.conftest import ROOT
 
 
@@ -53,6 +53,12 @@ def test_no_time_and_a_mistake_are_told_apart(tmp_path):
     with side, pytest.raises(SideError, match="group_size") as caught:
         side.step()
     assert not isinstance(caught.value, ShortageError)
+
+
+@pytest.mark.parametrize("words", [["--minutes"], ["--minutes", "ten"], ["--smoke"], ["--smoke", "size=smoke"]])
+def test_what_cannot_be_understood_is_said_in_a_sentence(words):
+    with pytest.raises(SystemExit, match=r"^--(minutes.*give it a number|smoke: unknown; use one of --steps)"):
+        split_arguments(words)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from envs import Split
 from rewards import Verdict
+from rl.backends.trunk import Trunk
 from rl.config import AlgorithmConfig, StageConfig
 from rl.learner import Learner
 from rl.losses import NORMALISERS
@@ -269,6 +271,57 @@ def test_a_sampler_that_is_another_policy_stops_the_run():
     trainer.source._rollouts[2].run = shifted
     with pytest.raises(RunStoppedError, match=r"differ by 0\.5 nats.*max_sampler_gap=0\.2.*stale weights"):
         trainer.train_step()
+
+
+class ReadsOfNumbers(TorchDispatchMode):
+    """Counts what would wait for a device: ``.item()``, ``bool(tensor)``, ``float(tensor)``, ``nonzero``."""
+
+    kinds = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in self.kinds:
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("algorithm", [{"loss": "ppo", "epochs": 2}, {"loss": "gspo", "kl": "full"}])
+def test_loss_and_backward_of_a_micro_batch_wait_for_nothing(algorithm, monkeypatch):
+    """The trunk plans on the host what it reads, for which the rows are fetched once; all else stays on the device."""
+    counter, original, hidden, backward = ReadsOfNumbers(), Learner._loss, Trunk.hidden, torch.Tensor.backward
+    fetched, cpu, planning = [], torch.Tensor.cpu, []
+
+    def loss(self, *args):
+        with counter:
+            return original(self, *args)
+
+    def plan(self, batch):
+        before, fetches = len(counter.found), len(fetched)
+        result = hidden(self, batch)
+        del counter.found[before:]  # of the copy on the host
+        planning.append(len(fetched) - fetches)
+        return result
+
+    def back(self, *args, **kwargs):
+        with counter:
+            return backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Learner, "_loss", loss)
+    monkeypatch.setattr(Trunk, "hidden", plan)
+    monkeypatch.setattr(torch.Tensor, "backward", back)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self, *args: fetched.append(self) or cpu(self, *args))
+    with counter:
+        assert torch.ones(1).item() == 1.0
+    assert len(counter.found) == 1  # it counts
+    counter.found.clear()
+    trainer, _ = build_trainer(modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, **algorithm)))
+    log_step(trainer)
+    assert planning
+    assert set(planning) == {1}
+    assert not counter.found
 
 
 def test_nothing_is_read_from_the_device_inside_a_micro_batch(monkeypatch):
