@@ -38,9 +38,9 @@ def own_and_trained(store: Store) -> Figure:
         "differences of shares: 0 if a policy makes the errors that it is trained on, 1 if it makes none of them. "
         "Left: greedy first attempts at the validation tasks against the wrong first attempts that were trained on "
         "since the validation before: those that an offline arm's rule kept, all of an online arm's episodes; thick: "
-        "mean over seeds; band: smallest to largest seed; thin: every seed. Few errors are apart by chance. Then, for "
-        f"each arm, both distributions at the end of training, its own at the test tasks, {store.mode}, all seeds "
-        "together"
+        "mean over seeds; band: smallest to largest seed; thin: every seed. Where errors are few, chance alone sets "
+        "them apart. Then, for each arm, both distributions at the end of training, its own at the test tasks, "
+        f"{store.mode}, all seeds together"
     )
     if chances:
         caption += f"; by chance their total variation would be up to {fixed(max(chances), 2)} (95 % of draws)"

@@ -102,12 +102,12 @@ def whose_errors(comparison: Comparison) -> list[str]:
 
     parts = []
     if any(found.differs for _, found in known):
-        parts.append(f"not those of its training data for {said(True)}")
+        parts.append(f"differ from those of the training data for {said(True)}")
     if not all(found.differs for _, found in known):
-        parts.append(f"not to be told from them for {said(False)}")
+        parts.append(f"cannot be told from those of the training data for {said(False)}")
     chance = max(found.by_chance for _, found in known)
     sentences = [
-        f"The kinds of error at the first attempt (F14; total variation, up to {fixed(chance, 2)} by chance) are "
+        f"The kinds of error at the first attempt (F14; total variation, up to {fixed(chance, 2)} by chance) "
         f"{', and '.join(parts)}."
     ]
     for name, found in known:
