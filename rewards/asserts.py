@@ -15,6 +15,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rewards.parsing import parse
+
 MAX_POWER = 512
 MAX_REPEAT = 100_000
 
@@ -84,7 +86,7 @@ def declare_all(code: str, aliases: dict[str, str] | None = None) -> tuple[Case,
         aliases: See :func:`declare`.
     """
     try:
-        statements = ast.parse(code).body
+        statements = parse(code).body
     except (SyntaxError, ValueError):
         return None
     return cases_of(statements, aliases or {})
@@ -99,7 +101,7 @@ def cases_of(statements: list[ast.stmt], aliases: dict[str, str]) -> tuple[Case,
 def check_body(code: str, function: str = "check") -> list[ast.stmt] | None:
     """Statements of ``def check(candidate)``, if the code holds nothing else that does anything; else ``None``."""
     try:
-        statements = ast.parse(code).body
+        statements = parse(code).body
     except (SyntaxError, ValueError):
         return None
     found = [node for node in statements if isinstance(node, ast.FunctionDef) and node.name == function]
@@ -117,7 +119,7 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
     Raises:
         SyntaxError: If the code is none.
     """
-    tree = ast.parse(code)
+    tree = parse(code)
     bound: set[str] = set()
     read: set[str] = set()
     for node in ast.walk(tree):
@@ -141,7 +143,7 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
 def top_level_names(code: str) -> set[str]:
     """Functions, classes and variables that code defines at its top level."""
     names: set[str] = set()
-    for node in ast.parse(code).body:
+    for node in parse(code).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
@@ -151,13 +153,13 @@ def top_level_names(code: str) -> set[str]:
 
 def names_read(code: str) -> set[str]:
     """Every name that code reads."""
-    return {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return {n.id for n in ast.walk(parse(code)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
 def without_definitions(code: str, names: Collection[str]) -> str:
     """The code without the functions and classes of these names at its top level."""
     try:
-        tree = ast.parse(code)
+        tree = parse(code)
     except SyntaxError:
         return code
     kept = [node for node in tree.body if getattr(node, "name", None) not in names]

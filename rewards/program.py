@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rewards.answers import REASONING, final_part
+from rewards.parsing import parse
 
 _FENCE = re.compile(r"(?P<prefix>[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(?P<fence>`{3,}|~{3,})(?P<info>[^`\n]*)")
 _PYTHON = re.compile(r"i?py(?:thon)?[\d.]*", re.IGNORECASE)
@@ -67,7 +68,7 @@ class Block:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of escapes in strings, which is the program's own affair
-                return ast.parse(self.text)
+                return parse(self.text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from rewards.parsing import parse
 from rewards.score import Score, Verdict
 
 FORMAT = 2
@@ -49,7 +50,7 @@ class VerdictCache:
             run: Grades it.
         """
         try:
-            meaning = ast.dump(ast.parse(program))
+            meaning = ast.dump(parse(program))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             meaning = program
         key = hashlib.sha256(repr((FORMAT, meaning, tests, settings)).encode("utf-8", "replace")).digest()

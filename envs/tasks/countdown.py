@@ -21,6 +21,7 @@ from envs.base import Split, Task
 from envs.splits import draw_tasks
 from rewards import Score, Verdict
 from rewards.answers import answer_forms, candidates, in_form
+from rewards.parsing import parse
 
 MAX_CHARACTERS = 500
 """Longer expressions cannot use a handful of numbers once each."""
@@ -124,7 +125,7 @@ def compute(expression: str) -> tuple[Fraction, list[int]] | None:
     if len(expression) > MAX_CHARACTERS:
         return None
     try:
-        tree = ast.parse(expression.strip(), mode="eval").body
+        tree = parse(expression.strip(), mode="eval").body
         used: list[int] = []
         return _value(tree, used), used
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):

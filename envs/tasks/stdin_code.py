@@ -29,6 +29,7 @@ from rewards import Lookup
 from rewards.asserts import Case
 from rewards.code import FunctionTests, ScriptTests
 from rewards.comparison import comparison
+from rewards.parsing import parse
 from rewards.sandbox.codec import Structure
 
 PRELUDE = """
@@ -340,7 +341,7 @@ def _case(function: str, args: Any, expected: Any, kinds: list[str]) -> Case:
 def _annotations(starter: str, function: str) -> list[str]:
     """Annotations of the arguments and of the result in the code that is given to begin with; empty if it has none."""
     try:
-        tree = ast.parse(f"{starter.rstrip()} pass" if starter.rstrip().endswith(":") else starter)
+        tree = parse(f"{starter.rstrip()} pass" if starter.rstrip().endswith(":") else starter)
     except SyntaxError:
         return []
     for node in ast.walk(tree):

@@ -33,7 +33,8 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = self._append(0, self.keys, key_states), self._append(1, self.values, value_states)
         return self.keys, self.values
 
-    def _append(self, part: int, held: Tensor, new: Tensor) -> Tensor:
+    def _append(self, part: int, held: Tensor | None, new: Tensor) -> Tensor:
+        assert held is not None  # initialised above
         n_held = held.shape[-2] if held.numel() else 0
         total, buffer = n_held + new.shape[-2], self._buffers[part]
         # Rows that were dropped or selected have left the buffer: what is held then lies somewhere else.

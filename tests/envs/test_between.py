@@ -117,7 +117,7 @@ def test_somebody_of_another_module_speaks():
     [
         ({"between": "verifi"}, r"env\.between=verifi.*'verify'"),
         ({"between": "verify", "between_options": {"stop": True}}, r"between_options\.stop.*'stops'"),
-        ({"between": "verify", "between_options": {"max_new_tokens": -1}}, "must not be negative"),
+        ({"between": "verify", "between_options": {"max_new_tokens": -1}}, r"max_new_tokens=-1: must"),
         ({"between": "verify", "texts": {}}, r"no text for it; set env\.prompts_text\.verify"),
         ({"between": "verify", "texts": {"said": "{observation}"}}, r"prompts_text\.said.*\{words\}, \{feedback\}"),
         ({"between": None, "stop_rule": "on_public"}, r"env\.stop_rule=on_public: ModChain runs no programs"),

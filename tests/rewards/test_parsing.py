@@ -1,0 +1,40 @@
+"""Programs are parsed by many threads at once."""
+
+import ast
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rewards.parsing import parse
+
+NESTED = "x = " + "(" * 40 + "1" + " + 1)" * 40
+
+
+@pytest.fixture
+def threads_take_turns_while_a_tree_is_built():
+    """A collection of garbage at every few new nodes, each of which lets another thread go on."""
+
+    def let_others(phase, info):
+        time.sleep(0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(let_others)
+    gc.set_threshold(5)
+    yield
+    gc.set_threshold(*before)
+    gc.callbacks.remove(let_others)
+
+
+@pytest.mark.usefixtures("threads_take_turns_while_a_tree_is_built")
+def test_threads_that_parse_at_once_get_their_trees():
+    with ThreadPoolExecutor(8) as pool:
+        trees = list(pool.map(parse, [NESTED] * 100))
+    assert len({ast.dump(tree) for tree in trees}) == 1
+
+
+def test_what_is_no_program_is_a_syntax_error_and_leaves_the_lock():
+    with pytest.raises(SyntaxError):
+        parse("def f(:")
+    assert parse("1 + 2", mode="eval").body.right.value == 2
