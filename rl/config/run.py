@@ -224,6 +224,7 @@ class TrainConfig(RunConfig):
     Args:
         resume: ``auto`` goes on with the newest unfinished run of the same name, config and data that no process is at
             work on; a folder with that run, or with the one of this config in that sweep.
+        hub: Where the policy is uploaded to, if anywhere.
     """
 
     resume: str | None = None
@@ -239,6 +240,7 @@ class SFTConfig(RunConfig):
 
     Args:
         resume: As for ``experiments.train``; whole rounds are kept.
+        hub: Where the policy is uploaded to, if anywhere.
     """
 
     resume: str | None = None

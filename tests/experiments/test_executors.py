@@ -219,10 +219,10 @@ def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(tmp_path):
 
 
 def online_job(folder, *more):
-    """A small run of SCoRe: 32 tasks, 16 optimiser steps, with a checkpoint after each."""
+    """A small run of SCoRe, long enough to be interrupted: 32 tasks, 64 optimiser steps, a checkpoint after each."""
     register_schemas()
     with initialize_config_dir(CONFIGS, version_base=None):
-        changes = ["training.episodes=512", "training.save_every=1", "cross=0", "training.validate_every=0"]
+        changes = ["training.episodes=2048", "training.save_every=1", "cross=0", "training.validate_every=0"]
         cfg = typed(compose_config("compare", [*SMALL, *changes, *more]))
     return next(job for job in plan(cfg, folder) if job.arm.name == "score")
 
@@ -244,7 +244,7 @@ def test_a_job_of_two_devices_trains_in_two_processes(undisturbed, tmp_path, mon
     assert {path.name for path in (tmp_path / "ranks").iterdir()} == {"0 of 2", "1 of 2"}
     rows = (job.folder / "rows.jsonl").read_text().splitlines()
     assert len(rows) == len(undisturbed["rows.jsonl"].splitlines())  # the processes share the tasks
-    assert json.loads((job.folder / "result.json").read_text())["totals"]["episodes"] == 512
+    assert json.loads((job.folder / "result.json").read_text())["totals"]["episodes"] == 2048
     assert not processes_of(tmp_path)
 
 

@@ -99,8 +99,8 @@ def test_a_signal_costs_nothing_wherever_it_falls(where, call, times, whole, tmp
         ("rl.tracking.JsonLines.close", 1),
         ("rl.backends.trackers.Trackers.log", 3),
         ("rl.backends.trackers.Trackers.table", 2),
-        ("experiments.arms.write_rows", 1),
-        ("experiments.arms.write_tasks", 1),
+        ("experiments.arms.write_jsonl", 1),  # the rows
+        ("experiments.arms.write_jsonl", 2),  # the tasks
     ],
 )
 def test_a_full_disk_is_one_sentence_at_any_file(where, call, whole, tmp_path, monkeypatch):
