@@ -1,19 +1,13 @@
 """Tables C1 to C5: the second attempt with something taken away or exchanged before it."""
 
+from functools import partial
+
 from experiments.evidence.comparison import Comparison, compare
 from experiments.evidence.model import MissingError, Table, exhibit
 from experiments.evidence.store import Store
 from experiments.evidence.tables import cell, numbers
 from experiments.evidence.verdicts import does_it_correct, points
-from rl.analysis.controls import (
-    CONTROLS,
-    OTHER_ATTEMPT,
-    OTHER_ERROR,
-    OTHERS_FIRST,
-    TOLD_VERDICT,
-    WITHOUT_FIRST,
-    short,
-)
+from rl.analysis.controls import CONTROLS, short
 from rl.analysis.rates import named
 
 
@@ -47,34 +41,8 @@ def control_table(store: Store, name: str) -> Table:
     return Table(caption, header, rows, values)
 
 
-@exhibit("C1", "Without a first attempt")
-def without_first(store: Store) -> Table:
-    """The second attempt after an empty first one."""
-    return control_table(store, WITHOUT_FIRST)
-
-
-@exhibit("C2", "With its first attempt at another task")
-def others_first(store: Store) -> Table:
-    """The second attempt after an exchanged first one."""
-    return control_table(store, OTHERS_FIRST)
-
-
-@exhibit("C3", "Told right or wrong and no more")
-def told_verdict(store: Store) -> Table:
-    """The second attempt after one's own first one and its verdict."""
-    return control_table(store, TOLD_VERDICT)
-
-
-@exhibit("C4", "With another error")
-def other_error(store: Store) -> Table:
-    """The second attempt after one's own first one and an error that is not its own."""
-    return control_table(store, OTHER_ERROR)
-
-
-@exhibit("C5", "With another attempt under its own error")
-def other_attempt(store: Store) -> Table:
-    """The second attempt after an exchanged first one and the error of one's own."""
-    return control_table(store, OTHER_ATTEMPT)
+for _name in CONTROLS:
+    exhibit(CONTROLS.fact(_name, "id"), CONTROLS.fact(_name, "title"))(partial(control_table, name=_name))
 
 
 def control_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

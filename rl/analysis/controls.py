@@ -2,7 +2,7 @@
 
 A second attempt that is right more often than the first shows improvement, not correction: the policy may simply answer
 again, and better. Greedy second attempts are therefore played once more with something taken away or exchanged. What
-costs accuracy when it is gone was used. ``@CONTROLS.register("mine", id="C6", label=..., reads=...)`` adds a control;
+costs accuracy when it is gone was used. ``@CONTROLS.register("mine", id="C6", ...)`` adds a control;
 :mod:`rl.controls` plays them, and nothing here needs torch.
 """
 
@@ -80,13 +80,14 @@ class Change:
 Control = Callable[[Scene], Change | None]
 """``None``: here there is nothing to exchange; a control without any task is left out."""
 CONTROLS: Lookup[Control] = Lookup("evaluation.only_controls")
-"""Facts: ``id`` in tables, ``label`` in few words, ``reads`` (a sentence of what stands before the second attempt), and
-``feedback``, a mode that replaces the environment's own."""
+"""Facts: ``id`` and ``title`` of its table, ``label`` in few words, ``reads`` (what stands before the second attempt,
+in a sentence), and ``feedback``, a mode that replaces the environment's own."""
 
 
 @CONTROLS.register(
     WITHOUT_FIRST,
     id="C1",
+    title="Without a first attempt",
     label="no first attempt",
     reads="an empty answer, and what the environment says of an empty answer",
 )
@@ -98,6 +99,7 @@ def without_first(scene: Scene) -> Change:
 @CONTROLS.register(
     OTHERS_FIRST,
     id="C2",
+    title="With its first attempt at another task",
     label="its first attempt at another task",
     reads="its first attempt at another task, and what the environment says of that as an answer to this one",
 )
@@ -109,6 +111,7 @@ def others_first(scene: Scene) -> Change:
 @CONTROLS.register(
     TOLD_VERDICT,
     id="C3",
+    title="Told right or wrong and no more",
     label="told right or wrong and no more",
     reads="its own first attempt, and whether it was right in place of what the environment says",
     feedback="verdict",
@@ -121,6 +124,7 @@ def told_verdict(scene: Scene) -> Change:
 @CONTROLS.register(
     OTHER_ERROR,
     id="C4",
+    title="With another error",
     label="another error",
     reads="its own first attempt, and an error that is not its own",
 )
@@ -143,6 +147,7 @@ def other_error(scene: Scene) -> Change | None:
 @CONTROLS.register(
     OTHER_ATTEMPT,
     id="C5",
+    title="With another attempt under its own error",
     label="another attempt under its own error",
     reads="an attempt that is not its own, and what the environment said of its own",
 )

@@ -10,7 +10,7 @@ from envs import Split
 from envs.tasks.repair import INVERSES, Repair, run, written
 from experiments.arms import write_jsonl
 from experiments.evidence.comparison import compare
-from experiments.evidence.controls import other_error
+from experiments.evidence.controls import control_table
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import does_it_correct, verdicts
 from rl.config import EnvConfig, ModelConfig
@@ -145,7 +145,7 @@ def test_sentences_and_tables_of_all_five_carry_intervals(judged):
         r"repairs: answers better.*It uses its attempt.*\[.*\(C5\).*It uses the error.*\[.*\(C4\)", sentences
     )
     assert re.search(r"anew: answers better.*It answers anew rather than corrects", sentences)
-    table = other_error(store)
+    table = control_table(store, "other_error")
     assert {row[0] for row in table.rows} == {"anew", "copies", "repairs", "reads_the_gold"}
 
 
