@@ -54,7 +54,7 @@ class BetweenOptions:
 
 
 @dataclass(frozen=True)
-class VerifyOptions(BetweenOptions):
+class VerifierOptions(BetweenOptions):
     """Options of ``verify``.
 
     Args:
@@ -64,7 +64,7 @@ class VerifyOptions(BetweenOptions):
     stops: bool = True
 
 
-@BETWEEN.register("verify", role="verifier", asks="verify", options=VerifyOptions)
+@BETWEEN.register("verify", role="verifier", asks="verify", options=VerifierOptions)
 def verify(words: str, score: Score, prompts: Prompts, *, stops: bool, max_new_tokens: int) -> Heard:
     """The policy says whether its attempt is right and is paid 1 for being right about it (PAG, S2R); may end there.
 

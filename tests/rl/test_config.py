@@ -75,7 +75,8 @@ OPTIONS = {type(lookup.options(name, {})) for lookup in LOOKUPS for name in look
 CLASSES = [cls for module in (schema, entry_schema) for cls in vars(module).values() if is_dataclass(cls)]
 CLASSES = list(dict.fromkeys([*CLASSES, SandboxOptions]))
 CLASSES.remove(entry_schema.ArmsConfig)  # what programs share; each of them checks it with its own
-CLASSES += sorted(OPTIONS - {type(None)}, key=lambda cls: cls.__name__)
+# By module and name: workers that run the tests in parallel must collect them in the same order.
+CLASSES += sorted(OPTIONS - {type(None)}, key=lambda cls: (cls.__module__, cls.__qualname__))
 
 
 def numbers(cls):
