@@ -298,8 +298,8 @@ class RepairCorpus(MendingCorpus):
 
     Args:
         p_pass, p_factor: Of the tasks, as in :class:`~envs.tasks.repair.Repair`.
-        trap: Share of first attempts after a first step of :data:`TRAPS` whose constant is taught one too small, so that
-            the base's errors are of one kind above all.
+        trap: Share of first attempts after a first step of :data:`TRAPS` whose constant is taught one too small, so
+            that the base's errors are of one kind above all.
         habits: See :class:`MendingCorpus`.
     """
 
