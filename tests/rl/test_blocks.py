@@ -21,7 +21,9 @@ def test_samples_stop_at_the_end_token_and_greedy_is_the_mode(model):
     prompts = torch.tensor([[1, 4, 5], [1, 6, 7]]).repeat(40, 1)
     rows = sample(model, prompts, 6, 1.0, torch.Generator().manual_seed(0), end_id=END)
     ended = (rows == END).any(1)
-    assert rows.shape == (80, 6) and ended.any() and not ended.all()
+    assert rows.shape == (80, 6)
+    assert ended.any()
+    assert not ended.all()
     after = (rows == END).cumsum(1) - (rows == END).long() > 0
     assert (rows[after] == 0).all()
     greedy = sample(model, prompts[:2], 2, 0.0, torch.Generator())
@@ -44,7 +46,8 @@ def test_fitting_learns_what_is_marked_until_it_is_there():
     ids, learned = torch.tensor([[1, 4, 5], [1, 6, 7]]), torch.tensor([[False, False, True]]).expand(2, 3)
     known = lambda step: token_losses(model, ids, learned).mean().item() < 0.2  # noqa: E731
     steps = fit(model, lambda step: [(ids, learned)], 300, 1e-2, until=known, warmup=5)
-    assert 0 < steps < 300 and known(steps)
+    assert 0 < steps < 300
+    assert known(steps)
     assert next_logprobs(model, ids[:, :1])[:, 4:].max() < math.log(0.9)  # the second token was never learned
 
 

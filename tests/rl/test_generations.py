@@ -27,7 +27,8 @@ def test_a_subsample_costs_as_much_as_the_real_data_and_has_a_part_of_everything
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
 def test_a_mix_has_its_share_of_real_items(share):
     rows = chosen("mix", share=share)
-    assert len(set(rows)) == 100 and sum(row < 100 for row in rows) == round(100 * share)
+    assert len(set(rows)) == 100
+    assert sum(row < 100 for row in rows) == round(100 * share)
     assert not any(100 <= row < 200 for row in rows)
 
 
