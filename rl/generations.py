@@ -1,7 +1,7 @@
 """What a model of the next generation is trained on, where models train on what models before them wrote.
 
-A policy is a function ``(real, pool, new, generator, **options) -> rows``: items are rows of arrays, ``real`` the data of
-generation 0, ``pool`` everything so far with the newest last, ``new`` what the present model has just written.
+A policy is a function ``(real, pool, new, generator, **options) -> rows``: items are rows of arrays, ``real`` the data
+of generation 0, ``pool`` everything so far with the newest last, ``new`` what the present model has just written.
 """
 
 from collections.abc import Callable
