@@ -30,6 +30,8 @@ from experiments.schema import (
     PromptingConfig,
     PushConfig,
     ReportConfig,
+    StudyChoice,
+    StudyConfig,
     TuneConfig,
     WarmStartConfig,
     WatchConfig,
@@ -47,6 +49,7 @@ _GROUPS = {
     "model": schema.ModelConfig,
     "engine": schema.EngineConfig,
     "prompting": PromptingConfig,
+    "study": StudyChoice,
 }
 _ENTRY_POINTS = {
     "train": schema.TrainConfig,
@@ -54,6 +57,7 @@ _ENTRY_POINTS = {
     "evaluate": schema.RunConfig,
     "compare": CompareConfig,
     "tune": TuneConfig,
+    "study": StudyConfig,
     "pretrain_tiny": PretrainConfig,
     "warm_start": WarmStartConfig,
     "play": PlayConfig,
@@ -61,7 +65,7 @@ _ENTRY_POINTS = {
     "report": ReportConfig,
     "push": PushConfig,
 }
-GROWING = ("compare", "tune")
+GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
 if not console.is_terminal:
