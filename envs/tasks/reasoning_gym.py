@@ -58,7 +58,7 @@ class ReasoningGym:
 
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
-        return draw_tasks(self._draw, split, self._sizes[split])
+        return draw_tasks(self._draw, split, self._sizes[Split(split)])
 
     def _draw(self, index: int) -> Task:
         item = self._data[index]

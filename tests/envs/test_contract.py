@@ -103,17 +103,6 @@ class TwoAnswers(Good):
         return [Task(f"{split}-{i}", f"{split}?", str(i)) for i in range(3)]
 
 
-class NumericGolds(Good):
-    def load(self, split):
-        return [Task(f"{split}-{i}", f"{split} {i}", i) for i in range(3)]
-
-    def gold_response(self, task):
-        return str(task.gold)
-
-    def verify(self, task, response):
-        return Score.of(response == str(task.gold))
-
-
 class Raises(Good):
     def verify(self, task, response):
         return Score.of(int(response) == int(task.gold))
@@ -126,7 +115,6 @@ class Raises(Good):
         (PaysTheWrong, r"is wrong and worth 1\.0"),
         (HalfRight, r"empty response|is correct and worth"),
         (TwoAnswers, "train-0 and train-1 ask the same.*'0', '1'"),
-        (NumericGolds, "question and gold must be text"),
         (Raises, "step raises after ''.*invalid literal"),
         (LeakingSplits, "share the question"),
         (PaysForNothing, "empty response"),

@@ -158,7 +158,9 @@ def test_a_run_of_failures_stops_with_a_clear_message():
     cfg = modchain_config()
     cfg.model.context_length = 5
     trainer, _ = build_trainer(cfg)
-    with pytest.raises(RunStoppedError, match=r"100% of the episodes failed.*context_full"):
+    with pytest.raises(
+        RunStoppedError, match=r"100% of the episodes failed.*context_full, the question has 8 tokens and .*holds 5"
+    ):
         trainer.train_step()
 
 
