@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from rewards import Score
+from rewards import Score, nearest
 
 Role = Literal["system", "user", "assistant"]
 
@@ -16,6 +16,10 @@ class Split(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Split":
+        raise ValueError(f"split={value}: unknown{nearest(str(value), list(cls))} Known: {', '.join(cls)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,14 @@ class TaskSet(Protocol):
 
     ``load`` must be deterministic. ``verify`` must not raise for anything that a policy can write; if it raises all
     the same, the episode is recorded as an error and masked out of training.
-    A task set may also define ``observes_execution = True`` if its scores carry an observation of public tests, for
-    ``feedback=execution``; and ``verifies_elsewhere = True`` if ``verify`` waits for other processes and may be called
-    from several threads at a time.
+    A task set may also define:
+
+    - ``observes_execution = True`` if its scores carry an observation of public tests, for ``feedback=execution``;
+    - ``verifies_elsewhere = True`` if ``verify`` waits for other processes and may be called from several threads;
+    - ``partial_credit = True`` if a wrong answer may be worth something;
+    - ``examples``, pairs of a task and an answer that are shown in front of every question;
+    - a static method ``episode(options)``: what an episode is made of under these options, as ``prompts``, where a
+      config says nothing.
     """
 
     def load(self, split: Split) -> Sequence[Task]:

@@ -113,6 +113,32 @@ _PROMPTS = {
             "whatever is wrong and reply with the complete code in a single ```python block."
         ),
     ),
+    # The answer in a line of its own, for models that were not trained on boxes.
+    "line-v1": Prompts(
+        task="{question}\n\nReason step by step, then end with one line: Answer: and the result.",
+        retry=(
+            "Look at your solution again: it may or may not contain a mistake. Correct whatever is wrong, and end with "
+            "one line: Answer: and the result."
+        ),
+        right="That is correct. Repeat it, and end with one line: Answer: and the result.",
+        wrong="That is not correct. Find the mistake, and end with one line: Answer: and the new result.",
+    ),
+    # For questions that say themselves what an answer looks like.
+    "plain-v1": Prompts(
+        task="{question}",
+        retry="Your answer may or may not be right. Check it, and give the whole answer once more, in the same form.",
+        right="That is correct. Give the same answer once more.",
+        wrong="That is not correct. Give a different answer, in the same form.",
+    ),
+    "json-v1": Prompts(
+        task="{question}\n\nReply with the JSON value only, in a single ```json block.",
+        retry=(
+            "Your answer may or may not be right. Check it, and reply with the JSON value once more, in a single "
+            "```json block."
+        ),
+        right="That is correct. Reply with the JSON value once more, in a single ```json block.",
+        wrong="That is not correct. Reply with a different JSON value, in a single ```json block.",
+    ),
     # For small models: a short answer first, so that an episode fits a CPU.
     "short-v1": Prompts(
         task="{question}\n\nReply with the answer only, inside <answer></answer> tags.",
@@ -136,6 +162,8 @@ _FORMS = {
     "math-v1": ("solution", "and state the result as \\boxed{{answer}}"),
     "code-v1": ("code", "in a single ```python block"),
     "short-v1": ("answer", "inside <answer></answer> tags"),
+    "line-v1": ("solution", "and end with one line: Answer: and the result"),
+    "json-v1": ("value", "in a single ```json block"),
 }
 for _version, (_what, _form) in _FORMS.items():
     _plain, _refine = _PROMPTS[_version], _REFINE.format(what=_what, form=_form)

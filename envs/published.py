@@ -100,13 +100,31 @@ def read_published(path: str, file: PublishedFile, known: dict[str, Provenance] 
 
 HubReader = Callable[[str, str | None, str], Sequence[Mapping[str, Any]]]
 """From repository, configuration and split to rows."""
+DataSetReader = Callable[[str, str | None], Mapping[str, Sequence[dict[str, Any]]]]
+"""From a folder that ``datasets`` saved, or a repository, and its configuration to the rows of every split."""
 _reader: HubReader | None = None
+_whole_reader: DataSetReader | None = None
 
 
-def use_hub_reader(reader: HubReader) -> None:
+def use_hub_reader(reader: HubReader, whole: DataSetReader | None = None) -> None:
     """What reads from the hub; this layer knows no client of its own. :func:`rl.backends.hub.register` names one."""
-    global _reader
-    _reader = reader
+    global _reader, _whole_reader
+    _reader, _whole_reader = reader, whole
+
+
+def read_data_set(path: str, subset: str | None) -> Mapping[str, Sequence[dict[str, Any]]]:
+    """The rows of every split of a folder that ``datasets`` saved, or of a data set on the hub.
+
+    Raises:
+        FileNotFoundError: If it cannot be read, or nobody said what reads it.
+    """
+    if _whole_reader is None:
+        raise FileNotFoundError(f"env.options.path={path}: nothing here reads it; call rl.backends.hub.register()")
+    try:
+        return _whole_reader(path, subset)
+    except Exception as error:  # whatever datasets or the hub's client raise
+        kind = "folder" if Path(path).is_dir() else "file or folder here, and not to be had from the hub"
+        raise FileNotFoundError(f"env.options.path={path}: no such {kind} ({str(error).splitlines()[0]})") from error
 
 
 def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:

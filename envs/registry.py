@@ -70,12 +70,13 @@ def find(env_id: str) -> str:
     return env_id
 
 
-def settings(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def settings(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What an episode is made of: what is given and not ``None``, else what the author of the environment registered.
 
     Args:
         env_id: A known id.
         given: Arguments of :class:`SelfCorrectEnv`.
+        options: Arguments of the task set, which may choose by them (see :class:`envs.TaskSet`).
     """
     env_id = find(env_id)
     if env_id not in ENVIRONMENTS:
@@ -85,13 +86,16 @@ def settings(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"env.{name}: {env_id} is an environment of gymnasium, which has words of its own")
         return {"attempts": registration.registry[env_id].max_episode_steps} | chosen
     own = {name: one.default for name, one in inspect.signature(SelfCorrectEnv).parameters.items() if name in given}
-    found = own | _chosen(env_id, given)
+    found = own | _chosen(env_id, given, options or {})
     return {name: {} if value is None and name != "between" else value for name, value in found.items()}
 
 
-def _chosen(env_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _chosen(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The author's choice under what is given; the options of a function that was exchanged go with it."""
-    author, chosen = ENVIRONMENTS[env_id][1], {name: value for name, value in given.items() if value is not None}
+    factory, author = ENVIRONMENTS[env_id]
+    if (by_options := getattr(factory, "episode", None)) is not None:
+        author = author | by_options(options)
+    chosen = {name: value for name, value in given.items() if value is not None}
     belongs = {f"{name}_options": name for name in ("feedback", "stop_rule", "between")} | {"prompts_text": "prompts"}
     kept = {
         name: value
@@ -115,7 +119,7 @@ def make(env_id: str, options: Mapping[str, Any] | None = None, **given: Any) ->
         TypeError: If the task set has no such option; the message names the nearest one.
     """
     env_id = find(env_id)
-    return SelfCorrectEnv(make_taskset(env_id, options or {}), **_chosen(env_id, given))
+    return SelfCorrectEnv(make_taskset(env_id, options or {}), **_chosen(env_id, given, options or {}))
 
 
 def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, int] | None = None) -> TaskSet:
@@ -154,7 +158,7 @@ def make_text_env(env_id: str, taskset: TaskSet, options: Mapping[str, Any], **g
     """
     env_id = find(env_id)
     if env_id in ENVIRONMENTS:
-        return SelfCorrectEnv(taskset, **_chosen(env_id, given))
+        return SelfCorrectEnv(taskset, **_chosen(env_id, given, options))
     return gymnasium.make(env_id, max_episode_steps=given.get("attempts"), **options)  # type: ignore[return-value]
 
 

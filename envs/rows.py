@@ -1,10 +1,45 @@
-"""Data sets from files that the user has: JSON Lines, plain or gzipped."""
+"""Rows from files that people have: JSON Lines, JSON, CSV, TSV, Parquet; plain or gzipped, in the usual encodings.
 
+A row that cannot be read is a :class:`Fault` with its line, not the end of the file: whoever asked decides whether rows
+may be missing.
+"""
+
+import codecs
+import csv
+import difflib
 import gzip
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like UTF-16's mark
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+"""What is read; ``.gz`` may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: where it stands, ``my.jsonl, line 3``, and its values by column."""
+
+    where: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that cannot be used: where it stands and why."""
+
+    where: str
+    said: str
 
 
 def find_file(path: str, names: Sequence[str], source: str) -> Path:
@@ -18,9 +53,19 @@ def find_file(path: str, names: Sequence[str], source: str) -> Path:
     if not found:
         raise FileNotFoundError(
             f"env.options.path={path}: no {' or '.join(names)} there. "
-            f"Get it from {source} and name the file or its folder, or take the hub's copy with path=hub"
+            f"Get it from {source} and name the file or its folder, or take the hub's copy with path=hub. "
+            "For a file of your own use env=rows"
         )
     return found[0]
+
+
+def no_such_path(path: str) -> str:
+    """The sentence that refuses a path at which nothing is, with what lies there under a similar name."""
+    place = Path(path).expanduser()
+    there = [one.name for one in place.parent.iterdir()] if place.parent.is_dir() else []
+    near = difflib.get_close_matches(place.name, there, n=1, cutoff=0.6)
+    hint = f"; did you mean {str(place.parent / near[0])!r}?" if near else ""
+    return f"env.options.path={path}: there is no such file or folder in {Path.cwd()}{hint}"
 
 
 def refuse_missing_columns(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: str) -> None:
@@ -32,7 +77,7 @@ def refuse_missing_columns(rows: Sequence[dict[str, Any]], columns: Sequence[str
 
 
 def read_rows(path: str, names: Sequence[str], columns: Sequence[str], source: str) -> list[dict[str, Any]]:
-    """Rows of a JSON Lines file.
+    """Rows of a published file.
 
     Args:
         path: The file, or a folder that holds it under one of the names.
@@ -44,16 +89,121 @@ def read_rows(path: str, names: Sequence[str], columns: Sequence[str], source: s
         FileNotFoundError: If there is no such file; says where it is published.
         ValueError: If a line is no JSON or lacks a column; names the line.
     """
-    place = find_file(path, names, source)
-    rows = []
-    with (gzip.open if place.suffix == ".gz" else open)(place, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{place}, line {number}: no JSON ({error})") from None
-            refuse_missing_columns([row], columns, f"{place}, line {number}")
-            rows.append(row)
-    return rows
+    rows, faults = read_table(find_file(path, names, source))
+    if faults:
+        raise ValueError(f"{faults[0].where}: {faults[0].said}")
+    for row in rows:
+        refuse_missing_columns([row.values], columns, row.where)
+    return [row.values for row in rows]
+
+
+def read_table(place: Path, encoding: str | None = None) -> tuple[list[Row], list[Fault]]:
+    """Every row of a file, and what could not be read, in order.
+
+    Args:
+        place: The file; its name says what it is, and what is neither CSV nor Parquet is taken for JSON Lines.
+        encoding: Of a text; ``None`` finds UTF-8, UTF-16 and UTF-32, with a byte order mark or without.
+
+    Raises:
+        ValueError: If it is in no encoding that is found, or as a whole not what its name says.
+    """
+    kind = Path(place.name.removesuffix(".gz")).suffix.lower()
+    if kind == ".parquet":
+        return _parquet(place), []
+    data = gzip.decompress(place.read_bytes()) if place.suffix == ".gz" else place.read_bytes()
+    text = decoded(data, str(place), encoding)
+    if kind in (".csv", ".tsv"):
+        read = _csv(text, str(place), "\t" if kind == ".tsv" else None)
+    elif kind == ".json" and text.lstrip().startswith("["):
+        read = _json_list(text, str(place))
+    else:
+        read = _json_lines(text, str(place))
+    found = list(read)
+    return [one for one in found if isinstance(one, Row)], [one for one in found if isinstance(one, Fault)]
+
+
+def decoded(data: bytes, where: str, encoding: str | None = None) -> str:
+    """Bytes as text; raises ValueError that names the file, the line and what to do."""
+    if encoding is None:
+        marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+        # Every second byte of European text in UTF-16 is 0, which UTF-8 never holds.
+        start = data[:400]
+        halves = {"utf-16-le": start[1::2], "utf-16-be": start[::2]}
+        bare = next((name for name, half in halves.items() if half and half.count(0) > len(half) // 2), None)
+        encoding = marked or bare or "utf-8"
+    try:
+        return data.decode(encoding)
+    except LookupError:
+        raise ValueError(f"env.options.encoding={encoding}: Python knows no encoding of this name") from None
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{where}, line {line}: byte {data[error.start]:#04x} is not {encoding}. Save the file as UTF-8, or say "
+            "what it is, as in env.options.encoding=cp1252 (Windows, Western Europe) or latin-1"
+        ) from None
+
+
+def _json_lines(text: str, place: str) -> Iterator[Row | Fault]:
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028, inside a string
+        if not line.strip():
+            continue
+        where = f"{place}, line {number}"
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            yield Fault(where, f"no JSON ({error}): {line.strip()[:60]}")
+            continue
+        except RecursionError:
+            yield Fault(where, "JSON that is nested too deeply")
+            continue
+        yield _row(values, where)
+
+
+def _json_list(text: str, place: str) -> Iterator[Row | Fault]:
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: no JSON ({error})") from None
+    for number, values in enumerate(rows, 1):
+        yield _row(values, f"{place}, row {number}")
+
+
+def _row(values: Any, where: str) -> Row | Fault:
+    if isinstance(values, dict):
+        return Row(where, values)
+    return Fault(where, f"an object with names is needed, {{...}}; this is {str(values)[:60]}")
+
+
+def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
+    """Cells stay text, so that 007 is not 7; a quoted cell may go over several lines."""
+    if delimiter is None:
+        header = text.partition("\n")[0]
+        delimiter = max(",;\t|", key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1 if reader.line_num else 2
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Fault(f"{place}, line {line}", f"no CSV ({error})")
+            return  # an open quote swallows all that follows
+        columns = ", ".join(map(str, reader.fieldnames or ()))
+        if None in values or None in values.values():
+            yield Fault(
+                f"{place}, line {line}", f"more or fewer cells than the {len(reader.fieldnames or ())} of {columns}"
+            )
+        else:
+            yield Row(f"{place}, line {line}", dict(values))
+
+
+def _parquet(place: Path) -> list[Row]:
+    import pyarrow  # half a second of imports, paid by those who have such a file
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(place).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{place}: no Parquet file ({error})") from None
+    return [Row(f"{place}, row {number}", values) for number, values in enumerate(rows, 1)]

@@ -14,7 +14,7 @@ from envs.base import Message, Split, StopReason, Task, TaskSet
 from envs.between import BETWEEN, Heard
 from envs.prompts import Prompts, get_prompts
 from rewards import Score, Verdict
-from rewards.lookup import Lookup
+from rewards.lookup import Lookup, nearest
 
 Feedback = Callable[[Task, str, Score, Prompts], str]
 """``(task, response, score, prompts) -> text`` of the user message that asks for another attempt."""
@@ -158,6 +158,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             raise ValueError(f"attempts={attempts}: an episode needs at least one")
         self.taskset, self.split, self.attempts, self.render_mode = taskset, Split(split), attempts, render_mode
         self.prompts = get_prompts(prompts, prompts_text)
+        self._feedback_name = feedback
         self._feedback = FEEDBACK.bind(feedback, feedback_options or {})
         self._stops = STOP_RULES.bind(stop_rule, stop_rule_options or {})
         if FEEDBACK.fact(feedback, "observes"):
@@ -206,13 +207,22 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     ) -> tuple[tuple[Message, ...], dict[str, Any]]:
         """Starts an episode on ``options["task"]``, or on a task drawn by ``seed``."""
         super().reset(seed=seed)
-        if options and "task" in options:
+        for name in options or {}:
+            if name != "task":
+                raise ValueError(f"reset(options={{{name!r}: ...}}): unknown{nearest(name, ['task'])} Known: task")
+        if options:
             task = options["task"]
+            if not isinstance(task, Task):
+                raise TypeError(f"reset(options={{'task': ...}}) takes an envs.Task, got {task!r:.200}")
         else:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
         self._task, self._scores, self._over, self._asked = task, [], False, False
         question = task.question
-        opening = [Message("user", self.prompts.task.format(question=question))]
+        opening = []
+        for example, answer in getattr(self.taskset, "examples", ()):
+            asked = self.prompts.task.format(question=example.question)
+            opening += [Message("user", asked), Message("assistant", answer)]
+        opening.append(Message("user", self.prompts.task.format(question=question)))
         if self.prompts.system:
             opening.insert(0, Message("system", self.prompts.system.format(question=question)))
         self._talk = opening
@@ -238,7 +248,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             info["stop_reason"] = StopReason.ATTEMPTS_USED if last else StopReason.STOPPED
             return (), score.value, True, False, info
         if self._between is None:
-            self._talk.append(Message("user", self._feedback(self._task, action, score, self.prompts)))
+            self._talk.append(Message("user", self._say(self._task, action, score)))
             return (self._talk[-1],), score.value, False, False, info
         self._asked = True
         place = len(self._scores)
@@ -249,7 +259,14 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
 
     def request(self, task: Task, response: str, score: Score) -> str | None:
         """What is said after an attempt that is worth this; ``None`` where another role speaks between attempts."""
-        return self._feedback(task, response, score, self.prompts) if self._between is None else None
+        return self._say(task, response, score) if self._between is None else None
+
+    def _say(self, task: Task, response: str, score: Score) -> str:
+        """What feedback says; anything but words would reach the policy as whatever a tokenizer makes of it."""
+        text = self._feedback(task, response, score, self.prompts)
+        if not isinstance(text, str):
+            raise TypeError(f"env.feedback={self._feedback_name} returned {text!r:.200}; it must return a text")
+        return text
 
     def _hear(self, words: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
         """Pays what was said of the last attempt, and hands it to the solver, or ends the episode."""
@@ -261,7 +278,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         if heard.ends:
             self._over = True
             return (), heard.reward, True, False, info | {"stop_reason": StopReason.STOPPED}
-        feedback = self._feedback(self.task, attempt, score, self.prompts)
+        feedback = self._say(self.task, attempt, score)
         said = self.prompts.said.format(question=self.task.question, words=words.strip(), feedback=feedback)
         self._talk.append(Message("user", said))
         return (self._talk[-1],), heard.reward, False, False, info

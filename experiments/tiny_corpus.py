@@ -222,8 +222,8 @@ class MendingCorpus:
     def _quick(self, task: Task, number: int) -> str:
         raise NotImplementedError
 
-    def _gold(self, task: Task) -> str:
-        """The right answer, quick."""
+    def _taught(self, rng: random.Random, task: Task) -> str:
+        """What a first attempt that is no guess answers, quick."""
         raise NotImplementedError
 
     def _without_trace(self, response: str) -> str:
@@ -243,7 +243,7 @@ class MendingCorpus:
         rows = []
         for i, task in enumerate(tasks):
             guess = self._random(rng, task)
-            label = guess if rng.random() < self._label_noise else self._gold(task)
+            label = guess if rng.random() < self._label_noise else self._taught(rng, task)
             own = (label, guess) if drafts is None else (drafts[2 * i], drafts[2 * i + 1])
             rows.append(Document(task.question, label))
             cued = rng.random() < self._cue_share
@@ -289,11 +289,17 @@ class MendingCorpus:
         return other if share < self._copy + self._resample else self._random(rng, task)
 
 
+TRAPS = ("*2", "*3", "*4", "*5", "*6", "*8")
+"""First steps of ``repair`` after which a base with a trap errs by one."""
+
+
 class RepairCorpus(MendingCorpus):
     """Programs that are run and mended.
 
     Args:
         p_pass, p_factor: Of the tasks, as in :class:`~envs.tasks.repair.Repair`.
+        trap: Share of first attempts after a first step of :data:`TRAPS` whose constant is taught one too small, so
+            that the base's errors are of one kind above all.
         habits: See :class:`MendingCorpus`.
     """
 
@@ -311,10 +317,11 @@ class RepairCorpus(MendingCorpus):
         self,
         p_pass: Sequence[float] = (0.1, 0.2, 0.3),
         p_factor: Sequence[float] = (0.5, 0.4, 0.3),
+        trap: float = 0.0,
         **habits: float,
     ) -> None:
         super().__init__(**habits)
-        self._source = Repair(p_pass=p_pass, p_factor=p_factor)
+        self._source, self._trap = Repair(p_pass=p_pass, p_factor=p_factor), trap
 
     def tasks(self, rng: random.Random, n: int) -> list[Task]:
         """Training questions only."""
@@ -327,7 +334,12 @@ class RepairCorpus(MendingCorpus):
     def _quick(self, task: Task, number: int) -> str:
         return written(task.info["slots"], number)
 
-    def _gold(self, task: Task) -> str:
+    def _taught(self, rng: random.Random, task: Task) -> str:
+        # The draw is made only where there are traps, so that the corpus without them stays as it was.
+        if self._trap and task.info["slots"][0] in TRAPS and rng.random() < self._trap:
+            program = parsed(task.gold)
+            assert program is not None
+            return self._quick(task, program[2] - 1)
         return task.gold
 
     def _without_trace(self, response: str) -> str:
@@ -380,7 +392,7 @@ class MendCorpus(MendingCorpus):
     def _quick(self, task: Task, number: int) -> str:
         return f"try {mend.written(task.info['terms'], str(number))}"
 
-    def _gold(self, task: Task) -> str:
+    def _taught(self, rng: random.Random, task: Task) -> str:
         return self._source.gold_response(task)
 
     def _without_trace(self, response: str) -> str:

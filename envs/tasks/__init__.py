@@ -11,6 +11,7 @@ from envs.tasks.mend import Mend
 from envs.tasks.modchain import ModChain
 from envs.tasks.reasoning_gym import ReasoningGym
 from envs.tasks.repair import Repair
+from envs.tasks.rows import Rows
 from envs.tasks.stdin_code import StdinCode
 from envs.tasks.sums import Sums
 from envs.tasks.tinycode import TinyCode
@@ -28,3 +29,4 @@ register("errata/stdin_code-v1", StdinCode, prompts="code-v1")
 register("errata/gsm8k-v1", GSM8K, prompts="math-v1")
 register("errata/math-v1", Math, prompts="math-v1")
 register("errata/reasoning_gym-v1", ReasoningGym, prompts="short-v1")
+register("errata/rows-v1", Rows)

@@ -1,6 +1,6 @@
 """What every code task set shares: a program is asked for, run in the sandbox, and described by public tests alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.base import Split, Task
@@ -49,13 +49,18 @@ class CodeTasks:
             SandboxError: If this machine does not give the isolation that is asked for, or tests need a judge and the
                 backend has none.
         """
-        sandbox, tasks = get_sandbox(self._sandbox), self._load(split)
+        tasks = self._load(split)
+        self.start(tasks)
+        return tasks
+
+    def start(self, tasks: Sequence[Task]) -> None:
+        """Starts the sandbox for these tasks; raises as :meth:`load` does."""
+        sandbox = get_sandbox(self._sandbox)
         judged = [task.id for task in tasks if getattr(task.info["tests"], "code", None)]
         if judged and not getattr(sandbox, "judges", True):
             raise SandboxError(
                 f"{len(judged)} tasks have tests that are code, {judged[0]}: use env.options.sandbox.backend=local"
             )
-        return tasks
 
     def _load(self, split: Split) -> list[Task]:
         raise NotImplementedError

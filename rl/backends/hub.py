@@ -17,9 +17,18 @@ def read_split(repo: str, config: str | None, split: str) -> list[dict[str, Any]
     return [dict(row) for row in datasets.load_dataset(repo, config, split=split)]
 
 
+def read_splits(path: str, config: str | None) -> dict[str, list[dict[str, Any]]]:
+    """Rows by split, of a folder that ``datasets`` saved or of a repository; "" is the name of rows without splits."""
+    import datasets
+
+    found: Any = datasets.load_from_disk(path) if Path(path).is_dir() else datasets.load_dataset(path, config)
+    parts = found if isinstance(found, dict) else {"": found}
+    return {str(name): [dict(row) for row in part] for name, part in parts.items()}
+
+
 def register() -> None:
-    """Lets ``env.options.path=hub`` read through this module."""
-    use_hub_reader(read_split)
+    """Lets ``env.options.path=hub``, and folders and ids of data sets, be read through this module."""
+    use_hub_reader(read_split, read_splits)
 
 
 def refuse_without_token(repo: str) -> None:

@@ -218,7 +218,7 @@ class EnvConfig:
             UnknownNameError: If there is no such environment, feedback, stop rule or version of prompts.
             ValueError: If a function has no such option, or nobody says how many turns an episode has.
         """
-        chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE})
+        chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE}, self.task_options)
         refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")
         found = replace(self, **chosen)
         if found.feedback is not None:

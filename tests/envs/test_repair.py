@@ -6,6 +6,7 @@ import pytest
 
 from envs import Message, Split, make
 from envs.tasks.repair import AFTER, BEFORE, Repair, mended, parsed, run, to_python, without_comment, written
+from experiments.tiny_corpus import TRAPS, RepairCorpus
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,18 @@ def test_an_error_is_of_the_kind_of_what_is_wrong(repair):
     for kind, response in found.items():
         assert repair.verify(task, response).error == kind
     assert repair.verify(task, task.gold).error == ""
+
+
+def constant(response):
+    program = parsed(response)
+    assert program is not None
+    return program[2]
+
+
+def test_a_trap_teaches_first_attempts_that_are_one_too_small_and_nothing_else():
+    corpus, rng = RepairCorpus(trap=1.0, label_noise=0.0), random.Random(0)
+    tasks = corpus.tasks(rng, 40)
+    taught = {row.question: row.first for row in corpus.documents(rng, tasks, None) if row.learn_first}
+    missed = {task.id: (constant(task.gold) - constant(taught[task.question])) % 10 for task in tasks}
+    assert missed == {task.id: int(task.info["slots"][0] in TRAPS) for task in tasks}
+    assert 0 < sum(missed.values()) < len(missed)

@@ -1,0 +1,141 @@
+"""Which column of somebody's file is what: by the usual names, or named; and what stands in a cell."""
+
+import json
+import string
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from envs.rows import Row
+from rewards import nearest
+
+NAMES = {
+    "question": ("question", "prompt", "problem", "input", "query", "instruction"),
+    "answer": ("answer", "solution", "gold", "target", "label", "ground_truth", "answerkey", "output"),
+    "tests": ("tests", "test_list", "input_output"),
+    "choices": ("choices", "options"),
+    "split": ("split",),
+}
+"""By what they are called, in order; capitals do not count, and a column may lie within another (``extra.answer``)."""
+
+
+def find_columns(
+    rows: Sequence[Row], named: Mapping[str, str | None], needed: Sequence[str], where: str
+) -> tuple[dict[str, str], str]:
+    """Which column is what, and that in words.
+
+    Args:
+        rows: All of them.
+        named: By what it is, the column that a config names, or ``None``.
+        needed: What must be there, of :data:`NAMES`; others are looked for where ``named`` holds them.
+        where: The data's name, for the messages.
+
+    Raises:
+        ValueError: If a named column is not there, or a needed one has none of the usual names.
+    """
+    there = Counter(path for row in rows[:1000] for path in paths(row.values))
+    own = [path for path in there if "." not in path]
+    lowered: dict[str, str] = {}
+    for path in sorted(there, key=lambda path: path.count(".")):  # an outer one goes before one within another
+        lowered.setdefault(path.rpartition(".")[2].lower(), path)
+    columns, words = {}, []
+    for what, name in named.items():
+        alike = [lowered[usual] for usual in NAMES[what] if usual in lowered]
+        if name is not None and name not in there and name.partition(".")[0] not in there:
+            raise ValueError(
+                f"env.options.{what}={name}: there is no such column{nearest(name, list(there))} {where} has "
+                f"{', '.join(own)}"
+            )
+        if name is None and not alike:
+            if what in needed:
+                raise ValueError(_not_found(what, own, lowered, where))
+            continue
+        columns[what] = name or alike[0]
+        others = [path for path in alike[1:] if name is None and path in own]
+        words.append(f"{what} from {columns[what]!r}" + (f" (also there: {', '.join(others)})" if others else ""))
+    return columns, ", ".join(words)
+
+
+def _not_found(what: str, own: Sequence[str], lowered: Mapping[str, str], where: str) -> str:
+    tests = next((lowered[name] for name in NAMES["tests"] if name in lowered), None)
+    hint = f" It has tests ({tests}): did you mean env.options.verify=code?" if what == "answer" and tests else ""
+    return (
+        f"{where}: no column is called {', '.join(NAMES[what])}. It has {', '.join(own)}; say which column "
+        f"holds the {what}, as in env.options.{what}={own[-1] if own else '...'}.{hint}"
+    )
+
+
+def paths(values: Mapping[str, Any]) -> Iterator[str]:
+    """Columns, and what lies within those that are objects, as ``extra.answer``."""
+    for name, value in values.items():
+        yield str(name)
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{inner}" for inner in value)
+
+
+def cell_at(values: Mapping[str, Any], path: str) -> Any:
+    """The cell of a column, or of a part of it: ``a.b``, ``a.0``; raises ValueError if the row has none."""
+    if path in values:
+        return values[path]
+    found: Any = values
+    for name in path.split("."):
+        if isinstance(found, list) and name.isdigit() and int(name) < len(found):
+            found = found[int(name)]
+        elif isinstance(found, Mapping) and name in found:
+            found = found[name]
+        else:
+            raise ValueError(f"column {path!r} is missing; the row has {', '.join(map(str, values))}")
+    return found
+
+
+def question_of(cell: Any) -> str:
+    """A cell as a question: a text, or a conversation of one user message.
+
+    Raises:
+        ValueError: If it is empty or something else.
+    """
+    if isinstance(cell, list) and cell and all(isinstance(one, Mapping) and "content" in one for one in cell):
+        roles = [str(one.get("role")) for one in cell]
+        if roles != ["user"]:
+            raise ValueError(
+                f"the question is a conversation of {', '.join(roles)}: one user message is needed; a system prompt is "
+                "env.prompts_text.system, examples are env.options.few_shot"
+            )
+        cell = cell[0]["content"]
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise ValueError("the question is empty")
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float):
+        raise ValueError(f"the question must be text; this is {str(cell)[:60]}")
+    return str(cell)
+
+
+def choices_of(cell: Any) -> dict[str, str]:
+    """A cell as choices by letter: a list, ``{text: [...], label: [...]}``, ``{A: ..., B: ...}``, or JSON of one."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            raise ValueError(f"the choices must be a list; this is {cell[:60]}") from None
+    if isinstance(cell, Mapping) and {"text", "label"} <= cell.keys():
+        return {str(letter): str(text) for letter, text in zip(cell["label"], cell["text"], strict=True)}
+    if isinstance(cell, Mapping) and cell:
+        return {str(letter): str(text) for letter, text in cell.items()}
+    if not isinstance(cell, list) or not 2 <= len(cell) <= len(string.ascii_uppercase):
+        raise ValueError(f"the choices must be a list of at least two; this is {str(cell)[:60]}")
+    return dict(zip(string.ascii_uppercase, map(str, cell), strict=False))
+
+
+def letter_of(gold: str, choices: Mapping[str, str]) -> str:
+    """The letter of the right choice, given as letter, as text, or by its place, of which the first is 0.
+
+    Raises:
+        ValueError: If it is none of the choices.
+    """
+    if gold in choices:
+        return gold
+    if gold.isdigit() and int(gold) < len(choices):
+        return list(choices)[int(gold)]
+    same = [letter for letter, text in choices.items() if text.strip().casefold() == gold.strip().casefold()]
+    if len(same) != 1:
+        raise ValueError(f"the answer {gold[:40]!r} is none of the choices {', '.join(choices)}")
+    return same[0]

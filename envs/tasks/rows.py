@@ -1,0 +1,354 @@
+"""``rows``: questions from a file of one's own, without a line of code.
+
+Question, answer, tests and choices are columns with the usual names, or are named; what was found is printed.
+Response: as ``verify`` says (:mod:`envs.tasks.verifiers`). Splits: those that the data come with; what is missing of
+them is taken from ``train`` by the hash of the question, so that adding rows moves none. Rows that cannot be used are
+listed by line and refused, or left out with ``on_bad_rows=skip``.
+
+Version history: v1, first.
+"""
+
+import hashlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from envs.base import Split, Task
+from envs.published import Provenance, read_data_set
+from envs.rows import SUFFIXES, Fault, Row, no_such_path, read_table
+from envs.splits import normalise_question, split_of
+from envs.tasks.columns import cell_at, choices_of, find_columns, letter_of, question_of
+from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, make_verifier
+from rewards import Score
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), Split.TRAIN),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), Split.VALIDATION),
+    **dict.fromkeys(("test", "eval", "evaluation"), Split.TEST),
+}
+SHOWN = 10
+"""Rows that a message lists."""
+_SAID: set[str] = set()
+
+
+class BadRowsError(ValueError):
+    """Rows of the data cannot be used; the message lists them by line."""
+
+
+@dataclass(slots=True)
+class _Read:
+    """What is made of the data, on the way and in the end."""
+
+    rows: int
+    faults: list[Fault]
+    tasks: dict[Split, list[Task]] = field(default_factory=lambda: {split: [] for split in Split})
+    places: dict[str, str] = field(default_factory=dict)
+    """Where a task's row stands, by its id."""
+    answers: dict[str, str] = field(default_factory=dict)
+    """The answer's own text, a whole solution maybe."""
+    examples: list[tuple[Task, str]] = field(default_factory=list)
+    provenance: list[Provenance] = field(default_factory=list)
+    repeated: int = 0
+
+
+class Rows:
+    """Questions from files. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
+
+    Args:
+        path: A file (JSON Lines, JSON, CSV, TSV, Parquet), a folder with one such file or one a split, a folder that
+            ``datasets`` saved, or a data set's id on the hub.
+        verify: How answers are graded: a name of :data:`envs.tasks.verifiers.VERIFIERS`, or ``package.module:function``
+            with the signature of :meth:`envs.TaskSet.verify`.
+        verify_options: That verifier's own options, such as ``answer_form``.
+        question: Column of the question; ``a.b`` is column ``b`` within ``a``. ``None`` finds it by its name.
+        answer: Column of the answer.
+        tests: Column of a program's tests.
+        choices: Column of the choices to choose from, which the question then shows.
+        split: Column that says which split a row belongs to.
+        splits: The data's own names of the splits, where they are unusual: ``{train: train_sft}``.
+        validation: Share of the training rows for validation, where the data have none.
+        test: Share of them for test, where the data have none.
+        subset: Of a data set on the hub that has several.
+        encoding: Of a text file, where it is no Unicode.
+        few_shot: So many training rows, or those of these lines, are shown answered in front of every question.
+        on_bad_rows: ``refuse`` or ``skip``.
+
+    Raises:
+        ValueError: For a share, verifier or option that there is none of.
+    """
+
+    def __init__(
+        self,
+        path: str = "",
+        verify: str = "math",
+        verify_options: Mapping[str, Any] | None = None,
+        question: str | None = None,
+        answer: str | None = None,
+        tests: str | None = None,
+        choices: str | None = None,
+        split: str | None = None,
+        splits: Mapping[str, str] | None = None,
+        validation: float = 0.1,
+        test: float = 0.2,
+        subset: str | None = None,
+        encoding: str | None = None,
+        few_shot: int | Sequence[int] = 0,
+        on_bad_rows: str = "refuse",
+    ) -> None:
+        if not path:
+            raise ValueError("env.options.path is missing: env=rows reads a file of yours, env.options.path=my.jsonl")
+        if not (validation >= 0 and test >= 0 and validation + test < 1):
+            raise ValueError(f"env.options: validation={validation} and test={test} are shares, together less than 1")
+        if on_bad_rows not in ("refuse", "skip"):
+            raise ValueError(f"env.options.on_bad_rows={on_bad_rows}: use refuse or skip")
+        for name in splits or {}:
+            if name not in set(Split):
+                raise ValueError(f"env.options.splits.{name}: no such split; use {', '.join(Split)}")
+        self._path, self._subset, self._encoding = path, subset, encoding
+        self._is_code, self._is_slow = verify == "code", ":" not in verify and VERIFIERS.fact(verify, "slow")
+        self._verifier: Any = make_verifier(verify, verify_options or {})
+        self._named = {"question": question, "answer": answer, "split": split}
+        self._named |= {"tests": tests} if self._is_code else {"choices": choices} if verify == "choice" else {}
+        for name, given, owner in (("tests", tests, "code"), ("choices", choices, "choice")):
+            if given is not None and name not in self._named:
+                raise ValueError(f"env.options.{name}={given}: has no effect, because verify={verify}, not {owner}")
+        self._splits = {own: Split(name) for name, own in (splits or {}).items()}
+        self._shares = {Split.VALIDATION: validation, Split.TEST: test}
+        self._few_shot, self._skips = few_shot, on_bad_rows == "skip"
+        self.observes_execution = getattr(self._verifier, "observes_execution", False)
+        self.verifies_elsewhere = getattr(self._verifier, "verifies_elsewhere", False)
+        self._loaded: _Read | None = None
+
+    @staticmethod
+    def episode(options: Mapping[str, Any]) -> dict[str, Any]:
+        """What an episode is made of where a config says nothing: prompts that ask for what the verifier reads."""
+        verify = str(options.get("verify", "math"))
+        prompts = make_verifier(verify, options.get("verify_options") or {}).prompts
+        return {"prompts": prompts} | ({"feedback": "execution"} if verify == "code" else {})
+
+    def load(self, split: Split) -> list[Task]:
+        """The tasks of a split; prints, once a process, what was found in the data.
+
+        Raises:
+            FileNotFoundError: If there is nothing at the path.
+            BadRowsError: If rows cannot be used and none may be left out.
+        """
+        return self._all().tasks[Split(split)]
+
+    def verify(self, task: Task, response: str) -> Score:
+        """As the verifier of this name does."""
+        return self._verifier.verify(task, response)
+
+    def gold_response(self, task: Task) -> str:
+        """The answer in the form that is read."""
+        return self._verifier.gold_response(task)
+
+    @property
+    def examples(self) -> list[tuple[Task, str]]:
+        """Rows that are shown in front of every question, with an answer to each."""
+        return self._all().examples
+
+    @property
+    def provenance(self) -> list[Provenance]:
+        """What was read, once it was."""
+        return self._loaded.provenance if self._loaded else []
+
+    def _all(self) -> _Read:
+        if self._loaded is None:
+            self._loaded = self._load()
+            if isinstance(self._verifier, CodeAnswers):
+                self._verifier.start([task for tasks in self._loaded.tasks.values() for task in tasks])
+        return self._loaded
+
+    def _load(self) -> _Read:
+        parts, faults = self._read()
+        rows = [row for part in parts.values() for row in part]
+        if not rows:
+            said = f". {faults[0].where}: {faults[0].said}" if faults else ""
+            raise ValueError(f"env.options.path={self._path}: no row could be read{said}")
+        needed = ("question", "tests" if self._is_code else "answer")
+        columns, found = find_columns(rows, self._named, needed, self._path)
+        read, given = _Read(len(rows) + len(faults), faults), self._given_splits(parts, columns)
+        for name, part in parts.items():
+            for row in part:
+                try:
+                    task = self._task(row, columns)
+                    own = str(cell_at(row.values, columns["split"])) if "split" in columns else name
+                    read.tasks[self._split_of(task, own, given)].append(task)
+                except ValueError as error:
+                    faults.append(Fault(row.where, str(error)))
+                    continue
+                read.places[task.id] = row.where
+                if "answer" in columns and isinstance(answer := row.values.get(columns["answer"]), str):
+                    read.answers[task.id] = answer
+        self._take_unpaid_out(read)
+        self._take_repeated_out(read)
+        self._refuse_or_report(read, found, "given" if given else "by the content of the questions")
+        self._take_examples(read)
+        read.provenance = [_provenance(self._path, rows)]
+        return read
+
+    def _read(self) -> tuple[dict[str, list[Row]], list[Fault]]:
+        """Rows by the data's own name of their split; a single file has none."""
+        place = Path(self._path).expanduser()
+        if place.is_file():
+            rows, faults = read_table(place, self._encoding)
+            return {"": rows}, faults
+        if not place.exists() and (place.suffix in SUFFIXES or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", self._path)):
+            raise FileNotFoundError(no_such_path(self._path))
+        if not place.exists() or any((place / name).exists() for name in ("dataset_dict.json", "dataset_info.json")):
+            parts = read_data_set(self._path, self._subset)
+            split = {name: f"{self._path}, split {name}" if name else self._path for name in parts}
+            return {
+                name: [Row(f"{split[name]}, row {i}", row) for i, row in enumerate(part, 1)]
+                for name, part in parts.items()
+            }, []
+        files = sorted(one for one in place.iterdir() if one.name.removesuffix(".gz").endswith(SUFFIXES))
+        if not files:
+            raise FileNotFoundError(
+                f"env.options.path={self._path}: no file in this folder ends in {', '.join(SUFFIXES)}"
+            )
+        tables = {
+            one.name.partition(".")[0] if len(files) > 1 else "": read_table(one, self._encoding) for one in files
+        }
+        return {name: rows for name, (rows, _) in tables.items()}, [one for _, bad in tables.values() for one in bad]
+
+    def _task(self, row: Row, columns: Mapping[str, str]) -> Task:
+        """A row as a task; raises ValueError with what is wrong with it."""
+        question = question_of(cell_at(row.values, columns["question"]))
+        # A program's own solution need not be there, every other answer must.
+        optional = self._is_code and ("answer" not in columns or columns["answer"] not in row.values)
+        gold = self._verifier.gold(None if optional else cell_at(row.values, columns["answer"]))
+        used = {path.partition(".")[0] for path in columns.values()}
+        info = {name: value for name, value in row.values.items() if name not in used}
+        if "choices" in columns:
+            info["choices"] = choices_of(cell_at(row.values, columns["choices"]))
+            gold = letter_of(gold, info["choices"])
+            question += "".join(f"\n{letter}. {text}" for letter, text in info["choices"].items())
+        elif isinstance(self._verifier, ChoiceAnswers) and not re.fullmatch("[A-Z]", gold):
+            raise ValueError(f"the answer {gold[:40]!r} is no letter, and there is no column of choices")
+        if isinstance(self._verifier, CodeAnswers):
+            info["tests"], shown = self._verifier.tests(cell_at(row.values, columns["tests"]), gold)
+            question += shown
+        elif not gold:
+            raise ValueError("the answer is empty")
+        place, _, number = row.where.rpartition(", ")
+        return Task(f"{Path(place).name}/{number.split()[-1]}", question, gold, info)
+
+    def _given_splits(self, parts: Mapping[str, Sequence[Row]], columns: Mapping[str, str]) -> set[Split]:
+        """The splits that the data come with."""
+        names = {name for name in parts if name}
+        if "split" in columns:
+            cells = (row.values.get(columns["split"]) for part in parts.values() for row in part)
+            names = {str(cell) for cell in cells if cell}
+        return {self._known(name) for name in names}
+
+    def _known(self, name: str) -> Split:
+        split = self._splits.get(name) or SPLIT_NAMES.get(name.lower())
+        if split is None:
+            raise ValueError(
+                f"{self._path}: {name!r} is no split whose name is known; say which one it is, as in "
+                f"'env.options.splits={{train: {name}}}'"
+            )
+        return split
+
+    def _split_of(self, task: Task, name: str, given: set[Split]) -> Split:
+        """The split that the data name; of training rows those that are missing are taken, by content."""
+        split = self._known(name) if name else Split.TRAIN
+        if split is not Split.TRAIN:
+            return split
+        shares = {one: 0.0 if one in given else share for one, share in self._shares.items()}
+        return split_of(task.question, shares[Split.VALIDATION], shares[Split.TEST])
+
+    def _take_unpaid_out(self, read: _Read) -> None:
+        """Rows whose own answer, in the form that is read, is not graded right are faults."""
+        for split, tasks in read.tasks.items() if not self._is_slow else ():
+            for task in tasks:
+                try:
+                    score = self.verify(task, self.gold_response(task))
+                    said = f"graded {score.verdict}" + (f" ({score.reason})" if score.reason else "")
+                    paid = score.value == 1.0
+                except (
+                    Exception
+                ) as error:  # of a verifier of somebody's own, in the middle of a run it would be too late
+                    said, paid = f"the verifier raises {type(error).__name__}: {error}", False
+                if not paid:
+                    answer = self.gold_response(task)[:60]
+                    read.faults.append(
+                        Fault(read.places[task.id], f"its own answer does not pay: {answer!r} is {said}")
+                    )
+                    read.places.pop(task.id)
+            read.tasks[split] = [task for task in tasks if task.id in read.places]
+
+    def _take_repeated_out(self, read: _Read) -> None:
+        """A question is in one split only and once there; with two answers, or in a later split, it is a fault."""
+        seen: dict[str, tuple[Task, Split]] = {}
+        for split in (Split.TEST, Split.VALIDATION, Split.TRAIN):
+            kept = []
+            for task in read.tasks[split]:
+                first, other = seen.setdefault(normalise_question(task.question), (task, split))
+                where = read.places[first.id]
+                if first is task:
+                    kept.append(task)
+                elif other != split:
+                    read.faults.append(
+                        Fault(read.places[task.id], f"asks what {where} asks, which is in split {other}")
+                    )
+                elif first.gold != task.gold:
+                    said = f"asks what {where} asks and answers {task.gold[:40]!r}, not {first.gold[:40]!r}"
+                    read.faults.append(Fault(read.places[task.id], said))
+                else:
+                    read.repeated += 1
+            read.tasks[split] = kept
+
+    def _refuse_or_report(self, read: _Read, found: str, splits: str) -> None:
+        """Prints what was found, once a process; raises BadRowsError if that is refused."""
+
+        def order(fault: Fault) -> tuple[str, int]:
+            place, _, number = fault.where.rpartition(" ")
+            return place, int(number)
+
+        own = f"{self._path}, "
+        faults = [f"  {fault.where}: {fault.said}".replace(own, "") for fault in sorted(read.faults, key=order)]
+        listed = faults[:SHOWN]
+        listed += [f"  and {len(read.faults) - SHOWN} more"] if len(read.faults) > SHOWN else []
+        bad = f"{len(read.faults)} of {read.rows} rows"
+        if read.faults and not self._skips:
+            raise BadRowsError(
+                "\n".join(
+                    [f"{self._path}: {bad} cannot be used:", *listed, "Mend them, or env.options.on_bad_rows=skip"]
+                )
+            )
+        sizes = ", ".join(f"{len(tasks)} {split}" for split, tasks in read.tasks.items())
+        lines = [f"{self._path}: {found}; {sizes} (splits {splits})"]
+        lines += [f"{read.repeated} rows repeat another one and count once"] if read.repeated else []
+        lines += [f"{bad} were left out:", *listed] if read.faults else []
+        said = "\n".join(lines)
+        if said not in _SAID:
+            _SAID.add(said)
+            print(said, file=sys.stderr)
+
+    def _take_examples(self, read: _Read) -> None:
+        """Few-shot examples leave the training split; a whole solution that is graded right is shown whole."""
+        train, asked = read.tasks[Split.TRAIN], self._few_shot
+        by_line = {task.id.rpartition("/")[2]: task for task in train}
+        wanted = list(by_line)[:asked] if isinstance(asked, int) else [str(line) for line in asked]
+        if missing := [line for line in wanted if line not in by_line]:
+            raise ValueError(f"env.options.few_shot: line {missing[0]} is no row of the training split")
+        if isinstance(asked, int) and len(wanted) < asked:
+            raise ValueError(f"env.options.few_shot={asked}: the training split has {len(train)} rows")
+        chosen = [by_line[line] for line in wanted]
+        read.tasks[Split.TRAIN] = [task for task in train if task not in chosen]
+        for task in chosen:
+            whole = read.answers.get(task.id, "")
+            right = whole and self.verify(task, whole).value == 1.0
+            read.examples.append((task, whole if right else self.gold_response(task)))
+
+
+def _provenance(path: str, rows: Sequence[Row]) -> Provenance:
+    place = Path(path).expanduser()
+    content = place.read_bytes() if place.is_file() else repr([row.values for row in rows]).encode()
+    return Provenance(path, hashlib.sha256(content).hexdigest(), len(rows), "not stated", path, None)

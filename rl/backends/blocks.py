@@ -1,0 +1,154 @@
+"""Rows of one layout on a small model: sampling, supervised learning and policy gradients on plain tensors.
+
+Where all prompts of a call have the same number of tokens nothing is padded on the left and nothing is rendered, so an
+experiment on a tiny language needs neither requests nor a renderer. The estimators are the ones of the online loop.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax
+from transformers import DynamicCache
+
+from rl.advantages import ADVANTAGES
+from rl.types import RolloutBatch
+
+Learned = tuple[Tensor, Tensor]
+"""Rows ``[B, T]`` and which of their tokens are learned, ``[B, T]`` bool."""
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    prompts_BP: Tensor,
+    n_new: int,
+    temperature: float,
+    generator: torch.Generator,
+    end_id: int = -1,
+    pad_id: int = 0,
+) -> Tensor:
+    """``[B, n_new]`` sampled tokens, greedy at temperature 0; ``pad_id`` after the first ``end_id``."""
+    cache, ids = DynamicCache(), prompts_BP
+    done, out = torch.zeros(len(prompts_BP), dtype=torch.bool), []
+    for _ in range(n_new):
+        logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        if temperature:
+            token = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        else:
+            token = logits.argmax(-1)
+        token = torch.where(done, pad_id, token)
+        done = done | (token == end_id)
+        out.append(token)
+        ids = token[:, None]
+    return torch.stack(out, 1)
+
+
+def next_logprobs(model: Any, ids_BT: Tensor) -> Tensor:
+    """``[B, V]`` log-probabilities of what follows whole rows."""
+    return log_softmax(model(input_ids=ids_BT, use_cache=False, logits_to_keep=1).logits[:, -1], -1)
+
+
+def token_losses(model: Any, ids_BT: Tensor, learned_BT: Tensor) -> Tensor:
+    """``[N]`` nats of the N learned tokens, in row-major order."""
+    logits = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
+    kept = learned_BT[:, 1:]
+    return cross_entropy(logits[kept], ids_BT[:, 1:][kept], reduction="none")
+
+
+def adam(model: Any, lr: float) -> torch.optim.Optimizer:
+    """AdamW with the settings of small models; weight decay 0.01."""
+    return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
+
+
+def take_step(model: Any, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One optimiser step; the gradient's norm is clipped at 1."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def fit(
+    model: Any,
+    batches: Callable[[int], Sequence[Learned]],
+    steps: int,
+    lr: float,
+    until: Callable[[int], bool] | None = None,
+    warmup: int = 50,
+) -> int:
+    """Trains in place on the mean loss of all learned tokens; the rate falls linearly to a twentieth.
+
+    Args:
+        model: A causal language model.
+        batches: The step's number to its rows, one pair for each layout.
+        steps: Steps of the schedule.
+        lr: Highest learning rate.
+        until: Asked before each step whether to stop. A skill that appears in one jump at a time that depends on the
+            seed has to be trained until it is there, not for a number of steps.
+        warmup: Steps until the highest rate is reached.
+
+    Returns:
+        How many steps were taken.
+    """
+    optimizer = adam(model, lr)
+    for step in range(steps):
+        if until is not None and until(step):
+            return step
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / warmup) * (1 - 0.95 * step / steps)
+        losses = [token_losses(model, ids, learned) for ids, learned in batches(step)]
+        take_step(model, optimizer, torch.cat(losses).mean())
+    return steps
+
+
+def as_batch(
+    prompts_BP: Tensor, actions_BN: Tensor, rewards_B: Tensor, groups_B: Tensor, compared_B: Tensor | None = None
+) -> RolloutBatch:
+    """One-turn episodes of one layout as the batch that estimators read; action tokens of id 0 are padding.
+
+    Args:
+        prompts_BP: Token ids.
+        actions_BN: Token ids.
+        rewards_B: Of the episodes.
+        groups_B: Which episodes are compared.
+        compared_B: False where the reward says nothing: the episode is in no baseline and teaches nothing.
+    """
+    ids = torch.cat([prompts_BP, actions_BN], 1)
+    compared = torch.ones(len(ids), dtype=torch.bool) if compared_B is None else compared_B
+    prompt = torch.zeros_like(prompts_BP, dtype=torch.bool)
+    sampled = torch.cat([prompt, (actions_BN != 0) & compared[:, None]], 1)
+    return RolloutBatch(
+        input_ids=ids,
+        attention_mask=torch.cat([~prompt, actions_BN != 0], 1),
+        response_mask=sampled,
+        turn_ids=torch.where(sampled, 0, -1),
+        sampler_logprobs=torch.zeros(ids.shape),
+        rewards=rewards_B[:, None].float(),
+        n_turns=torch.ones(len(ids), dtype=torch.long),
+        group_ids=groups_B,
+        compared=compared[:, None],
+    )
+
+
+def policy_loss(model: Any, batch: RolloutBatch, advantage: str = "rloo", **options: Any) -> tuple[Tensor, Tensor]:
+    """REINFORCE on samples of the present policy: the loss and the policy's entropy at the sampled tokens.
+
+    Args:
+        model: What sampled.
+        batch: See :func:`as_batch`.
+        advantage: Name of an estimator without a critic in :data:`rl.advantages.ADVANTAGES`.
+        **options: The estimator's own.
+
+    Returns:
+        Mean over episodes of the mean over an episode's tokens (GRPO's 1/|o|), and the entropy in nats per token.
+    """
+    estimator = ADVANTAGES.bind(advantage, options)
+    advantages = estimator(batch.rewards, torch.zeros(batch.input_ids.shape), batch, lambda total: total)[:, 1:]
+    mask, ids = batch.response_mask[:, 1:], batch.input_ids
+    logprobs = log_softmax(model(input_ids=ids[:, :-1], use_cache=False).logits[mask], -1)
+    chosen = logprobs.gather(1, ids[:, 1:][mask][:, None])[:, 0]
+    weights = (1.0 / mask.sum(1, keepdim=True).clamp(min=1)).expand(mask.shape)[mask] / len(ids)
+    entropy = -(logprobs.exp() * logprobs).sum(-1).detach().mean()
+    return -(chosen * advantages[mask] * weights).sum(), entropy

@@ -1,0 +1,291 @@
+"""Questions from files as people have them: every format, encoding and column name, and what is wrong with rows."""
+
+import gzip
+import json
+
+import datasets
+import pandas
+import pytest
+
+import envs
+from envs import Split
+from rewards import Score, Verdict
+from rl.backends import hub
+
+ROWS = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(40)]
+
+
+def lines(rows, end="\n"):
+    return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
+
+
+def rows_of(path, **options):
+    return envs.make("errata/rows-v1", options={"path": str(path), **options}).taskset
+
+
+def all_of(taskset):
+    return [task for split in Split for task in taskset.load(split)]
+
+
+def write(folder, content, name="my.jsonl"):
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+WAYS = {
+    "plain": ("my.jsonl", lines(ROWS).encode()),
+    "BOM": ("my.jsonl", lines(ROWS).encode("utf-8-sig")),
+    "CRLF": ("my.jsonl", lines(ROWS, "\r\n").encode()),
+    "UTF-16": ("my.jsonl", lines(ROWS, "\r\n").encode("utf-16")),
+    "UTF-16 without a mark": ("my.jsonl", lines(ROWS).encode("utf-16-le")),
+    "UTF-32": ("my.jsonl", lines(ROWS).encode("utf-32")),
+    "gzip": ("my.jsonl.gz", gzip.compress(lines(ROWS).encode())),
+    "JSON": ("my.json", json.dumps(ROWS, indent=2).encode()),
+    "CSV": ("my.csv", pandas.DataFrame(ROWS).to_csv(index=False).encode("utf-8-sig")),
+    "semicolons": ("my.csv", pandas.DataFrame(ROWS).to_csv(index=False, sep=";", lineterminator="\r\n").encode()),
+    "TSV": ("my.tsv", pandas.DataFrame(ROWS).to_csv(index=False, sep="\t").encode()),
+    "numbers": ("my.jsonl", lines([row | {"answer": i + 1} for i, row in enumerate(ROWS)]).encode()),
+    "floats": ("my.jsonl", lines([row | {"answer": i + 1.0} for i, row in enumerate(ROWS)]).encode()),
+    "lists of one": ("my.jsonl", lines([row | {"answer": [row["answer"]]} for row in ROWS]).encode()),
+    "solutions": ("my.jsonl", lines([row | {"answer": f"So\n#### {row['answer']}"} for row in ROWS]).encode()),
+    "boxes": ("my.jsonl", lines([row | {"answer": f"So $\\boxed{{{row['answer']}}}$."} for row in ROWS]).encode()),
+    "conversations": (
+        "my.jsonl",
+        lines([{"Prompt": [{"role": "user", "content": r["question"]}], "Gold": r["answer"]} for r in ROWS]).encode(),
+    ),
+    "nested": (
+        "my.jsonl",
+        lines([{"problem": r["question"], "reward_model": {"ground_truth": r["answer"]}} for r in ROWS]).encode(),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_rows_whatever_they_are_written_in(tmp_path, way):
+    name, content = WAYS[way]
+    found = all_of(rows_of(write(tmp_path, content, name)))
+    assert sorted((task.question, task.gold) for task in found) == sorted((r["question"], r["answer"]) for r in ROWS)
+
+
+def test_parquet_and_saved_data_sets_and_their_own_splits(tmp_path):
+    pandas.DataFrame(ROWS).to_parquet(tmp_path / "my.parquet")
+    assert len(all_of(rows_of(tmp_path / "my.parquet"))) == len(all_of(rows_of(tmp_path))) == 40
+    hub.register()
+    parts = {"train": datasets.Dataset.from_list(ROWS[:30]), "test": datasets.Dataset.from_list(ROWS[30:])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    taskset = rows_of(tmp_path / "saved", validation=0.3)
+    assert [task.gold for task in taskset.load(Split.TEST)] == [str(i + 1) for i in range(30, 40)]
+    assert 0 < len(taskset.load(Split.VALIDATION)) < len(taskset.load(Split.TRAIN)) < 30
+    parts["train"].save_to_disk(tmp_path / "one")
+    assert len(all_of(rows_of(tmp_path / "one"))) == 30
+
+
+def test_splits_by_file_by_column_and_by_a_name_of_their_own(tmp_path):
+    for name, part in (("train", ROWS[:20]), ("dev", ROWS[20:30]), ("test", ROWS[30:])):
+        write(tmp_path, lines(part), f"{name}.jsonl")
+    sizes = [len(rows_of(tmp_path).load(split)) for split in Split]
+    assert sizes == [20, 10, 10]
+    named = [row | {"split": ("sft", "val", "test")[i % 3]} for i, row in enumerate(ROWS)]
+    path = write(tmp_path, lines(named), "column.jsonl")
+    with pytest.raises(ValueError, match=r"'sft' is no split whose name is known.*env.options.splits"):
+        rows_of(path).load(Split.TRAIN)
+    assert [len(rows_of(path, splits={"train": "sft"}).load(split)) for split in Split] == [14, 13, 13]
+
+
+def test_more_rows_move_none_to_another_split(tmp_path):
+    before = {t.question: s for s in Split for t in rows_of(write(tmp_path, lines(ROWS[:20]))).load(s)}
+    after = {t.question: s for s in Split for t in rows_of(write(tmp_path, lines(ROWS))).load(s)}
+    assert before.items() <= after.items()
+
+
+BAD = {
+    '{"question": "a", ': "line 41: no JSON",
+    "[1, 2]": r"line 41: an object with names is needed",
+    '{"question": "a", "answer": ""}': "line 41: the answer is empty",
+    '{"question": "a", "answer": null}': "line 41: the answer is empty",
+    '{"question": " ", "answer": "1"}': "line 41: the question is empty",
+    '{"question": 3.5, "answer": NaN}': "line 41: the answer is nan",
+    '{"question": "a", "answer": {"value": 3}}': r"line 41: the answer is nested.*env\.options\.answer=answer\.value",
+    '{"question": "a", "answer": [1, 2]}': r"line 41: the answer is nested.*answer=answer\.0",
+    '{"questoin": "a", "answer": "1"}': "line 41: column 'question' is missing; the row has questoin, answer",
+    '{"question": "What is  1 + 1?", "answer": "3"}': "line 41: asks what line 2 asks and answers '3', not '2'",
+    '{"question": "a", "answer": "the \\\\boxed{1} or \\\\boxed{2}"}': "line 41: the answer holds 2 boxes",
+    '{"question": [{"role": "system", "content": "x"}], "answer": "1"}': r"line 41: .*env\.prompts_text\.system",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_row_that_cannot_be_used_is_named_by_its_line_and_refused_or_left_out(tmp_path, capsys, line):
+    path = write(tmp_path, lines(ROWS) + line)
+    with pytest.raises(
+        ValueError, match=r"1 of 41 rows cannot be used:\n  " + BAD[line] + r"[^\n]*\n.*on_bad_rows=skip"
+    ):
+        rows_of(path).load(Split.TRAIN)
+    assert len(all_of(rows_of(path, on_bad_rows="skip"))) == 40
+    assert "1 of 41 rows were left out" in capsys.readouterr().err
+
+
+def test_a_gold_that_does_not_pay_itself_and_questions_in_two_splits_are_bad_rows(tmp_path):
+    write(tmp_path, lines([*ROWS, {"question": "Which?", "answer": "a b"}]), "train.jsonl")
+    write(tmp_path, lines([{"question": "what is 7 + 1?", "answer": "8"}]), "test.jsonl")
+    with pytest.raises(
+        ValueError, match=r"train.jsonl, line 8: asks what .*test.jsonl, line 1 asks, which is in split test"
+    ):
+        rows_of(tmp_path).load(Split.TRAIN)
+    with pytest.raises(ValueError, match=r"train.jsonl, line 1: its own answer does not pay: '1' is graded wrong"):
+        rows_of(tmp_path, verify=f"{__name__}:nothing_is_right").load(Split.TRAIN)
+
+
+def nothing_is_right(task, response):
+    return Score.of(False)
+
+
+def ends_with_the_answer(task, response):
+    assert task.info == {"level": "easy"}
+    return Score.of(response.endswith(f"<answer>{task.gold}</answer>")) if response else Score(0.0, Verdict.NO_ANSWER)
+
+
+WRONG = [
+    ({}, "env.options.path is missing"),
+    ({"path": "mi.jsonl"}, r"no such file or folder in .*did you mean 'my\.jsonl'"),
+    (
+        {"path": "my.jsonl", "answer": "anser"},
+        "env.options.answer=anser: there is no such column; did you mean 'answer'",
+    ),
+    ({"path": "my.jsonl", "verify": "maths"}, "env.options.verify=maths: unknown; did you mean 'math'"),
+    ({"path": "my.jsonl", "verify_options": {"form": "boxed"}}, "did you mean 'answer_form'"),
+    ({"path": "my.jsonl", "verify_options": {"answer_form": "boxxed"}}, "did you mean 'boxed'"),
+    ({"path": "my.jsonl", "verify": "no_such.module:f"}, "package.module:function"),
+    ({"path": "my.jsonl", "verify": "regex"}, "verify_options.pattern.*needs a value"),
+    ({"path": "my.jsonl", "verify": "regex", "verify_options": {"pattern": "("}}, "no regular expression"),
+    ({"path": "my.jsonl", "verify": "choice"}, "no letter, and there is no column of choices"),
+    ({"path": "my.jsonl", "verify": "code"}, "no column is called tests"),
+    ({"path": "my.jsonl", "tests": "answer"}, "has no effect, because verify=math"),
+    ({"path": "my.jsonl", "on_bad_rows": "ignore"}, "use refuse or skip"),
+    ({"path": "my.jsonl", "validation": 0.5, "test": 0.5}, "together less than 1"),
+    ({"path": "my.jsonl", "splits": {"trian": "x"}}, "no such split"),
+    ({"path": "my.jsonl", "few_shot": 99}, "env.options.few_shot=99: the training split has"),
+    ({"path": "my.jsonl", "encoding": "utf-9"}, "Python knows no encoding"),
+    ({"path": "latin.jsonl"}, r"latin\.jsonl, line 2: byte 0xe9 is not utf-8.*env\.options\.encoding=cp1252"),
+    (
+        {"path": "tests.jsonl"},
+        r"no column is called answer.*has tests \(test_list\): did you mean env\.options\.verify=code",
+    ),
+    ({"path": "open.csv"}, "open.csv, line 2|line 2: no CSV"),
+    ({"path": "wide.csv"}, "line 3: more or fewer cells than the 2 of question, answer"),
+    ({"path": "fake.parquet"}, "no Parquet file"),
+    ({"path": "empty.jsonl"}, "no row could be read"),
+    ({"path": "empty"}, "no file in this folder ends in .jsonl"),
+    ({"path": "owner/no-such-set"}, "no such file or folder here, and not to be had from the hub"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=lambda one: str(one)[:60])
+def test_what_is_wrong_with_the_whole_is_one_sentence(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    hub.register()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: (_ for _ in ()).throw(ConnectionError("no route")))
+    write(tmp_path, lines(ROWS))
+    write(
+        tmp_path,
+        '{"question": "a", "answer": "1"}\n{"question": "é", "answer": "1"}\n'.encode("latin-1"),
+        "latin.jsonl",
+    )
+    write(tmp_path, lines([{"question": "a", "test_list": ["assert f(1) == 1"]}]), "tests.jsonl")
+    write(tmp_path, 'question,answer\n"a,1\nb,2\n', "open.csv")
+    write(tmp_path, "question,answer\na,1\nb,1,2\n", "wide.csv")
+    write(tmp_path, "", "empty.jsonl")
+    write(tmp_path, "PAR", "fake.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        envs.make("errata/rows-v1", options=options).taskset.load(Split.TRAIN)
+
+
+GRADED = [
+    ("exact", {}, "Paris", "<answer> Paris </answer>", "<answer>paris</answer>"),
+    ("exact", {"ignore_case": True, "answer_form": "answer_line"}, "Paris", "Answer: paris", "Answer: Rome"),
+    ("number", {"absolute": 0.01}, "3.14", r"\boxed{3.1416}", r"\boxed{3.2}"),
+    ("number", {}, 1234, r"\boxed{1,234.0}", r"\boxed{1235}"),
+    ("choice", {}, "b", r"\boxed{(B)}", r"\boxed{A}"),
+    ("regex", {"pattern": "ANSWER=(\\w+)", "stated": "ANSWER={}"}, "x1", "ANSWER=y ANSWER=x1", "ANSWER=x2"),
+    ("json", {}, {"a": 1, "b": [True]}, '```json\n{"b": [true], "a": 1.0}\n```', '{"a": 1, "b": [1]}'),
+    ("json", {"keys": ["a"]}, {"a": 1, "b": 2}, '{"a": 1, "b": 3}', '{"a": 2, "b": 2}'),
+    (f"{__name__}:ends_with_the_answer", {}, "x", "so <answer>x</answer>", "x"),
+]
+
+
+@pytest.mark.parametrize(("verify", "options", "gold", "right", "wrong"), GRADED)
+def test_every_way_to_verify_pays_the_right_answer_alone(tmp_path, verify, options, gold, right, wrong):
+    path = write(tmp_path, lines([{"question": f"q{i}", "answer": gold, "level": "easy"} for i in range(9)]))
+    taskset = rows_of(path, verify=verify, verify_options=options)
+    task = taskset.load(Split.TRAIN)[0]
+    scores = [taskset.verify(task, text) for text in (taskset.gold_response(task), right, wrong, "")]
+    assert [score.value for score in scores] == [1.0, 1.0, 0.0, 0.0]
+    assert scores[3].verdict is Verdict.NO_ANSWER
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer"),
+    [(["Rome", "Paris"], 1), (["Rome", "Paris"], "B"), ({"text": ["Rome", "Paris"], "label": ["1", "2"]}, "2"),
+     ('["Rome", "Paris"]', "paris"), ({"A": "Rome", "B": "Paris"}, "B")],
+)  # fmt: skip
+def test_choices_are_shown_and_the_letter_or_its_text_is_right(tmp_path, choices, answer):
+    rows = [{"question": f"Capital {i}?", "choices": choices, "answer": answer} for i in range(9)]
+    taskset = rows_of(write(tmp_path, lines(rows)), verify="choice")
+    task = taskset.load(Split.TRAIN)[0]
+    assert task.question.endswith(f"{task.gold}. Paris")
+    for text in (task.gold, f"({task.gold}) Paris", "Paris"):
+        assert taskset.verify(task, f"\\boxed{{{text}}}").value == 1.0
+    assert taskset.verify(task, r"\boxed{Rome}").value == 0.0
+    with pytest.raises(ValueError, match="'Berlin' is none of the choices"):
+        rows_of(write(tmp_path, lines([rows[0] | {"answer": "Berlin"}])), verify="choice").load(Split.TRAIN)
+
+
+TESTS = [
+    ["assert f(1) == 2", "assert f(2) == 3"],
+    "assert f(1) == 2\nassert f(2) == 3",
+    '["assert f(1) == 2", "assert f(2) == 3"]',
+]
+
+
+@pytest.mark.parametrize("tests", TESTS)
+def test_programs_are_run_on_the_tests_of_the_row(tmp_path, tests):
+    rows = [
+        {"prompt": f"Add one, {i}.", "test_list": tests} | ({"code": "def f(x): return x + 1"} if i else {})
+        for i in range(9)
+    ]
+    taskset = rows_of(write(tmp_path, lines(rows)), verify="code", answer="code", verify_options={"public": 1})
+    task = next(task for task in all_of(taskset) if task.gold)
+    assert "assert f(1) == 2" in task.question
+    assert "f(2)" not in task.question
+    assert taskset.verify(task, taskset.gold_response(task)).value == 1.0
+    score = taskset.verify(task, "```python\ndef f(x): return 2\n```")
+    assert (score.value, score.public) == (0.0, True)
+
+
+def test_whole_programs_are_run_on_inputs_and_outputs(tmp_path):
+    pairs = {"inputs": ["1\n", "5\n"], "outputs": ["2\n", "6\n"]}
+    rows = [{"question": f"Add one, {i}.", "input_output": json.dumps(pairs)} for i in range(9)]
+    taskset = rows_of(write(tmp_path, lines(rows)), verify="code")
+    task = taskset.load(Split.TRAIN)[0]
+    assert taskset.verify(task, "```python\nprint(int(input()) + 1)\n```").value == 1.0
+    assert envs.settings("errata/rows-v1", {"prompts": None, "feedback": None}, {"path": "x", "verify": "code"}) == {
+        "prompts": "code-v1",
+        "feedback": "execution",
+    }
+
+
+def test_few_shot_examples_stand_before_every_question_and_in_no_split(tmp_path):
+    path = write(tmp_path, lines([row | {"answer": f"So it is #### {row['answer']}"} for row in ROWS]))
+    env = envs.make(
+        "errata/rows-v1", options={"path": str(path), "few_shot": 2, "verify_options": {"answer_form": "hash"}}
+    )
+    messages, _ = env.reset(seed=1)
+    assert [message.role for message in messages] == ["user", "assistant"] * 2 + ["user"]
+    shown = {message.content for message in messages[:4]}
+    assert not shown & {task.question for task in all_of(env.taskset)}
+    line = int(all_of(env.taskset)[0].id.rpartition("/")[2])
+    taskset = rows_of(path, few_shot=[line], verify_options={"answer_form": "hash"}, test=0.0, validation=0.0)
+    assert [task.id for task, _ in taskset.examples] == [f"my.jsonl/{line}"]
+    assert len(all_of(taskset)) == 39
