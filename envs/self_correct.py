@@ -90,8 +90,8 @@ class MessagesSpace(_TextSpace):
         return (Message("user", self._digits()),)
 
     def contains(self, x: Any) -> bool:
-        """Whether ``x`` is a tuple of messages."""
-        return isinstance(x, tuple) and all(isinstance(message, Message) for message in x)
+        """Whether ``x`` is a tuple of messages of text."""
+        return isinstance(x, tuple) and all(isinstance(one, Message) and isinstance(one.content, str) for one in x)
 
 
 class ResponseSpace(_TextSpace):

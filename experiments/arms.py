@@ -13,7 +13,7 @@ from envs import Split, Task
 from experiments.jobs import Report
 from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
-from rl.analysis.rows import LONGER, TRANSFER, EvalRow
+from rl.analysis.rows import LONGER, TRANSFER, EvalRow, broken_off
 from rl.analysis.statistics import summarise
 from rl.backends.distributed import Distributed
 from rl.backends.flops import peak_memory_gib
@@ -198,6 +198,8 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
             of_mode = [row for row in rows if row.mode == mode]
             if of_mode:
                 setattr(result, mode, _clean(summarise(of_mode)))
+        if said := broken_off(rows):
+            result.notes["broken_off"] = said
         result.sandboxes = in_use()
         result.seconds = time.perf_counter() - began
         write_json(folder / "result.json", asdict(result))

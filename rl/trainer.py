@@ -334,8 +334,7 @@ class Trainer:
             example = next((episode for episode in episodes if episode.failed), None)
             what = "on another process"
             if example is not None:
-                error = example.error or "context too short"
-                what = f"task {example.task_id}, {example.stop_reason.value}, {error}"
+                what = f"task {example.task_id}, {example.stop_reason.value}, {example.error}"
             raise RunStoppedError(
                 f"step {self.step}: {share:.0%} of the episodes failed, more than "
                 f"training.max_failed_fraction={limit:.0%}. First: {what}"

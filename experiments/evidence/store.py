@@ -112,6 +112,8 @@ class Store:
                     f"{other.folder}: another run of {run.arm} with seed {run.seed}; {run.folder} counts."
                 )
             self.runs[run.arm, run.seed] = run
+            if said := run.result.get("notes", {}).get("broken_off"):
+                self.notes.append(f"{run.arm}, seed {run.seed}: {said}")
         finished = {arm: None for arm, _ in self.runs}
         self.order: list[str] = [BASE, *self.setting("run", [])] if self.is_comparison else []
         self.order += [arm for arm in sorted(finished, key=lambda arm: arm != BASE) if arm not in self.order]
