@@ -217,8 +217,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             info["stop_reason"] = StopReason.ATTEMPTS_USED if last else StopReason.STOPPED
             return (), score.value, True, False, info
         if self._between is None:
-            request = self._request(self._say(self._task, action, score))
-            return request, score.value, False, False, info
+            self._talk.append(Message("user", self._say(self._task, action, score)))
+            return (self._talk[-1],), score.value, False, False, info
         self._asked = True
         place = len(self._scores)
         info |= {"role": self._role if place == 1 else f"{self._role} {place}"}
@@ -249,11 +249,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             return (), heard.reward, True, False, info | {"stop_reason": StopReason.STOPPED}
         feedback = self._say(self.task, attempt, score)
         said = self.prompts.said.format(question=self.task.question, words=words.strip(), feedback=feedback)
-        return self._request(said), heard.reward, False, False, info
-
-    def _request(self, text: str) -> tuple[Message]:
-        self._talk.append(Message("user", text))
-        return (self._talk[-1],)
+        self._talk.append(Message("user", said))
+        return (self._talk[-1],), heard.reward, False, False, info
 
     def render(self) -> str | None:  # type: ignore[override]
         """The conversation so far, in render mode ``ansi``."""
