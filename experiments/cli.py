@@ -24,6 +24,7 @@ from rich.console import Console
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
 from experiments.schema import (
+    CheckConfig,
     CompareConfig,
     PlayConfig,
     PretrainConfig,
@@ -61,6 +62,7 @@ _ENTRY_POINTS = {
     "pretrain_tiny": PretrainConfig,
     "warm_start": WarmStartConfig,
     "play": PlayConfig,
+    "check": CheckConfig,
     "watch": WatchConfig,
     "report": ReportConfig,
     "push": PushConfig,

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from experiments.executors import EXECUTORS
-from rl.config import EnvConfig, OptimConfig, RunConfig, TrainingConfig
+from rl.config import EngineConfig, EnvConfig, ModelConfig, OptimConfig, RunConfig, TrainingConfig
 from rl.config.checks import check_numbers
 
 MATCH = ("samples", "tokens", "updates")
@@ -304,6 +304,33 @@ class PlayConfig(ProgramConfig):
 
     def __post_init__(self) -> None:
         check_numbers(self, "", not_negative="seed")
+
+
+@dataclass
+class CheckConfig(ProgramConfig):
+    """``experiments.check``: an environment and a model, looked at before a run.
+
+    Args:
+        seed: Of the sampled episodes.
+        threads: Torch threads; 0 leaves torch's own choice.
+        data_dir: Folder of published data sets.
+        samples: Episodes that are sampled.
+        shown: How many of them are printed token by token.
+        golds: How many golds of each split are graded; 0 for all.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    seed: int = 0
+    threads: int = 0
+    data_dir: str = "data"
+    samples: int = 20
+    shown: int = 2
+    golds: int = 200
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", positive="samples", not_negative="seed threads shown golds")
 
 
 @dataclass
