@@ -8,13 +8,14 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo demo-math test test-vllm docs check fmt setup clean
+.PHONY: help demo demo-math studies test test-vllm docs check fmt setup clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
 	@echo "make demo-math      the same on mend: equations that are checked by substitution and mended"
 	@echo "make demo-modchain  the same on modchain, where the second attempt is worked out anew"
 	@echo "make demo-addition  the same on addition, the counter-example"
+	@echo "make studies        every study at size tiny: what published systems claim of self-generated data, measured"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
 	@echo "make docs           the documentation as a site in build/site, with the API from the docstrings"
@@ -41,6 +42,9 @@ demo-math: demo-mend
 
 demo-%: $(STAMP)
 	$(BIN)/python -m experiments.compare env=$*
+
+studies: $(STAMP)
+	$(BIN)/python -m experiments.study -m 'study=glob(*,exclude=schema)'
 
 test: $(STAMP)
 	$(BIN)/ruff format --check .
