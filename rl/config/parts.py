@@ -92,8 +92,8 @@ class ModelConfig:
         path = Path(self.path)
         if (self.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
             raise FileNotFoundError(
-                f"model.path={self.path}: no model there. SmolLM2 is prepared by `python -m experiments.prepare_smollm2`"
-                ", a warm start is made by `python -m experiments.warm_start experiment=...`, a tiny base by `python -m"
+                f"model.path={self.path}: no model there. SmolLM2 is made by `python -m experiments.prepare_smollm2`,"
+                " a warm start is made by `python -m experiments.warm_start experiment=...`, a tiny base by `python -m"
                 " experiments.pretrain_tiny toy=...`"
             )
 
