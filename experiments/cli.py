@@ -24,12 +24,15 @@ from rich.console import Console
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
 from experiments.schema import (
+    CheckConfig,
     CompareConfig,
     PlayConfig,
     PretrainConfig,
     PromptingConfig,
     PushConfig,
     ReportConfig,
+    StudyChoice,
+    StudyConfig,
     TuneConfig,
     WarmStartConfig,
     WatchConfig,
@@ -47,6 +50,7 @@ _GROUPS = {
     "model": schema.ModelConfig,
     "engine": schema.EngineConfig,
     "prompting": PromptingConfig,
+    "study": StudyChoice,
 }
 _ENTRY_POINTS = {
     "train": schema.TrainConfig,
@@ -54,14 +58,16 @@ _ENTRY_POINTS = {
     "evaluate": schema.RunConfig,
     "compare": CompareConfig,
     "tune": TuneConfig,
+    "study": StudyConfig,
     "pretrain_tiny": PretrainConfig,
     "warm_start": WarmStartConfig,
     "play": PlayConfig,
+    "check": CheckConfig,
     "watch": WatchConfig,
     "report": ReportConfig,
     "push": PushConfig,
 }
-GROWING = ("compare", "tune")
+GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
 if not console.is_terminal:
