@@ -187,7 +187,9 @@ def run(
                 prompt = f"generation {g}, temperature {temperature}"
                 samples.append({"step": g, "prompt": prompt, "answer": words, "right": right})
         if arm != "verified":  # a noun by itself breaks no rule
-            table = generations(lambda data: Table(language, data, rng), real[:, 1:2] - NOUN, arm, temperature, cfg, rng)
+            table = generations(
+                lambda data: Table(language, data, rng), real[:, 1:2] - NOUN, arm, temperature, cfg, rng
+            )
             for g, (model, text) in enumerate(table):
                 rows[g] |= {name + suffix: value for name, value in model.measure(text).items()}
     return rows

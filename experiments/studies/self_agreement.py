@@ -179,7 +179,12 @@ def choice(model: Any, question: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def side_by_side(
-    model: Any, question: np.ndarray, target: np.ndarray, others: np.ndarray | None, rng: np.random.Generator, orders: int
+    model: Any,
+    question: np.ndarray,
+    target: np.ndarray,
+    others: np.ndarray | None,
+    rng: np.random.Generator,
+    orders: int,
 ) -> np.ndarray:
     """Probability that the target is chosen among four; the mean over so many orders, each place in turn."""
     shown, place = four(rng, target, others)

@@ -257,7 +257,9 @@ def evaluate(
     )
     for i in range(6):
         about, text = TOKENIZER.decode(opening(prompts[i : i + 1], "A")[0]), TOKENIZER.decode(tokens[i].tolist())
-        samples.append({"step": step, "prompt": about, "answer": text.replace("<|pad|>", "").strip(), "worth": float(worth[i])})
+        samples.append(
+            {"step": step, "prompt": about, "answer": text.replace("<|pad|>", "").strip(), "worth": float(worth[i])}
+        )
     return {
         "worth": float(worth[formed].mean()) if formed.any() else float("nan"),
         "length": float(lengths(responses)[formed].mean()) if formed.any() else 0.0,
@@ -332,6 +334,8 @@ EXHIBITS = (
     Figure("Which place wins", "step", "says_first", x_label="optimiser step", y_label="P(first)"),
     Figure("Length", "step", "length", x_label="optimiser step", y_label="symbols"),
     Figure("Distinct responses", "step", "distinct", x_label="optimiser step", y_label="share of 600"),
-    Figure("Reward against truth", "step", "reward_accuracy", x_label="optimiser step", y_label="pairs ordered rightly"),
+    Figure(
+        "Reward against truth", "step", "reward_accuracy", x_label="optimiser step", y_label="pairs ordered rightly"
+    ),
     Figure("Entropy of the actor", "step", "entropy", x_label="optimiser step", y_label="nats per token"),
 )

@@ -72,4 +72,3 @@ def test_contrary_rows_give_contrary_verdicts():
     assert judge(conserved, rows(True)).verdict is Verdict.DOES_NOT_HOLD
     still = [row | {"tail": 0.25 + 0.001 * row["seed"]} for row in rows(True)]
     assert judge(conserved, still).verdict is Verdict.HOLDS
-

@@ -43,7 +43,9 @@ def test_a_set_of_four_holds_the_target_and_distinct_others():
 
 def test_all_orders_cancel_what_a_place_is_worth(monkeypatch):
     """A chooser that only looks at places is worth a quarter in four orders, and anything in one."""
-    monkeypatch.setattr(self_agreement, "choice", lambda model, q, shown: np.tile([0.7, 0.1, 0.1, 0.1], (len(shown), 1)))
+    monkeypatch.setattr(
+        self_agreement, "choice", lambda model, q, shown: np.tile([0.7, 0.1, 0.1, 0.1], (len(shown), 1))
+    )
     question, gold = draw(np.random.default_rng(3), 200)
     all_orders = side_by_side(None, question, gold, None, np.random.default_rng(4), 4)
     one = side_by_side(None, question, gold, None, np.random.default_rng(4), 1)
