@@ -15,12 +15,13 @@ the same in every generation, so that ``accumulate`` sees each sentence less oft
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from rl.analysis.claims import Claim, Figure, first, last, minus
+from rl.analysis.claims import Claim, Figure, PerSeed, first, last, minus
 from rl.backends.blocks import fit, next_logprobs, sample, token_losses
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.generations import DATA_POLICIES
@@ -104,7 +105,7 @@ class Writer(Protocol):
 class Transformer:
     """A language model, from the same initial weights in every generation."""
 
-    def __init__(self, language: Language, test: np.ndarray, rows: np.ndarray, cfg: Config, seed: int) -> None:
+    def __init__(self, cfg: Config, seed: int, language: Language, test: np.ndarray, rows: np.ndarray) -> None:
         torch.manual_seed(seed)
         self.model = tiny_llama(language.tokenizer, 32, 1, 4, 8)
         self.language, self.test, self.generator = language, test, torch.Generator().manual_seed(seed)
@@ -139,7 +140,7 @@ class Transformer:
 class Table:
     """Relative frequencies of the nouns: the same process without a network. A tenth of a count is added to each."""
 
-    def __init__(self, language: Language, rows: np.ndarray, rng: np.random.Generator) -> None:
+    def __init__(self, language: Language, rng: np.random.Generator, rows: np.ndarray) -> None:
         counts = np.bincount(rows[:, 0], minlength=language.n)
         self.language, self.rng, self.seen = language, rng, counts / counts.sum()
         self.smoothed = (counts + 0.1) / (counts + 0.1).sum()
@@ -176,9 +177,7 @@ def run(
     for temperature, suffix in ((1.0, ""), (cfg.cold, "_cold")):
         rng = np.random.default_rng(seed)
 
-        def network(data: np.ndarray) -> Writer:
-            return Transformer(language, test, data, cfg, seed)
-
+        network = partial(Transformer, cfg, seed, language, test)
         accept = language.lawful if arm == "verified" else None
         for g, (model, text) in enumerate(generations(network, real, arm, temperature, cfg, rng, accept)):
             rows[g] |= {name + suffix: value for name, value in model.measure(text).items()}
@@ -187,9 +186,8 @@ def run(
                 prompt = f"generation {g}, temperature {temperature}"
                 samples.append({"step": g, "prompt": prompt, "answer": words, "right": right})
         if arm != "verified":  # a noun by itself breaks no rule
-            table = generations(
-                lambda data: Table(language, data, rng), real[:, 1:2] - NOUN, arm, temperature, cfg, rng
-            )
+            count = partial(Table, language, rng)
+            table = generations(count, real[:, 1:2] - NOUN, arm, temperature, cfg, rng)
             for g, (model, text) in enumerate(table):
                 rows[g] |= {name + suffix: value for name, value in model.measure(text).items()}
     return rows
@@ -223,100 +221,44 @@ def generations(
     return found
 
 
-def lost(arm: str, name: str) -> Callable[[Any], dict[int, float]]:
+def lost(arm: str, name: str) -> PerSeed:
     """How far a number has fallen from the first to the last generation."""
     return minus(first(arm, name), last(arm, name))
 
 
+SHUMAILOV, GERSTGRASSER, KAZDAN = "arXiv 2305.17493", "arXiv 2404.01413", "arXiv 2410.16713"
+# fmt: off
 CLAIMS = (
-    Claim(
-        "replace_degrades",
-        "Trained on the newest text alone, the last model predicts real text worse than the first (nats per sentence)",
-        minus(last("replace", "loss"), first("replace", "loss")),
-        paper="arXiv 2305.17493",
-    ),
-    Claim(
-        "accumulating_helps",
-        "Keeping everything costs less held-out loss than replacing (nats per sentence, replace minus accumulate)",
-        minus(last("replace", "loss"), last("accumulate", "loss")),
-        paper="arXiv 2404.01413",
-    ),
-    Claim(
-        "accumulating_bounds",
-        "Keeping everything, the last model predicts real text within half a nat of the first",
-        minus(last("accumulate", "loss"), first("accumulate", "loss")),
-        expect="near",
-        margin=0.5,
-        paper="arXiv 2404.01413",
-    ),
-    Claim(
-        "subsample_between",
-        "At a fixed budget accumulation still beats replacing (nats, replace minus accumulate_subsample)",
-        minus(last("replace", "loss"), last("accumulate_subsample", "loss")),
-        paper="arXiv 2410.16713",
-    ),
-    Claim(
-        "subsample_dearer",
-        "... and loses more than keeping everything (nats, accumulate_subsample minus accumulate)",
-        minus(last("accumulate_subsample", "loss"), last("accumulate", "loss")),
-        paper="arXiv 2410.16713",
-    ),
-    Claim(
-        "some_real_helps",
-        "A tenth of real sentences in every generation lowers the loss (nats, replace minus mix)",
-        minus(last("replace", "loss"), last("mix", "loss")),
-        paper="arXiv 2305.17493",
-    ),
-    Claim(
-        "types_die",
-        "More types of nouns survive if everything is kept (accumulate minus replace, types in as many sentences)",
-        minus(last("accumulate", "types"), last("replace", "types")),
-        paper="arXiv 2404.01413",
-    ),
-    Claim(
-        "tail_conserved",
-        "Replacing at temperature 1, the probability of the rare quarter stays within 5 points: types die, mass does not",
-        minus(last("replace", "tail"), first("replace", "tail")),
-        expect="near",
-        margin=0.05,
-    ),
-    Claim(
-        "table_tail_conserved",
-        "... and so it does in the exact table",
-        minus(last("replace", "table_tail"), first("replace", "table_tail")),
-        expect="near",
-        margin=0.05,
-    ),
-    Claim(
-        "cold_tail_dies",
-        "Replacing at temperature 0.9 the rare quarter loses more than 10 points of its probability",
-        lost("replace", "tail_cold"),
-        than=0.10,
-        paper="arXiv 2305.17493",
-    ),
-    Claim(
-        "cold_table_tail_dies",
-        "... and so it does in the exact table",
-        lost("replace", "table_tail_cold"),
-        than=0.10,
-        paper="arXiv 2305.17493",
-    ),
-    Claim(
-        "checker_keeps_accuracy",
-        "Learning from checked sentences alone keeps or raises accuracy (last minus first, share that is lawful)",
-        minus(last("verified", "accuracy"), first("verified", "accuracy")),
-    ),
-    Claim(
-        "checker_loses_solutions",
-        "... and still loses solutions: distinct right sentences among as many, first minus last",
-        lost("verified", "solutions"),
-    ),
-    Claim(
-        "checker_cuts_the_tail",
-        "... and cuts the tail even at temperature 1, where replacing does not (replace minus verified, probability)",
-        minus(last("replace", "tail"), last("verified", "tail")),
-    ),
+    Claim("replace_degrades", "Replacing all data, the last model predicts real text worse than the first (nats)",
+          minus(last("replace", "loss"), first("replace", "loss")), paper=SHUMAILOV),
+    Claim("accumulating_helps", "Keeping everything costs less held-out loss than replacing (nats, the difference)",
+          minus(last("replace", "loss"), last("accumulate", "loss")), paper=GERSTGRASSER),
+    Claim("accumulating_bounds", "Keeping everything, the last model's loss is within half a nat of the first one's",
+          minus(last("accumulate", "loss"), first("accumulate", "loss")), "near", margin=0.5, paper=GERSTGRASSER),
+    Claim("subsample_between", "At a fixed budget accumulation still beats replacing (nats, the difference)",
+          minus(last("replace", "loss"), last("accumulate_subsample", "loss")), paper=KAZDAN),
+    Claim("subsample_dearer", "At a fixed budget accumulation loses more than without one (nats, the difference)",
+          minus(last("accumulate_subsample", "loss"), last("accumulate", "loss")), paper=KAZDAN),
+    Claim("some_real_helps", "A tenth of real sentences in every generation lowers the loss (nats, the difference)",
+          minus(last("replace", "loss"), last("mix", "loss")), paper=SHUMAILOV),
+    Claim("types_die", "Replacing, fewer types of nouns survive than with everything kept (the difference)",
+          minus(last("accumulate", "types"), last("replace", "types")), paper=GERSTGRASSER),
+    Claim("tail_conserved", "Replacing at temperature 1 moves the probability of the rare quarter by less than .05",
+          minus(last("replace", "tail"), first("replace", "tail")), "near", margin=0.05),
+    Claim("table_tail_conserved", "In the table, replacing at temperature 1 moves the rare quarter by less than .05",
+          minus(last("replace", "table_tail"), first("replace", "table_tail")), "near", margin=0.05),
+    Claim("cold_tail_dies", "Replacing at temperature 0.9 takes more than .1 off the rare quarter's probability",
+          lost("replace", "tail_cold"), than=0.1, paper=SHUMAILOV),
+    Claim("cold_table_tail_dies", "In the table, replacing at temperature 0.9 takes more than .1 off the rare quarter",
+          lost("replace", "table_tail_cold"), than=0.1, paper=SHUMAILOV),
+    Claim("checker_raises_accuracy", "Learning from checked sentences alone raises the share that is lawful",
+          minus(last("verified", "accuracy"), first("verified", "accuracy"))),
+    Claim("checker_loses_solutions", "Learning from checked sentences alone loses distinct right sentences",
+          lost("verified", "solutions")),
+    Claim("checker_cuts_the_tail", "At temperature 1 the checker cuts the rare quarter further than plain replacing",
+          minus(last("replace", "tail"), last("verified", "tail"))),
 )
+# fmt: on
 
 EXHIBITS = (
     Figure("Loss on real sentences", "step", "loss", x_label="generation", y_label="nats per held-out sentence"),

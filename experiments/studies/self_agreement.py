@@ -1,10 +1,10 @@
 """Self-agreement: does a model believe its own wrong answers, and what becomes of it if that belief is its reward?
 
-Li et al. ("Think Twice Before Trusting", arXiv 2403.09972) find that a model asked about its own answer mostly agrees with
-itself, and that it judges better with the alternatives before it, their order shuffled and averaged out.
+Li et al. ("Think Twice Before Trusting", arXiv 2403.09972) find that a model asked about its own answer mostly agrees
+with itself, and that it judges better with the alternatives before it, their order shuffled and averaged out.
 
 Here one small network adds digits, says yes or no to a sum, and chooses among four sums. All three begin with the same
-words, so they share what it knows. Its corpus holds a misconception: a writer takes every 4 for a 3 in six cases of ten,
+words, so they share what it knows. Its corpus holds a misconception: a writer takes every 4 for a 3 six times in ten,
 in answers, verdicts and choices alike. A quarter of the verdicts are a habit instead: long questions are waved through,
 short ones turned down. Without either of the two there is little to find (an earlier corpus: bias .03).
 
@@ -14,7 +14,6 @@ base's (``frozen_verdict``), by a verdict that is itself sampled and trained, by
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from rl.analysis.calibration import auroc, ece
-from rl.analysis.claims import Claim, Figure, first, last, minus
+from rl.analysis.claims import Claim, Figure, PerSeed, first, last, minus
 from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 
@@ -232,15 +231,15 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
             reward = side_by_side(model, question, answer, rivals, rng, 4)
         else:
             reward = p_yes(base if arm == "frozen_verdict" else model, question, answer)
+        verdicts = None
         if arm == "verdict_as_action":  # what is said is sampled, trained, and paid if it is yes
             said = torch.rand(len(given), generator=generator).numpy() < reward
-            reward = said.astype(float)
+            reward, verdicts = said.astype(float), torch.from_numpy(np.where(said, YES, NO))[:, None]
         paid = torch.from_numpy(reward)
         loss = policy_loss(model, as_batch(line(question), actions, paid, groups, formed))[0]
-        if arm == "verdict_as_action":
-            verdict = torch.from_numpy(np.where(said, YES, NO))[:, None]
+        if verdicts is not None:
             asked = line(question, answer + T0, MARK)
-            loss = loss + policy_loss(model, as_batch(asked, verdict, paid, groups, formed))[0]
+            loss = loss + policy_loss(model, as_batch(asked, verdicts, paid, groups, formed))[0]
         take_step(model, optimizer, loss)
     return rows
 
@@ -311,52 +310,43 @@ def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, 
     }
 
 
-def gain(arm: str, name: str) -> Any:
+def gain(arm: str, name: str) -> PerSeed:
     """What a number has grown by, from the base to the last step."""
     return minus(last(arm, name), first(arm, name))
 
 
 PAPER = "arXiv 2403.09972"
-CLAIMS: Sequence[Claim] = (
-    Claim("bias", "P(yes) for its own wrong answer is above that for one as wrong", last("base", "bias"), paper=PAPER),
-    Claim(
-        "side_by_side_helps", "Side by side tells right from wrong better than single verdicts (AUROC)",
-        minus(last("base", "auroc_side"), last("base", "auroc_single")), paper=PAPER,
-    ),
-    Claim(
-        "orders_help", "Averaging over orders is better than one order (AUROC)",
-        minus(last("base", "auroc_side"), last("base", "auroc_one_order")), paper=PAPER,
-    ),
-    Claim(
-        "calibrated", "Side by side is better calibrated than single verdicts (ECE, single minus side by side)",
-        minus(last("base", "ece_single"), last("base", "ece_side")), paper=PAPER,
-    ),
-    Claim(
-        "joint_view_helps", "Seeing the alternatives together beats single verdicts divided by their sum (AUROC)",
-        minus(last("base", "auroc_side"), last("base", "auroc_normalised")),
-    ),
-    Claim(
-        "sees_its_misconception", "Side by side sees through the misconception (AUROC on questions with a 4)",
-        last("base", "auroc_with_4_side"), than=0.5,
-    ),
-    Claim("own_reward_rises", "Paid by its own P(yes), the model agrees with itself more", gain("own_verdict", "own_yes")),
-    Claim("own_accuracy_falls", "... and its accuracy falls", gain("own_verdict", "accuracy"), expect="below"),
-    Claim(
-        "ends_at_its_beliefs", "... to the share of questions about which it has no false belief (within 5 points)",
-        minus(last("own_verdict", "accuracy"), last("own_verdict", "without_4")), expect="near", margin=0.05,
-    ),
-    Claim("frozen_no_better", "A frozen verdict does not help: accuracy falls", gain("frozen_verdict", "accuracy"), expect="below"),
-    Claim(
-        "action_always_yes", "A verdict that is trained says yes to anything (above .9)",
-        last("verdict_as_action", "yes_to_anything"), than=0.9,
-    ),
-    Claim("side_no_remedy", "Side by side is no remedy: accuracy falls", gain("side_by_side", "accuracy"), expect="below"),
-    Claim("oracle_rises", "The same updates paid by the truth raise accuracy", gain("oracle", "accuracy")),
-    Claim(
-        "random_stays", "Paid by a coin, accuracy stays within 5 points", gain("random", "accuracy"),
-        expect="near", margin=0.05,
-    ),
-)  # fmt: skip
+# fmt: off
+CLAIMS = (
+    Claim("bias", "P(yes) is higher for its own wrong answer than for another one that is as wrong (the difference)",
+          last("base", "bias"), paper=PAPER),
+    Claim("side_by_side_helps", "Side by side tells right from wrong better than single verdicts (AUROC)",
+          minus(last("base", "auroc_side"), last("base", "auroc_single")), paper=PAPER),
+    Claim("orders_help", "The mean over four orders tells right from wrong better than one order (AUROC)",
+          minus(last("base", "auroc_side"), last("base", "auroc_one_order")), paper=PAPER),
+    Claim("calibrated", "Side by side is better calibrated than single verdicts (ECE, by how much it is lower)",
+          minus(last("base", "ece_single"), last("base", "ece_side")), paper=PAPER),
+    Claim("joint_view_helps", "Seeing alternatives together beats single verdicts divided by their sum (AUROC)",
+          minus(last("base", "auroc_side"), last("base", "auroc_normalised"))),
+    Claim("sees_its_misconception", "Side by side sees through the misconception (AUROC on questions with a 4)",
+          last("base", "auroc_with_4_side"), than=0.5),
+    Claim("own_reward_rises", "Paid by its own P(yes), the model comes to agree with itself more",
+          gain("own_verdict", "own_yes")),
+    Claim("own_accuracy_falls", "Paid by its own P(yes), the model answers fewer questions rightly",
+          gain("own_verdict", "accuracy"), "below"),
+    Claim("ends_at_its_beliefs", "That accuracy ends within .05 of the share of questions without a false belief",
+          minus(last("own_verdict", "accuracy"), last("own_verdict", "without_4")), "near", margin=0.05),
+    Claim("frozen_no_remedy", "Paid by the base's P(yes), which does not move, accuracy falls too",
+          gain("frozen_verdict", "accuracy"), "below"),
+    Claim("side_no_remedy", "Paid by the side-by-side score, accuracy falls too",
+          gain("side_by_side", "accuracy"), "below"),
+    Claim("action_always_yes", "A verdict that is trained itself ends saying yes to random sums (P above .9)",
+          last("verdict_as_action", "yes_to_anything"), than=0.9),
+    Claim("oracle_rises", "Paid by the truth, the same updates raise accuracy", gain("oracle", "accuracy")),
+    Claim("random_stays", "Paid by a coin, accuracy stays within .05 of where it was",
+          gain("random", "accuracy"), "near", margin=0.05),
+)
+# fmt: on
 
 LOOP = ARMS[1:]
 EXHIBITS = (

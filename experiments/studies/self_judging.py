@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from rl.analysis.claims import Claim, Figure, first, last, minus
+from rl.analysis.claims import Claim, Figure, PerSeed, first, last, minus
 from rl.analysis.copeland import agreement, copeland, ordered_pairs
 from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
@@ -217,7 +217,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
 
         shown = [responses_BNL[:, who].reshape(-1, LONGEST) for who in (one, other)]
         asked_BO = np.repeat(asked, len(pairs))
-        chance = says_first(model, asked_BO, *shown, seen_as).reshape(len(asked), -1, 1)
+        chance = says_first(model, asked_BO, shown[0], shown[1], seen_as).reshape(len(asked), -1, 1)
         votes_BOK = (rng.random((*chance.shape[:2], k)) < (0.5 if arm == "random" else chance)).astype(float)
         truth_BO = np.sign(worth_BN[:, one] - worth_BN[:, other])
         paying = np.repeat((1 + truth_BO)[..., None] / 2, k, 2) if arm == "oracle" else votes_BOK
@@ -236,7 +236,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
             verdicts = torch.from_numpy(np.where(votes_BOK > 0.5, FIRST, SECOND)).reshape(-1, 1)
             group = np.repeat((np.arange(len(asked))[:, None] * n * n + pair_of).ravel(), k)
             formed = np.repeat(~(bad_BN[:, one] | bad_BN[:, other]).ravel(), k)
-            prompts = question(asked_BO, *shown, seen_as).repeat_interleave(k, 0)
+            prompts = question(asked_BO, shown[0], shown[1], seen_as).repeat_interleave(k, 0)
             paid = torch.from_numpy(agrees_BOK).flatten()
             batch = as_batch(prompts, verdicts, paid, torch.from_numpy(group), torch.from_numpy(formed))
             loss = loss + policy_loss(model, batch, "grpo")[0]
@@ -244,6 +244,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     return rows
 
 
+@torch.no_grad()
 def evaluate(
     model: Any, world: World, seed: int, seen_as: Any, samples: list[dict[str, Any]], step: int
 ) -> dict[str, float]:
@@ -256,10 +257,9 @@ def evaluate(
         model, as_batch(torch.from_numpy(opening(prompts, "A")), tokens, torch.zeros(600), torch.arange(600) // 4)
     )
     for i in range(6):
-        about, text = TOKENIZER.decode(opening(prompts[i : i + 1], "A")[0]), TOKENIZER.decode(tokens[i].tolist())
-        samples.append(
-            {"step": step, "prompt": about, "answer": text.replace("<|pad|>", "").strip(), "worth": float(worth[i])}
-        )
+        about, text = (str(TOKENIZER.decode(ids)) for ids in (opening(prompts[i : i + 1], "A")[0], tokens[i].tolist()))
+        said = text.replace("<|pad|>", "").strip()
+        samples.append({"step": step, "prompt": about, "answer": said, "worth": float(worth[i])})
     return {
         "worth": float(worth[formed].mean()) if formed.any() else float("nan"),
         "length": float(lengths(responses)[formed].mean()) if formed.any() else 0.0,
@@ -269,63 +269,38 @@ def evaluate(
     } | judge_accuracy(model, world, rng, seen_as)
 
 
-def gain(arm: str, name: str) -> Any:
+def gain(arm: str, name: str) -> PerSeed:
     """What a number has grown by, from the base to the last step."""
     return minus(last(arm, name), first(arm, name))
 
 
 PAPER = "arXiv 2511.07922"
+# fmt: off
 CLAIMS = (
-    Claim("actor_rises", "The actor improves on its own verdicts (hidden worth)", gain("self_judging", "worth"), paper=PAPER),
-    Claim(
-        "judge_rises", "The judge improves with it (share of sampled verdicts that are right)",
-        gain("self_judging", "judge"), paper=PAPER,
-    ),
-    Claim(
-        "judge_passes_itself",
-        "The judge ends better than its own two orders averaged were at the start",
-        minus(last("self_judging", "judge"), first("self_judging", "judge_both_orders")),
-    ),
-    Claim(
-        "judge_reward_helps_actor",
-        "The judge's reward raises the actor's worth (self_judging minus no_judge_reward)",
-        minus(last("self_judging", "worth"), last("no_judge_reward", "worth")), paper=PAPER,
-    ),
-    Claim(
-        "judge_reward_helps_judge",
-        "The judge's reward keeps the judge better (self_judging minus no_judge_reward)",
-        minus(last("self_judging", "judge"), last("no_judge_reward", "judge")), paper=PAPER,
-    ),
-    Claim(
-        "both_orders_help",
-        "Judging in both orders keeps the judge better (self_judging minus one_order)",
-        minus(last("self_judging", "judge"), last("one_order", "judge")), paper=PAPER,
-    ),
-    Claim(
-        "one_order_drifts",
-        "In one order the judge drifts to one place (distance of P(first) from 1/2, one_order minus self_judging)",
-        minus(last("one_order", "place_bias"), last("self_judging", "place_bias")), paper=PAPER,
-    ),
-    Claim(
-        "gate_holds_length",
-        "Without the length gate responses are longer (symbols, no_gate minus self_judging)",
-        minus(last("no_gate", "length"), last("self_judging", "length")), paper=PAPER,
-    ),
-    Claim(
-        "blind_judge_does_not_help",
-        "A judge that is right half of the time improves the actor less (self_judging minus blind, worth)",
-        minus(last("self_judging", "worth"), last("blind", "worth")),
-    ),
-    Claim(
-        "random_does_not_help", "A coin's verdicts leave the actor where it was (worth within .1)",
-        gain("random", "worth"), expect="near", margin=0.1,
-    ),
-    Claim(
-        "own_verdicts_near_oracle",
-        "Own verdicts raise the worth less than the truth's do (oracle minus self_judging)",
-        minus(last("oracle", "worth"), last("self_judging", "worth")),
-    ),
-)  # fmt: skip
+    Claim("actor_rises", "The actor improves on its own verdicts (hidden worth of a response)",
+          gain("self_judging", "worth"), paper=PAPER),
+    Claim("judge_rises", "The judge improves with it (share of sampled verdicts that are right)",
+          gain("self_judging", "judge"), paper=PAPER),
+    Claim("judge_passes_itself", "The judge ends better than the mean of its two orders was at the start",
+          minus(last("self_judging", "judge"), first("self_judging", "judge_both_orders"))),
+    Claim("judge_reward_helps_actor", "The judge's reward raises the actor's worth (against no_judge_reward)",
+          minus(last("self_judging", "worth"), last("no_judge_reward", "worth")), paper=PAPER),
+    Claim("judge_reward_helps_judge", "The judge's reward keeps the judge better (against no_judge_reward)",
+          minus(last("self_judging", "judge"), last("no_judge_reward", "judge")), paper=PAPER),
+    Claim("both_orders_help", "Judging in both orders keeps the judge better (against one_order)",
+          minus(last("self_judging", "judge"), last("one_order", "judge")), paper=PAPER),
+    Claim("one_order_drifts", "Judging in one order drifts to one place (|P(first) - 1/2|, by how much more)",
+          minus(last("one_order", "place_bias"), last("self_judging", "place_bias")), paper=PAPER),
+    Claim("gate_holds_length", "Without the length gate responses are longer (symbols, the difference)",
+          minus(last("no_gate", "length"), last("self_judging", "length")), paper=PAPER),
+    Claim("blind_helps_less", "A judge that is right half of the time helps the actor less (worth, the difference)",
+          minus(last("self_judging", "worth"), last("blind", "worth"))),
+    Claim("random_stays", "A coin's verdicts leave the actor within .1 of where it was (worth)",
+          gain("random", "worth"), "near", margin=0.1),
+    Claim("oracle_is_better", "Verdicts of the truth raise the worth further (oracle minus self_judging)",
+          minus(last("oracle", "worth"), last("self_judging", "worth"))),
+)
+# fmt: on
 
 EXHIBITS = (
     Figure("The actor", "step", "worth", x_label="optimiser step", y_label="hidden worth of a response"),

@@ -1,5 +1,7 @@
 """Model collapse: the language and its checker, the loop over generations, and claims that follow the rows."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_the_table_keeps_its_types_if_everything_is_kept_and_loses_the_tail_wher
     real = language.real(CFG.sentences, rng)[:, 1:2] - NOUN
     ends = {}
     for policy, temperature in (("replace", 1.0), ("accumulate", 1.0), ("replace", 0.8)):
-        found = generations(lambda data: Table(language, data, rng), real, policy, temperature, CFG, rng)
+        found = generations(partial(Table, language, rng), real, policy, temperature, CFG, rng)
         first, last = (found[at][0].measure(found[at][1]) for at in (0, -1))
         ends[policy, temperature] = last
         assert len(found) == CFG.generations + 1
@@ -44,7 +46,7 @@ def test_a_checker_that_accepts_nothing_is_said(language):
     real = language.real(50, rng)[:, 1:2] - NOUN
     nothing = lambda rows: np.zeros(len(rows), bool)  # noqa: E731
     with pytest.raises(ValueError, match="more steps"):
-        generations(lambda data: Table(language, data, rng), real, "verified", 1.0, CFG, rng, nothing)
+        generations(partial(Table, language, rng), real, "verified", 1.0, CFG, rng, nothing)
 
 
 def rows(rising):
@@ -52,8 +54,8 @@ def rows(rising):
     found = []
     for seed in (1, 2, 3):
         for arm, size in zip(ARMS, (3.0, 0.1, 1.0, 2.0, 4.0), strict=True):
-            for step, moved in ((0, 0.0), (6, size + 0.01 * seed)):
-                moved = moved if rising else -moved
+            for step, size_now in ((0, 0.0), (6, size + 0.01 * seed)):
+                moved = size_now if rising else -size_now
                 row = {"arm": arm, "seed": seed, "step": step, "loss": 9 + moved, "types": 150 - 20 * moved}
                 row |= {"tail": 0.25 - 0.1 * moved, "table_tail": 0.25 - 0.1 * moved, "accuracy": 0.5 + 0.1 * moved}
                 cold = {f"{name}_cold": row[name] for name in ("tail", "table_tail")}

@@ -5,7 +5,19 @@ import torch
 
 from experiments.studies import self_agreement
 from experiments.studies.self_agreement import (
-    ARMS, CLAIMS, D0, TOKENIZER, TOP, believed, draw, four, line, misread_by, nearby, of_four_verdicts, side_by_side,
+    ARMS,
+    CLAIMS,
+    D0,
+    TOKENIZER,
+    TOP,
+    believed,
+    draw,
+    four,
+    line,
+    misread_by,
+    nearby,
+    of_four_verdicts,
+    side_by_side,
 )  # fmt: skip
 from rl.analysis.claims import Verdict, judge
 
