@@ -99,7 +99,8 @@ class Side:
                 self._process.stdin.flush()
             for line in self._process.stdout:
                 if line.startswith(_MARK):
-                    busy = sum(psutil.Process(process).cpu_times()[:2]) - busy
+                    # The clock of a process has ticks of 10 ms: a short step may see none.
+                    busy = max(0.01, sum(psutil.Process(process).cpu_times()[:2]) - busy)
                     return json.loads(line.removeprefix(_MARK)) | {"cpu_seconds": busy}
         finally:
             timer.cancel()

@@ -40,6 +40,9 @@ class Task:
         gold: The right answer, as the task set's ``verify`` understands it.
         info: Whatever else ``verify`` needs, or a table wants to group by (difficulty, source).
         seed: For environments that draw their own task when they are reset: with which seed they do.
+
+    Raises:
+        TypeError: If question or gold is no text.
     """
 
     id: str
@@ -47,6 +50,11 @@ class Task:
     gold: str
     info: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("question", "gold"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"task {self.id}: the {name} must be text, got {value!r:.100}")
 
 
 @runtime_checkable

@@ -116,9 +116,15 @@ def make(env_id: str, options: Mapping[str, Any] | None = None, **given: Any) ->
     Raises:
         ImportError: If the module of ``module:id`` cannot be imported.
         UnknownNameError: If the id is unknown; the message names the nearest known one.
-        TypeError: If the task set has no such option; the message names the nearest one.
+        TypeError: If environment or task set has no such argument; the message names the nearest one, or where it goes.
     """
     env_id = find(env_id)
+    known = [name for name in inspect.signature(SelfCorrectEnv).parameters if name != "taskset"]
+    for name, value in given.items():
+        if name not in known:
+            own = name in inspect.signature(ENVIRONMENTS[env_id][0]).parameters
+            hint = f": it is one of the task set's: options={{{name!r}: {value!r}}}" if own else nearest(name, known)
+            raise TypeError(f"{env_id} has no argument {name!r}{hint}")
     return SelfCorrectEnv(make_taskset(env_id, options or {}), **_chosen(env_id, given, options or {}))
 
 

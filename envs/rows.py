@@ -24,6 +24,8 @@ _MARKS = (
 )
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """What is read; ``.gz`` may follow."""
+QUESTIONS = {"question", "problem", "prompt", "text"}
+"""Columns of published data sets that hold texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,15 @@ def no_such_path(path: str) -> str:
 
 
 def refuse_missing_columns(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: str) -> None:
-    """Raises ValueError for the first row that lacks a column."""
+    """Raises ValueError for the first row that lacks a column, or whose question is no text."""
     for number, row in enumerate(rows, 1):
         if missing := [column for column in columns if column not in row]:
             at = where if len(rows) == 1 else f"{where}, row {number}"
             raise ValueError(f"{at}: column {missing[0]!r} is missing; it has {', '.join(row)}")
+        for column in QUESTIONS.intersection(columns):
+            if not isinstance(row[column], str):
+                at = where if len(rows) == 1 else f"{where}, row {number}"
+                raise ValueError(f"{at}: column {column!r} must be text, got {row[column]!r:.60}")
 
 
 def read_rows(path: str, names: Sequence[str], columns: Sequence[str], source: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import gymnasium
 from envs.base import Message, Split, StopReason, Task, TaskSet
 from envs.between import BETWEEN, Heard
 from envs.prompts import Prompts, get_prompts
+from envs.vector import MessagesSpace, ResponseSpace
 from rewards import Score, Verdict
 from rewards.lookup import Lookup, nearest
 
@@ -70,42 +71,6 @@ def on_public(scores: Sequence[Score]) -> bool:
     return scores[-1].public is True
 
 
-class _TextSpace(gymnasium.Space[Any]):
-    """Two spaces of a kind are equal: ``gymnasium.make_vec`` asks."""
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as gymnasium's own spaces
-
-    def _digits(self) -> str:
-        return " ".join(map(str, self.np_random.integers(0, 10, 4)))
-
-
-class MessagesSpace(_TextSpace):
-    """The space of tuples of chat messages."""
-
-    def sample(self, mask: Any = None, probability: Any = None) -> tuple[Message, ...]:
-        """A single user message of random digits."""
-        return (Message("user", self._digits()),)
-
-    def contains(self, x: Any) -> bool:
-        """Whether ``x`` is a tuple of messages."""
-        return isinstance(x, tuple) and all(isinstance(message, Message) for message in x)
-
-
-class ResponseSpace(_TextSpace):
-    """The space of all strings: a policy may write anything."""
-
-    def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """A few random digits."""
-        return self._digits()
-
-    def contains(self, x: Any) -> bool:
-        """Whether ``x`` is a string."""
-        return isinstance(x, str)
-
-
 class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     """K attempts at one task; every attempt is verified and paid.
 
@@ -154,6 +119,10 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         between_options: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ) -> None:
+        if render_mode not in (None, "ansi"):
+            raise ValueError(
+                f"render_mode={render_mode}: use ansi, which makes render() return the conversation as text"
+            )
         if attempts < 1:
             raise ValueError(f"attempts={attempts}: an episode needs at least one")
         self.taskset, self.split, self.attempts, self.render_mode = taskset, Split(split), attempts, render_mode
@@ -248,8 +217,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             info["stop_reason"] = StopReason.ATTEMPTS_USED if last else StopReason.STOPPED
             return (), score.value, True, False, info
         if self._between is None:
-            request = self._request(self._say(self._task, action, score))
-            return request, score.value, False, False, info
+            self._talk.append(Message("user", self._say(self._task, action, score)))
+            return (self._talk[-1],), score.value, False, False, info
         self._asked = True
         place = len(self._scores)
         info |= {"role": self._role if place == 1 else f"{self._role} {place}"}
@@ -280,11 +249,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             return (), heard.reward, True, False, info | {"stop_reason": StopReason.STOPPED}
         feedback = self._say(self.task, attempt, score)
         said = self.prompts.said.format(question=self.task.question, words=words.strip(), feedback=feedback)
-        return self._request(said), heard.reward, False, False, info
-
-    def _request(self, text: str) -> tuple[Message]:
-        self._talk.append(Message("user", text))
-        return (self._talk[-1],)
+        self._talk.append(Message("user", said))
+        return (self._talk[-1],), heard.reward, False, False, info
 
     def render(self) -> str | None:  # type: ignore[override]
         """The conversation so far, in render mode ``ansi``."""

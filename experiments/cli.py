@@ -24,16 +24,20 @@ from rich.console import Console
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
 from experiments.schema import (
+    CheckConfig,
     CompareConfig,
     PlayConfig,
     PretrainConfig,
     PromptingConfig,
     PushConfig,
     ReportConfig,
+    StudyChoice,
+    StudyConfig,
     TuneConfig,
     WarmStartConfig,
     WatchConfig,
 )
+from rewards import nearest
 from rewards.sandbox import SandboxError
 from rl import config as schema
 from rl.tracking import is_disk_full
@@ -46,6 +50,7 @@ _GROUPS = {
     "model": schema.ModelConfig,
     "engine": schema.EngineConfig,
     "prompting": PromptingConfig,
+    "study": StudyChoice,
 }
 _ENTRY_POINTS = {
     "train": schema.TrainConfig,
@@ -53,14 +58,16 @@ _ENTRY_POINTS = {
     "evaluate": schema.RunConfig,
     "compare": CompareConfig,
     "tune": TuneConfig,
+    "study": StudyConfig,
     "pretrain_tiny": PretrainConfig,
     "warm_start": WarmStartConfig,
     "play": PlayConfig,
+    "check": CheckConfig,
     "watch": WatchConfig,
     "report": ReportConfig,
     "push": PushConfig,
 }
-GROWING = ("compare", "tune")
+GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
 if not console.is_terminal:
@@ -103,8 +110,10 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
                 program()
-            except KeyboardInterrupt:
-                console.print("[yellow]interrupted[/]")
+            except KeyboardInterrupt as error:  # whoever knows where the run is and how it goes on has put it in
+                console.print(
+                    "[yellow]interrupted[/]", *(f"[yellow];[/] {one}" for one in error.args), sep="", soft_wrap=True
+                )
                 sys.exit(130)
             except (HydraException, OmegaConfBaseException) as error:
                 _fail(explain(error, known_keys(config_name, sys.argv[1:])))
@@ -186,12 +195,12 @@ class Program:
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 said = f"{place.filename}, line {place.lineno} ended the program with SystemExit({error.code!r})"
                 raise UserError(said) from error
-        except Exception as error:
+        except BaseException as error:
             hydra_folder = Path(HydraConfig.get().runtime.output_dir)
             for empty in (hydra_folder, hydra_folder.parent):  # Hydra makes them before anything is checked
                 with suppress(OSError):
                     empty.rmdir()
-            if HydraConfig.get().mode is RunMode.MULTIRUN:
+            if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(error, Exception):
                 raise
             _end(error)
 
@@ -212,6 +221,8 @@ def typed(cfg: DictConfig) -> Any:
     refuse_unknown(cfg)
     for name in cfg.plugins:
         import_plugin(name)
+    if "arms" in cfg and not OmegaConf.is_missing(cfg, "run"):  # before the arms' own configs, which load torch
+        refuse_unknown_arms(cfg)
     if "model" in cfg:  # before the rest, whose names are looked up among functions that need torch
         model: Any = OmegaConf.to_object(cfg.model)
         model.refuse_missing()
@@ -219,6 +230,13 @@ def typed(cfg: DictConfig) -> Any:
     if hasattr(config, "env"):
         config.env = config.env.settled()
     return config
+
+
+def refuse_unknown_arms(cfg: Any) -> None:
+    """Raises UserError if ``run`` names an arm that there is not."""
+    for name in cfg.run:
+        if name not in cfg.arms:
+            raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
 
 
 def import_plugin(name: str) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from envs.prompts import get_prompts
-from experiments.cli import UserError, console, entry_point, resolved_yaml
+from experiments.cli import UserError, console, entry_point, refuse_unknown_arms, resolved_yaml
+from experiments.doctor import News
 from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
-from experiments.progress import Display
+from experiments.progress import Display, uneven_budget
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards import nearest
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
@@ -59,13 +60,6 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     jobs.sort(key=lambda job: job.kind != "as_it_is")
     refuse_unequal_budgets(jobs, cfg.match)
     return jobs
-
-
-def refuse_unknown_arms(cfg: ArmsConfig) -> None:
-    """Raises UserError if ``run`` names an arm that there is not."""
-    for name in cfg.run:
-        if name not in cfg.arms:
-            raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
 
 
 def shared_by_arms(cfg: ArmsConfig, threads: int) -> dict[str, Any]:
@@ -143,13 +137,15 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
         job.write()
     waiting = dict(zip([job.who for job in jobs], executor.submit([job.folder for job in jobs]), strict=True))
     by_name, tries, failed = {job.who: job for job in jobs}, Counter(), {}
-    reporters = {job.who: display.reporter(job.who) for job in jobs}
+    reporters, news = {job.who: display.reporter(job.who) for job in jobs}, News()
     while waiting:
         time.sleep(POLL_S)
         for who, task in list(waiting.items()):
             job = by_name[who]
             if said := job.progress():
                 reporters[who](said["what"], said["share"], said["metrics"])
+            for line in news.of(job.folder):
+                display.say(f"{who}: {line}")
             if not task.done():
                 continue
             error = "" if job.is_done else job.error or str(task.exception() or "ended without a result")
@@ -228,6 +224,8 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
             + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
             highlight=False,
         )
+        if note := next(filter(None, (uneven_budget(job.arm.config) for job in jobs)), ""):
+            console.print(f"[yellow]note:[/] of every run: {note}", highlight=False)
         trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
         if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
             console.print(f"[yellow]not tuned, beside arms that are:[/] {', '.join(untuned)}", highlight=False)

@@ -158,11 +158,17 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
     try:
         yield folder
     except BaseException as error:
+        said = ""
         if folder.resolve() in _held:
             if _is_empty(folder):
                 shutil.rmtree(folder)
-            elif isinstance(error, KeyboardInterrupt) and hasattr(cfg, "resume"):
-                print(f"what is done is kept; go on with the same command and resume={folder}", flush=True)
+                said = f"nothing was computed yet, and {folder} is removed"
+            elif hasattr(cfg, "resume"):
+                said = f"what is done is kept in {folder}: go on with the same command and resume={folder}"
+            else:
+                said = f"what is done is kept in {folder}"
+        if isinstance(error, KeyboardInterrupt) and said:
+            raise KeyboardInterrupt(said) from error
         raise
     finally:
         if lock := _held.pop(folder.resolve(), None):

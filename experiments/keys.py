@@ -133,7 +133,7 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
         text = str(cause).strip()
         if text and "$VALUE" not in text and not any(text in earlier for earlier in messages):
             messages.append(text)
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     text = "\n".join(messages)
     if found := re.search(r"An item is already at '([^']+)'", text):
         return f"{found[1]} is there already: give its value without the +"

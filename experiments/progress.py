@@ -1,11 +1,13 @@
 """What a run shows in the terminal: bars with rates while it works, rates and where the time went at the end."""
 
 import sys
+import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,12 +19,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from experiments.cli import console, resolved_yaml
+from experiments.cli import UserError, console, resolved_yaml
+from experiments.doctor import lasting
+from experiments.jobs import OfflineArm, OnlineArm
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, reported
 from rl.tracking import describe_run
 
+NAME_WIDTH = 12
+"""Characters from which on the name of a column is wrapped, if its cells are not wider."""
 LINE_EVERY_S = 15.0
 """Without a terminal a line is printed this often instead of a bar."""
 
@@ -79,6 +86,10 @@ class Display:
 
         return report
 
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._bars.console.print(line, highlight=False)
+
     def finished(self, who: str, n_jobs: int) -> None:
         """Takes a job's bars off the screen and counts it."""
         for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
@@ -103,19 +114,62 @@ class Display:
         """Rates with n, throughput and where the time went."""
         if not result.greedy and not result.sampled:
             return  # not the process that evaluates
-        table = Table(title=f"{result.arm}, seed {result.seed}", title_justify="left")
         summaries = {mode: getattr(result, mode) for mode in ("greedy", "sampled") if getattr(result, mode)}
         rates = {mode: reported(summary, "", Where.TABLES) for mode, summary in summaries.items()}
-        table.add_column("rate")
-        for mode, summary in summaries.items():
-            table.add_column(f"{mode}, n {summary['n']:.0f}", justify="right")
+        header = ["rate", *(f"{mode}, n {summary['n']:.0f}" for mode, summary in summaries.items())]
+        lines = []
         for name in dict.fromkeys(name for found in rates.values() for name in found):
             cells = [found[name][0].text(found[name][1]) if name in found else "-" for found in rates.values()]
-            table.add_row(next(found[name][0] for found in rates.values() if name in found).header, *cells)
-        self._console.print(table)
+            lines.append([next(found[name][0] for found in rates.values() if name in found).header, *cells])
+        if lines:
+            print_table(header, lines, self._console, f"{result.arm}, seed {result.seed}")
         if line := throughput(result.totals):
             self._console.print(line, highlight=False)
-        self._console.print(f"everything is in {folder}", highlight=False)
+        if said := result.notes.get("broken_off"):
+            self._console.print("[yellow]warning:[/]", end=" ")
+            self._console.print(said, highlight=False, markup=False)
+        for line in result.notes.get("health", []):
+            self._console.print("[yellow]health:[/]", end=" ")
+            self._console.print(line, highlight=False, markup=False)
+        if line := lasting(folder):
+            self._console.print(f"[yellow]health,[/] {line}", highlight=False)
+        self._console.print(f"everything is in {folder}", highlight=False, soft_wrap=True)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Console, title: str = "") -> None:
+    """Prints a table; where its columns do not fit beside each other, as several, one below the other.
+
+    A number is never cut nor wrapped; names of columns are. Every part begins with the first column.
+
+    Args:
+        header: Names of the columns.
+        rows: A cell for each column, rich markup included.
+        out: Where to.
+        title: Above the first part.
+    """
+
+    cells = [Text.from_markup(row[i]) for row in rows for i in range(len(header))]
+    widths = [
+        max((cell_len(line) for one in cells[i :: len(header)] for line in one.plain.split("\n")), default=0)
+        for i in range(len(header))
+    ]
+    names = [textwrap.fill(name, max(width, NAME_WIDTH)) for name, width in zip(header, widths, strict=True)]
+
+    def table(columns: Sequence[int], title: str) -> Table:
+        made = Table(title=title, title_justify="left")
+        for i in columns:
+            made.add_column(names[i], justify="right" if i else "left", no_wrap=True)
+        for row in rows:
+            made.add_row(*(row[i] for i in columns))
+        return made
+
+    wide, left = out.options.update(width=10_000), list(range(1, len(header)))
+    while left:
+        n = len(left)
+        while n > 1 and out.measure(table([0, *left[:n]], ""), options=wide).maximum > out.width:
+            n -= 1
+        out.print(table([0, *left[:n]], title))
+        left, title = left[n:], ""
 
 
 def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None:
@@ -133,9 +187,37 @@ def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None
         console.print(f"the run in {folder} is finished", highlight=False)
         return
     describe_run(folder, resolved_yaml(cfg))
+    if note := uneven_budget(cfg):
+        console.print(f"[yellow]note:[/] {note}", highlight=False)
     with Display(console) as display:
         result = run(cfg, folder, display.reporter(who))
     display.summary(result, folder)
+    played = [found for found in (result.greedy, result.sampled) if found]
+    if played and not any(found["n"] for found in played):
+        raise UserError(f"not one episode of the evaluation can be counted: {result.notes['broken_off']}")
+
+
+def uneven_budget(cfg: Any) -> str:
+    """What a run spends, where that is not what was asked for; empty where it is."""
+    budget = getattr(cfg, "training", None)
+    if budget is None or budget.tokens:
+        return ""
+    online = hasattr(cfg, "algorithm")
+    arm = OnlineArm("", cfg) if online else OfflineArm("", cfg)
+    match, name, unit = ("updates", "updates", "optimiser steps") if budget.updates else ("samples", "episodes", "")
+    asked, spent = getattr(budget, name), arm.budget(match)
+    if asked == spent:
+        return ""
+    if budget.updates:
+        of = "algorithm.epochs * algorithm.minibatches" if online else "offline.iterations"
+    elif online:
+        of = "training.tasks_per_step * algorithm.group_size"
+    else:
+        of = "offline.iterations * offline.group_size"
+    return (
+        f"training.{name}={asked} is no multiple of {of}, so this run {'takes' if unit else 'samples'} {spent:,} "
+        f"{unit or 'episodes'}; give a multiple, or make a step smaller"
+    )
 
 
 def live_note(metrics: dict[str, float]) -> str:

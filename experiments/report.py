@@ -1,11 +1,12 @@
 """Tables, figures and the page of a folder of runs: ``python -m experiments.report run=<folder> [only=F4]``."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from experiments.cli import console, entry_point
 from experiments.evidence import build
@@ -16,7 +17,7 @@ from experiments.evidence.model import Absent, Exhibit, Figure
 from experiments.evidence.page import page
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import verdicts
-from experiments.progress import throughput
+from experiments.progress import print_table, throughput
 from experiments.schema import ReportConfig
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, declared
@@ -73,10 +74,8 @@ def write_exhibits(exhibits: list[Exhibit], folder: Path) -> list[Path]:
 
 def _print(comparison: Comparison, out: Console) -> None:
     title = f"{comparison.env}: {comparison.n_tasks} test tasks, {comparison.mode}; mean over seeds, 95 % interval"
-    table, rates = Table(title=title, title_justify="left"), declared(comparison.attempts, Where.HEADLINE)
-    table.add_column("arm")
-    for name in (*(rate.header for rate in rates.values()), "failed", "episodes", "steps", "tokens learned", "s/run"):
-        table.add_column(name, justify="right")
+    rates, rows = declared(comparison.attempts, Where.HEADLINE), []
+    of_run = ("failed", "episodes", "steps", "tokens learned", "s/run")
     for line in comparison.arms:
         shown = [(rate, line.rates[name]) for name, rate in rates.items()]
         cells = [f"{r.text(one.mean)}\n[dim]{r.text(one.low)}, {r.text(one.high)}[/]" for r, one in shown]
@@ -84,16 +83,11 @@ def _print(comparison: Comparison, out: Console) -> None:
         if line.crashed:
             failed += f" +{len(line.crashed)} crashed"
         spent = [fixed(n, 0) for n in (line.episodes, line.updates, line.gradient_tokens, line.seconds)]
-        table.add_row(line.name, *cells, failed, *spent)
-    out.print(table)
+        rows.append([line.name, *cells, failed, *spent])
+    print_table(["arm", *(rate.header for rate in rates.values()), *of_run], rows, out, title)
     header, found = control_cells(comparison)
     if found:
-        controls = Table(title="controls: accuracy of the greedy second attempt, percent", title_justify="left")
-        for name in header:
-            controls.add_column(name, justify="left" if name == "arm" else "right")
-        for row in found:
-            controls.add_row(*row)
-        out.print(controls)
+        print_table(header, _escaped(found), out, "controls: accuracy of the greedy second attempt, percent")
     for sentence in verdicts(comparison):
         out.print(f"- {sentence}", highlight=False)
 
@@ -122,23 +116,11 @@ def _show(exhibit: Exhibit, out: Console) -> None:
     out.print(exhibit.caption, highlight=False, markup=False)
     if isinstance(exhibit, Figure):
         return
-    wide = out.options.update(width=10_000)
-    columns = [list(column) for column in zip(exhibit.header, *exhibit.rows, strict=True)]
-    while len(columns) > 1:  # one table below the other where all columns do not fit beside each other
-        n = len(columns)
-        while n > 2 and out.measure(_table(columns[:n]), options=wide).maximum > out.width:
-            n -= 1
-        out.print(_table(columns[:n]))
-        columns = [columns[0], *columns[n:]]
+    print_table(exhibit.header, _escaped(exhibit.rows), out)
 
 
-def _table(columns: list[list[str]]) -> Table:
-    table = Table()
-    for i, (name, *_) in enumerate(columns):
-        table.add_column(name, justify="right" if i else "left")
-    for row in list(zip(*columns, strict=True))[1:]:
-        table.add_row(*row)
-    return table
+def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]  # an interval in brackets is no markup
 
 
 @entry_point("report")

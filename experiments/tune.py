@@ -20,12 +20,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.cli import UserError, console, entry_point, resolved_yaml
+from experiments.cli import UserError, console, entry_point, refuse_unknown_arms, resolved_yaml
 from experiments.compare import (
     arm_config,
     refuse_changed_config,
     refuse_unequal_budgets,
-    refuse_unknown_arms,
     run_jobs,
     shared_by_arms,
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from rewards.asserts import Case, free_names, without_definitions
+from rewards.asserts import Case, declare_all, free_names, without_definitions
 from rewards.comparison import Comparison, comparison, safely
 from rewards.observation import of_calls, of_script
 from rewards.program import program_in
@@ -49,6 +49,8 @@ class CheckCode:
     aliases: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.tests, str):
+            object.__setattr__(self, "tests", (self.tests,))
         try:
             free, _ = self.free_names
         except SyntaxError as error:
@@ -86,6 +88,9 @@ class FunctionTests:
     def __post_init__(self) -> None:
         if not (self.public or self.hidden or self.code):
             raise ValueError("no tests: an empty list would pay for any program")
+        for case in (*self.public, *self.hidden):
+            if not isinstance(case, Case):
+                raise TypeError(f"public and hidden hold Case, got {case!r:.100}; assertions as text: as_tests([...])")
 
     @cached_property
     def calls(self) -> list[dict[str, Any]]:
@@ -126,9 +131,26 @@ class ScriptTests:
 Tests = FunctionTests | ScriptTests
 
 
+def as_tests(tests: Tests | str | Sequence[str]) -> Tests:
+    """Tests as they are, or made of assertions in Python: cases where they are plain, code for the judge where not.
+
+    Raises:
+        TypeError: If they are neither.
+        ValueError: If they are no Python.
+    """
+    if isinstance(tests, FunctionTests | ScriptTests):
+        return tests
+    texts = [tests] if isinstance(tests, str) else list(tests) if isinstance(tests, Sequence) else [tests]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"tests are FunctionTests, ScriptTests, or assertions as text; got {tests!r:.100}")
+    found = [declare_all(text) for text in texts]
+    cases = tuple(case for each in found for case in each or ())
+    return FunctionTests(hidden=cases) if None not in found else FunctionTests(code=CheckCode(tuple(texts)))
+
+
 def score_code(
     response: str,
-    tests: Tests,
+    tests: Tests | str | Sequence[str],
     limits: Limits | None = None,
     partial_credit: bool = False,
     sandbox: Runner | None = None,
@@ -138,7 +160,7 @@ def score_code(
 
     Args:
         response: What the policy wrote.
-        tests: What the program must do.
+        tests: What the program must do; assertions as text are taken too.
         limits: Of one process; 5 s of processor time for a test by default.
         partial_credit: Pay a wrong program the share of tests that it passes, instead of 0.
         sandbox: Where to run it; ``None`` takes the shared one.
@@ -150,7 +172,11 @@ def score_code(
 
     Raises:
         SandboxError: If this machine does not give the isolation that is asked for.
+        TypeError: If the response is no text, or the tests are none.
     """
+    if not isinstance(response, str):
+        raise TypeError(f"a response must be text, got {response!r:.100}")
+    tests = as_tests(tests)
     program = program_in(response, wanted_names(tests))
     if program is None:
         return Score(0.0, Verdict.NO_ANSWER, None, "no_program", "No program found: put it into one ```python block.")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rewards.lookup import nearest
+
 
 class Verdict(StrEnum):
     """Six endings of a verification, so that "wrong" and "we could not tell" are never one curve."""
@@ -18,6 +20,10 @@ class Verdict(StrEnum):
     ERROR = "error"
     """The verifier failed for a reason that the response did not cause. Masked out of training and counted."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Verdict":
+        raise ValueError(f"verdict={value}: unknown{nearest(str(value), list(cls))} Known: {', '.join(cls)}")
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -25,7 +31,7 @@ class Score:
 
     Args:
         value: What the attempt is worth; 0 unless the verdict is ``correct`` (code tasks may give partial credit).
-        verdict: How the verification ended.
+        verdict: How the verification ended; its name as text is taken too.
         answer: The final answer as extracted, in a notation that people read; ``None`` if there was none.
         reason: Which rule decided (``exact``, ``rational``, ``math_verify``, ...), for the log's histogram.
         observation: What the policy may be told about the attempt (feedback mode ``execution``): of *public* tests
@@ -37,7 +43,7 @@ class Score:
             that knows no better leaves it to verdict and reason.
 
     Raises:
-        ValueError: If ``value`` is outside [0, 1], or an ``error`` carries a value.
+        ValueError: If ``value`` is outside [0, 1], an ``error`` carries a value, or there is no such verdict.
     """
 
     value: float
@@ -50,6 +56,8 @@ class Score:
     error: str = ""
 
     def __post_init__(self) -> None:
+        if type(self.verdict) is not Verdict:  # its name will do
+            object.__setattr__(self, "verdict", Verdict(self.verdict))
         if not 0.0 <= self.value <= 1.0:
             raise ValueError(f"a score's value must lie in [0, 1], got {self.value}")
         if self.verdict is Verdict.ERROR and self.value != 0.0:

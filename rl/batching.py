@@ -176,10 +176,3 @@ def micro_batches(lengths_B: Tensor, group_ids_B: Tensor, token_budget: int) -> 
             size, width = size + 1, wider
         yield torch.from_numpy(order[start : start + size]), width
         start += size
-
-
-def minibatches(n_rows: int, n_minibatches: int, generator: torch.Generator) -> list[Tensor]:
-    """A random partition of the rows into parts of nearly equal size, one per optimiser step; some may be empty."""
-    if n_minibatches == 1:
-        return [torch.arange(n_rows)]
-    return list(torch.randperm(n_rows, generator=generator).tensor_split(n_minibatches))

@@ -8,6 +8,7 @@ neither a resumed run nor another number of processes draws other tasks.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -33,7 +34,8 @@ class Draw(NamedTuple):
 
 
 CURRICULA: Lookup[Callable[..., Draw]] = Lookup("training.curriculum")
-"""``(history, **options) -> Draw``: from the pass rates of a task's groups so far, in order, at least one."""
+"""``(history, **options) -> Draw``: from the pass rates of a task's groups so far, in order, at least one.
+``draws_all=True`` declares that every task is drawn as it comes, so that nothing is asked and nothing kept."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Band(Running):
             raise ValueError(f"training.curriculum_options: low={self.low} lies above high={self.high}")
 
 
-@CURRICULA.register("uniform")
+@CURRICULA.register("uniform", draws_all=True)
 def uniform(history: Sequence[float]) -> Draw:
     """Every task, once per pass."""
     return Draw(mean(history), 1.0, False)
@@ -107,69 +109,52 @@ def running(history: Sequence[float], smoothing: float) -> float:
     return rate
 
 
-class TaskStream:
-    """An endless, shuffled stream of tasks from which a curriculum draws.
+class Curriculum:
+    """Draws from an endless, shuffled stream of tasks, and keeps what the drawn ones came to.
 
     Args:
-        tasks: Of the run.
-        order: From an epoch to the order of the tasks in it.
-        seed: Of the run.
-        curriculum: A name in :data:`CURRICULA`.
+        name: In :data:`CURRICULA`.
         options: Its own.
+        task_at: The task at a place of the stream.
+        n_tasks: In one pass.
+        seed: Of the run.
     """
 
     def __init__(
-        self,
-        tasks: Sequence[Task],
-        order: Callable[[int], Sequence[int]],
-        seed: int,
-        curriculum: str = "uniform",
-        options: dict[str, Any] | None = None,
+        self, name: str, options: dict[str, Any], task_at: Callable[[int], Task], n_tasks: int, seed: int
     ) -> None:
-        self._tasks, self._order, self._seed = tasks, order, seed
-        self.chooses = curriculum != "uniform"
-        """Whether pass rates decide anything, so that they have to be kept."""
-        self._draw = CURRICULA.bind(curriculum, options or {})
-        self.position = 0
-        """Groups that came by so far, over all processes."""
+        self._draw = CURRICULA.bind(name, options)
+        self._task_at, self._n_tasks, self._seed = task_at, n_tasks, seed
         self._history: dict[str, list[float]] = {}
         self._noted: list[tuple[Draw | None, bool]] = []
 
-    def task_at(self, position: int) -> Task:
-        """The task at a place of the stream."""
-        epoch, offset = divmod(position, len(self._tasks))
-        return self._tasks[self._order(epoch)[offset]]
-
-    def take(self, n: int) -> list[int]:
-        """The places of the next ``n`` tasks that are drawn.
+    def take(self, start: int, n: int) -> list[int]:
+        """The places of the next ``n`` tasks that are drawn, from a place on; what came by ends with the last of them.
 
         After a whole pass over the tasks without one the next is taken as it comes, so that a run ends.
         """
         taken: list[int] = []
         n_passed = 0
-        while len(taken) < n:
-            position, self.position = self.position, self.position + 1
-            history = self._history.get(self.task_at(position).id)
+        for position in count(start):
+            history = self._history.get(self._task_at(position).id)
             draw = self._draw(history) if history else None
             number = derive_seed(self._seed, "curriculum", position) / 2**63
-            drawn = draw is None or number < draw.chance or n_passed >= len(self._tasks)
+            drawn = draw is None or number < draw.chance or n_passed >= self._n_tasks
             n_passed = 0 if drawn else n_passed + 1
-            if self.chooses:
-                self._noted.append((draw, drawn))
-            if drawn:
-                taken.append(position)
+            self._noted.append((draw, drawn))
+            taken += [position] if drawn else []
+            if len(taken) == n:
+                break
         return taken
 
     def learn(self, groups: Sequence[tuple[int, float]]) -> None:
         """Takes in what groups came to: place in the stream and pass rate, of all processes."""
         for position, rate in sorted(groups):
-            self._history.setdefault(self.task_at(position).id, []).append(rate)
+            self._history.setdefault(self._task_at(position).id, []).append(rate)
 
     def metrics(self) -> dict[str, float]:
         """What was drawn and passed over since the last call."""
         noted, self._noted = self._noted, []
-        if not noted:
-            return {}
         known = [(draw, drawn) for draw, drawn in noted if draw is not None]
         passed = [draw.easy for draw, drawn in known if not drawn]
         rates = [draw.rate for draw, drawn in known if drawn]
@@ -180,13 +165,13 @@ class TaskStream:
             "curriculum/pass_rate": mean(rates) if rates else float("nan"),
         }
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold; the same on all processes."""
-        return {"position": self.position, "history": self._history}
+    def state(self) -> dict[str, list[float]]:
+        """Pass rates by task, which a checkpoint must hold; the same on all processes."""
+        return self._history
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, list[float]]) -> None:
         """The inverse of :meth:`state`."""
-        self.position, self._history = state["position"], state["history"]
+        self._history = state
 
 
 def passed(episodes: Sequence[Episode]) -> float | None:

@@ -128,17 +128,34 @@ class Clip:
 
 @LOSSES.register("ppo", options=Clip)
 def clipped_pg_loss(
-    stats: SampledStats, batch: TrainBatch, weights: Tensor, *, clip_low: float, clip_high: float
+    stats: SampledStats,
+    batch: TrainBatch,
+    weights: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    log_rho: Tensor | None = None,
 ) -> LossOutput:
     """PPO's clipped surrogate: ``-sum(w min(rho A, clip(rho, 1 - low, 1 + high) A))``.
 
     ``rho = exp(logprobs - old_logprobs)`` (Schulman et al., arXiv 1707.06347, equation 7; asymmetric bounds as in
     DAPO, arXiv 2503.14476, section 3.1). At the first update on a batch rho is 1 and the gradient is REINFORCE's.
+    ``log_rho`` is another log-ratio ``[B, T]`` than the tokens' own, for losses that clip in the same way.
     """
-    mask = batch.rollout.response_mask
-    # Without the limit an infinite ratio would meet the clip's slope of 0, and their product is not a number.
-    rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    return _clipped(rho, batch.advantages, mask, weights, clip_low, clip_high)
+    advantages, mask = batch.advantages, batch.rollout.response_mask
+    if log_rho is None:
+        # Without the limit an infinite ratio would meet the clip's slope of 0, and their product is not a number.
+        log_rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    rho = log_rho.exp()
+    clipped = rho.clamp(1 - clip_low, 1 + clip_high)
+    surrogate = torch.minimum(rho * advantages, clipped * advantages)
+    with torch.no_grad():
+        n_tokens, is_clipped = mask.sum(), mask & (clipped * advantages < rho * advantages)
+        metrics = {
+            "policy/clip_fraction": Ratio(is_clipped.sum(), n_tokens),
+            "policy/ratio": Ratio(masked_sum(rho, mask), n_tokens),
+        }
+    return LossOutput(-masked_sum(weights * surrogate, mask), metrics)
 
 
 @LOSSES.register("gspo", options=Clip)
@@ -153,22 +170,8 @@ def gspo_loss(
     mask, turn_ids = batch.rollout.response_mask, batch.rollout.turn_ids
     log_rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     counts = per_turn(mask.to(log_rho.dtype), turn_ids).clamp(min=1)
-    ratio = (per_turn(log_rho, turn_ids) / counts).exp()
-    return _clipped(ratio, batch.advantages, mask, weights, clip_low, clip_high)
-
-
-def _clipped(
-    rho: Tensor, advantages: Tensor, mask: Tensor, weights: Tensor, clip_low: float, clip_high: float
-) -> LossOutput:
-    clipped = rho.clamp(1 - clip_low, 1 + clip_high)
-    surrogate = torch.minimum(rho * advantages, clipped * advantages)
-    with torch.no_grad():
-        n_tokens, is_clipped = mask.sum(), mask & (clipped * advantages < rho * advantages)
-        metrics = {
-            "policy/clip_fraction": Ratio(is_clipped.sum(), n_tokens),
-            "policy/ratio": Ratio(masked_sum(rho, mask), n_tokens),
-        }
-    return LossOutput(-masked_sum(weights * surrogate, mask), metrics)
+    of_turn = per_turn(log_rho, turn_ids) / counts
+    return clipped_pg_loss(stats, batch, weights, clip_low=clip_low, clip_high=clip_high, log_rho=of_turn)
 
 
 @LOSSES.register("cispo", options=Clip)

@@ -24,7 +24,7 @@ from rl.config import SFTConfig
 from rl.config.checks import check_numbers
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
-from rl.source import task_order
+from rl.source import task_at
 from rl.trainer import Totals
 from rl.types import Episode, Turn, derive_seed
 
@@ -288,8 +288,7 @@ class OfflineTrainer:
         """The next groups of the endless stream of tasks."""
         plans = []
         for position in range(self._position, self._position + n_groups):
-            epoch, offset = divmod(position, len(self._tasks))
-            task = self._tasks[task_order(self._config.seed, epoch, len(self._tasks))[offset]]
+            task = task_at(self._tasks, self._config.seed, position)
             for member in range(self._offline.group_size):
                 draw = derive_seed(self._config.seed, "collect", position, task.id, member)
                 plans.append(EpisodePlan(task, position, draw))

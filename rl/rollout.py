@@ -269,12 +269,17 @@ class Rollout:
         room = self._context_length - len(play.prompt_ids)
         if play.stop is None and room < 1:  # it ends with the turns that it has; one without any has failed
             play.stop = StopReason.CONTEXT_FULL
+            if not play.turns:
+                play.error = (
+                    f"the question has {len(play.prompt_ids)} tokens and the model's context holds "
+                    f"{self._context_length}: leave such tasks out, or take a model with a longer context"
+                )
         if play.stop is None:
             n_before = sum(turn.role == play.role for turn in play.turns)
             limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)], play.limit or room)
             seed = derive_seed(play.plan.seed, "turn", len(play.turns))
             return Request(index, play.prompt_ids, limit, temperature, seed)
-        if play.error is None:
+        if play.stop is not StopReason.ENV_ERROR:
             self._free_envs.append(play.env)
         broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
         return Episode(

@@ -10,7 +10,7 @@ from envs import Task
 from rl.advantages import has_gradient
 from rl.backends.distributed import Distributed
 from rl.config import StageConfig, TrainConfig
-from rl.curriculum import TaskStream, passed
+from rl.curriculum import CURRICULA, Curriculum, passed
 from rl.group_rewards import GROUP_REWARDS, apply_group_reward
 from rl.rollout import EpisodePlan, PhaseTimes, Rollout
 from rl.types import Episode, Group, Turn, derive_seed
@@ -54,9 +54,15 @@ class EpisodeSource:
         for rollout in rollouts.values():
             rollout.times = self.times
         self._first: dict[str, Turn] = {}
-        order = partial(task_order, config.seed, n=len(self._tasks))
-        training = config.training
-        self.stream = TaskStream(self._tasks, order, config.seed, training.curriculum, training.curriculum_options)
+        self._position = 0
+        """Groups that came by so far, over all processes."""
+        name, options = config.training.curriculum, config.training.curriculum_options
+        draws_all = CURRICULA.fact(name, "draws_all")
+        self.curriculum = (
+            None
+            if draws_all
+            else Curriculum(name, options, partial(task_at, self._tasks, config.seed), len(tasks), config.seed)
+        )
 
     def prepare(self) -> list[Episode]:
         """Samples the first attempts that offline groups will read, from the policy as it is now.
@@ -106,7 +112,7 @@ class EpisodeSource:
             kept, missing = kept + good, still
             n_resampled += sum(still)
         episodes = [episode for group in kept for episode in group.episodes]
-        return Sampled(episodes, everything, n_resampled, self.stream.metrics())
+        return Sampled(episodes, everything, n_resampled, {} if self.curriculum is None else self.curriculum.metrics())
 
     def _draw(self, counts: Sequence[int], stage: StageConfig) -> list[Group]:
         """Plays the next groups of the stream; the processes' shares lie interleaved, so that one stream serves all.
@@ -116,12 +122,14 @@ class EpisodeSource:
             stage: Attempts, offline share, group size, temperature.
         """
         seed, size, positions, plans = self._config.seed, stage.group_size, [], []
-        stream = iter(self.stream.take(sum(counts)))
+        n, start = sum(counts), self._position
+        drawn = range(start, start + n) if self.curriculum is None else self.curriculum.take(start, n)
+        self._position, stream = drawn[-1] + 1, iter(drawn)
         for row in range(max(counts)):
             shares = {rank: next(stream) for rank, count in enumerate(counts) if row < count}
             positions += [shares[rank] for rank in shares if rank == self._distributed.rank]
         for position in positions:
-            task = self.stream.task_at(position)
+            task = task_at(self._tasks, seed, position)
             # A whole group reads the same attempt, so that its second attempts are compared in the same situation.
             reads = derive_seed(seed, "offline?", position) / 2**63 < stage.offline_first_attempts
             first = self._first.get(task.id) if reads else None
@@ -133,19 +141,27 @@ class EpisodeSource:
         groups = [Group(position, tuple(episodes[i * size :][:size])) for i, position in enumerate(positions)]
         if self._group_reward is not None:
             groups = [apply_group_reward(self._group_reward, group) for group in groups]
-        if self.stream.chooses:
+        if self.curriculum is not None:
             rates = [(group.group_id, rate) for group in groups if (rate := passed(group.episodes)) is not None]
-            self.stream.learn(self._distributed.gather(rates))
+            self.curriculum.learn(self._distributed.gather(rates))
         return groups
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold; the same on all processes."""
-        return {"stream": self.stream.state(), "first": self._first}
+        history = {} if self.curriculum is None else self.curriculum.state()
+        return {"position": self._position, "history": history, "first": self._first}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state`."""
-        self._first = state["first"]
-        self.stream.load_state(state["stream"])
+        self._first, self._position = state["first"], state["position"]
+        if self.curriculum is not None:
+            self.curriculum.load_state(state["history"])
+
+
+def task_at(tasks: Sequence[Task], seed: int, position: int) -> Task:
+    """The task at a place of a run's endless stream."""
+    epoch, offset = divmod(position, len(tasks))
+    return tasks[task_order(seed, epoch, len(tasks))[offset]]
 
 
 @lru_cache(maxsize=2)

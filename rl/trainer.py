@@ -16,7 +16,7 @@ from envs import StopReason, Task
 from rl.advantages import Estimator
 from rl.backends.distributed import Distributed
 from rl.backends.weights import full_weights
-from rl.batching import Row, conversations, join_rows, minibatches, to_rollout_batch
+from rl.batching import Row, conversations, join_rows, to_rollout_batch
 from rl.config import StageConfig, TrainConfig
 from rl.learner import Learner, Measured, Sums
 from rl.rollout import Rollout
@@ -329,29 +329,12 @@ class Trainer:
             read=int(batch.attention_mask.sum()) * self._algorithm.epochs,
         )
         counts = Counts(*self._distributed.sum(torch.tensor(here, dtype=torch.float64)).tolist())
-        self._refuse(episodes, counts)
-
-        started = time.perf_counter()
-        train = self.learner.score(batch, stage)
-        update = time.perf_counter() - started
-        seconds = {"sampling": sampling, "verification": verification, "update": update}
-        seconds["other"] = max(0.0, wall - sampling - verification)
-        places = {id(episode): i for i, episode in enumerate(episodes)}
-        rows = [row._replace(episode=places[id(trainable[row.episode])]) for row in conversations(trainable)]
-        generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
-        n_parts = self._algorithm.minibatches
-        plan = [part for _ in range(self._algorithm.epochs) for part in minibatches(len(rows), n_parts, generator)]
-        return Pending(train, episodes, rows, counts, n_resampled, curriculum, seconds, plan)
-
-    def _refuse(self, episodes: Sequence[Episode], counts: Counts) -> None:
-        """Raises RunStoppedError if too much failed, nothing is left, or other weights than the trainer's sampled."""
         share, limit = counts.failed / counts.episodes, self._config.training.max_failed_fraction
         if share > limit:
             example = next((episode for episode in episodes if episode.failed), None)
             what = "on another process"
             if example is not None:
-                error = example.error or "context too short"
-                what = f"task {example.task_id}, {example.stop_reason.value}, {error}"
+                what = f"task {example.task_id}, {example.stop_reason.value}, {example.error}"
             raise RunStoppedError(
                 f"step {self.step}: {share:.0%} of the episodes failed, more than "
                 f"training.max_failed_fraction={limit:.0%}. First: {what}"
@@ -366,6 +349,20 @@ class Trainer:
                 )
         if not counts.trainable:
             raise RunStoppedError(f"step {self.step}: no episode is left to train on")
+
+        started = time.perf_counter()
+        train = self.learner.score(batch, stage)
+        update = time.perf_counter() - started
+        seconds = {"sampling": sampling, "verification": verification, "update": update}
+        seconds["other"] = max(0.0, wall - sampling - verification)
+        places = {id(episode): i for i, episode in enumerate(episodes)}
+        rows = [row._replace(episode=places[id(trainable[row.episode])]) for row in conversations(trainable)]
+        generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
+        plan, n_parts = [], self._algorithm.minibatches
+        for _ in range(self._algorithm.epochs):  # a partition each; with fewer rows than parts some are empty
+            order = torch.arange(len(rows)) if n_parts == 1 else torch.randperm(len(rows), generator=generator)
+            plan += order.tensor_split(n_parts)
+        return Pending(train, episodes, rows, counts, n_resampled, curriculum, seconds, plan)
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how the run goes on beside :meth:`tensors`, this process's part of it."""

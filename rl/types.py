@@ -107,7 +107,7 @@ class Episode:
         terminated: It came to its end.
         truncated: It was broken off, by us or by the environment's own limit of steps.
         stop_reason: Why it ended.
-        error: What the environment raised.
+        error: What the environment raised, or by how much the first prompt does not fit.
         given: How many leading turns the policy was given to read instead of sampling them.
 
     Raises:
@@ -129,7 +129,8 @@ class Episode:
     def __post_init__(self) -> None:
         if self.terminated == self.truncated:
             raise ValueError("an episode either terminates or is truncated")
-        if (self.stop_reason is StopReason.ENV_ERROR) != (self.error is not None):
+        unread = self.stop_reason is StopReason.CONTEXT_FULL and not self.turns
+        if (self.stop_reason is StopReason.ENV_ERROR or unread) != (self.error is not None):
             raise ValueError("an error needs its message, and a message needs an error")
         read: dict[str, tuple[int, ...]] = {}  # every role has a conversation of its own
         for turn in self.turns:

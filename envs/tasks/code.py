@@ -39,7 +39,7 @@ class CodeTasks:
         if timeout_s <= 0:
             raise ValueError(f"env.options.timeout_s={timeout_s}: must be positive")
         self._sandbox = SandboxOptions.of(sandbox or {}, isolation)
-        self._limits, self._partial_credit = self._sandbox.limits(timeout_s), partial_credit
+        self._limits, self.partial_credit = self._sandbox.limits(timeout_s), partial_credit
         self._cache = VERDICTS if self._sandbox.cache else None
 
     def load(self, split: Split) -> list[Task]:
@@ -68,7 +68,7 @@ class CodeTasks:
     def verify(self, task: Task, response: str) -> Score:
         """1 if the program in the response passes every test, public and hidden."""
         sandbox = get_sandbox(self._sandbox)
-        return score_code(response, task.info["tests"], self._limits, self._partial_credit, sandbox, self._cache)
+        return score_code(response, task.info["tests"], self._limits, self.partial_credit, sandbox, self._cache)
 
     def gold_response(self, task: Task) -> str:
         """The task's own solution in a code block."""

@@ -70,7 +70,7 @@ class Countdown:
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
         rng = random.Random(f"countdown/{self._seed}/{split}")
-        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[split])
+        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)])
 
     def draw(self, rng: random.Random) -> Task:
         """One task of any split: random steps from random numbers, until they end on a target within the limits."""

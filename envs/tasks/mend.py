@@ -110,7 +110,7 @@ class Mend:
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
         rng = random.Random(f"mend/{self._seed}/{split}")
-        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[split], content=lambda task: task.id)
+        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)], content=lambda task: task.id)
 
     def draw(self, rng: random.Random) -> Task:
         """One task of any split; ``info`` has the terms ``m, a, b, c`` and the equation as it is asked."""

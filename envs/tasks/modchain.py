@@ -55,7 +55,7 @@ class ModChain:
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
         rng = random.Random(f"modchain/{self._seed}/{split}")
-        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[split])
+        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)])
 
     def draw(self, rng: random.Random) -> Task:
         """One task of any split."""

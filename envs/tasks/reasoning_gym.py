@@ -52,13 +52,13 @@ class ReasoningGym:
             self._data = reasoning_gym.create_dataset(dataset, size=2**31 - 1, seed=seed, **dict(params or {}))
         except (TypeError, AssertionError) as error:
             raise ValueError(f"env.options.params={dict(params or {})} refused by {dataset!r}: {error}") from error
-        self._name, self._form, self._partial = dataset, answer_form, partial_credit
+        self._name, self._form, self.partial_credit = dataset, answer_form, partial_credit
         answer_forms(answer_form)
         self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
 
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
-        return draw_tasks(self._draw, split, self._sizes[split])
+        return draw_tasks(self._draw, split, self._sizes[Split(split)])
 
     def _draw(self, index: int) -> Task:
         item = self._data[index]
@@ -73,7 +73,7 @@ class ReasoningGym:
             return Score(0.0, Verdict.AMBIGUOUS, offered[-1], "hedged")
         value = float(self._data.score_answer(offered[0], task.info["item"]))
         correct = value >= 1.0
-        paid = min(max(value, 0.0), 1.0) if self._partial else float(correct)
+        paid = min(max(value, 0.0), 1.0) if self.partial_credit else float(correct)
         return Score(paid, Verdict.CORRECT if correct else Verdict.WRONG, offered[0], self._name)
 
     def gold_response(self, task: Task) -> str:

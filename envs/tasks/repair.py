@@ -78,7 +78,7 @@ class Repair(CodeTasks):
 
     def _load(self, split: Split) -> list[Task]:
         rng = random.Random(f"repair/{self._seed}/{split}")
-        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[split])
+        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)])
 
     def draw(self, rng: random.Random) -> Task:
         """One task of any split; ``info`` has the slots ``a, b, d``, the tests and ``want``, the result of ``f(0)``."""

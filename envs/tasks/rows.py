@@ -120,6 +120,7 @@ class Rows:
         self._few_shot, self._skips = few_shot, on_bad_rows == "skip"
         self.observes_execution = getattr(self._verifier, "observes_execution", False)
         self.verifies_elsewhere = getattr(self._verifier, "verifies_elsewhere", False)
+        self.partial_credit = getattr(self._verifier, "partial_credit", False)
         self._loaded: _Read | None = None
 
     @staticmethod

@@ -273,7 +273,7 @@ class StdinCode(CodeTasks, Published):
     def _load(self, split: Split) -> list[Task]:
         """Problems of a split; one that an evaluation split holds is in no training split."""
         if self._format is None:
-            return [self._generated(*each) for each in draw_problems(split, self._sizes[split], self._seed)]
+            return [self._generated(*each) for each in draw_problems(split, self._sizes[Split(split)], self._seed)]
         parts = self._format.parts
         wanted = split if split in parts or split is Split.TEST else Split.TRAIN
         if wanted not in parts:

@@ -62,7 +62,7 @@ class Sums:
         def content(task: Task) -> str:
             return " + ".join(sorted(task.question.split(" + ")))
 
-        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[split], content=content)
+        return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)], content=content)
 
     def draw(self, rng: random.Random) -> Task:
         """One task of any split."""

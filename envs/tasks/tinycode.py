@@ -105,7 +105,9 @@ class TinyCode(CodeTasks):
     def _load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""
         rng = random.Random(f"tinycode/{self._seed}/{split}")
-        return draw_tasks(lambda _: self._draw(rng), split, self._sizes[split], content=lambda t: t.info["behaviour"])
+        return draw_tasks(
+            lambda _: self._draw(rng), split, self._sizes[Split(split)], content=lambda t: t.info["behaviour"]
+        )
 
     def _draw(self, rng: random.Random) -> Task:
         while True:

@@ -1,5 +1,7 @@
 """One row per evaluated episode: arm, seed, mode, task, sample. Everything that is reported is computed from rows."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,17 @@ LONGER = "longer"
 """Mode of greedy episodes with more attempts than in training."""
 TRANSFER = "transfer/"
 """Modes of rows that were played in another environment begin with it; the environment's name follows."""
+
+
+def broken_off(rows: Sequence["EvalRow"]) -> str:
+    """How many of these episodes were broken off, and what for, in a sentence; empty if none was."""
+    causes = Counter(row.broken_by or row.stop_reason for row in rows if row.failed)
+    if not causes:
+        return ""
+    cause, n = causes.most_common(1)[0]
+    whole = causes.total()
+    others = f"; {n} of them: " if n < whole else ": "
+    return f"{whole:,} of {len(rows):,} episodes were broken off and count in no rate{others}{cause}"
 
 
 @dataclass(frozen=True, slots=True)

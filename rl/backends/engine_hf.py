@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from rl.backends.decoding import grouped_attention, roomy_cache
+from rl.backends.attention import grouped_attention
 from rl.backends.lora import bare_model
-from rl.backends.products import packed_weights
+from rl.backends.products import OneDNNLinear, packed_weights
 from rl.backends.trunk import call_decoder, keeps_everything, trunk_of
 from rl.types import Completion, Finish, Request
 
@@ -54,7 +55,9 @@ class HFEngine:
     ) -> None:
         self.shares_weights, self._precision = shares_weights, precision
         self._model, self._pad_id, self._stops = model, pad_id, stops
-        self._causal = bare_model(model)
+        self._causal, modules = bare_model(model), list(model.modules())
+        self._packs = any(isinstance(module, OneDNNLinear) for module in modules)
+        self._groups = any(getattr(module, "num_key_value_groups", 1) > 1 for module in modules)
         self._end_ids = torch.tensor(sorted(end_ids))
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
@@ -80,7 +83,9 @@ class HFEngine:
         self._model.eval()
         try:
             n_steps = max(request.max_new_tokens for request in batch)
-            with torch.inference_mode(), self._precision(), packed_weights(self._model, n_steps), grouped_attention():
+            packed = packed_weights(self._model, n_steps) if self._packs else nullcontext()
+            grouped = grouped_attention() if self._groups else nullcontext()
+            with torch.inference_mode(), self._precision(), packed, grouped:
                 rows = self._decode(batch)
         finally:
             self._model.train(training)
@@ -227,6 +232,38 @@ class _Rows:
         return keep
 
 
+class RoomyLayer(DynamicLayer):
+    """Keys and values of a layer, with room for further columns behind them.
+
+    Transformers' own layer copies all of them at every step, to make room for one more column. What :attr:`keys` and
+    :attr:`values` show is never written to again: new columns go behind it.
+    """
+
+    _buffers: Sequence[Tensor | None] = (None, None)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Appends columns ``[B, H, T, D]``; returns all that there are."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None  # initialised above
+        assert self.values is not None
+        rooms, shown = [], []
+        for buffer, held, new in zip(self._buffers, (self.keys, self.values), (key_states, value_states), strict=True):
+            n_held = held.shape[-2] if held.numel() else 0
+            total, room = n_held + new.shape[-2], buffer
+            # Rows that were dropped or selected have left the buffer: what is held then lies somewhere else.
+            if room is None or room.data_ptr() != held.data_ptr() or total > room.shape[-2]:
+                room = new.new_empty(*new.shape[:-2], total + total // 4 + 16, new.shape[-1])
+                if n_held:
+                    room[..., :n_held, :] = held
+            room[..., n_held:total, :] = new
+            rooms.append(room)
+            shown.append(room[..., :total, :])
+        self._buffers = rooms
+        self.keys, self.values = keys, values = shown
+        return keys, values
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """One turn: the tokens whose keys and values are held, and where they lie in the cache of the batch it was in."""
@@ -274,7 +311,9 @@ class KVStore:
 
     def take(self, requests: Sequence[Request]) -> tuple[Any, list[int]]:
         """A cache for the requests, padded on the left, and how many tokens of each prompt it holds."""
-        cache = roomy_cache(self._config)
+        cache = DynamicCache(config=self._config)
+        # Layers that forget, or keep a state only, stay as they are.
+        cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         found: dict[int, _Kept] = {}
         for i, request in enumerate(requests):
             kept = self.kept.pop(request.id, None)

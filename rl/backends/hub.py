@@ -1,17 +1,43 @@
 """The Hugging Face hub: data sets from there, for task sets that know them (:mod:`envs.published`); policies to it."""
 
+import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from envs.published import use_hub_reader
+
+REACH_S = 5.0
+"""How long the hub has for its first answer."""
 
 
 class HubError(RuntimeError):
     """A policy could not be published; it is still where it was."""
 
 
+@cache
+def no_answer() -> str:
+    """Why the hub cannot be reached, empty if it can; asked once a process, before anything else of the hub.
+
+    Its client asks for every file up to six times, with growing pauses, which takes a minute to say that there is no
+    network. After one question without an answer it is told to look into its local cache alone.
+    """
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=REACH_S)
+    except Exception as error:  # of whichever HTTP client the hub's library has
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are not imported yet, and for jobs
+        constants.HF_HUB_OFFLINE = True
+        return f"{constants.ENDPOINT} does not answer: {str(error) or type(error).__name__}"
+    return ""
+
+
 def read_split(repo: str, config: str | None, split: str) -> list[dict[str, Any]]:
     """Rows of a split, from the hub or its local cache."""
+    no_answer()
     import datasets  # seconds of imports, paid by those who use the hub
 
     return [dict(row) for row in datasets.load_dataset(repo, config, split=split)]
@@ -19,6 +45,8 @@ def read_split(repo: str, config: str | None, split: str) -> list[dict[str, Any]
 
 def read_splits(path: str, config: str | None) -> dict[str, list[dict[str, Any]]]:
     """Rows by split, of a folder that ``datasets`` saved or of a repository; "" is the name of rows without splits."""
+    if not Path(path).is_dir():
+        no_answer()
     import datasets
 
     found: Any = datasets.load_from_disk(path) if Path(path).is_dir() else datasets.load_dataset(path, config)

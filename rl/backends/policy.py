@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.lora import add_lora, bare_model, has_lora
 from rl.backends.products import use_onednn
@@ -39,6 +40,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
         FileNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
     """
     config.refuse_missing()
+    unreachable = "" if Path(config.path).is_dir() else hub.no_answer()
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
         model = AutoModelForCausalLM.from_pretrained(
@@ -49,9 +51,10 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
             generation_config=usable_generation_config(config.path, config.revision),
         )
     except OSError as error:
+        said = f"it is not in the local cache, and {unreachable}" if unreachable else str(error).splitlines()[0]
         raise ModelNotFoundError(
-            f"model.path={config.path}: no model folder, and not to be had from the hub: {str(error).splitlines()[0]}"
-        ) from error
+            f"model.path={config.path}: no model folder, and not to be had from the hub: {said}"
+        ) from None
     if config.chat_template is not None:
         tokenizer.chat_template = load_template(config.chat_template)
     switch_noise_off(model)

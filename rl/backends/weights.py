@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from rl.backends import hub
 from rl.backends.distributed import full, local
 from rl.backends.lora import bare_model, base_name, merged_parameters
 
@@ -149,6 +150,7 @@ def hash_model(path: str, revision: str | None) -> dict[str, str]:
     if not Path(path).is_dir():
         from transformers import AutoConfig
 
+        hub.no_answer()
         commit = getattr(AutoConfig.from_pretrained(path, revision=revision), "_commit_hash", None)
         return {f"model {path}": str(commit)}
     files = sorted(file for file in Path(path).iterdir() if file.is_file() and file.suffix not in ("", ".md"))

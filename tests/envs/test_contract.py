@@ -83,9 +83,39 @@ class RepeatsIds(Good):
         return [Task("same", f"{split} {i}", str(i)) for i in range(3)]
 
 
+class PaysHalf(Good):
+    def verify(self, task, response):
+        return super().verify(task, response) if response in ("", task.gold) else Score(0.5, Verdict.WRONG)
+
+
+class PaysTheWrong(Good):
+    def verify(self, task, response):
+        return Score(float(bool(response)), Verdict.CORRECT if response == task.gold else Verdict.WRONG)
+
+
+class HalfRight(Good):
+    def verify(self, task, response):
+        return Score(1.0 if response == task.gold else 0.5 * bool(response), Verdict.CORRECT)
+
+
+class TwoAnswers(Good):
+    def load(self, split):
+        return [Task(f"{split}-{i}", f"{split}?", str(i)) for i in range(3)]
+
+
+class Raises(Good):
+    def verify(self, task, response):
+        return Score.of(int(response) == int(task.gold))
+
+
 @pytest.mark.parametrize(
     ("taskset", "message"),
     [
+        (PaysHalf, r"is wrong and worth 0\.5.*partial_credit = True"),
+        (PaysTheWrong, r"is wrong and worth 1\.0"),
+        (HalfRight, r"empty response|is correct and worth"),
+        (TwoAnswers, "train-0 and train-1 ask the same.*'0', '1'"),
+        (Raises, "step raises after ''.*invalid literal"),
         (LeakingSplits, "share the question"),
         (PaysForNothing, "empty response"),
         (RefusesGold, "gold response"),
@@ -101,8 +131,71 @@ def test_a_broken_environment_is_caught(taskset, message, monkeypatch):
         check_env(env_id)
 
 
-def test_a_good_environment_passes():
+def test_partial_credit_is_declared():
+    envs.register("good/part-v1", type("Part", (PaysHalf,), {"partial_credit": True}), prompts="toy-v1")
+    check_env("good/part-v1")
+
+
+@envs.FEEDBACK.register("test_says_none")
+def says_none(task, response, score, prompts):
+    return None
+
+
+@envs.FEEDBACK.register("test_says_nothing")
+def says_nothing(task, response, score, prompts):
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feedback": "test_says_none"}, "env.feedback=test_says_none returned None; it must return a text"),
+        ({"feedback": "test_says_nothing"}, "must be Messages with a text"),
+        ({"prompts": "math-v1"}, r"the prompts ask for \\boxed, which verify does not read: it wants '0'"),
+        ({"prompts": "short-v1"}, "the prompts ask for <answer>"),
+        ({"prompts": "code-v1"}, "the prompts ask for ```python"),
+        ({"prompts_text": {"retry": "State it as #### answer"}}, "the prompts ask for ####"),
+    ],
+)
+def test_words_that_mislead_the_policy_are_caught(changes, message):
+    envs.register("good/words-v1", Good, prompts="toy-v1")
+    with pytest.raises(ContractError, match=message):
+        check_env("good/words-v1", **changes)
+
+
+def test_words_that_the_model_has_no_token_for_are_caught(modchain):
+    options = {"n_train": 20, "n_validation": 5, "n_test": 5}
+    check_env("errata/modchain-v1", tokenizer=modchain[1], options=options)
+    for changes in ({"prompts_text": {"retry": "check that"}}, {"prompts_text": {"task": "that {question}"}}):
+        with pytest.raises(ContractError, match=r"no token for 'that', so the policy is shown token"):
+            check_env("errata/modchain-v1", tokenizer=modchain[1], options=options, **changes)
+
+
+def test_roles_between_attempts_are_played_too():
+    envs.register("good/between-v1", Good, prompts="math-v1", between="verify", prompts_text={"task": "{question}"})
+    with pytest.raises(ContractError, match="boxed"):  # the request still asks for a box
+        check_env("good/between-v1")
+    check_env("good/between-v1", prompts_text={"task": "{question}", "retry": "again"})
+
+
+class Few(Good):
+    def load(self, split):
+        return super().load(split)[:3] if split != "validation" else []
+
+
+def test_what_few_tasks_cannot_do_is_said(capsys):
+    envs.register("good/few-v1", Few, prompts="toy-v1")
+    check_env("good/few-v1")
+    said = capsys.readouterr().out
+    assert "3 training tasks are soon known by heart" in said
+    assert "no validation tasks: runs need training.validate_every=0" in said
+    assert "with 3 test tasks a rate near 50 % is known within 57 points only" in said
+
+
+def test_a_good_environment_passes_and_is_told_so(capsys):
     envs.register("good/good-v1", Good, prompts="toy-v1")
-    said = check_env("good/good-v1")
+    check_env("good/good-v1")
+    said = capsys.readouterr().out
+    assert "good/good-v1 keeps the contract" in said
     assert "3 train, 3 validation, 3 test" in said
     assert "'train 0'" in said

@@ -73,3 +73,34 @@ def test_environments_alone_say_who_reads_from_the_hub(monkeypatch):
     monkeypatch.setattr(published, "_reader", None)
     with pytest.raises(FileNotFoundError, match=r"rl\.backends\.hub\.register"):
         envs.make("errata/gsm8k-v1", options={"path": "hub"}).taskset.load(Split.TEST)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_published_file_may_have_been_saved_again_in_another_encoding(gsm8k, encoding):
+    taskset, folder = gsm8k
+    before = taskset.load(Split.TEST)
+    path = folder / "test.jsonl"
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(encoding))
+    assert envs.make("errata/gsm8k-v1", options={"path": str(folder)}).taskset.load(Split.TEST) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": 3}, r"test\.jsonl, line 1: column 'question' must be text, got 3"),
+        ({"question": None}, r"test\.jsonl, line 1: column 'question' must be text, got None"),
+        ({"answer": None}, r"test\.jsonl, row 1: the answer must be text, got None"),
+        ({"answer": {"value": 3}}, r"test\.jsonl, row 1: the answer must be text, got \{'value': 3\}"),
+        ({"answer": 3.5}, r"test\.jsonl, row 1: the answer must be text, got 3\.5"),
+    ],
+)
+def test_a_cell_of_another_kind_is_named_with_its_line(gsm8k, change, message):
+    taskset, folder = gsm8k
+    write(folder, "test.jsonl", [{"question": "How many?", "answer": "#### 3"} | change])
+    with pytest.raises(ValueError, match=message):
+        taskset.load(Split.TEST)
+
+
+def test_a_missing_file_of_ones_own_names_the_environment_for_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="For a file of your own use env=rows"):
+        envs.make("errata/gsm8k-v1", options={"path": str(tmp_path / "mine.jsonl")}).taskset.load(Split.TEST)

@@ -5,7 +5,7 @@ import pytest
 
 import envs
 from envs import Message, StopReason
-from rewards import Verdict
+from rewards import Score, Verdict
 
 
 def make(**kwargs):
@@ -143,12 +143,60 @@ def test_gymnasium_make_works():
     assert env.unwrapped.task.question in observation[0].content
 
 
-def test_gymnasium_makes_vectors_and_renders():
-    vector = gymnasium.make_vec("errata/modchain-v1", num_envs=2, vectorization_mode="sync")
-    observations, _ = vector.reset(seed=[3, 4])
-    assert [len(messages) for messages in observations] == [1, 1]
-    _, rewards, *_ = vector.step((": 1", ": 2"))
-    assert set(rewards) <= {0.0, 1.0}
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("observed", ["same", "different"])
+def test_gymnasium_makes_vectors(mode, observed):
+    vector = gymnasium.make_vec(
+        "errata/modchain-v1", num_envs=2, vectorization_mode=mode, vector_kwargs={"observation_mode": observed}
+    )
+    try:
+        observations, _ = vector.reset(seed=[3, 4])
+        for seed, messages in zip((3, 4), observations, strict=True):
+            assert messages == gymnasium.make("errata/modchain-v1").reset(seed=seed)[0]
+        observations, rewards, *_ = vector.step((": 1", ": 2"))
+        assert observations == ((Message("user", "check"),),) * 2
+        assert set(rewards) <= {0.0, 1.0}
+        assert vector.action_space.contains(vector.action_space.sample())
+    finally:
+        vector.close()
+
+
+def test_a_conversation_that_does_not_fit_the_shared_memory_says_so():
+    from gymnasium.vector.utils import write_to_shared_memory
+
+    with pytest.raises(ValueError, match=r"does not fit.*'shared_memory': False"):
+        write_to_shared_memory(
+            envs.make("errata/modchain-v1").observation_space, 0, (Message("user", "é" * 50_000),), b""
+        )
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: make(split="tset"), "split=tset: unknown; did you mean 'test'.*Known: train, validation, test"),
+        (lambda: make(fedback="none"), "no argument 'fedback'; did you mean 'feedback'"),
+        (lambda: make(n_train=50), r"it is one of the task set's: options=\{'n_train': 50\}"),
+        (lambda: gymnasium.make("errata/modchain-v1", n_train=50), r"options=\{'n_train': 50\}"),
+        (lambda: make(render_mode="human"), "render_mode=human: use ansi"),
+        (lambda: make().reset(options={"tsk": 1}), r"reset\(options=.*did you mean 'task'"),
+        (lambda: make().reset(options={"task": "1"}), "takes an envs.Task, got '1'"),
+        (lambda: make().taskset.load("trian"), "split=trian.*did you mean 'train'"),
+        (lambda: envs.Task("a", "b", 3), "task a: the gold must be text, got 3"),
+        (lambda: envs.Task("a", None, "3"), "task a: the question must be text, got None"),
+        (lambda: Score(1.0, "corect"), "verdict=corect: unknown; did you mean 'correct'"),
+    ],
+)
+def test_a_mistake_in_the_call_is_one_sentence(act, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        act()
+
+
+def test_names_do_where_enums_are():
+    assert Score(1.0, "correct") == Score(1.0, Verdict.CORRECT)
+    assert make(split="test").tasks == make(split=envs.Split.TEST).tasks == tuple(make().taskset.load("test"))
+
+
+def test_gymnasium_renders():
     env = gymnasium.make("errata/modchain-v1", render_mode="ansi")
     env.reset(seed=3)
     env.step(": 1")

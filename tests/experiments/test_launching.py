@@ -34,12 +34,16 @@ def test_accelerate_reads_its_configs(path):
 @pytest.mark.parametrize("sharded", [[], ["--use_fsdp", "--fsdp_version=2"]], ids=["ddp", "fsdp2"])
 def test_two_processes_are_started_where_there_is_no_gpu(sharded, tmp_path):
     script = tmp_path / "says.py"
-    script.write_text("import os; print(os.environ.get('RANK'), 'of', os.environ.get('WORLD_SIZE'), flush=True)")
+    # A file for each process: what two processes print can come out mixed.
+    script.write_text(
+        "import os, pathlib; rank, size = os.environ.get('RANK'), os.environ.get('WORLD_SIZE')\n"
+        "pathlib.Path(__file__).with_name(f'{rank} of {size}').touch()"
+    )
     config = ROOT / "configs" / "accelerate" / "two_cpus.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *sharded]
     command += ["--main_process_port=0", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
-    assert sorted(done.stdout.split("\n")[:-1]) == ["0 of 2", "1 of 2"], done.stderr
+    assert sorted(path.name for path in tmp_path.glob("* of *")) == ["0 of 2", "1 of 2"], done.stderr
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit", "ray"])

@@ -6,7 +6,7 @@ import pytest
 
 from rewards import Verdict
 from rewards.asserts import Case, cases_of, check_body, declare_all, free_names
-from rewards.code import CheckCode, FunctionTests, ScriptTests, score_code, score_program
+from rewards.code import CheckCode, FunctionTests, ScriptTests, as_tests, score_code, score_program
 from rewards.comparison import comparison, safely
 from rewards.observation import clean_text
 from rewards.sandbox import Limits
@@ -326,3 +326,34 @@ def test_a_checker_of_the_tasks_author():
 )  # fmt: skip
 def test_numbers_with_a_tolerance(expected, actual, same):
     assert comparison("numbers")(expected, actual, "") == same
+
+
+@pytest.mark.parametrize(
+    ("tests", "form"),
+    [
+        (["assert f(1) == 2", "assert f(2) == 3"], "hidden"),
+        ("assert f(1) == 2\nassert f(2) == 3", "hidden"),
+        (["x = f(1)\nassert x == 2"], "code"),
+        (CheckCode("assert f(1) == 2"), "code"),
+    ],
+)
+def test_assertions_as_text_are_tests(tests, form):
+    made = FunctionTests(code=tests) if isinstance(tests, CheckCode) else as_tests(tests)
+    assert getattr(made, form)
+    given = made if isinstance(tests, CheckCode) else tests
+    assert score_code("```python\ndef f(x):\n    return x + 1\n```", given).value == 1.0
+    assert score_code("```python\ndef f(x):\n    return x\n```", given).value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda: score_code(None, ["assert f(1) == 2"]), "a response must be text, got None"),
+        (lambda: score_code("x", [3]), "tests are FunctionTests, ScriptTests, or assertions as text"),
+        (lambda: score_code("x", None), "tests are FunctionTests, ScriptTests, or assertions as text"),
+        (lambda: FunctionTests(["assert f(1) == 2"]), r"hold Case, got 'assert f\(1\) == 2'; .*as_tests"),
+    ],
+)
+def test_what_is_no_response_or_no_test_is_one_sentence(act, message):
+    with pytest.raises(TypeError, match=message):
+        act()

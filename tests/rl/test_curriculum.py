@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from envs import Task
 from rl.config import AlgorithmConfig, TrainingConfig
-from rl.curriculum import CURRICULA, Draw, TaskStream, passed, running
+from rl.curriculum import CURRICULA, Curriculum, Draw, passed, running
 from rl.tracking import read_jsonl
 from rl.types import derive_seed
 from rl.workbench import Workbench
@@ -20,12 +20,21 @@ BAND = {"low": 0.2, "high": 0.8, "smoothing": 0.5, "explore": 0.0}
 TASKS = [Task(name, name, name) for name in "abcdef"]
 
 
-def stream(curriculum="pass_rate", options=BAND, seed=0):
-    return TaskStream(TASKS, lambda epoch: range(len(TASKS)), seed, curriculum, options)
+class Stream(Curriculum):
+    """A curriculum over tasks that come in their order, and the place that it has come to."""
+
+    def __init__(self, name="pass_rate", options=BAND):
+        super().__init__(name, options, lambda position: TASKS[position % len(TASKS)], len(TASKS), seed=0)
+        self.position = 0
+
+    def next(self, n):
+        taken = self.take(self.position, n)
+        self.position = taken[-1] + 1
+        return taken
 
 
 def drawn(one, n):
-    return [one.task_at(position).id for position in one.take(n)]
+    return [TASKS[position % len(TASKS)].id for position in one.next(n)]
 
 
 def test_a_running_rate_by_hand():
@@ -36,7 +45,7 @@ def test_a_running_rate_by_hand():
 
 
 def test_solved_and_hopeless_tasks_are_passed_over_and_counted():
-    one = stream()
+    one = Stream()
     assert drawn(one, 6) == list("abcdef")
     assert one.metrics()["curriculum/new_fraction"] == 1.0
     one.learn([(0, 1.0), (1, 0.0), (2, 0.5), (3, 0.25), (4, 0.9), (5, 0.8)])
@@ -51,19 +60,19 @@ def test_solved_and_hopeless_tasks_are_passed_over_and_counted():
 
 
 def test_a_pass_without_a_task_ends_with_the_next_as_it_comes():
-    one = stream()
-    one.take(6)
+    one = Stream()
+    one.next(6)
     one.learn([(position, 1.0) for position in range(6)])
     assert drawn(one, 2) == ["a", "b"]
     assert one.position == 6 + 7 + 7
 
 
 def test_what_is_passed_over_is_looked_at_again_with_the_share_that_was_asked_for():
-    one = stream(options=BAND | {"explore": 0.25})
-    one.take(6)
+    one = Stream(options=BAND | {"explore": 0.25})
+    one.next(6)
     one.learn([(position, float(position < 3)) for position in range(6)])
     one.metrics()
-    one.take(500)
+    one.next(500)
     found = one.metrics()
     # A geometric wait for a chance of 1/4, cut off after a whole pass of six tasks.
     share = 0.25 / (1 - 0.75**7)
@@ -80,10 +89,13 @@ def test_learnability_draws_by_the_variance_of_what_is_earned():
 
 
 def test_uniform_is_the_stream_as_it_was():
-    one = stream("uniform", {})
+    trainer, _ = build_trainer(modchain_config(algorithm=AlgorithmConfig(name="x", group_size=2)))
+    episodes = log_step(trainer)[1] + log_step(trainer)[1]
+    assert sorted({episode.group_id for episode in episodes}) == list(range(16))
+    assert trainer.source.curriculum is None
+    one = Stream("uniform", {})
     one.learn([(0, 1.0)])
-    assert one.take(13) == list(range(13))
-    assert one.metrics() == {}
+    assert one.next(13) == list(range(13))
 
 
 def test_only_episodes_that_say_something_count_as_passed_or_not():
@@ -135,8 +147,8 @@ def test_a_curriculum_from_outside_is_a_function_of_what_a_task_came_to(monkeypa
     for table in ("_values", "_options", "_facts"):
         monkeypatch.setattr(CURRICULA, table, dict(getattr(CURRICULA, table)))
     CURRICULA.register("not_twice")(lambda history: Draw(history[-1], 0.0, True))
-    one = stream("not_twice", {})
-    one.take(6)
+    one = Stream("not_twice", {})
+    one.next(6)
     one.learn([(0, 0.5), (2, 0.5)])
     assert drawn(one, 4) == list("bdef")
 
@@ -179,9 +191,9 @@ def test_processes_share_one_stream():
     """What two processes draw together, learning of each other's groups, is what one process draws."""
 
     def chosen(shares):
-        one, found = stream(options=BAND | {"explore": 0.3}), []
+        one, found = Stream(options=BAND | {"explore": 0.3}), []
         for _ in range(20):
-            positions = one.take(4)
+            positions = one.next(4)
             found += positions
             rates = [(p, derive_seed(1, p) / 2**63) for p in positions]
             one.learn([pair for rank in range(shares) for pair in rates[rank::shares]])

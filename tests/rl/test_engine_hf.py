@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from envs import Message
+from rl.backends import attention
+from rl.backends.attention import attend_grouped
 from rl.backends.engine_hf import HFEngine, draw, uniforms
 from rl.rollout import complete
 from rl.types import Finish, Request, derive_seed
@@ -188,3 +191,48 @@ def test_equal_prompts_are_read_once(modchain):
     assert n_rows[:2] == [2, 8]
     alone = [complete(engine, [request])[0] for request in asked]
     assert [c.action_ids for c in together] == [c.action_ids for c in alone]
+
+
+def columns(n, rows=2, start=0.0):
+    return start + torch.arange(rows * 3 * n * 4, dtype=torch.float32).reshape(rows, 3, n, 4)
+
+
+def test_columns_are_appended_in_place_and_what_was_seen_stays(engine):
+    cache, _ = engine._store.take([])
+    first = columns(5)
+    held = [cache.update(first, -first, 0)]
+    expected = first
+    for step in range(40):
+        new = columns(1, start=100.0 * step)
+        held.append(cache.update(new, -new, 0))
+        expected = torch.cat([expected, new], dim=2)
+    keys, values = held[-1]
+    assert torch.equal(keys, expected)
+    assert torch.equal(values, -expected)
+    for n, (keys, values) in enumerate(held):
+        assert torch.equal(keys, expected[:, :, : 5 + n])
+        assert torch.equal(values, -expected[:, :, : 5 + n])
+    places = {keys.data_ptr() for keys, _ in held}
+    assert len(places) < 5  # most steps wrote into the room that there was
+
+
+def test_selected_rows_go_on_by_themselves(engine):
+    cache, _ = engine._store.take([])
+    whole = columns(5, rows=3)
+    before, _ = cache.update(whole, whole, 0)
+    cache.reorder_cache(torch.tensor([2, 0]))
+    new = columns(1, start=-50.0)
+    keys, values = cache.update(new, new, 0)
+    assert torch.equal(keys, torch.cat([whole[[2, 0]], new], dim=2))
+    assert torch.equal(values, keys)
+    assert torch.equal(before, whole)
+
+
+@pytest.mark.parametrize(("heads_of_keys", "expected"), [(1, True), (2, False)])
+def test_shared_keys_are_read_where_they_lie(heads_of_keys, expected, monkeypatch):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 11}
+    config = LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=heads_of_keys, pad_token_id=0)
+    engine, calls = HFEngine(LlamaForCausalLM(config).eval(), [10], 0), []
+    monkeypatch.setattr(attention, "attend_grouped", lambda *args, **kw: calls.append(1) or attend_grouped(*args, **kw))
+    complete(engine, [Request(0, (1, 2, 3), 4, 0.0, 1)])
+    assert bool(calls) is expected

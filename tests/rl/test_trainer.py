@@ -137,11 +137,16 @@ def test_every_parameter_moves_and_the_metrics_are_in_the_catalogue():
 
 
 def test_several_updates_per_batch_use_the_old_policy():
-    algorithm = AlgorithmConfig(name="x", group_size=4, epochs=2, minibatches=2, stages=named(StageConfig()))
+    algorithm = AlgorithmConfig(name="x", group_size=4, epochs=2, minibatches=3, stages=named(StageConfig()))
     trainer, _ = build_trainer(modchain_config(algorithm=algorithm, lr=3e-2))
-    metrics, _ = log_step(trainer)
-    assert metrics["policy/ratio"] != pytest.approx(1.0, abs=1e-6)
-    assert metrics["policy/clip_fraction"] > 0
+    step = trainer.train_step()
+    assert step.measured.log["policy/ratio"] != pytest.approx(1.0, abs=1e-6)
+    assert step.measured.log["policy/clip_fraction"] > 0
+    # Every epoch reads every row once, in an order of its own.
+    first, second = (torch.cat(step.batch.plan[start : start + 3]).tolist() for start in (0, 3))
+    assert sorted(first) == sorted(second) == list(range(32))
+    assert first != second
+    assert [len(part) for part in step.batch.plan] == [11, 11, 10] * 2
 
 
 def test_single_turn_training_samples_one_attempt():
@@ -158,7 +163,9 @@ def test_a_run_of_failures_stops_with_a_clear_message():
     cfg = modchain_config()
     cfg.model.context_length = 5
     trainer, _ = build_trainer(cfg)
-    with pytest.raises(RunStoppedError, match=r"100% of the episodes failed.*context_full"):
+    with pytest.raises(
+        RunStoppedError, match=r"100% of the episodes failed.*context_full, the question has 8 tokens and .*holds 5"
+    ):
         trainer.train_step()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from envs import StopReason
-from rl.batching import micro_batches, minibatches, placeholder, to_rollout_batch
+from rl.batching import micro_batches, placeholder, to_rollout_batch
 from rl.types import Episode, Finish, RolloutBatch, Turn
 from tests.helpers import batch, episode, turn
 
@@ -101,9 +101,3 @@ def test_micro_batches_cover_every_row_within_the_budget():
     for rows, width in pieces:
         assert width == lengths[rows].max()
         assert len(rows) * width <= 20 or len(rows) == 1  # the row of 25 gets a piece of its own
-
-
-def test_minibatches_partition():
-    parts = minibatches(10, 3, torch.Generator().manual_seed(0))
-    assert sorted(torch.cat(parts).tolist()) == list(range(10))
-    assert [len(part) for part in minibatches(2, 3, torch.Generator())] == [1, 1, 0]

@@ -1,8 +1,7 @@
-"""What decoding token by token needs of a cache and of attention, so that a step copies no keys and values.
+"""Attention of one new token per row where several heads read the same keys (grouped queries), as decoding has it.
 
-A step reads one token per row, and every key and value that the rows have. Transformers' own cache copies them all to
-make room for one more column, and where several heads share keys (grouped queries) its attention copies them once for
-every head. Both cost more than the step itself once answers are long.
+Transformers copies keys and values once for every head that reads them. That costs more than a decoding step itself
+once answers are long; read where they lie, they cost nothing.
 """
 
 from collections.abc import Iterator
@@ -11,46 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-
-class RoomyLayer(DynamicLayer):
-    """Keys and values of a layer, with room for further columns behind them.
-
-    What :attr:`keys` and :attr:`values` show is never written to again: new columns go behind it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._buffers: list[Tensor | None] = [None, None]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends columns ``[B, H, T, D]``; returns all that there are."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = self._append(0, self.keys, key_states), self._append(1, self.values, value_states)
-        return self.keys, self.values
-
-    def _append(self, part: int, held: Tensor | None, new: Tensor) -> Tensor:
-        assert held is not None  # initialised above
-        n_held = held.shape[-2] if held.numel() else 0
-        total, buffer = n_held + new.shape[-2], self._buffers[part]
-        # Rows that were dropped or selected have left the buffer: what is held then lies somewhere else.
-        if buffer is None or buffer.data_ptr() != held.data_ptr() or total > buffer.shape[-2]:
-            buffer = self._buffers[part] = new.new_empty(*new.shape[:-2], total + total // 4 + 16, new.shape[-1])
-            if n_held:
-                buffer[..., :n_held, :] = held
-        buffer[..., n_held:total, :] = new
-        return buffer[..., :total, :]
-
-
-def roomy_cache(config: Any) -> DynamicCache:
-    """An empty cache for a model; layers that forget or keep a state only are transformers' own."""
-    cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""Vectors of environments of text, as ``gymnasium.make_vec`` makes them: batches of spaces, and a shared memory.
+
+gymnasium knows how to put arrays into the memory that the processes of an asynchronous vector share; what it does for
+texts is here.
+"""
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import gymnasium
+from gymnasium.spaces import Tuple
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
+from gymnasium.vector.utils import (
+    batch_differing_spaces,
+    create_shared_memory,
+    read_from_shared_memory,
+    write_to_shared_memory,
+)
+
+from envs.base import Message
+
+BYTES = 2**18
+"""Of the shared memory, for what one environment says at a time."""
+
+
+class TextSpace(gymnasium.Space[Any]):
+    """A space of texts. Two of a kind are equal: ``gymnasium.make_vec`` asks."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as gymnasium's own spaces
+
+    def _digits(self) -> str:
+        return " ".join(map(str, self.np_random.integers(0, 10, 4)))
+
+
+class MessagesSpace(TextSpace):
+    """The space of tuples of chat messages."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> tuple[Message, ...]:
+        """A single user message of random digits."""
+        return (Message("user", self._digits()),)
+
+    def contains(self, x: Any) -> bool:
+        """Whether ``x`` is a tuple of messages of text."""
+        return isinstance(x, tuple) and all(isinstance(one, Message) and isinstance(one.content, str) for one in x)
+
+
+class ResponseSpace(TextSpace):
+    """The space of all strings: a policy may write anything."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """A few random digits."""
+        return self._digits()
+
+    def contains(self, x: Any) -> bool:
+        """Whether ``x`` is a string."""
+        return isinstance(x, str)
+
+
+class _Shared(Sequence[Any]):
+    """What the environments of a vector said last, read when it is looked at; a copy of it is a plain tuple."""
+
+    def __init__(self, memory: Any, n: int) -> None:
+        self._memory, self._n = memory, n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: Any) -> Any:
+        start = range(self._n)[index] * BYTES
+        data = bytes(self._memory[start : start + BYTES]).rstrip(b"\0")
+        said = json.loads(data) if data else []
+        return said if isinstance(said, str) else tuple(Message(role, content) for role, content in said)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[Any, ...]:
+        return tuple(self)
+
+
+@create_shared_memory.register(TextSpace)
+def _create(space: TextSpace, n: int = 1, ctx: Any = None) -> Any:
+    return ctx.Array("B", n * BYTES)
+
+
+@read_from_shared_memory.register(TextSpace)
+def _read(space: TextSpace, shared_memory: Any, n: int = 1) -> Any:
+    return _Shared(shared_memory, n)
+
+
+@write_to_shared_memory.register(TextSpace)
+def _write(space: TextSpace, index: int, value: Any, shared_memory: Any) -> None:
+    plain = value if isinstance(value, str) else [(message.role, message.content) for message in value]
+    data = json.dumps(plain).encode()  # in ASCII, so that no byte is 0
+    if len(data) > BYTES:
+        raise ValueError(
+            f"an observation of {len(data)} bytes does not fit the shared memory of {BYTES}: make the vector with "
+            "vector_kwargs={'shared_memory': False}"
+        )
+    shared_memory[index * BYTES : (index + 1) * BYTES] = data.ljust(BYTES, b"\0")
+
+
+@is_space_dtype_shape_equiv.register(TextSpace)
+def _alike(space_1: TextSpace, space_2: Any) -> bool:
+    return space_1 == space_2
+
+
+@batch_differing_spaces.register(MessagesSpace)  # it is looked up by the very class
+@batch_differing_spaces.register(ResponseSpace)
+def _batch(spaces: Sequence[TextSpace]) -> Tuple:
+    return Tuple([deepcopy(space) for space in spaces], seed=deepcopy(spaces[0].np_random))

@@ -1,0 +1,278 @@
+"""An environment, looked at before a run: ``python -m experiments.check env=rows env.options.path=my.jsonl``.
+
+Tasks and splits, the contract, golds that fail, lengths in the model's tokens, two episodes as the model reads them,
+what sampled responses get, and what to change. Ends with an error if a run would go wrong.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+import envs
+from envs import SelfCorrectEnv, Split, Task
+from envs.checker import ContractError, contract, gold_of, said, size_notes, unknown_words
+from experiments.cli import UserError, console, entry_point
+from experiments.schema import CheckConfig
+from rewards import Verdict
+
+if TYPE_CHECKING:
+    from rl.types import Episode
+    from rl.workbench import Workbench
+
+SHOWN = 5
+"""Failing golds, unknown words and the like that a line names."""
+MAX_SHOWN_TOKENS = 160
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is wrong, so that a run would go wrong; and what would be better otherwise."""
+
+    wrong: list[str] = field(default_factory=list)
+    better: list[str] = field(default_factory=list)
+
+
+@entry_point("check")
+def main(cfg: CheckConfig) -> None:
+    """Prints what was found; the data first, which need no model."""
+    from rl.workbench import make_env, make_taskset
+
+    found = Findings()
+    taskset: Any = make_taskset(cfg.env)
+    tasks = {split: list(taskset.load(split)) for split in Split}
+    sizes = {split.value: len(tasks[split]) for split in Split}
+    _title("Tasks")
+    console.print(
+        f"{cfg.env.id}: {', '.join(f'{n} {split}' for split, n in sizes.items())}; {cfg.env.attempts} attempts"
+    )
+    found.better += size_notes(sizes)
+    first = next((split for split in Split if tasks[split]), None)
+    if first is None:
+        raise UserError(f"{cfg.env.id} has no tasks at all")
+    env: Any = make_env(cfg.env, taskset, first)
+    if isinstance(env, SelfCorrectEnv):
+        try:
+            kept = contract(lambda: make_env(cfg.env, make_taskset(cfg.env), first))  # type: ignore[arg-type, return-value]
+            console.print(f"It {kept.partition('. Tasks')[0]}, played on {first}.")
+        except ContractError as error:
+            found.wrong.append(str(error))
+        check_golds(env, tasks, cfg.golds, found)
+    split = next((split for split in (Split.VALIDATION, Split.TEST) if tasks[split]), None)
+    if split is None:
+        found.wrong.append("there are neither validation nor test tasks, so nothing can be measured")
+        return _conclude(found)
+    bench = build(cfg, split)
+    check_lengths(bench, env, [task for part in tasks.values() for task in part], found)
+    episodes = sample(bench, tasks[first], first, cfg.samples)
+    show_episodes(bench, episodes[: cfg.shown])
+    check_samples(bench, episodes, found)
+    _conclude(found)
+
+
+def _title(text: str) -> None:
+    console.print(f"\n[bold cyan]{text}[/]")
+
+
+def _conclude(found: Findings) -> None:
+    _title("What to change")
+    for line in found.wrong:
+        console.print(Text.assemble(("must: ", "bold red"), line))
+    for line in found.better:
+        console.print(Text.assemble(("could: ", "yellow"), line))
+    if not found.wrong and not found.better:
+        console.print("Nothing: all is well.")
+    if found.wrong:
+        raise UserError("a run would go wrong: change what is marked with must")
+
+
+def build(cfg: CheckConfig, split: Split) -> "Workbench":
+    """The model, and the environment around it."""
+    from rl.config import EvalConfig, RunConfig
+    from rl.workbench import Workbench
+
+    evaluation = EvalConfig(split=split.value)
+    return Workbench.build(
+        RunConfig(
+            cfg.seed, cfg.threads, name="check", model=cfg.model, env=cfg.env, engine=cfg.engine, evaluation=evaluation
+        )
+    )
+
+
+def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int, found: Findings) -> None:
+    """Grades gold responses of every split; those that do not earn 1 are named."""
+    failing, graded, unknown = [], 0, 0
+    for split in Split:
+        for task in tasks[split][: limit or None]:
+            gold = gold_of(env, task)
+            if gold is None:
+                unknown += 1
+                continue
+            graded += 1
+            try:
+                score = env.taskset.verify(task, gold)
+                if score.value != 1.0:
+                    failing.append(f"{task.id} ({score.verdict}{score.reason and ': ' + score.reason})")
+            except Exception as error:  # the verifier is somebody's own
+                failing.append(f"{task.id} ({type(error).__name__}: {error})")
+    console.print(
+        f"{graded - len(failing)} of {graded} golds that were graded earn 1." if graded else "No golds to grade."
+    )
+    if unknown:
+        console.print(f"{unknown} tasks have no gold response.")
+    if failing:
+        more = f" and {len(failing) - SHOWN} more" if len(failing) > SHOWN else ""
+        found.wrong.append(
+            f"{len(failing)} golds do not earn 1, so their tasks cannot be solved: {', '.join(failing[:SHOWN])}{more}. "
+            "Mend or leave out these rows, or take another verifier"
+        )
+
+
+def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Findings) -> None:
+    """Prompts and golds in tokens, against the limits of responses and of the context."""
+    config, limit = bench.config.env, bench.context_length
+    looked = tasks[:: math.ceil(len(tasks) / 1000)]
+    prompts, golds, texts = {}, {}, []
+    for task in looked:
+        messages, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
+        messages = (envs.Message("user", messages),) if isinstance(messages, str) else messages
+        prompts[task.id] = len(bench.renderer.opening(messages))
+        texts += [message.content for message in messages[-2:]]
+        gold = gold_of(env, task) if isinstance(env, SelfCorrectEnv) else None
+        if gold is not None:
+            golds[task.id] = len(bench.tokenizer.encode(gold, add_special_tokens=False)) + 1
+            texts.append(gold)
+    _title("Lengths, in tokens of the model")
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "median", "longest", "limit", "over it"):
+        table.add_column(name, justify="left" if not name else "right")
+    budget = config.token_budget(config.attempts)
+    longest = max(config.max_new_tokens)
+    rows = {
+        "question": (prompts, limit - 1, "context"),
+        "question and all attempts": ({i: n + budget for i, n in prompts.items()}, limit, "context"),
+        "gold response": (golds, longest, "env.max_new_tokens"),
+    }
+    over = {name: [i for i, n in lengths.items() if n > most] for name, (lengths, most, _) in rows.items()}
+    for name, (lengths, most, whose) in rows.items():
+        if lengths:
+            counted = (f"{median(lengths.values()):.0f}", str(max(lengths.values())), f"{most} ({whose})")
+            table.add_row(name, *counted, f"{len(over[name])} of {len(lengths)}")
+    console.print(table)
+    if too_long := over["question"]:
+        found.wrong.append(
+            f"{len(too_long)} questions leave no room in the model's context of {limit} tokens, the longest has "
+            f"{max(prompts.values())}: {', '.join(too_long[:SHOWN])}. Leave them out, or take a longer context"
+        )
+    elif tight := over["question and all attempts"]:
+        room = (limit - max(prompts.values())) // config.attempts
+        found.better.append(
+            f"{len(tight)} episodes may outgrow the context of {limit} tokens and are broken off then; "
+            f"env.max_new_tokens=[{max(room, 1)}] leaves room for {config.attempts} attempts at the longest question"
+        )
+    if cut := over["gold response"]:
+        found.wrong.append(
+            f"{len(cut)} golds are longer than env.max_new_tokens={longest}, so they would be cut off: "
+            f"{', '.join(cut[:SHOWN])}. Set env.max_new_tokens=[{-(-max(golds.values()) // 8) * 8}]"
+        )
+    texts += said(env) if isinstance(env, SelfCorrectEnv) else []
+    if unknown := unknown_words(bench.tokenizer, texts):
+        found.wrong.append(
+            f"the model has no token for {len(unknown)} words, {', '.join(map(repr, unknown[:SHOWN]))}, and would be "
+            "shown the same token for all of them: take another model, as model=path model.path=..."
+        )
+
+
+def sample(bench: "Workbench", tasks: Sequence[Task], split: Split, n: int) -> "list[Episode]":
+    """``n`` episodes of different tasks, sampled at temperature 1."""
+    from rl.rollout import EpisodePlan
+    from rl.types import derive_seed
+
+    chosen = [tasks[i * len(tasks) // n] for i in range(n)] if len(tasks) >= n else list(tasks)
+    plans = [EpisodePlan(task, i, derive_seed(bench.config.seed, "check", i)) for i, task in enumerate(chosen)]
+    with console.status(f"sampling {len(plans)} episodes"):
+        return bench.rollout(split).run(plans, 1.0)
+
+
+def show_episodes(bench: "Workbench", episodes: "Sequence[Episode]") -> None:
+    """Episodes token by token: dim what is read, bold what is sampled and learned from, a bar between two tokens."""
+    for episode in episodes:
+        _title(f"Episode of {episode.task_id}: what is read is dim, what is sampled is bold")
+        before: tuple[int, ...] = ()
+        for turn in episode.turns:
+            new = turn.prompt_ids[len(before) :] if turn.prompt_ids[: len(before)] == before else turn.prompt_ids
+            console.print(_tokens(bench, new, "dim"), _tokens(bench, turn.action_ids, "bold"), sep="", end="")
+            verdict = turn.score.verdict if turn.score is not None else "no verdict"
+            cut = ", cut off" if turn.finish == "length" else ""
+            console.print(
+                f"\n[green]  {turn.role}: reward {turn.reward:g}, {verdict}, {len(turn.action_ids)} tokens{cut}[/]"
+            )
+            before = turn.prompt_ids + turn.action_ids
+        if episode.error is not None:
+            console.print(f"[red]  {episode.stop_reason}: {episode.error}[/]", markup=True, highlight=False)
+
+
+def _tokens(bench: "Workbench", ids: Sequence[int], style: str) -> Text:
+    half = MAX_SHOWN_TOKENS // 2
+    pieces = [bench.tokenizer.decode([one]) for one in ids]
+    if len(pieces) > MAX_SHOWN_TOKENS:
+        pieces = [*pieces[:half], f" ... {len(pieces) - 2 * half} tokens ... ", *pieces[-half:]]
+    return Text("|".join(pieces) + "|" if pieces else "", style)
+
+
+def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Findings) -> None:
+    """Verdicts of the sampled attempts, and what they say about limits, form and signal."""
+    _title(f"What {len(episodes)} sampled episodes get")
+    failed = [episode for episode in episodes if episode.failed]
+    attempts = max((len(episode.turns) for episode in episodes), default=0)
+    table = Table(box=None, pad_edge=False)
+    others = [verdict for verdict in Verdict if verdict is not Verdict.CORRECT]
+    for name in ("turn", "n", "right", *map(str, others), "cut off", "mean reward", "tokens"):
+        table.add_column(name, justify="right")
+    for k in range(attempts):
+        turns = [episode.turns[k] for episode in episodes if len(episode.turns) > k]
+        verdicts = Counter(turn.score.verdict for turn in turns if turn.score is not None)
+        counts = [verdicts[verdict] for verdict in others]
+        cut, reward = sum(turn.finish == "length" for turn in turns), sum(turn.reward for turn in turns) / len(turns)
+        tokens = median(len(turn.action_ids) for turn in turns)
+        table.add_row(
+            *map(str, (k + 1, len(turns), verdicts[Verdict.CORRECT], *counts, cut, f"{reward:.2f}", f"{tokens:.0f}"))
+        )
+    console.print(table)
+    if failed:
+        found.wrong.append(
+            f"{len(failed)} of {len(episodes)} episodes failed. First: {failed[0].task_id}: {failed[0].error}"
+        )
+    turns = [turn for episode in episodes for turn in episode.turns[:1]]
+    if not turns:
+        return
+    n, limit = len(turns), bench.config.env.max_new_tokens[0]
+    scored = [turn.score for turn in turns if turn.score is not None]
+    cut = sum(turn.finish == "length" for turn in turns)
+    silent = sum(score.verdict == Verdict.NO_ANSWER for score in scored)
+    right = sum(score.verdict == Verdict.CORRECT for score in scored)
+    if cut > 0.2 * n:
+        found.better.append(
+            f"{cut} of {n} first attempts are cut off at {limit} tokens: try env.max_new_tokens=[{2 * limit}]"
+        )
+    if silent > 0.5 * n:
+        found.better.append(
+            f"{silent} of {n} first attempts give no answer in the form that is read: show the form with examples "
+            "(env=rows: env.options.few_shot=3), read others too (answer_form: [boxed,answer_line,last_number]), or "
+            "python -m experiments.warm_start"
+        )
+    if scored and right in (0, n):
+        what = "none" if not right else "every one"
+        found.better.append(
+            f"{what} of {n} first attempts is right: a group whose rewards are all the same teaches nothing. Take "
+            f"{'easier tasks or a better model' if not right else 'harder tasks'}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What is said about an environment and a model before a run."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments import check
+from experiments.cli import CONFIGS, UserError, register_schemas, typed
+from experiments.keys import open_free_mappings
+from experiments.schema import CheckConfig
+from tests.conftest import ROOT
+
+TOY = ["threads=1", "env.prompts=toy-v1", "env.options.verify=regex", "env.max_new_tokens=[3]", "model=path"]
+TOY += [f"model.path={ROOT / 'models' / 'modchain'}", "samples=6", "env.options.verify_options.pattern=': (.)$'"]
+TOY += ["env.options.verify_options.stated=': {}'"]
+
+
+def checked(capsys, *overrides):
+    """What is printed, and whether a run would go wrong."""
+    register_schemas()
+    with initialize_config_dir(CONFIGS, version_base=None):
+        cfg = typed(compose("check", open_free_mappings(overrides, CheckConfig)))
+    try:
+        check.main.run(cfg)
+        wrong = False
+    except UserError as error:
+        wrong = "must" in str(error)
+    return " ".join(capsys.readouterr().out.split()), wrong
+
+
+def chains(n):
+    """Questions in the words of the embedded base, and their answers."""
+    steps = [(i // 9 % 10, i % 9 + 1, i // 90 + 1) for i in range(n)]
+    return [{"question": f"{a} +{b} +{c} _ _ _", "answer": (a + b + c) % 10} for a, b, c in steps]
+
+
+def write(folder, rows, name="my.jsonl"):
+    path = folder / name
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return f"env.options.path={path}"
+
+
+def test_a_file_and_a_model_that_fit_are_described(tmp_path, capsys):
+    path = write(tmp_path, chains(100))
+    said, wrong = checked(capsys, "env=rows", path, *TOY)
+    assert not wrong, said
+    assert "errata/rows-v1: 7" in said
+    assert "It keeps the contract, played on train." in said
+    assert "100 of 100 golds that were graded earn 1." in said
+    assert "question 8 8 63 (context) 0 of 100" in said
+    assert "<|user|>|" in said
+    assert "|_|_|_|<|assistant|>|:|" in said
+    assert "What 6 sampled episodes get" in said
+    assert "could: with" in said
+    assert "test tasks a rate near 50 %" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "message"),
+    [
+        (["env.max_new_tokens=[2]"], chains(60), "60 golds are longer than env.max_new_tokens=2"),
+        (["env.prompts_text={retry: look again}"], chains(60), "the model has no token for"),
+        ([], [*chains(60), {"question": "1 " * 70, "answer": 1}], "1 questions leave no room in the model's context"),
+        (["env.prompts=math-v1"], chains(60), "the prompts ask for \\boxed, which verify does not read"),
+    ],
+    ids=["limit", "words", "context", "form"],
+)
+def test_what_would_go_wrong_is_said_with_its_remedy(tmp_path, capsys, change, rows, message):
+    said, wrong = checked(capsys, "env=rows", write(tmp_path, rows), *TOY, *change)
+    assert wrong
+    assert f"must: {message}" in said or message in said.partition("What to change")[2], said

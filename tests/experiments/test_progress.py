@@ -1,0 +1,116 @@
+"""What a person reads in a terminal: tables that fit, budgets and failures that are said, Ctrl-C that says where."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+import experiments
+from experiments.arms import ArmResult
+from experiments.cli import UserError
+from experiments.progress import print_table, shown_run, uneven_budget
+from rl.analysis.rows import broken_off
+from rl.analysis.statistics import summarise
+from rl.backends import hub
+from rl.config import AlgorithmConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig, TrainingConfig
+from tests.conftest import ROOT
+from tests.helpers import row
+
+
+def printed(width, header, rows, title=""):
+    file = StringIO()
+    print_table(header, rows, Console(file=file, width=width), title)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_number_is_cut_however_narrow_the_terminal(width):
+    header = ["arm", *(f"a rate with a long name {i}" for i in range(9))]
+    rows = [[f"arm {k}", *(f"+{k}{i}.5 [+1{i}.0, +{i}9.9]" for i in range(9))] for k in range(3)]
+    text = printed(width, header, rows, "title")
+    assert all(cell in text for row in rows for cell in row)
+    assert max(map(len, text.split("\n"))) <= width
+    assert text.count("title") == 1
+
+
+def test_a_run_of_which_nothing_can_be_counted_ends_with_its_reason(tmp_path, capsys):
+    broken = replace(row("base", 0, "a", failed=True), broken_by="step: ValueError('no verdict')")
+    good = row("base", 0, "b")
+
+    def played(*rows):
+        def run(cfg, folder, report):
+            summary = {key: value for key, value in summarise(rows).items() if value == value}
+            return ArmResult(
+                "base", 0, {"episodes": 0, "seconds": {}}, greedy=summary, notes={"broken_off": broken_off(rows)}
+            )
+
+        return run
+
+    shown_run(RunConfig(name="x"), tmp_path / "some", "base", played(broken, good, good))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: 1 of 3 episodes were broken off and count in no rate: step: ValueError('no verdict')" in said
+    with pytest.raises(UserError, match=r"^not one episode.*2 of 2 episodes were broken off.*no verdict"):
+        shown_run(RunConfig(name="x"), tmp_path / "all", "base", played(broken, broken))
+    assert broken_off([good]) == ""
+
+
+def test_a_budget_that_is_no_multiple_of_a_step_is_said():
+    def asked(**budget):
+        return TrainConfig(
+            name="x",
+            algorithm=AlgorithmConfig(group_size=8),
+            training=TrainingConfig(tasks_per_step=128, **budget),
+        )
+
+    assert uneven_budget(asked(episodes=2048)) == uneven_budget(asked(tokens=999)) == ""
+    assert uneven_budget(RunConfig(name="x")) == ""
+    assert uneven_budget(asked(episodes=64)).startswith(
+        "training.episodes=64 is no multiple of training.tasks_per_step * algorithm.group_size, so this run samples "
+        "1,024 episodes"
+    )
+    offline = SFTConfig(name="x", offline=OfflineConfig(iterations=3, group_size=4))
+    offline.training.episodes = 100
+    assert "so this run samples 96 episodes" in uneven_budget(offline)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    from huggingface_hub import constants
+
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(url)
+            raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    hub.no_answer.cache_clear()
+    try:
+        assert "does not answer: Name or service not known" in hub.no_answer()
+        hub.no_answer()
+        assert len(asked) == 1
+        assert constants.HF_HUB_OFFLINE
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    finally:
+        hub.no_answer.cache_clear()
+
+
+def test_ctrl_c_while_modules_load_is_one_line(capsys, tmp_path):
+    experiments._quietly(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "interrupted while the program was loading; nothing was begun\n"
+    (tmp_path / "ctrl_c.py").write_text("raise KeyboardInterrupt\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.train", "plugins=[ctrl_c]", f"runs_dir={tmp_path}/runs"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (130, "interrupted", "")
+    assert not list(tmp_path.glob("runs/*/*"))
