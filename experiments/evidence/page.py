@@ -78,4 +78,21 @@ def _verdict(store: Store) -> str:
     for one in store.data_files():
         state = {True: "as published", False: "NOT the published content", None: "not compared"}[one["as_published"]]
         about += f" Data: {one['file']}, {one['rows']} rows, {one['licence']}, sha256 {one['sha256'][:16]} ({state})."
-    return f'<p class="caption">{html.escape(about)}</p>{"".join(parts)}'
+    return f'<p class="caption">{html.escape(about)}</p>{"".join(parts)}{_health(store)}'
+
+
+def _health(store: Store) -> str:
+    """What the checks found in the runs while they trained; nothing where all were well."""
+    found = store.unwell()
+    if not found:
+        return ""
+    runs = len({(arm, seed) for arm, seed, _ in found})
+    items = []
+    for arm, seed, one in found:
+        until = "to the end" if one["to"] is None else f"to {one['to']}"
+        when = (
+            f"{store.names.get(arm, arm)}, seed {seed}, {one['check']} from step {one['from']} {until}: {one['said']}"
+        )
+        items.append(f"<li>{html.escape(when)}</li>")
+    head = f"<h2>Health: {len(found)} findings in {runs} of {len(store.runs)} runs</h2>"
+    return f"<details><summary>{head}</summary><ul>{''.join(items)}</ul></details>"
