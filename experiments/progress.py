@@ -263,8 +263,8 @@ def duration(seconds: float) -> str:
 
 
 def throughput(totals: dict[str, Any]) -> str:
-    """Training episodes and tokens per second, and the share of each phase."""
-    seconds = totals["seconds"]
+    """Training episodes and tokens per second, and the share of each phase; empty for what samples nothing to learn."""
+    seconds = totals.get("seconds", {})
     wall = sum(seconds.values())
     if not wall or not totals["episodes"]:
         return ""
