@@ -123,7 +123,7 @@ def test_the_time_left_of_a_comparison_is_told_and_quiet_tells_nothing(capsys, m
         display.finished("a/0", 2)
         display.finished("b/0", 2)
     first, second = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"finished a/0 \(1/2, about \d+ s left\)", first)
+    assert re.fullmatch(r"finished a/0 \(1/2, about [\d.,]+ (s|min|h) left\)", first)
     assert second == "finished b/0 (2/2)"
     assert [duration(n) for n in (5, 600, 36000)] == ["5 s", "10 min", "10.0 h"]
     monkeypatch.setenv("ERRATA_QUIET", "1")
