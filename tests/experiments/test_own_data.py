@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.test_docs import blocks
 
 PAGE = ROOT / "docs" / "own_data.md"
-SMOKE = ["training.episodes=192", "training.tasks_per_step=8", "arms.star.iterations=1", "seeds=[0]", "threads=1"]
+SMOKE = ["training.episodes=128", "training.tasks_per_step=8", "run=[score]", "seeds=[0]", "threads=1"]
 SMOKE += ["training.validate_every=0", "evaluation.n_tasks=8", "evaluation.samples_per_task=0", "cross=0"]
 SMOKE += ["evaluation.controls=false", "evaluation.attempts=0", "evaluation.fixed_first=0"]
 
@@ -58,11 +58,11 @@ def test_what_check_prints_is_what_the_page_shows(commands, capsys):
 def test_the_jobs_of_the_comparison_run(commands, tmp_path):
     cfg = composed("compare", CompareConfig, [*commands["experiments.compare"], *SMOKE])
     jobs = plan(cfg, tmp_path / "compared")
-    assert [job.arm.name for job in jobs] == ["base", "star", "score"]
+    assert [job.arm.name for job in jobs] == ["base", "score"]
     for job in jobs:
         job.folder.mkdir(parents=True)
         job.arm.run(job.seed, job.folder, lambda *_: None)
         rows = [json.loads(line) for line in (job.folder / "rows.jsonl").read_text().splitlines()]
         assert {row["task_id"].partition("/")[0] for row in rows} == {"my.jsonl"}
         result = json.loads((job.folder / "result.json").read_text())
-        assert result["totals"].get("episodes", 0) == (0 if job.arm.name == "base" else 192)
+        assert result["totals"].get("episodes", 0) == (0 if job.arm.name == "base" else 128)
