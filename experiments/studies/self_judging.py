@@ -47,7 +47,7 @@ class Config:
     hidden_size: int = 32
     judge_accuracy: float = 0.62
     pretrain_steps: int = 1500
-    steps: int = 200
+    steps: int = 150
     lr: float = 3e-4
     prompts: int = 12
     responses: int = 4
