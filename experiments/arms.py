@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split, Task
+from experiments.doctor import Doctor, of_evaluation
 from experiments.jobs import Report
 from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
@@ -18,7 +19,7 @@ from rl.analysis.statistics import summarise
 from rl.backends.distributed import Distributed
 from rl.backends.flops import peak_memory_gib
 from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy
-from rl.config import RunConfig, SFTConfig
+from rl.config import BudgetConfig, RunConfig, SFTConfig
 from rl.controls import control_rows
 from rl.evaluate import play, to_rows
 from rl.offline import OfflineTrainer
@@ -65,7 +66,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         report = stopping.asked_by(report)
         bench = Workbench.build(cfg)
         identify(cfg, "sft", folder, bench.distributed)
-        validation = Validation(bench, report)
+        validation, doctor = Validation(bench, report), Doctor(cfg.training, folder, 1, bench.distributed)
         trainer = OfflineTrainer(
             cfg,
             bench.model,
@@ -79,9 +80,10 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
         rounds, sizes = found["rounds"], found["sizes"]
         tracker, kept = Tracker(folder, sizes), JsonLines(folder / "rounds.jsonl", sizes["rounds"])
+        doctor.read(trainer.round, trainer.round / cfg.offline.iterations)
         try:
             if not rounds:
-                validation.log(tracker, 0, 0)
+                doctor.look(0, validation.log(tracker, 0, 0), 0.0)
             while trainer.round < cfg.offline.iterations:
                 started = time.perf_counter()
                 episodes = trainer.collect()
@@ -92,9 +94,11 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
                 kept.write({"round": trainer.round, **rounds[-1]})
                 tracker.log(trainer.round, {"rollout/episodes": trainer.totals.episodes}, rounds[-1]["errors"])
                 tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
-                validation.log(tracker, trainer.round, trainer.totals.episodes)
+                rates = validation.log(tracker, trainer.round, trainer.totals.episodes)
+                doctor.look(trainer.round, rates, trainer.round / cfg.offline.iterations)
                 sizes = tracker.sizes | {"rounds": kept.size}
                 checkpoints.save(f"{trainer.round:06d}", trainer, {"rounds": rounds, "sizes": sizes})
+                doctor.stop(lambda: None)
         finally:
             tracker.close()
             kept.close()
@@ -200,6 +204,9 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
                 setattr(result, mode, _clean(summarise(of_mode)))
         if said := broken_off(rows):
             result.notes["broken_off"] = said
+        limits = getattr(bench.config, "training", BudgetConfig()).health
+        if unwell := of_evaluation(result.greedy or result.sampled, limits):
+            result.notes["health"] = unwell
         result.sandboxes = in_use()
         result.seconds = time.perf_counter() - began
         write_json(folder / "result.json", asdict(result))

@@ -31,6 +31,8 @@ from experiments.schema import (
     PromptingConfig,
     PushConfig,
     ReportConfig,
+    StudyChoice,
+    StudyConfig,
     TuneConfig,
     WarmStartConfig,
     WatchConfig,
@@ -48,6 +50,7 @@ _GROUPS = {
     "model": schema.ModelConfig,
     "engine": schema.EngineConfig,
     "prompting": PromptingConfig,
+    "study": StudyChoice,
 }
 _ENTRY_POINTS = {
     "train": schema.TrainConfig,
@@ -55,6 +58,7 @@ _ENTRY_POINTS = {
     "evaluate": schema.RunConfig,
     "compare": CompareConfig,
     "tune": TuneConfig,
+    "study": StudyConfig,
     "pretrain_tiny": PretrainConfig,
     "warm_start": WarmStartConfig,
     "play": PlayConfig,
@@ -63,7 +67,7 @@ _ENTRY_POINTS = {
     "report": ReportConfig,
     "push": PushConfig,
 }
-GROWING = ("compare", "tune")
+GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
 if not console.is_terminal:

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from envs.prompts import get_prompts
 from experiments.cli import UserError, console, entry_point, refuse_unknown_arms, resolved_yaml
+from experiments.doctor import News
 from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
@@ -136,13 +137,15 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
         job.write()
     waiting = dict(zip([job.who for job in jobs], executor.submit([job.folder for job in jobs]), strict=True))
     by_name, tries, failed = {job.who: job for job in jobs}, Counter(), {}
-    reporters = {job.who: display.reporter(job.who) for job in jobs}
+    reporters, news = {job.who: display.reporter(job.who) for job in jobs}, News()
     while waiting:
         time.sleep(POLL_S)
         for who, task in list(waiting.items()):
             job = by_name[who]
             if said := job.progress():
                 reporters[who](said["what"], said["share"], said["metrics"])
+            for line in news.of(job.folder):
+                display.say(f"{who}: {line}")
             if not task.done():
                 continue
             error = "" if job.is_done else job.error or str(task.exception() or "ended without a result")

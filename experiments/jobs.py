@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 from omegaconf import OmegaConf
 
 from experiments.cli import UserError, import_plugin, register_schemas, resolved_yaml, typed
+from experiments.schema import StudySeedConfig
 from rewards import Lookup
 from rl.config import RunConfig, SFTConfig, TrainConfig
 from rl.tracking import write_json, write_text
@@ -42,6 +43,8 @@ class Arm(Protocol):
 
 
 ARMS: Lookup[Callable[..., Arm]] = Lookup("arms.<name>.kind")
+LEAVES = ("result.json", "policy/config.json")
+"""What an arm leaves in its folder when it has ended; an arm without a policy has ``leaves`` of its own."""
 
 
 @ARMS.register("online")
@@ -144,6 +147,30 @@ class Cross:
         run_cross(self.config, self.policies, self.n_tasks, folder, report)
 
 
+@ARMS.register("study")
+@dataclass(frozen=True)
+class StudySeed:
+    """All arms of a study with one seed; ``name`` is the study's."""
+
+    name: str
+    config: StudySeedConfig
+    schema: ClassVar[type] = StudySeedConfig
+    leaves: ClassVar[tuple[str, ...]] = ("result.json", "rows.jsonl")
+
+    def budget(self, match: str) -> int:
+        """Says nothing: the arms of a study are not matched by the frame."""
+        return 0
+
+    def run(self, seed: int, folder: Path, report: Report) -> None:
+        """See :func:`experiments.studies.run_seed`."""
+        import torch
+
+        from experiments.studies import run_seed
+
+        torch.set_num_threads(self.config.threads)
+        run_seed(self.name, self.config.settings, seed, folder, report)
+
+
 @dataclass(frozen=True)
 class Job:
     """One arm with one seed, in its folder.
@@ -180,7 +207,7 @@ class Job:
             path = self.folder / "cross.json"
             arms = json.loads(path.read_text(encoding="utf-8"))["arms"] if path.exists() else None
             return arms == list(self.options["policies"])
-        return all((self.folder / name).exists() for name in ("result.json", "policy/config.json"))
+        return all((self.folder / name).exists() for name in getattr(self.arm, "leaves", LEAVES))
 
     @property
     def error(self) -> str:

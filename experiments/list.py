@@ -25,6 +25,7 @@ GROUPS = (
     "prompting",
     "model",
     "engine",
+    "study",
     "experiment",
     "comparison",
     "tuned",

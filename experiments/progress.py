@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli import UserError, console, resolved_yaml
+from experiments.doctor import lasting
 from experiments.jobs import OfflineArm, OnlineArm
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, reported
@@ -85,6 +86,10 @@ class Display:
 
         return report
 
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self._bars.console.print(line, highlight=False)
+
     def finished(self, who: str, n_jobs: int) -> None:
         """Takes a job's bars off the screen and counts it."""
         for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
@@ -123,6 +128,11 @@ class Display:
         if said := result.notes.get("broken_off"):
             self._console.print("[yellow]warning:[/]", end=" ")
             self._console.print(said, highlight=False, markup=False)
+        for line in result.notes.get("health", []):
+            self._console.print("[yellow]health:[/]", end=" ")
+            self._console.print(line, highlight=False, markup=False)
+        if line := lasting(folder):
+            self._console.print(f"[yellow]health,[/] {line}", highlight=False)
         self._console.print(f"everything is in {folder}", highlight=False, soft_wrap=True)
 
 
@@ -236,8 +246,8 @@ def speed(per_second: float) -> str:
 
 
 def throughput(totals: dict[str, Any]) -> str:
-    """Training episodes and tokens per second, and the share of each phase."""
-    seconds = totals["seconds"]
+    """Training episodes and tokens per second, and the share of each phase; empty for what samples nothing to learn."""
+    seconds = totals.get("seconds", {})
     wall = sum(seconds.values())
     if not wall or not totals["episodes"]:
         return ""

@@ -154,6 +154,69 @@ class ProgramConfig:
 
 
 @dataclass
+class StudyChoice:
+    """Which study, and its sizes; a file of ``configs/study``.
+
+    Args:
+        name: A name in :data:`experiments.studies.STUDIES`.
+        sizes: Settings by size, over the defaults of the study's ``Config``.
+    """
+
+    name: str = MISSING
+    sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class StudyConfig(ProgramConfig):
+    """``experiments.study``: the claims of a published system, measured.
+
+    Args:
+        study: Which one.
+        size: One of the study's sizes: ``smoke`` (seconds), ``tiny`` (minutes on two cores), and what else it has.
+        settings: The study's own settings, over those of its size.
+        seeds: One run of all arms each.
+        threads: Torch threads of a job; the number decides the last bits.
+        executor: Where jobs run; as in ``experiments.compare``.
+        executor_options: Its own options.
+        retries: How often a job that crashed is tried again.
+        name: Of the folder below ``runs_dir``.
+        runs_dir: Where the folder goes.
+        resume: Folder of an earlier, interrupted run to go on with; ``auto`` for the newest.
+    """
+
+    study: StudyChoice = field(default_factory=StudyChoice)
+    size: str = "tiny"
+    settings: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [10, 11, 12])
+    threads: int = 1
+    executor: str = "local"
+    executor_options: dict[str, Any] = field(default_factory=dict)
+    retries: int = 0
+    name: str = "study"
+    runs_dir: str = "runs"
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        EXECUTORS.options(self.executor, self.executor_options)
+        check_numbers(self, "", positive="threads", not_negative="seeds retries")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError(f"seeds={self.seeds}: give at least one, each once")
+
+
+@dataclass
+class StudySeedConfig(ProgramConfig):
+    """What one job of a study is told.
+
+    Args:
+        settings: Of the study, complete but for its defaults.
+        threads: Torch threads.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+
+
+@dataclass
 class PretrainConfig(ProgramConfig):
     """``experiments.pretrain_tiny``: the base of an embedded toy.
 

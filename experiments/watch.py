@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
+from experiments.doctor import findings
 from experiments.keys import told_apart
 from experiments.schema import WatchConfig
 from rl.analysis.rates import Where, named, reported
@@ -140,6 +141,13 @@ def episode_panel(episode: dict[str, Any]) -> Panel:
     return Panel(lines, title=Text(str(episode["task_id"])[:80]), title_align="left")
 
 
+def health_line(finding: Mapping[str, Any]) -> Text:
+    """What a check has found: whole while it lasts, its name afterwards."""
+    if finding["to"] is None:
+        return Text(f"health, since step {finding['from']}: {finding['said']}", style="yellow")
+    return Text(f"health, steps {finding['from']} to {finding['to']}: {finding['check']}", style="dim")
+
+
 def run_view(folder: Path, n_episodes: int) -> Group:
     """Everything about one run."""
     rows, episodes = tail(folder / "metrics.jsonl"), tail(folder / "episodes.jsonl")
@@ -147,6 +155,7 @@ def run_view(folder: Path, n_episodes: int) -> Group:
     meanings = json.loads(described.read_text(encoding="utf-8")) if described.exists() else {}
     state = "finished" if (folder / "result.json").exists() else "running, or interrupted"
     parts = [Text(f"{folder}: {state}", style="bold"), metrics_table(rows, meanings), validation_line(rows)]
+    parts += [health_line(one) for one in findings(folder)]
     shown = [episode_panel(episode) for episode in episodes[-n_episodes:]] if n_episodes else []
     return Group(*parts, transitions_line(episodes), *shown)
 
@@ -175,6 +184,7 @@ def runs_view(folder: Path) -> Table:
         waits = "waiting" if (folder / "arms").is_dir() else "running, or interrupted"
         state = waits if said is None else f"{said['what']} {said['share']:.0%}"
         state = "finished" if (job / "result.json").exists() else "crashed" if (job / "error.txt").exists() else state
+        state += "".join(f"\n{one['check']}" for one in findings(job) if one["to"] is None)
         cells = ["", "", ""]
         if found:
             rates = reported(found[-1], VALIDATION, Where.HEADLINE).values()

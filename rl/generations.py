@@ -12,7 +12,7 @@ import numpy as np
 from rewards.lookup import Lookup
 from rl.config.checks import check_numbers
 
-DATA_POLICIES: Lookup[Callable[..., np.ndarray]] = Lookup("policy")
+DATA_POLICIES: Lookup[Callable[..., np.ndarray]] = Lookup("data_policy")
 """Named as in Gerstgrasser et al. (arXiv 2404.01413) and Kazdan et al. (arXiv 2410.16713)."""
 
 
@@ -45,7 +45,7 @@ class MixOptions:
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_numbers(self, "policy_options", fraction="share")
+        check_numbers(self, "data_policy_options", fraction="share")
 
 
 @DATA_POLICIES.register("mix", options=MixOptions)

@@ -4,6 +4,7 @@ import html
 import json
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
@@ -26,17 +27,29 @@ def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> str:
         exhibits: What :func:`experiments.evidence.build` made of it.
         n_episodes: Most evaluated episodes that the page carries.
     """
+    title = f"{'Offline against online' if store.is_comparison else 'Runs'}: {store.env}"
+    return assemble(title, _verdict(store), exhibits, pack(store, n_episodes))
+
+
+def assemble(title: str, verdict: str, exhibits: list[Exhibit], episodes: dict[str, Any]) -> str:
+    """The page of anything that has exhibits and episodes.
+
+    Args:
+        title: Plain text.
+        verdict: HTML of the first section.
+        exhibits: Tables and figures in their order.
+        episodes: What :func:`experiments.evidence.episodes.pack` describes.
+    """
     text = {name: (_ASSETS / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
-    title = html.escape(f"{'Offline against online' if store.is_comparison else 'Runs'}: {store.env}")
     shown = [to_plotly(one) if isinstance(one, Figure) else one.to_json() for one in exhibits]
     data = json.dumps(shown, separators=(",", ":"), allow_nan=False)
     return Template(text["html"]).substitute(
-        title=title,
+        title=html.escape(title),
         css=text["css"],
         js=text["js"],
-        verdict=_verdict(store),
+        verdict=verdict,
         exhibits=_inside_script(data),
-        packed=packed(json.dumps(pack(store, n_episodes), ensure_ascii=False, separators=(",", ":"))),
+        packed=packed(json.dumps(episodes, ensure_ascii=False, separators=(",", ":"))),
         plotly=packed(get_plotlyjs()),
     )
 
@@ -65,4 +78,21 @@ def _verdict(store: Store) -> str:
     for one in store.data_files():
         state = {True: "as published", False: "NOT the published content", None: "not compared"}[one["as_published"]]
         about += f" Data: {one['file']}, {one['rows']} rows, {one['licence']}, sha256 {one['sha256'][:16]} ({state})."
-    return f'<p class="caption">{html.escape(about)}</p>{"".join(parts)}'
+    return f'<p class="caption">{html.escape(about)}</p>{"".join(parts)}{_health(store)}'
+
+
+def _health(store: Store) -> str:
+    """What the checks found in the runs while they trained; nothing where all were well."""
+    found = store.unwell()
+    if not found:
+        return ""
+    runs = len({(arm, seed) for arm, seed, _ in found})
+    items = []
+    for arm, seed, one in found:
+        until = "to the end" if one["to"] is None else f"to {one['to']}"
+        when = (
+            f"{store.names.get(arm, arm)}, seed {seed}, {one['check']} from step {one['from']} {until}: {one['said']}"
+        )
+        items.append(f"<li>{html.escape(when)}</li>")
+    head = f"<h2>Health: {len(found)} findings in {runs} of {len(store.runs)} runs</h2>"
+    return f"<details><summary>{head}</summary><ul>{''.join(items)}</ul></details>"

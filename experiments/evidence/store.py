@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
 from experiments.cli import UserError, import_plugin
+from experiments.doctor import findings
 from experiments.keys import told_apart
 from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
@@ -254,6 +255,10 @@ class Store:
                     found.append(ErrorsAt(row["rollout/episodes"], row["errors"], dict(seen)))
                 seen = Counter()
         return found
+
+    def unwell(self) -> list[tuple[str, int, dict[str, Any]]]:
+        """Arm, seed and finding of every check that found something in a run."""
+        return [(arm, seed, one) for (arm, seed), run in self.runs.items() for one in findings(run.folder)]
 
     def rounds(self, arm: str, seed: int) -> list[dict[str, Any]]:
         """What an offline arm kept, round by round; empty for an online one."""

@@ -1,9 +1,9 @@
-"""Tiny Llama models with word-level tokenizers, in the ordinary transformers format."""
+"""Tiny models with word-level tokenizers, in the ordinary transformers format."""
 
 from collections.abc import Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
 _TEMPLATE = (
@@ -59,3 +59,26 @@ def tiny_llama(
         eos_token_id=vocabulary[END],
     )
     return LlamaForCausalLM(config)
+
+
+def tiny_gpt2(
+    tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: int, n_heads: int, context: int = 64
+) -> GPT2LMHeadModel:
+    """The same as a GPT-2: its learned positions tell the places of a fixed layout apart after far fewer steps."""
+    vocabulary = tokenizer.get_vocab()
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=hidden_size,
+        n_layer=n_layers,
+        n_head=n_heads,
+        n_positions=context,
+        tie_word_embeddings=False,
+        initializer_range=0.05,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        pad_token_id=None,  # what is padded comes last and no row is masked
+        bos_token_id=None,
+        eos_token_id=vocabulary[END],
+    )
+    return GPT2LMHeadModel(config)

@@ -92,8 +92,9 @@ class ModelConfig:
         path = Path(self.path)
         if (self.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
             raise FileNotFoundError(
-                f"model.path={self.path}: no model there. models/smollm2_135m is prepared by `python -m "
-                "experiments.prepare_smollm2`, the tiny bases by `python -m experiments.pretrain_tiny toy=...`"
+                f"model.path={self.path}: no model there. SmolLM2 is made by `python -m experiments.prepare_smollm2`,"
+                " a warm start is made by `python -m experiments.warm_start experiment=...`, a tiny base by `python -m"
+                " experiments.pretrain_tiny toy=...`"
             )
 
 

@@ -10,6 +10,7 @@ from rl.config.algorithm import AlgorithmConfig
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 from rl.config.offline import OfflineConfig
 from rl.config.parts import EngineConfig, EnvConfig, ModelConfig
+from rl.health import refuse_checks
 
 
 @dataclass
@@ -22,6 +23,9 @@ class BudgetConfig:
         updates: Optimiser steps of the run instead; 0 for none. An offline method then still samples ``episodes``.
         keep_episodes: Episodes of each step that are written to disk.
         keep_last: How many checkpoints are kept.
+        health: Limits of the checks of :data:`rl.health.CHECKS` by check, ``{cut_off: {above: 0.2}}``; all of them are
+            on, with limits of their own, and ``null`` switches one off.
+        stop_on: Checks that end the run when they find something; otherwise they only say so.
     """
 
     episodes: int = 81920
@@ -29,12 +33,15 @@ class BudgetConfig:
     updates: int = 0
     keep_episodes: int = 8
     keep_last: int = 2
+    health: dict[str, Any] = field(default_factory=dict)
+    stop_on: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_numbers(self, "training", positive="episodes keep_last", not_negative="tokens updates keep_episodes")
         self._check_budget()
 
     def _check_budget(self) -> None:
+        refuse_checks(self.health, self.stop_on)
         refuse(
             self.tokens > 0 and self.updates > 0,
             "training.tokens and training.updates are both set: a run has one budget, so give one of them",

@@ -191,6 +191,7 @@ def test_an_evaluation_reads_every_field(tmp_path):
         (entry_schema.PushConfig, "push"),
         (entry_schema.WatchConfig, "watch"),
         (entry_schema.ReportConfig, "report"),
+        (entry_schema.StudyConfig, "study"),
     ],
 )
 def test_programs_read_the_fields_of_their_own(cls, modules):

@@ -9,7 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from envs import Split
 from envs.tasks.sums import Sums
+from experiments.cli import console
 from experiments.demonstrations import DEMONSTRATIONS, Shares, sums
+from experiments.progress import Display
 from experiments.schema import WarmStartConfig
 from experiments.warm_start import demonstrated, warm_start
 from rl.backends.sft import IGNORED
@@ -47,6 +49,8 @@ def test_it_learns_saves_and_evaluates(tmp_path):
     folder, losses = tmp_path / "run", []
     folder.mkdir()
     result = warm_start(config(output=str(tmp_path / "model")), folder, lambda what, share, rates: losses.append(what))
+    with Display(console) as display:
+        display.summary(result, folder)  # which has no episodes of training to tell of
     assert result.notes["conversations"] == 32
     assert result.notes["steps"] == 4
     assert result.greedy["n"] == 8

@@ -1,0 +1,239 @@
+"""What a study shows: its claims, its arms and the gate as tables, its curves, its samples, and the list of studies."""
+
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.evidence.model import Exhibit, Mark, Panel, Series, Table
+from experiments.evidence.model import Figure as Drawn
+from experiments.evidence.page import assemble
+from rl.analysis.claims import Figure, Finding, Row
+from rl.analysis.gate import record
+from rl.analysis.printing import fixed
+
+ABOUT = ("arm", "seed", "step")
+SHOWN_FIRST = ("prompt", "answer", "gold", "right", "reward", "arm", "seed", "step")
+MAX_SAMPLES = 20_000
+
+
+def exhibits(
+    findings: Sequence[Finding], rows: Sequence[Row], own: Sequence[Figure | Callable[[Sequence[Row]], Any]]
+) -> list[Exhibit]:
+    """Tables of claims, arms and the gate, then the study's own figures (and tables, where it makes any).
+
+    Args:
+        findings: What the rows say of the claims.
+        rows: Of all arms and seeds.
+        own: The study's ``EXHIBITS``.
+    """
+    made: list[Exhibit] = [claims_table(findings), arms_table(rows)]
+    if any(row.get("gate_cell") is not None for row in rows):
+        header, cells, said = record(rows)
+        made.append(Table(f"Read before training, compared with what training brought. {said}", header, cells))
+    titles = ["Claims", "Every arm at its end", "The gate"]
+    made = [replace(one, id=f"T{i}", title=titles[i - 1]) for i, one in enumerate(made, 1)]
+    for entry in own:
+        one: Any = curves(entry, rows) if isinstance(entry, Figure) else entry(rows)
+        kind = "F" if isinstance(one, Drawn) else "T"
+        number = sum(other.id.startswith(kind) for other in made) + 1
+        made.append(replace(one, id=f"{kind}{number}"))
+    return made
+
+
+def claims_table(findings: Sequence[Finding]) -> Table:
+    """A line for each claim, its sentence and every seed included."""
+    cells = [
+        [
+            *(one.name, one.verdict, fixed(one.mean, 3, signed=True)),
+            f"{fixed(one.low, 3, signed=True)}, {fixed(one.high, 3, signed=True)}",
+            *(one.expected, f"{one.n_seeds}{'' if one.over == 'seeds' else ' (over questions)'}"),
+            ", ".join(f"{seed}: {fixed(value, 3, signed=True)}" for seed, value in one.by_seed.items()),
+            *(one.sentence, one.paper or "-"),
+        ]
+        for one in findings
+    ]
+    caption = (
+        "The statistic of each claim, its 95 % Student-t interval over seeds (over questions, by bootstrap, where "
+        "there is one seed), and what the interval says. Where it says neither, the claim cannot be told."
+    )
+    header = ["claim", "verdict", "mean", "95 % interval", "expected", "seeds", "every seed", "sentence", "published"]
+    return Table(caption, header, cells)
+
+
+def arms_table(rows: Sequence[Row]) -> Table:
+    """Every number of every arm in its row of the highest step: mean over seeds, below it each seed."""
+    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if _is_number(key, value)))
+    cells = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        found = [_values(rows, arm, column) for column in columns]
+        cells.append([arm, *(_cell(one) for one in found)])
+    return Table("Mean over seeds; below it the seeds in their order.", ["arm", *columns], cells)
+
+
+def _is_number(key: str, value: Any) -> bool:
+    return key not in ABOUT and not key.startswith("gate_") and isinstance(value, int | float)
+
+
+def _values(rows: Sequence[Row], arm: str, column: str) -> list[float]:
+    """The newest value of a column by seed."""
+    newest: dict[int, Row] = {}
+    for row in rows:
+        if row["arm"] != arm or not isinstance(row.get(column), int | float):
+            continue
+        if row["seed"] not in newest or row["step"] >= newest[row["seed"]]["step"]:
+            newest[row["seed"]] = row
+    return [float(newest[seed][column]) for seed in sorted(newest)]
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    digits = 3 if max(map(abs, values)) < 100 else 0
+    return f"{fixed(float(np.mean(values)), digits)}\n{' '.join(fixed(one, digits) for one in values)}"
+
+
+def curves(figure: Figure, rows: Sequence[Row]) -> Drawn:
+    """A figure of rows: per arm the mean over seeds, a band from the smallest to the largest, and every seed thin."""
+    known = list(dict.fromkeys(row["arm"] for row in rows))
+    arms = [arm for arm in (figure.arms or known) if arm in known]
+    columns = (figure.y,) if isinstance(figure.y, str) else figure.y
+    panels = []
+    for column in columns:
+        title, label = ("", figure.y_label or column) if len(columns) == 1 else (column, figure.y_label or column)
+        if figure.x == "arm":
+            shown = [arm for arm in arms if _values(rows, arm, column)]
+            of_arm = [_values(rows, arm, column) for arm in shown]
+            middle = [float(np.mean(one)) for one in of_arm]
+            ends = ([min(one) for one in of_arm], [max(one) for one in of_arm])
+            series = [Series("mean and range over seeds", range(len(shown)), middle, *ends)]
+            every = [(i, value) for i, one in enumerate(of_arm) for value in one]
+            points = Series("a seed", [x for x, _ in every], [y for _, y in every], mark=Mark.POINTS)
+            panels.append(Panel(title, figure.x_label or "arm", label, [*series, points], ticks=shown))
+        else:
+            lines = [_line(arm, [row for row in rows if row["arm"] == arm], figure.x, column) for arm in arms]
+            panels.append(Panel(title, figure.x_label or figure.x, label, [one for one in lines if one is not None]))
+    seeds = sorted({row["seed"] for row in rows})
+    bands = f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean, band from the smallest to the largest"
+    return Drawn(f"{figure.caption} {bands}{'' if figure.x == 'arm' else ', thin every seed'}.".strip(), panels,
+                 title=figure.title)  # fmt: skip
+
+
+def _line(arm: str, rows: Sequence[Row], x: str, y: str) -> Series | None:
+    found: dict[float, dict[int, float]] = {}
+    for row in rows:
+        if row.get(x) is not None and row.get(y) is not None:
+            found.setdefault(float(row[x]), {})[row["seed"]] = float(row[y])
+    if not found:
+        return None
+    seeds = sorted({seed for values in found.values() for seed in values})
+    places = [place for place in sorted(found) if len(found[place]) == len(seeds)]
+    values_SX = np.array([[found[place][seed] for place in places] for seed in seeds])
+    runs = [(places, values) for values in values_SX.tolist()] if len(seeds) > 1 and len(places) > 1 else []
+    return Series(arm, places, values_SX.mean(0), values_SX.min(0), values_SX.max(0), runs)
+
+
+def study_page(
+    result: Mapping[str, Any],
+    about: str,
+    findings: Sequence[Finding],
+    made: list[Exhibit],
+    samples: Sequence[Mapping[str, Any]],
+) -> str:
+    """The page of a study.
+
+    Args:
+        result: What ``study.json`` holds.
+        about: The docstring of the study.
+        findings: Its claims.
+        made: Its exhibits.
+        samples: What its arms wrote.
+    """
+    lead, _, rest = about.strip().partition("\n\n")
+    items = "".join(
+        f"<li><b>{one.verdict}</b>: {html.escape(one.sentence)} {html.escape(f'Expected {one.expected}; measured')} "
+        f"{html.escape(one.numbers)}.{html.escape(f' Published: {one.paper}' if one.paper else '')}</li>"
+        for one in findings
+    )
+    seeds = ", ".join(str(seed) for seed in result["seeds"])
+    settings = ", ".join(f"{key} {value}" for key, value in result["settings"].items())
+    paragraphs = "".join(f"<p>{html.escape(part)}</p>" for part in rest.split("\n\n") if part.strip())
+    verdict = (
+        f"<p>{html.escape(lead)}</p><ul>{items}</ul><details><summary><h2>How it was made</h2></summary>{paragraphs}"
+        f'<p class="caption">Size {html.escape(result["size"])}, seeds {seeds}. Settings: {html.escape(settings)}.'
+        "</p></details>"
+    )
+    return assemble(f"Study: {result['study']}", verdict, made, _pack(samples))
+
+
+def _pack(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Samples in the page's form: an attempt each, with every further column below the text."""
+    step = -(-len(samples) // MAX_SAMPLES) or 1
+    shown = samples[::step]
+    arms, modes = list(dict.fromkeys(one["arm"] for one in shown)), list(dict.fromkeys(map(_when, shown)))
+    verdicts = ["correct", "incorrect", "not judged"]
+    tasks: dict[tuple[str, Any], int] = {}
+    lines: dict[int, int] = {}
+    episodes = []
+    for one in samples:
+        lines[one["seed"]] = lines.get(one["seed"], 0) + 1
+        if (sum(lines.values()) - 1) % step:
+            continue
+        prompt, answer, right = str(one.get("prompt", "")), str(one.get("answer", "")), one.get("right")
+        more = [f"{key}: {value}" for key, value in one.items() if key not in SHOWN_FIRST]
+        task = tasks.setdefault((prompt, one.get("gold")), len(tasks))
+        episodes.append([
+            *(arms.index(one["arm"]), one["seed"], modes.index(_when(one)), task, lines[one["seed"]]),
+            [2 if right is None else 0 if right else 1],
+            *([" \n".join([answer, *more])], [answer], [float(one.get("reward", bool(right)))], [len(answer.split())]),
+        ])  # fmt: skip
+    return {
+        "places": {f"{i}/{seed}": f"seeds/seed_{seed}" for i in range(len(arms)) for seed in lines},
+        "arms": arms,
+        "modes": modes,
+        "verdicts": verdicts,
+        "tasks": [[str(i), prompt, None if gold is None else str(gold)] for (prompt, gold), i in tasks.items()],
+        "tokens": {},
+        "episodes": episodes,
+        "note": f"{len(shown):,} of {len(samples):,} samples; all are in the seeds' rows.jsonl.",
+    }
+
+
+def _when(sample: Mapping[str, Any]) -> str:
+    return f"step {sample.get('step', 0)}"
+
+
+def overview(root: Path) -> str:
+    """All studies below a folder, the newest of each: verdicts, links, and what the gate foretold in all of them."""
+    newest: dict[str, Path] = {}
+    for path in sorted(root.rglob("study.json"), key=lambda path: path.stat().st_mtime):
+        newest[json.loads(path.read_text(encoding="utf-8"))["study"]] = path
+    cells, rows = [], []
+    for name, path in sorted(newest.items()):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        where = path.parent.relative_to(root).as_posix()
+        seeds = ", ".join(map(str, result["seeds"]))
+        cells += [[f"{name} ({result['size']})", one["name"], one["verdict"], _number(one["mean"]),
+                   f"{_number(one['low'])}, {_number(one['high'])}", seeds, one["sentence"]]
+                  for one in result["claims"]]  # fmt: skip
+        rows += [dict(row, gate_cell=f"{name}: {row['gate_cell']}") for row in result["rows"] if row.get("gate_cell")]
+        newest[name] = Path(where) / "report.html"
+    header = ["study", "claim", "verdict", "mean", "95 % interval", "seeds", "sentence"]
+    made: list[Exhibit] = [
+        Table("The newest run of each study.", header, cells, id="T1", title="Claims of all studies")
+    ]
+    if rows:
+        gate_header, gate_cells, said = record(rows)
+        made.append(Table(said, gate_header, gate_cells, id="T2", title="The gate in all studies"))
+    links = "".join(
+        f'<li><a href="{html.escape(page.as_posix())}">{html.escape(name)}</a></li>' for name, page in newest.items()
+    )
+    return assemble("Studies", f"<ul>{links}</ul>", made, _pack([]))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else fixed(value, 3, signed=True)

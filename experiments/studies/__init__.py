@@ -1,0 +1,88 @@
+"""Studies: one published system of self-generated learning in a file each, from its question to its claims.
+
+A study is a module with ``Config`` (a dataclass of plain values), ``ARMS`` (names), ``prepare(cfg, seed)`` (what a
+seed's arms share, such as the base model), ``run(cfg, arm, seed, base, samples)`` (rows; texts to browse are appended
+to ``samples``), ``CLAIMS`` and ``EXHIBITS``. Randomness comes from the seed alone and ``base`` is not changed, so that
+the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from omegaconf import OmegaConf
+
+from experiments.evidence.model import plain
+from rewards import Lookup, nearest
+from rl.analysis.claims import Claim, Figure
+from rl.tracking import write_json, write_text
+
+STUDIES: Lookup[str] = Lookup("study.name")
+"""Modules of the studies by name; a plugin registers one of your own, with a YAML like those in ``configs/study``."""
+for _name in ("collapse", "post_completion", "self_agreement", "self_judging"):
+    STUDIES.register(_name)(f"experiments.studies.{_name}")
+
+
+class Study(Protocol):
+    """What a study's module holds."""
+
+    Config: type
+    ARMS: Sequence[str]
+    CLAIMS: Sequence[Claim]
+    EXHIBITS: Sequence[Figure | Callable[[Sequence[Mapping[str, Any]]], Any]]
+
+    def prepare(self, cfg: Any, seed: int) -> Any:
+        """What the arms of a seed have in common."""
+        ...
+
+    def run(self, cfg: Any, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One arm with one seed: its rows, each with ``arm``, ``seed``, ``step`` and what was measured."""
+        ...
+
+
+def load(name: str) -> Study:
+    """A study's module; importing it loads torch."""
+    module: Any = importlib.import_module(STUDIES[name])
+    return module
+
+
+def settings_of(study: Study, given: Mapping[str, Any]) -> Any:
+    """A study's ``Config`` with some values changed, their types checked.
+
+    Raises:
+        ValueError: For a setting that the study does not have.
+    """
+    known = [field.name for field in fields(study.Config)]
+    for key in given:
+        if key not in known:
+            raise ValueError(f"settings.{key}: unknown{nearest(key, known)} Known: {', '.join(known)}")
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(study.Config), dict(given)))
+
+
+def run_seed(name: str, given: Mapping[str, Any], seed: int, folder: Path, report: Callable[..., None]) -> None:
+    """Every arm of a study with one seed; an arm whose file is there already is not run again.
+
+    Writes ``<arm>.json`` as each arm ends, and last ``result.json`` with rows and ``rows.jsonl`` with the samples.
+    """
+    study = load(name)
+    cfg, base = settings_of(study, given), None
+    found: dict[str, dict[str, Any]] = {}
+    for i, arm in enumerate(study.ARMS):
+        path = folder / f"{arm}.json"
+        if not path.exists():
+            if base is None:
+                report("the base", i / len(study.ARMS), {})
+                base = study.prepare(cfg, seed)
+            report(arm, i / len(study.ARMS), {})
+            samples: list[dict[str, Any]] = []
+            rows = [{"arm": arm, "seed": seed, "step": 0} | row for row in study.run(cfg, arm, seed, base, samples)]
+            texts = [{"arm": arm, "seed": seed} | one for one in samples]
+            write_json(path, plain({"rows": rows, "samples": texts}))
+        found[arm] = json.loads(path.read_text(encoding="utf-8"))
+    lines = [json.dumps(one, ensure_ascii=False) + "\n" for arm in found.values() for one in arm["samples"]]
+    write_text(folder / "rows.jsonl", "".join(lines))
+    write_json(folder / "result.json", {"seed": seed, "rows": [row for arm in found.values() for row in arm["rows"]]})
+    report("done", 1.0, {})

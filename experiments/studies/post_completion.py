@@ -1,0 +1,290 @@
+"""Does a score that a model gives its own answer, after the answer, become honest at no cost when the answer is used?
+
+Post-completion learning (Fei et al., arXiv 2507.20252): the model goes on after its answer with an evaluation of it,
+trained by a mixture of reinforcement and supervised learning on the same rollout; at inference generation stops at the
+separator in front of the evaluation, so that the answer costs as many tokens as without.
+
+Smallest version: sums of two to five digits in the head. A completion is ``answer | score``, one token each, with five
+scores from 0 to 1. The corpus was written by somebody who takes most sixes for fives, so that a verifiable reward has
+something to teach. Answer and separator are paid by accuracy, the score by a reward of its own: the Brier score, which
+an honest probability maximises, or the published consistency, ``1 - mean over [accuracy, format] of |true - told| /
+max(true, told)``, whose 0/0 of an honest "wrong" is an error in the public code and earns nothing. The oracle arm pays
+the score for the rounded truth of each answer as a label; the random arm pays a coin.
+
+Simplified: the evaluation is a single score without words, "format" is told rightly by construction, credit is given
+per region instead of per completion, and there is no KL penalty.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.analysis.calibration import auroc, brier
+from rl.analysis.claims import Claim, Figure, first, last, minus
+from rl.backends.blocks import Learned, as_batch, fit, next_logprobs, policy_loss, sample, take_step, token_losses
+from rl.backends.tiny import tiny_llama, tiny_tokenizer
+
+
+@dataclass
+class Config:
+    """Sizes.
+
+    Args:
+        width: Of the Llama, two layers deep.
+        answer_steps: Supervised steps on answers of the corpus.
+        score_steps: Supervised steps on answers and on scores of own answers.
+        score_noise: Share of these scores that are random: an outside writer errs.
+        misread: How often the corpus takes its sixes for fives.
+        rl_steps: Steps of reinforcement learning.
+        questions: Of each step.
+        group: Completions of each question.
+        rl_lr: Learning rate of the steps.
+        score_weight: Of the supervised loss in the mixture.
+        n_test: Test questions.
+        measure_every: Steps between two measurements.
+    """
+
+    width: int = 32
+    answer_steps: int = 300
+    score_steps: int = 250
+    score_noise: float = 0.25
+    misread: float = 0.6
+    rl_steps: int = 120
+    questions: int = 48
+    group: int = 8
+    rl_lr: float = 5e-4
+    score_weight: float = 0.5
+    n_test: int = 2000
+    measure_every: int = 40
+
+
+# ---------------------------------------------------------------- the task: S 3 1 4 _ _ : t8 | s4 <end>
+
+PLACES, DIGITS, SCORES = 5, 7, 5
+TOP = PLACES * (DIGITS - 1)
+WORDS = [*(f"t{i}" for i in range(TOP + 1)), *map(str, range(DIGITS)), "_", "S", ":", "|", *(f"s{i}" for i in range(5))]
+TOKENIZER = tiny_tokenizer(WORDS, True)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+T0, D0, S0, BLANK, SEPARATOR, END = ID["t0"], ID["0"], ID["s0"], ID["_"], ID["|"], ID["<|end|>"]
+
+
+def draw(rng: np.random.Generator, n: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Prompts ``[n, 7]``, their sums, and how many sixes each has."""
+    n_digits = rng.integers(2, PLACES + 1, n)
+    digits = rng.integers(0, DIGITS, (n, PLACES))
+    used = np.arange(PLACES) < n_digits[:, None]
+    question = np.where(used, digits + D0, BLANK)
+    ends = [np.full((n, 1), ID[word]) for word in ("S", ":")]
+    prompts = torch.from_numpy(np.concatenate([ends[0], question, ends[1]], 1))
+    return prompts, (digits * used).sum(1), ((digits == DIGITS - 1) & used).sum(1)
+
+
+def column(ids: np.ndarray | Tensor | int, n: int) -> Tensor:
+    """``[n, 1]`` token ids."""
+    return torch.full((n, 1), ids) if isinstance(ids, int) else torch.as_tensor(ids).reshape(n, 1)
+
+
+def learn_last(ids: Tensor, k: int) -> Learned:
+    """Rows of which the last k tokens are learned."""
+    learned = torch.zeros(ids.shape, dtype=torch.bool)
+    learned[:, -k:] = True
+    return ids, learned
+
+
+def scored(prompts: Tensor, answers: Tensor, score: Tensor) -> Learned:
+    """Rows that tell a score of an answer, and end."""
+    n = len(prompts)
+    ids = [prompts, answers[:, None], column(SEPARATOR, n), S0 + score[:, None], column(END, n)]
+    return learn_last(torch.cat(ids, 1), 2)
+
+
+# ---------------------------------------------------------------- the base: a sloppy corpus, then scores of own answers
+
+
+def prepare(cfg: Config, seed: int) -> Any:
+    """Answers first, then answers and mostly true scores of the model's own answers."""
+    torch.manual_seed(seed)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed + 1)
+    model = tiny_llama(TOKENIZER, cfg.width, 2, 4, 16)
+
+    def corpus(n: int) -> Learned:
+        prompts, sums, sixes = draw(rng, n)
+        told = sums - sixes * (rng.random(n) < cfg.misread)
+        return learn_last(torch.cat([prompts, column(told + T0, n), column(SEPARATOR, n)], 1), 2)
+
+    def with_scores(step: int) -> Sequence[Learned]:
+        prompts, sums, _ = draw(rng, 96)
+        own = sample(model, prompts, 1, 1.0, generator)[:, 0]
+        right = own == torch.from_numpy(sums) + T0
+        noise = torch.rand(96, generator=generator) < cfg.score_noise
+        score = torch.where(noise, torch.randint(0, SCORES, (96,), generator=generator), right.long() * (SCORES - 1))
+        return [corpus(96), scored(prompts, own, score)]
+
+    fit(model, lambda step: [corpus(128)], cfg.answer_steps, 4e-3)
+    fit(model, with_scores, cfg.score_steps, 2e-3, warmup=10)
+    return model
+
+
+# ---------------------------------------------------------------- what a self-score earns
+
+
+def brier_reward(told: Tensor, right: Tensor) -> Tensor:
+    """Proper: an honest probability earns most."""
+    return 1 - (told - right) ** 2
+
+
+def published_reward(told: Tensor, right: Tensor) -> Tensor:
+    """Consistency of [accuracy, format] as published; format is told as 1 and is 1, and 0/0 earns nothing."""
+    larger = torch.maximum(told, right)
+    return torch.where(larger > 0, 1 - (told - right).abs() / larger.clamp(min=1e-9) / 2, 0.0)
+
+
+REWARDS = {"brier": brier_reward, "published": published_reward}
+ARMS = ("rl_only", "pcl_brier", "pcl_published", "rl_brier", "rl_published", "oracle_labels", "random_reward")
+
+
+def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """RL on the answer, and on the score what the arm says: a reward, a supervised loss, both, or neither."""
+    reward = next((REWARDS[name] for name in REWARDS if arm.endswith(name)), None)
+    supervised = cfg.score_weight if arm.startswith("pcl") or arm == "oracle_labels" else 0.0
+    rng, generator = np.random.default_rng(seed + 3), torch.Generator().manual_seed(seed + 3)
+    model = copy.deepcopy(base)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.rl_lr, betas=(0.9, 0.99), weight_decay=0.01)
+    rows = [measure(cfg, model, seed) | {"step": 0}]
+    for step in range(1, cfg.rl_steps + 1):
+        prompts, sums, _ = draw(rng, cfg.questions)
+        prompts = prompts.repeat_interleave(cfg.group, 0)
+        groups = torch.arange(cfg.questions).repeat_interleave(cfg.group)
+        right = torch.from_numpy(np.repeat(sums, cfg.group)) + T0
+
+        new = sample(model, prompts, 3, 1.0, generator)
+        correct = (new[:, 0] == right).float()
+        closed = new[:, 1] == SEPARATOR
+        is_score = closed & (new[:, 2] >= S0) & (new[:, 2] < S0 + SCORES)
+        told = torch.where(is_score, (new[:, 2] - S0).float() / (SCORES - 1), 0.0)
+
+        loss, entropy = policy_loss(model, as_batch(prompts, new[:, :2], correct * closed, groups))
+        if reward is not None or arm == "random_reward":
+            coin = torch.randint(0, 2, (len(new),), generator=generator).float()
+            earned = torch.where(is_score, coin if reward is None else reward(told, correct), 0.0)
+            after = torch.cat([prompts, new[:, :2]], 1)
+            loss = loss + policy_loss(model, as_batch(after, new[:, 2:], earned, groups))[0] / 2  # one token beside two
+        if supervised:  # the same rollout, another loss
+            ids, learned = scored(prompts, new[:, 0], correct.long() * (SCORES - 1))
+            loss = loss + supervised * token_losses(model, ids, learned).mean()
+        take_step(model, optimizer, loss)
+
+        if step % cfg.measure_every == 0 or step == cfg.rl_steps:
+            agrees = ((told > 0.5) == (correct > 0.5))[is_score].float().mean()
+            found = {"step": step, "entropy": float(entropy), "reward_accuracy": float(agrees)}
+            rows.append(measure(cfg, model, seed, samples if step == cfg.rl_steps else None) | found)
+    return rows
+
+
+# ---------------------------------------------------------------- measuring: stopped at the separator, and the score
+
+
+@torch.no_grad()
+def measure(cfg: Config, model: Any, seed: int, samples: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Accuracy with generation stopped at the separator; how well the score tells right own samples from wrong ones."""
+    prompts, sums, _ = draw(np.random.default_rng(10_000), cfg.n_test)
+    generator, right = torch.Generator().manual_seed(seed + 17), torch.from_numpy(sums) + T0
+    greedy, own = sample(model, prompts, 2, 0.0, generator), sample(model, prompts, 2, 1.0, generator)
+    after = torch.cat([prompts, own[:, :1], column(SEPARATOR, len(own))], 1)
+    shares = next_logprobs(model, after)[:, S0 : S0 + SCORES].softmax(-1)
+    expected = (shares * torch.linspace(0, 1, SCORES)).sum(-1).numpy()
+    told = torch.multinomial(shares, 1, generator=generator)[:, 0].numpy() / (SCORES - 1)
+    correct = (own[:, 0] == right).numpy()
+    if samples is not None:
+        words = TOKENIZER.convert_ids_to_tokens
+        for i in range(min(100, len(own))):
+            samples.append({
+                "step": cfg.rl_steps,
+                "prompt": " ".join(words(prompts[i].tolist())),
+                "answer": " ".join([*words(own[i].tolist()), f"s{round(told[i] * 4)}"]),
+                "gold": f"t{sums[i]}",
+                "right": bool(correct[i]),
+                "expected score": f"{expected[i]:.2f}",
+            })  # fmt: skip
+    of_wrong = told[~correct]
+    return {
+        "n": cfg.n_test,
+        "accuracy": float((greedy[:, 0] == right).float().mean()),
+        "accuracy_sampled": float(correct.mean()),
+        "stops_at_separator": float((greedy[:, 1] == SEPARATOR).float().mean()),
+        "auroc_told": auroc(told, correct),
+        "auroc_expected": auroc(expected, correct),
+        "brier": brier(expected, correct),
+        "told_when_wrong": float(of_wrong.mean()) if len(of_wrong) else float("nan"),
+        "share_of_ones": float((told == 1).mean()),
+        "distinct_answers": len(set(own[:, 0].tolist())),
+    }
+
+
+# ---------------------------------------------------------------- what is claimed
+
+CLAIMS = (
+    Claim(
+        "the score becomes honest",
+        "After training with a proper reward the told score separates right from wrong answers better than before.",
+        minus(last("pcl_brier", "auroc_told"), first("pcl_brier", "auroc_told")),
+    ),
+    Claim(
+        "honest at no cost",
+        "Accuracy with generation stopped at the separator stays within 1 point of RL on the answer alone.",
+        minus(last("pcl_brier", "accuracy"), last("rl_only", "accuracy")),
+        expect="near",
+        margin=0.01,
+        paper="5 to 10 points above SFT and RL for models of 1.5 to 8B (second-hand)",
+    ),
+    Claim(
+        "better than a probe after RL",
+        "The Brier score of the expected score is lower than that of the untrained score of the RL-only model.",
+        minus(last("pcl_brier", "brier"), last("rl_only", "brier")),
+        expect="below",
+    ),
+    Claim(
+        "published reward: always right",
+        "Paid by the published relative error, the score is told as 1 for more than 95 % of the answers.",
+        last("rl_published", "share_of_ones"),
+        than=0.95,
+    ),
+    Claim(
+        "published reward: says nothing",
+        "The told score then separates right from wrong no better than chance.",
+        last("rl_published", "auroc_told"),
+        expect="near",
+        than=0.5,
+        margin=0.05,
+    ),
+    Claim(
+        "proper reward: not always right",
+        "Paid by the Brier score, the score that is told of wrong answers stays lower than with the published reward.",
+        minus(last("rl_brier", "told_when_wrong"), last("rl_published", "told_when_wrong")),
+        expect="below",
+    ),
+)
+
+EXHIBITS = (
+    Figure(
+        "What the score says",
+        "step",
+        ("auroc_told", "told_when_wrong", "share_of_ones", "brier"),
+        caption="Self-scores of own samples at temperature 1, 2,000 test questions.",
+        x_label="step of reinforcement learning",
+        y_label="share",
+    ),
+    Figure(
+        "Accuracy, stopped at the separator",
+        "step",
+        ("accuracy", "accuracy_sampled"),
+        caption="Greedy decoding, and temperature 1; 2,000 test questions.",
+        x_label="step of reinforcement learning",
+        y_label="accuracy (share)",
+    ),
+)

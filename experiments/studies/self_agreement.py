@@ -1,0 +1,359 @@
+"""Self-agreement: does a model believe its own wrong answers, and what becomes of it if that belief is its reward?
+
+Li et al. ("Think Twice Before Trusting", arXiv 2403.09972) find that a model asked about its own answer mostly agrees
+with itself, and that it judges better with the alternatives before it, their order shuffled and averaged out.
+
+Here one small network adds digits, says yes or no to a sum, and chooses among four sums. All three begin with the same
+words, so they share what it knows. Its corpus holds a misconception: a writer takes every 4 for a 3 six times in ten,
+in answers, verdicts and choices alike. A quarter of the verdicts are a habit instead: long questions are waved through,
+short ones turned down. Without either of the two there is little to find (an earlier corpus: bias .03).
+
+The base is measured first. Then the loop is closed: the same policy gradient is paid by the model's own P(yes), by the
+base's (``frozen_verdict``), by a verdict that is itself sampled and trained, by the side-by-side score, by the truth
+(``oracle``), and by a coin (``random``). Left out: justifications before the verdict, and answers of many tokens.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.analysis.calibration import auroc, ece
+from rl.analysis.claims import Claim, Figure, PerSeed, first, last, minus
+from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
+from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+
+
+@dataclass
+class Config:
+    """Of the study.
+
+    Args:
+        hidden_size: Width of the network.
+        pretrain_steps: Of the schedule; pretraining stops when the choice is learned.
+        chooses_right: How often it has to choose the right sum on questions without a 4.
+        misread: How often a writer takes all 4s for 3s.
+        habit: Share of the verdicts that do not look at the sum.
+        questions: Of the measurement.
+        steps: Optimiser steps of every arm.
+        lr: Learning rate of the arms. At 1e-3 own rewards only destroy the model.
+        evaluate_every: Steps.
+    """
+
+    hidden_size: int = 48
+    pretrain_steps: int = 1200
+    chooses_right: float = 0.8
+    misread: float = 0.6
+    habit: float = 0.25
+    questions: int = 2000
+    steps: int = 160
+    lr: float = 2e-4
+    evaluate_every: int = 40
+
+
+# The layout:  S 3 1 4 _ : t8      S 3 1 4 _ : t8 ? yes      S 3 1 4 _ : t7 t8 t6 t9 ? p2
+
+PLACES, DIGITS, GROUP = 4, 5, 8
+TOP = PLACES * (DIGITS - 1)
+TOKENIZER = tiny_tokenizer(
+    [
+        *(f"t{i}" for i in range(TOP + 1)),
+        *map(str, range(DIGITS)),
+        *(f"p{i + 1}" for i in range(4)),
+        *("_", "S", ":", "?", "yes", "no"),
+    ],
+    spaced=True,
+)
+ID = TOKENIZER.get_vocab()
+T0, D0, P1, BLANK, MARK, YES, NO = (ID[word] for word in ("t0", "0", "p1", "_", "?", "yes", "no"))
+
+
+def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Questions of two to four digits ``[n, PLACES]`` as tokens, and their sums."""
+    there = np.arange(PLACES) < rng.integers(2, PLACES + 1, (n, 1))
+    digits = rng.integers(0, DIGITS, (n, PLACES))
+    return np.where(there, digits + D0, BLANK), (digits * there).sum(1)
+
+
+def misread_by(question: np.ndarray) -> np.ndarray:
+    """By how much the sum is too small if every largest digit is taken for the one below."""
+    return (question == D0 + DIGITS - 1).sum(1)
+
+
+def believed(rng: np.random.Generator, question: np.ndarray, gold: np.ndarray, misread: float) -> np.ndarray:
+    """What a writer of the corpus takes for the sum."""
+    return gold - misread_by(question) * (rng.random(len(gold)) < misread)
+
+
+def nearby(rng: np.random.Generator, gold: np.ndarray) -> np.ndarray:
+    """A sum that is off by one to three."""
+    off = rng.choice([1, 1, 1, 2, 2, 3], len(gold)) * rng.choice([-1, 1], len(gold))
+    return np.where((gold + off < 0) | (gold + off > TOP), gold - off, gold + off)
+
+
+def four(
+    rng: np.random.Generator, target: np.ndarray, others: np.ndarray | None = None, easy: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Four distinct sums in random order ``[n, 4]``, and where the target stands among them.
+
+    Args:
+        rng: Draws.
+        target: One of the four.
+        others: ``[n, m]`` preferred alternatives; else sums around a centre that is drawn, so that the middle of the
+            four says nothing.
+        easy: Share of sets whose alternatives lie anywhere.
+    """
+    n = len(target)
+    centre, spread = target + rng.integers(-2, 3, n), np.where(rng.random((n, 1)) < easy, 60.0, 2.5)
+    key = np.abs(np.arange(TOP + 1) - centre[:, None]) + spread * rng.random((n, TOP + 1))
+    if others is not None:
+        for column in others.T:
+            np.put_along_axis(key, column[:, None], -1.0 - rng.random((n, 1)), 1)
+    key[np.arange(n), target] = -9
+    chosen = np.argpartition(key, 4, 1)[:, :4]
+    chosen = np.take_along_axis(chosen, np.argsort(rng.random((n, 4)), 1), 1)
+    return chosen, np.argmax(chosen == target[:, None], 1)
+
+
+def line(question: np.ndarray, *tail: Any) -> torch.Tensor:
+    """``S question : tail`` as token ids; a number in the tail stands in every row."""
+    n = len(question)
+    columns = [np.full((n, 1), ID["S"]), question, np.full((n, 1), ID[":"])]
+    columns += [np.full((n, 1), one) if np.isscalar(one) else np.asarray(one).reshape(n, -1) for one in tail]
+    return torch.from_numpy(np.concatenate(columns, 1))
+
+
+def prepare(cfg: Config, seed: int) -> Any:
+    """A network that adds, checks and chooses, each as its corpus believes."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = tiny_gpt2(TOKENIZER, cfg.hidden_size, 2, 4, 16)
+
+    def batch(step: int) -> list[Learned]:
+        rows, n = [], 96
+        question, gold = draw(rng, n)
+        rows.append(line(question, believed(rng, question, gold, cfg.misread) + T0))
+        question, gold = draw(rng, n)
+        belief = believed(rng, question, gold, cfg.misread)
+        claim = np.where(rng.random(n) < 0.5, belief, nearby(rng, belief))
+        habit, is_long = rng.random(n) < cfg.habit, (question != BLANK).sum(1) > 3
+        rows.append(line(question, claim + T0, MARK, np.where(np.where(habit, is_long, claim == belief), YES, NO)))
+        question, gold = draw(rng, n)
+        shown, place = four(rng, believed(rng, question, gold, cfg.misread), easy=0.5)
+        rows.append(line(question, shown + T0, MARK, place + P1))
+        return [(ids, (torch.arange(ids.shape[1]) == ids.shape[1] - 1).expand(ids.shape)) for ids in rows]
+
+    def has_learned(step: int) -> bool:  # the choice comes last, in a jump
+        if step < 200 or step % 50:
+            return False
+        question, gold = draw(np.random.default_rng(0), 1500)
+        known = misread_by(question) == 0
+        chosen = side_by_side(model, question[known], gold[known], None, np.random.default_rng(1), 1)
+        return bool((chosen > 0.5).mean() >= cfg.chooses_right)
+
+    fit(model, batch, cfg.pretrain_steps, 3e-3, has_learned)
+    return model
+
+
+@torch.no_grad()
+def answers(model: Any, question: np.ndarray, temperature: float, generator: torch.Generator) -> np.ndarray:
+    """Sums, -1 where the model says something else."""
+    token = sample(model, line(question), 1, temperature, generator)[:, 0].numpy()
+    return np.where((token >= T0) & (token <= T0 + TOP), token - T0, -1)
+
+
+@torch.no_grad()
+def p_yes(model: Any, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """The single verdict: P(yes) / (P(yes) + P(no))."""
+    logprobs = next_logprobs(model, line(question, answer + T0, MARK))
+    return torch.sigmoid(logprobs[:, YES] - logprobs[:, NO]).numpy()
+
+
+@torch.no_grad()
+def choice(model: Any, question: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """``[n, 4]`` probabilities of the four places."""
+    return next_logprobs(model, line(question, shown + T0, MARK))[:, P1 : P1 + 4].softmax(-1).numpy()
+
+
+def side_by_side(
+    model: Any,
+    question: np.ndarray,
+    target: np.ndarray,
+    others: np.ndarray | None,
+    rng: np.random.Generator,
+    orders: int,
+) -> np.ndarray:
+    """Probability that the target is chosen among four; the mean over so many orders, each place in turn."""
+    shown, place = four(rng, target, others)
+    n, total = np.arange(len(target)), np.zeros(len(target))
+    for turn in range(orders):
+        total += choice(model, question, np.roll(shown, turn, 1))[n, (place + turn) % 4]
+    return total / orders
+
+
+def of_four_verdicts(
+    model: Any, question: np.ndarray, target: np.ndarray, others: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """The control: four single verdicts, divided by their sum. The alternatives, without seeing them together."""
+    shown, place = four(rng, target, others)
+    verdicts = np.stack([p_yes(model, question, shown[:, j]) for j in range(4)], 1)
+    return verdicts[np.arange(len(target)), place] / verdicts.sum(1)
+
+
+ARMS = ("base", "own_verdict", "frozen_verdict", "verdict_as_action", "side_by_side", "oracle", "random")
+
+
+def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The measurement of the base, or reinforcement learning on one reward."""
+    generator, rng = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 1)
+    if arm == "base":
+        return [{"arm": arm, "seed": seed, "step": 0} | measure(cfg, base, rng, generator, samples)]
+    model, rows = copy.deepcopy(base), []
+    optimizer = adam(model, cfg.lr)
+    for step in range(cfg.steps + 1):
+        if step % cfg.evaluate_every == 0 or step == cfg.steps:
+            rows.append({"arm": arm, "seed": seed, "step": step} | evaluate(model, samples, step))
+        if step == cfg.steps:
+            return rows
+        question, gold = draw(rng, 48)
+        question, gold = np.repeat(question, GROUP, 0), np.repeat(gold, GROUP)
+        given = answers(model, question, 1.0, generator)
+        formed, answer = torch.from_numpy(given >= 0), np.maximum(given, 0)
+        groups, actions = torch.arange(len(given)) // GROUP, torch.from_numpy(answer + T0)[:, None]
+        if arm == "oracle":
+            reward = (given == gold).astype(float)
+        elif arm == "random":
+            reward = (rng.random(len(given)) < 0.5).astype(float)
+        elif arm == "side_by_side":
+            rivals = np.repeat(answer.reshape(-1, GROUP), GROUP, 0)
+            reward = side_by_side(model, question, answer, rivals, rng, 4)
+        else:
+            reward = p_yes(base if arm == "frozen_verdict" else model, question, answer)
+        verdicts = None
+        if arm == "verdict_as_action":  # what is said is sampled, trained, and paid if it is yes
+            said = torch.rand(len(given), generator=generator).numpy() < reward
+            reward, verdicts = said.astype(float), torch.from_numpy(np.where(said, YES, NO))[:, None]
+        paid = torch.from_numpy(reward)
+        loss = policy_loss(model, as_batch(line(question), actions, paid, groups, formed))[0]
+        if verdicts is not None:
+            asked = line(question, answer + T0, MARK)
+            loss = loss + policy_loss(model, as_batch(asked, verdicts, paid, groups, formed))[0]
+        take_step(model, optimizer, loss)
+    return rows
+
+
+def measure(
+    cfg: Config, model: Any, rng: np.random.Generator, generator: torch.Generator, samples: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Whom the base believes, and how well each way of asking tells its right answers from its wrong ones."""
+    question, gold = draw(rng, cfg.questions)
+    given = answers(model, question, 1.0, generator)
+    own = np.where(given < 0, nearby(rng, gold), given)
+    others = np.stack([np.maximum(answers(model, question, 1.0, generator), 0) for _ in range(4)], 1)
+    right, mirror = own == gold, 2 * gold - own  # the mirror is wrong by as much, to the other side
+    comparable = ~right & (mirror >= 0) & (mirror <= TOP)
+    of_own, of_mirror = p_yes(model, question, own), p_yes(model, question, np.clip(mirror, 0, TOP))
+    scores = {
+        "single": of_own,
+        "one_order": side_by_side(model, question, own, others, rng, 1),
+        "side": side_by_side(model, question, own, others, rng, 4),
+        "normalised": of_four_verdicts(model, question, own, others, rng),
+    }
+    places, hard = choice(model, question, four(rng, own, others)[0]).mean(0), misread_by(question) > 0
+    for i in range(40):
+        samples.append({"step": 0, "prompt": TOKENIZER.decode(line(question)[i]), "answer": f"t{own[i]}"}
+                       | {"gold": f"t{gold[i]}", "right": bool(right[i]), "p_yes": float(of_own[i])}
+                       | {"side_by_side": float(scores["side"][i])})  # fmt: skip
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_without_4": float(right[~hard].mean()),
+        "accepts_own_wrong": float(of_own[~right].mean()),
+        "accepts_mirror": float(of_mirror[comparable].mean()),
+        "bias": float((of_own - of_mirror)[comparable].mean()),
+        "accepts_truth_when_wrong": float(p_yes(model, question, gold)[~right].mean()),
+        "place_bias": float(np.abs(places - 0.25).max()),
+    } | {
+        f"{kind}_{name}": meter
+        for name, score in scores.items()
+        for kind, meter in (
+            ("auroc", auroc(score, right)),
+            ("ece", ece(score, right)),
+            ("auroc_with_4", auroc(score[hard], right[hard])),
+        )
+    }
+
+
+def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, float]:
+    """The same 800 questions each time: accuracy, what the model thinks of its answers, and how often it is right."""
+    rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
+    question, gold = draw(rng, 800)
+    given = answers(model, question, 1.0, generator)
+    answer, right = np.maximum(given, 0), given == gold
+    own = p_yes(model, question, answer)
+    logprobs = next_logprobs(model, line(question)).detach()
+    for i in range(12):
+        samples.append({"step": step, "prompt": TOKENIZER.decode(line(question)[i]), "answer": f"t{given[i]}"}
+                       | {"gold": f"t{gold[i]}", "right": bool(right[i]), "p_yes": float(own[i])})  # fmt: skip
+    return {
+        "accuracy": float(right.mean()),
+        "greedy": float((answers(model, question, 0.0, generator) == gold).mean()),
+        "accuracy_with_4": float(right[misread_by(question) > 0].mean()),
+        "own_yes": float(own.mean()),
+        "yes_to_anything": float(p_yes(model, question, rng.integers(0, TOP + 1, 800)).mean()),
+        "reward_accuracy": float(((own > 0.5) == right).mean()),
+        "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
+        "distinct": len(np.unique(answer)) / (TOP + 1),
+        "malformed": float((given < 0).mean()),
+        "without_4": float((misread_by(question) == 0).mean()),
+    }
+
+
+def gain(arm: str, name: str) -> PerSeed:
+    """What a number has grown by, from the base to the last step."""
+    return minus(last(arm, name), first(arm, name))
+
+
+PAPER = "arXiv 2403.09972"
+# fmt: off
+CLAIMS = (
+    Claim("bias", "P(yes) is higher for its own wrong answer than for another one that is as wrong (the difference)",
+          last("base", "bias"), paper=PAPER),
+    Claim("side_by_side_helps", "Side by side tells right from wrong better than single verdicts (AUROC)",
+          minus(last("base", "auroc_side"), last("base", "auroc_single")), paper=PAPER),
+    Claim("orders_help", "The mean over four orders tells right from wrong better than one order (AUROC)",
+          minus(last("base", "auroc_side"), last("base", "auroc_one_order")), paper=PAPER),
+    Claim("calibrated", "Side by side is better calibrated than single verdicts (ECE, by how much it is lower)",
+          minus(last("base", "ece_single"), last("base", "ece_side")), paper=PAPER),
+    Claim("joint_view_helps", "Seeing alternatives together beats single verdicts divided by their sum (AUROC)",
+          minus(last("base", "auroc_side"), last("base", "auroc_normalised"))),
+    Claim("sees_its_misconception", "Side by side sees through the misconception (AUROC on questions with a 4)",
+          last("base", "auroc_with_4_side"), than=0.5),
+    Claim("own_reward_rises", "Paid by its own P(yes), the model comes to agree with itself more",
+          gain("own_verdict", "own_yes")),
+    Claim("own_accuracy_falls", "Paid by its own P(yes), the model answers fewer questions rightly",
+          gain("own_verdict", "accuracy"), "below"),
+    Claim("ends_at_its_beliefs", "That accuracy ends within .05 of the share of questions without a false belief",
+          minus(last("own_verdict", "accuracy"), last("own_verdict", "without_4")), "near", margin=0.05),
+    Claim("frozen_no_remedy", "Paid by the base's P(yes), which does not move, accuracy falls too",
+          gain("frozen_verdict", "accuracy"), "below"),
+    Claim("side_no_remedy", "Paid by the side-by-side score, accuracy falls too",
+          gain("side_by_side", "accuracy"), "below"),
+    Claim("action_always_yes", "A verdict that is trained itself ends saying yes to random sums (P above .9)",
+          last("verdict_as_action", "yes_to_anything"), than=0.9),
+    Claim("oracle_rises", "Paid by the truth, the same updates raise accuracy", gain("oracle", "accuracy")),
+    Claim("random_stays", "Paid by a coin, accuracy stays within .05 of where it was",
+          gain("random", "accuracy"), "near", margin=0.05),
+)
+# fmt: on
+
+LOOP = ARMS[1:]
+EXHIBITS = (
+    Figure("Accuracy", "step", "accuracy", LOOP, x_label="optimiser step", y_label="share of sampled answers right"),
+    Figure("Its own P(yes)", "step", "own_yes", LOOP, x_label="optimiser step", y_label="mean P(yes) of its answers"),
+    Figure("Yes to anything", "step", "yes_to_anything", LOOP, x_label="optimiser step", y_label="P(yes), random sums"),
+    Figure("Verdict against truth", "step", "reward_accuracy", LOOP, x_label="optimiser step", y_label="share right"),
+    Figure("Entropy of answers", "step", "entropy", LOOP, x_label="optimiser step", y_label="nats"),
+    Figure("With a 4", "step", "accuracy_with_4", LOOP, x_label="optimiser step", y_label="accuracy on such questions"),
+)

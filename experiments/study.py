@@ -1,0 +1,121 @@
+"""The claims of a published system, measured: ``python -m experiments.study study=verification_gap [size=tiny]``.
+
+Runs every arm of a study with every seed through the executor and writes ``study.json`` (rows, and each claim with its
+statistic, interval and verdict), tables, figures and the page. What is finished stays finished: an interrupted study
+goes on with ``resume=<folder>``, which may also add seeds.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.cli import UserError, console, entry_point, resolved_yaml
+from experiments.compare import refuse_changed_config, run_jobs
+from experiments.evidence.studies import exhibits, overview, study_page
+from experiments.executors import EXECUTORS
+from experiments.jobs import Job
+from experiments.progress import Display
+from experiments.report import write_exhibits
+from experiments.schema import StudyConfig, StudySeedConfig
+from experiments.studies import STUDIES, load, settings_of
+from rewards import nearest
+from rl.analysis.claims import Finding, judge
+from rl.tracking import describe_run, write_json, write_text
+
+
+def chosen(cfg: StudyConfig) -> dict[str, Any]:
+    """The settings of the size, with those that were given over them.
+
+    Raises:
+        UserError: If the study has no such size.
+    """
+    sizes = cfg.study.sizes
+    if cfg.size not in sizes:
+        raise UserError(f"size={cfg.size}: {cfg.study.name} has {', '.join(sizes)}{nearest(cfg.size, sizes)}")
+    return {**sizes[cfg.size], **cfg.settings}
+
+
+def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
+    """A job for each seed, with all arms."""
+    name, config = cfg.study.name, StudySeedConfig(cfg.plugins, chosen(cfg), cfg.threads)
+    return [Job.make("study", name, seed, config, folder / "seeds" / f"seed_{seed}") for seed in cfg.seeds]
+
+
+@entry_point("study")
+def main(cfg: StudyConfig) -> None:
+    """Runs what is not finished yet, and says what the data say of the claims."""
+    chosen(cfg)
+    from experiments.folders import open_run
+
+    settings_of(load(cfg.study.name), chosen(cfg))  # what is wrong with it is said before a folder is made
+    with open_run(cfg, "study") as folder:
+        run_study(cfg, folder)
+
+
+def run_study(cfg: StudyConfig, folder: Path) -> None:
+    """Runs what is not finished yet in a study's folder, and reports."""
+    if (folder / "config.yaml").exists():  # seeds that the folder holds already come first
+        stored: Any = OmegaConf.load(folder / "config.yaml")
+        if stored.study.name != cfg.study.name:
+            raise UserError(f"resume: {folder} holds the study {stored.study.name}, not {cfg.study.name}")
+        cfg = replace(cfg, seeds=list(dict.fromkeys([*stored.seeds, *cfg.seeds])))
+    executor, began = (
+        EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder),
+        time.time(),
+    )
+    try:
+        jobs = plan(cfg, folder)
+        describe_run(folder, resolved_yaml(cfg))
+        for job in (done := [job for job in jobs if job.is_done]):
+            refuse_changed_config(job)
+        n_arms = len(load(cfg.study.name).ARMS)
+        said = f"{cfg.study.name}, size {cfg.size}: {n_arms} arms x {len(cfg.seeds)} seeds, in {folder}"
+        console.print(said + (f"; {len(done)} seeds are finished already" if done else ""), highlight=False)
+        with Display(console, one_run=False) as display:
+            crashed = run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
+    finally:
+        executor.stop()
+    for who, error in crashed.items():
+        console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
+    if finished := [job for job in jobs if job.is_done]:
+        findings = write_study(cfg, finished, folder)
+        for one in findings:
+            console.print(f"- {one.line}", highlight=False, markup=False)
+        write_text(Path(cfg.runs_dir) / cfg.name / "index.html", overview(Path(cfg.runs_dir) / cfg.name))
+        console.print(f"{time.time() - began:.0f} s; page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(f"all studies: {Path(cfg.runs_dir) / cfg.name / 'index.html'}", highlight=False, soft_wrap=True)
+    if crashed:
+        raise UserError(f"{len(crashed)} seeds crashed; see error.txt and job.log in {folder}/seeds. "
+                        f"resume={folder} tries them again")  # fmt: skip
+
+
+def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Finding]:
+    """Writes ``study.json``, exhibits and the page from the files of the finished seeds; returns the findings."""
+    study = load(cfg.study.name)
+    rows = [row for job in jobs for row in json.loads((job.folder / "result.json").read_text("utf-8"))["rows"]]
+    lines = [line for job in jobs for line in (job.folder / "rows.jsonl").read_text("utf-8").splitlines()]
+    findings = [judge(claim, rows) for claim in study.CLAIMS]
+    made = exhibits(findings, rows, study.EXHIBITS)
+    result = {
+        "study": cfg.study.name,
+        "size": cfg.size,
+        "seeds": [job.seed for job in jobs],
+        "settings": asdict(settings_of(study, chosen(cfg))),
+        "claims": [one.to_json() for one in findings],
+        "rows": rows,
+    }
+    write_json(folder / "study.json", result)
+    write_exhibits(made, folder)
+    about = sys.modules[STUDIES[cfg.study.name]].__doc__ or ""
+    write_text(folder / "report.html", study_page(result, about, findings, made, [json.loads(one) for one in lines]))
+    return findings
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,482 @@
+"""Whether a run is well: checks over the metrics of its last steps, each with a limit, a usual cause and a remedy.
+
+A check reads the log and nothing else. It changes nothing in training; ``training.stop_on`` may name checks that end
+the run. Another module adds one before the run::
+
+    @CHECKS.register("slow", options=limits(below=1.0), cause="the disk", remedy="another disk")
+    def slow(history, *, below):
+        \"""Fewer episodes a second than a limit.\"""
+        speed = history.mean("system/episodes_per_second", 3)
+        return f"{speed:.2g} episodes a second" if speed is not None and speed < below else ""
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any
+
+from rewards.lookup import Lookup
+from rl.analysis.printing import fixed, percent
+from rl.config.checks import check_numbers
+
+PAGE = "docs/troubleshooting.md"
+"""Every check has a section there under its own name."""
+VALIDATION = "eval/validation/"
+
+
+@dataclass
+class History:
+    """What a run has logged so far, as its checks read it.
+
+    Args:
+        group_size: Episodes of a task that are compared with each other.
+        steps: Metrics of the training steps, the newest last.
+        validations: Metrics of the validations.
+        progress: Part of the budget that is spent.
+    """
+
+    group_size: int = 1
+    steps: list[Mapping[str, Any]] = field(default_factory=list)
+    validations: list[Mapping[str, Any]] = field(default_factory=list)
+    progress: float = 0.0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """A line of ``metrics.jsonl``."""
+        if "optim/lr" in row:
+            self.steps.append(row)
+        elif f"{VALIDATION}n" in row:
+            self.validations.append(row)
+
+    @property
+    def stage(self) -> list[Mapping[str, Any]]:
+        """The steps of the present stage: another loss has gradients and lengths of another size."""
+        here = self.steps[-1].get("stage") if self.steps else None
+        return [step for step in self.steps if step.get("stage") == here]
+
+    def mean(self, name: str, n: int) -> float | None:
+        """A metric's mean over the last ``n`` steps; ``None`` before there are so many, or without a value in them."""
+        return mean(self.steps[-n:], name) if len(self.steps) >= n else None
+
+    def attempts(self, name: str, n: int) -> list[tuple[int, float]]:
+        """Attempt and mean over the last ``n`` steps of a metric that is logged for each attempt."""
+        found = ((k, self.mean(f"{name}_t{k}", n)) for k in range(1, self.n_attempts + 1))
+        return [(k, value) for k, value in found if value is not None]
+
+    @property
+    def n_attempts(self) -> int:
+        """Most attempts that the newest step logs."""
+        known = (name.rpartition("_t")[2] for name in (self.steps[-1] if self.steps else ()) if "accuracy_t" in name)
+        return max(map(int, known), default=0)
+
+    def validated(self, name: str) -> float | None:
+        """A rate of the newest validation."""
+        value = self.validations[-1].get(VALIDATION + name) if self.validations else None
+        return value if value is not None and value == value else None
+
+
+def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Of a metric over those lines that have a value for it; ``None`` if none has."""
+    values = [value for row in rows if (value := row.get(name)) is not None and value == value]
+    return sum(values) / len(values) if values else None
+
+
+CHECKS: Lookup[Callable[..., str]] = Lookup("training.health")
+"""``(history, **limits) -> what is wrong``, empty if nothing is. ``cause`` and ``remedy`` are facts of the entry."""
+
+
+def limits(**defaults: float) -> type:
+    """The dataclass of a check's limits, none of which may be negative."""
+    names = " ".join(defaults)
+    namespace = {"__post_init__": lambda self: check_numbers(self, "training.health.<name>", not_negative=names)}
+    return make_dataclass("Limits", [(n, type(v), field(default=v)) for n, v in defaults.items()], namespace=namespace)
+
+
+def refuse_checks(checks: Mapping[str, Any], stop_on: Sequence[str]) -> None:
+    """Raises ValueError for a check or a limit that there is not, or a run that is to stop on a check that is off."""
+    for name, given in checks.items():
+        CHECKS[name]
+        if given is None:
+            continue
+        try:
+            CHECKS.options(name, given)
+        except ValueError as error:
+            text = str(error).replace("training.health_options.", f"training.health.{name}.")
+            raise ValueError(text.replace("<name>", name)) from None
+    for name in stop_on:
+        CHECKS[name]
+        if name in checks and checks[name] is None:
+            raise ValueError(f"training.stop_on: {name} is switched off by training.health.{name}=null")
+
+
+@dataclass
+class Finding:
+    """What a check found, from one step to another.
+
+    Args:
+        check: Its name.
+        said: What is wrong.
+        begun: Step at which it began.
+        ended: Step at which it was over; ``None`` while it lasts.
+    """
+
+    check: str
+    said: str
+    begun: int
+    ended: int | None = None
+
+    @property
+    def line(self) -> str:
+        """What is wrong, what usually causes it, what to try, where more is written."""
+        cause, remedy = CHECKS.fact(self.check, "cause"), CHECKS.fact(self.check, "remedy")
+        return f"{self.said}. Usual cause: {cause}. Try {remedy}. {PAGE}#{self.check}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``run.json``."""
+        return {"check": self.check, "from": self.begun, "to": self.ended, "said": self.line}
+
+
+class Health:
+    """Every check of a run, asked again after every line of its log.
+
+    Args:
+        checks: Limits by check, where they are not the default; ``None`` switches one off.
+        group_size: Episodes of a task that are compared with each other.
+    """
+
+    def __init__(self, checks: Mapping[str, Any], group_size: int = 1) -> None:
+        on = {name: checks.get(name, {}) for name in CHECKS}
+        self._checks = {name: CHECKS.bind(name, given) for name, given in on.items() if given is not None}
+        self.history = History(group_size)
+        self.findings: list[Finding] = []
+
+    def add(self, row: Mapping[str, Any], progress: float) -> tuple[list[Finding], list[Finding]]:
+        """Reads a line of the log.
+
+        Args:
+            row: Metrics by name, with their ``step``.
+            progress: Part of the budget that is spent.
+
+        Returns:
+            What has begun, and what is over.
+        """
+        history, step = self.history, int(row["step"])
+        history.add(row)
+        history.progress = progress
+        open_now = {one.check: one for one in self.findings if one.ended is None}
+        begun, over = [], []
+        for name, check in self._checks.items():
+            said = check(history)
+            if said and name not in open_now:
+                begun.append(Finding(name, said, step))
+            elif not said and name in open_now:
+                open_now[name].ended = step
+                over.append(open_now[name])
+        self.findings += begun
+        return begun, over
+
+
+# ---------------------------------------------------------------- what is sampled
+
+
+@CHECKS.register(
+    "cut_off",
+    options=limits(above=0.5, steps=3),
+    cause="env.max_new_tokens is too small, or the policy no longer ends its answers, as after too large steps",
+    remedy="a larger env.max_new_tokens; if it began during training, a smaller algorithm.optim.lr",
+)
+def cut_off(history: History, *, above: float, steps: int) -> str:
+    """More responses than a share are cut off by the token limit."""
+    return _share_of_responses(history, "truncated", "are cut off by the token limit", above, steps)
+
+
+@CHECKS.register(
+    "no_answer",
+    options=limits(above=0.5, steps=3),
+    cause="the prompt asks for another form of answer than the verifier reads, or the base does not know the form",
+    remedy="env.prompts=... or env.prompts_text.system=...; a warm start (experiments.warm_start) for a small base",
+)
+def no_answer(history: History, *, above: float, steps: int) -> str:
+    """More responses than a share end without an answer in the expected form; cut off ones are not counted."""
+    return _share_of_responses(history, "no_answer", "hold no answer in the expected form", above, steps, "truncated")
+
+
+def _share_of_responses(history: History, name: str, what: str, above: float, steps: int, but: str = "") -> str:
+    """What is said of a share of the responses, in training or at the newest evaluation, if it is above its limit."""
+    rest = dict(history.attempts(f"rollout/{but}", steps)) if but else {}
+    for k, share in history.attempts(f"rollout/{name}", steps):
+        if share - rest.get(k, 0.0) > above:
+            return f"{percent(share, 0)} % of attempts {k} {what} in training, over the last {steps} steps"
+    share = history.validated(f"{name}_fraction")
+    if share is not None and share - ((but and history.validated(f"{but}_fraction")) or 0.0) > above:
+        return f"{percent(share, 0)} % of the attempts {what} where the policy is evaluated"
+    return ""
+
+
+@CHECKS.register(
+    "longer",
+    options=limits(above=3.0, tokens=32.0, steps=3),
+    cause="nothing makes a long answer cost anything, or a loss that is averaged per answer favours long wrong ones",
+    remedy="algorithm.normaliser=tokens, or a smaller env.max_new_tokens",
+)
+def longer(history: History, *, above: float, tokens: float, steps: int) -> str:
+    """Responses are so many times as long as in the first steps."""
+    for k, now in history.attempts("rollout/tokens", steps):
+        before = mean(history.steps[:steps], f"rollout/tokens_t{k}")
+        if before and now > above * before and now > tokens:
+            return f"attempts {k} have {fixed(now, 0)} tokens on average, {fixed(now / before)} times those at first"
+    return ""
+
+
+@CHECKS.register(
+    "copied",
+    options=limits(above=0.98, after=0.5, steps=3),
+    cause="a second attempt that repeats the first is the safest one, and nothing pays for trying another (SCoRe, "
+    "arXiv 2409.12917, calls it collapse)",
+    remedy="algorithm=score, whose first stage holds the first attempt and whose progress bonus pays for corrections",
+)
+def copied(history: History, *, above: float, after: float, steps: int) -> str:
+    """Second attempts are copies of the first, when so much of the run is over."""
+    kinds = [history.mean(f"data/{name}_copied", steps) for name in ("c_to_c", "i_to_i")]
+    share = sum(one or 0.0 for one in kinds)
+    if history.progress < after or share <= above:
+        return ""
+    return f"{percent(share, 0)} % of the second attempts are copies of the first"
+
+
+@CHECKS.register(
+    "always_changed",
+    options=limits(above=0.7, steps=5),
+    cause="the policy has learned that the first attempt is always wrong, as where a changed answer earns more than "
+    "keeping a right one",
+    remedy="reward_weights=[1,1] in the algorithm's stages, so that first attempts count; a smaller progress_alpha",
+)
+def always_changed(history: History, *, above: float, steps: int) -> str:
+    """More right first attempts than a share are made wrong."""
+    broken, rewritten, kept = (
+        history.mean(f"data/{name}", steps) for name in ("c_to_i", "c_to_c_rewritten", "c_to_c_copied")
+    )
+    if broken is None or rewritten is None or kept is None:
+        return ""
+    right = broken + rewritten + kept
+    if right < 0.05 or broken / right <= above:  # of too few right ones a share says nothing
+        return ""
+    return f"{percent(broken / right, 0)} % of the right first attempts are made wrong by the second"
+
+
+# ---------------------------------------------------------------- what is learned from
+
+
+@CHECKS.register(
+    "all_right",
+    options=limits(above=0.9, steps=5),
+    cause="the tasks are too easy for the policy by now, and groups of equal rewards have no gradient",
+    remedy="harder tasks, training.curriculum=pass_rate, or fewer episodes",
+)
+def all_right(history: History, *, above: float, steps: int) -> str:
+    """Nearly all groups have no signal, most of them because all of their episodes are right."""
+    return _without_signal(history, "all_correct", "right", above, steps)
+
+
+@CHECKS.register(
+    "all_wrong",
+    options=limits(above=0.9, steps=5),
+    cause="the tasks are too hard for the base, or the verifier does not read its answers",
+    remedy="easier tasks, a larger algorithm.group_size, a warm start (experiments.warm_start)",
+)
+def all_wrong(history: History, *, above: float, steps: int) -> str:
+    """Nearly all groups have no signal, most of them because all of their episodes are wrong."""
+    return _without_signal(history, "all_wrong", "wrong", above, steps)
+
+
+def _without_signal(history: History, which: str, word: str, above: float, steps: int) -> str:
+    signal, share = history.mean("group/mixed_fraction", steps), history.mean(f"group/{which}_fraction", steps)
+    if history.group_size < 2 or signal is None or share is None or 1 - signal <= above or share <= 0.5:
+        return ""
+    return f"{percent(1 - signal, 0)} % of the groups have no signal; in {percent(share, 0)} % all episodes are {word}"
+
+
+@CHECKS.register(
+    "failed",
+    options=limits(above=0.02, steps=1),
+    cause="the environment or a verifier raises, or prompts and answers do not fit the model's context",
+    remedy="python -m experiments.check with the same env; the errors stand in episodes.jsonl",
+)
+def failed(history: History, *, above: float, steps: int) -> str:
+    """More episodes than a share are broken off and not trained on."""
+    share = history.mean("rollout/failed_fraction", steps)
+    return f"{percent(share)} % of the episodes are broken off" if share is not None and share > above else ""
+
+
+@CHECKS.register(
+    "masked",
+    options=limits(above=0.5, steps=3),
+    cause="rewards that say nothing (timeouts, ambiguous answers), or a rule that leaves cut off answers out",
+    remedy="a longer time limit of the verifier; algorithm.mask_cut_off=false",
+)
+def masked(history: History, *, above: float, steps: int) -> str:
+    """More sampled turns than a share are not trained on."""
+    share = history.mean("rollout/masked_fraction", steps)
+    if share is None or share <= above:
+        return ""
+    return f"{percent(share, 0)} % of the sampled turns are not trained on"
+
+
+@CHECKS.register(
+    "overfitting",
+    options=limits(above=0.1),
+    cause="training tasks are learned by heart, or training rewards something that validation does not",
+    remedy="more training tasks, fewer episodes, training.select=best, and a look at the rewards in episodes.jsonl",
+)
+def overfitting(history: History, *, above: float) -> str:
+    """Accuracy rises in training and has fallen by so much in validation."""
+    name = f"accuracy_t{history.n_attempts}"
+    found = [row for row in history.validations if row.get(f"{VALIDATION}{name}") is not None]
+    if len(found) < 3 or not history.n_attempts:
+        return ""
+    best, now = max(found[:-1], key=lambda row: row[f"{VALIDATION}{name}"]), found[-1]
+    fallen = best[f"{VALIDATION}{name}"] - now[f"{VALIDATION}{name}"]
+    around = [[step for step in history.steps if step["step"] <= row["step"]][-5:] for row in (best, now)]
+    before, after = (mean(steps, f"rollout/{name}") for steps in around)
+    if before is None or after is None or after <= before or fallen <= above:
+        return ""
+    return (
+        f"validation accuracy has fallen by {percent(fallen)} points since step {best['step']}, while that of training "
+        f"rose by {percent(after - before)}"
+    )
+
+
+# ---------------------------------------------------------------- the optimisation
+
+
+@CHECKS.register(
+    "entropy_collapse",
+    options=limits(below=0.02, steps=5),
+    cause="the policy is sure of everything, so that its samples are alike and nothing new is found",
+    remedy="a smaller algorithm.optim.lr, larger kl_coefs in the stages, or algorithm.terms={entropy: {loss: entropy}}",
+)
+def entropy_collapse(history: History, *, below: float, steps: int) -> str:
+    """Entropy at the sampled tokens is below so many nats, and was not at first."""
+    now, first = history.mean("policy/entropy", steps), mean(history.steps[:1], "policy/entropy")
+    if now is None or first is None or now >= below or now > first / 2:
+        return ""
+    return f"the policy's entropy is {now:.2g} nats per token, {first:.2g} at first"
+
+
+@CHECKS.register(
+    "entropy_explosion",
+    options=limits(above=2.0, nats=0.5, steps=3),
+    cause="steps that are too large take the policy towards noise, or an entropy term is too strong",
+    remedy="a smaller algorithm.optim.lr, or a smaller weight of the entropy term",
+)
+def entropy_explosion(history: History, *, above: float, nats: float, steps: int) -> str:
+    """Entropy at the sampled tokens is so many times that of the first step, and above so many nats."""
+    now, first = history.mean("policy/entropy", steps), mean(history.steps[:1], "policy/entropy")
+    if now is None or first is None or now <= nats or now <= above * first:
+        return ""
+    return f"the policy's entropy is {now:.2g} nats per token, {first:.2g} in the first step"
+
+
+@CHECKS.register(
+    "far_from_reference",
+    options=limits(above=100.0, steps=3),
+    cause="nothing holds the policy near the base, or the learning rate is too high",
+    remedy="larger kl_coefs in the algorithm's stages, or a smaller algorithm.optim.lr",
+)
+def far_from_reference(history: History, *, above: float, steps: int) -> str:
+    """An attempt's KL to the reference is above so many nats per episode."""
+    for k, kl in history.attempts("policy/kl_ref", steps):
+        if kl > above:
+            return f"attempt {k} is {fixed(kl, 0)} nats per episode away from the reference"
+    return ""
+
+
+@CHECKS.register(
+    "clipped",
+    options=limits(above=0.3, steps=3),
+    cause="many optimiser steps on one batch, or large ones, so that most of the batch has no gradient any more",
+    remedy="fewer algorithm.epochs or algorithm.minibatches, or a smaller algorithm.optim.lr",
+)
+def clipped(history: History, *, above: float, steps: int) -> str:
+    """More tokens than a share have their ratio clipped."""
+    share = history.mean("policy/clip_fraction", steps)
+    return f"the ratio of {percent(share, 0)} % of the tokens is clipped" if share is not None and share > above else ""
+
+
+@CHECKS.register(
+    "sampler_gap",
+    options=limits(above=0.05, steps=3),
+    cause="the engine samples with stale weights, in another precision, or at another temperature than is trained on",
+    remedy="engine.dtype as in training, algorithm.importance=token",
+)
+def sampler_gap(history: History, *, above: float, steps: int) -> str:
+    """Trainer and sampler differ by more than so many nats per token."""
+    gap = history.mean("policy/sampler_gap", steps)
+    return f"trainer and sampler differ by {gap:.2g} nats per token" if gap is not None and gap > above else ""
+
+
+@CHECKS.register(
+    "gradient_spike",
+    options=limits(above=100.0, steps=20),
+    cause="a batch unlike the others, rewards that are out of scale, or a learning rate at the edge of stability",
+    remedy="a smaller algorithm.optim.lr or algorithm.optim.max_grad_norm, and a look at that step in episodes.jsonl",
+)
+def gradient_spike(history: History, *, above: float, steps: int) -> str:
+    """The gradient's norm is so many times the largest one of the steps before it in the same stage.
+
+    It is cut to ``max_grad_norm``: in the first stage of good runs of SCoRe one of 75 times the largest does no harm.
+    """
+    norms = [step.get("optim/grad_norm") for step in history.stage[-steps - 1 :]]
+    norms = [norm for norm in norms if norm is not None and norm == norm]
+    if len(norms) < 6 or norms[-1] <= above * max(norms[:-1]):
+        return ""
+    return f"the gradient's norm is {norms[-1]:.3g}, where {max(norms[:-1]):.3g} was the largest"
+
+
+@CHECKS.register(
+    "learning_rate",
+    options=limits(above=0.5, accuracy=0.05, steps=3),
+    cause="the learning rate is beyond what this model stands, so that it unlearns what it could",
+    remedy="algorithm.optim.lr=... ten times smaller, or more algorithm.optim.warmup_steps",
+)
+def learning_rate(history: History, *, above: float, accuracy: float, steps: int) -> str:
+    """Accuracy at every attempt has lost such a share of what it was in the first step."""
+    now = history.attempts("rollout/accuracy", steps)
+    first = [mean(history.steps[:1], f"rollout/accuracy_t{k}") for k, _ in now]
+    pairs = [(before, value) for before, (_, value) in zip(first, now, strict=True) if before is not None]
+    if len(history.steps) <= steps or not pairs or max(before for before, _ in pairs) < accuracy:
+        return ""
+    if any(value >= (1 - above) * before for before, value in pairs):
+        return ""
+    lost = ", ".join(f"{percent(before)} % to {percent(value)} %" for before, value in pairs)
+    return f"accuracy has fallen at every attempt since the first step, from {lost}"
+
+
+# ---------------------------------------------------------------- what takes long
+
+
+@CHECKS.register(
+    "slow_verifier",
+    options=limits(above=0.5, seconds=30.0, steps=3),
+    cause="a judge or a verifier that takes longer than sampling and learning together",
+    remedy="a shorter time limit of the verifier, more sandboxes, a judge on another machine",
+)
+def slow_verifier(history: History, *, above: float, seconds: float, steps: int) -> str:
+    """Environments and verifiers take more than a share of the time, and more than so many seconds a step."""
+    phases = [history.mean(f"time/{name}", steps) for name in ("verification", "sampling", "update", "other")]
+    waited, total = phases[0] or 0.0, sum(one or 0.0 for one in phases)
+    if waited <= seconds or waited <= above * total:
+        return ""
+    return f"verification takes {fixed(waited, 0)} s a step, {percent(waited / total, 0)} % of the time"
+
+
+@CHECKS.register(
+    "verifier_timeouts",
+    options=limits(above=0.05, steps=3),
+    cause="programs that do not end, a time limit that is too short for this machine, or too many processes on it",
+    remedy="a longer time limit of the verifier, or fewer jobs at once",
+)
+def verifier_timeouts(history: History, *, above: float, steps: int) -> str:
+    """More verifications than a share are killed at their deadline."""
+    for k, share in history.attempts("rollout/verifier_timeout", steps):
+        if share > above:
+            return f"{percent(share)} % of the verifications of attempts {k} are killed at their deadline"
+    return ""

@@ -1,0 +1,80 @@
+"""A run that is not well says so, writes it down and goes on; it stops where it was asked to, and can be resumed."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from experiments.arms import run_base
+from experiments.doctor import News, findings
+from experiments.online import run_online
+from experiments.watch import run_view, runs_view
+from rl.config import AlgorithmConfig, EvalConfig
+from rl.types import RunStoppedError
+from tests.helpers import modchain_config
+
+
+def cut_off_run(**training):
+    cfg = modchain_config(episodes=48, algorithm=AlgorithmConfig(name="test", group_size=2), lr=1e-4)
+    short = replace(cfg.env, max_new_tokens=[1, 1])
+    budget = replace(cfg.training, validate_every=2, save_every=0, **training)
+    evaluation = EvalConfig(n_tasks=4, samples_per_task=0)
+    return replace(cfg, env=short, training=budget, evaluation=evaluation)
+
+
+def shown(what):
+    file = StringIO()
+    Console(file=file, width=200).print(what)
+    return file.getvalue()
+
+
+def quiet(*_):
+    pass
+
+
+def test_what_is_wrong_is_said_once_written_down_and_shown(tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"command": []}')
+    result = run_online(cut_off_run(), tmp_path, quiet)
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("are cut off by the token limit") == 1
+    assert "health, step 0: 100 % of the attempts are cut off" in out
+    assert "env.max_new_tokens" in out
+    info = json.loads((tmp_path / "run.json").read_text())
+    assert info["command"] == []
+    first = info["health"][0]
+    assert (first["check"], first["from"], first["to"]) == ("cut_off", 0, None)
+    assert "are cut off by the token limit where the policy is evaluated" in result.notes["health"][0]
+    assert "health, since step 0: 100 % of the attempts are cut off" in shown(run_view(tmp_path, 0))
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    assert "cut_off" in shown(runs_view(tmp_path.parent))
+
+
+def test_a_run_stops_on_a_check_only_if_it_is_told_to_and_goes_on_without(tmp_path):
+    with pytest.raises(RunStoppedError, match=r"training.stop_on=\['cut_off'\]: 100 % of the attempts are cut off"):
+        run_online(cut_off_run(stop_on=["cut_off"]), tmp_path, quiet)
+    assert (tmp_path / "checkpoints").exists()  # what is done is kept
+    assert not (tmp_path / "result.json").exists()
+    before = findings(tmp_path)
+    assert run_online(cut_off_run(), tmp_path, quiet).totals["episodes"] == 48
+    assert findings(tmp_path)[: len(before)] == before  # what was found is known still, and not begun again
+
+
+def test_an_evaluation_says_what_its_rates_say(tmp_path):
+    cfg = cut_off_run()
+    result = run_base(cfg, tmp_path, quiet)
+    assert [line.split(" where")[0] for line in result.notes["health"]] == [
+        "100 % of the attempts are cut off by the token limit"
+    ]
+
+
+def test_findings_of_other_processes_are_told_once_each(tmp_path):
+    news = News()
+    assert list(news.of(tmp_path)) == []
+    one = {"check": "failed", "from": 3, "to": None, "said": "2 % of [it]"}
+    (tmp_path / "run.json").write_text(json.dumps({"health": [one]}))
+    assert [shown(line) for line in news.of(tmp_path)] == ["health, step 3: 2 % of [it]\n"]
+    assert list(news.of(tmp_path)) == []
+    (tmp_path / "run.json").write_text(json.dumps({"health": [one | {"to": 5}]}))
+    assert [shown(line) for line in news.of(tmp_path)] == ["health, step 5: failed is over\n"]
