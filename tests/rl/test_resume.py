@@ -575,7 +575,6 @@ def test_no_whole_checkpoint_at_all_is_an_error(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_twenty_kills_end_in_the_same_weights(tmp_path):
     """``kill -9`` at 20 random moments of a run, each time resumed with ``resume=auto``: the final policy is the
     uninterrupted one, byte for byte."""
