@@ -8,7 +8,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo demo-math demo-real test test-soak test-vllm docs check fmt setup clean
+.PHONY: help demo demo-math demo-real studies test test-soak test-vllm docs check fmt setup clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
@@ -16,6 +16,7 @@ help:
 	@echo "make demo-modchain  the same on modchain, where the second attempt is worked out anew"
 	@echo "make demo-addition  the same on addition, the counter-example"
 	@echo "make demo-real      a real language model, SmolLM2-135M, on sums whose feedback is by how much they miss"
+	@echo "make studies        every study at size tiny: what published systems claim of self-generated data, measured"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
 	@echo "make test-soak      what CI tests in short, longer"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
@@ -53,6 +54,9 @@ demo-real: $(STAMP) models/cache/smollm2_sums/config.json
 
 demo-%: $(STAMP)
 	$(BIN)/python -m experiments.compare env=$*
+
+studies: $(STAMP)
+	$(BIN)/python -m experiments.study -m 'study=glob(*,exclude=schema)'
 
 test: $(STAMP)
 	$(BIN)/ruff format --check .

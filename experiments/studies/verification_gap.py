@@ -1,0 +1,432 @@
+"""Does a model get better by training on the answers that it verifies itself, and can that be told beforehand?
+
+Mind the Gap (Song et al., arXiv 2412.02674): one model solves and verifies. Its generation-verification gap is the
+accuracy after picking among k own samples by its own verification, minus its accuracy. Where the gap is above 0,
+training on answers that pass the own verification helps; on facts, where checking needs the same knowledge as
+answering, there is none. The gap grows with pre-training, and rounds of filtering saturate: pass@1 rises, pass@k falls.
+
+Smallest version: a two-layer Llama learns subset sums (hard to make, easy to check) and a table of facts, answers and
+yes/no checks of both. Solutions of sums are few and checks are plenty; facts and their checks are seen equally often.
+That asymmetry is all there is to the gap. The gate (``rl.analysis.gate``) reads it on held-out questions and announces
+what a round of rejection fine-tuning will bring. Beside it: a younger checkpoint of the same model, verdicts that are
+shuffled (so that the filter only drops malformed answers), no filter, and the checker as oracle.
+
+Simplified: verification is one yes/no token; the filter is a threshold; held-out sums are a fifth of all sums, never
+seen as solution or check, but the facts that are asked belong to the table that was trained.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.analysis.calibration import auroc
+from rl.analysis.claims import Claim, Figure, Row, first, last, minus
+from rl.analysis.gate import Gate, gaps
+from rl.analysis.statistics import pass_at_k
+from rl.backends.blocks import Learned, fit, next_logprobs, sample
+from rl.backends.tiny import tiny_llama, tiny_tokenizer
+
+
+@dataclass
+class Config:
+    """Sizes.
+
+    Args:
+        width: Of the Llama, two layers deep.
+        pretrain_steps: Supervised steps on solutions, checks and facts.
+        young_step: After which of them the young checkpoint is taken.
+        n_solutions: Written solutions of sums, all right; checks are drawn without end.
+        k: Samples of a question when gap and accuracy are measured.
+        n_eval: Questions of the gate, and as many others to measure on.
+        n_filtered: Questions of a round, eight samples each.
+        keep_above: Probability of yes from which on an own answer is kept.
+        tune_steps: Supervised steps of a round.
+        tune_lr: Their learning rate.
+        rounds: Of filtering on the own verdicts; the other arms have one.
+    """
+
+    width: int = 48
+    pretrain_steps: int = 450
+    young_step: int = 150
+    n_solutions: int = 3000
+    k: int = 16
+    n_eval: int = 200
+    n_filtered: int = 700
+    keep_above: float = 0.9
+    tune_steps: int = 120
+    tune_lr: float = 1.5e-3
+    rounds: int = 2
+
+
+# ---------------------------------------------------------------- the two families
+
+PLACES, LARGEST, KEYS, VALUES = 6, 5, 16, 16
+WORDS = [*(f"n{i}" for i in range(LARGEST + 1)), *(f"t{i}" for i in range(PLACES * LARGEST + 1))]
+WORDS += [*(f"k{i}" for i in range(KEYS)), *(f"v{i}" for i in range(VALUES)), *"SVFG", ":", "?", "yes", "no"]
+TOKENIZER = tiny_tokenizer(WORDS, True)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+N0, T0, K0, V0, YES, NO, END = (ID[word] for word in ("n0", "t0", "k0", "v0", "yes", "no", "<|end|>"))
+
+
+def line(*parts: np.ndarray | str) -> np.ndarray:
+    """Token ids of rows, from arrays ``[n, ...]`` and words that stand in every row."""
+    n = next(len(part) for part in parts if not isinstance(part, str))
+    columns = [np.full((n, 1), ID[part]) if isinstance(part, str) else part.reshape(n, -1) for part in parts]
+    return np.concatenate(columns, 1)
+
+
+def learn_last(ids: np.ndarray, k: int) -> Learned:
+    """Rows of which the last k tokens are learned."""
+    learned = torch.zeros(ids.shape, dtype=torch.bool)
+    learned[:, -k:] = True
+    return torch.from_numpy(ids), learned
+
+
+class Sums:
+    """``S t17 n3 n5 n2 n4 n0 n0 :`` is answered by each number or n0; the check is ``V ... : answer ? yes|no``."""
+
+    n_answer = PLACES
+
+    def draw(self, rng: np.random.Generator, n: int, test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Questions ``[n, 7]`` (target, list), a subset of each that fits ``[n, 6]``, how many numbers each has."""
+        m = n * (10 if test else 2) + 50
+        level = rng.integers(3, PLACES + 1, m)
+        numbers = rng.integers(1, LARGEST + 1, (m, PLACES)) * (np.arange(PLACES) < level[:, None])
+        taken = rng.random((m, PLACES)) < 0.5
+        taken[:, 0] |= ~(taken & (numbers > 0)).any(1)
+        subset = numbers * taken
+        questions = np.concatenate([subset.sum(1, keepdims=True), numbers], 1)
+        held_out = (questions @ 37 ** np.arange(PLACES + 1)) % 101 % 5 == 0
+        chosen = np.flatnonzero(held_out == test)[:n]
+        return questions[chosen], subset[chosen], level[chosen]
+
+    def prompt(self, questions: np.ndarray, head: str = "S") -> np.ndarray:
+        """Token ids of questions."""
+        return line(head, questions[:, :1] + T0, questions[:, 1:] + N0, ":")
+
+    def check(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Token ids of the question whether an answer is right."""
+        return line(self.prompt(questions, "V"), answers, "?")
+
+    def right(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """The oracle: every place holds its number or nothing, and the sum is the target."""
+        numbers = answers - N0
+        fits = ((numbers == 0) | (numbers == questions[:, 1:])).all(1)
+        return fits & (numbers.sum(1) == questions[:, 0])
+
+    def is_answer(self, answers: np.ndarray) -> np.ndarray:
+        """Whether all tokens are numbers."""
+        return np.all((answers >= N0) & (answers <= N0 + LARGEST), axis=1)
+
+    def wrong(self, rng: np.random.Generator, questions: np.ndarray, subset: np.ndarray) -> np.ndarray:
+        """The subset with one place flipped, mostly two."""
+        numbers, taken, rows = questions[:, 1:], subset > 0, np.arange(len(questions))
+        places = (rng.random((2, len(rows))) * (numbers > 0).sum(1)).astype(int)
+        taken[rows, places[0]] ^= True
+        two = rng.random(len(rows)) < 0.7
+        taken[rows[two], places[1][two]] ^= True
+        return numbers * taken
+
+    def check_rows(self, rng: np.random.Generator, n: int) -> Learned:
+        """Checks with their verdicts; 45 % are of right answers and a few flips happen to be right, too."""
+        questions, subset, _ = self.draw(rng, n, test=False)
+        kept = rng.random(len(questions)) < 0.45
+        answers = np.where(kept[:, None], subset, self.wrong(rng, questions, subset)) + N0
+        verdict = np.where(self.right(questions, answers), YES, NO)
+        return learn_last(line(self.check(questions, answers), verdict), 1)
+
+
+class Facts:
+    """``F k1 k2 :`` is answered by a value, checked by ``G k1 k2 : value ? yes|no``; keys are seen unequally often."""
+
+    n_answer = 1
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed + 77)
+        self.value = rng.integers(0, VALUES, KEYS * KEYS)
+        self.band = rng.permutation(np.arange(KEYS * KEYS) % 4)
+        self.often = np.array([0.0, 1.0, 3.0, 12.0])[self.band]
+
+    def draw(self, rng: np.random.Generator, n: int, test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Keys ``[n]``, their values, and how often they were seen: 0 never to 3 often."""
+        keys = rng.permutation(KEYS * KEYS)[:n] if n <= KEYS * KEYS else rng.integers(0, KEYS * KEYS, n)
+        return keys, self.value[keys], self.band[keys]
+
+    def prompt(self, keys: np.ndarray, head: str = "F") -> np.ndarray:
+        """Token ids of questions."""
+        return line(head, K0 + keys // KEYS, K0 + keys % KEYS, ":")
+
+    def check(self, keys: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """Token ids of the question whether an answer is right."""
+        return line(self.prompt(keys, "G"), answers, "?")
+
+    def right(self, keys: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        """The oracle."""
+        return answers[:, 0] - V0 == self.value[keys]
+
+    def is_answer(self, answers: np.ndarray) -> np.ndarray:
+        """Whether the token is a value."""
+        return (answers[:, 0] >= V0) & (answers[:, 0] < V0 + VALUES)
+
+    def rows(self, rng: np.random.Generator, n: int) -> list[Learned]:
+        """Facts, and as many checks of which half are right."""
+        share = self.often / self.often.sum()
+        stated, asked = rng.choice(KEYS * KEYS, (2, n), p=share)
+        told = np.where(rng.random(n) < 0.5, self.value[asked], rng.integers(0, VALUES, n))
+        verdict = np.where(told == self.value[asked], YES, NO)
+        facts = line(self.prompt(stated), self.value[stated] + V0, "<|end|>")
+        return [learn_last(facts, 2), learn_last(line(self.check(asked, told + V0), verdict), 1)]
+
+
+# ---------------------------------------------------------------- pre-training, and what is measured
+
+
+@dataclass
+class Sampled:
+    """K answers of A tokens to each of N questions.
+
+    Args:
+        questions: ``[N, ...]``.
+        level: ``[N]`` difficulty.
+        answers: ``[N, K, A]`` token ids.
+        right: ``[N, K]`` by the oracle.
+        odds: ``[N, K]`` the own verifier's log odds of yes; ``-inf`` for what is no answer.
+    """
+
+    questions: np.ndarray
+    level: np.ndarray
+    answers: np.ndarray
+    right: np.ndarray
+    odds: np.ndarray
+
+
+@torch.no_grad()
+def ask(model: Any, family: Any, drawn: Sequence[np.ndarray], k: int, generator: torch.Generator) -> Sampled:
+    """Samples answers at temperature 1 and lets the model verify each; a malformed one is never accepted."""
+    questions, n = np.repeat(drawn[0], k, axis=0), len(drawn[0])
+    prompts = torch.from_numpy(family.prompt(questions))
+    answers = sample(model, prompts, family.n_answer, 1.0, generator).numpy()
+    readable = family.is_answer(answers)
+    logprobs = next_logprobs(model, torch.from_numpy(family.check(questions, answers)))
+    odds = np.where(readable, (logprobs[:, YES] - logprobs[:, NO]).numpy(), -np.inf)
+    right = family.right(questions, answers) & readable
+    return Sampled(drawn[0], drawn[2], answers.reshape(n, k, -1), right.reshape(n, k), odds.reshape(n, k))
+
+
+@dataclass
+class Base:
+    """What a seed's arms share: families, the model, and an earlier checkpoint of it."""
+
+    sums: Sums
+    facts: Facts
+    model: Any
+    young: Any
+
+
+def prepare(cfg: Config, seed: int) -> Base:
+    """Pre-trains one model on both families."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    base = Base(Sums(), Facts(seed), tiny_llama(TOKENIZER, cfg.width, 2, 4, 24), None)
+    questions, subset, _ = base.sums.draw(rng, cfg.n_solutions, test=False)
+    solutions = line(base.sums.prompt(questions), subset + N0, "<|end|>")
+
+    def batches(step: int) -> list[Learned]:
+        some = solutions[rng.integers(0, len(solutions), 48)]
+        return [learn_last(some, PLACES + 1), base.sums.check_rows(rng, 96), *base.facts.rows(rng, 48)]
+
+    def look(step: int) -> bool:
+        if step == cfg.young_step:
+            base.young = copy.deepcopy(base.model)
+        return False
+
+    fit(base.model, batches, cfg.pretrain_steps, 3e-3, until=look)
+    return base
+
+
+# ---------------------------------------------------------------- rounds of rejection fine-tuning
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained on what.
+
+    Args:
+        family: Of the questions.
+        checkpoint: The finished model, or the young one.
+        keep: Which answers: those with the ``own`` verdict yes, those that the ``oracle`` accepts, or all of ``none``.
+        many_rounds: As many as the config says, instead of one.
+        shuffled: Each verdict is that of another answer.
+        replay: Checks are mixed into the training of each round.
+    """
+
+    family: str = "sums"
+    checkpoint: str = "model"
+    keep: str = "own"
+    many_rounds: bool = False
+    shuffled: bool = False
+    replay: bool = False
+
+
+CELLS = {
+    "own": Arm(many_rounds=True),
+    "own_replay": Arm(many_rounds=True, replay=True),
+    "no_filter": Arm(keep="none"),
+    "oracle": Arm(keep="oracle"),
+    "shuffled": Arm(shuffled=True),
+    "young": Arm(checkpoint="young"),
+    "young_oracle": Arm(checkpoint="young", keep="oracle"),
+    "facts": Arm(family="facts"),
+}
+ARMS = tuple(CELLS)
+LEAST_KEPT = 50
+"""Fewer kept answers are no training set; the round leaves the model as it is."""
+
+
+def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gate, round, measurement; and again."""
+    cell = CELLS[arm]
+    family, model = getattr(base, cell.family), copy.deepcopy(getattr(base, cell.checkpoint))
+    rng, generator = np.random.default_rng(seed + 5), torch.Generator().manual_seed(seed + 1)
+    for_gate, for_test = (family.draw(rng, cfg.n_eval, test=True) for _ in range(2))
+
+    def asked(drawn: Sequence[np.ndarray], k: int) -> Sampled:
+        found = ask(model, family, drawn, k, generator)
+        if cell.shuffled:
+            verdicts = rng.permutation(found.odds.ravel()).reshape(found.odds.shape)
+            found.odds = np.where(np.isinf(found.odds), -np.inf, verdicts)
+        return found
+
+    gate, before, n_rounds = asked(for_gate, cfg.k), asked(for_test, cfg.k), cfg.rounds if cell.many_rounds else 1
+    rows = [measured(before) | {"step": 0, "gap_by_level": by_level(gate)}]
+    for step in range(1, n_rounds + 1):
+        reading = Gate.read(gate.right, gate.odds)
+        pool = asked(family.draw(rng, cfg.n_filtered, test=False), 8)
+        readable = ~np.isinf(pool.odds)
+        accepted = pool.odds > log(cfg.keep_above / (1 - cfg.keep_above))
+        kept = {"own": accepted, "oracle": pool.right, "none": readable}[cell.keep] & readable
+        if kept.sum() >= LEAST_KEPT:
+            i, j = np.nonzero(kept)
+            chosen = line(family.prompt(pool.questions[i]), pool.answers[i, j], "<|end|>")
+
+            def batches(step: int, chosen: np.ndarray = chosen) -> list[Learned]:
+                own = learn_last(chosen[rng.integers(0, len(chosen), 160)], family.n_answer + 1)
+                return [own, base.sums.check_rows(rng, 80)] if cell.replay else [own]
+
+            fit(model, batches, cfg.tune_steps, cfg.tune_lr, warmup=20)
+        after = asked(for_test, cfg.k)
+        gain = float(after.right.mean() - before.right.mean())
+        found = {
+            "step": step,
+            "kept": float(kept.mean()),
+            "precision_of_kept": float(pool.right[kept].mean()) if kept.any() else float("nan"),
+            "reward_accuracy": float(((pool.odds > 0) == pool.right).mean()),
+            "gain_by_level": by_level(after, before),
+        }
+        if cell.keep == "own":
+            found |= reading.outcome(gain, f"{arm}, round {step}")
+        rows.append(measured(after) | found | ({"first_gain": gain} if step == 1 else {}))
+        before = after
+        if step < n_rounds:
+            gate = asked(for_gate, cfg.k)
+    show(before, family, rows[-1]["step"], samples)
+    return rows
+
+
+def measured(found: Sampled) -> dict[str, Any]:
+    """Numbers of one set of samples."""
+    n, k = found.right.shape
+    readable = ~np.isinf(found.odds)
+    distinct = [len(np.unique(one, axis=0)) for one in found.answers]
+    return {
+        "n": n,
+        "accuracy": float(found.right.mean()),
+        "pass_k": float(np.mean([pass_at_k(k, int(one.sum()), k) for one in found.right])),
+        "gap": float(gaps(found.right, found.odds).mean()),
+        "auroc": auroc(found.odds[readable], found.right[readable]),
+        "accepts": float((found.odds > 0).mean()),
+        "distinct_answers": float(np.mean(distinct)),
+        "malformed": float(1 - readable.mean()),
+    }
+
+
+def by_level(found: Sampled, before: Sampled | None = None) -> dict[str, float]:
+    """The gap at each level; or, with another set of samples of the same questions, what accuracy gained."""
+    values = gaps(found.right, found.odds) if before is None else (found.right.mean(1) - before.right.mean(1))
+    return {str(level): float(values[found.level == level].mean()) for level in np.unique(found.level)}
+
+
+def show(found: Sampled, family: Any, step: int, samples: list[dict[str, Any]]) -> None:
+    """Two answers to each of the first questions, to be read."""
+    words = TOKENIZER.convert_ids_to_tokens
+    for i, prompt in enumerate(family.prompt(found.questions[:50]).tolist()):
+        for j in range(2):
+            odds = float(found.odds[i, j])
+            samples.append({
+                "step": step,
+                "prompt": " ".join(words(prompt)),
+                "answer": " ".join(words(found.answers[i, j].tolist())),
+                "right": bool(found.right[i, j]),
+                "own probability of yes": f"{1 / (1 + np.exp(-odds)):.3f}",
+            })  # fmt: skip
+
+
+# ---------------------------------------------------------------- what is claimed
+
+
+def slope_over_levels(rows: Sequence[Row]) -> dict[int, float]:
+    """Slope of the first round's gain over the gap, over the levels of sums."""
+    found = {}
+    for row in rows:
+        if row["arm"] == "own" and row["step"] == 0:
+            gain = next(one["gain_by_level"] for one in rows
+                        if (one["arm"], one["seed"], one["step"]) == ("own", row["seed"], 1))  # fmt: skip
+            levels = sorted(gain.keys() & row["gap_by_level"].keys())
+            x, y = (np.array([one[level] for level in levels]) for one in (row["gap_by_level"], gain))
+            if len(levels) > 1 and np.ptp(x) > 0:
+                found[row["seed"]] = float(np.polyfit(x, y, 1)[0])
+    return found
+
+
+def share_of_oracle(rows: Sequence[Row]) -> dict[int, float]:
+    """What the first round on own verdicts gains, as a share of what the oracle's filter gains."""
+    own, oracle = ({int(s): float(np.mean(v)) for s, v in last(arm, "first_gain")(rows).items()}
+                   for arm in ("own", "oracle"))  # fmt: skip
+    return {seed: own[seed] / oracle[seed] for seed in own if oracle.get(seed, 0.0) > 0}
+
+
+CLAIMS = (
+    Claim("gap where checking is easy", "On subset sums the model verifies better than it solves: the gap is above 0.",
+          first("own", "gap"), paper="positive on mathematics and Sudoku for models that are large enough"),
+    Claim("no gap on facts", "On facts there is no usable gap: it lies below the 5 points that open the gate.",
+          first("facts", "gap"), expect="below", than=0.05, paper="near 0 or negative on Natural Questions"),
+    Claim("the gap grows with training", "The same model at a third of its pre-training has a smaller gap.",
+          minus(first("own", "gap"), first("young", "gap")), paper="the relative gap grows with pre-training FLOPs"),
+    Claim("one round helps", "One round on own verdicts raises held-out accuracy on sums.", last("own", "first_gain")),
+    Claim("and harms where there is no gap", "The same round on facts, against the gate, lowers accuracy.",
+          last("facts", "first_gain"), expect="below"),
+    Claim("most of what the oracle gains", "Own verdicts reach more than half of what the oracle's filter gains.",
+          share_of_oracle, than=0.5),
+    Claim("it is the verdicts", "The own filter gains more than no filter.",
+          minus(last("own", "first_gain"), last("no_filter", "first_gain"))),
+    Claim("gain follows the gap over levels", "Over difficulty levels of sums a larger gap goes with a larger gain.",
+          slope_over_levels),
+    Claim("pass@1 rises", "Over all rounds accuracy rises.", minus(last("own", "accuracy"), first("own", "accuracy"))),
+    Claim("pass@k falls", "Over all rounds pass@16 falls.", minus(last("own", "pass_k"), first("own", "pass_k")),
+          expect="below", paper="pass@k rises for small k and falls for large k"),
+    Claim("a verifier needs its checks", "With checks replayed in every round the verifier's AUROC ends higher.",
+          minus(last("own_replay", "auroc"), last("own", "auroc"))),
+)  # fmt: skip
+
+EXHIBITS = (
+    Figure("Rounds on own verdicts", "step", ("accuracy", "pass_k", "gap", "auroc"),
+           ("own", "own_replay", "no_filter", "oracle", "young", "shuffled"),
+           "Held-out subset sums, 16 samples of each question at temperature 1.", "round", "share"),
+    Figure("What one round brings", "arm", ("first_gain", "reward_accuracy"), None,
+           "Gain in held-out accuracy, and how often the own verdict is the true one.", "arm", "share"),
+)  # fmt: skip
