@@ -291,7 +291,8 @@ def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch
         ("evaluation.split=train", "evaluation.split=train"),
         ("model.dtype=int8", "model.dtype=int8"),
         ("algorithm.kl=kk", "kk"),
-        ("seed=abc", "abc"),
+        ("seed=abc", "seed=abc: a whole number is needed here"),
+        ("evaluation.greedy=perhaps", "evaluation.greedy=perhaps: true or false is needed here"),
     ],
 )
 def test_a_wrong_value_is_named(override, message):
