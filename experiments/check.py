@@ -20,6 +20,7 @@ from envs.checker import ContractError, contract, gold_of, said, size_notes, unk
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import CheckConfig
 from rewards import Verdict
+from rl.backends import hub
 
 if TYPE_CHECKING:
     from rl.types import Episode
@@ -40,11 +41,9 @@ class Findings:
 
 @entry_point("check")
 def main(cfg: CheckConfig) -> None:
-    """Prints what was found; the data first, which need no model."""
-    from rl.workbench import make_env, make_taskset
-
-    found = Findings()
-    taskset: Any = make_taskset(cfg.env)
+    """Prints what was found; the data first, before torch is loaded."""
+    hub.register()
+    found, taskset = Findings(), envs.make_taskset(cfg.env.id, cfg.env.task_options, cfg.env.seeds)
     tasks = {split: list(taskset.load(split)) for split in Split}
     sizes = {split.value: len(tasks[split]) for split in Split}
     _title("Tasks")
@@ -55,6 +54,8 @@ def main(cfg: CheckConfig) -> None:
     first = next((split for split in Split if tasks[split]), None)
     if first is None:
         raise UserError(f"{cfg.env.id} has no tasks at all")
+    from rl.workbench import make_env, make_taskset
+
     env: Any = make_env(cfg.env, taskset, first)
     if isinstance(env, SelfCorrectEnv):
         try:
@@ -66,6 +67,11 @@ def main(cfg: CheckConfig) -> None:
     split = next((split for split in (Split.VALIDATION, Split.TEST) if tasks[split]), None)
     if split is None:
         found.wrong.append("there are neither validation nor test tasks, so nothing can be measured")
+        return _conclude(found)
+    try:
+        cfg.model.refuse_missing()
+    except FileNotFoundError as error:
+        found.better.append(f"name a model, so that lengths, tokens and samples can be looked at: {error}")
         return _conclude(found)
     bench = build(cfg, split)
     check_lengths(bench, env, [task for part in tasks.values() for task in part], found)

@@ -223,7 +223,9 @@ def typed(cfg: DictConfig) -> Any:
         import_plugin(name)
     if "arms" in cfg and not OmegaConf.is_missing(cfg, "run"):  # before the arms' own configs, which load torch
         refuse_unknown_arms(cfg)
-    if "model" in cfg:  # before the rest, whose names are looked up among functions that need torch
+    if "model" in cfg and getattr(
+        OmegaConf.get_type(cfg), "needs_model", True
+    ):  # before the rest, whose names are looked up among functions that need torch
         model: Any = OmegaConf.to_object(cfg.model)
         model.refuse_missing()
     config: Any = OmegaConf.to_object(cfg)

@@ -51,3 +51,18 @@ def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects
     if share < corrects:
         return [wrong, corrected(task, wrong)]
     return [wrong, wrong if share < corrects + repeats else slipped(task, rng)]
+
+
+@DEMONSTRATIONS.register("mend", options=Shares)
+def mend(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
+    """An equation, perhaps with another number; a correction is worked out from the number and its two sides."""
+    gold = taskset.gold_response(task)
+    if rng.random() < right:
+        return [gold, gold]
+    wrong, share = taskset.other_attempt(task, gold, rng), rng.random()
+    if share < corrects:
+        return [wrong, taskset.worked_out(task, wrong)]
+    if share < corrects + repeats:
+        return [wrong, wrong]
+    others = (taskset.other_attempt(task, wrong, rng) for _ in range(100))
+    return [wrong, next((other for other in others if other != gold), wrong)]

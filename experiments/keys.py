@@ -18,6 +18,9 @@ _NOT_TELLING = {"seed", "name", "resume", "runs_dir", "threads"}
 """Keys in which runs of one name may differ without being different points of a sweep."""
 
 
+_WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+
+
 class UnknownKeyError(ValueError):
     """A key that the config does not have; the message gives it whole, with the nearest whole key."""
 
@@ -135,6 +138,9 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
             messages.append(text)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     text = "\n".join(messages)
+    refused = r"Error merging override \+*(\S+?=.*)\nValue .* (?:could not be converted to|is not a valid) (\w+)"
+    if found := re.search(refused, text):
+        return f"{found[1]}: {_WANTED.get(found[2], found[2])} is needed here"
     if found := re.search(r"An item is already at '([^']+)'", text):
         return f"{found[1]} is there already: give its value without the +"
     if (found := re.search(r"override ~(\S+)", text)) and "does not support deletion" in text:

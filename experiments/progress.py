@@ -1,5 +1,6 @@
 """What a run shows in the terminal: bars with rates while it works, rates and where the time went at the end."""
 
+import os
 import sys
 import textwrap
 import time
@@ -35,7 +36,7 @@ LINE_EVERY_S = 15.0
 
 
 class Display:
-    """Progress bars in a terminal; now and then a line elsewhere.
+    """Progress bars in a terminal; now and then a line elsewhere; with ``ERRATA_QUIET=1`` neither, only what came out.
 
     Args:
         console: Where to.
@@ -53,12 +54,14 @@ class Display:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or bool(os.environ.get("ERRATA_QUIET")),
         )
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
         self._all: TaskID | None = None
         self._n_finished = self._n_jobs = 0
+        self._began = time.monotonic()
+        self._quiet = bool(os.environ.get("ERRATA_QUIET"))
 
     def __enter__(self) -> "Display":
         self._bars.start()
@@ -73,7 +76,7 @@ class Display:
         def report(what: str, share: float, metrics: dict[str, float]) -> None:
             note = live_note(metrics)
             if what == "validation":  # worth a line that stays, if there is one run to look at
-                if self._one_run:
+                if self._one_run and not self._quiet:
                     self._bars.console.print(f"{who}: {note}", highlight=False)
                 return
             key = f"{who}/{what}"
@@ -95,17 +98,24 @@ class Display:
         for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
             self._bars.remove_task(self._tasks.pop(key))
         if n_jobs != self._n_jobs or self._n_finished == n_jobs:  # another lot of jobs begins
+            self._began = self._began if not self._n_jobs else time.monotonic()
             self._n_jobs, self._n_finished = n_jobs, 0
         self._n_finished += 1
         if self._all is None:
             self._all = self._bars.add_task("jobs finished", total=n_jobs, who="all", note="")
         self._bars.update(self._all, completed=self._n_finished, total=n_jobs)
-        if not self._console.is_terminal:
-            print(f"finished {who} ({self._n_finished}/{n_jobs})", flush=True)
+        if not self._quiet and not self._console.is_terminal:
+            print(f"finished {who} ({self._n_finished}/{n_jobs}{self._left(n_jobs)})", flush=True)
+
+    def _left(self, n_jobs: int) -> str:
+        """About how long the other jobs of the lot take, if they take as long as those that are finished."""
+        n_left = n_jobs - self._n_finished
+        seconds = (time.monotonic() - self._began) / self._n_finished * n_left
+        return f", about {duration(seconds)} left" if n_left else ""
 
     def _maybe_print(self, key: str, line: str) -> None:
         now = time.monotonic()
-        if self._console.is_terminal or now - self._last_line.get(key, 0.0) < LINE_EVERY_S:
+        if self._quiet or self._console.is_terminal or now - self._last_line.get(key, 0.0) < LINE_EVERY_S:
             return
         self._last_line[key] = now
         print(line, file=sys.stdout, flush=True)
@@ -243,6 +253,13 @@ def live_note(metrics: dict[str, float]) -> str:
 def speed(per_second: float) -> str:
     """A speed with at least two digits that say something: ``1,234``, ``3.4``, ``0.056``."""
     return fixed(per_second, 0) if per_second >= 10 else f"{per_second:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{fixed(seconds, 0)} s"
+    return f"{fixed(seconds / 60, 0)} min" if seconds < 5400 else f"{fixed(seconds / 3600)} h"
 
 
 def throughput(totals: dict[str, Any]) -> str:

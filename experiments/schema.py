@@ -1,7 +1,7 @@
 """The schema of the entry points that are more than one run; what a run needs is in ``rl/config.py``."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -319,6 +319,7 @@ class CheckConfig(ProgramConfig):
         golds: How many golds of each split are graded; 0 for all.
     """
 
+    needs_model: ClassVar[bool] = False  # what can be said without one is said
     env: EnvConfig = field(default_factory=EnvConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

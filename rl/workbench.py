@@ -121,9 +121,15 @@ class Workbench:
         """
         tasks = list(self.taskset.load(split))
         if not tasks:
-            raise ValueError(f"{self.config.env.id} has no tasks in split {split.value!r}: take another environment")
+            raise ValueError(
+                f"{self.config.env.id} has no tasks in split {split.value!r}, which this run needs: its load() must "
+                "return some (env=rows: raise env.options.validation or env.options.test). Without test tasks measure "
+                "with evaluation.split=validation; without validation tasks train with training.validate_every=0"
+            )
         if n > len(tasks):
-            raise ValueError(f"{n} tasks of split {split.value!r} asked for, but {self.config.env.id} has {len(tasks)}")
+            raise ValueError(
+                f"{n} tasks of split {split.value!r} asked for, but {self.config.env.id} has {len(tasks)}; 0 takes all"
+            )
         return tasks[:n] if n else tasks
 
     def rollout(self, split: Split, attempts: int = 0, feedback: str | None = None, n_envs: int = 0) -> Rollout:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rl.config import TrainingConfig
+from tests import programs
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,15 +34,7 @@ def test_a_new_environment_in_forty_lines_runs_as_printed(tmp_path):
     assert done.returncode == 0
     play = commands.splitlines()[0].split()
     assert play[:3] == ["python", "-m", "experiments.play"]
-    done = subprocess.run(
-        [sys.executable, *play[1:]],
-        cwd=ROOT,
-        env=env,
-        input="<answer>x</answer>\n" * 2,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = programs.run(*play[2:], env=env, input="<answer>x</answer>\n" * 2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Write [a-j]{5} backwards", done.stdout)
     assert "wrong" in done.stdout
@@ -70,13 +64,20 @@ def test_what_is_added_from_outside_runs_as_printed(tmp_path):
     env = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     for line in "".join(blocks(page, "bash")).splitlines():
         _, *arguments = shlex.split(line.replace("runs/", f"{tmp_path}/runs/"))
-        if arguments[0] != "-m":
-            arguments[0] = str(tmp_path / arguments[0])
-        elif arguments[1] != "experiments.report":
+        if arguments[0] == "-m":
+            arguments = arguments[1:]
+        else:  # a script beside the others, as a module
+            arguments[0] = arguments[0].removesuffix(".py")
+        if arguments[0].startswith("experiments.") and arguments[0] != "experiments.report":
             arguments += [f"runs_dir={tmp_path / 'runs'}", "evaluation.n_tasks=20", "evaluation.samples_per_task=0"]
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-        )
+            # As many steps as printed, each of them smaller.
+            episodes = next(int(one.partition("=")[2]) for one in arguments if one.startswith("training.episodes="))
+            arguments += [f"training.episodes={episodes // 4}"]
+            if arguments[0] == "experiments.train":
+                arguments += [f"training.tasks_per_step={TrainingConfig().tasks_per_step // 4}"]
+            if "env=custom" not in arguments:
+                arguments += ["env.options.n_validation=20"]
+        done = programs.run(*arguments, env=env)
         assert done.returncode == 0, line + done.stdout + done.stderr
     logged = [path.read_text() for path in (tmp_path / "runs").glob("*/*/metrics.jsonl")]
     assert any("policy/price" in text for text in logged)

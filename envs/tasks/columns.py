@@ -109,6 +109,31 @@ def question_of(cell: Any) -> str:
     return str(cell)
 
 
+def text_of(cell: Any) -> str:
+    """A cell as text: numbers by their digits, a list of one by what it holds.
+
+    Raises:
+        ValueError: If it is empty or nested; says which part could be named.
+    """
+    if isinstance(cell, list) and len(cell) == 1:
+        cell = cell[0]
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise ValueError("the answer is empty")
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, int | float):
+        if cell != cell or cell in (float("inf"), float("-inf")):
+            raise ValueError(f"the answer is {cell}, which is no number")
+        return str(int(cell)) if cell == int(cell) and abs(cell) < 2**53 else repr(cell)
+    if isinstance(cell, Mapping | list | tuple):
+        parts = list(cell) if isinstance(cell, Mapping) else range(len(cell))
+        named = f", as in env.options.answer=answer.{parts[0]}" if parts else ""
+        raise ValueError(
+            f"the answer is nested ({str(cell)[:60]}): name the part that is meant{named}, or use verify=json"
+        )
+    return str(cell)
+
+
 def choices_of(cell: Any) -> dict[str, str]:
     """A cell as choices by letter: a list, ``{text: [...], label: [...]}``, ``{A: ..., B: ...}``, or JSON of one."""
     if isinstance(cell, str):

@@ -169,6 +169,27 @@ class Mend:
         """The equation with the solution; in the toy, quick."""
         return self._response(task, task.gold)
 
+    def worked_out(self, task: Task, wrong: str) -> str:
+        """A response that mends a wrong one: the own number is moved by what the two sides are apart, divided by ``m``.
+
+        In the toy it is *mended*; otherwise the reckoning stands before the answer, ``(39 - 33) / 3 = 2, 5 + 2 = 7: ``.
+
+        Raises:
+            ValueError: If the wrong response is not the task's equation with a whole number in it.
+        """
+        offered = self._offered(wrong)
+        number = re.fullmatch(_pattern(task), offered[0], re.ASCII) if len(offered) == 1 else None
+        if number is None or not number[1].removeprefix("-").isdecimal():
+            raise ValueError(f"not the equation {task.info['equation']} with a whole number in it: {wrong!r}")
+        if self._notation == "toy":
+            return mended(task, int(number[1]))
+        m, a, b, right = task.info["terms"]
+        step = int(task.gold) - int(number[1])
+        apart = f"{right} - {m * (int(number[1]) + a) + b}"
+        quotient = apart if m == 1 else f"({apart}) / {m}"
+        moved = f"{number[1]} {'-' if step < 0 else '+'} {abs(step)}"
+        return f"{quotient} = {step}, {moved} = {task.gold}: {self.gold_response(task)}"
+
     def _response(self, task: Task, number: str) -> str:
         equation = written(task.info["terms"], number, self._notation)
         return f"try {equation}" if self._notation == "toy" else in_form(equation, self._form)

@@ -49,19 +49,19 @@ def claims_table(findings: Sequence[Finding]) -> Table:
     """A line for each claim, its sentence and every seed included."""
     cells = [
         [
-            *(one.name, one.verdict, fixed(one.mean, 3, signed=True)),
+            *(one.name, one.verdict),
+            f"{fixed(one.mean, 3, signed=True)}\n{' '.join(fixed(v, 3, signed=True) for v in one.by_seed.values())}",
             f"{fixed(one.low, 3, signed=True)}, {fixed(one.high, 3, signed=True)}",
             *(one.expected, f"{one.n_seeds}{'' if one.over == 'seeds' else ' (over questions)'}"),
-            ", ".join(f"{seed}: {fixed(value, 3, signed=True)}" for seed, value in one.by_seed.items()),
             *(one.sentence, one.paper or "-"),
         ]
         for one in findings
     ]
     caption = (
-        "The statistic of each claim, its 95 % Student-t interval over seeds (over questions, by bootstrap, where "
-        "there is one seed), and what the interval says. Where it says neither, the claim cannot be told."
+        "The statistic of each claim (below it every seed), its 95 % Student-t interval over seeds (over questions, "
+        "by bootstrap, where there is one seed), and what the interval says; where it says neither, none can be told."
     )
-    header = ["claim", "verdict", "mean", "95 % interval", "expected", "seeds", "every seed", "sentence", "published"]
+    header = ["claim", "verdict", "mean", "95 % interval", "expected", "seeds", "sentence", "published"]
     return Table(caption, header, cells)
 
 

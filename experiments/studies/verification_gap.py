@@ -24,12 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.own_verdicts import additions
 from rl.analysis.calibration import auroc
 from rl.analysis.claims import Claim, Figure, Row, first, last, minus
 from rl.analysis.gate import Gate, gaps
 from rl.analysis.statistics import pass_at_k
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
+from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
+from rl.config import ModelConfig
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Config:
         tune_steps: Supervised steps of a round.
         tune_lr: Their learning rate.
         rounds: Of filtering on the own verdicts; the other arms have one.
+        model: Folder of an instruction-tuned model whose gap on additions is measured instead; empty for the tiny one.
     """
 
     width: int = 48
@@ -61,6 +65,7 @@ class Config:
     tune_steps: int = 120
     tune_lr: float = 1.5e-3
     rounds: int = 2
+    model: str = ""
 
 
 # ---------------------------------------------------------------- the two families
@@ -228,9 +233,11 @@ class Base:
     young: Any
 
 
-def prepare(cfg: Config, seed: int) -> Base:
-    """Pre-trains one model on both families."""
+def prepare(cfg: Config, seed: int) -> Any:
+    """Pre-trains one model on both families, or loads the real one with its tokenizer."""
     torch.manual_seed(seed)
+    if cfg.model:
+        return load_policy(ModelConfig(path=cfg.model))
     rng = np.random.default_rng(seed)
     base = Base(Sums(), Facts(seed), tiny_llama(TOKENIZER, cfg.width, 2, 4, 24), None)
     questions, subset, _ = base.sums.draw(rng, cfg.n_solutions, test=False)
@@ -288,8 +295,11 @@ LEAST_KEPT = 50
 """Fewer kept answers are no training set; the round leaves the model as it is."""
 
 
-def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gate, round, measurement; and again."""
+def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gate, round, measurement; and again. Of a real model only the gap is read, in the first arm."""
+    if not isinstance(base, Base):
+        model, tokenizer = base
+        return [measure_real(cfg, model, tokenizer, seed, samples)] if arm == ARMS[0] else []
     cell = CELLS[arm]
     family, model = getattr(base, cell.family), copy.deepcopy(getattr(base, cell.checkpoint))
     rng, generator = np.random.default_rng(seed + 5), torch.Generator().manual_seed(seed + 1)
@@ -338,6 +348,20 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     return rows
 
 
+def measure_real(cfg: Config, model: Any, tokenizer: Any, seed: int, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The gap of an instruction-tuned model on additions; ``gap`` is one for each question."""
+    found = additions(model, tokenizer, cfg.n_eval, cfg.k, seed)
+    for i, (question, text) in enumerate(zip(found.questions, found.texts, strict=True)):
+        n, k = divmod(i, cfg.k)
+        about = {"gold": int(found.gold[n]), "right": bool(found.right[n, k])}
+        odds = f"{found.odds[n, k]:.2f}"
+        samples.append({"step": 0, "prompt": question, "answer": text, **about, "own log odds of yes": odds})
+    asked = Sampled(found.gold, found.level, found.answers[..., None], found.right, found.odds)
+    opens = float(Gate.read(found.right, found.odds).expects)
+    gap = gaps(found.right, found.odds).tolist()
+    return measured(asked) | {"gate_opens": opens, "gap": gap, "gap_by_level": by_level(asked)}
+
+
 def measured(found: Sampled) -> dict[str, Any]:
     """Numbers of one set of samples."""
     n, k = found.right.shape
@@ -384,8 +408,14 @@ def slope_over_levels(rows: Sequence[Row]) -> dict[int, float]:
     found = {}
     for row in rows:
         if row["arm"] == "own" and row["step"] == 0:
-            gain = next(one["gain_by_level"] for one in rows
-                        if (one["arm"], one["seed"], one["step"]) == ("own", row["seed"], 1))  # fmt: skip
+            gain: dict[str, float] = next(
+                (
+                    one["gain_by_level"]
+                    for one in rows
+                    if (one["arm"], one["seed"], one["step"]) == ("own", row["seed"], 1)
+                ),
+                {},
+            )
             levels = sorted(gain.keys() & row["gap_by_level"].keys())
             x, y = (np.array([one[level] for level in levels]) for one in (row["gap_by_level"], gain))
             if len(levels) > 1 and np.ptp(x) > 0:

@@ -94,7 +94,7 @@ class ModelConfig:
             raise FileNotFoundError(
                 f"model.path={self.path}: no model there. SmolLM2 is made by `python -m experiments.prepare_smollm2`,"
                 " a warm start is made by `python -m experiments.warm_start experiment=...`, a tiny base by `python -m"
-                " experiments.pretrain_tiny toy=...`"
+                " experiments.pretrain_tiny toy=...`; any other one is model=path model.path=<folder or hub id>"
             )
 
 

@@ -1,6 +1,7 @@
 """``mend``: what is told is what both sides of the written equation come to, and only the task's own one is paid."""
 
 import random
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -209,3 +210,18 @@ def test_an_error_says_by_how_much_the_number_misses():
     told = {number: taskset.verify(task, respond(taskset, task, number)).error for number in (5, 6, 3, 9, 0)}
     assert told == {5: "", 6: "number +1", 3: "number -2", 9: "number too large", 0: "number too small"}
     assert taskset.verify(task, "nothing").error == "no_answer: no_answer"
+
+
+def test_an_answer_that_is_worked_out_mends_any_number_by_what_its_sides_come_to(mend):
+    for task in mend.load(Split.TEST)[:20]:
+        _, _, _, right = task.info["terms"]
+        for number in range(10):
+            response = mend.worked_out(task, respond(mend, task, number))
+            score = mend.verify(task, response)
+            assert score.value == 1.0, response
+            if mend.told(task, respond(mend, task, number)).startswith("The left side is"):
+                left, own = re.findall(r"-?\d+", mend.told(task, respond(mend, task, number)))
+                assert int(own) == right
+                assert f"{right} - {left}" in response
+        with pytest.raises(ValueError, match="not the equation"):
+            mend.worked_out(task, "nothing")

@@ -110,6 +110,7 @@ BAD = {
     '{"question": "a", "answer": [1, 2]}': r"line 41: the answer is nested.*answer=answer\.0",
     '{"questoin": "a", "answer": "1"}': "line 41: column 'question' is missing; the row has questoin, answer",
     '{"question": "What is  1 + 1?", "answer": "3"}': "line 41: asks what line 2 asks and answers '3', not '2'",
+    '{"question": "a", "answer": "$? &&"}': "line 41: its own answer .* is nothing that mathematics reads",
     '{"question": "a", "answer": "the \\\\boxed{1} or \\\\boxed{2}"}': "line 41: the answer holds 2 boxes",
     '{"question": [{"role": "system", "content": "x"}], "answer": "1"}': r"line 41: .*env\.prompts_text\.system",
 }
@@ -133,8 +134,25 @@ def test_a_gold_that_does_not_pay_itself_and_questions_in_two_splits_are_bad_row
         ValueError, match=r"train.jsonl, line 8: asks what .*test.jsonl, line 1 asks, which is in split test"
     ):
         rows_of(tmp_path).load(Split.TRAIN)
-    with pytest.raises(ValueError, match=r"train.jsonl, line 1: its own answer does not pay: '1' is graded wrong"):
+    with pytest.raises(ValueError, match=r"train.jsonl, line 1: its own answer '1' is graded wrong"):
         rows_of(tmp_path, verify=f"{__name__}:nothing_is_right").load(Split.TRAIN)
+
+
+def test_a_verifier_that_raises_is_known_when_the_file_is_read(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"line 1: its own answer '1' is not graded: the verifier raises KeyError: 'level'"
+    ):
+        rows_of(write(tmp_path, lines(ROWS)), verify=f"{__name__}:needs_a_level").load(Split.TRAIN)
+
+
+def test_the_same_question_and_answer_again_counts_once(tmp_path, capsys):
+    again = {"question": "what is 7  + 1?", "answer": "8.0"}
+    assert len(all_of(rows_of(write(tmp_path, lines([*ROWS, again]))))) == 40
+    assert "1 rows repeat another one and count once" in capsys.readouterr().err
+
+
+def needs_a_level(task, response):
+    return Score.of(response == task.info["level"])
 
 
 def nothing_is_right(task, response):

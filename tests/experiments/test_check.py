@@ -70,3 +70,10 @@ def test_what_would_go_wrong_is_said_with_its_remedy(tmp_path, capsys, change, r
     said, wrong = checked(capsys, "env=rows", write(tmp_path, rows), *TOY, *change)
     assert wrong
     assert f"must: {message}" in said or message in said.partition("What to change")[2], said
+
+
+def test_without_a_model_the_data_are_looked_at_all_the_same(tmp_path, capsys):
+    said, wrong = checked(capsys, "env=rows", write(tmp_path, chains(100)))
+    assert not wrong
+    assert "100 of 100 golds that were graded earn 1." in said
+    assert "could: name a model, so that lengths, tokens and samples can be looked at: model.path=models/rows" in said

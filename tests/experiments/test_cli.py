@@ -32,6 +32,7 @@ from rl import config as schema
 from rl.advantages import ADVANTAGES
 from rl.losses import LOSSES
 from rl.offline import KEEP_RULES
+from tests import programs
 from tests.conftest import ROOT
 
 
@@ -290,7 +291,8 @@ def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch
         ("evaluation.split=train", "evaluation.split=train"),
         ("model.dtype=int8", "model.dtype=int8"),
         ("algorithm.kl=kk", "kk"),
-        ("seed=abc", "abc"),
+        ("seed=abc", "seed=abc: a whole number is needed here"),
+        ("evaluation.greedy=perhaps", "evaluation.greedy=perhaps: true or false is needed here"),
     ],
 )
 def test_a_wrong_value_is_named(override, message):
@@ -363,10 +365,9 @@ def test_an_environment_that_ends_the_program_when_it_is_built_is_named(tmp_path
         "    def __init__(self): sys.exit(0)\n"
         "gymnasium.register('Exits-v0', entry_point=Exits)\n"
     )
-    command = [sys.executable, "-m", "experiments.train", "env=custom", "env.id=exits:Exits-v0", "env.attempts=2"]
-    command += ["model.path=models/modchain", f"runs_dir={tmp_path / 'runs'}", "threads=1", "algorithm=rloo"]
-    env = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    arguments = ["experiments.train", "env=custom", "env.id=exits:Exits-v0", "env.attempts=2", "algorithm=rloo"]
+    arguments += ["model.path=models/modchain", f"runs_dir={tmp_path / 'runs'}", "threads=1"]
+    done = programs.run(*arguments, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     said = (done.stdout + done.stderr).replace("\n", "")
     assert done.returncode == 2, said
     assert "exits.py, line 3 ended the program with SystemExit(0)" in said
@@ -415,7 +416,7 @@ def test_a_plugin_that_cannot_be_imported_is_one_sentence(name, tmp_path, monkey
 )
 def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
     arguments = [one.format(tests=ROOT / "tests") for one in arguments]
-    subprocess.run([sys.executable, "-m", *arguments], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True)
+    programs.run(*arguments, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -448,9 +449,7 @@ def test_mistakes_end_with_a_message_and_status(arguments, message, tmp_path):
         if arguments[0].split(".")[1] in ("play", "pretrain_tiny", "report", "job")
         else [f"runs_dir={tmp_path}/runs"]
     )
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments, *extra], capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL
-    )
+    done = programs.run(*arguments, *extra)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

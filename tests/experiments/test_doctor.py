@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from experiments.arms import run_base
 from experiments.doctor import News, findings
+from experiments.evidence.page import _health
 from experiments.online import run_online
 from experiments.watch import run_view, runs_view
 from rl.config import AlgorithmConfig, EvalConfig
@@ -35,20 +37,22 @@ def quiet(*_):
 
 
 def test_what_is_wrong_is_said_once_written_down_and_shown(tmp_path, capsys):
-    (tmp_path / "run.json").write_text('{"command": []}')
-    result = run_online(cut_off_run(), tmp_path, quiet)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"command": []}')
+    result = run_online(cut_off_run(), folder, quiet)
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("are cut off by the token limit") == 1
     assert "health, step 0: 100 % of the attempts are cut off" in out
     assert "env.max_new_tokens" in out
-    info = json.loads((tmp_path / "run.json").read_text())
+    info = json.loads((folder / "run.json").read_text())
     assert info["command"] == []
     first = info["health"][0]
     assert (first["check"], first["from"], first["to"]) == ("cut_off", 0, None)
     assert "are cut off by the token limit where the policy is evaluated" in result.notes["health"][0]
-    assert "health, since step 0: 100 % of the attempts are cut off" in shown(run_view(tmp_path, 0))
-    (tmp_path / "config.yaml").write_text("seed: 0\n")
-    assert "cut_off" in shown(runs_view(tmp_path.parent))
+    assert "health, since step 0: 100 % of the attempts are cut off" in shown(run_view(folder, 0))
+    (folder / "config.yaml").write_text("seed: 0\n")
+    assert "cut_off" in shown(runs_view(tmp_path))
 
 
 def test_a_run_stops_on_a_check_only_if_it_is_told_to_and_goes_on_without(tmp_path):
@@ -78,3 +82,13 @@ def test_findings_of_other_processes_are_told_once_each(tmp_path):
     assert list(news.of(tmp_path)) == []
     (tmp_path / "run.json").write_text(json.dumps({"health": [one | {"to": 5}]}))
     assert [shown(line) for line in news.of(tmp_path)] == ["health, step 5: failed is over\n"]
+
+
+def test_the_page_lists_what_was_found_and_nothing_where_all_is_well():
+    one = {"check": "failed", "from": 3, "to": None, "said": "5 % <of> the episodes"}
+    runs = {("score", 0): None, ("score", 1): None}
+    unwell = SimpleNamespace(unwell=lambda: [("score", 1, one)], names={"score": "SCoRe"}, runs=runs)
+    text = _health(unwell)  # type: ignore[arg-type]
+    assert "Health: 1 findings in 1 of 2 runs" in text
+    assert "SCoRe, seed 1, failed from step 3 to the end: 5 % &lt;of&gt; the episodes" in text
+    assert _health(SimpleNamespace(unwell=list, names={}, runs=runs)) == ""  # type: ignore[arg-type]

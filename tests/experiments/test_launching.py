@@ -11,6 +11,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 
 from experiments.cli import CONFIGS, register_schemas
+from tests import programs
 from tests.conftest import ROOT
 from tests.rl.test_distributed import run_two
 
@@ -67,10 +68,8 @@ def test_cluster_scripts_are_shell(path):
 
 @pytest.mark.slow
 def test_a_run_goes_on_by_itself_and_a_changed_config_is_named(tmp_path):
-    command = [sys.executable, "-m", "experiments.train", *TINY, f"runs_dir={tmp_path}", "name=x"]
-
     def run(*more):
-        return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
+        return programs.run("experiments.train", *TINY, f"runs_dir={tmp_path}", "name=x", *more)
 
     first = run()
     assert first.returncode == 0, first.stdout + first.stderr

@@ -1,6 +1,7 @@
 """What a person reads in a terminal: tables that fit, budgets and failures that are said, Ctrl-C that says where."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from rich.console import Console
 import experiments
 from experiments.arms import ArmResult
 from experiments.cli import UserError
-from experiments.progress import print_table, shown_run, uneven_budget
+from experiments.progress import Display, duration, print_table, shown_run, uneven_budget
 from rl.analysis.rows import broken_off
 from rl.analysis.statistics import summarise
 from rl.backends import hub
@@ -114,3 +115,20 @@ def test_ctrl_c_while_modules_load_is_one_line(capsys, tmp_path):
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (130, "interrupted", "")
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_the_time_left_of_a_comparison_is_told_and_quiet_tells_nothing(capsys, monkeypatch):
+    out = Console(file=StringIO())
+    with Display(out, one_run=False) as display:
+        display.finished("a/0", 2)
+        display.finished("b/0", 2)
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"finished a/0 \(1/2, about [\d.,]+ (s|min|h) left\)", first)
+    assert second == "finished b/0 (2/2)"
+    assert [duration(n) for n in (5, 600, 36000)] == ["5 s", "10 min", "10.0 h"]
+    monkeypatch.setenv("ERRATA_QUIET", "1")
+    with Display(out) as display:
+        display.reporter("a")("training", 0.5, {"rollout/episodes": 3})
+        display.reporter("a")("validation", 1.0, {"eval/validation/n": 3, "rollout/episodes": 3})
+        display.finished("a/0", 2)
+    assert capsys.readouterr().out == out.file.getvalue() == ""  # type: ignore[attr-defined]

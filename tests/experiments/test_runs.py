@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from rl.tracking import read_jsonl
+from tests import programs
 from tests.conftest import ROOT
 
 SMALL = [
@@ -20,8 +21,7 @@ SMALL = [
 
 
 def run(module, *arguments, **kwargs):
-    command = [sys.executable, "-m", f"experiments.{module}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **kwargs)
+    return programs.run(f"experiments.{module}", *arguments, **kwargs)
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from experiments.executors import EXECUTORS
 from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
 from experiments.tune import studies, tune, write_winners
 from rl.config import AlgorithmConfig, StageConfig
-from tests.conftest import ROOT
+from tests import programs
 
 STARTED: list[str] = []
 
@@ -241,10 +239,10 @@ def test_objectives_read_what_they_say():
 def test_a_real_tuning_of_two_arms(tmp_path):
     sizes = ["env.options.n_train=64", "env.options.n_validation=10", "env.options.n_test=4"]
     sizes += ["training.episodes=192", "training.tasks_per_step=8", "executor_options.workers=2"]
-    command = [sys.executable, "-m", "experiments.tune", "run=[star,naive_multiturn]", "trials=2", *sizes]
+    command = ["experiments.tune", "run=[star,naive_multiturn]", "trials=2", *sizes]
     command += ["arms.star.iterations=1", "space.offline.iterations=null", "space.offline.epochs.values=[1]"]
     command += [f"runs_dir={tmp_path}", f"output={tmp_path}/tuned.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = programs.run(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (tmp_path / "tune").iterdir()
     results = [json.loads(path.read_text()) for path in folder.glob("trials/*/*/*/result.json")]

@@ -8,9 +8,10 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from envs import Split
+from envs.tasks.mend import Mend
 from envs.tasks.sums import Sums
 from experiments.cli import console
-from experiments.demonstrations import DEMONSTRATIONS, Shares, sums
+from experiments.demonstrations import DEMONSTRATIONS, Shares, mend, sums
 from experiments.progress import Display
 from experiments.schema import WarmStartConfig
 from experiments.warm_start import demonstrated, warm_start
@@ -95,6 +96,26 @@ def test_shares_of_the_demonstrated_sums():
     wrong = 4000 - found["right"]
     assert abs(found["corrects"] / wrong - 0.15) < 0.03
     assert found["repeats"] / wrong > 0.75
+
+
+@pytest.mark.parametrize("notation", ["toy", "plain"])
+def test_demonstrated_equations_are_right_copied_mended_or_wrong_in_another_way(notation):
+    taskset, rng, found = Mend(n_train=40, notation=notation), random.Random(0), Counter()
+    for task in taskset.load(Split.TRAIN) * 10:
+        first, second = mend(taskset, task, rng, right=0.25, corrects=0.5, repeats=0.25)
+        before, after = (taskset.verify(task, text).value for text in (first, second))
+        if before:
+            found["right"] += 1
+            assert second == first
+        elif after:
+            found["corrects"] += 1
+            assert second == taskset.worked_out(task, first) != taskset.gold_response(task)
+        else:
+            found["repeats" if second == first else "other"] += 1
+    assert abs(found["right"] / 400 - 0.25) < 0.1
+    wrong = 400 - found["right"]
+    assert abs(found["corrects"] / wrong - 0.5) < 0.1
+    assert abs(found["other"] / wrong - 0.25) < 0.1
 
 
 @pytest.mark.parametrize("options", [{"right": 1.5}, {"corrects": 0.5, "repeats": 0.6}])

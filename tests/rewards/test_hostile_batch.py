@@ -1,4 +1,4 @@
-"""500 items, 50 of them hostile, twenty times in a row: right, and nothing is left behind."""
+"""500 items, 50 of them hostile, several times in a row: right, and nothing is left behind."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from rewards.code import FunctionTests, score_program
 from rewards.sandbox import Limits, Sandbox
 from tests.rewards.programs import HONEST, MARKER, PROGRAMS
 
-ROUNDS, ITEMS, HOSTILE = 20, 500, 50
+ITEMS, HOSTILE = 500, 50
 CPU_S = 1.0
 WRITTEN = (MARKER, "/tmp/a", "/tmp/big", "/tmp/l", "/tmp/seen", "/tmp/0")
 """What the hostile programs try to write."""
@@ -52,9 +52,14 @@ def assert_nothing_grew(first, last):
     assert last["mb"] <= first["mb"] + 50
 
 
+@pytest.fixture(params=[4, pytest.param(20, marks=pytest.mark.soak)])
+def rounds(request):
+    """The first round settles what there is; what every further one leaves behind adds up."""
+    return request.param
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_programs():
+def test_programs(rounds):
     from concurrent.futures import ThreadPoolExecutor
 
     hostile = [row for row in PROGRAMS if row.category not in ("honest", "broken") and "N" in row.modes]
@@ -63,7 +68,7 @@ def test_programs():
     before = resources()
     with Sandbox(n_workers=n_workers) as sandbox, ThreadPoolExecutor(16) as threads:
         settled = None
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             attackers = rng.sample(hostile, HOSTILE)
             items = [(row.source, None) for row in attackers]
             items += [(HONEST, "correct") if i % 2 else (WRONG, "wrong") for i in range(ITEMS - HOSTILE)]
@@ -94,13 +99,12 @@ REFUSED = ["9^{9^{9^9}}", "((9!)!)!", "9" * 100_000, r"\binom{10^9}{5}", r"\sqrt
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_math_answers():
+def test_math_answers(rounds):
     rng = random.Random(0)
     deadline_s = 1.0
     before = resources()
     settled = None
-    for round_ in range(ROUNDS):
+    for round_ in range(rounds):
         items = [(rng.choice(HANGS + REFUSED) + f"+{round_}" * rng.randint(0, 1), None) for _ in range(HOSTILE)]
         items += [
             (r"2\sqrt{2}", "correct") if i % 2 else (rf"\sqrt{{{3 + i % 5}}}", "wrong") for i in range(ITEMS - HOSTILE)

@@ -4,8 +4,7 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from rl.learner import Learner
 from rl.tracking import read_jsonl
 from rl.types import RolloutBatch
 from rl.workbench import Workbench
+from tests import programs
 from tests.conftest import ROOT
 from tests.helpers import modchain_config
 from tests.rl.test_resume import TWICE, config, play, without_times
@@ -129,7 +129,8 @@ def free_port() -> int:
 def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT, status: int = 0) -> None:
     """Two gloo processes with the environment that ``accelerate launch`` gives them."""
     port = str(free_port())
-    processes = []
+    folder = Path(tempfile.mkdtemp())
+    processes, errors = [], [folder / f"stderr{rank}" for rank in range(2)]
     for rank in range(2):
         env = os.environ | {
             "RANK": str(rank),
@@ -142,26 +143,31 @@ def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT, sta
             "ACCELERATE_USE_FSDP": str(fsdp).lower(),
             "FSDP_VERSION": "2",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-            "PYTHONWARNINGS": "ignore",
         }
-        processes.append(
-            subprocess.Popen([sys.executable, "-m", script, *arguments], env=env, cwd=cwd, stderr=subprocess.PIPE)
-        )
+        streams = [Path(os.devnull), folder / f"stdout{rank}", errors[rank]]
+        processes.append(programs.start(programs.program, script, arguments, cwd, env, streams))
     try:
-        errors = [process.communicate(timeout=200)[1].decode() for process in processes]
+        for process in processes:
+            process.join(600)
     finally:  # if one hangs, neither it nor the other outlives the test
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [status, status], "\n".join(
-        error[-3000:] for error in errors
-    )
+    said = "\n".join(path.read_text()[-3000:] for path in errors)
+    shutil.rmtree(folder)
+    assert [process.exitcode for process in processes] == [status, status], said
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["ddp", "fsdp2"])
+def updated(request, tmp_path_factory):
+    """What two processes make of one update of every kind; all kinds in the same two."""
+    folder = tmp_path_factory.mktemp("updated")
+    run_two("tests.rl.two_processes", [str(folder)], request.param)
+    return {kind: torch.load(folder / f"{kind}.pt") for kind in ALGORITHMS}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
 @pytest.mark.parametrize("kind", list(ALGORITHMS))
-def test_two_processes_equal_one(kind, fsdp, tmp_path):
+def test_two_processes_equal_one(kind, updated):
     """Within 1e-6 in fp32, with episodes of different lengths and different numbers of micro-batches per process."""
     before = base_weights()
     learner, alone = learner_after_one_update(kind)
@@ -169,8 +175,7 @@ def test_two_processes_equal_one(kind, fsdp, tmp_path):
 
     expected = full_state(learner.model)
     assert max((expected[name] - before[name]).abs().max() for name in before) > 1e-4, "the update moved something"
-    run_two("tests.rl.two_processes", [kind, str(tmp_path)], fsdp)
-    got = torch.load(tmp_path / "result.pt")
+    got = updated[kind]
     assert got["weights"].keys() == expected.keys()
     assert max((got["weights"][name] - expected[name]).abs().max().item() for name in expected) < 1e-6
     for name, value in alone.items():

@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
@@ -22,7 +20,7 @@ from experiments.folders import is_complete
 from experiments.online import OnlineRun, run_online
 from experiments.stopping import EXIT_PREEMPTED, Stopping
 from rl.backends.distributed import Distributed
-from rl.checkpoint import Identity, ResumeError, hash_tasks
+from rl.checkpoint import Identity, ResumeError, hash_tasks, save_policy
 from rl.config import (
     AlgorithmConfig,
     BudgetConfig,
@@ -40,6 +38,7 @@ from rl.tracking import read_jsonl
 from rl.trainer import Trainer
 from rl.types import RunStoppedError
 from rl.workbench import content_of
+from tests import programs
 from tests.conftest import ROOT
 from tests.helpers import modchain_config, named
 
@@ -576,27 +575,29 @@ def test_no_whole_checkpoint_at_all_is_an_error(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_twenty_kills_end_in_the_same_weights(tmp_path):
     """``kill -9`` at 20 random moments of a run, each time resumed with ``resume=auto``: the final policy is the
     uninterrupted one, byte for byte."""
-    script = tmp_path / "run.py"
-    script.write_text(_SCRIPT.format(root=str(ROOT)))
     whole = tmp_path / "whole"
-    subprocess.run([sys.executable, str(script), str(whole)], check=True, cwd=ROOT)
+    programs.start(long_run, whole).join()
+    assert (whole / "done").exists()
     rng, kills, folder = random.Random(0), 0, tmp_path / "killed"
     for _ in range(200):
-        process = subprocess.Popen([sys.executable, str(script), str(folder)], cwd=ROOT, start_new_session=True)
+        process = programs.start(long_run, folder)
         if kills < 20:
             started = folder / "started"
             started.unlink(missing_ok=True)
-            while not started.exists() and process.poll() is None:
+            while not started.exists() and process.is_alive():
                 time.sleep(0.01)
-            time.sleep(rng.uniform(0.0, 0.4))
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            for _ in range(rng.randrange(3)):  # checkpoints, not seconds: the run must not end before its kills
+                seen = newest(folder)
+                while newest(folder) == seen and process.is_alive():
+                    time.sleep(0.005)
+            time.sleep(rng.uniform(0.0, 0.1))
+            if process.is_alive():
+                process.kill()
                 kills += 1
-        process.wait()
+        process.join()
         if (folder / "done").exists():
             break
     assert kills == 20
@@ -606,20 +607,16 @@ def test_twenty_kills_end_in_the_same_weights(tmp_path):
     assert lines[0] == lines[1]
 
 
-_SCRIPT = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-import torch
-torch.set_num_threads(1)
-from tests.rl.test_resume import SCORE, config, online
-from rl.checkpoint import save_policy
-folder = Path(sys.argv[1])
-folder.mkdir(parents=True, exist_ok=True)
-cfg = config(SCORE, save_every=1, save_every_updates=1, episodes=200 * 16)
-run = online(cfg, folder)
-(folder / "started").touch()
-run.train()
-save_policy(folder / "policy", run.bench.model, run.bench.tokenizer)
-(folder / "done").touch()
-"""
+def newest(folder):
+    return max((path.name for path in (folder / "checkpoints").glob("0*")), default="")
+
+
+def long_run(folder):
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = config(SCORE, save_every=1, save_every_updates=1, episodes=80 * 16)
+    run = online(cfg, folder)
+    (folder / "started").touch()
+    run.train()
+    save_policy(folder / "policy", run.bench.model, run.bench.tokenizer)
+    (folder / "done").touch()

@@ -176,9 +176,16 @@ def test_kl_may_be_taken_off_the_reward():
     assert not torch.equal(seen[False], seen[True])
 
 
-@pytest.mark.parametrize("kind", ["shared", "separate"])
-@pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
-def test_a_critic_learns_to_predict(kind, advantage):
+@pytest.mark.parametrize(
+    ("advantage", "kind"),
+    [
+        ("gae", "shared"),
+        ("turn_gae", "separate"),
+        pytest.param("gae", "separate", marks=pytest.mark.soak),
+        pytest.param("turn_gae", "shared", marks=pytest.mark.soak),
+    ],
+)
+def test_a_critic_learns_to_predict(advantage, kind):
     """On the real model, beside the policy: from zero the values come to the level of the returns and stay there."""
     critic = CriticConfig(kind, coef=1.0)
     algorithm = AlgorithmConfig(name="x", advantage=advantage, group_size=4, critic=critic, epochs=4)

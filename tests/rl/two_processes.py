@@ -8,17 +8,18 @@ import torch
 torch.set_num_threads(1)
 
 
-def main(kind: str, folder: Path) -> None:
+def main(folder: Path) -> None:
     from rl.backends.weights import full_state
-    from tests.rl.test_distributed import learner_after_one_update
+    from tests.rl.test_distributed import ALGORITHMS, learner_after_one_update
 
-    learner, metrics = learner_after_one_update(kind)
-    state = full_state(learner.model)  # a collective: both processes gather
-    if learner._distributed.is_main:
-        torch.save({"weights": state, "metrics": metrics}, folder / "result.pt")
-    learner._distributed.wait()
+    for kind in ALGORITHMS:
+        learner, metrics = learner_after_one_update(kind)
+        state = full_state(learner.model)  # a collective: both processes gather
+        if learner._distributed.is_main:
+            torch.save({"weights": state, "metrics": metrics}, folder / f"{kind}.pt")
+        learner._distributed.wait()
     learner._distributed.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

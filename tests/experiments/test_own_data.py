@@ -1,0 +1,68 @@
+"""The tutorial about one's own data runs as printed; the jobs of its comparison at smoke size, in this process."""
+
+import json
+import re
+import shlex
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments import check
+from experiments.cli import CONFIGS, register_schemas, typed
+from experiments.compare import plan
+from experiments.keys import open_free_mappings
+from experiments.schema import CheckConfig, CompareConfig
+from tests.conftest import ROOT
+from tests.test_docs import blocks
+
+PAGE = ROOT / "docs" / "own_data.md"
+SMOKE = ["training.episodes=128", "training.tasks_per_step=8", "run=[score]", "seeds=[0]", "threads=1"]
+SMOKE += ["training.validate_every=0", "evaluation.n_tasks=8", "evaluation.samples_per_task=0", "cross=0"]
+SMOKE += ["evaluation.controls=false", "evaluation.attempts=0", "evaluation.fixed_first=0"]
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """The page's files, written as printed; its commands by program."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    exec(blocks(PAGE, "python")[0], {})
+    (tmp_path / "my_configs" / "env").mkdir(parents=True)
+    (tmp_path / "my_configs" / "env" / "mine.yaml").write_text(blocks(PAGE, "yaml")[0])
+    words = [shlex.split(line) for block in blocks(PAGE, "bash") for line in block.splitlines()]
+    return {one[2]: one[3:] for one in words if one[1] == "-m" and "--config-dir" in one}
+
+
+def composed(program, schema, arguments):
+    """The config of a printed command."""
+    at = arguments.index("--config-dir")
+    overrides = [*arguments[:at], *arguments[at + 2 :], f"hydra.searchpath=[file://{arguments[at + 1]}]"]
+    register_schemas()
+    with initialize_config_dir(CONFIGS, version_base=None):
+        return typed(compose(program, open_free_mappings(overrides, schema)))
+
+
+def test_what_check_prints_is_what_the_page_shows(commands, capsys):
+    check.main.run(composed("check", CheckConfig, commands["experiments.check"]))
+    printed = capsys.readouterr()
+    said = [line.split() for line in (printed.out + printed.err).splitlines()]
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    shown = next(text for language, text in fences if not language and "errata/rows-v1" in text)
+    sampled = re.compile(r"\||solver|turn|[12] +20 ")  # what is sampled depends on the last bits of floats
+    lines = [line.split() for line in shown.splitlines() if line.strip() and not sampled.search(line)]
+    assert len(lines) > 5
+    for line in lines:
+        assert line in said, line
+
+
+def test_the_jobs_of_the_comparison_run(commands, tmp_path):
+    cfg = composed("compare", CompareConfig, [*commands["experiments.compare"], *SMOKE])
+    jobs = plan(cfg, tmp_path / "compared")
+    assert [job.arm.name for job in jobs] == ["base", "score"]
+    for job in jobs:
+        job.folder.mkdir(parents=True)
+        job.arm.run(job.seed, job.folder, lambda *_: None)
+        rows = [json.loads(line) for line in (job.folder / "rows.jsonl").read_text().splitlines()]
+        assert {row["task_id"].partition("/")[0] for row in rows} == {"my.jsonl"}
+        result = json.loads((job.folder / "result.json").read_text())
+        assert result["totals"].get("episodes", 0) == (0 if job.arm.name == "base" else 128)
