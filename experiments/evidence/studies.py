@@ -76,18 +76,23 @@ def arms_table(rows: Sequence[Row]) -> Table:
 
 
 def _is_number(key: str, value: Any) -> bool:
-    return key not in ABOUT and not key.startswith("gate_") and isinstance(value, int | float)
+    return key not in ABOUT and not key.startswith("gate_") and _has_mean(value)
+
+
+def _has_mean(value: Any) -> bool:
+    """A number, or a list of one for each question."""
+    return isinstance(value, int | float) or (isinstance(value, list) and bool(value) and isinstance(value[0], float))
 
 
 def _values(rows: Sequence[Row], arm: str, column: str) -> list[float]:
     """The newest value of a column by seed."""
     newest: dict[int, Row] = {}
     for row in rows:
-        if row["arm"] != arm or not isinstance(row.get(column), int | float):
+        if row["arm"] != arm or not _has_mean(row.get(column)):
             continue
         if row["seed"] not in newest or row["step"] >= newest[row["seed"]]["step"]:
             newest[row["seed"]] = row
-    return [float(newest[seed][column]) for seed in sorted(newest)]
+    return [float(np.mean(newest[seed][column])) for seed in sorted(newest)]
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -127,7 +132,7 @@ def _line(arm: str, rows: Sequence[Row], x: str, y: str) -> Series | None:
     found: dict[float, dict[int, float]] = {}
     for row in rows:
         if row.get(x) is not None and row.get(y) is not None:
-            found.setdefault(float(row[x]), {})[row["seed"]] = float(row[y])
+            found.setdefault(float(row[x]), {})[row["seed"]] = float(np.mean(row[y]))
     if not found:
         return None
     seeds = sorted({seed for values in found.values() for seed in values})

@@ -431,7 +431,7 @@ def share_of_oracle(rows: Sequence[Row]) -> dict[int, float]:
 
 
 CLAIMS = (
-    Claim("gap where checking is easy", "On subset sums the model verifies better than it solves: the gap is above 0.",
+    Claim("gap where checking is easy", "On sums the model verifies better than it solves: the gap is above 0.",
           first("own", "gap"), paper="positive on mathematics and Sudoku for models that are large enough"),
     Claim("no gap on facts", "On facts there is no usable gap: it lies below the 5 points that open the gate.",
           first("facts", "gap"), expect="below", than=0.05, paper="near 0 or negative on Natural Questions"),

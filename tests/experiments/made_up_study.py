@@ -27,7 +27,7 @@ def run(cfg, arm, seed, base, samples):
         raise KeyboardInterrupt
     gain = cfg.gain * (2 if arm == "oracle" else 1)
     samples.append({"step": 1, "prompt": f"question {seed}", "answer": "5", "gold": "5", "right": True, "why": "<sum>"})
-    row = {"step": 1, "accuracy": base["accuracy"] + gain + seed / 1000, "lost": float("nan")}
+    row = {"step": 1, "accuracy": base["accuracy"] + gain + seed / 1000, "lost": float("nan"), "each": [0.0, 1.0]}
     if arm == "own":
         row |= Gate(0.2, 0.1, 0.3, 50).outcome(gain, "made up")
     return [{"step": 0, "accuracy": base["accuracy"]}, row]
@@ -38,6 +38,6 @@ CLAIMS = (
     Claim("oracle is better", "The oracle helps more.", minus(last("oracle", "accuracy"), last("own", "accuracy"))),
 )
 EXHIBITS = (
-    Figure("Accuracy", "step", ("accuracy", "missing"), caption="Made up."),
+    Figure("Accuracy", "step", ("accuracy", "missing", "each"), caption="Made up."),
     Figure("At the end", "arm", "accuracy"),
 )
