@@ -100,8 +100,8 @@ def printed_commands():
         text = page.read_text().replace("\\\n", " ")
         for entry, rest in re.findall(r"python -m experiments\.(\w+)([^`\n]*)", text):
             arguments = shlex.split(re.sub(r"<[^>]*>", "placeholder", rest), comments=True)
-            given = [one for one in arguments if "=" in one and not one.startswith("-")]
-            foreign = any(one.startswith("plugins=") or "my_" in one for one in given)  # run by tests of their pages
+            given = [one for one in arguments if "=" in one and not one.startswith("-") and not one.endswith("=...")]
+            foreign = any(one.startswith("plugins=") or "my_" in one for one in arguments)  # run by their pages' tests
             if entry in _ENTRY_POINTS and given and not foreign:
                 yield pytest.param(entry, given, id=f"{page.stem}: {entry} {' '.join(given)}"[:90])
 
