@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -197,9 +198,11 @@ class Program:
                 raise UserError(said) from error
         except BaseException as error:
             hydra_folder = Path(HydraConfig.get().runtime.output_dir)
-            for empty in (hydra_folder, hydra_folder.parent):  # Hydra makes them before anything is checked
-                with suppress(OSError):
-                    empty.rmdir()
+            # Hydra makes them before anything is checked; the folder in which the program was started is not Hydra's.
+            for empty in (hydra_folder, hydra_folder.parent):
+                if not Path.cwd().is_relative_to(empty.resolve()):
+                    with suppress(OSError):
+                        empty.rmdir()
             if HydraConfig.get().mode is RunMode.MULTIRUN or not isinstance(error, Exception):
                 raise
             _end(error)
@@ -285,4 +288,11 @@ def composed(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
         try:
             return compose(config_name, groups, return_hydra_config=True)
         except HydraException:
-            return compose(config_name, return_hydra_config=True)
+            # A group that must be chosen and was not: any option of it has the keys of all.
+            entries = yaml.safe_load((Path(CONFIGS) / f"{config_name}.yaml").read_text("utf-8"))["defaults"]
+            open_ones = [
+                group for entry in entries if isinstance(entry, dict) for group in entry if entry[group] == "???"
+            ]
+            options = [sorted(path.stem for path in (Path(CONFIGS) / group).glob("*.yaml")) for group in open_ones]
+            chosen = [f"{group}={names[0]}" for group, names in zip(open_ones, options, strict=True)]
+            return compose(config_name, chosen, return_hydra_config=True)

@@ -215,6 +215,9 @@ class StudySeedConfig(ProgramConfig):
     settings: dict[str, Any] = field(default_factory=dict)
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "", positive="threads")
+
 
 @dataclass
 class PretrainConfig(ProgramConfig):

@@ -66,6 +66,8 @@ MAY_BE_ZERO = {
     "SandboxOptions": "total_s wall_s output_kb workers retries",
     "PretrainConfig": "seed second_weight length_class",
     "PlayConfig": "seed",
+    "StudyConfig": "seeds retries",
+    "CheckConfig": "seed threads shown golds",
     "WatchConfig": "newest",
     "ReportConfig": "page_episodes",
 }
