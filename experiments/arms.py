@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split, Task
-from experiments.doctor import Doctor, of_evaluation
 from experiments.jobs import Report
+from experiments.run_health import RunHealth, of_evaluation
 from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
 from rl.analysis.rows import LONGER, TRANSFER, EvalRow, broken_off
@@ -66,7 +66,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         report = stopping.asked_by(report)
         bench = Workbench.build(cfg)
         identify(cfg, "sft", folder, bench.distributed)
-        validation, doctor = Validation(bench, report), Doctor(cfg.training, folder, 1, bench.distributed)
+        validation, health = Validation(bench, report), RunHealth(cfg.training, folder, 1, bench.distributed)
         trainer = OfflineTrainer(
             cfg,
             bench.model,
@@ -80,10 +80,10 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
         rounds, sizes = found["rounds"], found["sizes"]
         tracker, kept = Tracker(folder, sizes), JsonLines(folder / "rounds.jsonl", sizes["rounds"])
-        doctor.read(trainer.round, trainer.round / cfg.offline.iterations)
+        health.read(trainer.round, trainer.round / cfg.offline.iterations)
         try:
             if not rounds:
-                doctor.look(0, validation.log(tracker, 0, 0), 0.0)
+                health.look(0, validation.log(tracker, 0, 0), 0.0)
             while trainer.round < cfg.offline.iterations:
                 started = time.perf_counter()
                 episodes = trainer.collect()
@@ -95,10 +95,10 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
                 tracker.log(trainer.round, {"rollout/episodes": trainer.totals.episodes}, rounds[-1]["errors"])
                 tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
                 rates = validation.log(tracker, trainer.round, trainer.totals.episodes)
-                doctor.look(trainer.round, rates, trainer.round / cfg.offline.iterations)
+                health.look(trainer.round, rates, trainer.round / cfg.offline.iterations)
                 sizes = tracker.sizes | {"rounds": kept.size}
                 checkpoints.save(f"{trainer.round:06d}", trainer, {"rounds": rounds, "sizes": sizes})
-                doctor.stop(lambda: None)
+                health.stop(lambda: None)
         finally:
             tracker.close()
             kept.close()

@@ -16,11 +16,11 @@ from omegaconf import OmegaConf
 
 from envs.prompts import get_prompts
 from experiments.cli import UserError, console, entry_point, refuse_unknown_arms, resolved_yaml
-from experiments.doctor import News
 from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
 from experiments.progress import Display, uneven_budget
+from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards import nearest
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig

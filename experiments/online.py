@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from experiments.arms import ArmResult, Validation, finish, identify
-from experiments.doctor import Doctor
 from experiments.jobs import Report
+from experiments.run_health import RunHealth
 from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops
@@ -83,8 +83,8 @@ class OnlineRun:
         sizes = found["sizes"] if found is not None else {"metrics": 0, "episodes": 0}
         mirror = Trackers(cfg.tracking, folder, identity.config) if distributed.is_main else None
         self._tracker = Tracker(folder, sizes, mirror) if distributed.is_main else None
-        self._doctor = Doctor(cfg.training, folder, cfg.algorithm.group_size, distributed)
-        self._doctor.read(self.trainer.step, self.trainer.progress)
+        self._health = RunHealth(cfg.training, folder, cfg.algorithm.group_size, distributed)
+        self._health.read(self.trainer.step, self.trainer.progress)
 
     def train(self) -> None:
         """To the end of the budget."""
@@ -123,7 +123,7 @@ class OnlineRun:
             n = self.cfg.tracking.conversations
             if n and done % self.cfg.tracking.conversations_every == 0:
                 self._tracker.conversations(done, conversation_rows(step, n, self.bench.tokenizer.decode))
-        self._doctor.look(done, metrics, self.trainer.progress)
+        self._health.look(done, metrics, self.trainer.progress)
         if cfg.validate_every and (done % cfg.validate_every == 0 or self.trainer.is_done):
             self._validate()
         updates = cfg.save_every_updates and self.trainer.n_updates % cfg.save_every_updates == 0
@@ -131,12 +131,12 @@ class OnlineRun:
         if updates or (cfg.save_every and (done % cfg.save_every == 0 or self.trainer.is_done)):
             self._save()
         self._stopping.check(self._save)
-        self._doctor.stop(self._save)
+        self._health.stop(self._save)
 
     def _validate(self) -> None:
         trainer = self.trainer
         metrics = self._validation.log(self._tracker, trainer.step, trainer.totals.episodes)
-        self._doctor.look(trainer.step, metrics, trainer.progress)
+        self._health.look(trainer.step, metrics, trainer.progress)
         score = metrics[f"eval/validation/accuracy_t{self.cfg.env.attempts}"]
         if self.cfg.training.select == "best" and score > self._best.get("accuracy", -1.0):
             self._best = {"step": trainer.step, "accuracy": score}

@@ -23,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli import UserError, console, resolved_yaml
-from experiments.doctor import lasting
 from experiments.jobs import OfflineArm, OnlineArm
+from experiments.run_health import lasting
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, reported
 from rl.tracking import describe_run

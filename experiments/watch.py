@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
-from experiments.doctor import findings
 from experiments.keys import told_apart
+from experiments.run_health import findings
 from experiments.schema import WatchConfig
 from rl.analysis.rates import Where, named, reported
 

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
 from experiments.cli import UserError, import_plugin
-from experiments.doctor import findings
 from experiments.keys import told_apart
+from experiments.run_health import findings
 from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulate

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from experiments.run_health import Health
 from rl.config import BudgetConfig, TrainingConfig
-from rl.health import CHECKS, PAGE, Health, History, limits
+from rl.health import CHECKS, PAGE, History, limits
 from tests.conftest import ROOT
 
 N = 40

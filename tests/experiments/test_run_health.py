@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from experiments.arms import run_base
-from experiments.doctor import News, findings
 from experiments.evidence.page import _health
 from experiments.online import run_online
+from experiments.run_health import News, findings
 from experiments.watch import run_view, runs_view
 from rl.config import AlgorithmConfig, EvalConfig
 from rl.types import RunStoppedError

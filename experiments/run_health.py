@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +10,81 @@ from rich.markup import escape
 
 from experiments.cli import console
 from rl.config import BudgetConfig
-from rl.health import VALIDATION, Finding, Health
+from rl.health import CHECKS, PAGE, VALIDATION, History
 from rl.tracking import read_jsonl, write_json
 
 if TYPE_CHECKING:  # a terminal reads findings without torch
     from rl.backends.distributed import Distributed
 
 
-class Doctor:
+@dataclass
+class Finding:
+    """What a check found, from one step to another.
+
+    Args:
+        check: Its name.
+        said: What is wrong.
+        begun: Step at which it began.
+        ended: Step at which it was over; ``None`` while it lasts.
+    """
+
+    check: str
+    said: str
+    begun: int
+    ended: int | None = None
+
+    @property
+    def line(self) -> str:
+        """What is wrong, what usually causes it, what to try, where more is written."""
+        cause, remedy = CHECKS.fact(self.check, "cause"), CHECKS.fact(self.check, "remedy")
+        return f"{self.said}. Usual cause: {cause}. Try {remedy}. {PAGE}#{self.check}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``run.json``."""
+        return {"check": self.check, "from": self.begun, "to": self.ended, "said": self.line}
+
+
+class Health:
+    """Every check of a run, asked again after every line of its log.
+
+    Args:
+        checks: Limits by check, where they are not the default; ``None`` switches one off.
+        group_size: Episodes of a task that are compared with each other.
+    """
+
+    def __init__(self, checks: Mapping[str, Any], group_size: int = 1) -> None:
+        on = {name: checks.get(name, {}) for name in CHECKS}
+        self._checks = {name: CHECKS.bind(name, given) for name, given in on.items() if given is not None}
+        self.history = History(group_size)
+        self.findings: list[Finding] = []
+
+    def add(self, row: Mapping[str, Any], progress: float) -> tuple[list[Finding], list[Finding]]:
+        """Reads a line of the log.
+
+        Args:
+            row: Metrics by name, with their ``step``.
+            progress: Part of the budget that is spent.
+
+        Returns:
+            What has begun, and what is over.
+        """
+        history, step = self.history, int(row["step"])
+        history.add(row)
+        history.progress = progress
+        open_now = {one.check: one for one in self.findings if one.ended is None}
+        begun, over = [], []
+        for name, check in self._checks.items():
+            said = check(history)
+            if said and name not in open_now:
+                begun.append(Finding(name, said, step))
+            elif not said and name in open_now:
+                open_now[name].ended = step
+                over.append(open_now[name])
+        self.findings += begun
+        return begun, over
+
+
+class RunHealth:
     """Watches a run and says once when something begins and once when it is over; stops it only if it was asked to.
 
     Args:
