@@ -21,7 +21,7 @@ from experiments.progress import print_table, throughput
 from experiments.schema import ReportConfig
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, declared
-from rl.tracking import write_json, write_text
+from rl.tracking import write_json
 
 FOLDER = "exhibits"
 """Of the tables and figures, beside ``report.html``."""
@@ -48,7 +48,7 @@ def write_report(
     write_json(folder / "comparison.json", {mode: found.to_json() for mode, found in comparisons.items()})
     exhibits = build(store)
     write_exhibits(exhibits, folder)
-    write_text(folder / "report.html", page(store, exhibits, n_episodes))
+    page(store, exhibits, n_episodes).write(folder / "report.html")
     if out is not None:
         for comparison in comparisons.values():
             _print(comparison, out)

@@ -25,6 +25,7 @@ from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulat
 from rl.tracking import read_jsonl
 
 BASE = "base"
+MANY_ARMS = 8
 DEPTH = 4
 """How many folders below the given one a run may be."""
 
@@ -139,6 +140,21 @@ class Store:
             return self.setting(f"arms.{arm}", {})
         config = self.runs[arm, self.seeds(arm)[0]].config
         return config.get("algorithm") or config.get("offline") or {}
+
+    @cached_property
+    def minor(self) -> list[str]:
+        """Online arms named after another one, ``score_no_stage1`` beside ``score``, where there are many arms.
+
+        They answer a question of their own and are folded away in pages at first.
+        """
+        if len(self.arms) <= MANY_ARMS:
+            return []
+        online = [arm for arm in self.arms if "stages" in self.arm_config(arm)]
+        return [arm for arm in online if any(arm.startswith(f"{other}_") for other in online)]
+
+    def place(self, run: Run) -> str:
+        """Where a run is, seen from the folder."""
+        return run.folder.relative_to(self.folder).as_posix()
 
     @property
     def env(self) -> str:

@@ -22,18 +22,22 @@ ABLATIONS = ("single_turn", "score_no_stage1", "score_no_shaping", "score_star_s
 @exhibit("T1", "Main results")
 def main_table(store: Store) -> Table:
     """Every rate of every arm with its interval, greedy and sampled."""
+    lead: dict[str, Rate] = {}
     rates: dict[str, Rate] = {}
     for mode in store.modes:
+        lead |= store.rates(mode, Where.HEADLINE)
         rates |= store.rates(mode, Where.TABLES)
-    rows, values = [], {}
+    rates = lead | rates  # those of the first columns first
+    rows, views, values = [], [], {}
     for mode in store.modes:
         for arm in (arm for arm in store.arms if arm in store.tables(mode)):
             known = store.rates(mode, Where.TABLES)
             found = {name: store.interval(arm, mode, name) for name in rates if name in known}
-            name = store.names[arm] if mode == store.mode else f"{store.names[arm]}, {mode}"
             spent = {what: fixed(_spent(store, arm, what), 0) for what in _BUDGET} if arm in store.trained else {}
             cells = [cell(found[one], rate) if one in found else "-" for one, rate in rates.items()]
-            rows.append([name, *cells, *(spent.get(what, "-") for what in _BUDGET)])
+            rows.append([store.names[arm], *cells, *(spent.get(what, "-") for what in _BUDGET)])
+            views.append(mode)
+            name = store.names[arm] if mode == store.mode else f"{store.names[arm]}, {mode}"
             values[name] = {rate: numbers(one) for rate, one in found.items()}
     caption = (
         f"{store.env}, {'; '.join(_sample(store, mode) for mode in store.modes)}. Each cell is a mean over seeds, and "
@@ -41,7 +45,8 @@ def main_table(store: Store) -> Table:
         "i->c and c->i are shares of all tasks: wrong at first and then right, right at first and then wrong. What a "
         f"run spent on training is a mean over seeds. {_tuned(store)}"
     )
-    return Table(caption, ["arm", *(rate.header for rate in rates.values()), *_BUDGET], rows, values)
+    header = ["arm", *(rate.header for rate in rates.values()), *_BUDGET]
+    return Table(caption, header, rows, values, views, lead=1 + len(lead))
 
 
 _BUDGET = ("sampled episodes", "sampled tokens", "optimiser steps", "gradient tokens")
