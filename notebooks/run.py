@@ -1,7 +1,8 @@
 """Runs notebooks from top to bottom without Jupyter: ``python -m notebooks.run notebooks/tour.ipynb``.
 
-Cells are Python without magics, so that they need no kernel. ``--smoke`` gives the cell that is tagged ``parameters`` the
-small values that stand in the notebook's metadata under ``smoke``; ``--write`` stores what the cells showed.
+Cells are Python without magics, so that they need no kernel. ``--smoke`` sets, after the cell that is tagged
+``parameters``, the small values that stand in the notebook's metadata under ``smoke``; ``--write``
+stores what the cells showed.
 """
 
 import argparse
