@@ -11,6 +11,7 @@ from experiments.evidence import (  # noqa: F401  registers what they hold
     overview,
     tables,
 )
+from experiments.evidence.frames import load_rows as load_rows
 from experiments.evidence.model import EXHIBITS, Absent, Exhibit, Figure, MissingError
 from experiments.evidence.store import Store
 

@@ -52,23 +52,37 @@ def _write_table(table: Table, folder: Path) -> list[Path]:
 
 
 def _write_figure(figure: Figure | Dots, folder: Path) -> list[Path]:
-    import matplotlib
-
-    canvas = _dots(figure) if isinstance(figure, Dots) else _panels(figure)
+    canvas = _drawn(figure)
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
-    canvas.draw_without_rendering()
-    canvas.set_layout_engine("none")  # laid out once, drawn twice
-    with matplotlib.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
-        canvas.savefig(paths[0], metadata={"Date": None})
-        canvas.savefig(paths[1], dpi=_DPI)
+    write_text(paths[0], _svg(canvas, figure))
+    canvas.savefig(paths[1], dpi=_DPI)
     return paths
 
 
-def _caption(figure: Figure | Dots, n_columns: int) -> str:
-    return textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50)
+def svg(figure: Figure | Dots) -> str:
+    """A figure with its caption below, as a file of its own would have it."""
+    return _svg(_drawn(figure), figure)
 
 
-def _dots(figure: Dots) -> Any:
+def _svg(canvas: Any, figure: Figure | Dots) -> str:
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
+        canvas.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _drawn(figure: Figure | Dots) -> Any:
+    canvas, n_columns = _dots(figure) if isinstance(figure, Dots) else _panels(figure)
+    text = textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50)
+    canvas.supxlabel(text, fontsize=8)
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")  # laid out once, drawn as often as wanted
+    return canvas
+
+
+def _dots(figure: Dots) -> tuple[Any, int]:
     """A panel a view, or a row where rows have units of their own; badges stand behind the rows."""
     import matplotlib.figure
 
@@ -82,7 +96,7 @@ def _dots(figure: Dots) -> Any:
     for axis, (view, rows) in zip(axes.flat, parts, strict=True):
         for y, row in enumerate(rows):
             axis.plot([row.low, row.high], [y, y], color="0.3", linewidth=2)
-            axis.plot(row.seeds, [y] * len(row.seeds), "o", mfc="none", mec="0.5", markersize=4)
+            axis.plot(row.seeds, [y + 0.28] * len(row.seeds), "o", mfc="none", mec="0.4", markersize=3)
             axis.plot(row.mean, y, "o", color="0.1", markersize=6)
             words = ", ".join(badge.text for badge in row.badges)
             axis.annotate(words, (1.01, y), xycoords=("axes fraction", "data"), fontsize=7, va="center")
@@ -91,11 +105,10 @@ def _dots(figure: Dots) -> Any:
         axis.set(title=view, ylim=(len(rows) - 0.4, -0.6))
         axis.grid(axis="x", alpha=0.3)
     axes.flat[-1].set_xlabel(figure.x_label)
-    canvas.supxlabel(_caption(figure, 2), fontsize=8)
-    return canvas
+    return canvas, 2
 
 
-def _panels(figure: Figure) -> Any:
+def _panels(figure: Figure) -> tuple[Any, int]:
     import matplotlib.figure  # here, so that what draws nothing starts at once
 
     n = len(figure.panels)
@@ -117,8 +130,7 @@ def _panels(figure: Figure) -> Any:
     if handles:
         columns = min(_LEGEND[n_columns], len(handles))
         canvas.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=8)
-    canvas.supxlabel(_caption(figure, n_columns), fontsize=8)
-    return canvas
+    return canvas, n_columns
 
 
 def _draw_panel(axis: Any, panel: Panel, look: dict[str, int]) -> None:

@@ -56,7 +56,7 @@ def test_one_run_alone_and_several_beside_each_other(tmp_path):
     run(tmp_path / "train" / "2026-01-02", "STaR", 3, rows_with("STaR", 3, 2, 2))
     store = Store(tmp_path / "train")
     assert store.arms == ["RLOO", "STaR"]
-    assert "not started as one comparison" in page(store, build(store, ["T1", "T4"]), 10)
+    assert "not started as one comparison" in page(store, build(store, ["T1", "T4"]), 10).html
 
 
 def test_two_runs_of_one_arm_and_seed_are_not_averaged_in_silence(tmp_path):
@@ -134,7 +134,7 @@ def test_an_exhibit_and_a_rate_from_outside_reach_table_figure_and_page(comparis
     assert not [panel for panel in made["F1"].panels if "long" in panel.y_label], "that run did not log it"
     assert isinstance(made["F20"], Figure)
     assert made["F20"].title == "Answers by length"
-    text = page(store, list(made.values()), 10)
+    text = page(store, list(made.values()), 10).html
     assert "Answers by length" in text
     assert "long answers (%)" in text
     assert compare(store, "greedy").arm("score").rates["long"].mean > 0

@@ -17,13 +17,13 @@ const signed = (value, digits) => {
   return Number(text) === 0 ? text : value < 0 ? `-${text}` : `+${text}`;
 };
 const rowPlot = (row, axis, digits, labelled) => {
-  const y = 13, known = (value) => value !== null, ink = data.colours[row.name] ?? "var(--accent)", parts = [];
+  const y = 9, known = (value) => value !== null, ink = data.colours[row.name] ?? "var(--accent)", parts = [];
   for (const tick of axis.ticks) {
     parts.push(draw("line", { x1: axis.at(tick), x2: axis.at(tick), y1: 0, y2: 26, class: tick === 0 ? "zero" : "grid" }));
     if (labelled) parts.push(draw("text", { x: axis.at(tick), y: 37, class: "tick" }, number(tick)));
   }
   if (known(row.low) && known(row.high)) parts.push(draw("line", { x1: axis.at(row.low), x2: axis.at(row.high), y1: y, y2: y, class: "bar", style: `stroke: ${ink}` }));
-  row.seeds.filter(known).forEach((value) => parts.push(draw("circle", { cx: axis.at(value), cy: y, r: 4, class: "seed", style: `stroke: ${ink}` }, draw("title", {}, `a training run: ${signed(value, digits)}`))));
+  row.seeds.filter(known).forEach((value) => parts.push(draw("circle", { cx: axis.at(value), cy: 20, r: 3, class: "seed", style: `stroke: ${ink}` }, draw("title", {}, `a training run: ${signed(value, digits)}`))));
   if (known(row.mean)) parts.push(draw("circle", { cx: axis.at(row.mean), cy: y, r: 6, class: "mean", style: `fill: ${ink}` }, draw("title", {}, `mean ${signed(row.mean, digits)}`)));
   const label = `${signed(row.mean, digits)}, interval ${signed(row.low, digits)} to ${signed(row.high, digits)}; runs ${row.seeds.map((one) => signed(one, digits)).join(", ")}`;
   return draw("svg", { class: "row", height: labelled ? 42 : 26, role: "img", "aria-label": label }, ...parts);
