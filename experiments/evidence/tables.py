@@ -1,6 +1,7 @@
-"""Tables T1 to T5: what came out, what the parts are worth, elsewhere, at what cost, and every seed."""
+"""Tables T1 to T6: what came out, what the parts are worth, elsewhere, at what cost, every seed, between folders."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,31 @@ def matched(store: Store) -> str:
         "updates": "optimiser steps",
     }
     return f"Arms are matched on {what.get(match, match)}; nothing else was held equal."
+
+
+@exhibit("T6", "Between folders")
+def between(store: Store) -> Table:
+    """What an arm of the first folder gains or loses in the others."""
+    if len(store.folders) < 2:
+        raise MissingError("compares several folders: python -m experiments.report 'run=[<folder>,<folder>]'")
+    mode, boot, rates = store.mode, store.bootstrap(store.mode), store.rates(store.mode, Where.HEADLINE)
+    first = {arm.removesuffix(" (A)"): arm for arm in store.arms if arm.endswith(" (A)")}
+    pairs = [(own, other) for name, own in first.items() for other in store.arms if other[:-4] == name and other != own]
+    if not pairs:
+        raise MissingError("no arm of the first folder is in another one")
+    rows, values = [], {}
+    for own, other in pairs:
+        found = {name: boot.difference(store.cells(other, mode, name), store.cells(own, mode, name)) for name in rates}
+        row = f"{other} minus {own}"
+        rows.append([row, *(cell(one, replace(rates[name], unit="points")) for name, one in found.items())])
+        values[row] = {name: numbers(one) for name, one in found.items()}
+    differ = [f"{key} {' / '.join(map(str, found))}" for key, found in store.config_differences().items()]
+    said = f"Their configs differ in {', '.join(differ[:12])}" if differ else "Their configs are the same"
+    caption = (
+        f"{store.env}, {_sample(store, mode)}: an arm in another folder minus the same arm in the first one, paired "
+        f"over tasks and seeds, with 95 % bootstrap intervals. {said}{' and more' * (len(differ) > 12)}."
+    )
+    return Table(caption, ["arm", *(f"{rate.label} (points)" for rate in rates.values())], rows, values)
 
 
 @exhibit("T5", "Every seed")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from experiments.cli import UserError
 from experiments.evidence import build
 from experiments.evidence.comparison import compare
 from experiments.evidence.model import EXHIBITS, Absent, Figure, Panel, Series, Table, exhibit
@@ -108,6 +109,26 @@ def test_any_number_of_attempts_makes_a_report(tmp_path, attempts, goal):
     assert "nan" not in sentences
     assert ("acc@t1" in sentences) == (attempts == 1)
     assert ("From the first to attempt 3: +40.0" in sentences) == (attempts == 3)
+
+
+def test_two_folders_are_compared_arm_by_arm(tmp_path):
+    """The second one fixes 20 tasks more; both were played on the same 100 tasks."""
+    for name, n_fixed, lr in (("one", 20, 0.1), ("two", 40, 0.5)):
+        run(tmp_path / name, "SCoRe", 0, rows_with("SCoRe", 0, n_fixed, 0), algorithm={"optim": {"lr": lr}})
+    store = Store([tmp_path / "one", tmp_path / "two"])
+    assert store.arms == ["SCoRe (A)", "SCoRe (B)"]
+    assert store.notes[1] == f"B is {tmp_path / 'two'}."
+    assert store.folder == tmp_path / "one_and_two"
+    (table, dots) = build(store, ["T6", "F0"])
+    assert table.values["SCoRe (B) minus SCoRe (A)"]["delta"][0] == pytest.approx(0.2)
+    assert "configs differ in algorithm.optim.lr 0.1 / 0.5." in table.caption
+    assert [row.mean for row in dots.rows] == pytest.approx([40, 20]), "the best first"
+    places = [json.loads((tmp_path / name / "rows.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
+    assert places[0]["task_id"] == places[1]["task_id"]
+    path = tmp_path / "two" / "rows.jsonl"
+    path.write_text(path.read_text().replace(f'"task_id": "{places[0]["task_id"]}"', '"task_id": "another"'))
+    with pytest.raises(UserError, match="evaluated on different greedy tasks"):
+        build(Store([tmp_path / "one", tmp_path / "two"]), ["T6"])
 
 
 def test_an_exhibit_and_a_rate_from_outside_reach_table_figure_and_page(comparison, tmp_path, monkeypatch):  # noqa: F811
