@@ -30,6 +30,7 @@ for _name in (
     "post_completion",
     "self_judging",
     "self_questioning",
+    "self_awareness",
 ):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
 
