@@ -89,7 +89,7 @@ class UserError(Exception):
     """Something that the user can mend; printed without a traceback."""
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callable[[], None]]:
     """Turns a function of a typed config into a program.
 
     Bad configs end with exit status 2 and a message that names the key and the nearest known one; mistakes in values
@@ -97,7 +97,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
     ``--help`` answered, before anything loads torch.
     """
 
-    def decorate(run: Callable[[Any], None]) -> Callable[[], None]:
+    def decorate(run: Callable[[Any], object]) -> Callable[[], None]:
         def main() -> None:
             register_schemas()
             if {"-h", "--help"} & set(sys.argv[1:]):
@@ -133,7 +133,9 @@ def with_stored(arguments: list[str]) -> list[str]:
     path = Path(given.get("resume", "")) / "run.json"
     if "resume" not in given or not path.exists():
         return arguments
-    stored = json.loads(path.read_text(encoding="utf-8"))["command"][1:]
+    program, *stored = json.loads(path.read_text(encoding="utf-8"))["command"]
+    if "ipykernel" in program:  # a notebook's own arguments are no overrides
+        return arguments
     kept = [one for one in stored if "=" in one and one.partition("=")[0].lstrip("+~") not in given]
     return [*kept, *arguments]
 
@@ -167,13 +169,13 @@ class Program:
         run: Its function, if this is the process that it was started in.
     """
 
-    def __init__(self, module: str, run: Callable[[Any], None] | None = None) -> None:
+    def __init__(self, module: str, run: Callable[[Any], object] | None = None) -> None:
         self._module, self._run = module, run
         self.__name__ = module.rpartition(".")[2]
         self.__code__ = Program.__call__.__code__  # Hydra asks a task for its file
 
     @classmethod
-    def of(cls, run: Callable[[Any], None]) -> "Program":
+    def of(cls, run: Callable[[Any], object]) -> "Program":
         """The job of a function that was defined in a program's module."""
         spec = getattr(sys.modules["__main__"], "__spec__", None)
         if run.__module__ == "__main__" and spec is not None:

@@ -194,14 +194,17 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
     return replace(cfg, **{key: list(dict.fromkeys([*stored[key], *getattr(cfg, key)])) for key in ("run", "seeds")})
 
 
-@entry_point("compare")
-def main(cfg: CompareConfig) -> None:
-    """Runs what is not finished yet, and reports."""
+def run(cfg: CompareConfig) -> Path:
+    """Runs what is not finished yet, and reports; returns the folder."""
     plan(cfg, Path(cfg.runs_dir))  # what is wrong with it is said before anything is loaded
     from experiments.folders import open_run
 
     with open_run(cfg, "compare") as folder:
         compare(grow(cfg, folder), folder)
+    return folder
+
+
+main = entry_point("compare")(run)
 
 
 def compare(cfg: CompareConfig, folder: Path) -> None:

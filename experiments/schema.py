@@ -35,7 +35,8 @@ class ArmsConfig(RunConfig):
         seeds: One run per arm and seed.
         match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
             ones) or ``updates`` (``training.updates``, optimiser steps).
-        executor: Where jobs run: ``local`` (slots of this machine), ``submitit`` (Slurm) or ``ray``.
+        executor: Where jobs run: ``local`` (slots of this machine), ``here`` (this process), ``submitit`` (Slurm) or
+            ``ray``.
         executor_options: Its own options; see ``experiments/executors.py``.
         retries: How often a job that crashed is tried again.
         resume: Folder of an earlier, interrupted run of the program to go on with.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from envs import StopReason
 from rewards import Score, Verdict
+from rl.analysis.printing import html_table
 
 SOLVER = "solver"
 """The role of an episode that has only one."""
@@ -159,6 +160,15 @@ class Episode:
     def failed(self) -> bool:
         """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
         return self.error is not None or not self.turns
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row a turn. What was read in between takes a tokenizer: ``transcript`` shows it."""
+        rows = [
+            [turn.role, turn.text, turn.score.verdict if turn.score else "-", f"{turn.reward:g}", len(turn.action_ids)]
+            for turn in self.turns
+        ]
+        ended = f"Task {self.task_id}; {self.stop_reason}" + (f": {self.error}" if self.error else "")
+        return html_table(["role", "wrote", "verdict", "reward", "tokens"], rows, ended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 A study is a module with ``Config`` (a dataclass of plain values), ``ARMS`` (names), ``prepare(cfg, seed)`` (what a
 seed's arms share, such as the base model), ``run(cfg, arm, seed, base, samples)`` (rows; texts to browse are appended
-to ``samples``), ``CLAIMS`` and ``EXHIBITS``. Randomness comes from the seed alone and ``base`` is not changed, so that
-the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
+to ``samples``), ``CLAIMS`` and ``EXHIBITS``; where it trains on a signal, ``THESIS`` says how that is held against the
+thesis of all studies (:mod:`rl.analysis.thesis`). Randomness comes from the seed alone and ``base`` is not changed, so
+that the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
 """
 
 import importlib

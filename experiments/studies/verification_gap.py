@@ -29,6 +29,7 @@ from rl.analysis.calibration import auroc
 from rl.analysis.claims import Claim, Figure, Row, first, last, minus
 from rl.analysis.gate import Gate, gaps
 from rl.analysis.statistics import pass_at_k
+from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
@@ -451,6 +452,19 @@ CLAIMS = (
           expect="below", paper="pass@k rises for small k and falls for large k"),
     Claim("a verifier needs its checks", "With checks replayed in every round the verifier's AUROC ends higher.",
           minus(last("own_replay", "auroc"), last("own", "auroc"))),
+)  # fmt: skip
+
+THESIS = Thesis(
+    "Mind the Gap", "its own verdicts on its answers", "nothing: the verifier is the model", False, "own",
+    (
+        *(Trained(arm, "self", last(arm, "first_gain"), first(arm, "reward_accuracy"))
+          for arm in ("own", "own_replay", "young", "facts")),
+        Trained("oracle", "oracle", last("oracle", "first_gain")),
+        Trained("young_oracle", "oracle", last("young_oracle", "first_gain")),
+        Trained("shuffled", "control", last("shuffled", "first_gain"), first("shuffled", "reward_accuracy")),
+        Trained("no_filter", "control", last("no_filter", "first_gain"), first("no_filter", "accuracy")),
+    ),
+    "held-out accuracy, one round",
 )  # fmt: skip
 
 EXHIBITS = (

@@ -148,7 +148,7 @@ def test_what_there_is_is_listed_with_a_line_each_and_without_torch():
         "env.feedback",
         "env.prompts",
     } <= set(found)
-    assert {"local", "submitit", "ray"} == set(found["executor"])
+    assert {"local", "here", "submitit", "ray"} == set(found["executor"])
     # Other tests of this process may have registered more than the list's own process knows.
     for key, lookup in (("algorithm.loss", LOSSES), ("algorithm.advantage", ADVANTAGES), ("offline.rule", KEEP_RULES)):
         own = {name for name, value in lookup.items() if value.__module__.startswith("rl.")}
