@@ -219,7 +219,7 @@ class HereExecutor:
     def __init__(self, options: None, folder: Path) -> None:
         self.threads = 0
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
         return [_Here(folder) for folder in folders]
 
