@@ -31,6 +31,7 @@ for _name in (
     "self_judging",
     "self_questioning",
     "self_awareness",
+    "instruction_extraction",
 ):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
 
