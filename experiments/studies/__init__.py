@@ -30,6 +30,7 @@ for _name in (
     "post_completion",
     "self_judging",
     "instruction_extraction",
+    "skills",
 ):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
 

@@ -53,10 +53,8 @@ def described(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    ("gain", "says", "word"), [(0.2, "contradict it (Made up)", "contradicts"), (-0.2, "0 contradict it", "fits")]
-)
-def test_the_page_follows_the_folders(tmp_path, described, gain, says, word):
+def test_the_page_follows_the_folders(tmp_path, described):
+    gain, says, word = 0.2, "contradict it (Made up)", "contradicts"
     study(tmp_path / "study", "made_up", "tiny", -gain, 1_000)
     study(tmp_path / "study", "made_up", "tiny", gain, 2_000)  # the newest counts
     study(tmp_path / "study", "made_up", "smoke", -gain, 3_000)
@@ -70,15 +68,19 @@ def test_the_page_follows_the_folders(tmp_path, described, gain, says, word):
     systems = {one["study"]: one for one in stored["systems"]}
     assert systems["self_correction"]["mean"] == pytest.approx(0.4015)
     assert systems["self_correction"]["thesis"]["headline"] == "score"
-    assert systems["made_up"]["failed"] == ([] if gain > 0 else ["it helps"])
+    assert systems["made_up"]["failed"] == []
     table = (tmp_path / "out" / "exhibits" / "T1.md").read_text()
     assert word in table
     page = (tmp_path / "out" / "report.html").read_text()
     assert stored["sentence"] in page
     assert "Not run: verification_gap" in page
-    assert "The gate was right in 3 of 3" in page or "The gate was right in 0 of 3" in page
+    assert "The gate was right in 3 of 3" in page
     assert {one["study"] for one in stored["points"]} == {"made_up", "self_correction"}
 
+    study(tmp_path / "study", "made_up", "tiny", -gain, 4_000)
+    contrary = thesis.read_studies(tmp_path / "study", "tiny")["made_up"]
+    assert contrary[2] == ["it helps"]
+    assert thesis.line("made_up", *contrary).verdict == "holds"
     with pytest.raises(UserError, match="no finished study of size full"):
         thesis.main.run(replace(cfg, size="full", comparisons=str(tmp_path / "nowhere")))
 
