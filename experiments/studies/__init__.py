@@ -29,6 +29,8 @@ for _name in (
     "collapse",
     "post_completion",
     "self_judging",
+    "self_questioning",
+    "self_awareness",
     "instruction_extraction",
     "skills",
 ):
