@@ -32,6 +32,7 @@ for _name in (
     "self_questioning",
     "self_awareness",
     "instruction_extraction",
+    "seeded_generation",
     "skills",
 ):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
