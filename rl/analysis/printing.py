@@ -20,3 +20,10 @@ def fixed(value: float, digits: int = 1, signed: bool = False) -> str:
 def percent(share: float, digits: int = 1, signed: bool = False) -> str:
     """A share in percent, without the sign of percent."""
     return fixed(100 * share, digits, signed)
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{fixed(seconds, 0)} s"
+    return f"{fixed(seconds / 60, 0)} min" if seconds < 5400 else f"{fixed(seconds / 3600)} h"
