@@ -50,7 +50,7 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     }
     jobs = []
     for seed in cfg.seeds:
-        for name in (BASE, *cfg.run):
+        for name in (BASE, *cfg.include):
             kind, config, options = arms[name]
             one_for_all = kind == "as_it_is"
             if one_for_all and seed != cfg.seeds[0]:
@@ -82,7 +82,7 @@ def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -
         budget = {item.name: getattr(cfg.training, item.name) for item in fields(BudgetConfig)}
         return "offline", SFTConfig(offline=entry, training=BudgetConfig(**budget), **shared), {}
     if isinstance(entry, PromptingConfig):
-        changed = _asked_otherwise(entry, cfg) if name in cfg.run else cfg.env
+        changed = _asked_otherwise(entry, cfg) if name in cfg.include else cfg.env
         return "as_it_is", RunConfig(**{**shared, "env": changed}), {}
     if isinstance(entry, dict) and entry.get("kind") in ARMS:  # of another module
         kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}
@@ -195,14 +195,17 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
     return replace(cfg, **{key: list(dict.fromkeys([*stored[key], *getattr(cfg, key)])) for key in ("run", "seeds")})
 
 
-@entry_point("compare")
-def main(cfg: CompareConfig) -> None:
-    """Runs what is not finished yet, and reports."""
+def run(cfg: CompareConfig) -> Path:
+    """Runs what is not finished yet, and reports; returns the folder."""
     plan(cfg, Path(cfg.runs_dir))  # what is wrong with it is said before anything is loaded
     from experiments.folders import open_run
 
     with open_run(cfg, "compare") as folder:
         compare(grow(cfg, folder), folder)
+    return folder
+
+
+main = entry_point("compare")(run)
 
 
 def compare(cfg: CompareConfig, folder: Path) -> None:
@@ -221,7 +224,8 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         budget = cfg.training.tokens or cfg.training.updates or max(job.arm.budget(cfg.match) for job in jobs)
         unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]
         console.print(
-            f"{len(cfg.run)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, in {folder}"
+            f"{len(cfg.include)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, "
+            + f"in {folder}"
             + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
             highlight=False,
         )

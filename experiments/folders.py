@@ -147,12 +147,13 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
     Raises:
         ResumeError: If the folder that ``resume`` names holds no run, one of another kind or config, or a living one.
     """
-    hydra = HydraConfig.get()
-    sweep = hydra.mode is RunMode.MULTIRUN
-    name = str(hydra.job.num) if sweep else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None  # none where a notebook or a script runs it
+    sweep = hydra is not None and hydra.mode is RunMode.MULTIRUN
+    name = str(hydra.job.num) if hydra is not None and sweep else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    parent = Path(hydra.runtime.output_dir if hydra is not None else f"{cfg.runs_dir}/{cfg.name}")
 
     def choose() -> Path:
-        return choose_folder(cfg, kind, Path(hydra.runtime.output_dir), name, sweep)
+        return choose_folder(cfg, kind, parent, name, sweep)
 
     folder = choose() if distributed is None else distributed.on_main(choose)
     try:

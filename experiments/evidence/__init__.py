@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from experiments.evidence import controls, curves, distributions, errors, tables  # noqa: F401  registers what they hold
+from experiments.evidence.frames import load_rows as load_rows
 from experiments.evidence.model import EXHIBITS, Absent, Exhibit, MissingError
 from experiments.evidence.store import Store
 

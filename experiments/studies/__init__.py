@@ -2,8 +2,9 @@
 
 A study is a module with ``Config`` (a dataclass of plain values), ``ARMS`` (names), ``prepare(cfg, seed)`` (what a
 seed's arms share, such as the base model), ``run(cfg, arm, seed, base, samples)`` (rows; texts to browse are appended
-to ``samples``), ``CLAIMS`` and ``EXHIBITS``. Randomness comes from the seed alone and ``base`` is not changed, so that
-the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
+to ``samples``), ``CLAIMS`` and ``EXHIBITS``; where it trains on a signal, ``THESIS`` says how that is held against the
+thesis of all studies (:mod:`rl.analysis.thesis`). Randomness comes from the seed alone and ``base`` is not changed, so
+that the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
 """
 
 import importlib
@@ -22,7 +23,17 @@ from rl.tracking import write_json, write_text
 
 STUDIES: Lookup[str] = Lookup("study.name")
 """Modules of the studies by name; a plugin registers one of your own, with a YAML like those in ``configs/study``."""
-for _name in ("verification_gap", "self_agreement", "collapse", "post_completion", "self_judging"):
+for _name in (
+    "verification_gap",
+    "self_agreement",
+    "collapse",
+    "post_completion",
+    "self_judging",
+    "self_questioning",
+    "self_awareness",
+    "instruction_extraction",
+    "skills",
+):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
 
 

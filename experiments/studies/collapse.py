@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from rl.analysis.claims import Claim, Figure, PerSeed, first, last, minus
+from rl.analysis.claims import Claim, Figure, PerSeed, first, grown, last, minus
+from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import fit, next_logprobs, sample, token_losses
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.generations import DATA_POLICIES
@@ -259,6 +260,16 @@ CLAIMS = (
           minus(last("replace", "tail"), last("verified", "tail"))),
 )
 # fmt: on
+
+THESIS = Thesis(
+    "Model collapse", "everything it writes is learned from", "nothing", False, "replace",
+    (
+        *(Trained(arm, "self", grown(arm, "accuracy"), first(arm, "accuracy"))
+          for arm in ("replace", "accumulate", "accumulate_subsample", "mix")),
+        Trained("verified", "oracle", grown("verified", "accuracy")),
+    ),
+    "share of lawful sentences",
+)  # fmt: skip
 
 EXHIBITS = (
     Figure("Loss on real sentences", "step", "loss", x_label="generation", y_label="nats per held-out sentence"),

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from rl.analysis.calibration import auroc, brier
-from rl.analysis.claims import Claim, Figure, first, last, minus
+from rl.analysis.claims import Claim, Figure, first, grown, last, minus
+from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, as_batch, fit, next_logprobs, policy_loss, sample, take_step, token_losses
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 
@@ -269,6 +270,15 @@ CLAIMS = (
         expect="below",
     ),
 )
+
+THESIS = Thesis(
+    "Post-completion learning", "right answers, and a score that is paid for agreeing with them",
+    "a checker of the answer", True, "pcl_brier",
+    (
+        *(Trained(arm, "oracle", grown(arm, "accuracy"))
+          for arm in ("pcl_brier", "rl_only", "rl_brier", "pcl_published", "rl_published", "oracle_labels")),
+    ),
+)  # fmt: skip
 
 EXHIBITS = (
     Figure(

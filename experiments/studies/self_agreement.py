@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from rl.analysis.calibration import auroc, ece
-from rl.analysis.claims import Claim, Figure, PerSeed, first, last, minus
+from rl.analysis.claims import Claim, Figure, first, grown, last, minus
+from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 
@@ -310,11 +311,6 @@ def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, 
     }
 
 
-def gain(arm: str, name: str) -> PerSeed:
-    """What a number has grown by, from the base to the last step."""
-    return minus(last(arm, name), first(arm, name))
-
-
 PAPER = "arXiv 2403.09972"
 # fmt: off
 CLAIMS = (
@@ -331,24 +327,35 @@ CLAIMS = (
     Claim("sees_its_misconception", "Side by side sees through the misconception (AUROC on questions with a 4)",
           last("base", "auroc_with_4_side"), than=0.5),
     Claim("own_reward_rises", "Paid by its own P(yes), the model comes to agree with itself more",
-          gain("own_verdict", "own_yes")),
+          grown("own_verdict", "own_yes")),
     Claim("own_accuracy_falls", "Paid by its own P(yes), the model answers fewer questions rightly",
-          gain("own_verdict", "accuracy"), "below"),
+          grown("own_verdict", "accuracy"), "below"),
     Claim("ends_at_its_beliefs", "That accuracy ends within .05 of the share of questions without a false belief",
           minus(last("own_verdict", "accuracy"), last("own_verdict", "without_4")), "near", margin=0.05),
     Claim("frozen_no_remedy", "Paid by the base's P(yes), which does not move, accuracy falls too",
-          gain("frozen_verdict", "accuracy"), "below"),
+          grown("frozen_verdict", "accuracy"), "below"),
     Claim("side_no_remedy", "Paid by the side-by-side score, accuracy falls too",
-          gain("side_by_side", "accuracy"), "below"),
+          grown("side_by_side", "accuracy"), "below"),
     Claim("action_always_yes", "A verdict that is trained itself ends saying yes to random sums (P above .9)",
           last("verdict_as_action", "yes_to_anything"), than=0.9),
-    Claim("oracle_rises", "Paid by the truth, the same updates raise accuracy", gain("oracle", "accuracy")),
+    Claim("oracle_rises", "Paid by the truth, the same updates raise accuracy", grown("oracle", "accuracy")),
     Claim("random_stays", "Paid by a coin, accuracy stays within .05 of where it was",
-          gain("random", "accuracy"), "near", margin=0.05),
+          grown("random", "accuracy"), "near", margin=0.05),
 )
 # fmt: on
 
 LOOP = ARMS[1:]
+THESIS = Thesis(
+    "Self-agreement (T3)", "its own P(yes) of its answer", "nothing: the verifier is the model", False, "own_verdict",
+    (
+        *(Trained(arm, "self", grown(arm, "accuracy"), first(arm, "reward_accuracy"))
+          for arm in ("own_verdict", "frozen_verdict", "verdict_as_action")),
+        Trained("side_by_side", "self", grown("side_by_side", "accuracy")),
+        Trained("oracle", "oracle", grown("oracle", "accuracy")),
+        Trained("random", "control", grown("random", "accuracy"), 0.5),
+    ),
+)  # fmt: skip
+
 EXHIBITS = (
     Figure("Accuracy", "step", "accuracy", LOOP, x_label="optimiser step", y_label="share of sampled answers right"),
     Figure("Its own P(yes)", "step", "own_yes", LOOP, x_label="optimiser step", y_label="mean P(yes) of its answers"),

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from rl.analysis.claims import Claim, Figure, PerSeed, first, last, minus
+from rl.analysis.claims import Claim, Figure, first, grown, last, minus
 from rl.analysis.copeland import agreement, copeland, ordered_pairs
+from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 
@@ -262,6 +263,7 @@ def evaluate(
         samples.append({"step": step, "prompt": about, "answer": said, "worth": float(worth[i])})
     return {
         "worth": float(worth[formed].mean()) if formed.any() else float("nan"),
+        "worthy": float((worth[formed] > 0).sum() / len(responses)),
         "length": float(lengths(responses)[formed].mean()) if formed.any() else 0.0,
         "distinct": len({tuple(one) for one in responses}) / len(responses),
         "malformed": float(1 - formed.mean()),
@@ -269,18 +271,13 @@ def evaluate(
     } | judge_accuracy(model, world, rng, seen_as)
 
 
-def gain(arm: str, name: str) -> PerSeed:
-    """What a number has grown by, from the base to the last step."""
-    return minus(last(arm, name), first(arm, name))
-
-
 PAPER = "arXiv 2511.07922"
 # fmt: off
 CLAIMS = (
     Claim("actor_rises", "The actor improves on its own verdicts (hidden worth of a response)",
-          gain("self_judging", "worth"), paper=PAPER),
+          grown("self_judging", "worth"), paper=PAPER),
     Claim("judge_rises", "The judge improves with it (share of sampled verdicts that are right)",
-          gain("self_judging", "judge"), paper=PAPER),
+          grown("self_judging", "judge"), paper=PAPER),
     Claim("judge_passes_itself", "The judge ends better than the mean of its two orders was at the start",
           minus(last("self_judging", "judge"), first("self_judging", "judge_both_orders"))),
     Claim("judge_reward_helps_actor", "The judge's reward raises the actor's worth (against no_judge_reward)",
@@ -296,11 +293,22 @@ CLAIMS = (
     Claim("blind_helps_less", "A judge that is right half of the time helps the actor less (worth, the difference)",
           minus(last("self_judging", "worth"), last("blind", "worth"))),
     Claim("random_stays", "A coin's verdicts leave the actor within .1 of where it was (worth)",
-          gain("random", "worth"), "near", margin=0.1),
+          grown("random", "worth"), "near", margin=0.1),
     Claim("oracle_is_better", "Verdicts of the truth raise the worth further (oracle minus self_judging)",
           minus(last("oracle", "worth"), last("self_judging", "worth"))),
 )
 # fmt: on
+
+THESIS = Thesis(
+    "SERL", "pairwise verdicts of its own on its responses", "nothing: the judge is the model", False, "self_judging",
+    (
+        *(Trained(arm, "self", grown(arm, "worthy"), first(arm, "reward_accuracy"))
+          for arm in ("self_judging", "no_judge_reward", "one_order", "no_gate")),
+        Trained("oracle", "oracle", grown("oracle", "worthy")),
+        *(Trained(arm, "control", grown(arm, "worthy"), first(arm, "reward_accuracy")) for arm in ("random", "blind")),
+    ),
+    "share of responses of positive hidden worth",
+)  # fmt: skip
 
 EXHIBITS = (
     Figure("The actor", "step", "worth", x_label="optimiser step", y_label="hidden worth of a response"),

@@ -192,6 +192,11 @@ def minus(left: PerSeed, right: PerSeed) -> PerSeed:
     return difference
 
 
+def grown(arm: str, name: str) -> PerSeed:
+    """What an arm's number has grown by, from its first row to its last."""
+    return minus(last(arm, name), first(arm, name))
+
+
 @dataclass(frozen=True)
 class Figure:
     """Curves of a study's rows: a column over another one, for each arm the mean and the range over seeds.

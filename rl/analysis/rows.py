@@ -52,6 +52,7 @@ class EvalRow:
         said: What was said between the attempts: role, text, reward.
         errors: Which kind of error each attempt makes, empty for a right one; verdicts if nothing else is known.
         broken_by: What broke a failed episode off, in the words of the environment or the verifier.
+        observations: What the policy could be told about each attempt, of programs that were run; empty without any.
     """
 
     arm: str
@@ -74,6 +75,7 @@ class EvalRow:
     said: tuple[tuple[str, str, float], ...] = ()
     errors: tuple[str, ...] = ()
     broken_by: str = ""
+    observations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = self.errors or tuple("" if verdict == "correct" else verdict for verdict in self.verdicts)
@@ -92,6 +94,7 @@ class EvalRow:
         turns = episode.attempts
         roles = {turn.role for turn in turns}
         said = [turn for turn in episode.turns if turn.role not in roles]
+        seen = [turn.score.observation if turn.score else "" for turn in turns]
         return cls(
             arm=arm,
             seed=seed,
@@ -112,6 +115,7 @@ class EvalRow:
             said=tuple((turn.role, turn.text, turn.reward) for turn in said),
             errors=tuple(turn.error for turn in turns),
             broken_by=episode.error or "",
+            observations=tuple(seen) if any(seen) else (),
         )
 
     @classmethod

@@ -75,7 +75,7 @@ REFUSED = {
         "training.max_failed_fraction=10%. First: task",
     ),
     "a GPU where there is none": (
-        lambda folder: ["experiments.compare", *SMALL, "run=[score]", "executor_options.gpus=[0]"],
+        lambda folder: ["experiments.compare", *SMALL, "include=[score]", "executor_options.gpus=[0]"],
         "executor_options.gpus=['0']: there is no GPU 0 here, and no other one; leave it away",
     ),
     "vLLM where there is none": (

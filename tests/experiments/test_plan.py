@@ -167,7 +167,7 @@ def test_a_comparison_is_its_arms(tmp_path):
 
     register_schemas()
     with initialize_config_dir(CONFIGS, version_base=None):
-        cfg = typed(compose("compare", ["env=modchain", "run=[star,score]", "seeds=[7,8]", f"runs_dir={tmp_path}"]))
+        cfg = typed(compose("compare", ["env=modchain", "include=[star,score]", "seeds=[7,8]", f"runs_dir={tmp_path}"]))
     assert [(name, runs) for name, _, runs in arms_of(cfg, "compare")] == [("base", 1), ("star", 2), ("score", 2)]
 
 

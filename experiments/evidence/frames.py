@@ -1,0 +1,155 @@
+"""Every episode of a folder as a pandas frame, for one's own questions. Needs neither torch nor transformers."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.evidence.store import DEPTH, Store
+from rl.analysis.rows import EvalRow
+from rl.tracking import read_jsonl
+
+if TYPE_CHECKING:  # half a second, paid by those who ask for a frame
+    import pandas
+
+TRAINING = "training"
+"""The mode of training episodes; evaluated ones have those of :class:`rl.analysis.rows.EvalRow`."""
+_OF_ATTEMPTS = {
+    "correct": "correct",
+    "rewards": "reward",
+    "verdicts": "verdict",
+    "answers": "answer",
+    "texts": "text",
+    "n_tokens": "tokens",
+    "truncated": "truncated",
+    "errors": "error",
+}
+"""What a row has one of per attempt, and the column without the number of the attempt."""
+
+
+def load_rows(folder: Path | str) -> "pandas.DataFrame":
+    """Every episode below a folder, one a row.
+
+    Args:
+        folder: A run, a comparison, a sweep, a study, or a folder of several of them.
+
+    Returns:
+        A frame with ``run`` (the run's folder, below the given one), ``arm``, ``seed``, ``mode``, ``step`` (of training
+        episodes), ``task_id``, ``question``, ``gold``, ``sample``, ``attempts`` (how many were made),
+        ``stop_reason``, ``failed`` and ``broken_by``; for attempt k ``correct_k``, ``reward_k``, ``verdict_k``,
+        ``answer_k``, ``text_k``, ``tokens_k``, ``truncated_k``, ``error_k``, and ``advantage_k`` (mean over its tokens)
+        where it was trained on; then the rates of :data:`rl.analysis.rates.RATES` by name, missing where one says
+        nothing. ``mode`` is ``greedy``, ``sampled``, a control's name, ..., or ``training`` for the training episodes
+        that a run kept. A study's samples have ``study``, ``arm``, ``seed``, ``step``, and the columns that it wrote.
+
+    Raises:
+        FileNotFoundError: If no finished run and no finished seed of a study is there.
+    """
+    folder = Path(folder)
+    records = [record for seed in study_seeds(folder) for record in _samples(seed)]
+    try:
+        records += _episodes(Store(folder))
+    except FileNotFoundError:
+        if not records:
+            raise
+    return _frame(records)
+
+
+def _frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
+    """Columns of an attempt beside each other, the rates last; what an episode lacks is missing, not a float."""
+    import pandas as pd
+
+    rates = dict.fromkeys(name for record in records for name in record.get("values", ()))
+    frame = pd.DataFrame.from_records([record | record.pop("values", {}) for record in records])
+    kinds = {"correct": "boolean", "truncated": "boolean", "tokens": "Int64", "step": "Int64"}
+    names = [*_OF_ATTEMPTS.values(), "advantage"]
+    most = max((record.get("attempts", 0) for record in records), default=0)
+    of_attempts = [f"{name}_{k}" for k in range(1, most + 1) for name in names if f"{name}_{k}" in frame]
+    about = [column for column in frame if column not in of_attempts and column not in rates]
+    frame = frame.reindex(columns=[*about, *of_attempts, *rates])
+    typed = {one: kinds[name] for one in of_attempts if (name := one.rpartition("_")[0]) in kinds}
+    return frame.astype(typed | ({"step": kinds["step"]} if "step" in frame else {}))
+
+
+def study_seeds(folder: Path) -> list[Path]:
+    """Folders of the finished seeds of studies: their ``result.json`` names no arm."""
+    found = [path for depth in range(DEPTH + 1) for path in folder.glob("/".join([*["*"] * depth, "result.json"]))]
+    return sorted(path.parent for path in found if (path.parent / "rows.jsonl").exists() and "arm" not in _json(path))
+
+
+def study_of(seed: Path) -> str:
+    """The name of the study that a seed's folder belongs to."""
+    told = (_json(above / "study.json") for above in seed.parents[:2] if (above / "study.json").exists())
+    return next((one["study"] for one in told), seed.parent.parent.name)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _samples(seed: Path) -> list[dict[str, Any]]:
+    return [{"study": study_of(seed), **row} for row in read_jsonl(seed / "rows.jsonl")]
+
+
+def _episodes(store: Store) -> Iterator[dict[str, Any]]:
+    tasks = store.tasks()
+    for row in store.rows:
+        place = store.runs[row.arm, row.seed].folder
+        yield _record(row, {"run": _below(place, store.folder)}, tasks)
+    for (arm, seed), run in store.runs.items():
+        for episode in store.episodes(arm, seed):
+            row, about = training_row(episode, arm, seed), {"run": _below(run.folder, store.folder)}
+            means = [sum(one) / len(one) if one else None for one in episode.get("advantages") or ()]
+            attempts = [mean for mean, turn in zip(means, episode["turns"], strict=False) if _answers(turn, episode)]
+            paid = {f"advantage_{k}": mean for k, mean in enumerate(attempts, 1)}
+            yield _record(row, about | {"step": episode["step"]}, tasks) | paid
+
+
+def _below(place: Path, folder: Path) -> str:
+    return place.relative_to(folder).as_posix()
+
+
+def _record(row: EvalRow, about: dict[str, Any], tasks: dict[str, dict[str, str]]) -> dict[str, Any]:
+    known = tasks.get(row.task_id, {})
+    record = {"run": about["run"], "arm": row.arm, "seed": row.seed, "mode": row.mode, "step": about.get("step")}
+    record |= {"task_id": row.task_id, "question": known.get("question"), "gold": known.get("gold")}
+    record |= {"sample": row.sample, "attempts": len(row.correct), "stop_reason": row.stop_reason}
+    record |= {"failed": row.failed, "broken_by": row.broken_by}
+    for name, column in _OF_ATTEMPTS.items():
+        record |= {f"{column}_{k}": value for k, value in enumerate(getattr(row, name), 1)}
+    return record | {"values": row.values}
+
+
+def _answers(turn: dict[str, Any], episode: dict[str, Any]) -> bool:
+    roles = {one["role"] for one in episode["turns"]}
+    return turn["role"] == "solver" or "solver" not in roles
+
+
+def training_row(episode: dict[str, Any], arm: str, seed: int) -> EvalRow:
+    """The row of a line of ``episodes.jsonl``, as if it had been evaluated, with the mode ``training``."""
+    turns = [turn for turn in episode["turns"] if _answers(turn, episode)]
+    scores = [turn["score"] or {"verdict": "unscored"} for turn in turns]
+    return EvalRow(
+        arm=arm,
+        seed=seed,
+        mode=TRAINING,
+        task_id=episode["task_id"],
+        sample=0,
+        attempts=len(turns),
+        correct=tuple(score["verdict"] == "correct" for score in scores),
+        rewards=tuple(turn["reward"] for turn in turns),
+        verdicts=tuple(score["verdict"] for score in scores),
+        answers=tuple(score.get("answer") for score in scores),
+        texts=tuple(turn["text"] for turn in turns),
+        n_tokens=tuple(len(turn["action_ids"]) for turn in turns),
+        truncated=tuple(turn["finish"] == "length" for turn in turns),
+        stop_reason=episode["stop_reason"],
+        failed=episode["error"] is not None or not turns,
+        answer_keys=tuple(score.get("key", score.get("answer")) for score in scores),
+        said=tuple(
+            (turn["role"], turn["text"], turn["reward"]) for turn in episode["turns"] if not _answers(turn, episode)
+        ),
+        errors=tuple(score.get("error") or "" for score in scores) if any(s.get("error") for s in scores) else (),
+        broken_by=episode["error"] or "",
+        observations=tuple(score.get("observation", "") for score in scores),
+    )
