@@ -192,7 +192,7 @@ class Calibration:
             cfg, bench.model, bench.tokenizer, bench.rollout(Split.TRAIN), bench.tasks(Split.TRAIN), bench.publish, note
         )
         self._costs["loading"] += watch.lap()
-        rounds = []
+        rounds, episodes = [], []
         for _ in range(cfg.offline.iterations):
             stamps.clear()
             episodes = trainer.collect()
@@ -210,7 +210,7 @@ class Calibration:
         budget, offline = full.training, full.offline
         share_of_groups = budget.episodes // (offline.iterations * offline.group_size) * offline.group_size
         per_round = budget.tokens / offline.iterations * n / n_tokens if budget.tokens else share_of_groups
-        self._costs["loading"] += rounds[0][4] - once if len(rounds) > 1 else 0.0  # TRL is imported once
+        self._costs["loading"] += np.maximum(rounds[0][4] - once, 0.0)  # TRL is imported once
         for index in range(offline.iterations):
             measured = rounds[min(index, len(rounds) - 1)][2]
             kept = max(1.0, per_round * measured["kept"] / n)

@@ -119,6 +119,8 @@ class LocalOptions:
     jobs_per_gpu: int = 1
 
     def __post_init__(self) -> None:
+        if self.gpus is not None:
+            self.gpus = [str(one) for one in self.gpus]
         check_numbers(self, "executor_options", positive="gpus_per_job jobs_per_gpu", not_negative="workers threads")
 
     def slots(self) -> list[list[str]]:
@@ -128,7 +130,7 @@ class LocalOptions:
             ValueError: If a job asks for more GPUs than there are, or for one that there is not.
         """
         here = visible_gpus()
-        gpus = here if self.gpus is None else [str(one) for one in self.gpus]
+        gpus = here if self.gpus is None else self.gpus
         # Names that are no numbers are of parts of a GPU.
         if unknown := [one for one in gpus if one not in here and (one.isdigit() or not here)]:
             raise ValueError(

@@ -149,12 +149,18 @@ def test_sizes_are_those_of_the_loaded_model(modchain):
     assert (found.vocabulary, found.layers) == (model.config.vocab_size, model.config.num_hidden_layers)
 
 
-def test_what_makes_a_run_smaller_is_ordered_by_what_it_saves(tmp_path):
+def test_what_makes_a_run_smaller_is_ordered_by_what_it_saves(tmp_path, monkeypatch):
+    real = Sizes(135_000_000, 0, 576, 1536, 30, 192, 49152, 4)
+    monkeypatch.setattr(Sizes, "of", lambda model: replace(real, bytes=2 if model.dtype == "bfloat16" else 4))
     cfg = replace(online(tmp_path), env=online(tmp_path).env.settled())
     options = PlanConfig(calibrate=False, memory_gib=1e-3)
     estimate = counted(cfg, options)
     lines = list(smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, 0.0, options, _OPTIONS))
-    assert lines
+    assert [line.split("=")[0].rpartition(".")[2] for line in lines] == [
+        "dtype",
+        "gradient_checkpointing",
+        "fused_head",
+    ]
     assert all(line.split("=")[0].startswith(("algorithm.optim.", "algorithm.", "model.", "engine.")) for line in lines)
     enough = list(smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, 1.0, options, _OPTIONS))
     assert all(line.endswith("(then it fits)") for line in enough)
