@@ -151,7 +151,7 @@ def _end(error: Exception) -> None:
 
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
-        _fail(f"no space left on the disk: {error}")
+        _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
