@@ -34,6 +34,7 @@ from experiments.schema import (
     ReportConfig,
     StudyChoice,
     StudyConfig,
+    ThesisConfig,
     TuneConfig,
     WarmStartConfig,
     WatchConfig,
@@ -60,6 +61,7 @@ _ENTRY_POINTS = {
     "compare": CompareConfig,
     "tune": TuneConfig,
     "study": StudyConfig,
+    "thesis": ThesisConfig,
     "pretrain_tiny": PretrainConfig,
     "warm_start": WarmStartConfig,
     "play": PlayConfig,
@@ -149,7 +151,7 @@ def _end(error: Exception) -> None:
 
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
-        _fail(f"no space left on the disk: {error}")
+        _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
