@@ -34,6 +34,7 @@ from experiments.schema import (
     ReportConfig,
     StudyChoice,
     StudyConfig,
+    ThesisConfig,
     TuneConfig,
     WarmStartConfig,
     WatchConfig,
@@ -60,6 +61,7 @@ _ENTRY_POINTS = {
     "compare": CompareConfig,
     "tune": TuneConfig,
     "study": StudyConfig,
+    "thesis": ThesisConfig,
     "pretrain_tiny": PretrainConfig,
     "warm_start": WarmStartConfig,
     "play": PlayConfig,
@@ -149,7 +151,7 @@ def _end(error: Exception) -> None:
 
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
-        _fail(f"no space left on the disk: {error}")
+        _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
@@ -226,7 +228,7 @@ def typed(cfg: DictConfig) -> Any:
     refuse_unknown(cfg)
     for name in cfg.plugins:
         import_plugin(name)
-    if "arms" in cfg and not OmegaConf.is_missing(cfg, "run"):  # before the arms' own configs, which load torch
+    if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):  # before the arms' own configs, which load torch
         refuse_unknown_arms(cfg)
     if "model" in cfg and getattr(
         OmegaConf.get_type(cfg), "needs_model", True
@@ -240,10 +242,10 @@ def typed(cfg: DictConfig) -> Any:
 
 
 def refuse_unknown_arms(cfg: Any) -> None:
-    """Raises UserError if ``run`` names an arm that there is not."""
-    for name in cfg.run:
+    """Raises UserError if ``include`` names an arm that there is not."""
+    for name in cfg.include:
         if name not in cfg.arms:
-            raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
+            raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
 
 
 def import_plugin(name: str) -> None:

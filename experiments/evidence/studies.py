@@ -225,6 +225,11 @@ def _pack(samples: Sequence[Mapping[str, Any]]) -> Packed:
     return found
 
 
+def no_samples() -> Packed:
+    """What a page without texts to browse carries in their place."""
+    return Packed({})
+
+
 def overview(root: Path) -> Page:
     """All studies below a folder, the newest of each: verdicts, links, and what the gate foretold in all of them."""
     newest: dict[str, Path] = {}
@@ -256,7 +261,7 @@ def overview(root: Path) -> Page:
     links = "".join(
         f'<li><a href="{html.escape(page.as_posix())}">{html.escape(name)}</a></li>' for name, page in newest.items()
     )
-    return assemble("Studies", f"<ul>{links}</ul>", made, _pack([]))
+    return assemble("Studies", f"<ul>{links}</ul>", made, no_samples())
 
 
 def _or_nan(value: float | None) -> float:
