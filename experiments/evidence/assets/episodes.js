@@ -96,6 +96,6 @@ const detail = (i, body) => {
   const { columns: c, arms, modes, tasks } = state.index, [id, question, gold] = tasks[c.task[i]], [file, line] = placeOf(i).split(/:(?=\d+$)/);
   return [make("h3", {}, `${transition(i)} · ${arms[c.arm[i]]}, seed ${c.seed[i]}, ${modes[c.mode[i]]}`), make("p", { class: "question" }, question),
     make("p", { class: "caption" }, gold === null ? "" : `gold ${gold} · `, id.length > 60 ? "" : `task ${id} · `, make("a", { href: file }, `${file}, line ${line}`), " ",
-      make("button", { type: "button", class: "small", onclick: (event) => copy(location.href, event.target) }, "copy link")),
+      make("button", { type: "button", class: "small", onclick: (event) => copy(link.address(), event.target) }, "copy link")),
     make("div", { class: "attempts" }, ...body[1].map((_, k) => attemptBox(body, k))), ...(body[5] ? tokenView(body[5]) : [])];
 };

@@ -38,9 +38,12 @@ const link = {
     this.values.delete(name);
     for (const one of [value].flat()) if (one !== null && one !== "") this.values.append(name, one);
     if (at) this.values.set("at", at);
-    history.replaceState(null, "", `#${this.values}`);
+    this.later();
   },
+  write() { history.replaceState(null, "", `#${this.values}`); },
+  address() { this.write(); return location.href; },
 };
+link.later = delayed(() => link.write(), 150);  // browsers refuse pages that change their address too often
 link.read();
 
 // ---------------------------------------------------------------- what is shown

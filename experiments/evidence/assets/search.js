@@ -63,8 +63,10 @@ const filtered = () => {
   for (const [name, names] of [["arm", p.arms], ["mode", p.modes], ["verdict", p.verdicts]]) same(c[name], get(name) === "" ? undefined : names.indexOf(get(name)));
   same(c.seed, get("seed") === "" ? undefined : Number(get("seed")));
   same(c.path, Object.keys(PATHS).find((path) => PATHS[path] === get("transition")));
-  if (get("tokens")) { const fits = within(fields.tokens); tests.push((i) => fits(c.tokens[i])); }
-  if (get("reward")) { const fits = within(fields.reward); tests.push((i) => fits(c.reward[i])); }
+  for (const name of ["tokens", "reward"]) {
+    const fits = within(fields[name]);
+    if (get(name)) tests.push((i) => fits(c[name][i]));
+  }
   const found = [];
   for (let i = 0; i < state.n; i++) if (tests.every((test) => test(i))) found.push(i);
   if (SORTS[get("sort")]) { const [name, sign] = SORTS[get("sort")]; found.sort((a, b) => sign * (c[name][a] - c[name][b]) || a - b); }

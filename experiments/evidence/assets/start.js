@@ -25,7 +25,7 @@ if (data.empty) byId("episodes").hidden = true;
 
 const goTo = (id) => byId(id)?.scrollIntoView();
 for (const one of document.querySelectorAll("nav a")) one.addEventListener("click", (event) => { event.preventDefault(); goTo(one.hash.slice(1)); });
-byId("copy-link").addEventListener("click", (event) => copy(location.href, event.target));
+byId("copy-link").addEventListener("click", (event) => copy(link.address(), event.target));
 byId("theme").addEventListener("click", theme);
 byId("keys").addEventListener("click", () => byId("help").showModal());
 byId("list").addEventListener("scroll", drawList);
@@ -44,7 +44,7 @@ addEventListener("keydown", (event) => {
   if (typing || event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
   const next = () => open(state.selected + 1), last = () => open(state.selected - 1);
   const act = { j: next, k: last, "/": () => { byId("filters").elements.text?.focus(); goTo("episodes"); }, "[": () => figures.move(-1), "]": () => figures.move(1), "{": () => tables.move(-1), "}": () => tables.move(1),
-    g: nextView, v: () => show("all", shown.minor ? "" : "1"), c: () => copy(location.href, byId("copy-link")), t: theme, "?": () => byId("help").showModal(),
+    g: nextView, v: () => show("all", shown.minor ? "" : "1"), c: () => copy(link.address(), byId("copy-link")), t: theme, "?": () => byId("help").showModal(),
     ...(at === byId("list") ? { ArrowDown: next, ArrowUp: last } : {}) }[event.key];
   if (act) { event.preventDefault(); act(); }
 });
