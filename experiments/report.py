@@ -13,7 +13,7 @@ from experiments.evidence import build
 from experiments.evidence.comparison import Comparison, compare
 from experiments.evidence.controls import control_cells
 from experiments.evidence.draw import write
-from experiments.evidence.model import Absent, Exhibit, Figure
+from experiments.evidence.model import Absent, Dots, Exhibit, Table
 from experiments.evidence.page import page
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import lead, verdicts
@@ -126,9 +126,17 @@ def _show(exhibit: Exhibit, out: Console) -> None:
         out.print(f"not there: {exhibit.reason}", highlight=False, markup=False)
         return
     out.print(exhibit.caption, highlight=False, markup=False)
-    if isinstance(exhibit, Figure):
-        return
-    print_table(exhibit.header, _escaped(exhibit.rows), out)
+    if isinstance(exhibit, Table):
+        header, rows = exhibit.flat()
+        print_table(header, _escaped(rows), out)
+    elif isinstance(exhibit, Dots):
+        digits = exhibit.digits
+        rows = [
+            [one.name, fixed(one.mean, digits, True), f"{fixed(one.low, digits, True)}, {fixed(one.high, digits, True)}",
+             ", ".join(badge.text for badge in one.badges), one.view]
+            for one in exhibit.rows
+        ]  # fmt: skip
+        print_table(["", exhibit.x_label, "interval", "found", "episodes"], _escaped(rows), out)
 
 
 def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:

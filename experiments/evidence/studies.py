@@ -235,7 +235,8 @@ def overview(root: Path) -> Page:
     newest: dict[str, Path] = {}
     for path in sorted(root.rglob("study.json"), key=lambda path: path.stat().st_mtime):
         newest[json.loads(path.read_text(encoding="utf-8"))["study"]] = path
-    cells, rows, dots = [], [], []
+    cells, rows = [], []
+    dots: list[Dot] = []
     for name, path in sorted(newest.items()):
         result = json.loads(path.read_text(encoding="utf-8"))
         where = path.parent.relative_to(root).as_posix()
@@ -243,11 +244,7 @@ def overview(root: Path) -> Page:
         cells += [[f"{name} ({result['size']})", one["name"], one["verdict"], _number(one["mean"]),
                    f"{_number(one['low'])}, {_number(one['high'])}", seeds, one["sentence"]]
                   for one in result["claims"]]  # fmt: skip
-        dots += [Dot(f"{name}: {one['name']}", *(_or_nan(one[key]) for key in ("mean", "low", "high")),
-                     list(map(_or_nan, one["by_seed"].values())),
-                     [Badge(one["verdict"], _TONES.get(one["verdict"], "doubt"))],
-                     f"{one['sentence']} Expected {one['expected']}. Published: {one['paper'] or '-'}")
-                 for one in result["claims"]]  # fmt: skip
+        dots += [_stored_claim(name, one) for one in result["claims"]]
         rows += [dict(row, gate_cell=f"{name}: {row['gate_cell']}") for row in result["rows"] if row.get("gate_cell")]
         newest[name] = Path(where) / "report.html"
     header = ["study", "claim", "verdict", "mean", "95 % interval", "seeds", "sentence"]
@@ -262,6 +259,13 @@ def overview(root: Path) -> Page:
         f'<li><a href="{html.escape(page.as_posix())}">{html.escape(name)}</a></li>' for name, page in newest.items()
     )
     return assemble("Studies", f"<ul>{links}</ul>", made, no_samples())
+
+
+def _stored_claim(study: str, one: Mapping[str, Any]) -> Dot:
+    mean, low, high, *seeds = map(_or_nan, (one["mean"], one["low"], one["high"], *one["by_seed"].values()))
+    badge = Badge(one["verdict"], _TONES.get(one["verdict"], "doubt"))
+    said = f"{one['sentence']} Expected {one['expected']}. Published: {one['paper'] or '-'}"
+    return Dot(f"{study}: {one['name']}", mean, low, high, seeds, [badge], said)
 
 
 def _or_nan(value: float | None) -> float:

@@ -269,7 +269,8 @@ def test_a_link_shows_a_figure_a_filter_and_an_episode_again(browser):
 def test_episodes_are_found_by_length_and_reward(browser):
     counted = browser.execute_script(
         """
-        const fields = byId("filters").elements, c = state.index.columns, longest = Math.max(...c.tokens.filter((_, i) => c.reward[i] === 1));
+        const fields = byId("filters").elements, c = state.index.columns;
+        const longest = Math.max(...c.tokens.filter((_, i) => c.reward[i] === 1));
         fields.tokens.value = `>=${longest}`; fields.reward.value = "1"; refilter();
         const found = state.found.length;
         fields.tokens.value = "no number"; refilter();
