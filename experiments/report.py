@@ -130,12 +130,10 @@ def _show(exhibit: Exhibit, out: Console) -> None:
         header, rows = exhibit.flat()
         print_table(header, _escaped(rows), out)
     elif isinstance(exhibit, Dots):
-        digits = exhibit.digits
-        rows = [
-            [one.name, fixed(one.mean, digits, True), f"{fixed(one.low, digits, True)}, {fixed(one.high, digits, True)}",
-             ", ".join(badge.text for badge in one.badges), one.view]
-            for one in exhibit.rows
-        ]  # fmt: skip
+        rows = []
+        for one in exhibit.rows:
+            mean, low, high = (fixed(value, exhibit.digits, signed=True) for value in (one.mean, one.low, one.high))
+            rows.append([one.name, mean, f"{low}, {high}", ", ".join(badge.text for badge in one.badges), one.view])
         print_table(["", exhibit.x_label, "interval", "found", "episodes"], _escaped(rows), out)
 
 
