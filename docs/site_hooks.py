@@ -16,6 +16,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Adds ``index.md``, ``notebooks/<name>.md`` and ``reference/<module>.md`` without writing them to disk."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     readme = re.sub(r"\]\(docs/([\w./#-]+)\)", r"](\1)", readme)
+    readme = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", readme)
     # What the README links to outside of docs/ (CONTRIBUTING.md) is no page of the site.
     readme = re.sub(r"\[([^]]+)\]\(([A-Z]+\.md)\)", r"`\1`", readme)
     files.append(File.generated(config, "index.md", content=readme))
