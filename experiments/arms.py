@@ -178,7 +178,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     """
     cfg, distributed = bench.config.evaluation, bench.distributed
     tasks = bench.evaluation_tasks()[distributed.rank :: distributed.n_processes]
-    n_episodes = len(tasks) * (int(cfg.greedy) + int(cfg.attempts > 0) + cfg.samples_per_task)
+    n_episodes = len(tasks) * (int(cfg.greedy) + int(cfg.max_attempts > 0) + cfg.samples_per_task)
     done = 0
 
     def count(_: Any) -> None:
@@ -228,9 +228,9 @@ def evaluate(
         if config.controls and bench.config.env.attempts > 1:
             env, two = make_env(bench.config.env, bench.taskset, split, 2), partial(bench.rollout, split, 2)
             rows += control_rows(two, env, episodes, tasks, bench.renderer, arm, seed, config.only_controls)
-    if config.attempts:
-        episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, LONGER, on_episode)
-        rows += to_rows(episodes, 1, arm, seed, LONGER, config.attempts)
+    if config.max_attempts:
+        episodes = play(bench.rollout(split, config.max_attempts), tasks, 1, 0.0, LONGER, on_episode)
+        rows += to_rows(episodes, 1, arm, seed, LONGER, config.max_attempts)
     if config.samples_per_task:
         n = config.samples_per_task
         episodes = play(rollout, tasks, n, config.temperature, "sampled", on_episode)

@@ -226,7 +226,7 @@ def typed(cfg: DictConfig) -> Any:
     refuse_unknown(cfg)
     for name in cfg.plugins:
         import_plugin(name)
-    if "arms" in cfg and not OmegaConf.is_missing(cfg, "run"):  # before the arms' own configs, which load torch
+    if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):  # before the arms' own configs, which load torch
         refuse_unknown_arms(cfg)
     if "model" in cfg and getattr(
         OmegaConf.get_type(cfg), "needs_model", True
@@ -240,10 +240,10 @@ def typed(cfg: DictConfig) -> Any:
 
 
 def refuse_unknown_arms(cfg: Any) -> None:
-    """Raises UserError if ``run`` names an arm that there is not."""
-    for name in cfg.run:
+    """Raises UserError if ``include`` names an arm that there is not."""
+    for name in cfg.include:
         if name not in cfg.arms:
-            raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
+            raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
 
 
 def import_plugin(name: str) -> None:

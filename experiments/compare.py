@@ -49,7 +49,7 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     }
     jobs = []
     for seed in cfg.seeds:
-        for name in (BASE, *cfg.run):
+        for name in (BASE, *cfg.include):
             kind, config, options = arms[name]
             one_for_all = kind == "as_it_is"
             if one_for_all and seed != cfg.seeds[0]:
@@ -81,7 +81,7 @@ def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -
         budget = {item.name: getattr(cfg.training, item.name) for item in fields(BudgetConfig)}
         return "offline", SFTConfig(offline=entry, training=BudgetConfig(**budget), **shared), {}
     if isinstance(entry, PromptingConfig):
-        changed = _asked_otherwise(entry, cfg) if name in cfg.run else cfg.env
+        changed = _asked_otherwise(entry, cfg) if name in cfg.include else cfg.env
         return "as_it_is", RunConfig(**{**shared, "env": changed}), {}
     if isinstance(entry, dict) and entry.get("kind") in ARMS:  # of another module
         kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}
@@ -223,7 +223,8 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         budget = cfg.training.tokens or cfg.training.updates or max(job.arm.budget(cfg.match) for job in jobs)
         unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]
         console.print(
-            f"{len(cfg.run)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, in {folder}"
+            f"{len(cfg.include)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, "
+            + f"in {folder}"
             + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
             highlight=False,
         )

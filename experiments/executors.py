@@ -27,7 +27,7 @@ GRACE_S = 20.0
 """What a job that is asked to stop has to write a checkpoint."""
 
 
-class Task(Protocol):
+class JobHandle(Protocol):
     """A job that was handed over; futures of all kinds are such."""
 
     def done(self) -> bool:
@@ -44,7 +44,7 @@ class Executor(Protocol):
 
     threads: int
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """Hands jobs over; returns at once."""
         ...
 
@@ -160,7 +160,7 @@ class LocalExecutor:
         self._pool, self._lock, self._stopped = ThreadPoolExecutor(len(slots)), Lock(), False
         self._running: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
         return [self._pool.submit(self._run, folder) for folder in folders]
 
@@ -219,7 +219,7 @@ class HereExecutor:
     def __init__(self, options: None, folder: Path) -> None:
         self.threads = 0
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
         return [_Here(folder) for folder in folders]
 
@@ -285,7 +285,7 @@ class SubmititExecutor:
         )
         self._jobs: list[Any] = []
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
         with self._executor.batch():
             jobs = [self._executor.submit(_Resubmitted(folder, self._n_gpus)) for folder in folders]
@@ -333,7 +333,7 @@ class RayExecutor:
         self._run = remote(run_here)
         self._refs: list[Any] = []
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
         refs = [self._run.remote(str(folder), os.getcwd(), self._n_gpus) for folder in folders]
         self._refs += refs

@@ -31,7 +31,7 @@ class ArmsConfig(RunConfig):
 
     Args:
         arms: Every arm's config by name: an ``AlgorithmConfig``, an ``OfflineConfig`` or a ``PromptingConfig``.
-        run: Which of them to run, in the order of the table.
+        include: Which of them to run, in the order of the table.
         seeds: One run per arm and seed.
         match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
             ones) or ``updates`` (``training.updates``, optimiser steps).
@@ -43,7 +43,7 @@ class ArmsConfig(RunConfig):
     """
 
     arms: dict[str, Any] = field(default_factory=dict)
-    run: list[str] = field(default_factory=list)
+    include: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     match: str = "samples"
     executor: str = "local"
@@ -103,7 +103,7 @@ class CompareConfig(ArmsConfig):
         super().__post_init__()
         check_numbers(self, "", not_negative="seed threads seeds retries cross")
         for arm, record in self.tuning.items():
-            if arm in self.run and (shared := set(record.seeds) & set(self.seeds)):
+            if arm in self.include and (shared := set(record.seeds) & set(self.seeds)):
                 raise ValueError(
                     f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}, so its result "
                     "there is not news. Take other seeds, or tuned=none"

@@ -179,7 +179,7 @@ class Group:
     episodes: tuple[Episode, ...]
 
 
-class _Rows:
+class _RowTensors:
     """Row selection for frozen dataclasses of tensors whose first dimension is B."""
 
     def rows(self, index: Sequence[int] | Tensor, n_tokens: int | None = None):
@@ -188,7 +188,7 @@ class _Rows:
         values = []
         for item in fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
-            if isinstance(value, _Rows):
+            if isinstance(value, _RowTensors):
                 values.append(value.rows(index, n_tokens))
                 continue
             value = value[index]
@@ -202,7 +202,7 @@ class _Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutBatch(_Rows):
+class RolloutBatch(_RowTensors):
     """Conversations as right-padded rows: whole ones, or parts of them where a prompt was rendered anew.
 
     Args:
@@ -253,7 +253,7 @@ class RolloutBatch(_Rows):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainBatch(_Rows):
+class TrainBatch(_RowTensors):
     """A RolloutBatch that has been scored. Everything but ``rollout`` is ``[B, T]`` float32, 0 off the response.
 
     ``values`` and ``returns`` are what a critic predicted and should have predicted; without one, ``values`` are 0.

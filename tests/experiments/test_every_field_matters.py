@@ -137,7 +137,7 @@ def online_config(algorithm):
     cfg.training = replace(cfg.training, validate_every=2, select="best", save_every=2, save_every_updates=3)
     cfg.tracking = TrackingConfig(conversations=1, conversations_every=2)
     cfg.evaluation = EvalConfig(
-        n_tasks=4, samples_per_task=1, attempts=3, controls=True, fixed_first=4, transfer={"x": {"attempts": 2}}
+        n_tasks=4, samples_per_task=1, max_attempts=3, controls=True, fixed_first=4, transfer={"x": {"attempts": 2}}
     )
     return cfg
 

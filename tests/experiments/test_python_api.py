@@ -19,7 +19,7 @@ SMOKE = {  # what is printed, and what is run in its place
     '"episodes": 1024, "tasks_per_step": 16': '"episodes": 64, "tasks_per_step": 8',
     'seeds=[0, 1], executor="here", training={"episodes": 12288}': (
         'seeds=[0], executor="here", training={"episodes": 192, "tasks_per_step": 8}, threads=1, cross=0, '
-        'evaluation={"n_tasks": 10, "samples_per_task": 0, "fixed_first": 0, "controls": False, "attempts": 0}'
+        'evaluation={"n_tasks": 10, "samples_per_task": 0, "fixed_first": 0, "controls": False, "max_attempts": 0}'
     ),
 }
 
@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_refused_by_name(program, values, said):
 
 def test_an_arm_that_there_is_not_is_refused_by_name():
     with pytest.raises(UserError, match="did you mean 'star'"):
-        config("compare", run=["starr"])
+        config("compare", include=["starr"])
 
 
 def test_a_cell_that_raises_says_where():
