@@ -50,7 +50,9 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
             else:
                 text = data.get("text/plain") or "".join(output.get("text", ()))
                 parts.append(f"```{{.text .shown}}\n{text.rstrip()}\n```")
-    parts.append(f"*This page is `notebooks/{name}`; `python -m notebooks.run notebooks/{name} --write` makes it anew.*")
+    parts.append(
+        f"*This page is `notebooks/{name}`; `python -m notebooks.run notebooks/{name} --write` makes it anew.*"
+    )
     return "\n\n".join(parts) + "\n"
 
 

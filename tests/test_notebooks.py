@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, with the small values that stand in their metadata, and are kept with what they showed."""
+"""Notebooks run from top to bottom, with the small values of their metadata, and are kept with what they showed."""
 
 import ast
 import json
