@@ -47,15 +47,18 @@ def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
     return [Job.make("study", name, seed, config, folder / "seeds" / f"seed_{seed}") for seed in cfg.seeds]
 
 
-@entry_point("study")
-def main(cfg: StudyConfig) -> None:
-    """Runs what is not finished yet, and says what the data say of the claims."""
+def run(cfg: StudyConfig) -> Path:
+    """Runs what is not finished yet, and says what the data say of the claims; returns the folder."""
     chosen(cfg)
     from experiments.folders import open_run
 
     settings_of(load(cfg.study.name), chosen(cfg))  # what is wrong with it is said before a folder is made
     with open_run(cfg, "study") as folder:
         run_study(cfg, folder)
+    return folder
+
+
+main = entry_point("study")(run)
 
 
 def run_study(cfg: StudyConfig, folder: Path) -> None:

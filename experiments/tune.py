@@ -86,7 +86,7 @@ class ArmStudy:
         unread: dict[str, Any] = {
             "controls": False,
             "only_controls": [],
-            "attempts": 0,
+            "max_attempts": 0,
             "fixed_first": 0,
             "transfer": {},
         }
@@ -161,7 +161,7 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
     """
     cfg = replace(cfg, env=cfg.env.settled())
     refuse_unknown_arms(cfg)
-    found = [ArmStudy(cfg, arm, folder, threads) for arm in cfg.run]
+    found = [ArmStudy(cfg, arm, folder, threads) for arm in cfg.include]
     refuse_unequal_budgets([job for one in found for job in one.ask(1)[0].jobs], cfg.match)
     return found
 
@@ -263,7 +263,7 @@ def main(cfg: TuneConfig) -> None:
     from experiments.folders import open_run
 
     with open_run(cfg, "tune") as folder:
-        console.print(f"{len(cfg.run)} arms x {cfg.trials} trials, in {folder}", highlight=False)
+        console.print(f"{len(cfg.include)} arms x {cfg.trials} trials, in {folder}", highlight=False)
         found = tune(cfg, folder)
         write_winners(cfg, found, folder)
         console.print((folder / "trials.md").read_text(), highlight=False, markup=False)

@@ -86,8 +86,8 @@ class Store:
         FileNotFoundError: If no finished run is there.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = folder = Path(folder)
         found = list(_find_runs(folder))
         if not found:
             raise FileNotFoundError(
