@@ -191,7 +191,7 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
     if not (folder / "config.yaml").exists():
         return cfg
     stored: Any = OmegaConf.load(folder / "config.yaml")
-    return replace(cfg, **{key: list(dict.fromkeys([*stored[key], *getattr(cfg, key)])) for key in ("run", "seeds")})
+    return replace(cfg, **{key: list(dict.fromkeys([*stored[key], *getattr(cfg, key)])) for key in ("include", "seeds")})
 
 
 def run(cfg: CompareConfig) -> Path:
