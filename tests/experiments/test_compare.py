@@ -90,7 +90,7 @@ def compared(folder, names=(), order=()):
     """The greedy comparison of a folder of made-up runs, with a config like a comparison's."""
     arms = {arm: {"name": name} for arm, name in (dict.fromkeys(order, None) | dict(names)).items() if arm != "base"}
     arms = {arm: {"name": node["name"] or arm} for arm, node in arms.items()}
-    write_text(folder / "config.yaml", json.dumps({"env": {"name": "made up"}, "arms": arms, "run": list(arms)}))
+    write_text(folder / "config.yaml", json.dumps({"env": {"name": "made up"}, "arms": arms, "include": list(arms)}))
     return compare_runs(Store(folder), "greedy")
 
 
