@@ -103,7 +103,7 @@ def _asked_otherwise(arm: PromptingConfig, cfg: ArmsConfig) -> EnvConfig:
     try:
         get_prompts(f"{family}-{arm.style}-{version}")
     except KeyError as error:
-        raise UserError(f"run: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}") from None
+        raise UserError(f"include: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}") from None
     return replace(cfg.env, prompts=f"{family}-{arm.style}-{version}")
 
 
@@ -215,10 +215,10 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     began, crashed = time.perf_counter(), {}
     try:
         jobs = plan(cfg, folder, executor.threads)
-        describe_run(folder, resolved_yaml(cfg))
         done = [job for job in jobs if job.is_done]
         for job in done:
             refuse_changed_config(job)
+        describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
         todo = [job for job in jobs if not job.is_done]
         budget = cfg.training.tokens or cfg.training.updates or max(job.arm.budget(cfg.match) for job in jobs)
         unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]

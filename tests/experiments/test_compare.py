@@ -68,9 +68,11 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     assert "4 of 5 jobs are finished already" in again.stdout
     assert json.loads(before)["greedy"] == json.loads(lost.read_text())["greedy"]  # same seed, same result
 
+    kept = (folder / "run.json").read_text()
     changed = compare(tmp_path, f"resume={folder}", "arms.star.optim.lr=0.5")
     assert changed.returncode == 2
     assert "optim.lr" in changed.stdout
+    assert (folder / "run.json").read_text() == kept  # the next resume is not asked for what was refused
 
 
 def stored(folder, arm, seed, rows):
