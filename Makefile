@@ -57,6 +57,7 @@ demo-%: $(STAMP)
 
 studies: $(STAMP)
 	$(BIN)/python -m experiments.study -m 'study=glob(*,exclude=schema)'
+	$(BIN)/python -m experiments.thesis
 
 test: $(STAMP)
 	$(BIN)/ruff format --check .

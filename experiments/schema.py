@@ -391,3 +391,20 @@ class ReportConfig(ProgramConfig):
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
         check_numbers(self, "", not_negative="page_episodes")
+
+
+@dataclass
+class ThesisConfig(ProgramConfig):
+    """``experiments.thesis``: what all studies together say.
+
+    Args:
+        studies: Folder of studies' runs; the newest of each study is read.
+        size: Of the runs that count.
+        comparisons: Folder of comparisons; the newest that is finished is the system that corrects itself.
+        output: Folder that gets the page, tables and figures.
+    """
+
+    studies: str = "runs/study"
+    size: str = "tiny"
+    comparisons: str = "runs/compare"
+    output: str = "runs/thesis"

@@ -29,7 +29,10 @@ for _name in (
     "collapse",
     "post_completion",
     "self_judging",
+    "self_questioning",
+    "self_awareness",
     "instruction_extraction",
+    "skills",
 ):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
 

@@ -232,8 +232,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         told = {"gold": words(int(truth[i])), "right": bool(right[i])}
         samples.append({"prompt": " ".join(words(data[i, 1:6].tolist())), "answer": words(int(data[i, 7])), **told})
     if cfg.export and len(data):
-        texts = [TOKENIZER.decode(row[1:6]) for row in data], [TOKENIZER.decode(row[7:8]) for row in data]
-        save(Path(cfg.export) / arm / f"seed_{seed}", *texts)
+        asked, said = ([str(TOKENIZER.decode(row[places])) for row in data] for places in (slice(1, 6), slice(7, 8)))
+        save(Path(cfg.export) / arm / f"seed_{seed}", asked, said)
     before = {name: share(accuracy(base.teacher, test)) for name, test in base.tests.items()}
     after = {name: share(accuracy(student, test)) for name, test in base.tests.items()}
     after |= {"step": 1, "n": len(data), "kept": share(kept), "fits_its_data": share(accuracy(student, data))}

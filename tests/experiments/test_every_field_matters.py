@@ -192,6 +192,7 @@ def test_an_evaluation_reads_every_field(tmp_path):
         (entry_schema.WatchConfig, "watch"),
         (entry_schema.ReportConfig, "report"),
         (entry_schema.StudyConfig, "study"),
+        (entry_schema.ThesisConfig, "thesis"),
     ],
 )
 def test_programs_read_the_fields_of_their_own(cls, modules):
