@@ -103,7 +103,8 @@ def _asked_otherwise(arm: PromptingConfig, cfg: ArmsConfig) -> EnvConfig:
     try:
         get_prompts(f"{family}-{arm.style}-{version}")
     except KeyError as error:
-        raise UserError(f"include: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}") from None
+        said = f"include: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}"
+        raise UserError(said) from None
     return replace(cfg.env, prompts=f"{family}-{arm.style}-{version}")
 
 
@@ -191,7 +192,8 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
     if not (folder / "config.yaml").exists():
         return cfg
     stored: Any = OmegaConf.load(folder / "config.yaml")
-    return replace(cfg, **{key: list(dict.fromkeys([*stored[key], *getattr(cfg, key)])) for key in ("include", "seeds")})
+    both = {key: [*stored[key], *getattr(cfg, key)] for key in ("include", "seeds")}
+    return replace(cfg, **{key: list(dict.fromkeys(values)) for key, values in both.items()})
 
 
 def run(cfg: CompareConfig) -> Path:
