@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split, Task
+from experiments import planned
 from experiments.jobs import Report
 from experiments.run_health import RunHealth, of_evaluation
 from experiments.stopping import Stopping
@@ -41,6 +42,7 @@ class ArmResult:
         seed: Its seed.
         totals: Episodes, tokens and seconds spent on training.
         seconds: Wall clock, loading and evaluation included.
+        cpu_seconds: Processor time of the process, all its threads together, from its start.
         peak_memory: Most memory that the process held, in GiB: the GPU's where there is one, else resident.
         greedy: Summary of greedy evaluation, if asked for.
         sampled: Summary of sampled evaluation, if asked for.
@@ -52,6 +54,7 @@ class ArmResult:
     seed: int
     totals: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_memory: float = 0.0
     greedy: dict[str, float] = field(default_factory=dict)
     sampled: dict[str, float] = field(default_factory=dict)
@@ -75,6 +78,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
             bench.tasks(Split.TRAIN),
             bench.publish,
             lambda what, share: report(what, share, {}),
+            bench.recorded(cfg.offline.conversations, Split.TRAIN) if cfg.offline.conversations else None,
         )
         checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
@@ -118,6 +122,7 @@ def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) 
         if (folder / IDENTITY).exists():
             identity.refuse(read_identity(folder))
         identity.write(folder)
+        planned.adopt(cfg, folder)
         return identity
 
     return distributed.on_main(compare)
@@ -126,6 +131,7 @@ def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) 
 def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") -> ArmResult:
     """A model as it is."""
     began = time.perf_counter()
+    planned.adopt(cfg, folder)
     return finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
 
 
@@ -184,7 +190,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     def count(_: Any) -> None:
         nonlocal done
         done += 1
-        report("evaluating", done / n_episodes, {})
+        report("evaluating", min(1.0, done / n_episodes), {})  # a file may hold more
 
     rows = distributed.gather(evaluate(bench, tasks, result.arm, result.seed, count))
     rows += distributed.gather(evaluate_transfer(bench, result.arm, result.seed))
@@ -208,11 +214,13 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         if unwell := of_evaluation(result.greedy or result.sampled, limits):
             result.notes["health"] = unwell
         result.sandboxes = in_use()
-        result.seconds = time.perf_counter() - began
+        result.seconds, result.cpu_seconds = time.perf_counter() - began, time.process_time()
         write_json(folder / "result.json", asdict(result))
 
     distributed.on_main(write)  # before the policy, whose size is what a disk may have no room for
     save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
+    if distributed.is_main:
+        planned.settle(folder, asdict(result))
     return result
 
 
@@ -222,6 +230,8 @@ def evaluate(
     """Greedy episodes, controls, longer and sampled episodes on every task, as the config asks for them."""
     config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
     rollout, rows, attempts = bench.rollout(split), [], bench.config.env.attempts
+    if config.conversations:
+        return _recorded(bench, tasks, arm, seed, on_episode)
     if config.greedy:
         episodes = play(rollout, tasks, 1, 0.0, "greedy", on_episode)
         rows += to_rows(episodes, 1, arm, seed, "greedy", attempts)
@@ -235,6 +245,20 @@ def evaluate(
         n = config.samples_per_task
         episodes = play(rollout, tasks, n, config.temperature, "sampled", on_episode)
         rows += to_rows(episodes, n, arm, seed, "sampled", attempts)
+    return rows
+
+
+def _recorded(
+    bench: Workbench, tasks: Sequence[Task], arm: str, seed: int, on_episode: Callable[[Episode], None]
+) -> list[EvalRow]:
+    """What was said elsewhere, verified here, on those of these tasks that it is about."""
+    config, own, seen = bench.config.evaluation, {task.id for task in tasks}, Counter[str]()
+    rows = []
+    for episode in bench.recorded(config.conversations, Split(config.split)):
+        if episode.task_id in own:
+            on_episode(episode)
+            rows.append(EvalRow.of(episode, arm, seed, "sampled", seen[episode.task_id], bench.config.env.attempts))
+            seen[episode.task_id] += 1
     return rows
 
 

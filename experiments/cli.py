@@ -27,6 +27,7 @@ from experiments.keys import UnknownKeyError, explain, open_free_mappings, refus
 from experiments.schema import (
     CheckConfig,
     CompareConfig,
+    ExportConfig,
     PlayConfig,
     PretrainConfig,
     PromptingConfig,
@@ -69,6 +70,7 @@ _ENTRY_POINTS = {
     "watch": WatchConfig,
     "report": ReportConfig,
     "push": PushConfig,
+    "export": ExportConfig,
 }
 GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
@@ -151,7 +153,7 @@ def _end(error: Exception) -> None:
 
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
-        _fail(f"no space left on the disk: {error}")
+        _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):

@@ -19,7 +19,8 @@ from experiments.cli import UserError, console, entry_point, refuse_unknown_arms
 from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
-from experiments.progress import Display, uneven_budget
+from experiments.planned import PLANNED, lines
+from experiments.progress import Display, print_table, uneven_budget
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards import nearest
@@ -246,6 +247,8 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs; now the tables and figures", highlight=False
     )
     write_report(folder, console)
+    if rows := lines([job.folder for job in jobs]):
+        print_table(PLANNED, rows, console, "Planned, and what it came to (off by)")
     if crashed:
         raise UserError(
             f"{len(crashed)} jobs crashed: {', '.join(crashed)}; see error.txt and job.log in their folders in "

@@ -119,15 +119,24 @@ class LocalOptions:
     jobs_per_gpu: int = 1
 
     def __post_init__(self) -> None:
+        if self.gpus is not None:
+            self.gpus = [str(one) for one in self.gpus]
         check_numbers(self, "executor_options", positive="gpus_per_job jobs_per_gpu", not_negative="workers threads")
 
     def slots(self) -> list[list[str]]:
         """The GPUs of each slot, empty lists on a machine without.
 
         Raises:
-            ValueError: If a job asks for more GPUs than there are.
+            ValueError: If a job asks for more GPUs than there are, or for one that there is not.
         """
-        gpus = visible_gpus() if self.gpus is None else [str(one) for one in self.gpus]
+        here = visible_gpus()
+        gpus = here if self.gpus is None else self.gpus
+        # Names that are no numbers are of parts of a GPU.
+        if unknown := [one for one in gpus if one not in here and (one.isdigit() or not here)]:
+            raise ValueError(
+                f"executor_options.gpus={gpus}: there is no GPU {', '.join(unknown)} here, "
+                + (f"only {', '.join(here)}" if here else "and no other one; leave it away to run on the CPU")
+            )
         if not gpus:
             return [[] for _ in range(self.workers or os.cpu_count() or 1)]
         k = self.gpus_per_job

@@ -178,7 +178,7 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
 
 def _is_empty(folder: Path) -> bool:
     """Whether nothing was done in a run's folder yet: it holds what was asked for, and no result of any kind."""
-    asked = ("config.yaml", "run.json", IDENTITY)
+    asked = ("config.yaml", "run.json", "plan.json", IDENTITY)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock.")]
     return all(path.name in asked or not path.stat().st_size for path in files)
 

@@ -374,6 +374,22 @@ class PushConfig(ProgramConfig):
 
 
 @dataclass
+class ExportConfig(ProgramConfig):
+    """``experiments.export``: episodes and tables of a folder of runs, for other tools.
+
+    Args:
+        run: A run, a comparison, a sweep's ``multirun`` folder, a study, or a folder of several.
+        to: ``jsonl``, ``datasets`` or ``inspect`` for conversations, ``csv`` or ``latex`` for tables, or another name
+            in :data:`experiments.export.FORMATS`.
+        out: Where to; empty for ``export/<format>`` below the folder.
+    """
+
+    run: str = MISSING
+    to: str = MISSING
+    out: str = ""
+
+
+@dataclass
 class ReportConfig(ProgramConfig):
     """``experiments.report``: tables, figures and page of a folder of runs.
 
@@ -391,6 +407,32 @@ class ReportConfig(ProgramConfig):
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
         check_numbers(self, "", not_negative="page_episodes")
+
+
+@dataclass
+class PlanConfig:
+    """``experiments.plan``: what a run will cost.
+
+    Args:
+        calibrate: Take a few real steps, from which time, tokens and memory follow; otherwise all is counted, answers
+            as long as they may be, and nothing is said of time.
+        steps: Rollout batches of every stage that are taken, of which the last one counts.
+        tasks: Tasks of the evaluation, and of a round of an offline method, that are played: so many or a sixteenth,
+            whichever is more.
+        memory_gib: Of one device; 0 looks at the GPU, or at what is free on this machine.
+        processes: Devices that share a run; for ``calibrate=false``.
+        sharded: Whether each of them holds a part of the model (FSDP2); for ``calibrate=false``.
+    """
+
+    calibrate: bool = True
+    steps: int = 2
+    tasks: int = 64
+    memory_gib: float = 0.0
+    processes: int = 1
+    sharded: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "plan", positive="steps tasks processes", not_negative="memory_gib")
 
 
 @dataclass

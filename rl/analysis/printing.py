@@ -25,6 +25,13 @@ def percent(share: float, digits: int = 1, signed: bool = False) -> str:
     return fixed(100 * share, digits, signed)
 
 
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{fixed(seconds, 0)} s"
+    return f"{fixed(seconds / 60, 0)} min" if seconds < 5400 else f"{fixed(seconds / 3600)} h"
+
+
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", title: str = "") -> str:
     """A table for notebooks: text as it is, line breaks and spaces kept, wrapped where it is long.
 

@@ -98,6 +98,8 @@ def printed_commands():
     """Every command of an entry point that a page prints, in blocks and in tables, without what only runs know."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = page.read_text().replace("\\\n", " ")
+        # A plan is in front of another program, with options of its own.
+        text = re.sub(r" plan\.\S+", "", text.replace("experiments.plan ", "experiments."))
         for entry, rest in re.findall(r"python -m experiments\.(\w+)([^`\n]*)", text):
             arguments = shlex.split(re.sub(r"<[^>]*>", "placeholder", rest), comments=True)
             given = [one for one in arguments if "=" in one and not one.startswith("-") and not one.endswith("=...")]

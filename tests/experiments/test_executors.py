@@ -75,7 +75,9 @@ def test_ray_gives_each_task_a_gpu_of_its_own(make_jobs, monkeypatch):
     assert {(job.folder / "devices").read_text() for job in jobs} == {"0", "1"}
 
 
-def test_gpus_are_shared_out():
+def test_gpus_are_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+
     def slots(**options):
         return LocalOptions(**options).slots()
 
@@ -85,6 +87,8 @@ def test_gpus_are_shared_out():
     assert slots(gpus=[], workers=3) == [[], [], []]
     with pytest.raises(ValueError, match="gpus_per_job=4: there are 2 GPUs here"):
         slots(gpus=["0", "1"], gpus_per_job=4)
+    with pytest.raises(ValueError, match="there is no GPU 7 here, only 0, 1, 2, 3, 4"):
+        slots(gpus=["0", "7"])
 
 
 def test_a_job_of_several_gpus_is_started_by_accelerate(make_jobs, monkeypatch):
