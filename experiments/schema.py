@@ -374,6 +374,22 @@ class PushConfig(ProgramConfig):
 
 
 @dataclass
+class ExportConfig(ProgramConfig):
+    """``experiments.export``: episodes and tables of a folder of runs, for other tools.
+
+    Args:
+        run: A run, a comparison, a sweep's ``multirun`` folder, a study, or a folder of several.
+        to: ``jsonl``, ``datasets`` or ``inspect`` for conversations, ``csv`` or ``latex`` for tables, or another name
+            in :data:`experiments.export.FORMATS`.
+        out: Where to; empty for ``export/<format>`` below the folder.
+    """
+
+    run: str = MISSING
+    to: str = MISSING
+    out: str = ""
+
+
+@dataclass
 class ReportConfig(ProgramConfig):
     """``experiments.report``: tables, figures and page of a folder of runs.
 

@@ -74,9 +74,9 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
     )
     try:
         jobs = plan(cfg, folder)
-        describe_run(folder, resolved_yaml(cfg))
         for job in (done := [job for job in jobs if job.is_done]):
             refuse_changed_config(job)
+        describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
         n_arms = len(load(cfg.study.name).ARMS)
         said = f"{cfg.study.name}, size {cfg.size}: {n_arms} arms x {len(cfg.seeds)} seeds, in {folder}"
         console.print(said + (f"; {len(done)} seeds are finished already" if done else ""), highlight=False)
