@@ -128,12 +128,8 @@ class Store:
             if said := run.result.get("notes", {}).get("broken_off"):
                 self.notes.append(f"{run.arm}, seed {run.seed}: {said}")
         finished = {arm: None for arm, _ in self.runs}
-<<<<<<< HEAD
         asked = self.setting("include") or self.setting("run", [])  # what it was called in older folders
         self.order: list[str] = [BASE, *asked] if self.is_comparison else []
-=======
-        self.order: list[str] = [BASE, *self.setting("include", [])] if self.is_comparison else []
->>>>>>> main
         self.order += [arm for arm in sorted(finished, key=lambda arm: arm != BASE) if arm not in self.order]
         self.arms: list[str] = [arm for arm in self.order if arm in finished]
         """Arms with a finished run, in the order of the tables, the base first."""
