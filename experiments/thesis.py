@@ -71,7 +71,7 @@ def read_comparison(root: Path) -> Read | None:
     if not paths:
         return None
     comparison = json.loads(paths[-1].read_text(encoding="utf-8"))["greedy"]
-    name, rows = f"accuracy_t{comparison['attempts']}", []
+    name, rows = f"accuracy_t{comparison['attempts']}", list[Row]()
     base = next((one["rates"][name]["mean"] for one in comparison["arms"] if not one["trained"]), None)
     arms = [one["arm"] for one in comparison["arms"] if one["trained"]]
     if base is None or not arms:
@@ -84,11 +84,8 @@ def read_comparison(root: Path) -> Read | None:
     shown = [online, *(arm for arm in ("star", "pair_sft") if arm in arms and arm != online)]
     trained = tuple(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in shown)
     signal = "its second attempts, and whether they are right"
-    return (
-        Thesis("SCoRe", signal, "a verifier of answers", True, online, trained, "last attempt, minus the base"),
-        rows,
-        [],
-    )
+    measure = "last attempt, minus the base"
+    return Thesis("SCoRe", signal, "a verifier of answers", True, online, trained, measure), rows, {}
 
 
 def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
