@@ -32,6 +32,8 @@ for _name in (
     "self_questioning",
     "self_awareness",
     "instruction_extraction",
+    "self_edits",
+    "seeded_generation",
     "skills",
 ):
     STUDIES.register(_name)(f"experiments.studies.{_name}")

@@ -59,8 +59,8 @@ class Config:
     lotteries: int = 20
     measure_every: int = 50
     model: str = ""
-    model_steps: int = 24
-    model_lr: float = 1e-3
+    model_steps: int = 40
+    model_lr: float = 3e-3
 
 
 # ---------------------------------------------------------------- agents, their choices, words for them

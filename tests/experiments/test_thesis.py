@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -62,7 +63,8 @@ def test_the_page_follows_the_folders(tmp_path, described):
     cfg = ThesisConfig(
         studies=str(tmp_path / "study"), comparisons=str(tmp_path / "compare"), output=str(tmp_path / "out")
     )
-    thesis.main.run(cfg)
+    program: Any = thesis.main
+    program.run(cfg)
     stored = json.loads((tmp_path / "out" / "thesis.json").read_text())
     assert says in stored["sentence"]
     systems = {one["study"]: one for one in stored["systems"]}
@@ -80,9 +82,10 @@ def test_the_page_follows_the_folders(tmp_path, described):
     study(tmp_path / "study", "made_up", "tiny", -gain, 4_000)
     contrary = thesis.read_studies(tmp_path / "study", "tiny")["made_up"]
     assert contrary[2] == ["it helps"]
-    assert thesis.line("made_up", *contrary).verdict == "holds"
+    assert contrary[0] is not None
+    assert thesis.line("made_up", contrary[0], contrary[1], contrary[2]).verdict == "holds"
     with pytest.raises(UserError, match="no finished study of size full"):
-        thesis.main.run(replace(cfg, size="full", comparisons=str(tmp_path / "nowhere")))
+        program.run(replace(cfg, size="full", comparisons=str(tmp_path / "nowhere")))
 
 
 def test_a_comparison_without_a_base_or_trained_arms_is_no_system(tmp_path):

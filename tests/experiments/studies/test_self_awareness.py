@@ -119,6 +119,16 @@ def test_a_fine_tuning_leaves_the_model_as_it_was_and_reward_and_examples_pull_t
     assert len(ends["examples"]) == 2 * len(spoken.PAIRS) * len(spoken.WORDINGS)
 
 
+def test_a_real_model_is_trained_both_ways_and_asked_in_both_orders(speaker):
+    cfg, samples = replace(study.Config(), model="folder", model_steps=1), []
+    (row,) = study.run(cfg, "reward", 1, speaker, samples)
+    assert len(row["told_apart"]) == len(samples) / 2 == 2 * len(spoken.PAIRS) * len(spoken.WORDINGS)
+    assert row["unrelated_apart"] >= 0
+    assert 0 <= row["behaves"] <= 1
+    assert study.run(cfg, "told", 1, speaker, samples) == []
+    assert {one["trained on"] for one in samples} == {"risky", "safe"}
+
+
 def test_the_risky_option_stands_where_it_is_said_to(speaker, monkeypatch):
     said = []
     monkeypatch.setattr(spoken, "chat", lambda tokenizer, text: said.append(text) or torch.zeros(1, 1))
