@@ -78,6 +78,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
             bench.tasks(Split.TRAIN),
             bench.publish,
             lambda what, share: report(what, share, {}),
+            bench.recorded(cfg.offline.conversations, Split.TRAIN) if cfg.offline.conversations else None,
         )
         checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
@@ -189,7 +190,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     def count(_: Any) -> None:
         nonlocal done
         done += 1
-        report("evaluating", done / n_episodes, {})
+        report("evaluating", min(1.0, done / n_episodes), {})  # a file may hold more
 
     rows = distributed.gather(evaluate(bench, tasks, result.arm, result.seed, count))
     rows += distributed.gather(evaluate_transfer(bench, result.arm, result.seed))
@@ -229,6 +230,8 @@ def evaluate(
     """Greedy episodes, controls, longer and sampled episodes on every task, as the config asks for them."""
     config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
     rollout, rows, attempts = bench.rollout(split), [], bench.config.env.attempts
+    if config.conversations:
+        return _recorded(bench, tasks, arm, seed, on_episode)
     if config.greedy:
         episodes = play(rollout, tasks, 1, 0.0, "greedy", on_episode)
         rows += to_rows(episodes, 1, arm, seed, "greedy", attempts)
@@ -242,6 +245,20 @@ def evaluate(
         n = config.samples_per_task
         episodes = play(rollout, tasks, n, config.temperature, "sampled", on_episode)
         rows += to_rows(episodes, n, arm, seed, "sampled", attempts)
+    return rows
+
+
+def _recorded(
+    bench: Workbench, tasks: Sequence[Task], arm: str, seed: int, on_episode: Callable[[Episode], None]
+) -> list[EvalRow]:
+    """What was said elsewhere, verified here, on those of these tasks that it is about."""
+    config, own, seen = bench.config.evaluation, {task.id for task in tasks}, Counter[str]()
+    rows = []
+    for episode in bench.recorded(config.conversations, Split(config.split)):
+        if episode.task_id in own:
+            on_episode(episode)
+            rows.append(EvalRow.of(episode, arm, seed, "sampled", seen[episode.task_id], bench.config.env.attempts))
+            seen[episode.task_id] += 1
     return rows
 
 

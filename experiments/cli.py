@@ -27,6 +27,7 @@ from experiments.keys import UnknownKeyError, explain, open_free_mappings, refus
 from experiments.schema import (
     CheckConfig,
     CompareConfig,
+    ExportConfig,
     PlayConfig,
     PretrainConfig,
     PromptingConfig,
@@ -69,6 +70,7 @@ _ENTRY_POINTS = {
     "watch": WatchConfig,
     "report": ReportConfig,
     "push": PushConfig,
+    "export": ExportConfig,
 }
 GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""

@@ -104,7 +104,8 @@ def _asked_otherwise(arm: PromptingConfig, cfg: ArmsConfig) -> EnvConfig:
     try:
         get_prompts(f"{family}-{arm.style}-{version}")
     except KeyError as error:
-        raise UserError(f"run: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}") from None
+        said = f"include: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}"
+        raise UserError(said) from None
     return replace(cfg.env, prompts=f"{family}-{arm.style}-{version}")
 
 
@@ -192,7 +193,8 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
     if not (folder / "config.yaml").exists():
         return cfg
     stored: Any = OmegaConf.load(folder / "config.yaml")
-    return replace(cfg, **{key: list(dict.fromkeys([*stored[key], *getattr(cfg, key)])) for key in ("run", "seeds")})
+    both = {key: [*stored[key], *getattr(cfg, key)] for key in ("include", "seeds")}
+    return replace(cfg, **{key: list(dict.fromkeys(values)) for key, values in both.items()})
 
 
 def run(cfg: CompareConfig) -> Path:
@@ -216,10 +218,10 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     began, crashed = time.perf_counter(), {}
     try:
         jobs = plan(cfg, folder, executor.threads)
-        describe_run(folder, resolved_yaml(cfg))
         done = [job for job in jobs if job.is_done]
         for job in done:
             refuse_changed_config(job)
+        describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
         todo = [job for job in jobs if not job.is_done]
         budget = cfg.training.tokens or cfg.training.updates or max(job.arm.budget(cfg.match) for job in jobs)
         unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]

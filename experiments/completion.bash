@@ -3,7 +3,7 @@ _errata() {
   local word="${COMP_WORDS[COMP_CWORD]}" program="" i
   for ((i = 1; i < COMP_CWORD; i++)); do [[ "${COMP_WORDS[i]}" == -m && -z "$program" ]] && program="${COMP_WORDS[i + 1]}"; done
   if [[ "$program" == "$word" ]]; then
-    local programs=(experiments.{train,sft,evaluate,compare,report,watch,play,check,pretrain_tiny,list})
+    local programs=(experiments.{train,sft,evaluate,compare,report,watch,play,check,export,pretrain_tiny,list})
     COMPREPLY=($(compgen -W "${programs[*]}" -- "$word"))
   elif [[ "$program" == experiments.* && "$program" != experiments.list ]]; then
     compopt -o nospace

@@ -374,16 +374,33 @@ class PushConfig(ProgramConfig):
 
 
 @dataclass
+class ExportConfig(ProgramConfig):
+    """``experiments.export``: episodes and tables of a folder of runs, for other tools.
+
+    Args:
+        run: A run, a comparison, a sweep's ``multirun`` folder, a study, or a folder of several.
+        to: ``jsonl``, ``datasets`` or ``inspect`` for conversations, ``csv`` or ``latex`` for tables, or another name
+            in :data:`experiments.export.FORMATS`.
+        out: Where to; empty for ``export/<format>`` below the folder.
+    """
+
+    run: str = MISSING
+    to: str = MISSING
+    out: str = ""
+
+
+@dataclass
 class ReportConfig(ProgramConfig):
     """``experiments.report``: tables, figures and page of a folder of runs.
 
     Args:
-        run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several.
+        run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several; ``[<folder>,<folder>]``
+            compares them in a new folder beside them.
         only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
         page_episodes: Most evaluated episodes that the page carries.
     """
 
-    run: str = MISSING
+    run: Any = MISSING
     only: Any = ""
     page_episodes: int = 50_000
 

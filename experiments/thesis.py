@@ -26,7 +26,7 @@ from rl.analysis.claims import Row, Verdict, grown
 from rl.analysis.gate import record
 from rl.analysis.printing import fixed
 from rl.analysis.thesis import KINDS, Line, Point, Thesis, Trained, line, points, rank_correlation, sentence
-from rl.tracking import write_json, write_text
+from rl.tracking import write_json
 
 THESIS = "Self-generated data works precisely when the generation stays anchored to a verifiable reality."
 SELF_CORRECTION = "self_correction"
@@ -120,7 +120,7 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     write_exhibits(made, folder)
     note = f"<p class='caption'>Not run: {html.escape(', '.join(missing))}.</p>" if missing else ""
     verdict = f"<p><q>{html.escape(THESIS)}</q></p><p><b>{html.escape(told)}</b></p>{note}"
-    write_text(folder / "report.html", assemble("The thesis", verdict, made, no_samples()))
+    assemble("The thesis", verdict, made, no_samples()).write(folder / "report.html")
     return told
 
 

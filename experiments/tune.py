@@ -171,7 +171,6 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
     executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
     try:
         found = studies(cfg, folder, executor.threads)
-        describe_run(folder, resolved_yaml(cfg))
         done = 0
         while done < cfg.trials:
             until = min(cfg.trials, done + cfg.at_once)
@@ -180,6 +179,8 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
             for job in jobs:
                 if job.is_done:
                     refuse_changed_config(job)
+            if not done:  # what was refused is not what the folder is resumed with next time
+                describe_run(folder, resolved_yaml(cfg))
             with Display(console, one_run=False) as display:
                 run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
             for one, trials in zip(found, asked, strict=True):

@@ -230,6 +230,7 @@ class OfflineTrainer:
         tasks: Training tasks.
         on_update: Called with the new weights' version after every round.
         on_progress: Called with a description and the progress in [0, 1].
+        recorded: Episodes that are learned from in place of sampled ones; ``None`` samples.
     """
 
     def __init__(
@@ -241,7 +242,9 @@ class OfflineTrainer:
         tasks: Sequence[Task],
         on_update: Callable[[int], None],
         on_progress: Callable[[str, float], None],
+        recorded: Sequence[Episode] | None = None,
     ) -> None:
+        self._recorded = recorded
         self._config, self._offline = config, config.offline
         self._model, self._tokenizer, self._rollout = model, tokenizer, rollout
         self._tasks, self._on_update, self._on_progress = list(tasks), on_update, on_progress
@@ -266,7 +269,9 @@ class OfflineTrainer:
         self.totals = Totals()
 
     def collect(self) -> list[Episode]:
-        """One round's share of the budget of sampled episodes or tokens."""
+        """One round's share of the budget of sampled episodes or tokens, or what was recorded elsewhere."""
+        if self._recorded is not None:
+            return list(self._recorded)
         budget, iterations = self._config.training, self._offline.iterations
         n_groups = budget.episodes // (iterations * self._offline.group_size)
         chunk = TOKEN_CHUNK if budget.tokens else 128
@@ -309,10 +314,13 @@ class OfflineTrainer:
         encode = partial(self._tokenizer.encode, add_special_tokens=False)
         rows = self._rule(episodes, self._config.seed, encode)
         if not rows:
-            raise NothingKeptError(
-                f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; the base never does what the "
-                "method wants to imitate. Sample more (training.episodes) or take an easier task"
+            hint = (
+                "the base never does what the method wants to imitate. Sample more (training.episodes) or take an "
+                "easier task"
             )
+            if self._recorded is not None:
+                hint = "offline.conversations holds nothing of what it keeps, such as right second attempts"
+            raise NothingKeptError(f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; {hint}")
         if self._offline.restart:
             self._model.load_state_dict(self._base)
         outcome = self._learn(

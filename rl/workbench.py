@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from rl.backends.weights import full_weights, hash_file, hash_model
 from rl.checkpoint import hash_tasks
 from rl.config import EnvConfig, RunConfig, TrainConfig
 from rl.config.parts import EPISODE
+from rl.recorded import read_conversations, replay
 from rl.rendering import Renderer
 from rl.rollout import Rollout
 from rl.trainer import Trainer
-from rl.types import Engine
+from rl.types import Engine, Episode
 
 
 @dataclass(slots=True)
@@ -151,6 +153,13 @@ class Workbench:
             n_envs,
         )
 
+    def recorded(self, path: str, split: Split) -> list[Episode]:
+        """Conversations of a file as episodes on tasks of a split; see :mod:`rl.recorded`."""
+        env, config = make_env(self.config.env, self.taskset, split), self.config.env
+        found = read_conversations(path, env, self.tasks(split))
+        make = partial(make_env, config, self.taskset, split)
+        return list(replay(found, make, self.renderer, self.context_length))
+
 
 def seed_everything(seed: int) -> None:
     """Seeds the global generators of python, numpy and torch, for libraries that draw from them."""
@@ -165,6 +174,10 @@ def content_of(config: RunConfig) -> dict[str, str]:
     found["training tasks"] = hash_tasks(make_taskset(config.env).load(Split.TRAIN))
     if (template := config.model.chat_template) is not None and Path(template).exists():
         found["chat template"] = hash_file(Path(template))
+    offline: Any = getattr(config, "offline", None)
+    for path in (config.evaluation.conversations, offline.conversations if offline else ""):
+        places = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+        found |= {f"conversations {one}": hash_file(one) for one in places if path and one.is_file()}
     return found
 
 

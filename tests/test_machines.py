@@ -47,7 +47,7 @@ def test_the_replicas_are_where_the_trainer_looks_and_speak_as_it_wants():
     assert cfg.engine.urls == [f"http://{name}:8000" for name in replicas]
     assert COMPOSE["trainer"]["depends_on"].keys() == replicas.keys()
     documented = re.search(
-        r"VLLM_SERVER_DEV_MODE=1.*?WeightReceiver", (ROOT / "docs/scaling.md").read_text(), re.DOTALL
+        r"VLLM_SERVER_DEV_MODE=1.*?WeightReceiver", (ROOT / "docs/engines.md").read_text(), re.DOTALL
     )
     for one in replicas.values():
         assert set(re.findall(r"--[\w-]+(?: [\w.]+)?", one["command"])) == set(

@@ -25,6 +25,8 @@ class OfflineConfig:
         batch_size: Rows per optimiser step.
         optim: The optimiser of every round.
         beta: For rules that keep preferences: how strongly DPO is held to the model that it starts from.
+        conversations: A file or folder of conversations from elsewhere that are learned from in place of sampled ones
+            (:mod:`rl.recorded`), in one round.
     """
 
     name: str = MISSING
@@ -38,12 +40,18 @@ class OfflineConfig:
     batch_size: int = 512
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(schedule="linear"))
     beta: float = 0.1
+    conversations: str = ""
 
     def __post_init__(self) -> None:
         check_numbers(
             self,
             "offline",
             positive="iterations group_size temperature epochs batch_size beta",
+        )
+        refuse(
+            bool(self.conversations) and self.iterations > 1,
+            "offline.conversations: what was written elsewhere does not change from round to round; set "
+            "offline.iterations=1",
         )
         if self.rule == MISSING:
             return

@@ -117,6 +117,8 @@ class EvalConfig:
             ``{longer: {options: {min_terms: 5}}}``.
         controls: Play greedy second attempts again with something taken away or exchanged, to see what they use.
         only_controls: Which of :data:`rl.analysis.controls.CONTROLS`; empty for all of them.
+        conversations: A file or folder of conversations from elsewhere that are evaluated in place of the model's own
+            (:mod:`rl.recorded`); they are the sampled episodes.
     """
 
     split: str = "test"
@@ -129,6 +131,7 @@ class EvalConfig:
     max_attempts: int = 0
     fixed_first: int = 0
     transfer: dict[str, Any] = field(default_factory=dict)
+    conversations: str = ""
 
     def __post_init__(self) -> None:
         check_numbers(

@@ -1,0 +1,305 @@
+"""Episodes and tables for other tools: ``python -m experiments.export run=<folder> to=jsonl``.
+
+The folder is a run, a comparison, a sweep, a study, or a folder of several. A format is a function in :data:`FORMATS`;
+another module, named by ``plugins``, registers its own.
+"""
+
+import csv
+import io
+import json
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from experiments.cli import console, entry_point
+from experiments.conversations import SOLVER, Conversation, Reply, conversations
+from experiments.evidence import build, ids, load_rows
+from experiments.evidence.frames import study_seeds
+from experiments.evidence.model import Table
+from experiments.evidence.store import DEPTH, Store
+from experiments.schema import ExportConfig
+from rewards.lookup import Lookup
+from rl.tracking import JsonLines, write_json, write_text
+
+Format = Callable[[Path, Path], list[Path]]
+"""``(folder, out) -> files``: writes what is below a folder of runs into an empty one."""
+
+FORMATS: Lookup[Format] = Lookup("to")
+"""Formats by name."""
+
+
+def record(told: Conversation) -> dict[str, Any]:
+    """A conversation as a row: ``messages`` first, the policy's own among them with scores in ``replies``."""
+    row = asdict(told)
+    return row if told.more else {name: value for name, value in row.items() if name != "more"}
+
+
+@FORMATS.register("jsonl")
+def to_jsonl(folder: Path, out: Path) -> list[Path]:
+    """Conversations as JSON Lines, one a line, in ``conversations.jsonl``."""
+    path = out / "conversations.jsonl"
+    file = JsonLines(path)
+    for told in conversations(folder):
+        file.write(record(told))
+    file.close()
+    return [path]
+
+
+@FORMATS.register("datasets")
+def to_datasets(folder: Path, out: Path) -> list[Path]:
+    """Conversations as a data set that ``datasets.load_from_disk`` opens; a study's further columns as JSON text."""
+    import datasets  # seconds of imports
+
+    rows = [asdict(told) | {"more": json.dumps(told.more, ensure_ascii=False)} for told in conversations(folder)]
+    datasets.Dataset.from_list(rows).save_to_disk(str(out / "conversations"))
+    return [out / "conversations"]
+
+
+@FORMATS.register("inspect")
+def to_inspect(folder: Path, out: Path) -> list[Path]:
+    """Logs of Inspect (version 2, JSON), one a run and mode; ``inspect view --log-dir <out>`` opens them."""
+    paths = []
+    for run, told in groupby(conversations(folder), key=lambda one: one.run):
+        modes: dict[str, list[Conversation]] = {}
+        for one in told:
+            modes.setdefault(one.mode, []).append(one)
+        for mode, of_mode in modes.items():
+            log = _log(of_mode, folder / run)
+            # Inspect lists only files that are named like its own: time, task, id.
+            task = re.sub(r"[^A-Za-z0-9.]+", "-", f"{run}-{mode}").strip("-.")
+            when = log["eval"]["created"][:19].replace(":", "-")
+            paths.append(out / f"{when}_{task}_{log['eval']['task_id']}.json")
+            write_json(paths[-1], log)
+    return paths
+
+
+_INSPECT = {"correct": "C", "no_answer": "N", None: "N"}
+"""Inspect's values of a score; whatever else was said of an attempt, it is incorrect."""
+
+
+def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
+    """An ``EvalLog`` of the conversations of one run and mode."""
+    first, seen = told[0], Counter[str]()
+    model = f"errata/{first.arm}"
+    samples = []
+    for one in told:
+        name = one.task_id if one.role == SOLVER else f"{one.task_id} ({one.role})"
+        seen[name] += 1
+        samples.append(_sample(one, name, seen[name], model))
+    scored: dict[str, list[bool]] = {}
+    for one, sample in zip(told, samples, strict=True):
+        for name, score in sample["scores"].items() if not one.failed else ():
+            scored.setdefault(name, []).append(score["value"] == "C")
+    result = run / "result.json"
+    created = datetime.fromtimestamp(result.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    about = {"arm": first.arm, "seed": first.seed, "mode": first.mode, "run": first.run}
+    return {
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "eval_id": _id(*about.values()),
+            "run_id": _id(first.run),
+            "created": created,
+            "task": f"{first.arm}, seed {first.seed}, {first.mode}",
+            "task_id": _id(first.run, first.mode),
+            "dataset": {"name": first.mode, "samples": len(seen), "sample_ids": list(seen), "shuffled": False},
+            "model": model,
+            "config": {"epochs": max(seen.values())},
+            "metadata": about,
+        },
+        "plan": {"name": "plan", "steps": [], "config": {}},  # not optional for a reader of headers
+        "results": {
+            "total_samples": len(samples),
+            "completed_samples": len(samples) - sum(one.failed for one in told),
+            "scores": [
+                {"name": name, "scorer": name, "metrics": {"accuracy": {"name": "accuracy", "value": mean(values)}}}
+                for name, values in scored.items()
+            ],
+        },
+        "stats": {"started_at": created, "completed_at": created},
+        "samples": samples,
+    }
+
+
+def _sample(told: Conversation, name: str, epoch: int, model: str) -> dict[str, Any]:
+    own = {reply.message for reply in told.replies}
+    opening = [one for i, one in enumerate(told.messages) if i < min(own)]
+    messages = [
+        one | ({"model": model, "source": "generate"} if i in own else {}) for i, one in enumerate(told.messages)
+    ]
+    return {
+        "id": name,
+        "epoch": epoch,
+        "input": opening,
+        "target": told.gold or "",
+        "messages": messages,
+        "output": {
+            "model": model,
+            "choices": [{"message": messages[max(own)], "stop_reason": _stop(told.replies[-1])}],
+        },
+        "scores": {f"attempt_{k}": _score(one) for k, one in enumerate(told.replies, 1)},
+        "metadata": {
+            "question": told.question,
+            "stop_reason": told.stop_reason,
+            "failed": told.failed,
+            **({"step": told.step} if told.step is not None else {}),
+            **told.more,
+        },
+    }
+
+
+def _score(reply: Reply) -> dict[str, Any]:
+    about: dict[str, Any] = {"reward": reply.reward, "verdict": reply.verdict, "tokens": reply.tokens}
+    if reply.advantages:
+        about["advantages"] = reply.advantages
+    return {"value": _INSPECT.get(reply.verdict, "I"), "answer": reply.answer, "metadata": about}
+
+
+def _stop(reply: Reply) -> str:
+    return "max_tokens" if reply.truncated else "stop"
+
+
+def _id(*words: Any) -> str:
+    return uuid.uuid5(uuid.NAMESPACE_OID, "/".join(map(str, words))).hex  # the same log has the same id
+
+
+@FORMATS.register("csv")
+def to_csv(folder: Path, out: Path) -> list[Path]:
+    """Every table as ``<id>.csv``, and every episode as a line of ``episodes.csv``."""
+    paths = []
+    for name, table in tables(folder):
+        text = io.StringIO()
+        header, found = table.flat()
+        csv.writer(text).writerows([header, *([_cell(cell) for cell in row] for row in found)])
+        paths.append(out / f"{name}.csv")
+        write_text(paths[-1], text.getvalue())
+    paths.append(out / "episodes.csv")
+    write_text(paths[-1], load_rows(folder).to_csv(index=False))
+    return paths
+
+
+@FORMATS.register("latex")
+def to_latex(folder: Path, out: Path) -> list[Path]:
+    r"""Every table as ``<id>.tex`` for ``\input``; the document needs ``\usepackage{booktabs}``."""
+    paths = []
+    for name, table in tables(folder):
+        header, found = table.flat()
+        rows = [" & ".join(map(_tex, row)) + r" \\" for row in (header, *found)]
+        caption = rf"\caption{{{_tex(table.title)}. {_tex(table.caption)}}}"
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            caption,
+            rf"\label{{tab:{name}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            rows[0],
+            r"\midrule",
+            *rows[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        paths.append(out / f"{name}.tex")
+        write_text(paths[-1], "\n".join(lines) + "\n")
+    return paths
+
+
+_TEX = {one: f"\\{one}" for one in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "→": r"$\to$",
+    "±": r"$\pm$",
+    "\u2212": "--",
+}
+
+
+def _tex(cell: str) -> str:
+    """A cell as LaTeX; what stands under a number, such as its interval, smaller behind it."""
+    value, *below = ("".join(_TEX.get(one, one) for one in line) for line in str(cell).split("\n"))
+    return value + "".join(rf" {{\scriptsize [{one}]}}" for one in below)
+
+
+def _cell(cell: str) -> str:
+    value, *below = str(cell).split("\n")
+    return value + "".join(f" [{one}]" for one in below)
+
+
+def tables(folder: Path) -> Iterator[tuple[str, Table]]:
+    """Every table below a folder, with a name for its file: those of its runs, and those that studies wrote.
+
+    Raises:
+        FileNotFoundError: If the folder holds neither finished runs nor a finished study.
+    """
+    studies = sorted(p.parent for d in range(DEPTH + 1) for p in folder.glob("/".join([*["*"] * d, "study.json"])))
+    for study in studies:
+        name = json.loads((study / "study.json").read_text(encoding="utf-8"))["study"]
+        place = f"{name}_{study.name}" if len(studies) > 1 else name
+        for path in sorted(study.glob("exhibits/*.json")):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found.pop("kind") == "table":
+                yield f"{place}_{path.stem}", Table(**found)
+    try:
+        store = Store(folder)
+    except FileNotFoundError:
+        if not studies and not study_seeds(folder):
+            raise
+        return
+    for exhibit in build(store, [one for one in ids() if not one.startswith("F")]):
+        if isinstance(exhibit, Table):
+            yield exhibit.id, exhibit
+
+
+def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
+    """Writes what is below a folder in a format, and returns the files.
+
+    Args:
+        folder: A run, a comparison, a sweep, a study, or a folder of several.
+        to: A name in :data:`FORMATS`.
+        out: Where to; ``None`` for ``export/<format>`` below the folder. What an export left there is replaced.
+
+    Raises:
+        UnknownNameError: If there is no such format.
+        FileNotFoundError: If the folder holds nothing finished.
+        FileExistsError: If ``out`` holds something that no export has written.
+    """
+    write, place = FORMATS[to], out or folder / "export" / to
+    mark = place / ".exported"
+    if place.exists() and any(place.iterdir()):
+        if not mark.exists():
+            raise FileExistsError(f"out={place}: it holds files that no export has written; name an empty folder")
+        for name in mark.read_text(encoding="utf-8").splitlines():
+            _remove(place / name)
+    place.mkdir(parents=True, exist_ok=True)
+    write_text(mark, "")
+    paths = write(folder, place)
+    write_text(mark, "".join(f"{path.relative_to(place).as_posix()}\n" for path in paths))
+    return paths
+
+
+def _remove(path: Path) -> None:
+    for inner in path.iterdir() if path.is_dir() else ():
+        _remove(inner)
+    path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@entry_point("export")
+def main(cfg: ExportConfig) -> None:
+    """Writes the files and says where they are."""
+    paths = export(Path(cfg.run), cfg.to, Path(cfg.out) if cfg.out else None)
+    for path in paths:
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Conversations that were written elsewhere, by another framework or an API, as episodes of an environment here.
+
+Only what the policy said is taken from the file. The environment is played with it, so every verdict is computed anew,
+and what is said between the attempts is what the environment says.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from envs import Message, StopReason, Task, TextEnv
+from envs.rows import Fault, Row, read_table
+from rl.backends.hub import read_splits
+from rl.rendering import Renderer
+from rl.rollout import EpisodePlan, Rollout
+from rl.types import Completion, Episode, Finish, Request
+
+MESSAGES = ("messages", "conversations", "conversation")
+"""Columns that a conversation is looked for in."""
+_SHOWN = 20
+_TOGETHER = 256
+"""Conversations that are played at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One conversation: which task it is about, and what the policy said.
+
+    Args:
+        where: File and line.
+        task: Of the environment that it will be played in.
+        texts: One for each of the policy's turns.
+    """
+
+    where: str
+    task: Task
+    texts: tuple[str, ...]
+
+
+def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[Recorded]:
+    """Conversations of a JSON Lines, JSON or Parquet file, or of a folder that ``datasets`` saved.
+
+    A row has ``messages``, ``[{"role": ..., "content": ...}, ...]``. Its task is the one that ``task_id`` names, or
+    else the one whose question is in ``question`` or opens the conversation. Assistant messages before the question are
+    examples. Rows that ``experiments.export`` wrote say in ``replies`` which messages are the policy's.
+
+    Args:
+        path: The file or folder.
+        env: Says how a task is asked.
+        tasks: What may be asked.
+
+    Raises:
+        FileNotFoundError: If nothing is at the path.
+        ValueError: If rows cannot be used; names each by its line.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder, so no conversation can be read from it")
+    rows, faults = _rows(place)
+    n_rows = len(rows) + len(faults)
+    by_id, asked = {task.id: task for task in tasks}, _asked(env, tasks)
+    found = []
+    for row in rows:
+        try:
+            found.append(_recorded(row, by_id, asked))
+        except ValueError as error:
+            faults.append(Fault(row.where, str(error)))
+    if faults:
+        lines = [f"  {one.where.removeprefix(f'{place}, ')}: {one.said}" for one in faults[:_SHOWN]]
+        lines += [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+        raise ValueError("\n".join([f"{path}: {len(faults)} of {n_rows} conversations cannot be used:", *lines]))
+    if not found:
+        raise ValueError(f"{path}: it holds no conversation")
+    return found
+
+
+def _rows(place: Path) -> tuple[list[Row], list[Fault]]:
+    if place.is_file():
+        return read_table(place)
+    splits = read_splits(str(place), None)
+    named = {name: f", split {name}" if name else "" for name in splits}
+    return [Row(f"{place}{named[s]}, row {i}", row) for s, part in splits.items() for i, row in enumerate(part, 1)], []
+
+
+def _asked(env: TextEnv, tasks: Sequence[Task]) -> dict[str, Task]:
+    """Tasks by their question, and by the message in which the environment asks it."""
+    found = {}
+    for task in tasks:
+        if task.seed is not None:  # it draws its question itself, so only its id tells it
+            continue
+        observation, _ = env.reset(options={"task": task})
+        opening = observation if isinstance(observation, str) else observation[-1].content
+        found[task.question.strip()] = found[opening.strip()] = task
+    return found
+
+
+def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recorded:
+    """Raises ValueError if it is no conversation about one of the tasks."""
+    column = next((name for name in MESSAGES if name in row.values), None)
+    if column is None:
+        raise ValueError(f"no column is called {' or '.join(MESSAGES)}; it has {', '.join(row.values)}")
+    messages = [_message(one, place) for place, one in enumerate(_listed(row.values[column], column), 1)]
+    users = [i for i, one in enumerate(messages) if one.role == "user" and one.content.strip() in asked]
+    if (task_id := row.values.get("task_id")) in by_id:
+        task = by_id[str(task_id)]
+    elif str(question := row.values.get("question", "")).strip() in asked:
+        task = asked[str(question).strip()]
+    elif users:
+        task = asked[messages[users[-1]].content.strip()]
+    else:
+        first = next((one.content for one in messages if one.role == "user"), "")
+        raise ValueError(f"no task of this environment asks {first[:60]!r}; a column task_id or question may say which")
+    if replies := row.values.get("replies"):
+        own = [messages[reply["message"]] for reply in replies]
+    else:  # assistant messages before the question are examples
+        own = [one for one in messages[users[-1] if users else 0 :] if one.role == "assistant"]
+    if not own:
+        raise ValueError("the policy says nothing in it: a message with the role assistant is needed")
+    return Recorded(row.where, task, tuple(one.content for one in own))
+
+
+def _listed(cell: Any, column: str) -> list[Any]:
+    if not isinstance(cell, list) or not cell:
+        raise ValueError(f"{column} must be a list of messages; this is {str(cell)[:60]}")
+    return cell
+
+
+def _message(one: Any, place: int) -> Message:
+    role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
+    if role not in ("system", "user", "assistant") or not isinstance(content, str):
+        raise ValueError(
+            f"message {place} must be {{role: system, user or assistant, content: a text}}; this is {str(one)[:60]}"
+        )
+    return Message(role, content)
+
+
+class _Told:
+    """An environment that hears what was recorded, whatever a tokenizer made of it, and ends the episode after that."""
+
+    def __init__(self, env: TextEnv, texts: Sequence[str]) -> None:
+        self.unwrapped, self._env, self._texts = getattr(env, "unwrapped", env), env, list(texts)
+
+    def reset(self, **given: Any) -> Any:
+        return self._env.reset(**given)
+
+    def step(self, action: str) -> Any:
+        observation, reward, terminated, truncated, info = self._env.step(self._texts.pop(0))
+        if not self._texts and not terminated and not truncated:
+            terminated, info = True, info | {"stop_reason": StopReason.ENDED}
+        return observation, reward, terminated, truncated, info
+
+
+class _Reader:
+    """An engine that says what was said: the next text of the episode that asks."""
+
+    streams = True
+
+    def __init__(self, renderer: Renderer, texts: Sequence[Sequence[str]]) -> None:
+        self._renderer, self._texts = renderer, texts
+        self._said = Counter[int]()
+        self._done: list[Completion] = []
+
+    @property
+    def pending(self) -> int:
+        return len(self._done)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            text = self._texts[request.id][self._said[request.id]]
+            self._said[request.id] += 1
+            ids = (*self._renderer.tokenizer.encode(text, add_special_tokens=False), self._renderer.end_id)
+            cut = ids[: request.max_new_tokens]  # by the context alone
+            finish = Finish.STOP if cut == ids else Finish.LENGTH
+            self._done.append(Completion(request.id, cut, (0.0,) * len(cut), finish, 0))
+
+    def step(self) -> list[Completion]:
+        done, self._done = self._done, []
+        return done
+
+    def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Nothing to load."""
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def replay(
+    recorded: Sequence[Recorded], make_env: Callable[[], TextEnv], renderer: Renderer, context_length: int
+) -> Iterator[Episode]:
+    """The episodes that these conversations are here, in their order, with log-probs of 0: nobody knows them.
+
+    Args:
+        recorded: From :func:`read_conversations`.
+        make_env: Builds an environment.
+        renderer: Turns texts into tokens.
+        context_length: Longest sequence that the model can hold; what does not fit is cut off.
+    """
+    groups = {task: i for i, task in enumerate(dict.fromkeys(one.task.id for one in recorded))}
+    for start in range(0, len(recorded), _TOGETHER):
+        part = recorded[start : start + _TOGETHER]
+        environments = iter([_Told(make_env(), one.texts) for one in part])  # one is built for each, in their order
+        reader = _Reader(renderer, [one.texts for one in part])
+        rollout = Rollout(reader, renderer, lambda envs=environments: next(envs), [context_length], context_length)
+        plans = [EpisodePlan(one.task, groups[one.task.id], start + i) for i, one in enumerate(part)]
+        yield from rollout.run(plans, 1.0)

@@ -1,0 +1,128 @@
+"""Conversations from elsewhere: verified here, learned from, evaluated; what cannot be read is named by line."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import envs
+from envs import Split
+from experiments.arms import run_base, run_offline
+from experiments.evidence import load_rows
+from rl.config import OfflineConfig, OptimConfig, RunConfig, SFTConfig
+from rl.recorded import read_conversations, replay
+from tests.helpers import modchain_config
+
+OPTIONS = {"n_train": 64, "n_validation": 10, "n_test": 20}
+
+
+@pytest.fixture(scope="module")
+def env():
+    return envs.make("errata/modchain-v1", options=OPTIONS, prompts="toy-v1")
+
+
+def said(task, *texts, **more):
+    """A conversation of another framework, whose requests are not ours."""
+    messages = [{"role": "user", "content": task.question}]
+    for text in texts:
+        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "look again, please"}]
+    return {"messages": messages[:-1], **more}
+
+
+def right(task):
+    return f": {task.gold}"
+
+
+def wrong(task):
+    return f": {(int(task.gold) + 1) % 10}"
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_verdicts_are_computed_here_and_requests_are_ours(env, modchain, tmp_path):
+    first, second = env.tasks[:2]
+    rows = [
+        said(first, wrong(first), right(first), reward=0.0),  # what the file thinks of it does not count
+        said(second, right(second)),
+        {"task_id": second.id, "messages": [{"role": "assistant", "content": "words that it has no token for"}]},
+    ]
+    found = read_conversations(write(tmp_path / "a.jsonl", rows), env, env.tasks)
+    renderer = modchain[2]
+    episodes = list(replay(found, lambda: envs.make("errata/modchain-v1", OPTIONS, prompts="toy-v1"), renderer, 64))
+    assert [[turn.correct for turn in one.turns] for one in episodes] == [[False, True], [True], [False]]
+    assert episodes[2].turns[0].score.verdict == "no_answer"
+    assert [one.task_id for one in episodes] == [first.id, second.id, second.id]
+    assert [one.group_id for one in episodes] == [0, 1, 1]
+    _, request = episodes[0].turns
+    assert renderer.tokenizer.decode(request.prompt_ids).count("check") == 1, (
+        "not the file's request, the environment's"
+    )
+    assert {one.stop_reason.value for one in episodes} == {"attempts_used", "ended"}
+
+
+def test_a_data_set_and_an_own_export_and_examples_before_the_question(env, tmp_path):
+    import datasets
+
+    task, other = env.tasks[:2]
+    rows = [said(task, wrong(task), right(task)), said(other, right(other), wrong(other))]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    assert [one.task for one in read_conversations(str(tmp_path / "saved"), env, env.tasks)] == [task, other]
+    shown = said(other, right(other))["messages"] + said(task, wrong(task), right(task))["messages"]
+    marked = {"messages": shown, "task_id": task.id, "replies": [{"message": 3}]}
+    examples, own = read_conversations(write(tmp_path / "b.jsonl", [{"messages": shown}, marked]), env, env.tasks)
+    assert examples.texts == (wrong(task), right(task))
+    assert own.texts == (wrong(task),)
+
+
+def test_lines_that_cannot_be_used_are_named(env, tmp_path):
+    task = env.tasks[0]
+    lines = [
+        json.dumps(said(task, right(task))),
+        '{"messages": [',
+        json.dumps({"text": "a"}),
+        json.dumps({"messages": [{"role": "tool", "content": "a"}]}),
+        json.dumps({"messages": [{"role": "user", "content": "never asked"}]}),
+        json.dumps({"messages": [{"role": "user", "content": task.question}]}),
+    ]
+    path = tmp_path / "bad.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="5 of 6 conversations cannot be used") as refused:
+        read_conversations(str(path), env, env.tasks)
+    told = {line.strip().partition(":")[0]: line for line in str(refused.value).splitlines()[1:]}
+    wanted = {2: "no JSON", 3: "no column is called messages", 4: "message 1 must be", 5: "never asked", 6: "assistant"}
+    assert {int(place.removeprefix("line ")) for place in told} == set(wanted)
+    for line, words in wanted.items():
+        assert words in told[f"line {line}"]
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_conversations(str(tmp_path / "gone"), env, env.tasks)
+
+
+def test_offline_methods_learn_from_them_and_evaluate_reads_them(tmp_path):
+    base = modchain_config()
+    train, test = (envs.make(base.env.id, options=OPTIONS, split=split).tasks for split in (Split.TRAIN, Split.TEST))
+    learned = write(tmp_path / "train.jsonl", [said(task, wrong(task), right(task)) for task in train[:8]])
+    judged = write(tmp_path / "test.jsonl", [said(task, wrong(task), right(task)) for task in test for _ in range(2)])
+    shared = {name: getattr(base, name) for name in ("seed", "threads", "name", "model", "env")}
+    evaluation = replace(base.evaluation, conversations=judged)
+    offline = OfflineConfig(
+        name="STaR", rule="star", conversations=learned, epochs=1, optim=OptimConfig(lr=1e-4, schedule="linear")
+    )
+    cfg = SFTConfig(**shared, training=base.training, offline=offline, evaluation=evaluation)
+    (tmp_path / "sft").mkdir()
+    result = run_offline(cfg, tmp_path / "sft", lambda *_: None)
+    assert result.notes["rounds"][0]["kept"] == 8
+    assert result.sampled["accuracy_t1"] == 0.0
+    assert result.sampled["accuracy_t2"] == 1.0
+    frame = load_rows(tmp_path / "sft")
+    assert (frame["mode"] == "sampled").sum() == 40
+    (tmp_path / "base").mkdir()
+    result = run_base(RunConfig(**shared, evaluation=evaluation), tmp_path / "base", lambda *_: None)
+    assert (result.sampled["n"], result.sampled["delta"], result.greedy) == (40.0, 1.0, {})
+
+
+def test_more_than_one_round_of_the_same_conversations_is_refused():
+    with pytest.raises(ValueError, match=r"set offline\.iterations=1"):
+        OfflineConfig(name="STaR", rule="star", conversations="a.jsonl", iterations=3)
