@@ -26,6 +26,17 @@ from rl.types import Completion, Finish, Request
 
 MAX_BYTES = 2 * 2**30
 """Keys and values held at most; turns beyond it are read again. What is held changes no result, only work."""
+BATCH_BYTES = 2**30
+"""Keys and values of the rows that are decoded together on a CPU: a cache that grows is copied, so that two or three
+times as much is needed, and the host's memory belongs to other processes too. A GPU's belongs to the run."""
+
+
+def key_width(text: Any) -> int:
+    """Width of the keys of a layer, all heads together, from the config of a language model; values are as wide."""
+    heads = getattr(text, "num_attention_heads", 1) or 1
+    return (getattr(text, "num_key_value_heads", None) or heads) * (
+        getattr(text, "head_dim", None) or text.hidden_size // heads
+    )
 
 
 class HFEngine:
@@ -59,6 +70,8 @@ class HFEngine:
         self._packs = any(isinstance(module, OneDNNLinear) for module in modules)
         self._groups = any(getattr(module, "num_key_value_groups", 1) > 1 for module in modules)
         self._end_ids = torch.tensor(sorted(end_ids))
+        text: Any = self._causal.config.get_text_config()
+        self._token_bytes = 2 * text.num_hidden_layers * key_width(text) * model.dtype.itemsize
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
         self._store = KVStore(self._causal)
@@ -78,7 +91,8 @@ class HFEngine:
         if not self._pending:
             return []
         self._pending.sort(key=lambda request: (len(request.prompt_ids), request.max_new_tokens, request.id))
-        batch, self._pending = self._pending[: self._max_batch_size], self._pending[self._max_batch_size :]
+        n_rows = self._rows_that_fit()
+        batch, self._pending = self._pending[:n_rows], self._pending[n_rows:]
         training = self._model.training
         self._model.eval()
         try:
@@ -95,6 +109,14 @@ class HFEngine:
             action_ids, logprobs = tuple(rows.tokens[i, :n].tolist()), tuple(rows.logprobs[i, :n].tolist())
             completions.append(Completion(request.id, action_ids, logprobs, finish, self.policy_version))
         return completions
+
+    def _rows_that_fit(self) -> int:
+        """How many of the pending requests are decoded together, the shortest first."""
+        first = self._pending[: self._max_batch_size]
+        if self._model.device.type != "cpu":
+            return len(first)
+        longest = np.maximum.accumulate([len(request.prompt_ids) + request.max_new_tokens for request in first])
+        return max(1, int((np.arange(1, len(first) + 1) * longest * self._token_bytes <= BATCH_BYTES).sum()))
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copies weights in and notes the version; an engine that samples with the trained model itself needs none."""

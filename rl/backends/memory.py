@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rl.backends.engine_hf import MAX_BYTES
+from rl.backends.engine_hf import BATCH_BYTES, MAX_BYTES, key_width
 from rl.config import ModelConfig, OptimConfig, SFTConfig, TrainConfig
 from rl.offline import KEEP_RULES
 
@@ -59,8 +59,6 @@ class Sizes:
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
         text: Any = config.get_text_config()
-        heads = getattr(text, "num_attention_heads", 1) or 1
-        width = getattr(text, "head_dim", None) or text.hidden_size // heads
         experts = getattr(text, "num_experts_per_tok", None) or 1
         wanted, rank, adapters = model.lora.targets, model.lora.rank, 0
         for name, module in empty.named_modules():
@@ -73,7 +71,7 @@ class Sizes:
             hidden=text.hidden_size,
             feed_forward=(getattr(text, "intermediate_size", None) or 4 * text.hidden_size) * experts,
             layers=text.num_hidden_layers,
-            keys=(getattr(text, "num_key_value_heads", None) or heads) * width,
+            keys=key_width(text),
             vocabulary=text.vocab_size,
             bytes=torch.empty(0, dtype=getattr(torch, model.dtype)).element_size(),
         )
@@ -173,8 +171,11 @@ def _sampling(config: Any, sizes: Sizes, load: Load) -> dict[str, float]:
     """Keys and values with their room to grow, and what drawing a token of every row takes."""
     if config.engine.name != "hf":  # an engine of its own: what it takes is its own setting
         return {}
+    row = 2 * sizes.layers * sizes.keys * sizes.bytes * load.length
     rows = min(config.engine.max_batch_size, load.rows)
-    cache = 2 * sizes.layers * sizes.keys * sizes.bytes * rows
+    if not torch.cuda.is_available():
+        rows = min(rows, max(1, int(BATCH_BYTES / row)))
+    cache = row / load.length * rows
     kept = min(MAX_BYTES, cache * (load.length - load.answers[-1])) if len(load.answers) > 1 else 0.0
     # A row's log-probs in float32, and twice in float64 to sum them up.
     drawing = rows * sizes.vocabulary * (2 * sizes.bytes + 4 + 16)

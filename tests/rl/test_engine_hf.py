@@ -44,6 +44,30 @@ def test_small_batches_give_the_same_samples(modchain, engine):
     assert [c.action_ids for c in complete(engine, asked)] == [c.action_ids for c in complete(small, asked)]
 
 
+def test_rows_that_do_not_fit_into_memory_together_are_decoded_after_each_other(modchain, engine, monkeypatch):
+    from rl.backends import engine_hf
+
+    asked = requests(modchain[2])
+    together = [c.action_ids for c in complete(engine, asked)]
+    longest = max(len(request.prompt_ids) + request.max_new_tokens for request in asked)
+    config = modchain[0].config
+    row = 2 * 4 * config.num_hidden_layers * engine_hf.key_width(config) * longest
+    monkeypatch.setattr(engine_hf, "BATCH_BYTES", 3 * row)
+    engine.submit(asked)
+    sizes, found = [], {}
+    while engine.pending:
+        done = engine.step()
+        sizes.append(len(done))
+        found |= {completion.request_id: completion.action_ids for completion in done}
+    assert sum(sizes) == len(asked)
+    assert len(sizes) > 1
+    assert all(n >= 3 for n in sizes[:-1])  # of the longest prompts three fit, of shorter ones more
+    assert [found[request.id] for request in asked] == together
+    monkeypatch.setattr(engine_hf, "BATCH_BYTES", 1)
+    engine.submit(asked[:2])
+    assert len(engine.step()) == 1  # one row is always decoded
+
+
 def test_logprobs_are_those_of_a_full_forward_pass(modchain, engine):
     model, _, renderer = modchain
     for request, completion in zip(requests(renderer), complete(engine, requests(renderer)), strict=True):
