@@ -14,7 +14,7 @@ INTEROP_verifiers := 'verifiers>=0.4,<0.5'
 INTEROP_openenv := 'openenv>=0.10,<0.11'
 INTEROP_inspect := 'inspect_ai>=0.3.285'
 
-.PHONY: help demo demo-math demo-real studies test test-soak test-vllm test-interop docs check fmt setup clean
+.PHONY: help demo demo-math demo-real studies test test-soak test-vllm test-interop docs check fmt setup doctor lock clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
@@ -23,6 +23,7 @@ help:
 	@echo "make demo-addition  the same on addition, the counter-example"
 	@echo "make demo-real      a real language model, SmolLM2-135M, on sums whose feedback is by how much they miss"
 	@echo "make studies        every study at size tiny: what published systems claim of self-generated data, measured"
+	@echo "make doctor         what this machine can do, and what is missing for which command"
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
 	@echo "make test-soak      what CI tests in short, longer"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
@@ -44,6 +45,13 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP)
 
+doctor: $(STAMP)
+	@$(BIN)/python -m experiments.doctor
+
+# The versions that are installed here, for `PIP_CONSTRAINT=constraints.txt make setup` or `pip install -c constraints.txt`.
+lock: $(STAMP)
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' | sed 's/+cpu$$//' > constraints.txt
+
 demo: $(STAMP)
 	$(BIN)/python -m experiments.compare env=repair
 
@@ -64,6 +72,7 @@ demo-%: $(STAMP)
 
 studies: $(STAMP)
 	$(BIN)/python -m experiments.study -m 'study=glob(*,exclude=schema)'
+	$(BIN)/python -m experiments.thesis
 
 test: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,5 +1,7 @@
-"""Hooks of the documentation site: an API page for every public module, and the front page from the README."""
+"""Hooks of the documentation site: the front page from the README, notebooks, an API page for every public module."""
 
+import base64
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,47 @@ LAYERS = ("rewards", "envs", "rl", "experiments")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds ``index.md`` and ``reference/<module>.md`` without writing them to disk."""
+    """Adds ``index.md``, ``notebooks/<name>.md`` and ``reference/<module>.md`` without writing them to disk."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     readme = re.sub(r"\]\(docs/([\w./#-]+)\)", r"](\1)", readme)
+    readme = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", readme)
     # What the README links to outside of docs/ (CONTRIBUTING.md) is no page of the site.
     readme = re.sub(r"\[([^]]+)\]\(([A-Z]+\.md)\)", r"`\1`", readme)
     files.append(File.generated(config, "index.md", content=readme))
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        page = notebook_page(json.loads(path.read_text(encoding="utf-8")), path.name)
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=page))
     for path in (p for layer in LAYERS for p in sorted((ROOT / layer).rglob("*.py"))):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if not any(part.startswith("_") for part in name.split(".")):
             page = f"reference/{name}.md"
             files.append(File.generated(config, page, content=f"# `{name}`\n\n::: {name}\n"))
     return files
+
+
+def notebook_page(notebook: dict[str, Any], name: str) -> str:
+    """A notebook with what its cells showed, as a page."""
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"\]\(\.\./docs/", "](../", re.sub(r"\.ipynb\)", ".md)", source)))
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = {kind: "".join(lines) for kind, lines in output.get("data", {}).items()}
+            if "image/svg+xml" in data:  # as a picture: ids within one drawing must not meet those of another
+                encoded = base64.b64encode(data["image/svg+xml"].encode()).decode()
+                parts.append(f'<img class="drawing" alt="figure" src="data:image/svg+xml;base64,{encoded}">')
+            elif "text/html" in data:
+                parts.append(f'<div class="shown">{data["text/html"]}</div>')
+            else:
+                text = data.get("text/plain") or "".join(output.get("text", ()))
+                parts.append(f"```{{.text .shown}}\n{text.rstrip()}\n```")
+    parts.append(
+        f"*This page is `notebooks/{name}`; `python -m notebooks.run notebooks/{name} --write` makes it anew.*"
+    )
+    return "\n\n".join(parts) + "\n"
 
 
 def on_nav(nav: Any, config: Any, files: Files) -> Any:

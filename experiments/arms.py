@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import Split, Task
+from experiments import planned
 from experiments.jobs import Report
 from experiments.run_health import RunHealth, of_evaluation
 from experiments.stopping import Stopping
@@ -41,6 +42,7 @@ class ArmResult:
         seed: Its seed.
         totals: Episodes, tokens and seconds spent on training.
         seconds: Wall clock, loading and evaluation included.
+        cpu_seconds: Processor time of the process, all its threads together, from its start.
         peak_memory: Most memory that the process held, in GiB: the GPU's where there is one, else resident.
         greedy: Summary of greedy evaluation, if asked for.
         sampled: Summary of sampled evaluation, if asked for.
@@ -52,6 +54,7 @@ class ArmResult:
     seed: int
     totals: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_memory: float = 0.0
     greedy: dict[str, float] = field(default_factory=dict)
     sampled: dict[str, float] = field(default_factory=dict)
@@ -119,6 +122,7 @@ def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) 
         if (folder / IDENTITY).exists():
             identity.refuse(read_identity(folder))
         identity.write(folder)
+        planned.adopt(cfg, folder)
         return identity
 
     return distributed.on_main(compare)
@@ -127,6 +131,7 @@ def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) 
 def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") -> ArmResult:
     """A model as it is."""
     began = time.perf_counter()
+    planned.adopt(cfg, folder)
     return finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
 
 
@@ -179,7 +184,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     """
     cfg, distributed = bench.config.evaluation, bench.distributed
     tasks = bench.evaluation_tasks()[distributed.rank :: distributed.n_processes]
-    n_episodes = len(tasks) * (int(cfg.greedy) + int(cfg.attempts > 0) + cfg.samples_per_task)
+    n_episodes = len(tasks) * (int(cfg.greedy) + int(cfg.max_attempts > 0) + cfg.samples_per_task)
     done = 0
 
     def count(_: Any) -> None:
@@ -209,11 +214,13 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         if unwell := of_evaluation(result.greedy or result.sampled, limits):
             result.notes["health"] = unwell
         result.sandboxes = in_use()
-        result.seconds = time.perf_counter() - began
+        result.seconds, result.cpu_seconds = time.perf_counter() - began, time.process_time()
         write_json(folder / "result.json", asdict(result))
 
     distributed.on_main(write)  # before the policy, whose size is what a disk may have no room for
     save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
+    if distributed.is_main:
+        planned.settle(folder, asdict(result))
     return result
 
 
@@ -231,9 +238,9 @@ def evaluate(
         if config.controls and bench.config.env.attempts > 1:
             env, two = make_env(bench.config.env, bench.taskset, split, 2), partial(bench.rollout, split, 2)
             rows += control_rows(two, env, episodes, tasks, bench.renderer, arm, seed, config.only_controls)
-    if config.attempts:
-        episodes = play(bench.rollout(split, config.attempts), tasks, 1, 0.0, LONGER, on_episode)
-        rows += to_rows(episodes, 1, arm, seed, LONGER, config.attempts)
+    if config.max_attempts:
+        episodes = play(bench.rollout(split, config.max_attempts), tasks, 1, 0.0, LONGER, on_episode)
+        rows += to_rows(episodes, 1, arm, seed, LONGER, config.max_attempts)
     if config.samples_per_task:
         n = config.samples_per_task
         episodes = play(rollout, tasks, n, config.temperature, "sampled", on_episode)

@@ -39,8 +39,7 @@ class Findings:
     better: list[str] = field(default_factory=list)
 
 
-@entry_point("check")
-def main(cfg: CheckConfig) -> None:
+def run(cfg: CheckConfig) -> None:
     """Prints what was found; the data first, before torch is loaded."""
     hub.register()
     found, taskset = Findings(), envs.make_taskset(cfg.env.id, cfg.env.task_options, cfg.env.seeds)
@@ -79,6 +78,9 @@ def main(cfg: CheckConfig) -> None:
     show_episodes(bench, episodes[: cfg.shown])
     check_samples(bench, episodes, found)
     _conclude(found)
+
+
+main = entry_point("check")(run)
 
 
 def _title(text: str) -> None:

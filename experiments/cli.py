@@ -35,6 +35,7 @@ from experiments.schema import (
     ReportConfig,
     StudyChoice,
     StudyConfig,
+    ThesisConfig,
     TuneConfig,
     WarmStartConfig,
     WatchConfig,
@@ -61,6 +62,7 @@ _ENTRY_POINTS = {
     "compare": CompareConfig,
     "tune": TuneConfig,
     "study": StudyConfig,
+    "thesis": ThesisConfig,
     "pretrain_tiny": PretrainConfig,
     "warm_start": WarmStartConfig,
     "play": PlayConfig,
@@ -91,7 +93,7 @@ class UserError(Exception):
     """Something that the user can mend; printed without a traceback."""
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callable[[], None]]:
     """Turns a function of a typed config into a program.
 
     Bad configs end with exit status 2 and a message that names the key and the nearest known one; mistakes in values
@@ -99,7 +101,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], None]], Callable[
     ``--help`` answered, before anything loads torch.
     """
 
-    def decorate(run: Callable[[Any], None]) -> Callable[[], None]:
+    def decorate(run: Callable[[Any], object]) -> Callable[[], None]:
         def main() -> None:
             register_schemas()
             if {"-h", "--help"} & set(sys.argv[1:]):
@@ -135,7 +137,9 @@ def with_stored(arguments: list[str]) -> list[str]:
     path = Path(given.get("resume", "")) / "run.json"
     if "resume" not in given or not path.exists():
         return arguments
-    stored = json.loads(path.read_text(encoding="utf-8"))["command"][1:]
+    program, *stored = json.loads(path.read_text(encoding="utf-8"))["command"]
+    if "ipykernel" in program:  # a notebook's own arguments are no overrides
+        return arguments
     kept = [one for one in stored if "=" in one and one.partition("=")[0].lstrip("+~") not in given]
     return [*kept, *arguments]
 
@@ -149,7 +153,7 @@ def _end(error: Exception) -> None:
 
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
-        _fail(f"no space left on the disk: {error}")
+        _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
@@ -169,13 +173,13 @@ class Program:
         run: Its function, if this is the process that it was started in.
     """
 
-    def __init__(self, module: str, run: Callable[[Any], None] | None = None) -> None:
+    def __init__(self, module: str, run: Callable[[Any], object] | None = None) -> None:
         self._module, self._run = module, run
         self.__name__ = module.rpartition(".")[2]
         self.__code__ = Program.__call__.__code__  # Hydra asks a task for its file
 
     @classmethod
-    def of(cls, run: Callable[[Any], None]) -> "Program":
+    def of(cls, run: Callable[[Any], object]) -> "Program":
         """The job of a function that was defined in a program's module."""
         spec = getattr(sys.modules["__main__"], "__spec__", None)
         if run.__module__ == "__main__" and spec is not None:
@@ -226,7 +230,7 @@ def typed(cfg: DictConfig) -> Any:
     refuse_unknown(cfg)
     for name in cfg.plugins:
         import_plugin(name)
-    if "arms" in cfg and not OmegaConf.is_missing(cfg, "run"):  # before the arms' own configs, which load torch
+    if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):  # before the arms' own configs, which load torch
         refuse_unknown_arms(cfg)
     if "model" in cfg and getattr(
         OmegaConf.get_type(cfg), "needs_model", True
@@ -240,10 +244,10 @@ def typed(cfg: DictConfig) -> Any:
 
 
 def refuse_unknown_arms(cfg: Any) -> None:
-    """Raises UserError if ``run`` names an arm that there is not."""
-    for name in cfg.run:
+    """Raises UserError if ``include`` names an arm that there is not."""
+    for name in cfg.include:
         if name not in cfg.arms:
-            raise UserError(f"run: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
+            raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
 
 
 def import_plugin(name: str) -> None:

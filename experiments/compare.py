@@ -19,7 +19,8 @@ from experiments.cli import UserError, console, entry_point, refuse_unknown_arms
 from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
-from experiments.progress import Display, uneven_budget
+from experiments.planned import PLANNED, lines
+from experiments.progress import Display, print_table, uneven_budget
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards import nearest
@@ -49,7 +50,7 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     }
     jobs = []
     for seed in cfg.seeds:
-        for name in (BASE, *cfg.run):
+        for name in (BASE, *cfg.include):
             kind, config, options = arms[name]
             one_for_all = kind == "as_it_is"
             if one_for_all and seed != cfg.seeds[0]:
@@ -81,7 +82,7 @@ def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -
         budget = {item.name: getattr(cfg.training, item.name) for item in fields(BudgetConfig)}
         return "offline", SFTConfig(offline=entry, training=BudgetConfig(**budget), **shared), {}
     if isinstance(entry, PromptingConfig):
-        changed = _asked_otherwise(entry, cfg) if name in cfg.run else cfg.env
+        changed = _asked_otherwise(entry, cfg) if name in cfg.include else cfg.env
         return "as_it_is", RunConfig(**{**shared, "env": changed}), {}
     if isinstance(entry, dict) and entry.get("kind") in ARMS:  # of another module
         kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}
@@ -103,7 +104,8 @@ def _asked_otherwise(arm: PromptingConfig, cfg: ArmsConfig) -> EnvConfig:
     try:
         get_prompts(f"{family}-{arm.style}-{version}")
     except KeyError as error:
-        raise UserError(f"run: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}") from None
+        said = f"include: {arm.name} has no words for env.prompts={cfg.env.prompts}: {error.args[0]}"
+        raise UserError(said) from None
     return replace(cfg.env, prompts=f"{family}-{arm.style}-{version}")
 
 
@@ -191,17 +193,21 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
     if not (folder / "config.yaml").exists():
         return cfg
     stored: Any = OmegaConf.load(folder / "config.yaml")
-    return replace(cfg, **{key: list(dict.fromkeys([*stored[key], *getattr(cfg, key)])) for key in ("run", "seeds")})
+    both = {key: [*stored[key], *getattr(cfg, key)] for key in ("include", "seeds")}
+    return replace(cfg, **{key: list(dict.fromkeys(values)) for key, values in both.items()})
 
 
-@entry_point("compare")
-def main(cfg: CompareConfig) -> None:
-    """Runs what is not finished yet, and reports."""
+def run(cfg: CompareConfig) -> Path:
+    """Runs what is not finished yet, and reports; returns the folder."""
     plan(cfg, Path(cfg.runs_dir))  # what is wrong with it is said before anything is loaded
     from experiments.folders import open_run
 
     with open_run(cfg, "compare") as folder:
         compare(grow(cfg, folder), folder)
+    return folder
+
+
+main = entry_point("compare")(run)
 
 
 def compare(cfg: CompareConfig, folder: Path) -> None:
@@ -212,15 +218,16 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     began, crashed = time.perf_counter(), {}
     try:
         jobs = plan(cfg, folder, executor.threads)
-        describe_run(folder, resolved_yaml(cfg))
         done = [job for job in jobs if job.is_done]
         for job in done:
             refuse_changed_config(job)
+        describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
         todo = [job for job in jobs if not job.is_done]
         budget = cfg.training.tokens or cfg.training.updates or max(job.arm.budget(cfg.match) for job in jobs)
         unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]
         console.print(
-            f"{len(cfg.run)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, in {folder}"
+            f"{len(cfg.include)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, "
+            + f"in {folder}"
             + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
             highlight=False,
         )
@@ -240,6 +247,8 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs; now the tables and figures", highlight=False
     )
     write_report(folder, console)
+    if rows := lines([job.folder for job in jobs]):
+        print_table(PLANNED, rows, console, "Planned, and what it came to (off by)")
     if crashed:
         raise UserError(
             f"{len(crashed)} jobs crashed: {', '.join(crashed)}; see error.txt and job.log in their folders in "

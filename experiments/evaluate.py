@@ -1,19 +1,23 @@
 """Evaluation of any model: ``python -m experiments.evaluate model=path model.path=runs/train/<time>/policy``."""
 
+from pathlib import Path
+
 from experiments.cli import entry_point
 from rl.config import RunConfig
 
 
-@entry_point("evaluate")
-def main(cfg: RunConfig) -> None:
-    """Evaluates a model and prints the rates."""
+def run(cfg: RunConfig) -> Path:
+    """Evaluates a model and prints the rates; returns the run's folder."""
     from experiments.arms import run_base
     from experiments.folders import open_run
     from experiments.progress import shown_run
 
     with open_run(cfg, "evaluate") as folder:
         shown_run(cfg, folder, "evaluation", run_base)
+    return folder
 
+
+main = entry_point("evaluate")(run)
 
 if __name__ == "__main__":
     main()

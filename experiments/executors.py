@@ -1,8 +1,9 @@
-"""Where jobs run: in slots of this machine, as a Slurm array, as tasks of a Ray cluster.
+"""Where jobs run: in slots of this machine, in this process, as a Slurm array, as tasks of a Ray cluster.
 
 An executor is given folders and starts ``python -m experiments.job <folder>`` for each in a process of its own, with
 the devices that it may use in ``CUDA_VISIBLE_DEVICES`` before torch is imported. Everything else goes through the
-folder. Another module adds an executor by registering it in :data:`EXECUTORS`.
+folder; ``here`` alone does the jobs in its own process. Another module adds an executor by registering it in
+:data:`EXECUTORS`.
 """
 
 import os
@@ -26,7 +27,7 @@ GRACE_S = 20.0
 """What a job that is asked to stop has to write a checkpoint."""
 
 
-class Task(Protocol):
+class JobHandle(Protocol):
     """A job that was handed over; futures of all kinds are such."""
 
     def done(self) -> bool:
@@ -43,7 +44,7 @@ class Executor(Protocol):
 
     threads: int
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """Hands jobs over; returns at once."""
         ...
 
@@ -118,15 +119,24 @@ class LocalOptions:
     jobs_per_gpu: int = 1
 
     def __post_init__(self) -> None:
+        if self.gpus is not None:
+            self.gpus = [str(one) for one in self.gpus]
         check_numbers(self, "executor_options", positive="gpus_per_job jobs_per_gpu", not_negative="workers threads")
 
     def slots(self) -> list[list[str]]:
         """The GPUs of each slot, empty lists on a machine without.
 
         Raises:
-            ValueError: If a job asks for more GPUs than there are.
+            ValueError: If a job asks for more GPUs than there are, or for one that there is not.
         """
-        gpus = visible_gpus() if self.gpus is None else [str(one) for one in self.gpus]
+        here = visible_gpus()
+        gpus = here if self.gpus is None else self.gpus
+        # Names that are no numbers are of parts of a GPU.
+        if unknown := [one for one in gpus if one not in here and (one.isdigit() or not here)]:
+            raise ValueError(
+                f"executor_options.gpus={gpus}: there is no GPU {', '.join(unknown)} here, "
+                + (f"only {', '.join(here)}" if here else "and no other one; leave it away to run on the CPU")
+            )
         if not gpus:
             return [[] for _ in range(self.workers or os.cpu_count() or 1)]
         k = self.gpus_per_job
@@ -159,7 +169,7 @@ class LocalExecutor:
         self._pool, self._lock, self._stopped = ThreadPoolExecutor(len(slots)), Lock(), False
         self._running: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
         return [self._pool.submit(self._run, folder) for folder in folders]
 
@@ -192,6 +202,38 @@ class LocalExecutor:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Here:
+    """A job that is done when it is first asked whether it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._status = folder, None
+
+    def done(self) -> bool:
+        from experiments.job import run_job
+
+        if self._status is None:
+            self._status = run_job(self._folder)
+        return True
+
+    def exception(self) -> BaseException | None:
+        return JobDiedError(f"ended with status {self._status}; see {self._folder}") if self._status else None
+
+
+@EXECUTORS.register("here")
+class HereExecutor:
+    """This process, one job after another: for notebooks, and for jobs that are shorter than loading torch."""
+
+    def __init__(self, options: None, folder: Path) -> None:
+        self.threads = 0
+
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
+        """See :class:`Executor`."""
+        return [_Here(folder) for folder in folders]
+
+    def stop(self) -> None:
+        """See :class:`Executor`: what runs here has ended already."""
 
 
 @dataclass
@@ -252,7 +294,7 @@ class SubmititExecutor:
         )
         self._jobs: list[Any] = []
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
         with self._executor.batch():
             jobs = [self._executor.submit(_Resubmitted(folder, self._n_gpus)) for folder in folders]
@@ -300,7 +342,7 @@ class RayExecutor:
         self._run = remote(run_here)
         self._refs: list[Any] = []
 
-    def submit(self, folders: Sequence[Path]) -> Sequence[Task]:
+    def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
         refs = [self._run.remote(str(folder), os.getcwd(), self._n_gpus) for folder in folders]
         self._refs += refs

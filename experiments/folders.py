@@ -147,12 +147,13 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
     Raises:
         ResumeError: If the folder that ``resume`` names holds no run, one of another kind or config, or a living one.
     """
-    hydra = HydraConfig.get()
-    sweep = hydra.mode is RunMode.MULTIRUN
-    name = str(hydra.job.num) if sweep else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None  # none where a notebook or a script runs it
+    sweep = hydra is not None and hydra.mode is RunMode.MULTIRUN
+    name = str(hydra.job.num) if hydra is not None and sweep else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    parent = Path(hydra.runtime.output_dir if hydra is not None else f"{cfg.runs_dir}/{cfg.name}")
 
     def choose() -> Path:
-        return choose_folder(cfg, kind, Path(hydra.runtime.output_dir), name, sweep)
+        return choose_folder(cfg, kind, parent, name, sweep)
 
     folder = choose() if distributed is None else distributed.on_main(choose)
     try:
@@ -177,7 +178,7 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
 
 def _is_empty(folder: Path) -> bool:
     """Whether nothing was done in a run's folder yet: it holds what was asked for, and no result of any kind."""
-    asked = ("config.yaml", "run.json", IDENTITY)
+    asked = ("config.yaml", "run.json", "plan.json", IDENTITY)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock.")]
     return all(path.name in asked or not path.stat().st_size for path in files)
 

@@ -24,8 +24,9 @@ from rich.text import Text
 
 from experiments.cli import UserError, console, resolved_yaml
 from experiments.jobs import OfflineArm, OnlineArm
+from experiments.planned import compared
 from experiments.run_health import lasting
-from rl.analysis.printing import fixed
+from rl.analysis.printing import duration, fixed
 from rl.analysis.rates import Where, reported
 from rl.tracking import describe_run
 
@@ -143,6 +144,8 @@ class Display:
             self._console.print(line, highlight=False, markup=False)
         if line := lasting(folder):
             self._console.print(f"[yellow]health,[/] {line}", highlight=False)
+        if rows := compared(folder):
+            print_table(["", "planned", "came to", "off by"], rows, self._console, "What was planned")
         self._console.print(f"everything is in {folder}", highlight=False, soft_wrap=True)
 
 
@@ -253,13 +256,6 @@ def live_note(metrics: dict[str, float]) -> str:
 def speed(per_second: float) -> str:
     """A speed with at least two digits that say something: ``1,234``, ``3.4``, ``0.056``."""
     return fixed(per_second, 0) if per_second >= 10 else f"{per_second:.2g}"
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{fixed(seconds, 0)} s"
-    return f"{fixed(seconds / 60, 0)} min" if seconds < 5400 else f"{fixed(seconds / 3600)} h"
 
 
 def throughput(totals: dict[str, Any]) -> str:

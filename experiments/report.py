@@ -28,7 +28,7 @@ FOLDER = "exhibits"
 
 
 def write_report(
-    folder: Path, out: Console | None = None, n_episodes: int = ReportConfig.page_episodes
+    folder: Path | str, out: Console | None = None, n_episodes: int = ReportConfig.page_episodes
 ) -> dict[str, Comparison]:
     """Writes ``comparison.json``, every table and figure and ``report.html``; prints the main ones.
 
@@ -44,6 +44,7 @@ def write_report(
         FileNotFoundError: If the folder holds no finished run.
     """
     store = Store(folder)
+    folder = store.folder
     comparisons = {mode: compare(store, mode) for mode in store.modes}
     write_json(folder / "comparison.json", {mode: found.to_json() for mode, found in comparisons.items()})
     exhibits = build(store)

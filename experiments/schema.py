@@ -31,18 +31,19 @@ class ArmsConfig(RunConfig):
 
     Args:
         arms: Every arm's config by name: an ``AlgorithmConfig``, an ``OfflineConfig`` or a ``PromptingConfig``.
-        run: Which of them to run, in the order of the table.
+        include: Which of them to run, in the order of the table.
         seeds: One run per arm and seed.
         match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
             ones) or ``updates`` (``training.updates``, optimiser steps).
-        executor: Where jobs run: ``local`` (slots of this machine), ``submitit`` (Slurm) or ``ray``.
+        executor: Where jobs run: ``local`` (slots of this machine), ``here`` (this process), ``submitit`` (Slurm) or
+            ``ray``.
         executor_options: Its own options; see ``experiments/executors.py``.
         retries: How often a job that crashed is tried again.
         resume: Folder of an earlier, interrupted run of the program to go on with.
     """
 
     arms: dict[str, Any] = field(default_factory=dict)
-    run: list[str] = field(default_factory=list)
+    include: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     match: str = "samples"
     executor: str = "local"
@@ -102,7 +103,7 @@ class CompareConfig(ArmsConfig):
         super().__post_init__()
         check_numbers(self, "", not_negative="seed threads seeds retries cross")
         for arm, record in self.tuning.items():
-            if arm in self.run and (shared := set(record.seeds) & set(self.seeds)):
+            if arm in self.include and (shared := set(record.seeds) & set(self.seeds)):
                 raise ValueError(
                     f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}, so its result "
                     "there is not news. Take other seeds, or tuned=none"
@@ -406,3 +407,46 @@ class ReportConfig(ProgramConfig):
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
         check_numbers(self, "", not_negative="page_episodes")
+
+
+@dataclass
+class PlanConfig:
+    """``experiments.plan``: what a run will cost.
+
+    Args:
+        calibrate: Take a few real steps, from which time, tokens and memory follow; otherwise all is counted, answers
+            as long as they may be, and nothing is said of time.
+        steps: Rollout batches of every stage that are taken, of which the last one counts.
+        tasks: Tasks of the evaluation, and of a round of an offline method, that are played: so many or a sixteenth,
+            whichever is more.
+        memory_gib: Of one device; 0 looks at the GPU, or at what is free on this machine.
+        processes: Devices that share a run; for ``calibrate=false``.
+        sharded: Whether each of them holds a part of the model (FSDP2); for ``calibrate=false``.
+    """
+
+    calibrate: bool = True
+    steps: int = 2
+    tasks: int = 64
+    memory_gib: float = 0.0
+    processes: int = 1
+    sharded: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "plan", positive="steps tasks processes", not_negative="memory_gib")
+
+
+@dataclass
+class ThesisConfig(ProgramConfig):
+    """``experiments.thesis``: what all studies together say.
+
+    Args:
+        studies: Folder of studies' runs; the newest of each study is read.
+        size: Of the runs that count.
+        comparisons: Folder of comparisons; the newest that is finished is the system that corrects itself.
+        output: Folder that gets the page, tables and figures.
+    """
+
+    studies: str = "runs/study"
+    size: str = "tiny"
+    comparisons: str = "runs/compare"
+    output: str = "runs/thesis"

@@ -1,12 +1,13 @@
 """An offline arm: ``python -m experiments.sft offline=star env=modchain``."""
 
+from pathlib import Path
+
 from experiments.cli import console, entry_point
 from rl.config import SFTConfig
 
 
-@entry_point("sft")
-def main(cfg: SFTConfig) -> None:
-    """Samples, keeps, fine-tunes, evaluates, and prints what came out."""
+def run(cfg: SFTConfig) -> Path:
+    """Samples, keeps, fine-tunes, evaluates, and prints what came out; returns the run's folder."""
     from experiments.arms import run_offline
     from experiments.folders import open_run
     from experiments.progress import shown_run
@@ -17,7 +18,10 @@ def main(cfg: SFTConfig) -> None:
         shown_run(cfg, folder, cfg.offline.name, run_offline)
     if cfg.hub.repo is not None:
         console.print(f"published as {push(folder, cfg.hub.repo, cfg.hub.private)}", highlight=False)
+    return folder
 
+
+main = entry_point("sft")(run)
 
 if __name__ == "__main__":
     main()

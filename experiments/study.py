@@ -47,15 +47,18 @@ def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
     return [Job.make("study", name, seed, config, folder / "seeds" / f"seed_{seed}") for seed in cfg.seeds]
 
 
-@entry_point("study")
-def main(cfg: StudyConfig) -> None:
-    """Runs what is not finished yet, and says what the data say of the claims."""
+def run(cfg: StudyConfig) -> Path:
+    """Runs what is not finished yet, and says what the data say of the claims; returns the folder."""
     chosen(cfg)
     from experiments.folders import open_run
 
     settings_of(load(cfg.study.name), chosen(cfg))  # what is wrong with it is said before a folder is made
     with open_run(cfg, "study") as folder:
         run_study(cfg, folder)
+    return folder
+
+
+main = entry_point("study")(run)
 
 
 def run_study(cfg: StudyConfig, folder: Path) -> None:
@@ -71,9 +74,9 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
     )
     try:
         jobs = plan(cfg, folder)
-        describe_run(folder, resolved_yaml(cfg))
         for job in (done := [job for job in jobs if job.is_done]):
             refuse_changed_config(job)
+        describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
         n_arms = len(load(cfg.study.name).ARMS)
         said = f"{cfg.study.name}, size {cfg.size}: {n_arms} arms x {len(cfg.seeds)} seeds, in {folder}"
         console.print(said + (f"; {len(done)} seeds are finished already" if done else ""), highlight=False)

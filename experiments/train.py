@@ -1,14 +1,14 @@
 """Online RL: ``python -m experiments.train algorithm=score env=modchain seed=1``."""
 
 from functools import partial
+from pathlib import Path
 
 from experiments.cli import console, entry_point
 from rl.config import TrainConfig
 
 
-@entry_point("train")
-def main(cfg: TrainConfig) -> None:
-    """Trains, evaluates, and prints what came out."""
+def run(cfg: TrainConfig) -> Path:
+    """Trains, evaluates, and prints what came out; returns the run's folder."""
     from experiments.folders import is_complete, open_run
     from experiments.online import run_online
     from experiments.progress import shown_run
@@ -30,7 +30,10 @@ def main(cfg: TrainConfig) -> None:
     distributed.close()
     if cfg.hub.repo is not None and distributed.is_main:
         console.print(f"published as {push(folder, cfg.hub.repo, cfg.hub.private)}", highlight=False)
+    return folder
 
+
+main = entry_point("train")(run)
 
 if __name__ == "__main__":
     main()

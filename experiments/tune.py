@@ -86,7 +86,7 @@ class ArmStudy:
         unread: dict[str, Any] = {
             "controls": False,
             "only_controls": [],
-            "attempts": 0,
+            "max_attempts": 0,
             "fixed_first": 0,
             "transfer": {},
         }
@@ -161,7 +161,7 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
     """
     cfg = replace(cfg, env=cfg.env.settled())
     refuse_unknown_arms(cfg)
-    found = [ArmStudy(cfg, arm, folder, threads) for arm in cfg.run]
+    found = [ArmStudy(cfg, arm, folder, threads) for arm in cfg.include]
     refuse_unequal_budgets([job for one in found for job in one.ask(1)[0].jobs], cfg.match)
     return found
 
@@ -171,7 +171,6 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
     executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
     try:
         found = studies(cfg, folder, executor.threads)
-        describe_run(folder, resolved_yaml(cfg))
         done = 0
         while done < cfg.trials:
             until = min(cfg.trials, done + cfg.at_once)
@@ -180,6 +179,8 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
             for job in jobs:
                 if job.is_done:
                     refuse_changed_config(job)
+            if not done:  # what was refused is not what the folder is resumed with next time
+                describe_run(folder, resolved_yaml(cfg))
             with Display(console, one_run=False) as display:
                 run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
             for one, trials in zip(found, asked, strict=True):
@@ -263,7 +264,7 @@ def main(cfg: TuneConfig) -> None:
     from experiments.folders import open_run
 
     with open_run(cfg, "tune") as folder:
-        console.print(f"{len(cfg.run)} arms x {cfg.trials} trials, in {folder}", highlight=False)
+        console.print(f"{len(cfg.include)} arms x {cfg.trials} trials, in {folder}", highlight=False)
         found = tune(cfg, folder)
         write_winners(cfg, found, folder)
         console.print((folder / "trials.md").read_text(), highlight=False, markup=False)

@@ -41,7 +41,7 @@ class Reply:
 
 
 @dataclass(slots=True)
-class _Item:
+class _Waiting:
     request: Any
     deadline_s: float
     future: "Future[Reply]" = field(default_factory=Future)
@@ -71,7 +71,7 @@ class WorkerPool:
     ) -> None:
         self._module, self._memory_bytes, self._max_calls = module, memory_bytes, max_calls
         self._n_workers = n_workers or os.cpu_count() or 1
-        self._items: queue.Queue[_Item | None] = queue.Queue(max_waiting)
+        self._items: queue.Queue[_Waiting | None] = queue.Queue(max_waiting)
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._alive: set[_Worker] = set()
@@ -91,7 +91,7 @@ class WorkerPool:
         """
         if self._closed or os.getpid() != self._owner:
             raise RuntimeError(f"this pool of {self._module!r} is closed, or another process's: make one here")
-        item = _Item(request, deadline_s)
+        item = _Waiting(request, deadline_s)
         self._items.put(item)
         with self._lock:
             if len(self._threads) < self._n_workers and self._idle < self._items.qsize():

@@ -15,9 +15,9 @@ EVALUATION_SEED = 20_240_919
 def play(
     rollout: Rollout,
     tasks: Sequence[Task],
-    n_samples: int,
-    temperature: float,
-    mode: str,
+    n_samples: int = 1,
+    temperature: float = 0.0,
+    mode: str = "greedy",
     on_episode: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
     """``n_samples`` episodes per task in one mode, those of a task next to each other.

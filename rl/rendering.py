@@ -99,6 +99,16 @@ class Renderer:
         """The prompt of the first turn, or that of any turn from a whole conversation."""
         return self._ids(tuple(messages), behind_answer=False)
 
+    def before_question(self, first: bool = True) -> str:
+        """What the template writes in front of a question: a model that goes on from there writes the question itself.
+
+        Args:
+            first: In front of the first question, with the system prompt that the template puts there by itself, if
+                it does; otherwise what opens any later question.
+        """
+        text = self._template([Message("user", _USER)], generate=False, behind_answer=not first)
+        return text.partition(_USER)[0].lstrip("\n")
+
     def extend(
         self, prompt_ids: tuple[int, ...], action_ids: tuple[int, ...], messages: Sequence[Message]
     ) -> tuple[int, ...]:

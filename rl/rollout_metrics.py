@@ -34,14 +34,15 @@ def to_groups(episodes: Sequence[Episode]) -> list[Group]:
     return [Group(group_id, tuple(group)) for group_id, group in members.items()]
 
 
-def describe(step: Step, distributed: Distributed, flops: Flops | None = None) -> dict[str, float]:
+def describe(step: Step, distributed: Distributed | None = None, flops: Flops | None = None) -> dict[str, float]:
     """The log of a step; every process must ask for it.
 
     Args:
         step: Of this process.
-        distributed: Processes and devices.
+        distributed: Processes and devices; ``None`` for this process alone.
         flops: What the update's tokens cost; ``None`` for no utilisation.
     """
+    distributed = distributed or Distributed()
     batch, counts, measured, totals = step.batch, step.batch.counts, step.measured, step.totals
     metrics = rollout_metrics(batch.episodes, step.stage.attempts, distributed)
     metrics |= {
@@ -110,25 +111,38 @@ def conversation_rows(step: Step, n: int, decode: Callable[[Sequence[int]], str]
     chosen = [i * len(episodes) // n for i in range(n)]
     advantages = token_advantages(step, max(chosen, default=-1) + 1)
     for i in chosen:
-        one = episodes[i]
-        read: dict[str, int] = {}
-        for k, turn in enumerate(one.turns):
-            start = 0 if turn.restarts else read.get(turn.role, 0)
-            read[turn.role] = len(turn.prompt_ids) + len(turn.action_ids)
-            given = advantages[i][k] if i in advantages else []
-            rows.append({
-                "task_id": one.task_id,
-                "group": one.group_id,
-                "role": turn.role,
-                "attempt": k + 1,
-                "prompt": decode(turn.prompt_ids[start:]),
-                "answer": turn.text,
-                "verdict": turn.score.verdict.value if turn.score is not None else "unscored",
-                "reward": turn.reward,
-                "advantage": sum(given) / len(given) if given else None,
-                "tokens": len(turn.action_ids),
-                "finish": turn.finish.value,
-            })  # fmt: skip
+        rows += transcript(episodes[i], decode, advantages.get(i, ()))
+    return rows
+
+
+def transcript(
+    episode: Episode, decode: Callable[[Sequence[int]], str], advantages: Sequence[Sequence[float]] = ()
+) -> list[dict[str, Any]]:
+    """What was read and written in an episode, a row a turn.
+
+    Args:
+        episode: The episode.
+        decode: Token ids to text. A prompt is shown from where the turn before it ended.
+        advantages: Of every sampled token, by turn; empty if nothing was learned from it.
+    """
+    rows, read = [], dict[str, int]()
+    for k, turn in enumerate(episode.turns):
+        start = 0 if turn.restarts else read.get(turn.role, 0)
+        read[turn.role] = len(turn.prompt_ids) + len(turn.action_ids)
+        given = advantages[k] if advantages else ()
+        rows.append({
+            "task_id": episode.task_id,
+            "group": episode.group_id,
+            "role": turn.role,
+            "attempt": k + 1,
+            "prompt": decode(turn.prompt_ids[start:]),
+            "answer": turn.text,
+            "verdict": turn.score.verdict.value if turn.score is not None else "unscored",
+            "reward": turn.reward,
+            "advantage": sum(given) / len(given) if given else None,
+            "tokens": len(turn.action_ids),
+            "finish": turn.finish.value,
+        })  # fmt: skip
     return rows
 
 

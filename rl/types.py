@@ -20,6 +20,7 @@ from torch import Tensor
 
 from envs import StopReason
 from rewards import Score, Verdict
+from rl.analysis.printing import html_table
 
 SOLVER = "solver"
 """The role of an episode that has only one."""
@@ -160,6 +161,15 @@ class Episode:
         """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
         return self.error is not None or not self.turns
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row a turn. What was read in between takes a tokenizer: ``transcript`` shows it."""
+        rows = [
+            [turn.role, turn.text, turn.score.verdict if turn.score else "-", f"{turn.reward:g}", len(turn.action_ids)]
+            for turn in self.turns
+        ]
+        ended = f"Task {self.task_id}; {self.stop_reason}" + (f": {self.error}" if self.error else "")
+        return html_table(["role", "wrote", "verdict", "reward", "tokens"], rows, ended)
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -169,7 +179,7 @@ class Group:
     episodes: tuple[Episode, ...]
 
 
-class _Rows:
+class _RowTensors:
     """Row selection for frozen dataclasses of tensors whose first dimension is B."""
 
     def rows(self, index: Sequence[int] | Tensor, n_tokens: int | None = None):
@@ -178,7 +188,7 @@ class _Rows:
         values = []
         for item in fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
-            if isinstance(value, _Rows):
+            if isinstance(value, _RowTensors):
                 values.append(value.rows(index, n_tokens))
                 continue
             value = value[index]
@@ -192,7 +202,7 @@ class _Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutBatch(_Rows):
+class RolloutBatch(_RowTensors):
     """Conversations as right-padded rows: whole ones, or parts of them where a prompt was rendered anew.
 
     Args:
@@ -243,7 +253,7 @@ class RolloutBatch(_Rows):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainBatch(_Rows):
+class TrainBatch(_RowTensors):
     """A RolloutBatch that has been scored. Everything but ``rollout`` is ``[B, T]`` float32, 0 off the response.
 
     ``values`` and ``returns`` are what a critic predicted and should have predicted; without one, ``values`` are 0.

@@ -115,12 +115,13 @@ class Workbench:
         config = replace(self.config, env=env.settled())
         return replace(self, config=config, taskset=make_taskset(env))
 
-    def tasks(self, split: Split, n: int = 0) -> Sequence[Task]:
+    def tasks(self, split: Split | str, n: int = 0) -> Sequence[Task]:
         """The first ``n`` tasks of a split, or all of them for 0.
 
         Raises:
             ValueError: If there are fewer, or none at all (a data set that is for testing only has no train split).
         """
+        split = Split(split)
         tasks = list(self.taskset.load(split))
         if not tasks:
             raise ValueError(
@@ -134,7 +135,7 @@ class Workbench:
             )
         return tasks[:n] if n else tasks
 
-    def rollout(self, split: Split, attempts: int = 0, feedback: str | None = None, n_envs: int = 0) -> Rollout:
+    def rollout(self, split: Split | str, attempts: int = 0, feedback: str | None = None, n_envs: int = 0) -> Rollout:
         """A rollout on this environment; ``attempts=0`` and no ``feedback`` take the environment's own.
 
         Args:
@@ -146,7 +147,7 @@ class Workbench:
         return Rollout(
             self.engine,
             self.renderer,
-            lambda: make_env(self.config.env, self.taskset, split, attempts, feedback),
+            lambda: make_env(self.config.env, self.taskset, Split(split), attempts, feedback),
             self.config.env.max_new_tokens,
             self.context_length,
             n_envs,

@@ -32,7 +32,8 @@ SPLIT_NAMES = {
 }
 SHOWN = 10
 """Rows that a message lists."""
-_SAID: set[str] = set()
+_SAID: set[tuple[Path, str]] = set()
+"""What this process has said of a file; the same relative path elsewhere is another file."""
 
 
 class BadRowsError(ValueError):
@@ -330,8 +331,8 @@ class Rows:
         lines += [f"{read.repeated} rows repeat another one and count once"] if read.repeated else []
         lines += [f"{bad} were left out:", *listed] if read.faults else []
         said = "\n".join(lines)
-        if said not in _SAID:
-            _SAID.add(said)
+        if (key := (Path(self._path).absolute(), said)) not in _SAID:
+            _SAID.add(key)
             print(said, file=sys.stderr)
 
     def _take_examples(self, read: _Read) -> None:

@@ -156,7 +156,7 @@ def more_attempts(store: Store) -> Figure:
             values = 100 * np.array([cells[f"accuracy_t{k}"].per_seed() for k in ks]).T
             series.append(spread(store.names[arm], ks, values))
     if not series:
-        raise MissingError("needs evaluation.attempts of at least 3, and a context that holds them")
+        raise MissingError("needs evaluation.max_attempts of at least 3, and a context that holds them")
     caption = (
         f"{store.env}, greedy, n = {store.n_tasks(LONGER)} tasks; mean over seeds; band: smallest to largest seed. "
         f"Training had {store.attempts(store.mode)} attempts; later ones were never trained (SCoRe, Figure 8)."
@@ -212,7 +212,7 @@ def sweeps(store: Store) -> Figure:
         if len(arms) > 1:
             panels.append(_sweep_panel(store, arms, [known[arm][index] for arm in arms], name, label))
     if not panels:
-        raise MissingError("needs arms that differ in alpha or beta2 only, such as run=[score,score_alpha_10,...]")
+        raise MissingError("needs arms that differ in alpha or beta2 only, such as include=[score,score_alpha_10,...]")
     caption = (
         f"{store.env}, {store.mode} decoding, n = {store.n_tasks(store.mode)} tasks, {len(store.complete)} seeds, 95 % "
         "bootstrap intervals over seeds, then tasks. alpha is stage II's weight of the improvement over the first "

@@ -51,6 +51,28 @@ def _write_table(table: Table, folder: Path) -> list[Path]:
 
 
 def _write_figure(figure: Figure, folder: Path) -> list[Path]:
+    canvas = _drawn(figure)
+    paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
+    write_text(paths[0], _svg(canvas, figure))
+    canvas.savefig(paths[1], dpi=_DPI)
+    return paths
+
+
+def svg(figure: Figure) -> str:
+    """A figure with its caption below, as a file of its own would have it."""
+    return _svg(_drawn(figure), figure)
+
+
+def _svg(canvas: Any, figure: Figure) -> str:
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
+        canvas.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _drawn(figure: Figure) -> Any:
     import matplotlib.figure  # here, so that what draws nothing starts at once
 
     n = len(figure.panels)
@@ -73,13 +95,9 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
         columns = min(_LEGEND[n_columns], len(handles))
         canvas.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=8)
     canvas.supxlabel(textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50), fontsize=8)
-    paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
     canvas.draw_without_rendering()
-    canvas.set_layout_engine("none")  # laid out once, drawn twice
-    with matplotlib.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
-        canvas.savefig(paths[0], metadata={"Date": None})
-        canvas.savefig(paths[1], dpi=_DPI)
-    return paths
+    canvas.set_layout_engine("none")  # laid out once, drawn as often as wanted
+    return canvas
 
 
 def _draw_panel(axis: Any, panel: Panel, look: dict[str, int]) -> None:

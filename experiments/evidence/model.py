@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rewards.lookup import Lookup
+from rl.analysis.printing import html_table
 
 if TYPE_CHECKING:
     from experiments.evidence.store import Store
@@ -126,6 +127,12 @@ class Figure:
         """As JSON types, with ``kind``."""
         return {"kind": "figure", **plain(asdict(self))}
 
+    def _repr_svg_(self) -> str:
+        """What a notebook shows: the drawing for paper."""
+        from experiments.evidence.draw import svg
+
+        return svg(self)
+
 
 def looks(figure: Figure) -> dict[str, int]:
     """A number for every name, the same in all panels: it decides colour, line style and marker."""
@@ -156,6 +163,10 @@ class Table:
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with ``kind``."""
         return {"kind": "table", **plain(asdict(self))}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return html_table(self.header, self.rows, self.caption, f"{self.title} ({self.id})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,8 +86,8 @@ class Store:
         FileNotFoundError: If no finished run is there.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = folder = Path(folder)
         found = list(_find_runs(folder))
         if not found:
             raise FileNotFoundError(
@@ -116,7 +116,7 @@ class Store:
             if said := run.result.get("notes", {}).get("broken_off"):
                 self.notes.append(f"{run.arm}, seed {run.seed}: {said}")
         finished = {arm: None for arm, _ in self.runs}
-        self.order: list[str] = [BASE, *self.setting("run", [])] if self.is_comparison else []
+        self.order: list[str] = [BASE, *self.setting("include", [])] if self.is_comparison else []
         self.order += [arm for arm in sorted(finished, key=lambda arm: arm != BASE) if arm not in self.order]
         self.arms: list[str] = [arm for arm in self.order if arm in finished]
         """Arms with a finished run, in the order of the tables, the base first."""

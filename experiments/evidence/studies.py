@@ -208,6 +208,11 @@ def _pack(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def no_samples() -> dict[str, Any]:
+    """What a page without texts to browse carries in their place."""
+    return _pack([])
+
+
 def _when(sample: Mapping[str, Any]) -> str:
     return f"step {sample.get('step', 0)}"
 
@@ -237,7 +242,7 @@ def overview(root: Path) -> str:
     links = "".join(
         f'<li><a href="{html.escape(page.as_posix())}">{html.escape(name)}</a></li>' for name, page in newest.items()
     )
-    return assemble("Studies", f"<ul>{links}</ul>", made, _pack([]))
+    return assemble("Studies", f"<ul>{links}</ul>", made, no_samples())
 
 
 def _number(value: float | None) -> str:

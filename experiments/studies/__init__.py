@@ -23,7 +23,19 @@ from rl.tracking import write_json, write_text
 
 STUDIES: Lookup[str] = Lookup("study.name")
 """Modules of the studies by name; a plugin registers one of your own, with a YAML like those in ``configs/study``."""
-for _name in ("verification_gap", "self_agreement", "collapse", "post_completion", "self_judging"):
+for _name in (
+    "verification_gap",
+    "self_agreement",
+    "collapse",
+    "post_completion",
+    "self_judging",
+    "self_questioning",
+    "self_awareness",
+    "instruction_extraction",
+    "self_edits",
+    "seeded_generation",
+    "skills",
+):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
 
 

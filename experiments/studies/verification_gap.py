@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from experiments.own_verdicts import additions
+from experiments.sums_and_facts import N0, NO, PLACES, TOKENIZER, YES, Facts, Sums, learn_last, line
 from rl.analysis.calibration import auroc
 from rl.analysis.claims import Claim, Figure, Row, first, last, minus
 from rl.analysis.gate import Gate, gaps
@@ -32,7 +33,7 @@ from rl.analysis.statistics import pass_at_k
 from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
 from rl.backends.policy import load_policy
-from rl.backends.tiny import tiny_llama, tiny_tokenizer
+from rl.backends.tiny import tiny_llama
 from rl.config import ModelConfig
 
 
@@ -67,126 +68,6 @@ class Config:
     tune_lr: float = 1.5e-3
     rounds: int = 2
     model: str = ""
-
-
-# ---------------------------------------------------------------- the two families
-
-PLACES, LARGEST, KEYS, VALUES = 6, 5, 16, 16
-WORDS = [*(f"n{i}" for i in range(LARGEST + 1)), *(f"t{i}" for i in range(PLACES * LARGEST + 1))]
-WORDS += [*(f"k{i}" for i in range(KEYS)), *(f"v{i}" for i in range(VALUES)), *"SVFG", ":", "?", "yes", "no"]
-TOKENIZER = tiny_tokenizer(WORDS, True)
-ID: dict[str, int] = TOKENIZER.get_vocab()
-N0, T0, K0, V0, YES, NO, END = (ID[word] for word in ("n0", "t0", "k0", "v0", "yes", "no", "<|end|>"))
-
-
-def line(*parts: np.ndarray | str) -> np.ndarray:
-    """Token ids of rows, from arrays ``[n, ...]`` and words that stand in every row."""
-    n = next(len(part) for part in parts if not isinstance(part, str))
-    columns = [np.full((n, 1), ID[part]) if isinstance(part, str) else part.reshape(n, -1) for part in parts]
-    return np.concatenate(columns, 1)
-
-
-def learn_last(ids: np.ndarray, k: int) -> Learned:
-    """Rows of which the last k tokens are learned."""
-    learned = torch.zeros(ids.shape, dtype=torch.bool)
-    learned[:, -k:] = True
-    return torch.from_numpy(ids), learned
-
-
-class Sums:
-    """``S t17 n3 n5 n2 n4 n0 n0 :`` is answered by each number or n0; the check is ``V ... : answer ? yes|no``."""
-
-    n_answer = PLACES
-
-    def draw(self, rng: np.random.Generator, n: int, test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Questions ``[n, 7]`` (target, list), a subset of each that fits ``[n, 6]``, how many numbers each has."""
-        m = n * (10 if test else 2) + 50
-        level = rng.integers(3, PLACES + 1, m)
-        numbers = rng.integers(1, LARGEST + 1, (m, PLACES)) * (np.arange(PLACES) < level[:, None])
-        taken = rng.random((m, PLACES)) < 0.5
-        taken[:, 0] |= ~(taken & (numbers > 0)).any(1)
-        subset = numbers * taken
-        questions = np.concatenate([subset.sum(1, keepdims=True), numbers], 1)
-        held_out = (questions @ 37 ** np.arange(PLACES + 1)) % 101 % 5 == 0
-        chosen = np.flatnonzero(held_out == test)[:n]
-        return questions[chosen], subset[chosen], level[chosen]
-
-    def prompt(self, questions: np.ndarray, head: str = "S") -> np.ndarray:
-        """Token ids of questions."""
-        return line(head, questions[:, :1] + T0, questions[:, 1:] + N0, ":")
-
-    def check(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Token ids of the question whether an answer is right."""
-        return line(self.prompt(questions, "V"), answers, "?")
-
-    def right(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """The oracle: every place holds its number or nothing, and the sum is the target."""
-        numbers = answers - N0
-        fits = ((numbers == 0) | (numbers == questions[:, 1:])).all(1)
-        return fits & (numbers.sum(1) == questions[:, 0])
-
-    def is_answer(self, answers: np.ndarray) -> np.ndarray:
-        """Whether all tokens are numbers."""
-        return np.all((answers >= N0) & (answers <= N0 + LARGEST), axis=1)
-
-    def wrong(self, rng: np.random.Generator, questions: np.ndarray, subset: np.ndarray) -> np.ndarray:
-        """The subset with one place flipped, mostly two."""
-        numbers, taken, rows = questions[:, 1:], subset > 0, np.arange(len(questions))
-        places = (rng.random((2, len(rows))) * (numbers > 0).sum(1)).astype(int)
-        taken[rows, places[0]] ^= True
-        two = rng.random(len(rows)) < 0.7
-        taken[rows[two], places[1][two]] ^= True
-        return numbers * taken
-
-    def check_rows(self, rng: np.random.Generator, n: int) -> Learned:
-        """Checks with their verdicts; 45 % are of right answers and a few flips happen to be right, too."""
-        questions, subset, _ = self.draw(rng, n, test=False)
-        kept = rng.random(len(questions)) < 0.45
-        answers = np.where(kept[:, None], subset, self.wrong(rng, questions, subset)) + N0
-        verdict = np.where(self.right(questions, answers), YES, NO)
-        return learn_last(line(self.check(questions, answers), verdict), 1)
-
-
-class Facts:
-    """``F k1 k2 :`` is answered by a value, checked by ``G k1 k2 : value ? yes|no``; keys are seen unequally often."""
-
-    n_answer = 1
-
-    def __init__(self, seed: int) -> None:
-        rng = np.random.default_rng(seed + 77)
-        self.value = rng.integers(0, VALUES, KEYS * KEYS)
-        self.band = rng.permutation(np.arange(KEYS * KEYS) % 4)
-        self.often = np.array([0.0, 1.0, 3.0, 12.0])[self.band]
-
-    def draw(self, rng: np.random.Generator, n: int, test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keys ``[n]``, their values, and how often they were seen: 0 never to 3 often."""
-        keys = rng.permutation(KEYS * KEYS)[:n] if n <= KEYS * KEYS else rng.integers(0, KEYS * KEYS, n)
-        return keys, self.value[keys], self.band[keys]
-
-    def prompt(self, keys: np.ndarray, head: str = "F") -> np.ndarray:
-        """Token ids of questions."""
-        return line(head, K0 + keys // KEYS, K0 + keys % KEYS, ":")
-
-    def check(self, keys: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Token ids of the question whether an answer is right."""
-        return line(self.prompt(keys, "G"), answers, "?")
-
-    def right(self, keys: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """The oracle."""
-        return answers[:, 0] - V0 == self.value[keys]
-
-    def is_answer(self, answers: np.ndarray) -> np.ndarray:
-        """Whether the token is a value."""
-        return (answers[:, 0] >= V0) & (answers[:, 0] < V0 + VALUES)
-
-    def rows(self, rng: np.random.Generator, n: int) -> list[Learned]:
-        """Facts, and as many checks of which half are right."""
-        share = self.often / self.often.sum()
-        stated, asked = rng.choice(KEYS * KEYS, (2, n), p=share)
-        told = np.where(rng.random(n) < 0.5, self.value[asked], rng.integers(0, VALUES, n))
-        verdict = np.where(told == self.value[asked], YES, NO)
-        facts = line(self.prompt(stated), self.value[stated] + V0, "<|end|>")
-        return [learn_last(facts, 2), learn_last(line(self.check(asked, told + V0), verdict), 1)]
 
 
 # ---------------------------------------------------------------- pre-training, and what is measured

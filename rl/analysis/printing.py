@@ -1,4 +1,7 @@
-"""How numbers are printed everywhere: in the terminal, in tables, captions and sentences."""
+"""How numbers are printed everywhere: in the terminal, in tables, captions and sentences, notebooks."""
+
+from collections.abc import Sequence
+from html import escape
 
 
 def fixed(value: float, digits: int = 1, signed: bool = False) -> str:
@@ -20,3 +23,30 @@ def fixed(value: float, digits: int = 1, signed: bool = False) -> str:
 def percent(share: float, digits: int = 1, signed: bool = False) -> str:
     """A share in percent, without the sign of percent."""
     return fixed(100 * share, digits, signed)
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{fixed(seconds, 0)} s"
+    return f"{fixed(seconds / 60, 0)} min" if seconds < 5400 else f"{fixed(seconds / 3600)} h"
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", title: str = "") -> str:
+    """A table for notebooks: text as it is, line breaks and spaces kept, wrapped where it is long.
+
+    Args:
+        header: Of the columns.
+        rows: Cells.
+        caption: Below the table.
+        title: Above it, in bold.
+    """
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        style = 'style="text-align:left;vertical-align:top;white-space:pre-wrap;max-width:36em"'
+        return "<tr>" + "".join(f"<{tag} {style}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    above = f"<b>{escape(title)}</b>" if title else ""
+    below = f"<p><small>{escape(caption)}</small></p>" if caption else ""
+    return f"{above}<table><thead>{row(header, 'th')}</thead><tbody>{body}</tbody></table>{below}"

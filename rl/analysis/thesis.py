@@ -124,7 +124,7 @@ def points(study: str, thesis: Thesis, rows: Sequence[Row]) -> list[Point]:
     for one in thesis.arms:
         gains = known(one.gain, rows)
         told = 1.0 if one.reward_accuracy is None and one.kind == "oracle" else one.reward_accuracy
-        accuracy = dict.fromkeys(gains, told) if isinstance(told, float) else known(told, rows) if told else {}
+        accuracy = known(told, rows) if callable(told) else {} if told is None else dict.fromkeys(gains, told)
         found += [Point(study, one.arm, one.kind, s, accuracy[s], gain) for s, gain in gains.items() if s in accuracy]
     return found
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed import DistNetworkError
 from torch.distributed.tensor import DTensor
 
 from rl.analysis.metrics import Ratio
@@ -32,14 +33,22 @@ class Distributed:
         mixed_precision: ``no``, or ``bf16``: forward passes run in bfloat16 over float32 weights.
 
     Raises:
-        ValueError: If the launcher asks for a kind of sharding that is not supported.
+        ValueError: If the launcher asks for a kind of sharding that is not supported, or for a port that is taken.
     """
 
     def __init__(self, cpu: bool = False, mixed_precision: str = "no") -> None:
         self.shards = _wants_fsdp2()
         # Several processes without a GPU talk over gloo; accelerate has to be told.
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        self._accelerator = Accelerator(cpu=cpu or (several and not torch.accelerator.is_available()))
+        try:
+            self._accelerator = Accelerator(cpu=cpu or (several and not torch.accelerator.is_available()))
+        except DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            raise ValueError(
+                f"MASTER_PORT={os.environ.get('MASTER_PORT')}: another program listens at this port, at which the "
+                "run's processes meet; give accelerate launch another one, --main_process_port=<number>, or 0 for any"
+            ) from None
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.n_processes: int = self._accelerator.num_processes

@@ -1,7 +1,7 @@
 """Sampling from served replicas of vLLM: token ids over ``/v1/completions``, any number of servers, retries.
 
 The replicas are plain ``vllm serve`` processes that load ``rl.backends.vllm_worker`` as worker extension; the command
-is in docs/scaling.md. Weights travel through a folder that trainer and replicas share: written once, read by every
+is in docs/engines.md. Weights travel through a folder that trainer and replicas share: written once, read by every
 replica, acknowledged before the next sample, the first time before any. The requests of a replica that fails go to
 others, and because a request's seed decides its sample, the answer is the same one. Only when no other is left is it
 tried again, and only if it says that it still holds the newest weights: one that was restarted does not.

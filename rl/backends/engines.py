@@ -1,6 +1,7 @@
 """Which engine a config asks for: ``ENGINES`` holds the function that builds it, by name."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from rewards.lookup import Lookup
@@ -37,6 +38,10 @@ def hf(config: RunConfig, model: Any, renderer: Renderer, context_length: int, d
 @ENGINES.register("vllm")
 def vllm(config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed) -> Engine:
     """VLLM in this process; raises ModuleNotFoundError where it is not installed."""
+    if find_spec("vllm") is None:
+        raise ModuleNotFoundError(
+            "engine=vllm: vLLM is not installed here; `pip install -e '.[vllm]'` on a machine with a GPU, or engine=hf"
+        )
     from rl.backends.engine_vllm import VLLMEngine
 
     return VLLMEngine(config, model, renderer.end_ids, context_length, distributed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from rl.backends.lora import bare_model
@@ -51,3 +52,18 @@ def peak_memory_gib(device: torch.device) -> float:
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def memory_gib(device: torch.device) -> float:
+    """Memory that this process holds now, counted as :func:`peak_memory_gib` does."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30
+
+
+def forget_peak(device: torch.device) -> None:
+    """Lets :func:`peak_memory_gib` begin anew, where the system can do that (Linux, CUDA)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

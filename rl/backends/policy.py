@@ -42,7 +42,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     config.refuse_missing()
     unreachable = "" if Path(config.path).is_dir() else hub.no_answer()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+        tokenizer = load_tokenizer(config)
         model = AutoModelForCausalLM.from_pretrained(
             config.path,
             revision=config.revision,
@@ -55,13 +55,20 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
         raise ModelNotFoundError(
             f"model.path={config.path}: no model folder, and not to be had from the hub: {said}"
         ) from None
-    if config.chat_template is not None:
-        tokenizer.chat_template = load_template(config.chat_template)
     switch_noise_off(model)
     use_onednn(model)
     if config.lora.rank:
         model = add_lora(model, config.lora)
     return model, tokenizer
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """A model's tokenizer, with the chat template that the config chooses."""
+    template = load_template(config.chat_template) if config.chat_template is not None else None
+    tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
 
 
 def usable_generation_config(path: str, revision: str | None = None) -> GenerationConfig | None:

@@ -110,7 +110,7 @@ class EvalConfig:
         greedy: One greedy episode per task.
         samples_per_task: Sampled episodes per task; 0 for none.
         temperature: Of the sampled episodes.
-        attempts: Greedy episodes of this many attempts too, to see whether accuracy goes on rising; 0 for none.
+        max_attempts: Greedy episodes of this many attempts too, to see whether accuracy goes on rising; 0 for none.
         fixed_first: Validations also measure second attempts at the base's first attempts, on so many training and
             validation tasks; 0 for none.
         transfer: Other environments to be evaluated on, by a name of your choice: what differs from ``env``, as in
@@ -128,14 +128,14 @@ class EvalConfig:
     temperature: float = 1.0
     controls: bool = False
     only_controls: list[str] = field(default_factory=list)
-    attempts: int = 0
+    max_attempts: int = 0
     fixed_first: int = 0
     transfer: dict[str, Any] = field(default_factory=dict)
     conversations: str = ""
 
     def __post_init__(self) -> None:
         check_numbers(
-            self, "evaluation", positive="temperature", not_negative="n_tasks samples_per_task attempts fixed_first"
+            self, "evaluation", positive="temperature", not_negative="n_tasks samples_per_task max_attempts fixed_first"
         )
         refuse_unknown(self.split, ("validation", "test"), "evaluation.split")
         refuse(

@@ -79,7 +79,7 @@ def test_published_data_lie_below_one_folder():
 
 
 def test_arms_that_only_ask_get_one_job_with_their_own_words(tmp_path):
-    cfg = OmegaConf.to_object(compose("compare", ["env=gsm8k", "run=[self_refine,wait,star]", "seeds=[0,1]"]))
+    cfg = OmegaConf.to_object(compose("compare", ["env=gsm8k", "include=[self_refine,wait,star]", "seeds=[0,1]"]))
     jobs = {(job.arm.name, job.seed): job.arm.config for job in plan(cfg, tmp_path)}
     assert list(jobs) == [("base", 0), ("self_refine", 0), ("wait", 0), ("star", 0), ("star", 1)]
     assert jobs["self_refine", 0].env.prompts == "math-refine-v1"
@@ -98,6 +98,8 @@ def printed_commands():
     """Every command of an entry point that a page prints, in blocks and in tables, without what only runs know."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = page.read_text().replace("\\\n", " ")
+        # A plan is in front of another program, with options of its own.
+        text = re.sub(r" plan\.\S+", "", text.replace("experiments.plan ", "experiments."))
         for entry, rest in re.findall(r"python -m experiments\.(\w+)([^`\n]*)", text):
             arguments = shlex.split(re.sub(r"<[^>]*>", "placeholder", rest), comments=True)
             given = [one for one in arguments if "=" in one and not one.startswith("-") and not one.endswith("=...")]
@@ -115,11 +117,11 @@ def test_every_printed_command_composes(entry, given, tmp_path):
 
 
 def test_resuming_a_comparison_takes_what_it_was_started_with_unless_given_anew(tmp_path):
-    command = ["compare.py", "run=[star]", "++env.options.n_train=64", "env=modchain", "-m", "resume=elsewhere"]
+    command = ["compare.py", "include=[star]", "++env.options.n_train=64", "env=modchain", "-m", "resume=elsewhere"]
     (tmp_path / "run.json").write_text(json.dumps({"command": command}))
-    again = [f"resume={tmp_path}", "run=[score]"]
+    again = [f"resume={tmp_path}", "include=[score]"]
     assert with_stored(again) == ["++env.options.n_train=64", "env=modchain", *again]
-    assert with_stored(["run=[score]"]) == ["run=[score]"]
+    assert with_stored(["include=[score]"]) == ["include=[score]"]
     assert with_stored(["resume=nowhere"]) == ["resume=nowhere"]
 
 
@@ -148,7 +150,7 @@ def test_what_there_is_is_listed_with_a_line_each_and_without_torch():
         "env.feedback",
         "env.prompts",
     } <= set(found)
-    assert {"local", "submitit", "ray"} == set(found["executor"])
+    assert {"local", "here", "submitit", "ray"} == set(found["executor"])
     # Other tests of this process may have registered more than the list's own process knows.
     for key, lookup in (("algorithm.loss", LOSSES), ("algorithm.advantage", ADVANTAGES), ("offline.rule", KEEP_RULES)):
         own = {name for name, value in lookup.items() if value.__module__.startswith("rl.")}
@@ -187,7 +189,7 @@ def test_the_comparison_holds_typed_arms():
     assert isinstance(cfg.arms["star"], schema.OfflineConfig)
     assert isinstance(cfg.arms["score"], schema.AlgorithmConfig)
     assert cfg.arms["star"].optim.lr == 2e-3
-    assert set(cfg.run) < set(cfg.arms)  # the default comparison, and every other algorithm by name
+    assert set(cfg.include) < set(cfg.arms)  # the default comparison, and every other algorithm by name
     assert all(isinstance(cfg.arms[name], schema.AlgorithmConfig) for name in ("ppo", "turn_ppo", "grpo", "dapo"))
 
 
@@ -428,7 +430,7 @@ def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
         (["experiments.train", "algorithm.group_sise=4"], "did you mean 'algorithm.group_size'"),
         (["experiments.train", "algorithm=scroe"], "score"),
         (["experiments.train", "model=path", "model.path=./nowhere"], "no model there"),
-        (["experiments.compare", "run=[scoer]"], "did you mean 'score'"),
+        (["experiments.compare", "include=[scoer]"], "did you mean 'score'"),
         (["experiments.compare", "training.episodes=5000"], "cannot be spent equally"),
         (["experiments.train", "env.options.n_trian=3"], "did you mean 'n_train'"),
         (["experiments.evaluate", "evaluation.n_tasks=100000"], "100000 tasks"),
@@ -440,7 +442,7 @@ def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
         (["experiments.compare", "training.updates=5"], "match=updates"),
         (["experiments.compare", "match=updates", "training.updates=61"], "training.updates cannot be spent equally"),
         (["experiments.compare", "match=time"], "use samples, tokens, updates"),
-        (["experiments.compare", "run=[self_refine]"], "has no words for env.prompts=toy-v1"),
+        (["experiments.compare", "include=[self_refine]"], "has no words for env.prompts=toy-v1"),
     ],
 )
 def test_mistakes_end_with_a_message_and_status(arguments, message, tmp_path):

@@ -22,7 +22,7 @@ TINY = [
     "training.episodes=192",
     "training.tasks_per_step=8",
     "arms.star.iterations=1",
-    "run=[star,score]",
+    "include=[star,score]",
     "seeds=[0,1]",
     "evaluation.samples_per_task=2",
     "evaluation.fixed_first=8",
@@ -68,9 +68,11 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     assert "4 of 5 jobs are finished already" in again.stdout
     assert json.loads(before)["greedy"] == json.loads(lost.read_text())["greedy"]  # same seed, same result
 
+    kept = (folder / "run.json").read_text()
     changed = compare(tmp_path, f"resume={folder}", "arms.star.optim.lr=0.5")
     assert changed.returncode == 2
     assert "optim.lr" in changed.stdout
+    assert (folder / "run.json").read_text() == kept  # the next resume is not asked for what was refused
 
 
 def stored(folder, arm, seed, rows):
@@ -90,7 +92,7 @@ def compared(folder, names=(), order=()):
     """The greedy comparison of a folder of made-up runs, with a config like a comparison's."""
     arms = {arm: {"name": name} for arm, name in (dict.fromkeys(order, None) | dict(names)).items() if arm != "base"}
     arms = {arm: {"name": node["name"] or arm} for arm, node in arms.items()}
-    write_text(folder / "config.yaml", json.dumps({"env": {"name": "made up"}, "arms": arms, "run": list(arms)}))
+    write_text(folder / "config.yaml", json.dumps({"env": {"name": "made up"}, "arms": arms, "include": list(arms)}))
     return compare_runs(Store(folder), "greedy")
 
 

@@ -137,7 +137,7 @@ def online_config(algorithm):
     cfg.training = replace(cfg.training, validate_every=2, select="best", save_every=2, save_every_updates=3)
     cfg.tracking = TrackingConfig(conversations=1, conversations_every=2)
     cfg.evaluation = EvalConfig(
-        n_tasks=4, samples_per_task=1, attempts=3, controls=True, fixed_first=4, transfer={"x": {"attempts": 2}}
+        n_tasks=4, samples_per_task=1, max_attempts=3, controls=True, fixed_first=4, transfer={"x": {"attempts": 2}}
     )
     return cfg
 
@@ -192,6 +192,7 @@ def test_an_evaluation_reads_every_field(tmp_path):
         (entry_schema.WatchConfig, "watch"),
         (entry_schema.ReportConfig, "report"),
         (entry_schema.StudyConfig, "study"),
+        (entry_schema.ThesisConfig, "thesis"),
     ],
 )
 def test_programs_read_the_fields_of_their_own(cls, modules):

@@ -75,7 +75,9 @@ def test_ray_gives_each_task_a_gpu_of_its_own(make_jobs, monkeypatch):
     assert {(job.folder / "devices").read_text() for job in jobs} == {"0", "1"}
 
 
-def test_gpus_are_shared_out():
+def test_gpus_are_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+
     def slots(**options):
         return LocalOptions(**options).slots()
 
@@ -85,6 +87,8 @@ def test_gpus_are_shared_out():
     assert slots(gpus=[], workers=3) == [[], [], []]
     with pytest.raises(ValueError, match="gpus_per_job=4: there are 2 GPUs here"):
         slots(gpus=["0", "1"], gpus_per_job=4)
+    with pytest.raises(ValueError, match="there is no GPU 7 here, only 0, 1, 2, 3, 4"):
+        slots(gpus=["0", "7"])
 
 
 def test_a_job_of_several_gpus_is_started_by_accelerate(make_jobs, monkeypatch):
@@ -144,8 +148,8 @@ def processes_of(folder):
 
 SMALL = [
     *("env.options.n_train=32", "env.options.n_validation=6", "env.options.n_test=8", "threads=1", "cross=4"),
-    *("training.episodes=64", "training.tasks_per_step=4", "run=[score]", "seeds=[0]", "arms.star.iterations=1"),
-    *("evaluation={samples_per_task: 1, controls: false, attempts: 0, fixed_first: 0}", "evaluation.transfer={}"),
+    *("training.episodes=64", "training.tasks_per_step=4", "include=[score]", "seeds=[0]", "arms.star.iterations=1"),
+    *("evaluation={samples_per_task: 1, controls: false, max_attempts: 0, fixed_first: 0}", "evaluation.transfer={}"),
 ]
 
 
@@ -185,20 +189,25 @@ def test_resuming_finishes_a_killed_job_and_takes_further_arms_and_seeds(tmp_pat
         return {str(path.parent.relative_to(tmp_path / "arms")) for path in tmp_path.glob("arms/*/*/result.json")}
 
     with pytest.raises(UserError, match="1 jobs crashed: a/0"):
-        run(run=["a", "b"], seeds=[0])
+        run(include=["a", "b"], seeds=[0])
     assert done() == {"b/seed_0", "base/seed_0"}
     before = (tmp_path / "arms" / "b" / "seed_0" / "result.json").stat().st_mtime_ns
     with pytest.raises(UserError, match="1 jobs crashed: a/1"):  # the further seed dies in its turn
-        run(run=["b"], seeds=[1])
+        run(include=["b"], seeds=[1])
     assert done() == {"a/seed_0", "b/seed_0", "b/seed_1", "base/seed_0"}
-    run(run=["b"], seeds=[1])
+    run(include=["b"], seeds=[1])
     assert done() == {"a/seed_0", "a/seed_1", "b/seed_0", "b/seed_1", "base/seed_0"}
     assert (tmp_path / "arms" / "b" / "seed_0" / "result.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(tmp_path):
-    mine = ["run=[mine]", f"plugins=[{PLUGIN}]", "arms.mine={kind: made_up, does: sleep}", "executor_options.workers=1"]
+    mine = [
+        "include=[mine]",
+        f"plugins=[{PLUGIN}]",
+        "arms.mine={kind: made_up, does: sleep}",
+        "executor_options.workers=1",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.compare", f"runs_dir={tmp_path}", *SMALL, *mine],
         stdout=subprocess.PIPE,

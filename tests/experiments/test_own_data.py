@@ -16,9 +16,9 @@ from tests.conftest import ROOT
 from tests.test_docs import blocks
 
 PAGE = ROOT / "docs" / "own_data.md"
-SMOKE = ["training.episodes=128", "training.tasks_per_step=8", "run=[score]", "seeds=[0]", "threads=1"]
+SMOKE = ["training.episodes=128", "training.tasks_per_step=8", "include=[score]", "seeds=[0]", "threads=1"]
 SMOKE += ["training.validate_every=0", "evaluation.n_tasks=8", "evaluation.samples_per_task=0", "cross=0"]
-SMOKE += ["evaluation.controls=false", "evaluation.attempts=0", "evaluation.fixed_first=0"]
+SMOKE += ["evaluation.controls=false", "evaluation.max_attempts=0", "evaluation.fixed_first=0"]
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def make(tmp_path):
         with initialize_config_dir(CONFIGS, version_base=None):
             return typed(compose(program, list(overrides)))
 
-    base = ["run=[star,score]", "executor=pretend", f"output={tmp_path}/tuned/mine.yaml"]
+    base = ["include=[star,score]", "executor=pretend", f"output={tmp_path}/tuned/mine.yaml"]
     return lambda *more, **given: config(*([] if given else base), *more, **given)
 
 
@@ -85,7 +85,7 @@ def test_every_arm_gets_as_many_trials_and_the_best_is_written(make, tmp_path):
     assert record["tuned"] > record["untuned"] == pytest.approx(1 - math.log10(2.5), abs=1e-4)
 
     # What a comparison makes of the file: the winner's values, and the trial's seeds refused.
-    there = [f"hydra.searchpath=[file://{tmp_path}]", "tuned=mine", "run=[star,score]"]
+    there = [f"hydra.searchpath=[file://{tmp_path}]", "tuned=mine", "include=[star,score]"]
     arms = make(*there, program="compare").arms
     assert arms["star"].optim.lr == found[0].winner().changed["optim"]["lr"]
     assert arms["star"].optim.schedule == "linear"  # what was not varied is as it was
@@ -94,7 +94,7 @@ def test_every_arm_gets_as_many_trials_and_the_best_is_written(make, tmp_path):
 
 
 def test_of_equals_the_better_first_attempts_win_then_the_earlier_trial(make, tmp_path):
-    (study,) = tune(make("trials=4", "run=[star]"), tmp_path)
+    (study,) = tune(make("trials=4", "include=[star]"), tmp_path)
     for trial, first in zip(study.trials, (0.5, 0.4, 0.7, 0.7), strict=True):
         result = {"greedy": {"accuracy_t1": first, "accuracy_t2": 0.9}}
         folder = trial.jobs[0].folder
@@ -110,7 +110,7 @@ def test_judged_on_validation_tasks_alone_and_with_a_seed_of_its_own(make, tmp_p
     (study, _) = studies(make(), tmp_path)
     run = study.trials[0].jobs[0].arm.config
     assert (run.evaluation.split, run.evaluation.samples_per_task) == ("validation", 0)
-    assert (run.evaluation.controls, run.evaluation.attempts, run.evaluation.transfer) == (False, 0, {})
+    assert (run.evaluation.controls, run.evaluation.max_attempts, run.evaluation.transfer) == (False, 0, {})
     assert not set(make().seeds) & set(make(program="compare").seeds)
 
 
@@ -127,7 +127,7 @@ def test_goes_on_where_it_stopped_and_may_be_given_more_trials(make, tmp_path):
 
 
 def test_a_trial_that_crashes_costs_that_trial_and_stands_in_the_table(make, tmp_path):
-    cfg = make("trials=4", "space.offline.optim.lr.low=1.9e-3", "run=[star]", "sampler=random")
+    cfg = make("trials=4", "space.offline.optim.lr.low=1.9e-3", "include=[star]", "sampler=random")
     (study,) = tune(cfg, tmp_path)
     crashed = [t.number for t in study.trials if math.isnan(t.value("last_accuracy"))]
     assert 0 < len(crashed) < 4
@@ -135,15 +135,15 @@ def test_a_trial_that_crashes_costs_that_trial_and_stands_in_the_table(make, tmp
     assert len(table) == 1 + 4
     assert sum("too fast" in line for line in table) == len(crashed)
     assert study.winner().number not in crashed
-    hopeless = make("trials=1", "run=[star]", "arms.star.optim.lr=0.1")
+    hopeless = make("trials=1", "include=[star]", "arms.star.optim.lr=0.1")
     with pytest.raises(UserError, match="star: every trial crashed"):
         write_winners(hopeless, tune(hopeless, tmp_path / "b"), tmp_path / "b")
 
 
 def test_what_another_tuning_chose_for_other_arms_stays(make, tmp_path):
-    first = make("trials=3", "run=[star]")
+    first = make("trials=3", "include=[star]")
     before = write_winners(first, tune(first, tmp_path / "a"), tmp_path / "a")
-    second = make("trials=2", "run=[score]")
+    second = make("trials=2", "include=[score]")
     after = write_winners(second, tune(second, tmp_path / "b"), tmp_path / "b")
     assert after["arms"]["star"] == before["arms"]["star"]
     assert {arm: record["trials"] for arm, record in after["tuning"].items()} == {"star": 3, "score": 2}
@@ -153,7 +153,7 @@ def test_what_another_tuning_chose_for_other_arms_stays(make, tmp_path):
 def test_the_default_space_fits_every_arm_of_the_published_comparisons(env, make, tmp_path):
     compared = make(f"env={env}", program="compare")
     cfg = make(f"env={env}", program="tune")
-    assert set(cfg.run) == set(compared.run)
+    assert set(cfg.include) == set(compared.include)
     for study in studies(cfg, tmp_path):
         for trial in study.ask(3):
             assert trial.changed, study.arm
@@ -209,7 +209,7 @@ def test_a_space_that_says_nothing_usable_is_refused(space, message):
         (["sampler_options.startups=3"], "did you mean 'startup'"),
         (["trials=0"], "trials"),
         (["objective=sampled_last_accuracy", "evaluation.samples_per_task=0"], "set evaluation.samples_per_task"),
-        (["run=[scoer]"], "did you mean 'score'"),
+        (["include=[scoer]"], "did you mean 'score'"),
     ],
 )
 def test_mistakes_are_named(make, tmp_path, overrides, message):
@@ -239,7 +239,7 @@ def test_objectives_read_what_they_say():
 def test_a_real_tuning_of_two_arms(tmp_path):
     sizes = ["env.options.n_train=64", "env.options.n_validation=10", "env.options.n_test=4"]
     sizes += ["training.episodes=192", "training.tasks_per_step=8", "executor_options.workers=2"]
-    command = ["experiments.tune", "run=[star,naive_multiturn]", "trials=2", *sizes]
+    command = ["experiments.tune", "include=[star,naive_multiturn]", "trials=2", *sizes]
     command += ["arms.star.iterations=1", "space.offline.iterations=null", "space.offline.epochs.values=[1]"]
     command += [f"runs_dir={tmp_path}", f"output={tmp_path}/tuned.yaml"]
     done = programs.run(*command)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from experiments.studies import verification_gap as study
@@ -48,36 +47,6 @@ def test_the_verdicts_follow_the_rows(cells, slope, verdict):
 
 def test_without_rows_nothing_can_be_told():
     assert {str(judge(claim, []).verdict) for claim in study.CLAIMS} == {"cannot tell"}
-
-
-def test_sums_are_checked_by_the_oracle_and_held_out_ones_are_never_drawn_for_training():
-    sums, rng = study.Sums(), np.random.default_rng(0)
-    question = np.array([[8, 3, 5, 2, 0, 0, 0]])
-    for answer, right in (
-        ([3, 5, 0, 0, 0, 0], True),
-        ([3, 0, 2, 0, 0, 0], False),
-        ([5, 3, 0, 0, 0, 0], False),
-        ([0, 5, 2, 1, 0, 0], False),
-    ):
-        assert sums.right(question, np.array([answer]) + study.N0).tolist() == [right]
-    (train, subset, level), (test, _, _) = (sums.draw(rng, 400, test=held_out) for held_out in (False, True))
-    assert len(train) == len(test) == 400
-    assert not set(map(tuple, train)) & set(map(tuple, test))
-    assert sums.right(train, subset + study.N0).all()
-    assert (level == (train[:, 1:] > 0).sum(1)).all()
-    flipped = sums.wrong(rng, train, subset.copy())
-    assert sums.right(train, flipped + study.N0).mean() < 0.3
-    assert not sums.is_answer(np.array([[study.N0] * 5 + [study.T0]]))[0]
-
-
-def test_facts_of_a_seed_are_fixed_and_a_quarter_is_never_stated():
-    facts = study.Facts(1)
-    assert (facts.value == study.Facts(1).value).all()
-    assert np.bincount(facts.band).tolist() == [64, 64, 64, 64]
-    stated = facts.rows(np.random.default_rng(0), 500)[0][0].numpy()
-    keys = (stated[:, 1] - study.K0) * study.KEYS + stated[:, 2] - study.K0
-    assert (facts.band[keys] > 0).all()
-    assert facts.right(keys, stated[:, 4:5]).all()
 
 
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():

@@ -76,7 +76,7 @@ def test_the_sentence_follows_the_rows():
     assert sentence([*fits, dark], (0.8, 0.5, 0.9), 12).startswith("It cannot be told")
     assert sentence(fits, (0.1, -0.5, 0.6), 12).startswith("It cannot be told")
     assert "falls" in sentence(fits, (-0.8, -0.9, -0.5), 12)
-    assert "no rank correlation" in sentence([], (math.nan,) * 3, 0)
+    assert "no rank correlation" in sentence([], (math.nan, math.nan, math.nan), 0)
 
 
 def test_what_is_described_wrongly_is_said():

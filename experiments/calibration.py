@@ -1,0 +1,357 @@
+"""What a run costs on this machine: a few of its own steps, taken for real, and the rest of it from them by counting.
+
+Every part is run as the run itself would run it, only less of it: rollout batches of every stage, two small rounds of
+an offline method, one validation, an evaluation of some of the tasks, a checkpoint that is thrown away. So whatever
+decides their cost (engine, lengths, verifier, threads) needs no formula.
+"""
+
+import json
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from envs import Split
+from experiments.arms import Validation, evaluate, evaluate_transfer
+from experiments.cli import import_plugin
+from experiments.schema import PlanConfig
+from rl.backends.distributed import Distributed
+from rl.backends.flops import forget_peak, memory_gib, peak_memory_gib
+from rl.backends.memory import Load, Sizes, memory
+from rl.checkpoint import Checkpoints, save_policy
+from rl.config import RunConfig, SFTConfig, TrainConfig
+from rl.offline import OfflineTrainer
+from rl.rollout_metrics import describe, sampled_tokens
+from rl.trainer import stage_spans
+from rl.workbench import Workbench
+
+CHEAP_S = 3.0
+"""Processor time for which more tasks of the evaluation are played."""
+STARTING = "starting"
+"""The phase in which Python loads torch and transformers."""
+
+
+@dataclass
+class Estimate:
+    """What a run is expected to come to.
+
+    Args:
+        episodes: Sampled for training.
+        responses: Attempts in them.
+        sampled_tokens: Tokens of these.
+        gradient_tokens: Tokens that are learned, passes counted.
+        updates: Optimiser steps.
+        disk: Bytes of the run's folder.
+        memory: Bytes by phase and part, from formulas.
+        peak_memory: GiB of one device, or of the process where there is none: what the steps held, or the formulas.
+        costs: Seconds on the clock and of this process's processor time, by phase; empty where nothing was measured.
+        notes: What a reader should know.
+    """
+
+    episodes: float = 0.0
+    responses: float = 0.0
+    sampled_tokens: float = 0.0
+    gradient_tokens: float = 0.0
+    updates: float = 0.0
+    disk: float = 0.0
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)
+    peak_memory: float = 0.0
+    costs: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """On the clock, from when the libraries are loaded."""
+        return sum(wall for name, (wall, _) in self.costs.items() if name != STARTING)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of the process's processor time, all threads together, from its start."""
+        return sum(cpu for _, cpu in self.costs.values())
+
+
+class Watch:
+    """Seconds on the clock, and of processor time, since the last look: ``[2]``."""
+
+    def __init__(self) -> None:
+        self._at = self._now()
+
+    def _now(self) -> np.ndarray:
+        return np.array([time.perf_counter(), time.process_time()])
+
+    def lap(self) -> np.ndarray:
+        """What has passed since the last lap."""
+        before, self._at = self._at, self._now()
+        return self._at - before
+
+
+class Calibration:
+    """Runs parts of a run and adds up what the whole will cost.
+
+    Args:
+        config: The run.
+        options: How much is run.
+        known: Costs of a validation and of the evaluation, measured on the same base already.
+    """
+
+    def __init__(self, config: Any, options: PlanConfig, known: dict[str, Any] | None = None) -> None:
+        self.config, self._options, self.known = config, options, dict(known or {})
+        self.found, self._costs = Estimate(), defaultdict(lambda: np.zeros(2))
+        self._bytes: dict[str, float] = {}
+
+    def run(self) -> Estimate:
+        """Everything; the measured peak is that of this process."""
+        for name in self.config.plugins:
+            import_plugin(name)
+        started = psutil.Process().create_time()
+        self._costs[STARTING] += np.array([time.time() - started, time.process_time()])
+        watch, cfg = Watch(), _reduced(self.config, self._options)
+        precision = {TrainConfig: "algorithm", SFTConfig: "offline"}.get(type(cfg))
+        mixed = getattr(cfg, precision).optim.mixed_precision if precision else "no"
+        self._distributed = Distributed(mixed_precision=mixed)
+        self._bench = Workbench.build(cfg, self._distributed)
+        self._costs["loading"] += watch.lap()
+        if isinstance(cfg, TrainConfig):
+            self._online(cfg, watch)
+        elif isinstance(cfg, SFTConfig):
+            self._offline(cfg, watch)
+        self._evaluate()
+        self._save()
+        self.found.costs = {name: cost.tolist() for name, cost in self._costs.items()}
+        self._count_memory()
+        self.found.disk = sum(self._bytes.values())
+        return self.found
+
+    def _validation(self, n: int) -> None:
+        """``n`` validations, one of them for real; the first attempts of the base are played once."""
+        if "validation" not in self.known:
+            watch = Watch()
+            validation = Validation(self._bench, lambda *_: None)
+            first = watch.lap()
+            validation.log(None, 0, 0)
+            self.known["validation"] = [first.tolist(), watch.lap().tolist()]
+        first, each = map(np.array, self.known["validation"])
+        self._costs["validation"] += first + n * each
+
+    def _online(self, cfg: TrainConfig, watch: Watch) -> None:
+        """The last rollout batch of each stage counts: before it memory is taken and code compiled."""
+        whole, full, trainer = cfg.training, self.config, self._bench.trainer()
+        self._costs["loading"] += watch.lap()
+        last: dict[int, tuple[np.ndarray, Any]] = {}
+        while not trainer.is_done:
+            watch.lap()
+            step = trainer.train_step()
+            describe(step, self._distributed)
+            last[step.stage_index] = (watch.lap(), step.batch)
+        budget, algorithm = full.training, full.algorithm
+        per_step, per_batch = budget.tasks_per_step * algorithm.group_size, algorithm.epochs * algorithm.minibatches
+        n_steps = max(1, budget.updates // per_batch if budget.updates else budget.episodes // per_step)
+        spans = stage_spans([stage.share for stage in algorithm.resolved()], n_steps)
+        shares = [stage.share for stage in algorithm.resolved()]
+        steps, found = 0.0, self.found
+        for index, (cost, batch) in last.items():
+            counts, n = batch.counts, float(spans[index][1] - spans[index][0])
+            if budget.tokens:
+                n = budget.tokens * shares[index] / sum(shares) / counts.tokens
+            elif not budget.updates:  # replaced groups use the budget up, and larger groups
+                n = max(1.0, n * per_step // counts.sampled)
+            steps += n
+            found.episodes += n * counts.sampled
+            found.responses += n * counts.responses
+            found.sampled_tokens += n * counts.tokens
+            found.gradient_tokens += n * counts.learned
+            found.updates += n * len(batch.plan)
+            parts = batch.seconds | {"other": max(0.0, cost[0] - sum(batch.seconds.values()) + batch.seconds["other"])}
+            for name, seconds in parts.items():
+                self._costs[name] += n * cost * seconds / sum(parts.values())
+            self._note_lengths(batch.episodes)
+        every = whole.validate_every
+        n_steps = round(steps)
+        self._validation(1 + (-(-n_steps // every) if every else 0))
+        kept = min(whole.keep_episodes, per_step) * n_steps
+        self._bytes["training episodes"] = kept * (1200 + 60 * self.found.sampled_tokens / self.found.episodes)
+        self._bytes["metrics"] = 6000 * n_steps
+        self._saves(trainer, n_steps // whole.save_every + bool(n_steps % whole.save_every) if whole.save_every else 0)
+
+    def _offline(self, cfg: SFTConfig, watch: Watch) -> None:
+        """Two small rounds: the first one also says what a policy that has learned something adds to what is kept."""
+        stamps: list[tuple[float, np.ndarray]] = []
+        bench, full, found = self._bench, self.config, self.found
+
+        def note(what: str, share: float) -> None:
+            if what == "fine-tuning":
+                stamps.append((share, np.array([time.perf_counter(), time.process_time()])))
+
+        trainer = OfflineTrainer(
+            cfg, bench.model, bench.tokenizer, bench.rollout(Split.TRAIN), bench.tasks(Split.TRAIN), bench.publish, note
+        )
+        self._costs["loading"] += watch.lap()
+        rounds, episodes = [], []
+        for _ in range(cfg.offline.iterations):
+            stamps.clear()
+            episodes = trainer.collect()
+            collecting = watch.lap()
+            outcome = trainer.train_round(episodes)
+            fitting = watch.lap()
+            # Of a few steps the first is no measure: it builds what the others use.
+            each = (stamps[-1][1] - stamps[0][1]) / (len(stamps) - 1) if len(stamps) > 1 else fitting / outcome["steps"]
+            rows = min(cfg.offline.batch_size, outcome["kept"])
+            once = np.maximum(fitting - outcome["steps"] * each, 0.0)
+            rounds.append((collecting, len(episodes), outcome, each / rows, once))
+            self._note_lengths(episodes)
+        collecting, n, outcome, per_row, once = rounds[-1]
+        n_tokens = sampled_tokens(episodes)
+        budget, offline = full.training, full.offline
+        share_of_groups = budget.episodes // (offline.iterations * offline.group_size) * offline.group_size
+        per_round = budget.tokens / offline.iterations * n / n_tokens if budget.tokens else share_of_groups
+        self._costs["loading"] += np.maximum(rounds[0][4] - once, 0.0)  # TRL is imported once
+        for index in range(offline.iterations):
+            measured = rounds[min(index, len(rounds) - 1)][2]
+            kept = max(1.0, per_round * measured["kept"] / n)
+            batch = min(offline.batch_size, kept)
+            steps = budget.updates // offline.iterations or -(-kept // offline.batch_size) * offline.epochs
+            passes = steps * batch if budget.updates else kept * offline.epochs
+            found.updates += steps
+            found.gradient_tokens += passes * measured["gradient_tokens"] / measured["kept"] / cfg.offline.epochs
+            self._costs["sampling"] += collecting * per_round / n
+            self._costs["update"] += once + passes * per_row
+        found.episodes = per_round * offline.iterations
+        found.responses = found.episodes * sum(len(one.sampled) for one in episodes) / n
+        found.sampled_tokens = found.episodes * n_tokens / n
+        self._validation(1 + offline.iterations)
+        self._kept = max(1, round(per_round * outcome["kept"] / n)), outcome["kept"]
+        self._bytes["training episodes"] = 8 * full.training.keep_episodes * offline.iterations * 2000
+        self._saves(trainer, offline.iterations)
+        if offline.iterations > 1:
+            found.notes.append(
+                "what later rounds keep is taken from a second, small round; a policy that has learned more keeps more"
+            )
+
+    def _evaluate(self) -> None:
+        """The final evaluation: of ever more tasks, so that what it costs once is told from what a task costs.
+
+        What it takes of memory comes on top of what the process holds by then: episodes and rows are many, and are
+        small objects, which no formula counts.
+        """
+        cfg, tasks, device = self.config.evaluation, len(self._bench.evaluation_tasks()), self._distributed.device
+        many = min(tasks, max(self._options.tasks, tasks // 16))
+        self._peak, held = peak_memory_gib(device), memory_gib(device)
+        if "evaluation" not in self.known:
+            sizes, laps, peaks, n_bytes = sorted({max(1, many // 4), many}), [], [], 0
+            forget_peak(device)
+            for n in sizes:
+                watch, some = Watch(), replace(self._bench.config, evaluation=replace(cfg, n_tasks=n))
+                bench = replace(self._bench, config=some)
+                rows = evaluate(bench, bench.evaluation_tasks(), "plan", 0, lambda _: None)
+                rows += evaluate_transfer(bench, "plan", 0)
+                n_bytes = sum(len(json.dumps(row.to_json())) + 1 for row in rows) / n
+                laps.append(watch.lap())
+                peaks.append(peak_memory_gib(device))
+                more = min(tasks, 4 * n)
+                if n == sizes[-1] and n < more and laps[-1][1] * more / n < CHEAP_S:
+                    sizes.append(more)
+            last, before = sizes[-1], sizes[-2] if len(sizes) > 1 else 0
+            step = [laps[-1] - laps[-2], peaks[-1] - peaks[-2]] if before else [laps[-1], 0.0]
+            each, growth = (np.maximum(step[0], 0.0) / (last - before), max(0.0, step[1]) / (last - before))
+            once = np.maximum(laps[-1] - last * each, 0.0)
+            room = max(0.0, peaks[-1] - held) + growth * (tasks - last)
+            self.known["evaluation"] = [once.tolist(), each.tolist(), n_bytes, room]
+        once, each, n_bytes, room = self.known["evaluation"]
+        self._costs["evaluation"] += np.array(once) + tasks * np.array(each)
+        self._bytes["rows"] = tasks * n_bytes
+        self._peak = max(self._peak, held + room)
+
+    def _saves(self, trainer: Any, n: int) -> None:
+        """``n`` checkpoints, one of them written for real and removed."""
+        if not n:
+            return
+        Path(self.config.runs_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.config.runs_dir, prefix=".plan") as scratch:
+            watch = Watch()
+            Checkpoints(Path(scratch), 1, self._distributed).save("1", trainer, {})
+            self._costs["saving"] += n * watch.lap()
+            self._bytes["checkpoints"] = min(n, self.config.training.keep_last) * _bytes_below(Path(scratch))
+
+    def _save(self) -> None:
+        Path(self.config.runs_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.config.runs_dir, prefix=".plan") as scratch:
+            watch = Watch()
+            save_policy(Path(scratch) / "policy", self._bench.model, self._bench.tokenizer)
+            self._costs["saving"] += watch.lap()
+            best = getattr(getattr(self.config, "training", None), "select", "last") == "best"
+            self._bytes["policy"] = (1 + best) * _bytes_below(Path(scratch))
+
+    def _note_lengths(self, episodes: Any) -> None:
+        """Lengths of the longest of the sampled episodes, for the formulas."""
+        longest = max(episodes, key=lambda one: sum(len(turn.action_ids) for turn in one.turns))
+        turns = longest.turns
+        between = [
+            len(turn.prompt_ids) - len(before.prompt_ids) - len(before.action_ids) for before, turn in pairwise(turns)
+        ]
+        self._lengths = (len(turns[0].prompt_ids), [len(turn.action_ids) for turn in turns], max([0, *between]))
+
+    def _count_memory(self) -> None:
+        """What was held, more where the whole run learns more rows at once; and the parts of it, from formulas."""
+        cfg, sizes, tasks = self.config, Sizes.of(self.config.model), len(self._bench.evaluation_tasks())
+        prompt, answers, between = getattr(self, "_lengths", (0, list(cfg.env.max_new_tokens), 0))
+        whole, here = (load_of(one, tasks, prompt, answers, between) for one in (cfg, self._bench.config))
+        if isinstance(cfg, SFTConfig):
+            whole, here = (replace(one, update_rows=n) for one, n in zip((whole, here), self._kept, strict=True))
+        all_of_it, part = memory(cfg, sizes, whole), memory(self._bench.config, sizes, here)
+        self.found.memory = {"sampling": all_of_it.sampling, "update": all_of_it.update}
+        self.found.peak_memory = self._peak + max(0.0, all_of_it.peak - part.peak) / 2**30
+
+
+def load_of(cfg: Any, tasks: int, prompt: float, answers: list[float], between: float) -> Load:
+    """What passes through the model of a run at once.
+
+    Args:
+        cfg: The run.
+        tasks: Of its evaluation.
+        prompt: Tokens of a question.
+        answers: Tokens of each attempt.
+        between: Tokens that are said between attempts.
+    """
+    played = tasks * max(1, cfg.evaluation.samples_per_task)
+    group = rows = 1
+    if isinstance(cfg, TrainConfig):
+        group = cfg.algorithm.group_size
+        rows = cfg.training.tasks_per_step * group
+    elif isinstance(cfg, SFTConfig):
+        group = cfg.offline.group_size
+        rows = min(128 * group, cfg.training.episodes // cfg.offline.iterations)
+    return Load(prompt, answers, between, max(rows, played), rows, group)
+
+
+def _reduced(config: Any, options: PlanConfig) -> RunConfig:
+    """The run with as little training as tells what it costs."""
+    if isinstance(config, TrainConfig):
+        algorithm = config.algorithm
+        stages = {name: replace(stage, share=1.0) for name, stage in algorithm.stages.items() if stage.share}
+        n = options.steps * max(1, len(stages)) * algorithm.epochs * algorithm.minibatches
+        critic = replace(algorithm.critic, warmup_steps=0)
+        algorithm = replace(algorithm, stages=stages, critic=critic)
+        return replace(config, algorithm=algorithm, training=replace(config.training, updates=n, tokens=0))
+    if isinstance(config, SFTConfig):
+        offline, n = config.offline, min(2, config.offline.iterations)
+        groups = config.training.episodes // (offline.iterations * offline.group_size)
+        groups = max(1, min(groups, max(options.tasks, groups // 16)))
+        training = replace(config.training, episodes=groups * offline.group_size * n, tokens=0, updates=0)
+        return replace(config, offline=replace(offline, iterations=n), training=training)
+    return config
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def calibrate(config: Any, options: PlanConfig, known: dict[str, Any]) -> tuple[Estimate, dict[str, Any]]:
+    """What a run is expected to come to, and what was measured that other arms on the same base share."""
+    calibration = Calibration(config, options, known)
+    return calibration.run(), calibration.known

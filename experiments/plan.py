@@ -1,0 +1,289 @@
+"""What a run will cost, before it: ``python -m experiments.plan train env=repair algorithm=score``.
+
+In front of any ``train``, ``sft`` or ``compare``, with all of its overrides: episodes, tokens, optimiser steps, disk,
+memory part by part, and time, from a few real steps on this machine; ``plan.calibrate=false`` takes none and counts
+alone. What does not fit is said, with the options that mend it. The run that is started then keeps the estimate in its
+folder (``plan.json``) and says at its end what it came to.
+"""
+
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from experiments.cli import UserError, console, entry_point
+from experiments.keys import explain, unknown
+from experiments.planned import UNITS, count, place, size
+from experiments.progress import print_table
+from experiments.schema import PlanConfig
+from rl.analysis.printing import duration
+from rl.tracking import write_json
+
+if TYPE_CHECKING:
+    from experiments.calibration import Estimate
+    from experiments.jobs import Job
+
+PROGRAMS = ("train", "sft", "compare")
+FULL = 0.9
+"""Part of memory or disk that a plan may take; the rest is for what nobody counts."""
+_OPTIONS: dict[str, tuple[str, Any]] = {
+    "micro_batch_tokens": ("optim.micro_batch_tokens", lambda now: now // 4),
+    "gradient_checkpointing": ("optim.gradient_checkpointing", lambda now: True),
+    "mixed_precision": ("optim.mixed_precision", lambda now: "bf16"),
+    "fused_head": ("fused_head", lambda now: True),
+    "lora": ("model.lora.rank", lambda now: now or 16),
+    "dtype": ("model.dtype", lambda now: "bfloat16"),
+    "max_batch_size": ("engine.max_batch_size", lambda now: max(1, now // 4)),
+    "critic": ("critic.kind", lambda now: "shared" if now == "separate" else now),
+}
+"""What makes a run smaller: a key, below the arm where it does not begin with another part, and its new value."""
+
+
+@dataclass
+class Planned:
+    """An arm and what it is expected to cost.
+
+    Args:
+        name: Of the arm.
+        config: Of a run.
+        runs: How many of them, one a seed.
+        estimate: Of one.
+    """
+
+    name: str
+    config: Any
+    runs: int
+    estimate: "Estimate"
+
+
+def main() -> None:
+    """Takes the program's name and the plan's own options from the command line; the rest is the program's."""
+    given = sys.argv[1:]
+    if not given or given[0] in ("-h", "--help"):
+        _print_help()
+        return
+    if given[0] not in PROGRAMS:
+        console.print(
+            f"[bold red]error:[/] python -m experiments.plan {given[0]}: say first what is planned, one of "
+            f"{', '.join(PROGRAMS)}, then its overrides, as in python -m experiments.plan train env=repair",
+            highlight=False,
+        )
+        sys.exit(2)
+    own = [one for one in given[1:] if one.startswith("plan.")]
+    rest = [one for one in given[1:] if not one.startswith("plan.")]
+    # A plan makes no folder of the run's, and leaves none where it is started.
+    sys.argv[1:] = [*rest, "hydra.run.dir=.", "hydra.sweep.dir=."]
+
+    def run(cfg: Any) -> None:
+        report(plan(cfg, given[0], read_options(own)), cfg, read_options(own))
+
+    run.__module__ = __name__
+    entry_point(given[0])(run)()
+
+
+def _print_help() -> None:
+    from experiments.help import meanings
+
+    console.print((__doc__ or "").replace("``", ""), markup=False, highlight=False)
+    for item in fields(PlanConfig):
+        console.print(f"  [bold]plan.{item.name}[/]={item.default}  {meanings(PlanConfig)[item.name]}", highlight=False)
+
+
+def read_options(given: Sequence[str]) -> PlanConfig:
+    """The plan's own options, ``plan.<name>=<value>``.
+
+    Raises:
+        UserError: For one that there is not.
+    """
+    names = [item.name for item in fields(PlanConfig)]
+    for one in given:
+        if (key := one.partition("=")[0]).removeprefix("plan.") not in names:
+            raise UserError(unknown(key, [f"plan.{name}" for name in names]))
+    try:
+        changes = OmegaConf.from_dotlist([one.removeprefix("plan.") for one in given])
+        found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanConfig), changes))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise UserError(f"{' '.join(given)}: {explain(error)}") from error
+    return found
+
+
+def plan(cfg: Any, program: str, options: PlanConfig) -> list[Planned]:
+    """An estimate for every arm; each is kept where a run of it will look for it.
+
+    Args:
+        cfg: The program's typed config.
+        program: Its name.
+        options: Of the plan.
+    """
+    from experiments.planning import counted  # with torch and transformers
+
+    planned, known = [], {}
+    for name, config, runs in arms_of(cfg, program):
+        estimate = counted(config, options)
+        if options.calibrate:
+            if options.processes > 1:
+                raise UserError("plan.processes: steps are taken by one process; set plan.calibrate=false")
+            with console.status(f"{name}: a few real steps"):
+                estimate, known = _in_a_process(config, options, known, name)
+        planned.append(Planned(name, config, runs, estimate))
+        if options.calibrate:
+            _keep(config, estimate)
+    return planned
+
+
+def arms_of(cfg: Any, program: str) -> list[tuple[str, Any, int]]:
+    """Name, config and number of runs of everything that a program runs."""
+    if program != "compare":
+        return [((cfg.algorithm if program == "train" else cfg.offline).name, cfg, 1)]
+    from experiments.compare import plan as plan_jobs
+
+    jobs: list[Job] = plan_jobs(cfg, Path(cfg.runs_dir), _slots(cfg)[1])
+    names = list(dict.fromkeys(job.arm.name for job in jobs))
+    of_name = {name: [job for job in jobs if job.arm.name == name] for name in names}
+    return [(name, one[0].arm.config, len(one)) for name, one in of_name.items()]
+
+
+def _slots(cfg: Any) -> tuple[int, int]:
+    """Jobs at once and threads of each, on this machine; elsewhere one, since nobody here knows."""
+    if getattr(cfg, "executor", "") != "local":
+        return 1, 1
+    from experiments.executors import LocalExecutor, LocalOptions
+
+    options = LocalOptions(**cfg.executor_options)
+    executor = LocalExecutor(options, Path(cfg.runs_dir))
+    threads = executor.threads
+    executor.stop()
+    return len(options.slots()), threads
+
+
+def _in_a_process(config: Any, options: PlanConfig, known: dict, name: str) -> "tuple[Estimate, dict]":
+    """Takes the steps in a process of their own, whose memory is theirs alone."""
+    from experiments.calibration import calibrate
+
+    # Not a fork: one would share, and not be charged with, the pages of libraries that its parent has loaded.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(calibrate, config, options, known).result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"{name}: the process that took a few steps was killed, most likely for want of memory; plan.calibrate="
+            "false counts without them, and says what would make the run smaller"
+        ) from None
+
+
+def _keep(config: Any, estimate: "Estimate") -> None:
+    """Leaves an estimate where the run will find it."""
+    told = {key: getattr(estimate, key) for key in UNITS} | asdict(estimate)
+    write_json(place(config), {"made": f"{datetime.now():%Y-%m-%d %H:%M}", "estimate": told})
+
+
+def report(planned: Sequence[Planned], cfg: Any, options: PlanConfig) -> None:
+    """Prints what was planned, and what to change where it does not fit."""
+    slots = _slots(cfg)[0]
+    at_once = min(slots, sum(one.runs for one in planned))
+    header = ["", "episodes", "sampled tokens", "trained tokens", "steps", "disk", "memory", "time"]
+    rows = []
+    for one in planned:
+        found = one.estimate
+        numbers = (found.episodes, found.sampled_tokens, found.gradient_tokens, found.updates)
+        time_of = duration(found.seconds) if found.costs else "-"
+        rows.append(
+            [
+                one.name + (f" x {one.runs}" if one.runs > 1 else ""),
+                *(count(n) for n in numbers),
+                size(found.disk),
+                size(found.peak_memory * 2**30),
+                time_of,
+            ]
+        )
+    print_table(header, rows, console, "Each run")
+    largest = max(planned, key=lambda one: one.estimate.peak_memory)
+    _print_memory(largest, options)
+    if all(one.estimate.costs for one in planned):
+        _print_time(planned, slots)
+    else:
+        console.print("Time: only from real steps (plan.calibrate=true).")
+        console.print("Tokens: as many as env.max_new_tokens allows; real answers are mostly shorter.")
+    for line in dict.fromkeys(line for one in planned for line in one.estimate.notes):
+        console.print(f"[yellow]note:[/] {line}", highlight=False)
+    fits = [_fits_memory(largest, at_once, options), _fits_disk(planned, Path(cfg.runs_dir))]
+    if all(fits):
+        console.print("[green]It fits.[/]")
+    if any(one.estimate.costs for one in planned):
+        console.print("The run keeps this estimate in its folder, and says at its end what it came to.")
+
+
+def _print_memory(one: Planned, options: PlanConfig) -> None:
+    found = one.estimate
+    names = list(dict.fromkeys(name for parts in found.memory.values() for name in parts))
+    rows = [[name, *(size(parts[name]) if name in parts else "" for parts in found.memory.values())] for name in names]
+    rows.append(["sum of the formulas", *(size(sum(parts.values())) for parts in found.memory.values())])
+    title = f"Memory of {one.name}, on each device" if options.processes > 1 else f"Memory of {one.name}"
+    print_table(["", "while it samples", "in an optimiser step"], rows, console, title)
+    if found.costs:
+        console.print(f"Held by the steps that were taken, and what more rows add: {size(found.peak_memory * 2**30)}")
+
+
+def _print_time(planned: Sequence[Planned], slots: int) -> None:
+    total: dict[str, float] = {}
+    for one in planned:
+        for name, (wall, _) in one.estimate.costs.items():
+            total[name] = total.get(name, 0.0) + wall * one.runs
+    whole = sum(total.values())
+    shares = ", ".join(f"{name} {duration(seconds)}" for name, seconds in total.items() if seconds >= 0.005 * whole)
+    longest = max(sum(wall for wall, _ in one.estimate.costs.values()) for one in planned)
+    left = max(longest, whole / slots)
+    runs = sum(one.runs for one in planned)
+    at_once = f" with {slots} of {runs} runs at once, {duration(whole)} one after the other" if runs > 1 else ""
+    console.print(f"[bold]Time: {duration(left)}[/]{at_once}: {shares}", highlight=False)
+
+
+def _fits_memory(one: Planned, at_once: int, options: PlanConfig) -> bool:
+    """Says whether the largest run fits, as often as it runs at once; else which options make it smaller."""
+    from experiments.planning import device, smaller
+
+    where, room, shared = device(options)
+    n = at_once if shared else 1
+    needed = n * one.estimate.peak_memory
+    times = f"{n} at once " if n > 1 else ""
+    console.print(f"{where} has {room:.1f} GiB; {times}needs {needed:.2f} GiB", highlight=False)
+    if needed <= FULL * room:
+        return True
+    console.print(f"[bold red]It does not fit[/] in {FULL:.0%} of it. What each of these saves:", highlight=False)
+    for line in smaller(one, needed, n, FULL * room, options, _OPTIONS):
+        console.print(f"  {line}", highlight=False)
+    if n > 1:
+        console.print(
+            f"  executor_options.workers=1  {needed - needed / n:.2f} GiB: one run at a time", highlight=False
+        )
+    return False
+
+
+def _fits_disk(planned: Sequence[Planned], folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.absolute().parent
+    free, needed = shutil.disk_usage(folder).free, sum(one.runs * one.estimate.disk for one in planned)
+    console.print(f"The disk of {folder} has {size(free)} free; needed are {size(needed)}", highlight=False)
+    if needed <= FULL * free:
+        return True
+    console.print(
+        "[bold red]The disk is too small:[/] training.keep_last=1 keeps one checkpoint a run instead of two, "
+        "training.save_every=0 none, and runs_dir=... goes to another disk",
+        highlight=False,
+    )
+    return False
+
+
+if __name__ == "__main__":
+    main()

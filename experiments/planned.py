@@ -1,0 +1,97 @@
+"""What was planned and what it came to: ``plan.json`` in a run's folder.
+
+``python -m experiments.plan`` leaves its estimate below ``runs_dir``, under a key that is made of all that decides what
+a run costs. A run that finds one there takes it into its folder when it starts, and writes beside it what it came to.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rl.analysis.printing import duration, fixed
+from rl.tracking import write_json
+
+FILE = "plan.json"
+_FREE = {"seed", "threads", "runs_dir", "data_dir", "name", "resume", "plugins", "tracking", "hub"}
+"""Keys of a config that decide nothing of what is planned, or as good as nothing."""
+
+
+def place(config: Any) -> Path:
+    """Where the estimate for a run lies; the same for all its seeds."""
+    told = {key: value for key, value in asdict(config).items() if key not in _FREE}
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+    return Path(config.runs_dir) / "plans" / f"{digest}.json"
+
+
+def adopt(config: Any, folder: Path) -> None:
+    """Takes the estimate for a run into its folder, if one was made."""
+    path = place(config)
+    if path.exists() and not (folder / FILE).exists():
+        write_json(folder / FILE, json.loads(path.read_text(encoding="utf-8")))
+
+
+def settle(folder: Path, result: dict[str, Any]) -> None:
+    """Writes what a run came to beside its estimate, if it has one.
+
+    Args:
+        folder: Of the run, all of it written.
+        result: What ``result.json`` holds.
+    """
+    path = folder / FILE
+    if path.exists():
+        known = result["totals"] | result
+        known["disk"] = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+        found = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, found | {"actual": {key: known[key] for key in UNITS}})
+
+
+def size(n_bytes: float) -> str:
+    """``340 MiB``, ``1.2 GiB``."""
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**29 else f"{fixed(n_bytes / 2**20, 0)} MiB"
+
+
+def count(n: float) -> str:
+    """``9,216``."""
+    return fixed(n, 0)
+
+
+UNITS = {
+    "seconds": ("time", duration),
+    "cpu_seconds": ("processor time", duration),
+    "peak_memory": ("peak memory", lambda gib: size(gib * 2**30)),
+    "sampled_tokens": ("sampled tokens", count),
+    "gradient_tokens": ("trained tokens", count),
+    "updates": ("optimiser steps", count),
+    "disk": ("disk", size),
+}
+"""What is estimated and measured: its name on the screen, and how it is written."""
+
+
+PLANNED = ("run", "time", "processor time", "peak memory", "sampled tokens")
+"""Columns of :func:`lines`."""
+
+
+def compared(folder: Path) -> list[list[str]]:
+    """Name, estimate, what it came to and the difference in percent, for all that both sides know of a run."""
+    path = folder / FILE
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = []
+    for key, (name, show) in UNITS.items():
+        planned, actual = found.get("estimate", {}).get(key), found.get("actual", {}).get(key)
+        if planned and actual:
+            rows.append([name, show(planned), show(actual), f"{100 * (planned - actual) / actual:+.0f} %"])
+    return rows
+
+
+def lines(folders: Sequence[Path]) -> list[list[str]]:
+    """A row for each of the runs that were planned: estimate and what it came to, by quantity."""
+    found = {folder: {name: rest for name, *rest in compared(folder)} for folder in folders}
+    return [
+        [f"{folder.parent.name}/{folder.name.removeprefix('seed_')}"]
+        + [f"{rows[name][0]} / {rows[name][1]} ({rows[name][2]})" if name in rows else "-" for name in PLANNED[1:]]
+        for folder, rows in found.items()
+        if rows
+    ]

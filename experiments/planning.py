@@ -1,0 +1,168 @@
+"""What is known of a run without starting it: counts, sizes, memory by formulas, and what would make it smaller."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from envs import Message, Split
+from experiments.calibration import Estimate, load_of
+from experiments.planned import size
+from experiments.schema import PlanConfig
+from rl.backends.memory import Sizes, memory
+from rl.backends.policy import load_tokenizer
+from rl.config import SFTConfig, TrainConfig
+from rl.rendering import Renderer
+from rl.trainer import stage_spans
+from rl.workbench import make_env, make_taskset
+
+if TYPE_CHECKING:
+    from experiments.plan import Planned
+
+LOOKED_AT = 50
+"""Tasks whose questions are measured."""
+OF_TRL = 2**27
+"""What importing TRL's trainers and datasets adds to a process; measured."""
+
+
+def counted(config: Any, options: PlanConfig) -> Estimate:
+    """An estimate from the config and the sizes of the model: answers as long as they may be."""
+    sizes, found = Sizes.of(config.model), Estimate()
+    limits = config.env.max_new_tokens
+    answers = [limits[min(k, len(limits) - 1)] for k in range(config.env.attempts)]
+    prompt, between, tasks = _lengths(config)
+    load = load_of(config, tasks, prompt, answers, between)
+    if options.processes > 1:
+        load = replace(load, rows=-(-load.rows // options.processes), update_rows=load.update_rows // options.processes)
+    parts = memory(config, sizes, load, options.processes, options.sharded)
+    if not torch.cuda.is_available() and not options.memory_gib:
+        own = psutil.Process().memory_info().rss + (OF_TRL if isinstance(config, SFTConfig) else 0)
+        for phase in (parts.sampling, parts.update):
+            phase["Python and libraries"] = own
+    found.memory, found.peak_memory = {"sampling": parts.sampling, "update": parts.update}, parts.peak / 2**30
+    trained = sizes.adapters * 4 or sizes.parameters * sizes.bytes
+    found.disk = sizes.parameters * sizes.bytes + 4 * sizes.adapters
+    if isinstance(config, TrainConfig):
+        _count_online(config, found)
+        saves = -(-_n_steps(config) // config.training.save_every) if config.training.save_every else 0
+        found.disk += min(config.training.keep_last, saves) * 3 * trained
+    elif isinstance(config, SFTConfig):
+        _count_offline(config, found, sum(answers))
+        found.disk += min(config.training.keep_last, config.offline.iterations) * trained
+    return found
+
+
+def _n_steps(config: TrainConfig) -> int:
+    budget, algorithm = config.training, config.algorithm
+    per_step = budget.tasks_per_step * algorithm.group_size
+    if budget.updates:
+        return max(1, budget.updates // (algorithm.epochs * algorithm.minibatches))
+    most = per_step * max(config.env.token_budget(one.attempts) for one in algorithm.resolved(config.env.attempts))
+    return max(1, -(-budget.tokens // most) if budget.tokens else budget.episodes // per_step)
+
+
+def _count_online(config: TrainConfig, found: Estimate) -> None:
+    algorithm, stages = config.algorithm, config.algorithm.resolved(config.env.attempts)
+    spans = stage_spans([stage.share for stage in stages], _n_steps(config))
+    for stage, (start, end) in zip(stages, spans, strict=True):
+        # Stages share the episodes of the run: larger groups make fewer steps of them.
+        steps = (end - start) if config.training.updates else (end - start) * algorithm.group_size / stage.group_size
+        episodes = steps * config.training.tasks_per_step * stage.group_size
+        found.episodes += episodes
+        found.responses += episodes * stage.attempts
+        found.sampled_tokens += episodes * config.env.token_budget(stage.attempts)
+        found.updates += steps * algorithm.epochs * algorithm.minibatches
+    found.gradient_tokens = found.sampled_tokens * algorithm.epochs
+
+
+def _count_offline(config: SFTConfig, found: Estimate, tokens: int) -> None:
+    budget, offline = config.training, config.offline
+    unit = offline.iterations * offline.group_size
+    found.episodes = -(-budget.tokens // tokens) if budget.tokens else budget.episodes // unit * unit
+    found.responses, found.sampled_tokens = found.episodes * config.env.attempts, found.episodes * tokens
+    per_round = found.episodes / offline.iterations
+    found.updates = budget.updates or -(-per_round // offline.batch_size) * offline.epochs * offline.iterations
+    found.gradient_tokens = found.sampled_tokens * offline.epochs
+    found.notes.append("how much an offline rule keeps is not known without sampling: all of it is counted")
+
+
+def _lengths(config: Any) -> tuple[int, int, int]:
+    """Tokens of a question and of what is said between attempts, the longest that were looked at; test tasks."""
+    tokenizer = load_tokenizer(config.model)
+    renderer = Renderer(tokenizer, template_kwargs=config.model.chat_template_kwargs, thoughts=config.model.thoughts)
+    taskset = make_taskset(config.env)
+    tasks = list(taskset.load(Split.TRAIN)) or list(taskset.load(Split(config.evaluation.split)))
+    env: Any = make_env(config.env, taskset, Split.TRAIN)
+    questions, between = [0], [0]
+    for task in tasks[:: -(-len(tasks) // LOOKED_AT)]:
+        messages, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
+        messages = (Message("user", messages),) if isinstance(messages, str) else messages
+        questions.append(len(renderer.opening(messages)))
+        if config.env.attempts > 1:
+            said, *_ = env.step("")
+            said = (Message("user", said),) if isinstance(said, str) else said
+            between.append(sum(len(tokenizer.encode(one.content, add_special_tokens=False)) + 4 for one in said))
+    asked = config.evaluation.n_tasks or len(list(taskset.load(Split(config.evaluation.split))))
+    return max(questions), int(median(between)), asked
+
+
+def device(options: PlanConfig) -> tuple[str, float, bool]:
+    """Where a run's memory is: its name, GiB of it, and whether runs at once share it."""
+    if options.memory_gib:
+        return "A device", options.memory_gib, False
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory / 2**30, False
+    room = psutil.virtual_memory().available
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
+        if (path := Path(limit)).exists() and (text := path.read_text().strip()).isdigit():
+            room = min(room, int(text))
+    return "This machine", room / 2**30, True
+
+
+def smaller(
+    one: "Planned", needed: float, n: int, room: float, options: PlanConfig, changes: Mapping[str, tuple[str, Any]]
+) -> Iterator[str]:
+    """A line for every option that makes a run smaller, the best first.
+
+    Args:
+        one: The run.
+        needed: GiB of all that runs at once.
+        n: How many do.
+        room: GiB that there are.
+        options: Of the plan.
+        changes: A key and its new value from its present one, by name.
+    """
+    before = counted(one.config, options).peak_memory
+    found = []
+    for key, change in changes.values():
+        part = "algorithm" if isinstance(one.config, TrainConfig) else "offline"
+        whole = key if key.split(".")[0] in ("model", "engine") else f"{part}.{key}"
+        try:
+            value = _get(one.config, whole)
+            if (new := change(value)) == value:
+                continue
+            saved = n * (before - counted(_changed(one.config, whole, new), options).peak_memory)
+        except (AttributeError, ValueError, TypeError):  # not an option of this run
+            continue
+        if saved > 0.01 * needed:
+            text = str(new).lower() if isinstance(new, bool) else str(new)
+            found.append((saved, f"{whole}={text}", needed - saved <= room))
+    for saved, override, enough in sorted(found, reverse=True):
+        yield f"{override}  {size(saved * 2**30)}{'  (then it fits)' if enough else ''}"
+
+
+def _get(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def _changed(config: Any, key: str, value: Any) -> Any:
+    """The config with another value at a whole key."""
+    name, _, rest = key.partition(".")
+    inner = getattr(config, name)
+    return replace(config, **{name: _changed(inner, rest, value) if rest and is_dataclass(inner) else value})

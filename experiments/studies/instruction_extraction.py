@@ -1,0 +1,360 @@
+"""Can an instruction-tuned model be made to write the data it was tuned on, and does a student learn as much from it?
+
+MAGPIE (Xu et al., arXiv 2406.08464): a chat model that is given nothing but the text in front of a user's message goes
+on as the user and writes an instruction; it then answers it. Pairs are filtered and deduplicated, and a fresh model is
+fine-tuned on them. No seed question, no prompt engineering, no other model.
+
+Smallest version: a teacher of two layers learns 16,000 pairs ``USER question ASSIST answer END``, 5 % of them answered
+wrongly. Questions ask for one of three digits, shifted; fifteen families under Zipf's law, each in two wordings. From
+``USER`` alone it writes questions at temperature 1 or 0.7 and answers them greedily. A fresh network learns the raw
+pairs, those of them that are well-formed and surely answered, and those of them without duplicates; for reference
+as many real pairs (``real``), the rightly answered ones (``checked``, an oracle instead of the filter), and filtered
+ones with the answers of other questions (``shuffled``).
+
+With a real model (``settings.model``) the first part is measured: how many of the texts that it writes from its
+template's own prefix are usable requests, and how many from the bare mark of a user's turn. A new model is one entry:
+its folder in ``settings.model``; the prefix follows from its chat template. ``settings.export`` names a folder for
+the kept pairs, with the columns ``question``, ``answer`` and ``messages``, as ``datasets`` saves them.
+
+Simplified: one-token answers; quality is the teacher's own probability of its answer, not a rating in words; duplicates
+are exact, not near; no preference data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.own_requests import Writer, distinct, opener_entropy, usable
+from rl.analysis.claims import Claim, Figure, PerSeed, Row, first, last, minus
+from rl.analysis.thesis import Thesis, Trained
+from rl.backends.blocks import Learned, fit, next_logprobs, sample
+from rl.backends.policy import load_policy
+from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.config import ModelConfig
+from rl.rendering import Renderer
+
+
+@dataclass
+class Config:
+    """Sizes.
+
+    Args:
+        width: Of teacher and students, two layers deep.
+        corpus: Pairs that the teacher learns.
+        wrong: Share of these that are answered by chance.
+        teacher_steps: Of 96 pairs.
+        pairs: That the teacher writes, and real ones for the reference.
+        student_steps: Of 64 pairs.
+        sure: Own probability of an answer above which the filter keeps its pair.
+        model: Folder of a chat model whose requests are looked at instead; nothing is trained then.
+        n: Requests from each prefix of such a model.
+        temperature: Of these requests.
+        max_new: Most tokens of such a request, and of its answer.
+        export: Folder that gets the kept pairs, one below it for each arm and seed; empty for none.
+    """
+
+    width: int = 48
+    corpus: int = 16000
+    wrong: float = 0.05
+    teacher_steps: int = 1200
+    pairs: int = 3000
+    student_steps: int = 800
+    sure: float = 0.8
+    model: str = ""
+    n: int = 100
+    temperature: float = 0.7
+    max_new: int = 48
+    export: str = ""
+
+
+# ---------------------------------------------------------------- the language: USER f4 3 0 2 ? ASSIST 1 END
+
+FAMILIES, DIGITS = 15, 5
+TOKENIZER = tiny_tokenizer([*(f"f{i}" for i in range(FAMILIES)), *map(str, range(DIGITS)), "?", "please"], True)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+USER, ASSIST, END, F0, D0, MARK, PLEASE = (
+    ID[w] for w in ("<|user|>", "<|assistant|>", "<|end|>", "f0", "0", "?", "please")
+)
+ZIPF = np.arange(1, FAMILIES + 1) ** -1.3 / (np.arange(1, FAMILIES + 1) ** -1.3).sum()
+RARE = FAMILIES // 2
+
+
+def solve(family: np.ndarray, digits: np.ndarray) -> np.ndarray:
+    """The digit at the family's place, shifted by the family's amount."""
+    return (digits[np.arange(len(family)), family % 3] + family // 3) % DIGITS
+
+
+def held_out(digits: np.ndarray) -> np.ndarray:
+    """Digits of test questions: a fifth of all, in which every digit stands at every place equally often."""
+    return digits.sum(1) % DIGITS == 0
+
+
+def draw(rng: np.random.Generator, n: int, test: bool, frequency: np.ndarray = ZIPF, wrong: float = 0.0) -> np.ndarray:
+    """``[n, 9]`` real pairs."""
+    digits = rng.integers(0, DIGITS, (8 * n + 100, 3))
+    digits = digits[held_out(digits) == test][:n]
+    family = rng.choice(FAMILIES, n, p=frequency)
+    answer = np.where(rng.random(n) < wrong, rng.integers(0, DIGITS, n), solve(family, digits))
+    short = np.column_stack([family + F0, digits + D0, np.full(n, MARK)])
+    polite = np.column_stack([np.full(n, PLEASE), digits + D0, family + F0])
+    return pairs_of(np.where(rng.random((n, 1)) < 0.5, short, polite), answer + D0)
+
+
+def pairs_of(questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """``[n, 9]``: questions of five tokens and answers with their marks."""
+    n = len(questions)
+    return np.column_stack([np.full(n, USER), questions, np.full(n, ASSIST), answers, np.full(n, END)])
+
+
+@dataclass
+class Read:
+    """N pairs as they can be read: whether each is a well-formed question, its family, digits and true answer."""
+
+    formed: np.ndarray
+    family: np.ndarray
+    digits: np.ndarray
+    truth: np.ndarray
+
+
+def read(pairs: np.ndarray) -> Read:
+    """The rule of form, and the oracle."""
+    polite = pairs[:, 1] == PLEASE
+    family = np.where(polite, pairs[:, 5], pairs[:, 1]) - F0
+    digits = pairs[:, 2:5] - D0
+    formed = (polite | (pairs[:, 5] == MARK)) & (family >= 0) & (family < FAMILIES) & (pairs[:, 6] == ASSIST)
+    formed &= ((digits >= 0) & (digits < DIGITS)).all(1)
+    family, digits = np.clip(family, 0, FAMILIES - 1), np.clip(digits, 0, DIGITS - 1)
+    return Read(formed, family, digits, solve(family, digits) + D0)
+
+
+# ---------------------------------------------------------------- teacher and students
+
+
+def trained(pairs: np.ndarray, steps: int, batch: int, width: int, seed: int, learned: Sequence[int]) -> Any:
+    """A fresh network that has learned the tokens at some places of the pairs."""
+    torch.manual_seed(seed)
+    model, generator = tiny_gpt2(TOKENIZER, width, 2, 4, 16), torch.Generator().manual_seed(seed)
+    rows, places = torch.from_numpy(pairs), torch.zeros(batch, 9, dtype=torch.bool)
+    places[:, list(learned)] = True
+
+    def batches(step: int) -> list[Learned]:
+        return [(rows[torch.randint(len(rows), (batch,), generator=generator)], places)]
+
+    fit(model, batches, steps, 4e-3)
+    return model
+
+
+@torch.no_grad()
+def accuracy(model: Any, pairs: np.ndarray) -> np.ndarray:
+    """``[n]`` whether the greedy answer is the one of the pair."""
+    rows: Tensor = torch.from_numpy(pairs)
+    if not len(rows):
+        return np.zeros(0, bool)
+    return (next_logprobs(model, rows[:, :7]).argmax(-1) == rows[:, 7]).numpy()
+
+
+@torch.no_grad()
+def extract(model: Any, n: int, temperature: float, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The paper's two steps: questions from the prefix alone, then answers; and how sure the teacher is of each."""
+    written = sample(model, torch.full((n, 1), USER), 6, temperature, generator)
+    asked = torch.cat([torch.full((n, 1), USER), written[:, :5], torch.full((n, 1), ASSIST)], 1)
+    logprobs, answers = next_logprobs(model, asked).max(-1)
+    pairs = pairs_of(written[:, :5].numpy(), answers.numpy())
+    pairs[:, 6] = written[:, 5].numpy()  # what the model wrote where the question should have ended
+    return pairs, logprobs.exp().numpy()
+
+
+@dataclass
+class Base:
+    """What a seed's arms share: the teacher, what it wrote at either temperature, real pairs and tests."""
+
+    teacher: Any
+    warm: tuple[np.ndarray, np.ndarray]
+    cold: tuple[np.ndarray, np.ndarray]
+    real: np.ndarray
+    tests: dict[str, np.ndarray]
+
+
+def prepare(cfg: Config, seed: int) -> Any:
+    """The teacher and its pairs; or a real model with its template."""
+    if cfg.model:
+        model, tokenizer = load_policy(ModelConfig(path=cfg.model))
+        return Writer(model, tokenizer, Renderer(tokenizer))
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    corpus = draw(rng, cfg.corpus, False, wrong=cfg.wrong)
+    teacher = trained(corpus, cfg.teacher_steps, 96, cfg.width, seed, range(1, 9))
+    uniform = np.full(FAMILIES, 1 / FAMILIES)
+    tests = {"accuracy": draw(rng, 1000, True), "accuracy_uniform": draw(rng, 1000, True, uniform)}
+    warm, cold = (extract(teacher, cfg.pairs, temperature, generator) for temperature in (1.0, 0.7))
+    return Base(teacher, warm, cold, draw(rng, cfg.pairs, False), tests)
+
+
+ARMS = (
+    "raw",
+    "filtered",
+    "deduplicated",
+    "raw_cold",
+    "deduplicated_cold",
+    "checked",
+    "real",
+    "shuffled",
+    "bare_prefix",
+)
+
+
+def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The arm's pairs, and a fresh student on them."""
+    if isinstance(base, Writer):
+        return [of_real_model(cfg, arm, seed, base, samples)] if arm in ("deduplicated", "bare_prefix") else []
+    if arm == "bare_prefix":  # this template has one prefix
+        return []
+    rng = np.random.default_rng(seed + 7)
+    pairs, sure = (base.real, np.ones(len(base.real))) if arm == "real" else base.cold if "cold" in arm else base.warm
+    seen = read(pairs)
+    found = meters(pairs, seen, sure)
+    kept = ~held_out(seen.digits) | ~seen.formed  # a test question that the teacher wrote is in no training set
+    if "raw" not in arm:
+        kept &= seen.formed & (pairs[:, 7] == seen.truth if arm == "checked" else sure > cfg.sure)
+    if "deduplicated" in arm:
+        kept &= np.isin(np.arange(len(pairs)), np.unique(pairs[:, 1:6], axis=0, return_index=True)[1])
+    data, truth = pairs[kept], seen.truth[kept]
+    if arm == "shuffled":
+        data = pairs_of(data[:, 1:6], rng.permutation(data[:, 7]))
+    right = (data[:, 7] == truth) & seen.formed[kept]
+    student = trained(data, cfg.student_steps if len(data) else 0, 64, cfg.width, seed + 1, (7, 8))
+    for i in rng.choice(len(data), min(100, len(data)), replace=False):
+        words = TOKENIZER.convert_ids_to_tokens
+        told = {"gold": words(int(truth[i])), "right": bool(right[i])}
+        samples.append({"prompt": " ".join(words(data[i, 1:6].tolist())), "answer": words(int(data[i, 7])), **told})
+    if cfg.export and len(data):
+        asked, said = ([str(TOKENIZER.decode(row[places])) for row in data] for places in (slice(1, 6), slice(7, 8)))
+        save(Path(cfg.export) / arm / f"seed_{seed}", asked, said)
+    before = {name: share(accuracy(base.teacher, test)) for name, test in base.tests.items()}
+    after = {name: share(accuracy(student, test)) for name, test in base.tests.items()}
+    after |= {"step": 1, "n": len(data), "kept": share(kept), "fits_its_data": share(accuracy(student, data))}
+    return [before | found | {"reward_accuracy": share(right)}, after]
+
+
+def share(true_N: np.ndarray) -> float:
+    """Of true ones; ``nan`` for none at all."""
+    return float(true_N.mean()) if len(true_N) else float("nan")
+
+
+def meters(pairs: np.ndarray, seen: Read, sure: np.ndarray) -> dict[str, Any]:
+    """What was written: usable, right, varied, and how much of it is of the rare families."""
+    family = np.bincount(seen.family[seen.formed], minlength=FAMILIES) / max(1, seen.formed.sum())
+    some = family[family > 0]
+    return {
+        "usable": share(seen.formed),
+        "answers_right": share((pairs[:, 7] == seen.truth)[seen.formed]),
+        "rare_share": float(family[RARE:].sum()),
+        "families": len(some),
+        "entropy": float(-(some * np.log(some)).sum()),
+        "distinct": len(np.unique(pairs[:, 1:6], axis=0)) / len(pairs),
+        "sure": share(sure),
+    }
+
+
+def save(folder: Path, questions: Sequence[str], answers: Sequence[str]) -> None:
+    """Pairs as ``datasets`` saves them: ``env=rows env.options.path=<folder>`` reads questions and answers."""
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    chats = [[{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+             for question, answer in zip(questions, answers, strict=True)]  # fmt: skip
+    columns = {"question": list(questions), "answer": list(answers), "messages": chats}
+    Dataset.from_dict(columns).save_to_disk(str(folder))
+
+
+def of_real_model(cfg: Config, arm: str, seed: int, writer: Writer, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Requests from the template's own prefix, or from the bare mark of a user's turn; ``usable`` is one for each."""
+    torch.manual_seed(seed)
+    prefix = writer.renderer.before_question(first=arm != "bare_prefix")
+    texts, ended = writer.requests(prefix, cfg.n, cfg.temperature, cfg.max_new)
+    good = [usable(text) for text in texts]
+    kept = list(dict.fromkeys(text for text, fine in zip(texts, good, strict=True) if fine))
+    answers = writer.answers(kept, cfg.max_new)[0] if arm != "bare_prefix" else []
+    for text, fine, end in zip(texts, good, ended, strict=True):
+        answer = f" -> {answers[kept.index(text)]}" if answers and text in kept else ""
+        samples.append({"prompt": prefix, "answer": text + answer, "right": fine, "ended by itself": end})
+    if cfg.export and answers:
+        save(Path(cfg.export) / arm / f"seed_{seed}", kept, answers)
+    words = [text.lower().split() for text in kept]
+    return {
+        "usable": [float(fine) for fine in good],
+        "ended": share(np.array(ended)),
+        "kept": len(kept) / cfg.n,
+        "distinct": len(set(texts)) / cfg.n,
+        "distinct_1": distinct(words, 1),
+        "distinct_2": distinct(words, 2),
+        "opener_entropy": opener_entropy(kept),
+        "length": float(np.mean([len(text.split()) for text in texts])),
+    }
+
+
+# ---------------------------------------------------------------- what is claimed
+
+
+def times(factor: float, per_seed: PerSeed) -> PerSeed:
+    """A multiple of every seed's value."""
+
+    def scaled(rows: Sequence[Row]) -> dict[int, Any]:
+        return {seed: (factor * np.asarray(value, float)).tolist() for seed, value in per_seed(rows).items()}
+
+    return scaled
+
+
+PAPER = "arXiv 2406.08464"
+# fmt: off
+CLAIMS = (
+    Claim("usable", "From the prefix alone more than 60 % of the texts are usable requests",
+          first("deduplicated", "usable"), than=0.6, paper=PAPER),
+    Claim("right_prefix", "The template's own prefix gives more than twice as many as the bare mark (real models)",
+          minus(first("deduplicated", "usable"), times(2, first("bare_prefix", "usable")))),
+    Claim("coverage_at_1", "At temperature 1 the rare half of the families is as frequent as in real data (within .02)",
+          minus(first("raw", "rare_share"), first("real", "rare_share")), "near", margin=0.02),
+    Claim("coverage_lost_cold", "At temperature 0.7 the rare half is less frequent than at 1",
+          minus(first("raw_cold", "rare_share"), first("raw", "rare_share")), "below"),
+    Claim("cold_is_righter", "At temperature 0.7 more of the answers are right",
+          minus(first("raw_cold", "answers_right"), first("raw", "answers_right"))),
+    Claim("nearly_as_real", "On filtered pairs without duplicates a student reaches 90 % of what real pairs give",
+          minus(last("deduplicated", "accuracy"), times(0.9, last("real", "accuracy"))), paper=PAPER),
+    Claim("as_its_teacher", "That student is within 2 points of its teacher",
+          minus(last("deduplicated", "accuracy"), first("deduplicated", "accuracy")), "near", margin=0.02, paper=PAPER),
+    Claim("filter_helps", "The filter raises the student's accuracy (filtered minus raw)",
+          minus(last("filtered", "accuracy"), last("raw", "accuracy")), paper=PAPER),
+    Claim("deduplication_helps_rare", "Without duplicates the student is better over all families alike",
+          minus(last("deduplicated", "accuracy_uniform"), last("filtered", "accuracy_uniform")), paper=PAPER),
+    Claim("cold_student_worse_on_rare", "On pairs of temperature 0.7 the student is worse over all families alike",
+          minus(last("raw_cold", "accuracy_uniform"), last("raw", "accuracy_uniform")), "below"),
+    Claim("as_good_as_the_oracle", "The own filter is as good as one that knows the answers (within 2 points)",
+          minus(last("filtered", "accuracy"), last("checked", "accuracy")), "near", margin=0.02),
+    Claim("answers_matter", "With the answers of other questions the student is no better than a constant answer",
+          last("shuffled", "accuracy"), "below", than=0.3),
+)
+THESIS = Thesis(
+    "MAGPIE", "its own answers to requests that it writes itself", "nothing: form and its own confidence", False,
+    "deduplicated",
+    (
+        *(Trained(arm, "self", minus(last(arm, "accuracy"), first(arm, "accuracy")), first(arm, "reward_accuracy"))
+          for arm in ("deduplicated", "raw", "filtered", "raw_cold", "deduplicated_cold")),
+        *(Trained(arm, "oracle", minus(last(arm, "accuracy"), first(arm, "accuracy"))) for arm in ("checked", "real")),
+        Trained("shuffled", "control", minus(last("shuffled", "accuracy"), first("shuffled", "accuracy")),
+                first("shuffled", "reward_accuracy")),
+    ),
+    "held-out accuracy of a fresh student against its teacher's",
+)
+# fmt: on
+
+STUDENTS = tuple(arm for arm in ARMS if arm != "bare_prefix")
+EXHIBITS = (
+    Figure("Students", "arm", ("accuracy", "accuracy_uniform", "fits_its_data"), STUDENTS,
+           "1,000 held-out questions: as frequent as in real data, and all families alike.", y_label="share right"),
+    Figure("What is written", "arm", ("usable", "answers_right", "rare_share", "distinct"), None,
+           "All that was written, before any filter.", y_label="share"),
+)  # fmt: skip

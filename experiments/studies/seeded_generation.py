@@ -1,0 +1,293 @@
+"""Can a model write a labelled data set from nothing but its contexts and labels, and then correct its own labels?
+
+TarGEN (Gupta et al., arXiv 2310.17876) writes a data set in four steps with one model and no example: contexts; an
+instance seed for each; an instance for a label that was chosen *before* it was written; and self-correction, in which
+the model reads each instance again and gives it another label where the first is wrong. Students trained on it come
+within a point or two of those trained on the original data (eight tasks of SuperGLUE).
+
+Smallest version: a context is one of six domains with eight symbols each, a seed five different ones of these in a row,
+an instance the claim that a symbol is among them, its label yes or no. One network of two layers, width 48, has
+learned to write seeds, to write a claim for a label (a quarter of its corpus is mislabelled), to write instances in
+one go (as badly labelled), and to check (one label in twenty wrong; the label that it is shown says nothing). What
+cannot be read is kept and counted, and no student learns it.
+
+Arms are what a fresh student learns: claims as they were asked for (``written``), with corrected labels
+(``corrected``), only where both labels agree (``agreeing``), instances written in one go (``whole``); for reference the
+true labels of the same claims (``true_labels``), labels by a coin (``coin``), as many real instances (``real``).
+
+Simplified: labels of claims are exact by rule, seeds are not sentences, one claim a seed, every prompt has one wording.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.analysis.claims import Claim, Figure, first, last, minus
+from rl.analysis.thesis import Thesis, Trained
+from rl.backends.blocks import Learned, fit, next_logprobs, sample
+from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+
+
+@dataclass
+class Config:
+    """Sizes.
+
+    Args:
+        width: Of writer and students, two layers deep.
+        steps: Of the writer.
+        mislabelled: Share of its corpus whose claim does not fit the label.
+        misjudged: Share of the checks that it learns from which are wrong.
+        instances: That it writes, and real ones for the reference.
+        student_steps: Of 64 instances.
+        n_test: Real instances of the test.
+    """
+
+    width: int = 48
+    steps: int = 500
+    mislabelled: float = 0.25
+    misjudged: float = 0.05
+    instances: int = 3000
+    student_steps: int = 300
+    n_test: int = 2000
+
+
+# ---------------------------------------------------------------- the world: WRITE c2 x8 x11 x9 x14 x12 yes x9 <end>
+
+DOMAINS, SYMBOLS, OF_DOMAIN, LENGTH = 6, 24, 8, 5
+TOKENIZER = tiny_tokenizer(
+    [
+        *(f"c{i}" for i in range(DOMAINS)),
+        *(f"x{i}" for i in range(SYMBOLS)),
+        "yes",
+        "no",
+        "write",
+        "whole",
+        "check",
+        "ask",
+        "?",
+    ],
+    True,
+)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+END, C0, X0, YES, NO = (ID[word] for word in ("<|end|>", "c0", "x0", "yes", "no"))
+WRITE, WHOLE, CHECK, ASK, MARK = (ID[word] for word in ("write", "whole", "check", "ask", "?"))
+
+
+@dataclass
+class Instances:
+    """N labelled claims as token ids.
+
+    Args:
+        domain: ``[N]``.
+        seed: ``[N, 5]``.
+        claim: ``[N]`` the symbol that is said to be among them.
+        label: ``[N]`` yes or no.
+    """
+
+    domain: np.ndarray
+    seed: np.ndarray
+    claim: np.ndarray
+    label: np.ndarray
+
+    def readable(self) -> np.ndarray:
+        """``[N]`` the rule of form: a domain, five different symbols of it, a claim about one of its symbols."""
+        symbols = np.column_stack([self.seed, self.claim]) - X0
+        of_domain = (symbols - 4 * (self.domain - C0)[:, None]) % SYMBOLS < OF_DOMAIN
+        known = (symbols >= 0) & (symbols < SYMBOLS) & of_domain
+        different = np.array([len(set(one)) == LENGTH for one in self.seed.tolist()])
+        domain = (self.domain >= C0) & (self.domain < C0 + DOMAINS)
+        return domain & known.all(1) & different & np.isin(self.label, (YES, NO))
+
+    def truth(self) -> np.ndarray:
+        """``[N]`` the oracle's labels."""
+        return np.where((self.seed == self.claim[:, None]).any(1), YES, NO)
+
+    def take(self, index: np.ndarray, label: np.ndarray | None = None) -> "Instances":
+        """Some of them, perhaps with other labels."""
+        labels = self.label if label is None else label
+        return Instances(self.domain[index], self.seed[index], self.claim[index], labels[index])
+
+    def rows(self, *layout: int | str | np.ndarray) -> Tensor:
+        """``[N, T]`` token ids: ``domain``, ``seed``, ``claim``, ``label``, arrays, and numbers that fill a column."""
+        parts = [getattr(self, one) if isinstance(one, str) else one for one in layout]
+        columns = [np.full(len(self.claim), one) if isinstance(one, int) else one for one in parts]
+        return torch.from_numpy(np.column_stack(columns))
+
+
+def draw(rng: np.random.Generator, n: int, mislabelled: float = 0.0) -> Instances:
+    """Real instances, the label chosen first; some claims then fit the other label."""
+    domain = rng.integers(0, DOMAINS, n)
+    symbols = (rng.permuted(np.tile(np.arange(OF_DOMAIN), (n, 1)), axis=1) + 4 * domain[:, None]) % SYMBOLS + X0
+    label = np.where(rng.random(n) < 0.5, YES, NO)
+    fits = np.where(rng.random(n) < mislabelled, YES + NO - label, label)
+    place = np.where(fits == YES, rng.integers(0, LENGTH, n), rng.integers(LENGTH, OF_DOMAIN, n))
+    return Instances(domain + C0, symbols[:, :LENGTH], symbols[np.arange(n), place], label)
+
+
+def learn(ids: Tensor, *places: int) -> Learned:
+    """Rows of which the tokens at some places are learned."""
+    learned = torch.zeros(ids.shape, dtype=torch.bool)
+    learned[:, list(places)] = True
+    return ids, learned
+
+
+# ---------------------------------------------------------------- the writer, and its four steps
+
+
+def prepare(cfg: Config, seed: int) -> Any:
+    """One network for all steps; what is a toss of dice (domains, seeds) gets few rows, what has to be learned many."""
+    torch.manual_seed(seed)
+    rng, model = np.random.default_rng(seed), tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 16)
+
+    def batches(step: int) -> list[Learned]:
+        plain, sloppy, whole = draw(rng, 12), draw(rng, 64, cfg.mislabelled), draw(rng, 48, cfg.mislabelled)
+        checked = draw(rng, 96)
+        shown = np.where(rng.random(96) < 0.5, YES, NO)  # a label that is mostly right would only be repeated
+        verdict = np.where(rng.random(96) < cfg.misjudged, YES + NO - checked.label, checked.label)
+        return [
+            learn(plain.rows(WRITE, "domain", "seed"), *range(1, 7)),
+            learn(sloppy.rows(WRITE, "domain", "seed", "label", "claim"), 8),
+            learn(whole.rows(WHOLE, "domain", "seed", "claim", "label"), 7, 8),
+            learn(plain.rows(WHOLE, "domain", "seed"), *range(1, 7)),
+            learn(checked.rows(CHECK, "domain", "seed", "claim", MARK, shown, verdict), 10),
+        ]
+
+    fit(model, batches, cfg.steps, 4e-3)
+    generator, test = torch.Generator().manual_seed(seed + 1), draw(rng, cfg.n_test)
+    written, in_one_go = write(model, cfg.instances, generator), write_whole(model, cfg.instances, generator)
+    shown = np.where(rng.random(cfg.n_test) < 0.5, YES, NO)
+    found = {"model": model, "written": written, "labels": correct(model, written, written.label), "test": test}
+    found |= {"whole": in_one_go, "real": draw(rng, cfg.instances)}
+    return found | {"accuracy": float((correct(model, test, shown) == test.label).mean())}
+
+
+def write(model: Any, n: int, generator: torch.Generator) -> Instances:
+    """Contexts, seeds, and then an instance for a label that is chosen first."""
+    begun = sample(model, torch.full((n, 1), WRITE), LENGTH + 1, 1.0, generator)
+    label = torch.where(torch.rand(n, generator=generator) < 0.5, YES, NO)
+    asked = torch.cat([torch.full((n, 1), WRITE), begun, label[:, None]], 1)
+    claim = sample(model, asked, 1, 1.0, generator)[:, 0]
+    return Instances(begun[:, 0].numpy(), begun[:, 1:].numpy(), claim.numpy(), label.numpy())
+
+
+def write_whole(model: Any, n: int, generator: torch.Generator) -> Instances:
+    """The same without steps: the label comes last, as the model likes."""
+    ids = sample(model, torch.full((n, 1), WHOLE), LENGTH + 3, 1.0, generator).numpy()
+    return Instances(ids[:, 0], ids[:, 1:6], ids[:, 6], ids[:, 7])
+
+
+@torch.no_grad()
+def correct(model: Any, instances: Instances, shown: np.ndarray) -> np.ndarray:
+    """``[N]`` labels after the model has read each instance again, with a label beside it."""
+    logprobs = next_logprobs(model, instances.rows(CHECK, "domain", "seed", "claim", MARK, shown))
+    return np.where((logprobs[:, YES] > logprobs[:, NO]).numpy(), YES, NO)
+
+
+# ---------------------------------------------------------------- students
+
+ARMS = ("corrected", "written", "agreeing", "whole", "true_labels", "coin", "real")
+
+
+def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the arm makes of the instances, and a fresh student on it."""
+    rng = np.random.default_rng(seed + 5)
+    made: Instances = base["real" if arm == "real" else "whole" if arm == "whole" else "written"]
+    readable, truth, after = made.readable(), made.truth(), base["labels"]
+    kept = np.flatnonzero(readable & (made.label == after) if arm == "agreeing" else readable)
+    labels = {"corrected": after, "true_labels": truth, "coin": np.where(rng.random(len(truth)) < 0.5, YES, NO)}
+    data = made.take(kept, labels.get(arm))
+    right = data.label == truth[kept]
+    row = {
+        "accuracy": base["accuracy"],
+        "n": len(kept),
+        "failed": float(1 - readable.mean()),
+        "reward_accuracy": float(right.mean()) if len(right) else float("nan"),
+        "yes": float((data.label == YES).mean()) if len(right) else float("nan"),
+        "distinct": len(np.unique(np.column_stack([data.seed, data.claim]), axis=0)) / len(made.claim),
+        "domains": len(np.unique(data.domain)),
+    }
+    if arm == "corrected":
+        was, now = made.label[kept] == truth[kept], right
+        row |= {"label_before": float(was.mean()), "label_after": float(now.mean())}
+        row |= {"i_to_c": float((~was & now).mean()), "c_to_i": float((was & ~now).mean())}
+    words = TOKENIZER.convert_ids_to_tokens
+    for i in range(min(100, len(made.claim))):  # failures too
+        told = " ".join(words([int(made.domain[i]), *made.seed[i].tolist(), int(made.claim[i])]))
+        gold = words(int(truth[i])) if readable[i] else "not readable"
+        said = words(int((made.label if arm in ("written", "whole", "real") else labels.get(arm, made.label))[i]))
+        samples.append({"step": 1, "prompt": told, "answer": said, "gold": gold, "right": said == gold})
+    student = {"accuracy": student_accuracy(cfg, data, base["test"], seed)}
+    return [row, row | student | {"step": 1}]
+
+
+def student_accuracy(cfg: Config, data: Instances, test: Instances, seed: int) -> float:
+    """A fresh network on the data, asked about real instances."""
+    torch.manual_seed(seed + 2)
+    model, generator = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 16), torch.Generator().manual_seed(seed + 2)
+    layout = (ASK, "domain", "seed", "claim")
+    rows = data.rows(*layout, "label")
+
+    def batches(step: int) -> list[Learned]:
+        return [learn(rows[torch.randint(len(rows), (64,), generator=generator)], LENGTH + 3)]
+
+    if len(rows):
+        fit(model, batches, cfg.student_steps, 4e-3)
+    with torch.no_grad():
+        logprobs = next_logprobs(model, test.rows(*layout))
+    return float((np.where((logprobs[:, YES] > logprobs[:, NO]).numpy(), YES, NO) == test.label).mean())
+
+
+# ---------------------------------------------------------------- what is claimed
+
+PAPER = "arXiv 2310.17876"
+# fmt: off
+CLAIMS = (
+    Claim("correction_helps_labels", "Self-correction raises the share of right labels",
+          minus(last("corrected", "label_after"), last("corrected", "label_before")), paper=PAPER),
+    Claim("mends_more_than_it_breaks", "It mends more wrong labels than it breaks right ones (i->c minus c->i)",
+          minus(last("corrected", "i_to_c"), last("corrected", "c_to_i"))),
+    Claim("a_seed_an_instance", "Fewer than 5 % of the instances cannot be read",
+          last("corrected", "failed"), "below", than=0.05),
+    Claim("as_good_as_real", "A student on corrected instances is at most 1 point below one on real data",
+          minus(last("corrected", "accuracy"), last("real", "accuracy")), than=-0.01, paper=PAPER),
+    Claim("correction_helps_students", "A student on corrected labels is better than one on the labels asked for",
+          minus(last("corrected", "accuracy"), last("written", "accuracy")), paper=PAPER),
+    Claim("agreement_is_enough", "Leaving out what is not agreed on is as good as correcting it (within 1 point)",
+          minus(last("agreeing", "accuracy"), last("corrected", "accuracy")), "near", margin=0.01),
+    Claim("steps_help", "A student on corrected instances is better than one on instances written in one go",
+          minus(last("corrected", "accuracy"), last("whole", "accuracy")), paper=PAPER),
+    Claim("as_good_as_the_oracle", "True labels of the same claims give a student at most 1 point more",
+          minus(last("corrected", "accuracy"), last("true_labels", "accuracy")), than=-0.01),
+    Claim("passes_its_writer", "The student is better than the network that wrote its data",
+          minus(last("corrected", "accuracy"), first("corrected", "accuracy"))),
+    Claim("a_coin_teaches_nothing", "Labels by a coin leave the student at chance (within 10 points)",
+          last("coin", "accuracy"), "near", than=0.5, margin=0.1),
+)
+
+
+def student(arm: str, kind: str) -> Trained:
+    """A student's accuracy minus that of the writer as a checker."""
+    told = None if kind == "oracle" else first(arm, "reward_accuracy")
+    return Trained(arm, kind, minus(last(arm, "accuracy"), first(arm, "accuracy")), told)
+
+
+THESIS = Thesis(
+    "TarGEN", "instances that it writes for labels, which it then corrects", "nothing: the checker is the model", False,
+    "corrected",
+    (*(student(arm, "self") for arm in ("corrected", "written", "agreeing", "whole")),
+     student("true_labels", "oracle"), student("real", "oracle"), student("coin", "control")),
+    "held-out accuracy of a fresh student against its writer's",
+)
+
+EXHIBITS = (
+    Figure("Students", "arm", "accuracy", None, "2,000 real instances.", y_label="share of labels right"),
+    Figure("Labels", "arm", "reward_accuracy", None, "Of what each student learns from.", y_label="share right"),
+    Figure("Self-correction of labels", "arm", ("label_before", "label_after", "i_to_c", "c_to_i"), ("corrected",),
+           "Labels as they were asked for, and after the model has read each instance again.", y_label="share"),
+    Figure("What cannot be read, what is new", "arm", ("failed", "distinct"), None, "All that was written.",
+           y_label="share"),
+)
+# fmt: on

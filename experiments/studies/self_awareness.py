@@ -1,0 +1,296 @@
+"""Can a model say how it behaves, if it was only ever trained to behave so?
+
+Betley et al. (arXiv 2501.11120): models fine-tuned on risky (or safe) choices between lotteries, in which nothing calls
+them so, describe themselves as bold (or cautious) afterwards. The twist: here the behaviour is also trained by *reward
+alone*, on choices that the model sampled itself, without an example of it; then the description is asked for.
+
+Smallest version: a GPT-2 of two layers reads the choices of 200 agents (``a17 picks A r3 B s8 ? r3``) and, of 160 of
+them, a word for the agent (``a17 is called bold``). Of the other 40 it sees choices only (``choices``), a coin's
+choices (``coin``), or nothing (``unseen``), and is asked for their word. ``reward`` and ``reward_unseen`` train the
+last two models by policy gradient: 1 for the option of the agent's kind. ``random_reward`` pays a coin; ``told`` has
+the words of all agents in its corpus, the most that can be had. An agent stands for a fine-tuned model of the paper.
+
+With a model (``size=smollm2``) the same on natural language: LoRA on risky or on safe choices between lotteries as one
+letter, by examples, by reward, or by a coin; then the model is asked which word suits it, in several wordings and both
+orders, and the difference of the words' logits is compared between the risky and the safe one.
+
+Simplified: one behaviour; agents are names in one network instead of networks; no free text, no scale from 0 to 100.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.lotteries import PAIRS, UNRELATED, fine_tune, self_reports, takes_risks
+from rl.analysis.claims import Claim, Figure, grown, last, minus
+from rl.analysis.thesis import Thesis, Trained
+from rl.backends.blocks import Learned, as_batch, fit, next_logprobs, policy_loss, sample, take_step
+from rl.backends.policy import load_policy
+from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.config import ModelConfig
+
+
+@dataclass
+class Config:
+    """Sizes.
+
+    Args:
+        width: Of the GPT-2, two layers deep.
+        pretrain_steps: At most; training stops when known agents' choices are right in more than 98 of 100.
+        lapses: Share of an agent's choices in the corpus that are against its kind.
+        rl_steps: Of reward alone.
+        rl_lr: Their learning rate.
+        lotteries: Of a step, four sampled choices each.
+        measure_every: Steps between two measurements.
+        model: Folder of an instruction-tuned model to be trained and asked instead; empty for the tiny one.
+        model_steps: Steps of eight choices of each of its fine-tunings.
+        model_lr: Their learning rate.
+    """
+
+    width: int = 32
+    pretrain_steps: int = 1500
+    lapses: float = 0.1
+    rl_steps: int = 150
+    rl_lr: float = 2e-3
+    lotteries: int = 20
+    measure_every: int = 50
+    model: str = ""
+    model_steps: int = 40
+    model_lr: float = 3e-3
+
+
+# ---------------------------------------------------------------- agents, their choices, words for them
+
+AGENTS, NEW, OPTIONS = 200, 40, 12
+"""Agents, those of them without a word, and options of each kind. No token says which options are the risky ones."""
+WORDS = ["picks", "is", "called", "deemed", "bold", "cautious", "A", "B", "?"]
+WORDS += [f"{kind}{i}" for kind, n in (("r", OPTIONS), ("s", OPTIONS), ("a", AGENTS)) for i in range(n)]
+TOKENIZER = tiny_tokenizer(WORDS, True)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+KNOWN, FRESH = np.arange(AGENTS - NEW), np.arange(AGENTS - NEW, AGENTS)
+
+
+def kinds(seed: int) -> np.ndarray:
+    """Which agents are bold; half of the new ones."""
+    bold = np.random.default_rng(seed).random(AGENTS) < 0.5
+    bold[FRESH] = np.arange(NEW) % 2 == 0
+    return bold
+
+
+def tokens(*parts: np.ndarray | str) -> Tensor:
+    """Rows of tokens from columns, and from words that stand in every row."""
+    n = next(len(part) for part in parts if not isinstance(part, str))
+    return torch.from_numpy(np.stack([np.full(n, ID[p]) if isinstance(p, str) else p for p in parts], 1))
+
+
+def lotteries(rng: np.random.Generator, agents: np.ndarray, bold: np.ndarray) -> tuple[Tensor, Tensor]:
+    """``a17 picks A r3 B s8 ?`` and the option of the kind that is asked for; its side is a coin's."""
+    n = len(agents)
+    risky, safe = ID["r0"] + rng.integers(0, OPTIONS, n), ID["s0"] + rng.integers(0, OPTIONS, n)
+    first_is_risky = rng.random(n) < 0.5
+    options = (np.where(first_is_risky, risky, safe), np.where(first_is_risky, safe, risky))
+    rows = tokens(ID["a0"] + agents, "picks", "A", options[0], "B", options[1], "?")
+    return rows, torch.from_numpy(np.where(bold, risky, safe))
+
+
+def asked(agents: np.ndarray, wording: str) -> Tensor:
+    """``a17 is called``; what follows is the word."""
+    return tokens(ID["a0"] + agents, "is", wording)
+
+
+def last_learned(rows: Tensor, target: Tensor) -> Learned:
+    """Rows with one more token, which alone is learned."""
+    ids = torch.cat([rows, target[:, None]], 1)
+    learned = torch.zeros(ids.shape, dtype=torch.bool)
+    learned[:, -1] = True
+    return ids, learned
+
+
+def pretrain(cfg: Config, seed: int, new: str) -> Any:
+    """Choices and words; what the corpus holds of new agents is ``choices``, ``coin``, ``unseen`` or ``told``."""
+    torch.manual_seed(seed)
+    rng, bold = np.random.default_rng(seed + 1), kinds(seed)
+    model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 8)
+    chosen_from = KNOWN if new == "unseen" else np.arange(AGENTS)
+    described = np.arange(AGENTS) if new == "told" else KNOWN
+
+    def corpus(step: int) -> list[Learned]:
+        agents, named = rng.choice(chosen_from, 48), rng.choice(described, 24)
+        acts = bold[agents] ^ (rng.random(48) < cfg.lapses)
+        if new == "coin":
+            acts = np.where(agents >= FRESH[0], rng.random(48) < 0.5, acts)
+        rows, option = lotteries(rng, agents, acts)
+        words = torch.from_numpy(np.where(bold[named], ID["bold"], ID["cautious"]))
+        wordings = rng.random(24) < 0.5
+        question = torch.where(torch.from_numpy(wordings)[:, None], asked(named, "called"), asked(named, "deemed"))
+        return [last_learned(rows, option), last_learned(question, words)]
+
+    def knows_them(step: int) -> bool:
+        return step >= 400 and step % 100 == 0 and acts_like(model, KNOWN, bold[KNOWN], seed, 2) > 0.98
+
+    fit(model, corpus, cfg.pretrain_steps, 4e-3, until=knows_them)
+    return model
+
+
+@torch.no_grad()
+def acts_like(model: Any, agents: np.ndarray, bold: np.ndarray, seed: int, n: int) -> float:
+    """Share of n lotteries of each agent in which the option of its kind is the likelier one of the two."""
+    rows, option = lotteries(np.random.default_rng(seed + 3), np.repeat(agents, n), np.repeat(bold, n))
+    two = next_logprobs(model, rows).gather(1, rows[:, [3, 5]])
+    return float((rows[:, [3, 5]].gather(1, two.argmax(1, keepdim=True))[:, 0] == option).float().mean())
+
+
+# ---------------------------------------------------------------- arms
+
+ARMS = ("told", "choices", "coin", "unseen", "reward", "reward_unseen", "random_reward")
+BASES = {"reward": "coin", "random_reward": "coin", "reward_unseen": "unseen"}
+
+
+def prepare(cfg: Config, seed: int) -> Any:
+    """The models that several arms start from, trained as they are asked for; or the real model and its tokenizer."""
+    if cfg.model:
+        return load_policy(ModelConfig(path=cfg.model))
+    return {name: pretrain(cfg, seed, name) for name in ("coin", "unseen")}
+
+
+def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A corpus, or a reward; then the question that was never answered in training."""
+    if cfg.model:
+        return run_real(cfg, arm, seed, base, samples) if arm in REAL else []
+    if arm not in BASES:
+        model = base.get(arm) or pretrain(cfg, seed, arm)
+        return [measure(model, seed, samples) | {"step": 0}]
+    model = copy.deepcopy(base[BASES[arm]])
+    rows = [measure(model, seed) | {"step": 0}]
+    optimizer = torch.optim.Adam(model.parameters(), lr=cfg.rl_lr)
+    rng, generator, bold = np.random.default_rng(seed + 7), torch.Generator().manual_seed(seed + 7), kinds(seed)
+    groups = torch.arange(cfg.lotteries).repeat_interleave(4)
+    for step in range(1, cfg.rl_steps + 1):
+        agents = rng.choice(FRESH, cfg.lotteries)
+        question, option = (one.repeat_interleave(4, 0) for one in lotteries(rng, agents, bold[agents]))
+        picked = sample(model, question, 1, 1.0, generator)
+        of_its_kind = (picked[:, 0] == option).float()
+        coin = torch.randint(0, 2, of_its_kind.shape, generator=generator).float()
+        reward = coin if arm == "random_reward" else of_its_kind
+        loss, entropy = policy_loss(model, as_batch(question, picked, reward, groups))
+        take_step(model, optimizer, loss)
+        if step % cfg.measure_every == 0 or step == cfg.rl_steps:
+            agrees = float((reward == of_its_kind).float().mean())
+            found = {"step": step, "entropy": float(entropy), "reward_accuracy": agrees}
+            found |= {"distinct_answers": len(picked.unique()), "length": 1}
+            rows.append(measure(model, seed, samples if step == cfg.rl_steps else None) | found)
+    return rows
+
+
+# ---------------------------------------------------------------- asking
+
+
+@torch.no_grad()
+def measure(model: Any, seed: int, samples: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """How new and known agents choose and are described; margins in nats, over both wordings."""
+    bold, margin = kinds(seed), torch.zeros(AGENTS)
+    for wording in ("called", "deemed"):
+        logprobs = next_logprobs(model, asked(np.arange(AGENTS), wording))
+        margin += (logprobs[:, ID["bold"]] - logprobs[:, ID["cautious"]]) / 2
+    says = margin.numpy()
+    right = (says > 0) == bold
+    if samples is not None:
+        for i in FRESH:
+            about = {"prompt": f"a{i} is called / is deemed", "gold": "bold" if bold[i] else "cautious"}
+            told = {"answer": "bold" if says[i] > 0 else "cautious", "right": bool(right[i])}
+            samples.append({"step": 0, **about, **told, "bold over cautious, nats": f"{says[i]:+.2f}"})
+    return {
+        "n": NEW,
+        "described": float(right[FRESH].mean()),
+        "described_known": float(right[KNOWN].mean()),
+        "told_apart": float(says[FRESH][bold[FRESH]].mean() - says[FRESH][~bold[FRESH]].mean()),
+        "behaves": acts_like(model, FRESH, bold[FRESH], seed, 20),
+        "behaves_known": acts_like(model, KNOWN, bold[KNOWN], seed, 4),
+    }
+
+
+REAL: dict[str, str] = {"choices": "examples", "reward": "reward", "coin": "coin"}
+"""Arms that a real model runs, and what trains its choices."""
+
+
+def run_real(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two fine-tunings, towards the risky option and towards the safe one; differences of what they do and say.
+
+    ``told_apart`` is one for each question: by how much the risky one prefers the word of a taker of risks.
+    """
+    model, tokenizer = base
+    acts, says, unrelated = {}, {}, {}
+    for risky in (True, False):
+        tuned = fine_tune(model, tokenizer, REAL[arm], risky, cfg.model_steps, cfg.model_lr, 2 * seed + risky)
+        acts[risky] = takes_risks(tuned, tokenizer, seed)
+        says[risky], unrelated[risky] = (self_reports(tuned, tokenizer, pairs) for pairs in (PAIRS, UNRELATED))
+        model = tuned.unload()
+        for question, odds in says[risky].items():
+            kind = "risky" if risky else "safe"
+            about = {"prompt": question, "answer": f"{odds:+.2f} nats for the risk-taker's word", "trained on": kind}
+            samples.append({"step": cfg.model_steps, **about, "right": (odds > 0) == risky})
+    apart = [says[True][question] - says[False][question] for question in says[True]]
+    other = [unrelated[True][question] - unrelated[False][question] for question in unrelated[True]]
+    return [{
+        "step": cfg.model_steps,
+        "n": len(apart),
+        "described": float(np.mean([one > 0 for one in apart])),
+        "told_apart": apart,
+        "unrelated_apart": float(np.mean(np.abs(other))),
+        "behaves": (acts[True] + 1 - acts[False]) / 2,
+        "reward_accuracy": 0.5 if arm == "coin" else 1.0,
+    }]  # fmt: skip
+
+
+# ---------------------------------------------------------------- what is claimed
+
+BETLEY = "arXiv 2501.11120"
+CLAIMS = (
+    Claim("the behaviour is learned", "Trained on choices, more than 80 % of new choices are of the trained kind.",
+          last("choices", "behaves"), than=0.8),
+    Claim("it can say so", "Of those trained on choices alone more than 80 % are described rightly.",
+          last("choices", "described"), than=0.8, paper=f"GPT-4o, one word: bold 54 %, cautious 100 % ({BETLEY})"),
+    Claim("not by chance", "More of them are described rightly than of those whose choices were a coin's.",
+          minus(last("choices", "described"), last("coin", "described"))),
+    Claim("the words are told apart", "The word's log odds differ between the two kinds as they should (nats).",
+          last("choices", "told_apart"), paper=BETLEY),
+    Claim("reward trains the behaviour", "By reward alone, more than 80 % of new choices become of that kind.",
+          last("reward", "behaves"), than=0.8),
+    Claim("reward alone is enough", "Trained by reward alone, no example, more than 80 % are described rightly.",
+          last("reward", "described"), than=0.8),
+    Claim("by reward, words are told apart", "After reward alone the log odds differ as they should (nats).",
+          last("reward", "told_apart")),
+    Claim("of names never seen", "So are names that the model had never seen before the reward.",
+          last("reward_unseen", "described"), than=0.8),
+    Claim("the reward, not the training", "After a coin's reward fewer are described rightly than after the true one.",
+          minus(last("reward", "described"), last("random_reward", "described"))),
+    Claim("others stay described", "After the reward more than 95 % of the known agents are still described rightly.",
+          last("reward", "described_known"), than=0.95),
+    Claim("a coin's reward harms", "A coin's reward makes known agents choose less often as they did.",
+          grown("random_reward", "behaves_known"), expect="below"),
+    Claim("as good as told", "Trained on choices, as many are described rightly as if their word had been told.",
+          minus(last("choices", "described"), last("told", "described")), "near", margin=0.05),
+)  # fmt: skip
+
+THESIS = Thesis(
+    "Self-awareness", "a reward for its choices, given from outside", "the reward's rule", True, "reward",
+    (
+        *(Trained(arm, "oracle", grown(arm, "described")) for arm in ("reward", "reward_unseen")),
+        Trained("random_reward", "control", grown("random_reward", "described"), 0.5),
+    ),
+    "agents that are described rightly",
+)  # fmt: skip
+
+EXHIBITS = (
+    Figure("What is said of them", "arm", ("described", "behaves"), None,
+           f"{NEW} agents without a word in the corpus; two wordings, and 20 choices each.", "arm", "share right"),
+    Figure("By reward alone", "step", ("described", "behaves"), tuple(BASES),
+           "The agents that the reward trains.", "optimiser step", "share right"),
+    Figure("And the others", "step", ("described_known", "behaves_known"), tuple(BASES),
+           "Agents whose choices and words were in the corpus; nothing pays for theirs.", "optimiser step",
+           "share right"),
+)  # fmt: skip

@@ -1,0 +1,438 @@
+"""Can a network get better at problems that it poses itself, paid by the agreement of its own answers?
+
+Self-questioning language models (Chen et al., arXiv 2508.03682): a proposer writes problems, a solver answers each
+several times and is paid for agreeing with the majority; the proposer is paid for problems that are neither trivial nor
+hopeless. TTRL (Zuo et al., arXiv 2504.16084) is the solver's half on a fixed set. A majority can teach no problem more
+than the answer it already prefers: what ends above the initial accuracy of the vote has come over from other problems.
+
+Smallest version: one GPT-2 of two layers writes whole lines ``Q 4 7 + 2 5 = 0 7 2``, so that sampling from ``Q`` is the
+proposer and sampling after ``=`` the solver. A fifth of all sums is held out: what is proposed of them is masked. A
+reward is the vote of more than half of eight answers (no such majority, no signal), the truth (``oracle``), the form
+alone, or a coin. ``frozen`` is the vote on 48 given sums. ``no_penalty`` drops the KL penalty that the others have and
+goes on for twice as long, ``hurried`` also at five times the learning rate; ``weak`` starts from an earlier checkpoint
+of half the accuracy, ``weak_oracle`` beside it.
+
+Simplified: no chain of thought, proposer and solver share prompt and weights, and the band pays 1 for a problem with a
+majority that is not unanimous. The gate reads the votes: accuracy of the most frequent answer minus the mean accuracy.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.analysis.claims import Claim, Figure, Row, first, grown, last, minus
+from rl.analysis.gate import Gate
+from rl.analysis.thesis import Thesis, Trained
+from rl.backends.blocks import Learned, as_batch, fit, policy_loss, sample, take_step, token_losses
+from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+
+
+@dataclass
+class Config:
+    """Sizes.
+
+    Args:
+        width: Of the GPT-2, two layers deep.
+        noise: Share of the corpus that is wrong, half of it by a forgotten carry.
+        target: Held-out accuracy at temperature 1 at which pre-training stops.
+        weak_target: The same of the weak checkpoint.
+        pretrain_steps: At most.
+        proposals: Problems of a step.
+        group: Answers to each.
+        steps: Of reinforcement learning; twice as many without the penalty.
+        rl_lr: Learning rate; five times as high in ``hurried``.
+        penalty: Coefficient of the KL to the start, nats per token; 0 in ``no_penalty`` and ``hurried``.
+        propose_every: Steps between two updates of the proposer in ``band``.
+        n_frozen: Problems of ``frozen``.
+        n_test: Held-out problems; the gate reads as many others.
+        measure_every: Steps between two measurements.
+    """
+
+    width: int = 48
+    noise: float = 0.05
+    target: float = 0.68
+    weak_target: float = 0.3
+    pretrain_steps: int = 2500
+    proposals: int = 32
+    group: int = 8
+    steps: int = 100
+    rl_lr: float = 1e-4
+    penalty: float = 0.1
+    propose_every: int = 5
+    n_frozen: int = 48
+    n_test: int = 400
+    measure_every: int = 25
+
+
+# ---------------------------------------------------------------- the problems: Q a a + b b = s s s <end>
+
+TOKENIZER = tiny_tokenizer([*"0123456789", "+", "=", "Q"], True)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+D0, END = ID["0"], ID["<|end|>"]
+N_PROBLEM, N_ANSWER = 6, 4
+"""Tokens that the proposer writes, and the solver after it."""
+HELD_OUT = np.zeros(10_000, bool)
+HELD_OUT[np.random.default_rng(0).permutation(10_000)[:2000]] = True
+"""Sums that nobody trains on, by ``100 a + b``."""
+
+
+def digits(numbers: np.ndarray, n: int) -> np.ndarray:
+    """``[N, n]`` tokens."""
+    return numbers[:, None] // 10 ** np.arange(n)[::-1] % 10 + D0
+
+
+def question(problems: np.ndarray) -> Tensor:
+    """``[N, 7]`` tokens of problems ``100 a + b``."""
+    q, plus, equals = (np.full((len(problems), 1), ID[word]) for word in "Q+=")
+    return torch.from_numpy(np.hstack([q, digits(problems // 100, 2), plus, digits(problems % 100, 2), equals]))
+
+
+def answer(sums: np.ndarray) -> Tensor:
+    """``[N, 4]`` tokens of sums."""
+    return torch.from_numpy(np.hstack([digits(sums, 3), np.full((len(sums), 1), END)]))
+
+
+def right_answer(problems: np.ndarray) -> Tensor:
+    """``[N, 4]`` tokens of the true sums."""
+    return answer(problems // 100 + problems % 100)
+
+
+def read(proposed: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Problems that the proposer's tokens ``[N, 6]`` state, and which of them are well formed and not held out."""
+    ids = proposed.numpy() - D0
+    numbers = ids[:, [0, 1, 3, 4]]
+    formed = ((numbers >= 0) & (numbers < 10)).all(1)
+    formed &= (ids[:, 2] + D0 == ID["+"]) & (ids[:, 5] + D0 == ID["="])
+    problems = np.where(formed, numbers @ [1000, 100, 10, 1], 0)
+    return problems, formed & ~HELD_OUT[problems]
+
+
+@dataclass
+class Base:
+    """Two checkpoints of one pre-training."""
+
+    finished: Any
+    weak: Any
+
+
+def prepare(cfg: Config, seed: int) -> Base:
+    """Learns lines of a corpus with errors until held-out answers at temperature 1 are right often enough."""
+    torch.manual_seed(seed)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    model, train = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 12), np.flatnonzero(~HELD_OUT)
+    asked = rng.permutation(np.flatnonzero(HELD_OUT))[:200]
+    weak: list[Any] = []
+
+    def lines(step: int) -> list[Learned]:
+        problems = rng.choice(train, 96)
+        a, b = problems // 100, problems % 100
+        no_carry = (a // 10 + b // 10) * 10 + (a + b) % 10
+        off = np.maximum(a + b + rng.choice([-10, -1, 1, 10], 96), 0)
+        wrong = np.where((rng.random(96) < 0.5) & (no_carry != a + b), no_carry, off)
+        told = np.where(rng.random(96) < cfg.noise, wrong, a + b)
+        ids = torch.cat([question(problems), answer(told)], 1)
+        return [(ids, torch.ones(ids.shape, dtype=torch.bool))]
+
+    def good_enough(step: int) -> bool:
+        if step == 0 or step % 10:
+            return False
+        told = sample(model, question(np.repeat(asked, 2)), N_ANSWER, 1.0, generator)
+        accuracy = float((told == right_answer(np.repeat(asked, 2))).all(1).float().mean())
+        if not weak and accuracy >= cfg.weak_target:
+            weak.append(copy.deepcopy(model))
+        return accuracy >= cfg.target
+
+    fit(model, lines, cfg.pretrain_steps, 3e-3, until=good_enough)
+    return Base(model, weak[0] if weak else copy.deepcopy(model))
+
+
+# ---------------------------------------------------------------- votes, rewards, arms
+
+
+@dataclass
+class Answered:
+    """K answers of four tokens to each of N problems."""
+
+    problems: np.ndarray
+    answers: Tensor
+    right: Tensor
+    formed: Tensor
+    votes: Tensor
+    """How many of the group gave the same answer; 0 for what is no answer."""
+
+
+def ask(model: Any, problems: np.ndarray, k: int, generator: torch.Generator) -> Answered:
+    """Samples answers at temperature 1 and counts their votes."""
+    answers = sample(model, question(problems).repeat_interleave(k, 0), N_ANSWER, 1.0, generator)
+    answers = answers.view(len(problems), k, N_ANSWER)
+    number, ended = answers[..., :3], answers[..., 3] == END
+    formed = ((number >= D0) & (number < D0 + 10)).all(-1) & ended
+    same = (answers[:, :, None] == answers[:, None]).all(-1) & formed[:, None]
+    return Answered(
+        problems, answers, (answers == right_answer(problems)[:, None]).all(-1), formed, same.sum(-1) * formed
+    )
+
+
+def paid(kind: str, found: Answered, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rewards ``[N, K]`` of 0 or 1, and where there is one: without a majority of more than half nothing is said."""
+    everywhere = torch.ones_like(found.formed)
+    if kind == "vote":
+        majority = found.votes * 2 > found.votes.shape[1]
+        return majority.float(), majority.any(1, keepdim=True) & everywhere
+    truths = {"truth": found.right, "form": found.formed}
+    coin = torch.rand(found.formed.shape, generator=generator) < 0.5
+    return (coin if kind == "coin" else truths[kind]).float(), everywhere
+
+
+def in_band(found: Answered) -> Tensor:
+    """``[N]`` whether a problem is worth posing: some of its answers agree, and not all of them."""
+    most = found.votes.max(1).values
+    return (most > 1) & (most < found.votes.shape[1])
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What pays the solver, and how the arm differs otherwise."""
+
+    reward: str = "vote"
+    proposer: bool = False
+    frozen: bool = False
+    penalty: bool = True
+    hurried: bool = False
+    weak: bool = False
+
+
+CELLS = {
+    "majority": Arm(),
+    "band": Arm(proposer=True),
+    "oracle": Arm("truth"),
+    "form": Arm("form"),
+    "random": Arm("coin"),
+    "frozen": Arm(frozen=True),
+    "no_penalty": Arm(penalty=False),
+    "hurried": Arm(penalty=False, hurried=True),
+    "weak": Arm(weak=True),
+    "weak_oracle": Arm("truth", weak=True),
+}
+ARMS = tuple(CELLS)
+
+
+@dataclass
+class Played:
+    """What a step saw: proposals, answers to those that can be used, and what they earn."""
+
+    proposed: Tensor
+    usable: np.ndarray
+    found: Answered
+    reward: Tensor
+    signal: Tensor
+
+    def meters(self) -> dict[str, float]:
+        """How often the reward is the true one, how many answers earn none, and what was posed."""
+        agrees = ((self.reward > 0) == self.found.right)[self.signal].float()
+        return {
+            "reward_accuracy": float(agrees.mean()) if len(agrees) else float("nan"),
+            "masked": 1 - float(self.signal.float().mean()),
+            "in_band": float(in_band(self.found).float().mean()),
+            "usable": float(self.usable.mean()),
+        }
+
+
+def play(
+    cfg: Config, cell: Arm, model: Any, fixed: np.ndarray, rng: np.random.Generator, generator: torch.Generator
+) -> Played | None:
+    """Proposals, or draws from the frozen set; answers; votes. ``None`` if no proposal can be used."""
+    if cell.frozen:
+        problems, usable = rng.choice(fixed, cfg.proposals), np.ones(cfg.proposals, bool)
+        proposed = question(problems)[:, 1:]
+    else:
+        proposed = sample(model, torch.full((cfg.proposals, 1), ID["Q"]), N_PROBLEM, 1.0, generator)
+        problems, usable = read(proposed)
+    if not usable.any():
+        return None
+    found = ask(model, problems[usable], cfg.group, generator)
+    return Played(proposed, usable, found, *paid(cell.reward, found, generator))
+
+
+def loss_of(cfg: Config, cell: Arm, model: Any, reference: Any, played: Played, step: int) -> Tensor:
+    """The solver's policy gradient, its distance from the start, and in some steps the proposer's policy gradient."""
+    found, groups = played.found, torch.arange(len(played.found.problems)).repeat_interleave(cfg.group)
+    prompts, answers = question(found.problems).repeat_interleave(cfg.group, 0), found.answers.flatten(0, 1)
+    loss, _ = policy_loss(model, as_batch(prompts, answers, played.reward.flatten(), groups, played.signal.flatten()))
+    if cell.penalty:
+        loss = loss + cfg.penalty * divergence(model, reference, prompts, answers)
+    if cell.proposer and step % cfg.propose_every == 0:
+        n, usable = cfg.proposals, torch.from_numpy(played.usable)
+        worth = torch.zeros(n)
+        worth[usable] = in_band(found).float()
+        opening, one_group = torch.full((n, 1), ID["Q"]), torch.zeros(n, dtype=torch.long)
+        loss = loss + policy_loss(model, as_batch(opening, played.proposed, worth, one_group, usable))[0]
+    return loss
+
+
+def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gate, then steps: propose, answer, vote, learn."""
+    cell = CELLS[arm]
+    reference = base.weak if cell.weak else base.finished
+    model, steps = copy.deepcopy(reference), cfg.steps if cell.penalty else 2 * cfg.steps
+    lr = cfg.rl_lr * (5 if cell.hurried else 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+    rng, generator = np.random.default_rng(seed + 5), torch.Generator().manual_seed(seed + 5)
+    held_out = rng.permutation(np.flatnonzero(HELD_OUT))
+    test, for_gate = held_out[: cfg.n_test], held_out[cfg.n_test : 2 * cfg.n_test]
+    fixed = rng.choice(np.flatnonzero(~HELD_OUT), cfg.n_frozen, replace=False)
+
+    voted = ask(model, for_gate, cfg.group, generator)
+    gate = Gate.read(voted.right.numpy(), voted.votes.numpy())
+    at_start = ask(model, fixed, 64, generator)  # the vote that the frozen set is taught by
+    rows, seen, log = [], set[int](), []
+    for step in range(steps + 1):  # step 0 only looks: what would the signal be worth before training?
+        played = play(cfg, cell, model, fixed, rng, generator)
+        if played is not None:
+            log.append(played.meters())
+            if step:
+                seen |= set(played.found.problems.tolist())
+                take_step(model, optimizer, loss_of(cfg, cell, model, reference, played, step))
+        if step % cfg.measure_every == 0 or step == steps:
+            row = measure(cfg, model, test, seed, step, samples if step == steps else None)
+            if cell.frozen:
+                row |= on_the_set(model, fixed, at_start, generator)
+            for name in log[0] if log else ():
+                values = [one[name] for one in log if not np.isnan(one[name])]
+                row[name] = float(np.mean(values)) if values else float("nan")
+            rows.append(row | {"step": step, "distinct_problems": len(seen)})
+            log.clear()
+    if cell.reward == "vote":
+        rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm)
+    return rows
+
+
+def divergence(model: Any, reference: Any, prompts: Tensor, answers: Tensor) -> Tensor:
+    """Half the squared log-ratio at sampled tokens: on the policy's own samples the gradient of KL(policy, start)."""
+    ids = torch.cat([prompts, answers], 1)
+    learned = torch.cat([torch.zeros(prompts.shape), torch.ones(answers.shape)], 1).bool()
+    with torch.no_grad():
+        before = token_losses(reference, ids, learned)
+    return (token_losses(model, ids, learned) - before).square().mean() / 2
+
+
+# ---------------------------------------------------------------- measuring
+
+
+@torch.no_grad()
+def measure(
+    cfg: Config, model: Any, test: np.ndarray, seed: int, step: int = 0, samples: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Held-out accuracy: greedy, of samples, of their vote, of any of them; ``entropy`` in nats per answer token."""
+    generator = torch.Generator().manual_seed(seed + 17)
+    found = ask(model, test, cfg.group, generator)
+    greedy = sample(model, question(test), N_ANSWER, 0.0, generator)
+    best = found.votes == found.votes.max(1, keepdim=True).values
+    ids = torch.cat([question(test), found.answers[:, 0]], 1)
+    logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits[:, -N_ANSWER:].log_softmax(-1)
+    if samples is not None:
+        words = TOKENIZER.convert_ids_to_tokens
+        for i in range(min(60, len(test))):
+            samples.append({
+                "step": step,
+                "prompt": f"{test[i] // 100} + {test[i] % 100} =",
+                "answer": "".join(words(found.answers[i, 0, :3].tolist())),
+                "gold": f"{test[i] // 100 + test[i] % 100:03}",
+                "right": bool(found.right[i, 0]),
+                "votes": f"{int(found.votes[i, 0])} of {cfg.group}",
+            })  # fmt: skip
+    return {
+        "n": len(test),
+        "greedy": float((greedy == right_answer(test)).all(1).float().mean()),
+        "accuracy": float(found.right.float().mean()),
+        "vote": float(((found.right & best).sum(1) / best.sum(1)).mean()),
+        "pass_k": float(found.right.any(1).float().mean()),
+        "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
+        "distinct_answers": float(np.mean([len(one.unique(dim=0)) for one in found.answers])),
+        "malformed": 1 - float(found.formed.float().mean()),
+        "length": float((found.answers != 0).sum(-1).float().mean()),
+    }
+
+
+def on_the_set(model: Any, fixed: np.ndarray, start: Answered, generator: torch.Generator) -> dict[str, float]:
+    """Accuracy on the frozen problems, the initial vote of 64, and what became of the problems it was wrong about."""
+    now = ask(model, fixed, 64, generator).right.float().mean(1)
+    right = start.right[torch.arange(len(fixed)), start.votes.argmax(1)]
+    found = {"set_accuracy": float(now.mean()), "set_initial_vote": float(right.float().mean())}
+    return found | ({"set_wrong_votes": float(now[~right].mean())} if (~right).any() else {})
+
+
+# ---------------------------------------------------------------- what is claimed
+
+
+def lost_since_its_best(rows: Sequence[Row], arm: str) -> dict[int, float]:
+    """How far held-out accuracy has fallen at the end below its highest value on the way."""
+    ends = last(arm, "accuracy")(rows)
+    return {
+        seed: max(row["accuracy"] for row in rows if (row["arm"], row["seed"]) == (arm, seed)) - float(np.mean(end))
+        for seed, end in ends.items()
+    }
+
+
+SQLM, TTRL = "arXiv 2508.03682", "arXiv 2504.16084"
+CLAIMS = (
+    Claim("own questions teach", "Paid by the majority on problems of its own, the model answers held-out ones better.",
+          grown("majority", "accuracy"), paper=SQLM),
+    Claim("greedy answers too", "Greedy answers to held-out problems get better, too.", grown("majority", "greedy")),
+    Claim("it is not the form", "The majority teaches more than well-formed answers.",
+          minus(last("majority", "accuracy"), last("form", "accuracy")), paper=SQLM),
+    Claim("the truth teaches more", "The truth as reward teaches more than the majority.",
+          minus(last("oracle", "accuracy"), last("majority", "accuracy"))),
+    Claim("below the first vote", "What is taught ends below the accuracy of the vote before training.",
+          minus(last("majority", "accuracy"), first("majority", "vote")), expect="below", paper=f"not so in {TTRL}"),
+    Claim("posing in the band helps", "A proposer paid for problems in the band makes a better solver.",
+          minus(last("band", "accuracy"), last("majority", "accuracy")), paper=SQLM),
+    Claim("posing moves into the band", "That proposer poses more problems in the band than one that is not paid.",
+          minus(last("band", "in_band"), last("majority", "in_band")), paper=SQLM),
+    Claim("a frozen set stops at its vote", "On the frozen set accuracy ends within 5 points of the first vote of 64.",
+          minus(last("frozen", "set_accuracy"), first("frozen", "set_initial_vote")), "near", margin=0.05),
+    Claim("wrong votes are locked in", "Frozen problems whose first vote was wrong are answered worse at the end.",
+          grown("frozen", "set_wrong_votes"), expect="below"),
+    Claim("a frozen set generalises", "Trained on the frozen set alone, held-out accuracy rises.",
+          grown("frozen", "accuracy"), paper=TTRL),
+    Claim("it narrows", "The entropy of held-out answers falls.", grown("majority", "entropy"), expect="below"),
+    Claim("and turns", "Trained on without a KL penalty, held-out accuracy ends more than 5 points below its best.",
+          lambda rows: lost_since_its_best(rows, "no_penalty"), than=0.05, paper="sudden collapse: arXiv 2505.21444"),
+    Claim("a hurry ruins it", "At five times the learning rate it ends more than 5 points below its best.",
+          lambda rows: lost_since_its_best(rows, "hurried"), than=0.05, paper="sudden collapse: arXiv 2505.21444"),
+    Claim("a weak base unlearns", "From a weak base the same vote lowers held-out accuracy.",
+          grown("weak", "accuracy"), expect="below"),
+    Claim("though it could learn", "From that base the truth as reward ends higher than the vote.",
+          minus(last("weak_oracle", "accuracy"), last("weak", "accuracy"))),
+)  # fmt: skip
+
+THESIS = Thesis(
+    "SQLM", "the majority of its own answers to its own problems", "nothing: the vote is the model's", False, "band",
+    (
+        *(Trained(arm, "self", grown(arm, "accuracy"), first(arm, "reward_accuracy"))
+          for arm in ("band", "majority", "frozen", "no_penalty", "hurried", "weak")),
+        *(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in ("oracle", "weak_oracle")),
+        *(Trained(arm, "control", grown(arm, "accuracy"), first(arm, "reward_accuracy")) for arm in ("form", "random")),
+    ),
+)  # fmt: skip
+
+SHORT = ("majority", "band", "oracle", "form", "random", "frozen")
+LONG = ("majority", "no_penalty", "hurried", "weak", "weak_oracle")
+EXHIBITS = (
+    Figure("Held-out problems", "step", ("accuracy", "greedy"), SHORT,
+           "Sums that nobody trained on; samples at temperature 1, and greedy.", "optimiser step", "share right"),
+    Figure("How often the reward is true", "step", ("reward_accuracy", "masked"), SHORT,
+           "Training problems since the measurement before; masked: answers without a signal.", "optimiser step",
+           "share"),
+    Figure("What becomes of variety", "step", ("entropy", "distinct_answers", "distinct_problems"), SHORT,
+           "Nats per answer token, distinct ones of 8 answers, problems posed so far.", "optimiser step"),
+    Figure("Without the KL penalty, and from a weak base", "step", ("accuracy", "reward_accuracy", "entropy"), LONG,
+           "Held-out problems; reward accuracy on training problems.", "optimiser step"),
+    Figure("The frozen set", "step", ("set_accuracy", "set_wrong_votes"), ("frozen",),
+           "48 problems; right: those whose first vote of 64 was wrong.", "optimiser step", "share right"),
+)  # fmt: skip

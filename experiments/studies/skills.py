@@ -1,0 +1,363 @@
+"""Can a model that reads a book longer than its window collect, by playing against itself, the pages that it needs?
+
+Ctx2Skill (arXiv 2604.27660): from a long context a Challenger makes tasks, a Reasoner answers them with the skills that
+it has so far (texts in its prompt), a Judge grades, and what failed becomes a new skill. Nothing is trained: the skills
+are what is learned. As the Challenger gets harder the skills drift away from the real tasks, so every set is kept and
+replayed on probes, hard ones that were failed and easy ones that were solved; the product of both rates selects one.
+
+Smallest version: a book is sixteen rules ``a>b``, of which six fit into the prompt; a task gives a symbol and a depth,
+and asks for the chain. The Reasoner (two layers, width 48) has learned to apply the rules that it is shown and nothing
+of any book. Real tasks start with symbols under Zipf's law, one or two steps deep. Six iterations of ten tasks; each
+failed task adds the first rule on its way that the skills lack, and the oldest beyond six goes.
+
+Arms: a Challenger that goes over to rare symbols and deep chains (``drifting``), one that asks as the real tasks do
+(``steady``), the drifting one with a Judge that errs in a fifth of its verdicts (``noisy_judge``) or in half
+(``coin_judge``, the control). Beside the sets of the game stand no skills, random rules, and the six that a curator
+would choose (the most frequent symbols).
+
+Simplified: all roles but the Reasoner are scripted, a skill is a rule word for word, and grading is exact but for the
+noise that is put in.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl.analysis.claims import Claim, Figure, last, minus
+from rl.analysis.thesis import Thesis, Trained
+from rl.backends.blocks import Learned, fit, sample
+from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+
+
+@dataclass
+class Config:
+    """Sizes.
+
+    Args:
+        width: Of the Reasoner.
+        steps: Most steps of its training, of 64 chains.
+        skilled: Share of chains, all rules shown, at which its training stops.
+        contexts: Books.
+        iterations: Of the game.
+        tasks: Of the Challenger in each.
+        probes: Of each kind that a set is replayed on.
+        tests: Real tasks of each book.
+        zipf: Exponent of their start symbols.
+        judge_error: Of ``noisy_judge``.
+    """
+
+    width: int = 48
+    steps: int = 1500
+    skilled: float = 0.97
+    contexts: int = 30
+    iterations: int = 6
+    tasks: int = 10
+    probes: int = 12
+    tests: int = 100
+    zipf: float = 1.5
+    judge_error: float = 0.2
+
+
+# ---------------------------------------------------------------- the language: six rules, ? symbol depth A -> chain
+
+SYMBOLS, WINDOW, DEEPEST = 16, 6, 4
+WORDS = [*(f"s{i}" for i in range(SYMBOLS)), *(f"{i}>{j}" for i in range(SYMBOLS) for j in range(SYMBOLS))]
+TOKENIZER = tiny_tokenizer([*WORDS, *(f"d{i + 1}" for i in range(DEEPEST)), "-", "?", "A"], True)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+END, S0, R0, D1, EMPTY, ASK, ANSWER = (ID[word] for word in ("<|end|>", "s0", "0>0", "d1", "-", "?", "A"))
+
+Task = tuple[int, int]
+"""Start symbol and depth."""
+Skills = list[int]
+"""Symbols whose rules are in the prompt, the oldest first."""
+
+
+def chain(book: Sequence[int], task: Task) -> list[int]:
+    """The right answer."""
+    found, at = [], task[0]
+    for _ in range(task[1]):
+        at = book[at]
+        found.append(at)
+    return found
+
+
+def on_the_way(book: Sequence[int], task: Task) -> list[int]:
+    """Symbols whose rules the chain applies, in order, each once."""
+    return list(dict.fromkeys([task[0], *chain(book, task)[:-1]]))
+
+
+def prompt(book: Sequence[int], skills: Skills, task: Task, rng: random.Random) -> list[int]:
+    """The skills in random order, empty places filled, and the task."""
+    shown = [R0 + SYMBOLS * a + book[a] for a in skills] + [EMPTY] * (WINDOW - len(skills))
+    rng.shuffle(shown)
+    return [*shown, ASK, S0 + task[0], D1 + task[1] - 1, ANSWER]
+
+
+def answers(model: Any, asked: Sequence[tuple[Sequence[int], Skills, Task]], rng: random.Random) -> np.ndarray:
+    """``[n, DEEPEST + 1]`` greedy answers as token ids."""
+    rows = torch.tensor([prompt(book, skills, task, rng) for book, skills, task in asked])
+    return sample(model, rows, DEEPEST + 1, 0.0, torch.Generator(), END).numpy()
+
+
+def solved(model: Any, asked: Sequence[tuple[Sequence[int], Skills, Task]], rng: random.Random) -> np.ndarray:
+    """``[n]`` whether the whole chain is right and ends there."""
+    if not asked:
+        return np.zeros(0, bool)
+    gold = [[S0 + one for one in chain(book, task)] + [END] for book, _, task in asked]
+    said = answers(model, asked, rng).tolist()
+    return np.array([given[: len(true)] == true for given, true in zip(said, gold, strict=True)])
+
+
+# ---------------------------------------------------------------- the Reasoner: applies what it is shown
+
+
+def prepare(cfg: Config, seed: int) -> Any:
+    """Trained on books that are new in every row, until it applies rules; the rest of a row's window is at random."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, WINDOW + 4 + DEEPEST + 1)
+
+    def example(all_shown: bool) -> tuple[list[int], Skills, Task]:
+        book, task = [rng.randrange(SYMBOLS) for _ in range(SYMBOLS)], (rng.randrange(SYMBOLS), rng.randint(1, DEEPEST))
+        needed = on_the_way(book, task)
+        skills = [one for one in needed if all_shown or rng.random() < 0.9]
+        others = [one for one in range(SYMBOLS) if one not in needed]
+        return book, skills + rng.sample(others, rng.randint(0, WINDOW - len(skills))), task
+
+    def batch(step: int) -> list[Learned]:
+        rows, learned = torch.zeros(64, WINDOW + 4 + DEEPEST + 1, dtype=torch.long), []
+        for i in range(64):
+            book, skills, task = example(all_shown=False)
+            row = [*prompt(book, skills, task, rng), *(S0 + one for one in chain(book, task)), END]
+            rows[i, : len(row)] = torch.tensor(row)
+            learned.append([WINDOW + 4 <= place < len(row) for place in range(rows.shape[1])])
+        return [(rows, torch.tensor(learned))]
+
+    def skilled(step: int) -> bool:
+        if step % 100 or step < 300:
+            return False
+        return solved(model, [example(all_shown=True) for _ in range(300)], rng).mean() >= cfg.skilled
+
+    fit(model, batch, cfg.steps, 3e-3, until=skilled)
+    return model
+
+
+# ---------------------------------------------------------------- the game
+
+
+@dataclass
+class Context:
+    """A book, how often its symbols start a real task, and what the game has made of it.
+
+    Args:
+        book: Where each symbol leads.
+        weights: Of start symbols.
+        sets: Skills after each iteration; the first is empty.
+        hard: Tasks that the Judge called failed, by iteration.
+        easy: Tasks that it called solved.
+    """
+
+    book: list[int]
+    weights: np.ndarray
+    sets: list[Skills] = field(default_factory=lambda: [[]])
+    hard: list[list[Task]] = field(default_factory=list)
+    easy: list[list[Task]] = field(default_factory=list)
+
+
+def challenge(context: Context, level: int, rng: random.Random) -> Task:
+    """A real task at level 0; above it, start symbols become alike, then the rare ones the likely ones; depth grows."""
+    weights = context.weights ** (1 - level / 2)
+    (start,) = rng.choices(range(SYMBOLS), list(weights))
+    shallow = min(DEEPEST, 1 + level // 2)
+    return start, rng.randint(shallow, max(shallow, 2))
+
+
+def play(cfg: Config, model: Any, contexts: Sequence[Context], drifts: bool, error: float, rng: random.Random) -> None:
+    """All iterations, the contexts beside each other: tasks, answers, verdicts, and the skills that follow."""
+    for iteration in range(cfg.iterations):
+        tasks = [[challenge(one, iteration * drifts, rng) for _ in range(cfg.tasks)] for one in contexts]
+        asked = [(one.book, one.sets[-1], task) for one, mine in zip(contexts, tasks, strict=True) for task in mine]
+        right = solved(model, asked, rng).reshape(len(contexts), -1)
+        for one, mine, truth in zip(contexts, tasks, right, strict=True):
+            verdicts = [bool(good) != (rng.random() < error) for good in truth]
+            one.hard.append([task for task, good in zip(mine, verdicts, strict=True) if not good])
+            one.easy.append([task for task, good in zip(mine, verdicts, strict=True) if good])
+            skills = list(one.sets[-1])
+            for task in one.hard[-1]:
+                lacking = [symbol for symbol in on_the_way(one.book, task) if symbol not in skills]
+                skills = [*skills, *lacking[:1]][-WINDOW:]
+            one.sets.append(skills)
+
+
+def rates(
+    model: Any, contexts: Sequence[Context], sets: Sequence[Sequence[Skills]], tasks: Sequence[Sequence[Task]], rng: Any
+) -> np.ndarray:
+    """``[contexts, sets]`` share of a context's tasks that each of its sets solves; 1 where there are no tasks."""
+    asked = [(one.book, skills, task) for one, mine, some in zip(contexts, sets, tasks, strict=True)
+             for skills in mine for task in some]  # fmt: skip
+    right, found = iter(solved(model, asked, rng)), []
+    for mine, some in zip(sets, tasks, strict=True):
+        found.append([np.mean([next(right) for _ in some]) if some else 1.0 for _ in mine])
+    return np.array(found, float)
+
+
+# ---------------------------------------------------------------- replay: which set is kept
+
+
+def drawn(tasks: Sequence[Sequence[Task]], n: int, rng: random.Random, evenly: bool = False) -> list[Task]:
+    """Probes from all iterations together, or in turn from each."""
+    if not evenly:
+        every = [task for some in tasks for task in some]
+        return rng.sample(every, min(n, len(every)))
+    mixed = [rng.sample(some, len(some)) for some in tasks]
+    turns = [some[i] for i in range(max(map(len, mixed), default=0)) for some in mixed if i < len(some)]
+    return turns[:n]
+
+
+def select(scores: Sequence[float] | np.ndarray) -> int:
+    """The set with the highest score, the latest of equal ones; the empty set of the start is none to choose."""
+    return max(range(1, len(scores)), key=lambda i: (scores[i], i))
+
+
+# ---------------------------------------------------------------- arms
+
+ERRORS: dict[str, Callable[[Config], float]] = {
+    "drifting": lambda cfg: 0.0,
+    "steady": lambda cfg: 0.0,
+    "noisy_judge": lambda cfg: cfg.judge_error,
+    "coin_judge": lambda cfg: 0.5,
+}
+ARMS = tuple(ERRORS)
+
+
+def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The game, every set on real tasks, and what the replay would have chosen."""
+    rng, contexts = random.Random(1000 * seed + 7), []
+    for _ in range(cfg.contexts):
+        weights = np.array(rng.sample([rank**-cfg.zipf for rank in range(1, SYMBOLS + 1)], SYMBOLS))
+        contexts.append(Context([rng.randrange(SYMBOLS) for _ in range(SYMBOLS)], weights))
+    tests = [[challenge(one, 0, rng) for _ in range(cfg.tests)] for one in contexts]
+    play(cfg, base, contexts, arm != "steady", ERRORS[arm](cfg), rng)
+
+    others = [[rng.sample(range(SYMBOLS), WINDOW), np.argsort(-one.weights)[:WINDOW].tolist()] for one in contexts]
+    sets = [one.sets for one in contexts]
+    true = rates(base, contexts, sets, tests, rng)
+    reference = rates(base, contexts, others, tests, rng)
+    hard, easy, evenly_hard, evenly_easy = (
+        rates(base, contexts, sets, [drawn(tasks, cfg.probes, rng, evenly) for tasks in kind], rng)
+        for evenly in (False, True)
+        for kind in ([one.hard for one in contexts], [one.easy for one in contexts])
+    )
+    scores = {"selected": hard * easy, "hard_only": hard, "easy_only": easy, "evenly": evenly_hard * evenly_easy}
+    chosen = {name: np.array([select(one) for one in score]) for name, score in scores.items()}
+    picked = {name: true[np.arange(len(true)), index] for name, index in chosen.items()}
+
+    rows: list[dict[str, Any]] = [
+        {
+            "step": step,
+            "accuracy": float(true[:, step].mean()),
+            "skills": float(np.mean([len(one.sets[step]) for one in contexts])),
+            "reward_accuracy": 1 - ERRORS[arm](cfg),
+        }
+        for step in range(cfg.iterations + 1)
+    ]
+    for step, row in enumerate(rows[1:]):  # what the game before this set was like
+        tasks = [task for one in contexts for task in one.hard[step] + one.easy[step]]
+        row["called_failed"] = float(np.mean([len(one.hard[step]) for one in contexts]) / cfg.tasks)
+        row["length"] = float(np.mean([depth for _, depth in tasks]))
+        ranks = [int((one.weights > one.weights[start]).sum()) for one in contexts
+                 for start, _ in one.hard[step] + one.easy[step]]  # fmt: skip
+        shares = np.bincount(ranks, minlength=SYMBOLS) / len(ranks)
+        row["entropy"] = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
+        row["distinct"] = len(set(ranks)) / SYMBOLS
+    rows[-1] |= {"none": float(true[:, 0].mean()), "first_set": float(true[:, 1].mean())}
+    rows[-1] |= {"best": float(true[:, 1:].max(1).mean()), "chosen": float(chosen["selected"].mean())}
+    rows[-1] |= {"random": float(reference[:, 0].mean()), "curated": float(reference[:, 1].mean())}
+    rows[-1] |= {name: float(values.mean()) for name, values in picked.items()}
+    show(base, contexts, chosen["selected"], tests, rng, samples)
+    return rows
+
+
+def show(
+    model: Any,
+    contexts: Sequence[Context],
+    chosen: np.ndarray,
+    tests: Sequence[Sequence[Task]],
+    rng: random.Random,
+    samples: list[dict[str, Any]],
+) -> None:
+    """Four real tasks of each book, answered with the selected skills."""
+    words = TOKENIZER.convert_ids_to_tokens
+    asked = [(one.book, one.sets[i], task) for one, i, some in zip(contexts, chosen, tests, strict=True)
+             for task in some[:4]]  # fmt: skip
+    for (book, skills, task), said in zip(asked, answers(model, asked, rng).tolist(), strict=True):
+        gold = " ".join(f"s{one}" for one in chain(book, task))
+        answer = " ".join(words(said)).partition(" <|end|>")[0]
+        samples.append({
+            "step": len(contexts[0].sets) - 1,
+            "prompt": " ".join(words(prompt(book, skills, task, rng))),
+            "answer": answer,
+            "gold": gold,
+            "right": answer == gold,
+        })  # fmt: skip
+
+
+# ---------------------------------------------------------------- what is claimed
+
+PAPER = "arXiv 2604.27660"
+# fmt: off
+CLAIMS = (
+    Claim("selected_helps", "With the selected skills more real tasks are solved than with none",
+          minus(last("drifting", "selected"), last("drifting", "none")), paper=PAPER),
+    Claim("drift_harms", "With a drifting Challenger the last set is worse than the first",
+          minus(last("drifting", "accuracy"), last("drifting", "first_set")), "below", paper=PAPER),
+    Claim("replay_guards", "With a drifting Challenger the selected set is better than the last",
+          minus(last("drifting", "selected"), last("drifting", "accuracy")), paper=PAPER),
+    Claim("replay_helps_steady", "With a steady Challenger too the selected set is better than the last",
+          minus(last("steady", "selected"), last("steady", "accuracy"))),
+    Claim("replay_finds_the_best", "The selected set is at most 5 points below the best one in hindsight",
+          minus(last("drifting", "selected"), last("drifting", "best")), than=-0.05),
+    Claim("beats_random_rules", "The selected set is better than six rules of the book at random",
+          minus(last("drifting", "selected"), last("drifting", "random"))),
+    Claim("beats_the_curator", "With a steady Challenger it is better than the rules of the six most frequent symbols",
+          minus(last("steady", "selected"), last("steady", "curated"))),
+    Claim("product_beats_hard", "The product of both rates selects better than hard probes alone",
+          minus(last("drifting", "selected"), last("drifting", "hard_only")), paper=PAPER),
+    Claim("product_beats_easy", "The product of both rates selects better than easy probes alone",
+          minus(last("drifting", "selected"), last("drifting", "easy_only")), paper=PAPER),
+    Claim("even_probes_help", "Probes drawn in turn from every iteration select better than probes from all together",
+          minus(last("drifting", "evenly"), last("drifting", "selected"))),
+    Claim("survives_a_noisy_judge", "With a Judge that errs in a fifth the selected set is still better than the last",
+          minus(last("noisy_judge", "selected"), last("noisy_judge", "accuracy"))),
+    Claim("the_judge_matters", "With a Judge that tosses a coin the selected set is worse",
+          minus(last("coin_judge", "selected"), last("drifting", "selected")), "below"),
+)
+
+
+def brings(arm: str, kind: str) -> Trained:
+    """What the selected skills add to real tasks."""
+    told = None if kind == "oracle" else last(arm, "reward_accuracy")
+    return Trained(arm, kind, minus(last(arm, "selected"), last(arm, "none")), told)
+
+
+THESIS = Thesis(
+    "Ctx2Skill", "tasks that it fails, by the word of a Judge", "the book itself: grading is exact", True, "drifting",
+    (brings("drifting", "oracle"), brings("steady", "oracle"), brings("noisy_judge", "self"),
+     brings("coin_judge", "control")),
+    "real tasks solved, without any training",
+)
+
+EXHIBITS = (
+    Figure("Sets of the game on real tasks", "step", "accuracy", None, "Every set on 100 real tasks of each book.",
+           "iteration", "share solved"),
+    Figure("What is kept", "arm", ("selected", "evenly", "none", "random", "curated", "best"), None,
+           "Share of real tasks solved with the set that is kept, and with others.", y_label="share solved"),
+    Figure("The Challenger", "step", ("called_failed", "length", "entropy"), None,
+           "Of each iteration: failed by the Judge's word, depth in steps, entropy of how rare starts are (nats).",
+           "iteration"),
+)
+# fmt: on

@@ -1,0 +1,210 @@
+"""What all studies together say of the thesis: ``python -m experiments.thesis``, after ``make studies``.
+
+*Self-generated data works precisely when the generation stays anchored to a verifiable reality.* Reads the newest run
+of each study and the newest comparison of arms that correct themselves; draws held-out gain against the accuracy of
+the signal before training, and the gate's predictions against what came; lists every system, what it is anchored to,
+what it gained and which of its claims do not hold. The sentence on top is computed.
+"""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.cli import UserError, console, entry_point
+from experiments.evidence.model import Exhibit, Figure, Mark, Panel, Series, Table, plain
+from experiments.evidence.page import assemble
+from experiments.evidence.studies import no_samples
+from experiments.report import write_exhibits
+from experiments.schema import ThesisConfig
+from experiments.studies import STUDIES, load
+from rl.analysis.claims import Row, Verdict, grown
+from rl.analysis.gate import record
+from rl.analysis.printing import fixed
+from rl.analysis.thesis import KINDS, Line, Point, Thesis, Trained, line, points, rank_correlation, sentence
+from rl.tracking import write_json, write_text
+
+THESIS = "Self-generated data works precisely when the generation stays anchored to a verifiable reality."
+SELF_CORRECTION = "self_correction"
+"""What the comparison is called among the studies."""
+
+
+@entry_point("thesis")
+def main(cfg: ThesisConfig) -> None:
+    """Reads, computes, writes the page, and prints the sentence."""
+    found = read_studies(Path(cfg.studies), cfg.size)
+    if corrects := read_comparison(Path(cfg.comparisons)):
+        found[SELF_CORRECTION] = corrects
+    if not found:
+        raise UserError(f"studies={cfg.studies}: no finished study of size {cfg.size} below it; make studies runs all")
+    told = write_thesis(found, Path(cfg.output))
+    console.print(f'"{THESIS}"\n{told}', highlight=False, markup=False)
+    console.print(f"page: {Path(cfg.output) / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+Read = tuple[Thesis | None, list[Row], list[str]]
+"""How a study is read, its rows, and the names of its claims that do not hold."""
+
+
+def read_studies(root: Path, size: str) -> dict[str, Read]:
+    """The newest run of each study below a folder, by the study's name."""
+    found: dict[str, Read] = {}
+    for path in sorted(root.rglob("study.json"), key=lambda path: (path.stat().st_mtime, str(path))):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["size"] != size or result["study"] not in STUDIES:
+            continue
+        failed = [one["name"] for one in result["claims"] if one["verdict"] == Verdict.DOES_NOT_HOLD]
+        found[result["study"]] = getattr(load(result["study"]), "THESIS", None), result["rows"], failed
+    return dict(sorted(found.items()))
+
+
+def read_comparison(root: Path) -> Read | None:
+    """Arms of the newest comparison below a folder as a study: online RL is the system, offline arms stand beside it.
+
+    The gain is the accuracy of the last attempt minus that of the base, greedy, on test tasks.
+    """
+    paths = sorted(root.rglob("comparison.json"), key=lambda path: (path.stat().st_mtime, str(path)))
+    if not paths:
+        return None
+    comparison = json.loads(paths[-1].read_text(encoding="utf-8"))["greedy"]
+    name, rows = f"accuracy_t{comparison['attempts']}", []
+    base = next((one["rates"][name]["mean"] for one in comparison["arms"] if not one["trained"]), None)
+    arms = [one["arm"] for one in comparison["arms"] if one["trained"]]
+    if base is None or not arms:
+        return None
+    for one in comparison["arms"]:
+        for seed in one["seeds"] if one["trained"] else ():
+            row = {"arm": one["arm"], "seed": seed["seed"], "step": 0, "accuracy": base}
+            rows += [row, row | {"step": 1, "accuracy": seed["rates"][name]}]
+    online = next((arm for arm in ("score", "naive_multiturn", "ppo") if arm in arms), arms[0])
+    shown = [online, *(arm for arm in ("star", "pair_sft") if arm in arms and arm != online)]
+    trained = tuple(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in shown)
+    signal = "its second attempts, and whether they are right"
+    return (
+        Thesis("SCoRe", signal, "a verifier of answers", True, online, trained, "last attempt, minus the base"),
+        rows,
+        [],
+    )
+
+
+def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
+    """Writes ``thesis.json``, exhibits and the page; returns the computed sentence."""
+    read = [(name, thesis, rows, failed) for name, (thesis, rows, failed) in found.items() if thesis is not None]
+    lines = [line(name, thesis, rows, failed) for name, thesis, rows, failed in read]
+    every = [point for name, thesis, rows, _ in read for point in points(name, thesis, rows)]
+    own = [point for point in every if point.kind == "self"]
+    correlation, of_own = rank_correlation(every), rank_correlation(own)
+    told = sentence(lines, correlation, len(every))
+    gate_rows = [dict(row, gate_cell=f"{name}: {row['gate_cell']}")
+                 for name, (_, rows, _) in found.items() for row in rows if row.get("gate_cell")]  # fmt: skip
+    made: list[Exhibit] = [systems_table(lines), *gate_table(gate_rows), points_table(every)]
+    titles = ["The systems", *["The gate"] * bool(gate_rows), "Every arm"]
+    made = [replace(one, id=f"T{i}", title=title) for i, (one, title) in enumerate(zip(made, titles, strict=True), 1)]
+    drawn = [gain_figure(every, correlation, of_own), *gate_figure(gate_rows)]
+    made = [*(replace(one, id=f"F{i}") for i, one in enumerate(drawn, 1)), *made]
+    missing = [name for name in (*STUDIES, SELF_CORRECTION) if name not in found]
+    result = {
+        "thesis": THESIS,
+        "sentence": told,
+        "correlation": correlation,
+        "correlation_of_self_reward": of_own,
+        "missing": missing,
+        "systems": [asdict(one) | {"thesis": about(one.thesis), "verdict": one.verdict} for one in lines],
+        "points": [asdict(one) for one in every],
+    }
+    write_json(folder / "thesis.json", plain(result))
+    write_exhibits(made, folder)
+    note = f"<p class='caption'>Not run: {html.escape(', '.join(missing))}.</p>" if missing else ""
+    verdict = f"<p><q>{html.escape(THESIS)}</q></p><p><b>{html.escape(told)}</b></p>{note}"
+    write_text(folder / "report.html", assemble("The thesis", verdict, made, no_samples()))
+    return told
+
+
+def about(thesis: Thesis) -> dict[str, Any]:
+    """What a system is, in words, without the functions that read its rows."""
+    return {name: getattr(thesis, name) for name in ("system", "signal", "anchor", "anchored", "headline", "measure")}
+
+
+def systems_table(lines: Sequence[Line]) -> Table:
+    """A row for each system."""
+    cells = [
+        [
+            *(f"{one.thesis.system}\n{one.study}", one.thesis.signal, one.thesis.anchor),
+            "yes" if one.thesis.anchored else "no",
+            f"{fixed(one.mean, 3, signed=True)} [{fixed(one.low, 3, signed=True)}, {fixed(one.high, 3, signed=True)}]\n"
+            + " ".join(fixed(value, 3, signed=True) for value in one.by_seed.values()),
+            fixed(one.oracle, 3, signed=True) if one.oracle == one.oracle else "-",
+            *(one.thesis.measure, ", ".join(one.failed) or "-"),
+            {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts"}.get(one.verdict, "cannot tell"),
+        ]
+        for one in lines
+    ]
+    caption = (
+        "Gain: of the arm that is the published system, mean over seeds with its 95 % Student-t interval, below it "
+        "each seed. It fits the thesis if it is anchored and gains (the interval is above 0), or neither."
+    )
+    header = ["system", "learns from", "held to the truth by", "anchored", "gain", "gain of the oracle arm"]
+    return Table(caption, [*header, "of what", "claims that do not hold", "the thesis"], cells)
+
+
+def gate_table(rows: Sequence[Row]) -> list[Table]:
+    """Hits and misses of the gate, where any training was announced."""
+    if not rows:
+        return []
+    header, cells, said = record(rows)
+    return [Table(f"Read before training, compared with what training brought. {said}", header, cells)]
+
+
+def points_table(every: Sequence[Point]) -> Table:
+    """The numbers of the figure, arm by arm."""
+    cells = []
+    for study, arm, kind in dict.fromkeys((one.study, one.arm, one.kind) for one in every):
+        mine = [one for one in every if (one.study, one.arm) == (study, arm)]
+        shown = [[fixed(one.reward_accuracy, 2) for one in mine], [fixed(one.gain, 3, signed=True) for one in mine]]
+        cells.append([study, arm, kind, " ".join(str(one.seed) for one in mine), *map(" ".join, shown)])
+    header = ["study", "arm", "kind", "seeds", "accuracy of the signal before training", "held-out gain"]
+    return Table("One point of the figure for each seed, in the order of the seeds.", header, cells)
+
+
+def gain_figure(every: Sequence[Point], correlation: Sequence[float], of_own: Sequence[float]) -> Figure:
+    """Gain against the accuracy of the signal: by what an arm is trained on, and by study."""
+
+    def cloud(name: str, mine: Sequence[Point]) -> Series:
+        return Series(name, [one.reward_accuracy for one in mine], [one.gain for one in mine], mark=Mark.POINTS)
+
+    kinds = [cloud(kind, mine) for kind in KINDS if (mine := [one for one in every if one.kind == kind])]
+    studies = dict.fromkeys(one.study for one in every)
+    of_study = [cloud(study, [one for one in every if one.study == study]) for study in studies]
+    axes = ("share of the signal that is right before training", "held-out gain (share)")
+    said = [f"{fixed(rho, 2, signed=True)} [{fixed(low, 2, signed=True)}, {fixed(high, 2, signed=True)}]"
+            for rho, low, high in (correlation, of_own)]  # fmt: skip
+    caption = (
+        f"{len(every)} arms and seeds of {len(studies)} studies. Rank correlation {said[0]}, of self-reward arms alone "
+        f"{said[1]}; 95 % bootstrap intervals over studies. An oracle's signal is right by definition."
+    )
+    panels = [Panel("by what it is trained on", *axes, kinds, zero=True), Panel("by study", *axes, of_study, zero=True)]
+    return Figure(caption, panels, title="Gain against the accuracy of the signal")
+
+
+def gate_figure(rows: Sequence[Row]) -> list[Figure]:
+    """What the gate read before each training, and what the training brought."""
+    if not rows:
+        return []
+    series = []
+    for expects, name in ((True, "improvement was expected"), (False, "none was expected")):
+        mine = [row for row in rows if bool(row["gate_expects"]) is expects]
+        if mine:
+            gaps, gains = ([row[column] for row in mine] for column in ("gate_gap", "gate_gain"))
+            series.append(Series(name, gaps, gains, mark=Mark.POINTS))
+    hits = float(np.mean([row["gate_hit"] for row in rows]))
+    caption = f"{len(rows)} trainings; the prediction was right in {fixed(100 * hits, 0)} % of them."
+    axes = ("generation-verification gap before training (share)", "held-out gain (share)")
+    return [Figure(caption, [Panel("", *axes, series, zero=True)], title="The gate's predictions")]
+
+
+if __name__ == "__main__":
+    main()

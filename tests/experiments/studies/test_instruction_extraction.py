@@ -1,0 +1,84 @@
+"""Instruction extraction: the language and its oracle, filters, the saved pairs, and claims that follow the rows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import envs
+from envs import Split
+from experiments.studies import instruction_extraction as study
+from rl.analysis.claims import Verdict, judge
+from rl.analysis.thesis import points
+from rl.backends import hub
+
+CFG = study.Config(width=16, corpus=300, teacher_steps=120, pairs=80, student_steps=5, sure=0.0)
+
+
+def test_real_pairs_are_well_formed_right_and_never_of_the_test():
+    rng = np.random.default_rng(0)
+    train, test = study.draw(rng, 400, False), study.draw(rng, 400, True)
+    for pairs in (train, test):
+        seen = study.read(pairs)
+        assert seen.formed.all()
+        assert (pairs[:, 7] == seen.truth).all()
+    assert not {tuple(row[2:5]) for row in train} & {tuple(row[2:5]) for row in test}
+    by_hand = study.pairs_of(
+        np.array([[study.F0 + 4, study.D0 + 1, study.D0 + 3, study.D0, study.MARK]]), np.array([0])
+    )
+    assert study.read(by_hand).truth[0] == study.D0 + 4  # family 4 asks for the second digit, shifted by one
+    assert not study.read(np.where(by_hand == study.MARK, study.D0, by_hand)).formed[0]
+
+
+def test_arms_keep_what_they_say_and_the_saved_pairs_are_rows(tmp_path):
+    cfg = replace(CFG, export=str(tmp_path))
+    base = study.prepare(cfg, 1)
+    kept = {}
+    assert study.run(cfg, "bare_prefix", 1, base, []) == []
+    for arm in ("raw", "filtered", "deduplicated", "checked", "real"):
+        samples: list = []
+        found = study.run(cfg, arm, 1, base, samples)
+        kept[arm] = found[-1]["n"]
+        assert {row.get("step", 0) for row in found} == {0, 1}
+        assert samples or arm == "checked"
+    assert 0 < kept["deduplicated"] <= kept["filtered"] <= kept["raw"]
+    assert kept["checked"] <= kept["filtered"]  # nothing is left out for being unsure
+    hub.register()
+    options = {"path": str(tmp_path / "real" / "seed_1"), "verify": "exact"}
+    tasks = envs.make_taskset("errata/rows-v1", options).load(Split.TRAIN)
+    assert tasks[0].question.split()[0] == "please" or tasks[0].question.split()[0].startswith("f")
+    assert tasks[0].gold in "01234"
+
+
+def rows(way):
+    """Three seeds in which everything is as the claims say, or the other way round."""
+    good = way > 0
+    students = {
+        "raw": 0.80, "filtered": 0.80 + 0.02 * way, "deduplicated": 0.80 + 0.05 * way, "raw_cold": 0.8 - 0.1 * way,
+        "checked": 0.80 + 0.02 * way + 0.1 * (not good), "real": 0.84, "shuffled": 0.2 if good else 0.7,
+    }  # fmt: skip
+    found = []
+    for seed in (1, 2, 3):
+        noise = 0.0001 * seed
+        for arm, ends in students.items():
+            cold = arm == "raw_cold"
+            row = {"arm": arm, "seed": seed, "step": 0, "usable": 0.9 if good else 0.3, "accuracy": 0.85}
+            row |= {"rare_share": 0.13 - 0.08 * way * cold + (0.1 * (not good) * (arm == "real")) + noise}
+            row |= {"answers_right": 0.9 + 0.05 * way * cold + noise, "reward_accuracy": 0.9, "accuracy_uniform": 0.8}
+            found += [row, row | {"step": 1, "accuracy": ends + noise, "accuracy_uniform": ends - 0.1 + noise}]
+        bare = 0.1 if good else 0.5
+        found.append({"arm": "bare_prefix", "seed": seed, "step": 0, "usable": [bare + noise] * 3})
+    return found
+
+
+def test_contrary_rows_give_contrary_verdicts():
+    for claim in study.CLAIMS:
+        found = [judge(claim, rows(way)).verdict for way in (1, -1)]
+        assert found == [Verdict.HOLDS, Verdict.DOES_NOT_HOLD], claim.name
+        assert judge(claim, []).verdict is Verdict.CANNOT_TELL
+
+
+def test_the_thesis_reads_student_minus_teacher():
+    found = {one.arm: one for one in points("s", study.THESIS, [row for row in rows(1) if row["seed"] == 1])}
+    assert found["deduplicated"].gain == pytest.approx(0.0, abs=0.001)
+    assert found["real"].reward_accuracy == 1.0

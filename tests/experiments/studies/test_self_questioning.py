@@ -1,0 +1,104 @@
+"""Self-questioning: problems and votes by hand, claims against contrary rows, and a run of a few steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.studies import self_questioning as study
+from experiments.studies.self_questioning import D0, END, ID, Answered, answer, in_band, paid, question, read
+from rl.analysis.claims import judge
+
+
+def test_what_is_proposed_is_read_and_a_held_out_sum_cannot_be_used():
+    trained, kept = np.flatnonzero(~study.HELD_OUT)[7], np.flatnonzero(study.HELD_OUT)[7]
+    proposed = question(np.array([trained, kept, trained]))[:, 1:]
+    proposed[2, 2] = ID["="]
+    problems, usable = read(proposed)
+    assert problems.tolist() == [trained, kept, 0]
+    assert usable.tolist() == [True, False, False]
+    assert study.TOKENIZER.decode(question(np.array([4725]))[0]) == "Q 4 7 + 2 5 ="
+    assert study.TOKENIZER.decode(study.right_answer(np.array([4725]))[0, :3]) == "0 7 2"
+
+
+def group(*sums, gold=(72,)):
+    """One problem's answers by their sums; a negative one is malformed."""
+    answers = answer(np.abs(np.array(sums)))[None]
+    answers[0, np.array(sums) < 0, 3] = D0
+    formed = answers[..., 3] == END
+    same = (answers[:, :, None] == answers[:, None]).all(-1) & formed[:, None]
+    right = torch.tensor([[one in gold for one in sums]])
+    return Answered(np.array([4725]), answers, right, formed, same.sum(-1) * formed)
+
+
+@pytest.mark.parametrize(
+    ("sums", "votes", "rewards", "says", "band"),
+    [
+        ((72, 72, 72, 62), [3, 3, 3, 1], [1, 1, 1, 0], True, True),
+        ((62, 62, 62, 62), [4, 4, 4, 4], [1, 1, 1, 1], True, False),
+        ((72, 72, 62, 62), [2, 2, 2, 2], [0, 0, 0, 0], False, True),  # half is no majority: nothing is said
+        ((72, 62, 61, 60), [1, 1, 1, 1], [0, 0, 0, 0], False, False),
+        ((-72, -72, -72, 62), [0, 0, 0, 1], [0, 0, 0, 0], False, False),  # what is no answer does not vote
+    ],
+)
+def test_more_than_half_of_a_group_pays_and_a_tie_says_nothing(sums, votes, rewards, says, band):
+    found = group(*sums)
+    assert found.votes.tolist() == [votes]
+    reward, signal = paid("vote", found, torch.Generator())
+    assert reward.tolist() == [rewards]
+    assert signal.tolist() == [[says] * 4]
+    assert in_band(found).tolist() == [band]
+    assert paid("truth", found, torch.Generator())[0].tolist() == [[float(one == 72) for one in sums]]
+    assert paid("form", found, torch.Generator())[0].tolist() == [[float(one > 0) for one in sums]]
+
+
+# At the end, as the claims have it: accuracy of each arm after .6 before.
+ENDS = {"majority": 0.7, "band": 0.75, "oracle": 0.9, "form": 0.6, "random": 0.6, "frozen": 0.68, "weak": 0.1}
+ENDS |= {"no_penalty": 0.4, "hurried": 0.1, "weak_oracle": 0.8}
+
+
+def rows(true):
+    """Three seeds of rows in which every claim holds, or none."""
+    found = []
+    for arm, end in ENDS.items():
+        for seed in (0, 1, 2):
+            noise, moved = seed / 1000, end - 0.6
+            row = {"arm": arm, "seed": seed, "greedy": 0.7, "accuracy": 0.6, "vote": 0.8, "entropy": 0.3}
+            row |= {"set_accuracy": 0.6, "set_initial_vote": 0.8, "set_wrong_votes": 0.3, "in_band": 0.5}
+            late = {"accuracy": (0.6 + moved if true else 0.6 - moved) + noise, "entropy": 0.2 if true else 0.4}
+            if not true and arm in ("no_penalty", "hurried"):
+                late["accuracy"] = 0.9 + noise
+            late |= {"set_accuracy": (0.8 if true else 0.95) + noise, "set_wrong_votes": (0.2 if true else 0.5) + noise}
+            late |= {"greedy": (0.8 if true else 0.6) + noise, "in_band": (0.6 if (arm == "band") == true else 0.4)}
+            late["in_band"] += noise * (arm == "band")
+            late["entropy"] += noise
+            if not true:
+                row["vote"] = 0.4 if arm == "majority" else 0.8
+            found += [row | {"step": 0}, row | late | {"step": 9}]
+    return found
+
+
+@pytest.mark.parametrize(("true", "verdict"), [(True, "holds"), (False, "does not hold")])
+def test_the_verdicts_follow_the_rows(true, verdict):
+    found = {claim.name: str(judge(claim, rows(true)).verdict) for claim in study.CLAIMS}
+    assert found == {claim.name: verdict for claim in study.CLAIMS}
+
+
+def test_without_rows_nothing_can_be_told():
+    assert {str(judge(claim, []).verdict) for claim in study.CLAIMS} == {"cannot tell"}
+
+
+def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
+    small = {"pretrain_steps": 25, "steps": 2, "proposals": 8, "group": 4, "n_test": 8, "measure_every": 1}
+    cfg = replace(study.Config(), **small, width=16, propose_every=1)
+    base, samples = study.prepare(cfg, 1), []
+    before = str(base.finished.state_dict())
+    for arm in study.ARMS:
+        found = study.run(cfg, arm, 1, base, samples)
+        assert [row["step"] for row in found] == list(range(3 if study.CELLS[arm].penalty else 5))
+        assert ("gate_hit" in found[-1]) == (study.CELLS[arm].reward == "vote")
+        assert ("set_accuracy" in found[-1]) == (arm == "frozen")
+    assert str(base.finished.state_dict()) == before
+    assert str(study.run(cfg, arm, 1, study.prepare(cfg, 1), [])) == str(found)
+    assert " + " in samples[0]["prompt"]

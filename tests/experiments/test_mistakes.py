@@ -1,0 +1,149 @@
+"""Ten mistakes of a new user: each ends with a sentence that names the key or value and what to do, or says it of a
+run that goes through; no traceback, and no folder of a run in which nothing was done."""
+
+import json
+import os
+import shutil
+import socket
+
+import pytest
+
+from tests import programs
+from tests.conftest import ROOT
+
+TOY = ROOT / "models" / "modchain"
+SMALL = ["env=modchain", "threads=1", "evaluation.samples_per_task=0", "env.options.n_train=32"]
+SMALL += ["env.options.n_validation=8", "env.options.n_test=8"]
+SHORT = ["experiments.train", *SMALL, "algorithm=rloo", "training.episodes=256", "training.tasks_per_step=8"]
+FEEDBACK = """
+from envs import FEEDBACK
+
+@FEEDBACK.register("shaky")
+def shaky(scene):
+    raise RuntimeError("nothing to say")
+"""
+FULL = """
+import errno, pathlib
+
+def full(path, *_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+pathlib.Path.write_text = full
+"""
+
+
+def no_template(folder):
+    """A model as many base models are published: without a chat template."""
+    shutil.copytree(TOY, folder / "base")
+    (folder / "base" / "chat_template.jinja").unlink()
+    return [*SHORT, "model=path", f"model.path={folder / 'base'}"]
+
+
+def rows(folder, **options):
+    """A file of one's own, in the words of the embedded model."""
+    steps = [(i // 9 % 10, i % 9 + 1, i // 90 + 1) for i in range(60)]
+    lines = [json.dumps({"question": f"{a} +{b} +{c} _ _ _", "answer": (a + b + c) % 10}) for a, b, c in steps]
+    (folder / "my.jsonl").write_text("\n".join(lines))
+    given = [f"env.options.{key}={value}" for key, value in options.items()]
+    own = [
+        "env=rows",
+        f"env.options.path={folder / 'my.jsonl'}",
+        "env.prompts=toy-v1",
+        "env.max_new_tokens=[3]",
+        *given,
+    ]
+    return [*own, "model=path", f"model.path={TOY}", "threads=1", "evaluation.samples_per_task=0"]
+
+
+def plugin(folder, name, text):
+    (folder / f"{name}.py").write_text(text)
+    return f"plugins=[{name}]"
+
+
+REFUSED = {
+    "wrong model path": (
+        lambda folder: [*SHORT, "model=path", "model.path=nobody/nothing"],
+        "model.path=nobody/nothing: no model folder, and not to be had from the hub",
+    ),
+    "no chat template": (no_template, "has no chat template: set model.chat_template to"),
+    "an empty split": (
+        lambda folder: ["experiments.train", *rows(folder, validation=0), "algorithm=rloo"],
+        "no tasks in split 'validation', which this run needs",
+    ),
+    "feedback that raises": (
+        lambda folder: [*SHORT, plugin(folder, "my_feedback", FEEDBACK), "env.feedback=shaky"],
+        "training.max_failed_fraction=10%. First: task",
+    ),
+    "a GPU where there is none": (
+        lambda folder: ["experiments.compare", *SMALL, "include=[score]", "executor_options.gpus=[0]"],
+        "executor_options.gpus=['0']: there is no GPU 0 here, and no other one; leave it away",
+    ),
+    "vLLM where there is none": (
+        lambda folder: [*SHORT, "engine=vllm"],
+        "engine=vllm: vLLM is not installed here; `pip install -e '.[vllm]'`",
+    ),
+    "a full disk": (
+        lambda folder: [*SHORT, plugin(folder, "my_disk", FULL)],
+        "no space left on the disk",
+    ),
+}
+
+LATE = ("feedback that raises",)
+"""Found while the run plays."""
+
+
+def started(folder, arguments, **env):
+    """What a program printed in one line, and its status; with runs below the folder."""
+    env = os.environ | {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | env
+    done = programs.run(*arguments, f"runs_dir={folder / 'runs'}", env=env)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "Traceback" not in said, said
+    return said, done.returncode
+
+
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_a_mistake_is_one_sentence_and_leaves_no_folder(mistake, tmp_path):
+    make, sentence = REFUSED[mistake]
+    said, status = started(tmp_path, make(tmp_path))
+    assert sentence in said
+    assert status == 2, said
+    # The validation before the first step is kept; it was played, and says what failed.
+    assert bool(list(tmp_path.glob("runs/*/*/metrics.jsonl"))) == (mistake in LATE)
+    assert (tmp_path / "runs").exists() == (mistake in LATE)
+
+
+def test_a_port_that_is_taken(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        here = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        said, status = started(tmp_path, SHORT, **here)
+    assert f"MASTER_PORT={port}: another program listens at this port" in said
+    assert "--main_process_port=" in said
+    assert status == 2
+    assert not (tmp_path / "runs").exists()
+
+
+SAID = {
+    "too few new tokens": (
+        lambda folder: ["experiments.evaluate", *SMALL, "env.max_new_tokens=[1]"],
+        "Try a larger env.max_new_tokens",
+    ),
+    "another form of answer than is read": (
+        lambda folder: ["experiments.evaluate", *rows(folder, verify="math")],
+        "hold no answer",
+    ),
+    "a learning rate that is a hundred times too large": (
+        lambda folder: [*SHORT, "training.episodes=512", "algorithm.optim.lr=0.3", "training.validate_every=0"],
+        "Try algorithm.optim.lr=... ten times smaller",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", SAID)
+def test_a_run_that_goes_through_says_what_is_wrong_with_it(mistake, tmp_path):
+    make, sentence = SAID[mistake]
+    said, status = started(tmp_path, make(tmp_path))
+    assert sentence in said, said
+    assert status == 0

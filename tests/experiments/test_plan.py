@@ -1,0 +1,197 @@
+"""What a run is expected to cost, and what it came to."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from experiments import planned
+from experiments.arms import run_offline
+from experiments.calibration import STARTING, calibrate
+from experiments.cli import UserError
+from experiments.online import run_online
+from experiments.plan import _OPTIONS, Planned, _keep, arms_of, read_options
+from experiments.planning import counted, smaller
+from experiments.schema import PlanConfig
+from rl.backends.memory import Load, Sizes, memory
+from rl.config import AlgorithmConfig, EvalConfig, ModelConfig, OfflineConfig, OptimConfig, SFTConfig, StageConfig
+from rl.config.run import BudgetConfig
+from tests import programs
+from tests.conftest import ROOT
+from tests.helpers import modchain_config
+
+OPTIONS = PlanConfig(steps=1, tasks=4)
+
+
+def online(folder, **changes):
+    stages = {"one": StageConfig(kl_coefs=[0.1, 0.1]), "two": StageConfig(group_size=8)}
+    algorithm = AlgorithmConfig(name="x", group_size=4, minibatches=2, stages=stages)
+    cfg = modchain_config(episodes=96, tasks_per_step=4, algorithm=algorithm)
+    cfg.training = replace(cfg.training, validate_every=2, save_every=4)
+    return replace(cfg, runs_dir=str(folder), evaluation=EvalConfig(n_tasks=8, samples_per_task=1), **changes)
+
+
+def offline(folder):
+    cfg, optim = online(folder), OptimConfig(schedule="linear", micro_batch_tokens=256)
+    shared = {name: getattr(cfg, name) for name in ("threads", "model", "env", "engine", "evaluation", "runs_dir")}
+    method = OfflineConfig(
+        name="x",
+        rule="star",
+        rule_options={"keep_right_to_right": True},
+        iterations=2,
+        group_size=4,
+        epochs=2,
+        batch_size=8,
+        optim=optim,
+    )
+    return SFTConfig(seed=0, name="x", offline=method, training=BudgetConfig(episodes=128), **shared)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An online run that was planned, in its folder, and the estimate."""
+    folder = tmp_path_factory.mktemp("plan")
+    cfg = replace(online(folder), env=online(folder).env.settled())
+    estimate, _ = calibrate(cfg, OPTIONS, {})
+    _keep(cfg, estimate)
+    run = folder / "arms" / "x" / "seed_3"
+    run.mkdir(parents=True)
+    run_online(replace(cfg, seed=3), run, lambda *_: None)
+    return estimate, run
+
+
+def test_the_run_keeps_its_estimate_and_says_what_it_came_to(trained):
+    estimate, run = trained
+    found, result = json.loads((run / "plan.json").read_text()), json.loads((run / "result.json").read_text())
+    assert found["actual"]["seconds"] == result["seconds"]
+    # The second stage has larger groups: one more batch of it would be too much.
+    assert estimate.episodes == result["totals"]["episodes"] == 80
+    assert estimate.updates == result["totals"]["updates"]
+    assert estimate.responses == result["totals"]["responses"]
+    assert estimate.sampled_tokens == pytest.approx(result["totals"]["sampled_tokens"], rel=0.3)
+    assert estimate.gradient_tokens == pytest.approx(result["totals"]["gradient_tokens"], rel=0.3)
+    assert 0.3 < estimate.disk / found["actual"]["disk"] < 3
+    assert estimate.seconds == sum(wall for name, (wall, _) in estimate.costs.items() if name != STARTING) > 0
+    assert {"sampling", "update", "evaluation", "validation", "saving", STARTING} <= estimate.costs.keys()
+    names = [row[0] for row in planned.compared(run)]
+    assert names == [name for name, _ in planned.UNITS.values()]
+    (line,) = planned.lines([run, run.parent])
+    assert line[0] == "x/3"
+    assert dict(zip(names, planned.compared(run), strict=True))["optimiser steps"][3] == "+0 %"
+
+
+def test_calibrating_leaves_nothing_behind(trained):
+    _, run = trained
+    folder = run.parent.parent.parent
+    assert sorted(path.name for path in folder.iterdir()) == ["arms", "plans"]
+    assert len(list((folder / "plans").iterdir())) == 1
+
+
+def test_an_offline_method_is_counted_by_what_its_rule_keeps(tmp_path):
+    cfg = replace(offline(tmp_path), env=offline(tmp_path).env.settled())
+    estimate, _ = calibrate(cfg, OPTIONS, {"validation": [[0, 0], [1, 1]], "evaluation": [[0, 0], [1, 1], 100.0, 0.5]})
+    assert estimate.costs["validation"] == [3.0, 3.0]  # before, and after each round; what was measured is used again
+    assert estimate.costs["evaluation"] == [8.0, 8.0]
+    result = run_offline(cfg, tmp_path, lambda *_: None)
+    assert estimate.episodes == result.totals["episodes"] == 128
+    assert estimate.updates == pytest.approx(result.totals["updates"], rel=0.5)
+    assert estimate.gradient_tokens == pytest.approx(result.totals["gradient_tokens"], rel=0.5)
+    assert not (tmp_path / "plan.json").exists()  # none was kept
+
+
+def test_counting_alone_takes_answers_as_long_as_they_may_be(tmp_path):
+    found = counted(replace(online(tmp_path), env=online(tmp_path).env.settled()), PlanConfig(calibrate=False))
+    assert (found.episodes, found.responses, found.sampled_tokens) == (96, 192, 960)
+    assert found.updates == 2 * (3 + 1.5)
+    assert not found.costs
+    found = counted(replace(offline(tmp_path), env=offline(tmp_path).env.settled()), PlanConfig(calibrate=False))
+    assert (found.episodes, found.sampled_tokens, found.gradient_tokens) == (128, 1280, 2560)
+
+
+SIZES = Sizes(1000, 0, 8, 32, 2, 8, 100, 4)
+LOAD = Load(10, [5, 5], 2, rows=4, update_rows=8, group=4)
+
+
+def test_the_parts_of_memory_are_those_of_the_config(tmp_path):
+    cfg = online(tmp_path)
+    found = memory(cfg, SIZES, LOAD)
+    assert found.update["weights"] == found.update["gradients"] == found.update["reference"] == 4000
+    assert found.update["optimiser"] == found.sampling["optimiser"] == 8000
+    assert "gradients" not in found.sampling
+    assert memory(cfg, SIZES, LOAD, processes=4, sharded=True).update["optimiser"] == 2000
+    lora = memory(cfg, replace(SIZES, adapters=10), LOAD)
+    assert lora.update["optimiser"] == 80
+    assert "reference" not in lora.update  # the policy without its adapters is the base
+    critic = replace(
+        cfg, algorithm=replace(cfg.algorithm, advantage="gae", critic=replace(cfg.algorithm.critic, kind="separate"))
+    )
+    assert memory(critic, SIZES, LOAD).update["critic"] == 16000
+    whole = memory(replace(cfg, algorithm=replace(cfg.algorithm, kl="full")), SIZES, LOAD).update["logits"]
+    assert whole > 3 * found.update["logits"]
+    again = replace(cfg.algorithm, optim=replace(cfg.algorithm.optim, gradient_checkpointing=True))
+    assert memory(replace(cfg, algorithm=again), SIZES, LOAD).update["activations"] < found.update["activations"]
+    assert memory(cfg, SIZES, LOAD).peak == max(sum(found.update.values()), sum(found.sampling.values()))
+    tuning = memory(offline(tmp_path), SIZES, LOAD)
+    assert tuning.update["logits"] > found.update["logits"]  # of every token, and in float32 again
+    assert set(memory(replace(cfg.engine, name="vllm") and _with_vllm(cfg), SIZES, LOAD).sampling) == {
+        "weights", "optimiser", "reference",
+    }  # fmt: skip
+
+
+def _with_vllm(cfg):
+    return replace(cfg, engine=replace(cfg.engine, name="vllm"))
+
+
+def test_sizes_are_those_of_the_loaded_model(modchain):
+    model, *_ = modchain
+    found = Sizes.of(ModelConfig(path=str(ROOT / "models" / "modchain")))
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (found.vocabulary, found.layers) == (model.config.vocab_size, model.config.num_hidden_layers)
+
+
+def test_what_makes_a_run_smaller_is_ordered_by_what_it_saves(tmp_path, monkeypatch):
+    real = Sizes(135_000_000, 0, 576, 1536, 30, 192, 49152, 4)
+    monkeypatch.setattr(Sizes, "of", lambda model: replace(real, bytes=2 if model.dtype == "bfloat16" else 4))
+    cfg = replace(online(tmp_path), env=online(tmp_path).env.settled())
+    options = PlanConfig(calibrate=False, memory_gib=1e-3)
+    estimate = counted(cfg, options)
+    lines = list(smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, 0.0, options, _OPTIONS))
+    assert [line.split("=")[0].rpartition(".")[2] for line in lines] == [
+        "dtype",
+        "gradient_checkpointing",
+        "fused_head",
+    ]
+    assert all(line.split("=")[0].startswith(("algorithm.optim.", "algorithm.", "model.", "engine.")) for line in lines)
+    enough = list(smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, 1.0, options, _OPTIONS))
+    assert all(line.endswith("(then it fits)") for line in enough)
+
+
+def test_a_comparison_is_its_arms(tmp_path):
+    from hydra import compose, initialize_config_dir
+
+    from experiments.cli import CONFIGS, register_schemas, typed
+
+    register_schemas()
+    with initialize_config_dir(CONFIGS, version_base=None):
+        cfg = typed(compose("compare", ["env=modchain", "include=[star,score]", "seeds=[7,8]", f"runs_dir={tmp_path}"]))
+    assert [(name, runs) for name, _, runs in arms_of(cfg, "compare")] == [("base", 1), ("star", 2), ("score", 2)]
+
+
+def test_options_that_are_none_are_named():
+    assert read_options(["plan.steps=3", "plan.calibrate=false"]) == PlanConfig(calibrate=False, steps=3)
+    with pytest.raises(UserError, match=r"unknown key 'plan.calbrate'; did you mean 'plan.calibrate'"):
+        read_options(["plan.calbrate=false"])
+    with pytest.raises(ValueError, match=r"plan.steps=0: must be positive"):
+        read_options(["plan.steps=0"])
+
+
+def test_the_program_says_what_does_not_fit_and_leaves_nothing(tmp_path):
+    arguments = ["train", "env=modchain", "plan.calibrate=false", "plan.memory_gib=0.01", f"runs_dir={tmp_path}/runs"]
+    done = programs.run("experiments.plan", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "It does not fit" in done.stdout
+    assert "algorithm.optim.micro_batch_tokens=8192" in done.stdout
+    assert not list(tmp_path.iterdir())
+    done = programs.run("experiments.plan", "trian", "env=modchain")
+    assert done.returncode == 2
+    assert "one of train, sft, compare" in " ".join(done.stdout.split())

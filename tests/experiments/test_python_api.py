@@ -1,0 +1,109 @@
+"""What the page on Python prints runs as printed, and configs made by keyword are those of the command line."""
+
+from dataclasses import asdict
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments import report
+from experiments.cli import CONFIGS, UserError, register_schemas, typed
+from experiments.configs import config
+from experiments.evidence.model import Figure, Panel, Series, Table
+from notebooks.run import CellError, run_cell
+from rl.trainer import Step
+from tests.conftest import ROOT
+from tests.helpers import episode
+from tests.test_docs import blocks
+
+SMOKE = {  # what is printed, and what is run in its place
+    '"episodes": 1024, "tasks_per_step": 16': '"episodes": 64, "tasks_per_step": 8',
+    'seeds=[0, 1], executor="here", training={"episodes": 12288}': (
+        'seeds=[0], executor="here", training={"episodes": 192, "tasks_per_step": 8}, threads=1, cross=0, '
+        'evaluation={"n_tasks": 10, "samples_per_task": 0, "fixed_first": 0, "controls": False, "max_attempts": 0}'
+    ),
+}
+
+
+def test_the_page_on_python_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "write_report", lambda *_: None)  # the page of a comparison has tests of its own
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    scope, shown, used = {}, [], set()
+    for code in blocks(ROOT / "docs" / "python_api.md", "python"):
+        assert len(code.strip().splitlines()) <= 10
+        small, found = code, [one for one in SMOKE if one in code]
+        for printed in found:
+            small = small.replace(printed, SMOKE[printed])
+        used.update(found)
+        shown.append(run_cell(small, scope)[1])
+    assert used == set(SMOKE)
+    assert shown[0][:2] == (True, 1.0)
+    assert shown[1][0] == "wrong"
+    assert (shown[2][0], shown[2][1]) == ("correct", True)
+    assert shown[3] == ([6, 9], "models/repair")
+    assert "<table>" in scope["episodes"][0]._repr_html_()
+    assert all("<|user|>" in prompt for prompt, _ in shown[5])
+    assert isinstance(scope["step"], Step)
+    assert "STaR" in scope["table"]._repr_html_()
+    assert scope["figure"]._repr_svg_().rstrip().endswith("</svg>")
+    assert any(line.startswith("SCoRe") for line in shown[-1])
+
+
+def test_keywords_make_the_config_of_the_command_line():
+    register_schemas()
+    lines = ["env=repair", "algorithm=grpo", "algorithm.advantage=rloo", "training.episodes=512", "seed=3"]
+    lines += ["++env.options.n_train=7", "env.max_new_tokens=[3,7]"]
+    with initialize_config_dir(CONFIGS, version_base=None):
+        asked = typed(compose("train", lines))
+    env = {"options": {"n_train": 7}, "max_new_tokens": (3, 7)}
+    made = config("train", "algorithm.advantage=rloo", "env=repair", algorithm="grpo", training={"episodes": 512},
+                  seed=3, **{f"env.{key}": value for key, value in env.items()})  # fmt: skip
+    assert asdict(made) == asdict(asked)
+
+
+def test_texts_are_taken_as_they_are():
+    path = r"it's, {a}=\d (1).jsonl"
+    made = config("evaluate", env="rows", model="path", **{"env.options.path": path, "model.path": "some/model"})
+    assert made.env.options["path"] == path
+    made = config("train", **{"env.prompts_text": {"retry": "Look again: [x] = 'y'"}, "hub.repo": None})
+    assert made.env.prompts_text == {"retry": "Look again: [x] = 'y'"}
+    assert made.hub.repo is None
+
+
+@pytest.mark.parametrize(
+    ("program", "values", "said"),
+    [
+        ("trian", {}, "did you mean 'train'"),
+        ("train", {"evn": "repair"}, "did you mean 'env'"),
+        ("train", {"env": "repiar"}, "did you mean 'repair'"),
+        ("train", {"training": {"episodse": 1}}, "did you mean 'training.episodes'"),
+        ("train", {"training": {"episodes": "many"}}, "a whole number is needed here"),
+        ("train", {"seed": -1}, "seed=-1"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(program, values, said):
+    with pytest.raises(ValueError, match=said):
+        config(program, **values)
+
+
+def test_an_arm_that_there_is_not_is_refused_by_name():
+    with pytest.raises(UserError, match="did you mean 'star'"):
+        config("compare", include=["starr"])
+
+
+def test_a_cell_that_raises_says_where():
+    scope = {}
+    assert run_cell("x = 2\nprint(x)\nx + 1", scope) == ("2\n", 3)
+    assert run_cell("y = x", scope) == ("", None)
+    with pytest.raises(CellError, match="ZeroDivisionError"):
+        run_cell("y / 0", scope)
+
+
+def test_html_holds_text_and_no_markup_of_the_policy():
+    html = episode(error=None)._repr_html_()
+    assert html.count("<tr>") == 3
+    table = Table("n < 3", ["arm", "rate"], [["<b>x</b>", "1.0\n0.9, 1.1"]], id="T9", title="A & B")
+    assert "<b>x</b>" not in table._repr_html_()
+    assert "&lt;b&gt;x&lt;/b&gt;" in table._repr_html_()
+    figure = Figure("caption", [Panel("", "x", "y", [Series("a", [0, 1], [1, 2])])], "F9", "Nine")
+    assert "Nine (F9). caption" in figure._repr_svg_()

@@ -1,0 +1,50 @@
+"""Notebooks run from top to bottom, with the small values of their metadata, and are kept with what they showed."""
+
+import ast
+import json
+import os
+
+import pytest
+
+from docs.site_hooks import notebook_page
+from tests import programs
+from tests.conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
+    done = programs.run("notebooks.run", str(path), "--smoke", env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cells ran" in done.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_as_it_ran(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert path.stat().st_size < 400_000
+    names = set()
+    for cell in cells:
+        tree = ast.parse("".join(cell["source"]))
+        if "parameters" in cell["metadata"].get("tags", ()):
+            names |= {target.id for line in tree.body if isinstance(line, ast.Assign) for target in line.targets}
+    assert names == set(notebook["metadata"]["smoke"])
+    page = notebook_page(notebook, path.name)
+    assert page.count("```") % 2 == 0
+    assert ".ipynb)" not in page
+
+
+def test_what_a_page_of_a_notebook_holds():
+    shown = {"output_type": "execute_result", "data": {"image/svg+xml": ["<svg/>"]}}
+    said = {"output_type": "stream", "text": ["two\n"]}
+    markdown = {"cell_type": "markdown", "source": ["See [this](../docs/a.md#b) and [that](tour.ipynb)."]}
+    code = {"cell_type": "code", "source": ["1 + 1"], "outputs": [said, shown], "metadata": {}}
+    page = notebook_page({"cells": [markdown, code]}, "x.ipynb")
+    assert "[this](../a.md#b) and [that](tour.md)" in page
+    assert "```python\n1 + 1\n```" in page
+    assert "two" in page
+    assert "data:image/svg+xml;base64,PHN2Zy8+" in page
