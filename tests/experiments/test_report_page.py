@@ -242,13 +242,13 @@ def test_the_first_screen_has_a_row_an_arm_with_badges_and_sentences_on_demand(b
 
 
 def test_greedy_and_sampled_by_a_switch(browser):
-    before = browser.find_element("css selector", "#dots .number").text
+    before = browser.find_element("css selector", "#dots td.number").text
     browser.execute_script("document.activeElement.blur()")
     keys(browser, "g")
-    assert browser.find_element("css selector", "#dots .number").text != before
+    assert browser.find_element("css selector", "#dots td.number").text != before
     assert "view=sampled" in browser.execute_script("return link.address()")
     keys(browser, "g")
-    assert browser.find_element("css selector", "#dots .number").text == before
+    assert browser.find_element("css selector", "#dots td.number").text == before
 
 
 def test_a_link_shows_a_figure_a_filter_and_an_episode_again(browser):

@@ -35,7 +35,7 @@ const emphasise = (name) => {
       if (!trace) continue;
       const spread = trace.meta === "spread";
       group.style.display = spread && names.size > MANY && !(known && trace.name === name) ? "none" : "";
-      group.style.opacity = known && trace.name !== name ? 0.12 : "";
+      group.style.opacity = known && trace.name !== name ? 0.12 : trace.opacity ?? 1;
     }
   }
 };
