@@ -33,6 +33,8 @@ from rl.workbench import Workbench
 
 CHEAP_S = 3.0
 """Processor time for which more tasks of the evaluation are played."""
+OBJECTS = 4
+"""Bytes that rows and their episodes take in Python, for a byte that is written of them."""
 STARTING = "starting"
 """The phase in which Python loads torch and transformers."""
 
@@ -260,7 +262,10 @@ class Calibration:
             step = [laps[-1] - laps[-2], peaks[-1] - peaks[-2]] if before else [laps[-1], 0.0]
             each, growth = (np.maximum(step[0], 0.0) / (last - before), max(0.0, step[1]) / (last - before))
             once = np.maximum(laps[-1] - last * each, 0.0)
-            room = max(0.0, peaks[-1] - held) + growth * (tasks - last)
+            # With full batches of the engine only rows, and the episodes that they are made of, become more.
+            full = self.config.engine.max_batch_size / max(1, cfg.samples_per_task)
+            room = max(0.0, peaks[-1] - held) + growth * max(0.0, min(tasks, full) - last)
+            room += OBJECTS * n_bytes * (tasks - last) / 2**30
             self.known["evaluation"] = [once.tolist(), each.tolist(), n_bytes, room]
         once, each, n_bytes, room = self.known["evaluation"]
         self._costs["evaluation"] += np.array(once) + tasks * np.array(each)

@@ -176,7 +176,8 @@ def to_csv(folder: Path, out: Path) -> list[Path]:
     paths = []
     for name, table in tables(folder):
         text = io.StringIO()
-        csv.writer(text).writerows([table.header, *([_cell(cell) for cell in row] for row in table.rows)])
+        header, found = table.flat()
+        csv.writer(text).writerows([header, *([_cell(cell) for cell in row] for row in found)])
         paths.append(out / f"{name}.csv")
         write_text(paths[-1], text.getvalue())
     paths.append(out / "episodes.csv")
@@ -189,14 +190,15 @@ def to_latex(folder: Path, out: Path) -> list[Path]:
     r"""Every table as ``<id>.tex`` for ``\input``; the document needs ``\usepackage{booktabs}``."""
     paths = []
     for name, table in tables(folder):
-        rows = [" & ".join(map(_tex, row)) + r" \\" for row in (table.header, *table.rows)]
+        header, found = table.flat()
+        rows = [" & ".join(map(_tex, row)) + r" \\" for row in (header, *found)]
         caption = rf"\caption{{{_tex(table.title)}. {_tex(table.caption)}}}"
         lines = [
             r"\begin{table}",
             r"\centering",
             caption,
             rf"\label{{tab:{name}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             r"\toprule",
             rows[0],
             r"\midrule",

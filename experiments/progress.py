@@ -241,7 +241,9 @@ def live_note(metrics: dict[str, float]) -> str:
         rates = reported(metrics, "eval/validation/", Where.HEADLINE).values()
         when = f"validation after {metrics['rollout/episodes']:.0f} episodes (n {metrics['eval/validation/n']:.0f})"
         return "  ".join([when, *(rate.line(value) for rate, value in rates)])
-    known = {name: value for name, value in metrics.items() if value == value}  # a turn that nobody reached has no rate
+    known = {
+        name: value for name, value in metrics.items() if value is not None and value == value
+    }  # a turn that nobody reached has no rate
     parts = [f"acc@t{k} {known[name]:.2f}" for k in (1, 2) if (name := f"rollout/accuracy_t{k}") in known]
     parts.append(f"n {metrics['rollout/episodes']:.0f}")
     speeds = (("ep/s", "system/episodes_per_second"), ("tok/s", "system/tokens_per_second"))

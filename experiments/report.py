@@ -13,27 +13,27 @@ from experiments.evidence import build
 from experiments.evidence.comparison import Comparison, compare
 from experiments.evidence.controls import control_cells
 from experiments.evidence.draw import write
-from experiments.evidence.model import Absent, Exhibit, Figure
+from experiments.evidence.model import Absent, Dots, Exhibit, Table
 from experiments.evidence.page import page
 from experiments.evidence.store import Store
-from experiments.evidence.verdicts import verdicts
-from experiments.progress import print_table, throughput
+from experiments.evidence.verdicts import lead, verdicts
+from experiments.progress import print_table, speed
 from experiments.schema import ReportConfig
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, declared
-from rl.tracking import write_json, write_text
+from rl.tracking import write_json
 
 FOLDER = "exhibits"
 """Of the tables and figures, beside ``report.html``."""
 
 
 def write_report(
-    folder: Path | str, out: Console | None = None, n_episodes: int = ReportConfig.page_episodes
+    folder: Path | str | Sequence[str], out: Console | None = None, n_episodes: int = ReportConfig.page_episodes
 ) -> dict[str, Comparison]:
     """Writes ``comparison.json``, every table and figure and ``report.html``; prints the main ones.
 
     Args:
-        folder: A comparison, a sweep, a run, or a folder of runs.
+        folder: A comparison, a sweep, a run, or a folder of runs; of several, the report goes into a new folder.
         out: Where to print.
         n_episodes: Most evaluated episodes that the page carries.
 
@@ -45,19 +45,20 @@ def write_report(
     """
     store = Store(folder)
     folder = store.folder
+    folder.mkdir(exist_ok=True)  # a new one where there are several
     comparisons = {mode: compare(store, mode) for mode in store.modes}
     write_json(folder / "comparison.json", {mode: found.to_json() for mode, found in comparisons.items()})
     exhibits = build(store)
     write_exhibits(exhibits, folder)
-    write_text(folder / "report.html", page(store, exhibits, n_episodes))
+    page(store, exhibits, n_episodes).write(folder / "report.html")
     if out is not None:
-        for comparison in comparisons.values():
-            _print(comparison, out)
-        for line in where_time_went(store):
-            out.print(line, highlight=False)
-        for one in exhibits:
-            if isinstance(one, Absent):
-                out.print(f"{one.title} ({one.id}) is not there: {one.reason}", highlight=False, markup=False)
+        for mode, comparison in comparisons.items():
+            _print(comparison, out, mode == store.mode)
+        header, rows = where_time_went(store)
+        if rows:
+            print_table(header, _escaped(rows), out, "training, all seeds together: speed, and where the time went")
+        if absent := [one.id for one in exhibits if isinstance(one, Absent)]:
+            out.print(f"not there: {', '.join(absent)}; the page says what each needs", highlight=False)
         for note in store.notes:
             out.print(note, highlight=False, markup=False)
         out.print(f"report: {folder / 'report.html'}", highlight=False)
@@ -73,7 +74,8 @@ def write_exhibits(exhibits: list[Exhibit], folder: Path) -> list[Path]:
     return paths
 
 
-def _print(comparison: Comparison, out: Console) -> None:
+def _print(comparison: Comparison, out: Console, is_first: bool) -> None:
+    """The table of one mode; what the intervals say of every arm below the first."""
     title = f"{comparison.env}: {comparison.n_tasks} test tasks, {comparison.mode}; mean over seeds, 95 % interval"
     rates, rows = declared(comparison.attempts, Where.HEADLINE), []
     of_run = ("failed", "episodes", "steps", "tokens learned", "s/run")
@@ -89,13 +91,15 @@ def _print(comparison: Comparison, out: Console) -> None:
     header, found = control_cells(comparison)
     if found:
         print_table(header, _escaped(found), out, "controls: accuracy of the greedy second attempt, percent")
-    for sentence in verdicts(comparison):
-        out.print(f"- {sentence}", highlight=False)
+    if said := lead(comparison):
+        out.print(said, highlight=False, markup=False)
+    for sentence in verdicts(comparison) if is_first else []:
+        out.print(f"- {sentence}", highlight=False, markup=False)
 
 
-def where_time_went(store: Store) -> list[str]:
-    """Per trained arm, throughput and shares of sampling, verification and update, added over seeds."""
-    lines = []
+def where_time_went(store: Store) -> tuple[list[str], list[list[str]]]:
+    """Header and a row for each trained arm: throughput and the share of every phase, added over seeds."""
+    found: dict[str, dict[str, Any]] = {}
     for arm in store.trained:
         added: dict[str, Any] = {"episodes": 0, "sampled_tokens": 0, "seconds": defaultdict(float)}
         for seed in store.seeds(arm):
@@ -104,9 +108,16 @@ def where_time_went(store: Store) -> list[str]:
             added["sampled_tokens"] += part["sampled_tokens"]
             for phase, seconds in part["seconds"].items():
                 added["seconds"][phase] += seconds
-        if text := throughput(added):
-            lines.append(f"{store.names[arm]} {text}")
-    return lines
+        if sum(added["seconds"].values()):
+            found[store.names[arm]] = added
+    phases = list(dict.fromkeys(phase for one in found.values() for phase in one["seconds"]))
+    rows = []
+    for name, one in found.items():
+        wall = sum(one["seconds"].values())
+        rates = [speed(one[what] / wall) for what in ("episodes", "sampled_tokens")]
+        shares = [f"{one['seconds'].get(phase, 0.0) / wall:.0%}" for phase in phases]
+        rows.append([name, fixed(wall, 0), *rates, *shares])
+    return ["arm", "seconds", "episodes/s", "tokens/s", *phases], rows
 
 
 def _show(exhibit: Exhibit, out: Console) -> None:
@@ -115,9 +126,15 @@ def _show(exhibit: Exhibit, out: Console) -> None:
         out.print(f"not there: {exhibit.reason}", highlight=False, markup=False)
         return
     out.print(exhibit.caption, highlight=False, markup=False)
-    if isinstance(exhibit, Figure):
-        return
-    print_table(exhibit.header, _escaped(exhibit.rows), out)
+    if isinstance(exhibit, Table):
+        header, rows = exhibit.flat()
+        print_table(header, _escaped(rows), out)
+    elif isinstance(exhibit, Dots):
+        rows = []
+        for one in exhibit.rows:
+            mean, low, high = (fixed(value, exhibit.digits, signed=True) for value in (one.mean, one.low, one.high))
+            rows.append([one.name, mean, f"{low}, {high}", ", ".join(badge.text for badge in one.badges), one.view])
+        print_table(["", exhibit.x_label, "interval", "found", "episodes"], _escaped(rows), out)
 
 
 def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -127,12 +144,13 @@ def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 @entry_point("report")
 def main(cfg: ReportConfig) -> None:
     """Draws everything, or what ``only`` names."""
-    folder = Path(cfg.run)
+    folders = [str(one) for one in cfg.run] if isinstance(cfg.run, list) else str(cfg.run)
     if not cfg.only:
-        write_report(folder, console, cfg.page_episodes)
+        write_report(folders, console, cfg.page_episodes)
         return
-    exhibits = build(Store(folder), cfg.only)
-    paths = write_exhibits(exhibits, folder)
+    store = Store(folders)
+    exhibits = build(store, cfg.only)
+    paths = write_exhibits(exhibits, store.folder)
     for exhibit in exhibits:
         _show(exhibit, console)
     for path in paths:

@@ -394,12 +394,13 @@ class ReportConfig(ProgramConfig):
     """``experiments.report``: tables, figures and page of a folder of runs.
 
     Args:
-        run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several.
+        run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several; ``[<folder>,<folder>]``
+            compares them in a new folder beside them.
         only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
         page_episodes: Most evaluated episodes that the page carries.
     """
 
-    run: str = MISSING
+    run: Any = MISSING
     only: Any = ""
     page_episodes: int = 50_000
 

@@ -26,7 +26,7 @@ from experiments.schema import StudyConfig, StudySeedConfig
 from experiments.studies import STUDIES, load, settings_of
 from rewards import nearest
 from rl.analysis.claims import Finding, judge
-from rl.tracking import describe_run, write_json, write_text
+from rl.tracking import describe_run, write_json
 
 
 def chosen(cfg: StudyConfig) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
         findings = write_study(cfg, finished, folder)
         for one in findings:
             console.print(f"- {one.line}", highlight=False, markup=False)
-        write_text(Path(cfg.runs_dir) / cfg.name / "index.html", overview(Path(cfg.runs_dir) / cfg.name))
+        overview(Path(cfg.runs_dir) / cfg.name).write(Path(cfg.runs_dir) / cfg.name / "index.html")
         console.print(f"{time.time() - began:.0f} s; page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
         console.print(f"all studies: {Path(cfg.runs_dir) / cfg.name / 'index.html'}", highlight=False, soft_wrap=True)
     if crashed:
@@ -116,7 +116,7 @@ def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Fin
     write_json(folder / "study.json", result)
     write_exhibits(made, folder)
     about = sys.modules[STUDIES[cfg.study.name]].__doc__ or ""
-    write_text(folder / "report.html", study_page(result, about, findings, made, [json.loads(one) for one in lines]))
+    study_page(result, about, made, [json.loads(one) for one in lines]).write(folder / "report.html")
     return findings
 
 

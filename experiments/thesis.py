@@ -26,7 +26,7 @@ from rl.analysis.claims import Row, Verdict, grown
 from rl.analysis.gate import record
 from rl.analysis.printing import fixed
 from rl.analysis.thesis import KINDS, Line, Point, Thesis, Trained, line, points, rank_correlation, sentence
-from rl.tracking import write_json, write_text
+from rl.tracking import write_json
 
 THESIS = "Self-generated data works precisely when the generation stays anchored to a verifiable reality."
 SELF_CORRECTION = "self_correction"
@@ -46,8 +46,8 @@ def main(cfg: ThesisConfig) -> None:
     console.print(f"page: {Path(cfg.output) / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-Read = tuple[Thesis | None, list[Row], list[str]]
-"""How a study is read, its rows, and the names of its claims that do not hold."""
+Read = tuple[Thesis | None, list[Row], dict[str, str]]
+"""How a study is read, its rows, and the verdicts of its claims by name."""
 
 
 def read_studies(root: Path, size: str) -> dict[str, Read]:
@@ -57,8 +57,8 @@ def read_studies(root: Path, size: str) -> dict[str, Read]:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["size"] != size or result["study"] not in STUDIES:
             continue
-        failed = [one["name"] for one in result["claims"] if one["verdict"] == Verdict.DOES_NOT_HOLD]
-        found[result["study"]] = getattr(load(result["study"]), "THESIS", None), result["rows"], failed
+        claims = {one["name"]: one["verdict"] for one in result["claims"]}
+        found[result["study"]] = getattr(load(result["study"]), "THESIS", None), result["rows"], claims
     return dict(sorted(found.items()))
 
 
@@ -71,7 +71,7 @@ def read_comparison(root: Path) -> Read | None:
     if not paths:
         return None
     comparison = json.loads(paths[-1].read_text(encoding="utf-8"))["greedy"]
-    name, rows = f"accuracy_t{comparison['attempts']}", []
+    name, rows = f"accuracy_t{comparison['attempts']}", list[Row]()
     base = next((one["rates"][name]["mean"] for one in comparison["arms"] if not one["trained"]), None)
     arms = [one["arm"] for one in comparison["arms"] if one["trained"]]
     if base is None or not arms:
@@ -84,21 +84,18 @@ def read_comparison(root: Path) -> Read | None:
     shown = [online, *(arm for arm in ("star", "pair_sft") if arm in arms and arm != online)]
     trained = tuple(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in shown)
     signal = "its second attempts, and whether they are right"
-    return (
-        Thesis("SCoRe", signal, "a verifier of answers", True, online, trained, "last attempt, minus the base"),
-        rows,
-        [],
-    )
+    measure = "last attempt, minus the base"
+    return Thesis("SCoRe", signal, "a verifier of answers", True, online, trained, measure), rows, {}
 
 
 def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     """Writes ``thesis.json``, exhibits and the page; returns the computed sentence."""
-    read = [(name, thesis, rows, failed) for name, (thesis, rows, failed) in found.items() if thesis is not None]
-    lines = [line(name, thesis, rows, failed) for name, thesis, rows, failed in read]
+    read = [(name, thesis, rows, claims) for name, (thesis, rows, claims) in found.items() if thesis is not None]
+    lines = [line(name, thesis, rows, claims) for name, thesis, rows, claims in read]
     every = [point for name, thesis, rows, _ in read for point in points(name, thesis, rows)]
     own = [point for point in every if point.kind == "self"]
     correlation, of_own = rank_correlation(every), rank_correlation(own)
-    told = sentence(lines, correlation, len(every))
+    told = sentence(lines, correlation, of_own, len(every))
     gate_rows = [dict(row, gate_cell=f"{name}: {row['gate_cell']}")
                  for name, (_, rows, _) in found.items() for row in rows if row.get("gate_cell")]  # fmt: skip
     made: list[Exhibit] = [systems_table(lines), *gate_table(gate_rows), points_table(every)]
@@ -120,7 +117,7 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     write_exhibits(made, folder)
     note = f"<p class='caption'>Not run: {html.escape(', '.join(missing))}.</p>" if missing else ""
     verdict = f"<p><q>{html.escape(THESIS)}</q></p><p><b>{html.escape(told)}</b></p>{note}"
-    write_text(folder / "report.html", assemble("The thesis", verdict, made, no_samples()))
+    assemble("The thesis", verdict, made, no_samples()).write(folder / "report.html")
     return told
 
 
@@ -133,22 +130,25 @@ def systems_table(lines: Sequence[Line]) -> Table:
     """A row for each system."""
     cells = [
         [
-            *(f"{one.thesis.system}\n{one.study}", one.thesis.signal, one.thesis.anchor),
+            f"{one.thesis.system}\n{one.study}",
+            {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts"}.get(one.verdict, "cannot tell"),
             "yes" if one.thesis.anchored else "no",
             f"{fixed(one.mean, 3, signed=True)} [{fixed(one.low, 3, signed=True)}, {fixed(one.high, 3, signed=True)}]\n"
             + " ".join(fixed(value, 3, signed=True) for value in one.by_seed.values()),
             fixed(one.oracle, 3, signed=True) if one.oracle == one.oracle else "-",
-            *(one.thesis.measure, ", ".join(one.failed) or "-"),
-            {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts"}.get(one.verdict, "cannot tell"),
+            one.standing if one.claims else "-",
+            f"{one.thesis.signal}\n{one.thesis.anchor}",
+            one.thesis.measure,
         ]
         for one in lines
     ]
     caption = (
         "Gain: of the arm that is the published system, mean over seeds with its 95 % Student-t interval, below it "
-        "each seed. It fits the thesis if it is anchored and gains (the interval is above 0), or neither."
+        "each seed. A system fits the thesis if it is anchored and gains (the interval is above 0), or neither. The "
+        "oracle arm is the first that stands beside it. Below what it learns from: what holds that to the truth."
     )
-    header = ["system", "learns from", "held to the truth by", "anchored", "gain", "gain of the oracle arm"]
-    return Table(caption, [*header, "of what", "claims that do not hold", "the thesis"], cells)
+    header = ["system", "the thesis", "anchored", "gain", "oracle", "claims", "learns from", "gain of what"]
+    return Table(caption, header, cells)
 
 
 def gate_table(rows: Sequence[Row]) -> list[Table]:

@@ -1,11 +1,18 @@
-"""Tables and figures of a folder of runs, by id: T1 to T5, F1 to F14, C1 to C5, and whatever else was registered."""
+"""Tables and figures of a folder of runs, by id: T1 to T5, F0 to F14, C1 to C5, and whatever else was registered."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.evidence import controls, curves, distributions, errors, tables  # noqa: F401  registers what they hold
+from experiments.evidence import (  # noqa: F401  registers what they hold
+    controls,
+    curves,
+    distributions,
+    errors,
+    overview,
+    tables,
+)
 from experiments.evidence.frames import load_rows as load_rows
-from experiments.evidence.model import EXHIBITS, Absent, Exhibit, MissingError
+from experiments.evidence.model import EXHIBITS, Absent, Exhibit, Figure, MissingError
 from experiments.evidence.store import Store
 
 
@@ -32,5 +39,6 @@ def build(store: Store, only: Sequence[str] = ()) -> list[Exhibit]:
             found: Exhibit = entry.make(store)
         except MissingError as error:
             found = Absent(str(error))
-        made.append(replace(found, id=one, title=entry.title))
+        more = {"order": [store.names[arm] for arm in store.arms]} if isinstance(found, Figure) else {}
+        made.append(replace(found, id=one, title=entry.title, **more))
     return made

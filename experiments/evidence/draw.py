@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.evidence.model import COLOURS, Exhibit, Figure, Mark, Panel, Series, Table, looks
+from experiments.evidence.model import COLOURS, Dots, Exhibit, Figure, Mark, Panel, Series, Table, looks
 from rl.analysis.printing import fixed
 from rl.tracking import write_text
 
@@ -31,7 +31,7 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{exhibit.id}.*"):
         old.unlink()
-    if isinstance(exhibit, Figure):
+    if isinstance(exhibit, Figure | Dots):
         return _write_figure(exhibit, folder)
     if isinstance(exhibit, Table):
         return _write_table(exhibit, folder)
@@ -39,10 +39,11 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
 
 
 def _write_table(table: Table, folder: Path) -> list[Path]:
-    rows = [[cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row] for row in table.rows]
+    header, found = table.flat()
+    rows = [[cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row] for row in found]
     out = io.StringIO()
-    csv.writer(out).writerows([table.header, *rows])
-    lines = [" | ".join(["", *row, ""]).strip() for row in (table.header, ["---"] * len(table.header), *rows)]
+    csv.writer(out).writerows([header, *rows])
+    lines = [" | ".join(["", *row, ""]).strip() for row in (header, ["---"] * len(header), *rows)]
     text = "\n".join([f"**{table.title} ({table.id}).** {table.caption}", "", *lines, ""])
     paths = [folder / f"{table.id}.csv", folder / f"{table.id}.md"]
     write_text(paths[0], out.getvalue())
@@ -50,7 +51,7 @@ def _write_table(table: Table, folder: Path) -> list[Path]:
     return paths
 
 
-def _write_figure(figure: Figure, folder: Path) -> list[Path]:
+def _write_figure(figure: Figure | Dots, folder: Path) -> list[Path]:
     canvas = _drawn(figure)
     paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
     write_text(paths[0], _svg(canvas, figure))
@@ -58,12 +59,12 @@ def _write_figure(figure: Figure, folder: Path) -> list[Path]:
     return paths
 
 
-def svg(figure: Figure) -> str:
+def svg(figure: Figure | Dots) -> str:
     """A figure with its caption below, as a file of its own would have it."""
     return _svg(_drawn(figure), figure)
 
 
-def _svg(canvas: Any, figure: Figure) -> str:
+def _svg(canvas: Any, figure: Figure | Dots) -> str:
     import matplotlib
 
     out = io.StringIO()
@@ -72,7 +73,42 @@ def _svg(canvas: Any, figure: Figure) -> str:
     return out.getvalue()
 
 
-def _drawn(figure: Figure) -> Any:
+def _drawn(figure: Figure | Dots) -> Any:
+    canvas, n_columns = _dots(figure) if isinstance(figure, Dots) else _panels(figure)
+    text = textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50)
+    canvas.supxlabel(text, fontsize=8)
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")  # laid out once, drawn as often as wanted
+    return canvas
+
+
+def _dots(figure: Dots) -> tuple[Any, int]:
+    """A panel a view, or a row where rows have units of their own; badges stand behind the rows."""
+    import matplotlib.figure
+
+    if figure.shared:
+        parts = [(view, [row for row in figure.rows if row.view == view]) for view in figure.views]
+    else:
+        parts = [("", [row]) for row in figure.rows]
+    heights = [0.32 * len(rows) + (1.0 if figure.shared else 0.5) for _, rows in parts]
+    canvas = matplotlib.figure.Figure(figsize=(9.5, sum(heights) + 1.2), layout="constrained")
+    axes = canvas.subplots(len(parts), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for axis, (view, rows) in zip(axes.flat, parts, strict=True):
+        for y, row in enumerate(rows):
+            axis.plot([row.low, row.high], [y, y], color="0.3", linewidth=2)
+            axis.plot(row.seeds, [y + 0.28] * len(row.seeds), "o", mfc="none", mec="0.4", markersize=3)
+            axis.plot(row.mean, y, "o", color="0.1", markersize=6)
+            words = ", ".join(badge.text for badge in row.badges)
+            axis.annotate(words, (1.01, y), xycoords=("axes fraction", "data"), fontsize=7, va="center")
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
+        axis.set(title=view, ylim=(len(rows) - 0.4, -0.6))
+        axis.grid(axis="x", alpha=0.3)
+    axes.flat[-1].set_xlabel(figure.x_label)
+    return canvas, 2
+
+
+def _panels(figure: Figure) -> tuple[Any, int]:
     import matplotlib.figure  # here, so that what draws nothing starts at once
 
     n = len(figure.panels)
@@ -94,10 +130,7 @@ def _drawn(figure: Figure) -> Any:
     if handles:
         columns = min(_LEGEND[n_columns], len(handles))
         canvas.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=8)
-    canvas.supxlabel(textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50), fontsize=8)
-    canvas.draw_without_rendering()
-    canvas.set_layout_engine("none")  # laid out once, drawn as often as wanted
-    return canvas
+    return canvas, n_columns
 
 
 def _draw_panel(axis: Any, panel: Panel, look: dict[str, int]) -> None:

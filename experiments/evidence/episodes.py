@@ -1,7 +1,9 @@
-"""The episodes that a page carries: evaluated ones of every arm, and training ones with their tokens."""
+"""The episodes that a page carries: an index that it opens with, and shards of texts that are read on demand."""
 
 import base64
 import gzip
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.evidence.store import Store
@@ -9,26 +11,107 @@ from rl.analysis.rows import EvalRow
 
 TRAINING = "training"
 TRAINING_PER_RUN = 64
-MAX_CHARACTERS = 40_000_000
-"""Of all attempts' texts together: what a browser still opens at once."""
+MAX_CHARACTERS = 100_000_000
+"""Of all attempts' texts together: what a search through all of them still holds in a browser's memory."""
+SHARD_CHARACTERS = 1_000_000
+"""Of the texts of one shard, about: what is read to show one episode."""
+RIGHT = "correct"
 
 
-def pack(store: Store, limit: int) -> dict[str, Any]:
-    """Episodes as small lists, names by index; see ``report.js`` for the order.
+class Packed:
+    """Episodes in the page's form: columns to filter by, and texts in shards.
+
+    Args:
+        arms: Names of the arms, by their keys.
+    """
+
+    def __init__(self, arms: dict[str, str]) -> None:
+        self._arms, self._names = list(arms), list(arms.values())
+        self._modes, self._verdicts, self._tasks = _Index(), _Index(), _Index()
+        names = ("arm", "seed", "mode", "task", "line", "verdict", "path", "reward", "tokens")
+        self.columns: dict[str, list[Any]] = {name: [] for name in names}
+        self.bodies: list[list[Any]] = []
+        self.note = ""
+        self.tasks: dict[str, tuple[str, str | None]] = {}
+        """Question and gold by id; a task that is not there is its own question."""
+        self.tokens: dict[int, str] = {}
+        self.places: dict[str, str] = {}
+        """Folder of a run, seen from the page, by ``<number of its arm>/<seed>``."""
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    def add(
+        self,
+        place: tuple[str, int, str, str, int],
+        verdicts: Sequence[str],
+        texts: Sequence[str],
+        answers: Sequence[Any],
+        rewards: Sequence[float],
+        n_tokens: Sequence[int],
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        """An episode.
+
+        Args:
+            place: Key of its arm, seed, kind of episode, task, and its line in the file that it is from.
+            verdicts: Of its K attempts.
+            texts: K texts.
+            answers: K answers, ``None`` where none was found.
+            rewards: K rewards.
+            n_tokens: K lengths.
+            more: Of a training episode: its step, its turns' tokens, its advantages.
+        """
+        arm, seed, mode, task, line = place
+        path = [int(one == RIGHT) for one in (verdicts[0], verdicts[-1])][: len(verdicts)]
+        found = (
+            *(self._arms.index(arm), seed, self._modes[mode], self._tasks[task], line, self._verdicts[verdicts[-1]]),
+            *("".join(map(str, path)), round(rewards[-1], 4), sum(n_tokens)),
+        )
+        for column, value in zip(self.columns.values(), found, strict=True):
+            column.append(value)
+        body = [list(verdicts), list(texts), list(answers), list(rewards), list(n_tokens)]
+        self.bodies.append([*body, more] if more else body)
+
+    def index(self) -> dict[str, Any]:
+        """What the page opens with."""
+        known = [[task, *self.tasks.get(task, (task, None))] for task in self._tasks]
+        return {
+            **{"arms": self._names, "modes": list(self._modes), "verdicts": list(self._verdicts), "tasks": known},
+            **{"tokens": self.tokens, "places": self.places, "note": self.note, "columns": self.columns},
+            "starts": [start for start, _ in self._cut()],
+        }
+
+    def shards(self) -> list[str]:
+        """The texts, packed; shard k begins with episode ``index()["starts"][k]``."""
+        return [
+            packed(json.dumps(self.bodies[start:end], ensure_ascii=False, separators=(",", ":")))
+            for start, end in self._cut()
+        ]
+
+    def _cut(self) -> list[tuple[int, int]]:
+        starts, size = [0], 0
+        for i, body in enumerate(self.bodies):
+            length = sum(map(len, body[1])) + 100 + (30 * sum(body[4]) if len(body) > 5 else 0)
+            if size and size + length > SHARD_CHARACTERS:
+                starts.append(i)
+                size = 0
+            size += length
+        return list(zip(starts, [*starts[1:], len(self.bodies)], strict=True))
+
+
+def pack(store: Store, limit: int) -> Packed:
+    """Evaluated episodes, and training ones with their tokens.
 
     Args:
         store: The runs.
         limit: Most evaluated episodes; greedy ones come first, then the other modes, evenly thinned.
     """
-    arms = {arm: i for i, arm in enumerate(store.arms)}
-    modes, verdicts, tasks = _Index(), _Index(), _Index()
-    token_ids: set[int] = set()
+    found, token_ids = Packed({arm: store.names[arm] for arm in store.arms}), set[int]()
     chosen = choose(store, limit)
-    episodes: list[list[Any]] = []
     for row, line in chosen:
-        place = [arms[row.arm], row.seed, modes[row.mode], tasks[row.task_id], line]
-        attempts = (row.texts, row.answers, row.rewards, row.n_tokens)
-        episodes.append([*place, [verdicts[one] for one in row.verdicts], *map(list, attempts)])
+        place = (row.arm, row.seed, row.mode, row.task_id, line)
+        found.add(place, row.verdicts, row.texts, row.answers, row.rewards, row.n_tokens)
     for run in store.runs.values():
         stored = [pair for pair in enumerate(store.episodes(run.arm, run.seed), 1) if _complete(pair[1])]
         for line, episode in _thin(stored, TRAINING_PER_RUN):
@@ -36,28 +119,24 @@ def pack(store: Store, limit: int) -> dict[str, Any]:
             token_ids.update(i for turn in turns for i in (*turn["prompt_ids"], *turn["action_ids"]))
             tokens = [[t["prompt_ids"], t["action_ids"], [round(p, 4) for p in t["sampler_logprobs"]]] for t in turns]
             advantages = [[round(value, 4) for value in turn] for turn in episode["advantages"]]
-            episodes.append([
-                *(arms[run.arm], run.seed, modes[TRAINING], tasks[episode["task_id"]], line),
-                [verdicts[score.get("verdict", "unscored")] for score in scores],
+            found.add(
+                (run.arm, run.seed, TRAINING, episode["task_id"], line),
+                [score.get("verdict", "unscored") for score in scores],
                 [turn["text"] for turn in turns],
                 [score.get("answer") for score in scores],
                 [turn["reward"] for turn in turns],
                 [len(turn["action_ids"]) for turn in turns],
                 {"step": episode["step"], "turns": tokens, "advantages": advantages},
-            ])  # fmt: skip
-    n_all, known = sum(not row.failed for row in store.rows), store.tasks()
-    places = {(arms[run.arm], run.seed): run.folder.relative_to(store.folder) for run in store.runs.values()}
-    return {
-        "places": {f"{arm}/{seed}": place.as_posix() for (arm, seed), place in places.items()},
-        "arms": [store.names[arm] for arm in arms],
-        "modes": list(modes),
-        "verdicts": list(verdicts),
-        "tasks": [[i, known[i]["question"], known[i]["gold"]] if i in known else [i, i, None] for i in tasks],
-        "tokens": store.token_texts(sorted(token_ids)),
-        "episodes": episodes,
-        "note": f"{len(chosen):,} of {n_all:,} evaluated and up to {TRAINING_PER_RUN} of each online run's stored "
-        "training episodes with tokens and advantages; all are in the runs' rows.jsonl and episodes.jsonl.",
-    }
+            )
+    n_all = sum(not row.failed for row in store.rows)
+    found.tasks = {task: (one["question"], one["gold"]) for task, one in store.tasks().items()}
+    found.tokens = store.token_texts(sorted(token_ids))
+    found.places = {f"{store.arms.index(run.arm)}/{run.seed}": store.place(run) for run in store.runs.values()}
+    found.note = (
+        f"{len(chosen):,} of {n_all:,} evaluated and up to {TRAINING_PER_RUN} of each online run's stored "
+        "training episodes with tokens and advantages; all are in the runs' rows.jsonl and episodes.jsonl."
+    )
+    return found
 
 
 class _Index(dict[str, int]):
@@ -69,7 +148,7 @@ class _Index(dict[str, int]):
 
 def packed(text: str) -> str:
     """Gzip, base64: what stands in the page."""
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def choose(store: Store, limit: int) -> list[tuple[EvalRow, int]]:

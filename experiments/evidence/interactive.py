@@ -27,13 +27,13 @@ def _curve(series: Series, index: int) -> list[dict[str, Any]]:
     """The thin single runs, the band, and on top the curve itself."""
     colour = _colour(index)
     line = {"color": colour, "width": 2, "dash": _dash(index)}
-    quiet = {"name": series.name, "mode": "lines", "hoverinfo": "skip"}
+    quiet = {"name": series.name, "mode": "lines", "hoverinfo": "skip", "meta": "spread"}
     thin = {"color": colour, "width": 0.6}
     traces = [{**quiet, "x": x, "y": y, "line": thin, "opacity": 0.5} for x, y in series.runs]
     if len(series.low):
         band = {"fill": "toself", "fillcolor": colour, "opacity": 0.15, "line": {"width": 0}}
         traces.append({**quiet, **band, "x": [*series.x, *series.x[::-1]], "y": [*series.high, *series.low[::-1]]})
-    curve: dict[str, Any] = {"name": series.name, "x": series.x, "y": series.y, "line": line}
+    curve: dict[str, Any] = {"name": series.name, "x": series.x, "y": series.y, "line": line, "meta": series.mark.value}
     if series.mark is Mark.STEPS:
         edges = [*series.x, 2 * series.x[-1] - series.x[-2]]
         curve |= {"x": edges, "y": [*series.y, series.y[-1]], "mode": "lines", "line": line | {"shape": "hv"}}

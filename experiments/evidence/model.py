@@ -116,12 +116,14 @@ class Figure:
         panels: Its axes.
         id: Such as ``F1``; it and the title come from the registration.
         title: Short.
+        order: Names that are numbered before all others, drawn here or not, so that an arm looks alike in all figures.
     """
 
     caption: str
     panels: Sequence[Panel]
     id: str = ""
     title: str = ""
+    order: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with ``kind``."""
@@ -136,8 +138,88 @@ class Figure:
 
 def looks(figure: Figure) -> dict[str, int]:
     """A number for every name, the same in all panels: it decides colour, line style and marker."""
-    names = dict.fromkeys(series.name for panel in figure.panels for series in panel.series)
-    return {name: index for index, name in enumerate(names)}
+    names = list(dict.fromkeys(series.name for panel in figure.panels for series in panel.series))
+    known = [*figure.order, *(name for name in names if name not in figure.order)]
+    place = known if any(name in figure.order for name in names) else names
+    return {name: place.index(name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """A finding in two or three words.
+
+    Args:
+        text: The words.
+        tone: ``good``, ``bad``, ``doubt``, or empty.
+    """
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One row of a dot plot.
+
+    Args:
+        name: Of the row.
+        mean: Its value.
+        low: Lower end of its interval.
+        high: Upper end.
+        seeds: The value of every training run.
+        badges: What was found, in few words.
+        said: The same in sentences.
+        view: Rows of one view are shown together; empty where there is one view.
+    """
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    seeds: Sequence[float]
+    badges: Sequence[Badge] = ()
+    said: str = ""
+    view: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dots:
+    """A dot plot: a row each with its interval and every seed. The first thing that a page shows.
+
+    Args:
+        caption: What is shown, n, and what the intervals are.
+        x_label: Of the axis, with its unit.
+        rows: In their order, view by view.
+        lead: What is to be seen, in a sentence or two, by view.
+        shared: Whether all rows are in one unit and share an axis.
+        digits: Of the numbers, behind the point.
+        id: Such as ``F0``; it and the title come from the registration.
+        title: Short.
+    """
+
+    caption: str
+    x_label: str
+    rows: Sequence[Dot]
+    lead: dict[str, str] = field(default_factory=dict)
+    shared: bool = True
+    digits: int = 1
+    id: str = ""
+    title: str = ""
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views."""
+        return list(dict.fromkeys(row.view for row in self.rows))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, with ``kind``."""
+        return {"kind": "dots", **plain(asdict(self))}
+
+    def _repr_svg_(self) -> str:
+        """What a notebook shows: the drawing for paper."""
+        from experiments.evidence.draw import svg
+
+        return svg(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +231,8 @@ class Table:
         header: Of the columns; the first one names the rows.
         rows: Cells as they are printed. A second line of a cell, its interval, comes after a line break.
         values: The numbers behind, by row name and by rate or column.
+        views: The view of each row, such as ``greedy``: the page shows one at a time; empty where there is one.
+        lead: How many columns say the most; the page shows the others on demand. 0 for all.
         id: Such as ``T1``; it and the title come from the registration.
         title: Short.
     """
@@ -157,8 +241,17 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    views: Sequence[str] = ()
+    lead: int = 0
     id: str = ""
     title: str = ""
+
+    def flat(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows in one piece: the views of the rows, where there are several, as the second column."""
+        if len(set(self.views)) < 2:
+            return list(self.header), [list(row) for row in self.rows]
+        rows = [[row[0], view, *row[1:]] for row, view in zip(self.rows, self.views, strict=True)]
+        return [self.header[0], "episodes", *self.header[1:]], rows
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, with ``kind``."""
@@ -166,7 +259,7 @@ class Table:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return html_table(self.header, self.rows, self.caption, f"{self.title} ({self.id})")
+        return html_table(*self.flat(), self.caption, f"{self.title} ({self.id})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +281,14 @@ class Absent:
         return {"kind": "absent", **asdict(self)}
 
 
-Exhibit = Figure | Table | Absent
+Exhibit = Figure | Dots | Table | Absent
 
 
 class MissingError(Exception):
     """Raised by an exhibit whose data are not there; its text becomes :attr:`Absent.reason`."""
 
 
-Make = Callable[["Store"], Figure | Table]
+Make = Callable[["Store"], Figure | Dots | Table]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,55 @@
-"""``report.html``: verdict, tables, figures and episodes in one file that needs no network."""
+"""``report.html``: what came out, tables, figures and episodes in a page that needs no network."""
 
 import html
 import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from experiments.evidence.comparison import compare
-from experiments.evidence.episodes import pack, packed
+from experiments.evidence.episodes import Packed, pack, packed
 from experiments.evidence.interactive import to_plotly
-from experiments.evidence.model import Exhibit, Figure
+from experiments.evidence.model import COLOURS, Exhibit, Figure
 from experiments.evidence.store import Store
 from experiments.evidence.tables import matched
 from experiments.evidence.verdicts import verdicts
+from rl.tracking import write_text
 
 _ASSETS = Path(__file__).parent / "assets"
+_SCRIPTS = ("page", "dots", "tables", "figures", "search", "episodes", "start")
+INLINE_BYTES = 6_000_000
+"""Packed texts up to this size stand in the page itself, so that it can be sent as one file; larger ones beside it."""
 
 
-def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> str:
-    """The whole page.
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page, and the texts of its episodes.
+
+    Args:
+        html: The page.
+        shards: Packed texts that lie beside the page, a script each, for it is often opened without a server; empty if
+            the page holds them itself.
+    """
+
+    html: str
+    shards: Sequence[str]
+
+    def write(self, path: Path) -> None:
+        """Writes it, and its shards into ``<name>_episodes/`` beside it."""
+        beside = path.with_name(f"{path.stem}_episodes")
+        shutil.rmtree(beside, ignore_errors=True)
+        for number, shard in enumerate(self.shards):
+            beside.mkdir(exist_ok=True)
+            write_text(beside / f"{number}.js", f'shard({number}, "{shard}");\n')
+        write_text(path, self.html)
+
+
+def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> Page:
+    """The page of a folder of runs.
 
     Args:
         store: The comparison.
@@ -28,30 +57,47 @@ def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> str:
         n_episodes: Most evaluated episodes that the page carries.
     """
     title = f"{'Offline against online' if store.is_comparison else 'Runs'}: {store.env}"
-    return assemble(title, _verdict(store), exhibits, pack(store, n_episodes))
+    arms, minor = [[store.names[arm] for arm in found] for found in (store.arms, store.minor)]
+    return assemble(title, _verdict(store), exhibits, pack(store, n_episodes), arms, minor)
 
 
-def assemble(title: str, verdict: str, exhibits: list[Exhibit], episodes: dict[str, Any]) -> str:
+def assemble(
+    title: str,
+    verdict: str,
+    exhibits: list[Exhibit],
+    episodes: Packed,
+    arms: Sequence[str] = (),
+    minor: Sequence[str] = (),
+) -> Page:
     """The page of anything that has exhibits and episodes.
 
     Args:
         title: Plain text.
-        verdict: HTML of the first section.
-        exhibits: Tables and figures in their order.
-        episodes: What :func:`experiments.evidence.episodes.pack` describes.
+        verdict: HTML that stands below the dot plots.
+        exhibits: Dot plots, tables and figures in their order.
+        episodes: Their index and texts.
+        arms: Names of the arms, in the order that decides their colours.
+        minor: Those that are folded away at first.
     """
-    text = {name: (_ASSETS / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    text = {name: (_ASSETS / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css")}
+    js = "\n".join((_ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
     shown = [to_plotly(one) if isinstance(one, Figure) else one.to_json() for one in exhibits]
-    data = json.dumps(shown, separators=(",", ":"), allow_nan=False)
-    return Template(text["html"]).substitute(
+    shards = episodes.shards()
+    inline = sum(map(len, shards)) <= INLINE_BYTES
+    colours = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(arms)}
+    data = {"exhibits": shown, "colours": colours, "minor": list(minor), "empty": not len(episodes)}
+    held = [f'<script type="text/plain" id="shard-{i}">{shard}</script>' for i, shard in enumerate(shards)]
+    made = Template(text["html"]).substitute(
         title=html.escape(title),
         css=text["css"],
-        js=text["js"],
+        js=js,
         verdict=verdict,
-        exhibits=_inside_script(data),
-        packed=packed(json.dumps(episodes, ensure_ascii=False, separators=(",", ":"))),
+        data=_inside_script(json.dumps(data, separators=(",", ":"), allow_nan=False)),
+        index=packed(json.dumps(episodes.index(), ensure_ascii=False, separators=(",", ":"))),
+        shards="\n".join(held if inline else []),
         plotly=packed(get_plotlyjs()),
     )
+    return Page(made, [] if inline else shards)
 
 
 def _inside_script(data: str) -> str:
@@ -64,12 +110,8 @@ def _verdict(store: Store) -> str:
     for mode in store.modes:
         comparison = compare(store, mode)
         sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
-        head = f"<h2>{mode.capitalize()} decoding, {comparison.n_tasks} test tasks</h2>"
-        parts.append(
-            f"{head}<ul>{sentences}</ul>"
-            if not parts
-            else f"<details><summary>{head}</summary><ul>{sentences}</ul></details>"
-        )
+        parts.append(f"<h3>{mode.capitalize()} episodes, {comparison.n_tasks} test tasks</h3><ul>{sentences}</ul>")
+    said = f"<details><summary><h2>What the intervals say of every arm</h2></summary>{''.join(parts)}</details>"
     seeds = ", ".join(map(str, store.complete)) or "none that all arms finished"
     about = (
         f"{len(store.trained)} trained arms, seeds {seeds}. {matched(store)} Intervals are 95 % bootstrap intervals "
@@ -78,7 +120,9 @@ def _verdict(store: Store) -> str:
     for one in store.data_files():
         state = {True: "as published", False: "NOT the published content", None: "not compared"}[one["as_published"]]
         about += f" Data: {one['file']}, {one['rows']} rows, {one['licence']}, sha256 {one['sha256'][:16]} ({state})."
-    return f'<p class="caption">{html.escape(about)}</p>{"".join(parts)}{_health(store)}'
+    how = f'<details><summary><h2>How it was made</h2></summary><p class="caption">{html.escape(about)}</p></details>'
+    notes = "".join(f'<p class="caption">{html.escape(note)}</p>' for note in store.notes)
+    return f"{notes}{said}{_health(store)}{how}"
 
 
 def _health(store: Store) -> str:

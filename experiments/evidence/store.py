@@ -5,8 +5,9 @@ run, or a folder of several. A run is a folder with a ``result.json``, which nam
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
 from experiments.cli import UserError, import_plugin
-from experiments.keys import told_apart
+from experiments.keys import leaves, told_apart
 from experiments.run_health import findings
 from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
@@ -25,6 +26,10 @@ from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulat
 from rl.tracking import read_jsonl
 
 BASE = "base"
+NOT_COMPARED = {"name", "runs_dir", "data_dir", "resume", "threads", "plugins"}
+"""Keys that say where a folder is and not what was done."""
+MANY_ARMS = 8
+"""With more arms than these, variants are folded away in pages at first."""
 DEPTH = 4
 """How many folders below the given one a run may be."""
 
@@ -77,25 +82,30 @@ class ErrorsAt:
 
 
 class Store:
-    """Everything that the runs below a folder wrote.
+    """Everything that the runs below a folder, or below each of several, wrote.
 
     Args:
-        folder: A comparison, a sweep, a run, or a folder of runs.
+        folder: A comparison, a sweep, a run, or a folder of runs. Of several, every arm is named after its folder too:
+            ``SCoRe (A)`` is from the first one.
 
     Raises:
         FileNotFoundError: If no finished run is there.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = folder = Path(folder)
-        found = list(_find_runs(folder))
-        if not found:
-            raise FileNotFoundError(
-                f"{folder}: no finished run (a folder with a result.json) in it or up to {DEPTH} folders below it"
-            )
-        top = folder / "config.yaml"
-        self.config: Any = OmegaConf.load(top) if top.exists() else found[0].config
-        self.is_comparison = "arms" in self.config
+    def __init__(self, folder: Path | str | Sequence[Path | str]) -> None:
+        several = [folder] if isinstance(folder, Path | str) else folder
+        self.folders = [Path(one) for one in several]
+        self.folder = self.folders[0] if len(self.folders) == 1 else _beside(self.folders)
+        """Where a report of it belongs; where there are several folders, a new one beside them."""
+        within = [list(_find_runs(one)) for one in self.folders]
+        for one, there in zip(self.folders, within, strict=True):
+            if not there:
+                raise FileNotFoundError(
+                    f"{one}: no finished run (a folder with a result.json) in it or up to {DEPTH} folders below it"
+                )
+        found = within[0]
+        self.config: Any = _config_of(self.folders[0], found)
+        self.is_comparison = "arms" in self.config and len(self.folders) == 1
         self.notes: list[str] = []
         """What a reader of the report must know about how it was read."""
         for module in self.setting("plugins", []):
@@ -104,7 +114,9 @@ class Store:
             except UserError as error:
                 self.notes.append(f"{error}; what it adds is missing.")
         self.runs: dict[tuple[str, int], Run] = {}
-        if not self.is_comparison:  # runs of one arm whose configs differ are arms of their own
+        if len(self.folders) > 1:
+            found = [run for one, there in zip(self.folders, within, strict=True) for run in self._lettered(one, there)]
+        elif not self.is_comparison:  # runs of one arm whose configs differ are arms of their own
             named = told_apart([run.arm for run in found], [run.config for run in found])
             found = [replace(run, arm=name) for run, name in zip(found, named, strict=True)]
         for run in found:
@@ -116,7 +128,8 @@ class Store:
             if said := run.result.get("notes", {}).get("broken_off"):
                 self.notes.append(f"{run.arm}, seed {run.seed}: {said}")
         finished = {arm: None for arm, _ in self.runs}
-        self.order: list[str] = [BASE, *self.setting("include", [])] if self.is_comparison else []
+        asked = self.setting("include") or self.setting("run", [])  # what it was called in older folders
+        self.order: list[str] = [BASE, *asked] if self.is_comparison else []
         self.order += [arm for arm in sorted(finished, key=lambda arm: arm != BASE) if arm not in self.order]
         self.arms: list[str] = [arm for arm in self.order if arm in finished]
         """Arms with a finished run, in the order of the tables, the base first."""
@@ -133,12 +146,44 @@ class Store:
         found = OmegaConf.select(self.config, key)
         return default if found is None else found
 
+    def _lettered(self, folder: Path, runs: list[Run]) -> list[Run]:
+        """The runs of one folder of several, named as tables name them, and with the folder's letter."""
+        config, letter = _config_of(folder, runs), chr(ord("A") + self.folders.index(folder))
+        self.notes.append(f"{letter} is {folder}.")
+        if "arms" in config:
+            names = [config.arms.get(run.arm, {}).get("name", run.arm) for run in runs]
+        else:
+            names = told_apart([run.arm for run in runs], [run.config for run in runs])
+        return [replace(run, arm=f"{name} ({letter})") for run, name in zip(runs, names, strict=True)]
+
+    def config_differences(self) -> dict[str, list[Any]]:
+        """Keys in which the configs of several folders differ, each with its value in every folder."""
+        flat = [leaves(_config_of(one, list(_find_runs(one)))) for one in self.folders]
+        keys = sorted({key for one in flat for key in one if key.split(".")[0] not in NOT_COMPARED})
+        values = {key: [one.get(key) for one in flat] for key in keys}
+        return {key: found for key, found in values.items() if any(one != found[0] for one in found)}
+
     def arm_config(self, arm: str) -> Any:
         """What an arm learns by: its ``algorithm`` or ``offline`` config; empty for one that learns nothing."""
         if self.is_comparison:
             return self.setting(f"arms.{arm}", {})
         config = self.runs[arm, self.seeds(arm)[0]].config
         return config.get("algorithm") or config.get("offline") or {}
+
+    @cached_property
+    def minor(self) -> list[str]:
+        """Online arms named after another one, ``score_no_stage1`` beside ``score``, where there are many arms.
+
+        They answer a question of their own and are folded away in pages at first.
+        """
+        if len(self.arms) <= MANY_ARMS:
+            return []
+        online = [arm for arm in self.arms if "stages" in self.arm_config(arm)]
+        return [arm for arm in online if any(arm.startswith(f"{other}_") for other in online)]
+
+    def place(self, run: Run) -> str:
+        """Where a run is, seen from the folder."""
+        return Path(os.path.relpath(run.folder, self.folder)).as_posix()
 
     @property
     def env(self) -> str:
@@ -202,7 +247,15 @@ class Store:
     def tables(self, mode: str) -> dict[str, ArmTable]:
         """Rates of a mode by arm."""
         if mode not in self._tables:
-            self._tables[mode] = tabulate(self.rows, mode)
+            try:
+                self._tables[mode] = tabulate(self.rows, mode)
+            except ValueError as error:
+                if len(self.folders) == 1:
+                    raise
+                raise UserError(
+                    f"run=[{', '.join(map(str, self.folders))}]: these were evaluated on different {mode} tasks, so "
+                    f"their arms cannot be compared ({error}); give both the same env and the same test tasks"
+                ) from None
         return self._tables[mode]
 
     def n_tasks(self, mode: str) -> int:
@@ -296,6 +349,20 @@ class Store:
                 spelt = {i: token for i in ids if (token := tokenizer.id_to_token(i)) is not None}
                 return {i: decoder.decode([token]) if decoder else token for i, token in spelt.items()}
         return {}
+
+
+def _beside(folders: Sequence[Path]) -> Path:
+    """A folder beside several, named after them."""
+    whole = [one.absolute() for one in folders]
+    parent = Path(os.path.commonpath([one.parent for one in whole]))
+    return parent / " and ".join(one.relative_to(parent).as_posix().replace("/", "_") for one in whole).replace(
+        " ", "_"
+    )
+
+
+def _config_of(folder: Path, runs: Sequence[Run]) -> Any:
+    top = folder / "config.yaml"
+    return OmegaConf.load(top) if top.exists() else runs[0].config
 
 
 def _find_runs(folder: Path) -> Iterator[Run]:

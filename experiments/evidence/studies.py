@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.evidence.model import Exhibit, Mark, Panel, Series, Table
+from experiments.evidence.episodes import RIGHT, Packed
+from experiments.evidence.model import Badge, Dot, Dots, Exhibit, Mark, Panel, Series, Table
 from experiments.evidence.model import Figure as Drawn
-from experiments.evidence.page import assemble
+from experiments.evidence.page import Page, assemble
 from rl.analysis.claims import Figure, Finding, Row
 from rl.analysis.gate import record
 from rl.analysis.printing import fixed
@@ -24,7 +25,7 @@ MAX_SAMPLES = 20_000
 def exhibits(
     findings: Sequence[Finding], rows: Sequence[Row], own: Sequence[Figure | Callable[[Sequence[Row]], Any]]
 ) -> list[Exhibit]:
-    """Tables of claims, arms and the gate, then the study's own figures (and tables, where it makes any).
+    """A dot plot and a table of claims, tables of arms and the gate, then what the study itself draws.
 
     Args:
         findings: What the rows say of the claims.
@@ -37,12 +38,44 @@ def exhibits(
         made.append(Table(f"Read before training, compared with what training brought. {said}", header, cells))
     titles = ["Claims", "Every arm at its end", "The gate"]
     made = [replace(one, id=f"T{i}", title=titles[i - 1]) for i, one in enumerate(made, 1)]
+    made.insert(0, replace(claims_dots(findings), id="F0", title="Claims"))
     for entry in own:
         one: Any = curves(entry, rows) if isinstance(entry, Figure) else entry(rows)
         kind = "F" if isinstance(one, Drawn) else "T"
-        number = sum(other.id.startswith(kind) for other in made) + 1
+        number = sum(other.id.startswith(kind) for other in made[1:]) + 1
         made.append(replace(one, id=f"{kind}{number}"))
     return made
+
+
+_TONES = {"holds": "good", "does not hold": "bad"}
+
+
+def claims_dots(findings: Sequence[Finding]) -> Dots:
+    """A row for each claim, with an axis of its own: claims are about different quantities."""
+    rows = [
+        Dot(
+            one.name,
+            *(one.mean, one.low, one.high, list(one.by_seed.values())),
+            badges=[Badge(one.verdict, _TONES.get(one.verdict, "doubt"))],
+            said=f"{one.sentence} Expected {one.expected}; measured {one.numbers}."
+            + (f" Published: {one.paper}" if one.paper else ""),
+        )
+        for one in findings
+    ]
+    return _claims(rows)
+
+
+def _claims(rows: Sequence[Dot], what: str = "") -> Dots:
+    counts = {verdict: sum(row.badges[0].text == verdict for row in rows) for verdict in dict.fromkeys(
+        row.badges[0].text for row in rows
+    )}  # fmt: skip
+    lead = "; ".join(f"{verdict}: {n}" for verdict, n in counts.items())
+    caption = (
+        f"{what}Each claim's statistic, with an axis of its own. The large dot is the mean, the bar its 95 % interval "
+        "over seeds (over questions where there is one seed), each small dot a seed."
+    )
+    return Dots(caption, "the claim's statistic", rows, {"": f"Of {len(rows)} claims: {lead}." if rows else ""},
+                shared=False, digits=3)  # fmt: skip
 
 
 def claims_table(findings: Sequence[Finding]) -> Table:
@@ -145,84 +178,65 @@ def _line(arm: str, rows: Sequence[Row], x: str, y: str) -> Series | None:
 def study_page(
     result: Mapping[str, Any],
     about: str,
-    findings: Sequence[Finding],
     made: list[Exhibit],
     samples: Sequence[Mapping[str, Any]],
-) -> str:
+) -> Page:
     """The page of a study.
 
     Args:
         result: What ``study.json`` holds.
         about: The docstring of the study.
-        findings: Its claims.
         made: Its exhibits.
         samples: What its arms wrote.
     """
     lead, _, rest = about.strip().partition("\n\n")
-    items = "".join(
-        f"<li><b>{one.verdict}</b>: {html.escape(one.sentence)} {html.escape(f'Expected {one.expected}; measured')} "
-        f"{html.escape(one.numbers)}.{html.escape(f' Published: {one.paper}' if one.paper else '')}</li>"
-        for one in findings
-    )
     seeds = ", ".join(str(seed) for seed in result["seeds"])
     settings = ", ".join(f"{key} {value}" for key, value in result["settings"].items())
     paragraphs = "".join(f"<p>{html.escape(part)}</p>" for part in rest.split("\n\n") if part.strip())
-    verdict = (
-        f"<p>{html.escape(lead)}</p><ul>{items}</ul><details><summary><h2>How it was made</h2></summary>{paragraphs}"
+    below = (
+        f"<p>{html.escape(lead)}</p><details><summary><h2>How it was made</h2></summary>{paragraphs}"
         f'<p class="caption">Size {html.escape(result["size"])}, seeds {seeds}. Settings: {html.escape(settings)}.'
         "</p></details>"
     )
-    return assemble(f"Study: {result['study']}", verdict, made, _pack(samples))
+    return assemble(f"Study: {result['study']}", below, made, _pack(samples))
 
 
-def _pack(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _pack(samples: Sequence[Mapping[str, Any]]) -> Packed:
     """Samples in the page's form: an attempt each, with every further column below the text."""
     step = -(-len(samples) // MAX_SAMPLES) or 1
-    shown = samples[::step]
-    arms, modes = list(dict.fromkeys(one["arm"] for one in shown)), list(dict.fromkeys(map(_when, shown)))
-    verdicts = ["correct", "incorrect", "not judged"]
-    tasks: dict[tuple[str, Any], int] = {}
+    found = Packed({arm: arm for arm in dict.fromkeys(one["arm"] for one in samples)})
     lines: dict[int, int] = {}
-    episodes = []
-    for one in samples:
-        lines[one["seed"]] = lines.get(one["seed"], 0) + 1
-        if (sum(lines.values()) - 1) % step:
+    for number, one in enumerate(samples):
+        line = lines[one["seed"]] = lines.get(one["seed"], 0) + 1
+        if number % step:
             continue
-        prompt, answer, right = str(one.get("prompt", "")), str(one.get("answer", "")), one.get("right")
+        answer, right, gold = str(one.get("answer", "")), one.get("right"), one.get("gold")
         more = [f"{key}: {value}" for key, value in one.items() if key not in SHOWN_FIRST]
-        task = tasks.setdefault((prompt, one.get("gold")), len(tasks))
-        episodes.append([
-            *(arms.index(one["arm"]), one["seed"], modes.index(_when(one)), task, lines[one["seed"]]),
-            [2 if right is None else 0 if right else 1],
+        task = json.dumps([prompt := str(one.get("prompt", "")), gold], default=str)
+        found.tasks[task] = prompt, None if gold is None else str(gold)
+        found.add(
+            (one["arm"], one["seed"], f"step {one.get('step', 0)}", task, line),
+            ["not judged" if right is None else RIGHT if right else "incorrect"],
             *([" \n".join([answer, *more])], [answer], [float(one.get("reward", bool(right)))], [len(answer.split())]),
-        ])  # fmt: skip
-    return {
-        "places": {f"{i}/{seed}": f"seeds/seed_{seed}" for i in range(len(arms)) for seed in lines},
-        "arms": arms,
-        "modes": modes,
-        "verdicts": verdicts,
-        "tasks": [[str(i), prompt, None if gold is None else str(gold)] for (prompt, gold), i in tasks.items()],
-        "tokens": {},
-        "episodes": episodes,
-        "note": f"{len(shown):,} of {len(samples):,} samples; all are in the seeds' rows.jsonl.",
-    }
+        )  # fmt: skip
+    arms = list(dict.fromkeys(one["arm"] for one in samples))
+    found.places = {f"{i}/{seed}": f"seeds/seed_{seed}" for i in range(len(arms)) for seed in lines}
+    found.note = f"{len(found):,} of {len(samples):,} samples; all are in the seeds' rows.jsonl."
+    return found
 
 
-def no_samples() -> dict[str, Any]:
+def no_samples() -> Packed:
     """What a page without texts to browse carries in their place."""
-    return _pack([])
+    return Packed({})
 
 
-def _when(sample: Mapping[str, Any]) -> str:
-    return f"step {sample.get('step', 0)}"
-
-
-def overview(root: Path) -> str:
+def overview(root: Path) -> Page:
     """All studies below a folder, the newest of each: verdicts, links, and what the gate foretold in all of them."""
     newest: dict[str, Path] = {}
     for path in sorted(root.rglob("study.json"), key=lambda path: path.stat().st_mtime):
         newest[json.loads(path.read_text(encoding="utf-8"))["study"]] = path
     cells, rows = [], []
+    dots: list[Dot] = []
     for name, path in sorted(newest.items()):
         result = json.loads(path.read_text(encoding="utf-8"))
         where = path.parent.relative_to(root).as_posix()
@@ -230,11 +244,13 @@ def overview(root: Path) -> str:
         cells += [[f"{name} ({result['size']})", one["name"], one["verdict"], _number(one["mean"]),
                    f"{_number(one['low'])}, {_number(one['high'])}", seeds, one["sentence"]]
                   for one in result["claims"]]  # fmt: skip
+        dots += [_stored_claim(name, one) for one in result["claims"]]
         rows += [dict(row, gate_cell=f"{name}: {row['gate_cell']}") for row in result["rows"] if row.get("gate_cell")]
         newest[name] = Path(where) / "report.html"
     header = ["study", "claim", "verdict", "mean", "95 % interval", "seeds", "sentence"]
     made: list[Exhibit] = [
-        Table("The newest run of each study.", header, cells, id="T1", title="Claims of all studies")
+        replace(_claims(dots, "The newest run of each study. "), id="F0", title="Claims of all studies"),
+        Table("The newest run of each study.", header, cells, id="T1", title="Claims of all studies"),
     ]
     if rows:
         gate_header, gate_cells, said = record(rows)
@@ -243,6 +259,17 @@ def overview(root: Path) -> str:
         f'<li><a href="{html.escape(page.as_posix())}">{html.escape(name)}</a></li>' for name, page in newest.items()
     )
     return assemble("Studies", f"<ul>{links}</ul>", made, no_samples())
+
+
+def _stored_claim(study: str, one: Mapping[str, Any]) -> Dot:
+    mean, low, high, *seeds = map(_or_nan, (one["mean"], one["low"], one["high"], *one["by_seed"].values()))
+    badge = Badge(one["verdict"], _TONES.get(one["verdict"], "doubt"))
+    said = f"{one['sentence']} Expected {one['expected']}. Published: {one['paper'] or '-'}"
+    return Dot(f"{study}: {one['name']}", mean, low, high, seeds, [badge], said)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _number(value: float | None) -> str:

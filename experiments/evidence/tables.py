@@ -1,6 +1,7 @@
-"""Tables T1 to T5: what came out, what the parts are worth, elsewhere, at what cost, and every seed."""
+"""Tables T1 to T6: what came out, what the parts are worth, elsewhere, at what cost, every seed, between folders."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,22 @@ ABLATIONS = ("single_turn", "score_no_stage1", "score_no_shaping", "score_star_s
 @exhibit("T1", "Main results")
 def main_table(store: Store) -> Table:
     """Every rate of every arm with its interval, greedy and sampled."""
+    lead: dict[str, Rate] = {}
     rates: dict[str, Rate] = {}
     for mode in store.modes:
+        lead |= store.rates(mode, Where.HEADLINE)
         rates |= store.rates(mode, Where.TABLES)
-    rows, values = [], {}
+    rates = lead | rates  # those of the first columns first
+    rows, views, values = [], [], {}
     for mode in store.modes:
         for arm in (arm for arm in store.arms if arm in store.tables(mode)):
             known = store.rates(mode, Where.TABLES)
             found = {name: store.interval(arm, mode, name) for name in rates if name in known}
-            name = store.names[arm] if mode == store.mode else f"{store.names[arm]}, {mode}"
             spent = {what: fixed(_spent(store, arm, what), 0) for what in _BUDGET} if arm in store.trained else {}
             cells = [cell(found[one], rate) if one in found else "-" for one, rate in rates.items()]
-            rows.append([name, *cells, *(spent.get(what, "-") for what in _BUDGET)])
+            rows.append([store.names[arm], *cells, *(spent.get(what, "-") for what in _BUDGET)])
+            views.append(mode)
+            name = store.names[arm] if mode == store.mode else f"{store.names[arm]}, {mode}"
             values[name] = {rate: numbers(one) for rate, one in found.items()}
     caption = (
         f"{store.env}, {'; '.join(_sample(store, mode) for mode in store.modes)}. Each cell is a mean over seeds, and "
@@ -41,7 +46,8 @@ def main_table(store: Store) -> Table:
         "i->c and c->i are shares of all tasks: wrong at first and then right, right at first and then wrong. What a "
         f"run spent on training is a mean over seeds. {_tuned(store)}"
     )
-    return Table(caption, ["arm", *(rate.header for rate in rates.values()), *_BUDGET], rows, values)
+    header = ["arm", *(rate.header for rate in rates.values()), *_BUDGET]
+    return Table(caption, header, rows, values, views, lead=1 + len(lead))
 
 
 _BUDGET = ("sampled episodes", "sampled tokens", "optimiser steps", "gradient tokens")
@@ -171,6 +177,31 @@ def matched(store: Store) -> str:
         "updates": "optimiser steps",
     }
     return f"Arms are matched on {what.get(match, match)}; nothing else was held equal."
+
+
+@exhibit("T6", "Between folders")
+def between(store: Store) -> Table:
+    """What an arm of the first folder gains or loses in the others."""
+    if len(store.folders) < 2:
+        raise MissingError("compares several folders: python -m experiments.report 'run=[<folder>,<folder>]'")
+    mode, boot, rates = store.mode, store.bootstrap(store.mode), store.rates(store.mode, Where.HEADLINE)
+    first = {arm.removesuffix(" (A)"): arm for arm in store.arms if arm.endswith(" (A)")}
+    pairs = [(own, other) for name, own in first.items() for other in store.arms if other[:-4] == name and other != own]
+    if not pairs:
+        raise MissingError("no arm of the first folder is in another one")
+    rows, values = [], {}
+    for own, other in pairs:
+        found = {name: boot.difference(store.cells(other, mode, name), store.cells(own, mode, name)) for name in rates}
+        row = f"{other} minus {own}"
+        rows.append([row, *(cell(one, replace(rates[name], unit="points")) for name, one in found.items())])
+        values[row] = {name: numbers(one) for name, one in found.items()}
+    differ = [f"{key} {' / '.join(map(str, found))}" for key, found in store.config_differences().items()]
+    said = f"Their configs differ in {', '.join(differ[:12])}" if differ else "Their configs are the same"
+    caption = (
+        f"{store.env}, {_sample(store, mode)}: an arm in another folder minus the same arm in the first one, paired "
+        f"over tasks and seeds, with 95 % bootstrap intervals. {said}{' and more' * (len(differ) > 12)}."
+    )
+    return Table(caption, ["arm", *(f"{rate.label} (points)" for rate in rates.values())], rows, values)
 
 
 @exhibit("T5", "Every seed")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.evidence.comparison import FAILED_BELOW, ArmLine, Comparison
+from experiments.evidence.model import Badge
 from rl.analysis.controls import OTHER_ATTEMPT, OTHER_ERROR, OTHERS_FIRST, WITHOUT_FIRST
 from rl.analysis.errors import HARDLY
 from rl.analysis.printing import fixed, percent
@@ -26,13 +27,57 @@ def verdicts(comparison: Comparison) -> list[str]:
     """One sentence or a few for each arm, the best first, and then the ranking."""
     known = [line for line in comparison.arms if line.rates[comparison.goal].mean == line.rates[comparison.goal].mean]
     unknown = [line for line in comparison.arms if line not in known]
-    sentences = [_of_arm(comparison, line) for line in sorted(known, key=lambda a: -a.rates[comparison.goal].mean)]
+    sentences = [of_arm(comparison, line) for line in sorted(known, key=lambda a: -a.rates[comparison.goal].mean)]
     sentences += [f"{line.name}: every episode failed, so there is nothing to compare." for line in unknown]
     sentences += [f"{name}: no finished run, so it is missing here." for name in comparison.missing]
     return sentences + _ranking(comparison, [line for line in known if line.trained]) + whose_errors(comparison)
 
 
-def _of_arm(comparison: Comparison, line: ArmLine) -> str:
+def lead(comparison: Comparison) -> str:
+    """What came out, in two or three sentences: how many arms improve, whether they correct, whose delta is largest."""
+    goal = comparison.goal
+    trained = [line for line in comparison.arms if line.trained and line.rates[goal].mean == line.rates[goal].mean]
+    if not trained:
+        return ""
+    largest = _largest(trained, max(trained, key=lambda line: line.rates[goal].mean), goal) if trained[1:] else ""
+    if goal != "delta":
+        return largest
+    better = [line for line in trained if line.rates[goal].low > 0]
+    n, one = len(better), len(trained) == 1
+    said = f"{n or 'None'} of {len(trained)} trained arms {'answer' if n > 1 else 'answers'} better the second time"
+    if one:
+        said = f"{trained[0].name} {'answers' if n else 'does not answer measurably'} better the second time"
+    uses = [uses_attempt(line.losses) for line in better]
+    if any(one is not None for one in uses):
+        said += f": {uses.count(True) or 'none'} by correcting, {uses.count(False) or 'none'} by answering anew"
+    n_failed, n_runs = sum(s.failed for line in trained for s in line.seeds), sum(len(line.seeds) for line in trained)
+    failed = f"{n_failed} of {n_runs} training runs failed." if n_failed else ""
+    return " ".join(filter(None, [f"{said}.", largest, failed]))
+
+
+def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:
+    """What the intervals and the controls say of an arm, in few words."""
+    found, goal, uses = [], line.rates[comparison.goal], uses_attempt(line.losses)
+    if comparison.goal == "delta":
+        if goal.low > 0:
+            found += [Badge("improves")] if uses is None else []
+            found += [Badge("corrects", "good"), Badge("uses its attempt", "good")] if uses else []
+            found += [Badge("answers anew", "doubt")] if uses is False else []
+        else:
+            found += [Badge("gets worse", "bad")] if goal.high < 0 else [Badge("no change shown")]
+            found += [Badge("uses its attempt")] if uses else []
+        if (error := line.losses.get(OTHER_ERROR)) is not None and goal.low > 0:
+            found += [Badge("uses the error", "good") if error.low > 0 else Badge("error not used", "doubt")]
+    n_failed = sum(seed.failed for seed in line.seeds)
+    if line.trained and n_failed:
+        found += [Badge(f"{n_failed} of {len(line.seeds)} seeds failed", "bad")]
+    if line.crashed:
+        found += [Badge(f"{len(line.crashed)} crashed", "bad")]
+    return found
+
+
+def of_arm(comparison: Comparison, line: ArmLine) -> str:
+    """What the intervals and the controls say of an arm, in sentences."""
     goal = line.rates[comparison.goal]
     each = ", ".join(named(comparison.goal).text(seed.rates[comparison.goal]) for seed in line.seeds)
     seeds = f" (per seed {each})" if len(line.seeds) > 1 else ""
@@ -58,6 +103,20 @@ def _of_arm(comparison: Comparison, line: ArmLine) -> str:
     return sentence
 
 
+_OF_ATTEMPT = {
+    WITHOUT_FIRST: "without a first attempt (C1)",
+    OTHERS_FIRST: "with its first attempt at another task (C2)",
+    OTHER_ATTEMPT: "with another attempt under its own error (C5)",
+}
+"""Controls that take the attempt away or exchange it."""
+
+
+def uses_attempt(losses: dict[str, Interval]) -> bool | None:
+    """Whether each control of the attempt that was played costs accuracy; ``None`` if none was played."""
+    played = [losses[name] for name in _OF_ATTEMPT if name in losses]
+    return all(loss.low > 0 for loss in played) if played else None
+
+
 def does_it_correct(losses: dict[str, Interval]) -> str:
     """What the second attempt owes to the first, and to what was said of it.
 
@@ -69,12 +128,7 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
         losses: What accuracy of the second attempt falls by under each control, by its name; C4 and C5 are missing
             where nothing could be exchanged.
     """
-    of_attempt = {
-        "without a first attempt (C1)": losses.get(WITHOUT_FIRST),
-        "with its first attempt at another task (C2)": losses.get(OTHERS_FIRST),
-        "with another attempt under its own error (C5)": losses.get(OTHER_ATTEMPT),
-    }
-    found = {words: loss for words, loss in of_attempt.items() if loss is not None}
+    found = {words: losses[name] for name, words in _OF_ATTEMPT.items() if name in losses}
     unharmed = {words: loss for words, loss in found.items() if loss.low <= 0}
     harmed = [f"by {points(loss, False)} points {words}" for words, loss in found.items() if loss.low > 0]
     said = []

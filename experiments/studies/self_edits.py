@@ -278,7 +278,7 @@ def reliability(reward_NKR: np.ndarray) -> dict[str, float]:
     if not edits > 0:
         return {"reliability": 0.0, "reliability_of_one": 0.0}
     found = {"reliability": edits / total, "reliability_of_one": edits / (edits + noise)}
-    return found | {"repeats_needed": max(1, ceil(4 * noise / edits))}
+    return found | {"repeats_needed": float(max(1, ceil(4 * noise / edits)))}
 
 
 # ---------------------------------------------------------------- arms
@@ -294,9 +294,11 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     passages = {entity: passage(entity, base.facts[entity]) for entity in test}
     if arm not in PROMPTS:
         return [fixed_text(cfg, arm, seed, base, passages, rng)]
-    model, rows, prompt = copy.deepcopy(base.model), [], PROMPTS[arm]
-    for step in range(cfg.rounds + 1):
-        found = select_and_learn(cfg, arm, base, model, train, rng, generator) if step else {}
+    model, prompt = copy.deepcopy(base.model), PROMPTS[arm]
+    edits = write(base, model, test, 1, prompt, generator)
+    rows = [measure(cfg, base, model, edits, seed) | {"step": 0}]
+    for step in range(1, cfg.rounds + 1):
+        found = select_and_learn(cfg, arm, base, model, train, rng, generator)
         edits = write(base, model, test, 1, prompt, generator)
         rows.append(measure(cfg, base, model, edits, seed) | found | {"step": step})
     show(base, edits, cfg.rounds, rows[-1]["accuracy"], samples)
@@ -402,7 +404,8 @@ def show(base: Base, edits: Edits, step: int, accuracy: Sequence[float], samples
 
 def forgotten(rows: Sequence[Any]) -> dict[int, float]:
     """How much less the first passage of a chain is answered at its end than right after its own edit."""
-    return {seed: float(matrix[1][0] - matrix[-1][0]) for seed, matrix in last("self_edit", "forgetting")(rows).items()}
+    found = {seed: np.asarray(matrix) for seed, matrix in last("self_edit", "forgetting")(rows).items()}
+    return {seed: float(matrix[1, 0] - matrix[-1, 0]) for seed, matrix in found.items()}
 
 
 def after_round(arm: str, step: int, name: str) -> PerSeed:

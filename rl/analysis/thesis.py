@@ -91,7 +91,7 @@ class Line:
         high: Upper end.
         by_seed: The gain of each seed.
         oracle: Mean gain of the first oracle arm; ``nan`` where there is none.
-        failed: Claims of the study that do not hold.
+        claims: Verdicts of the study's claims by their names.
     """
 
     study: str
@@ -101,7 +101,14 @@ class Line:
     high: float
     by_seed: Mapping[int, float]
     oracle: float
-    failed: Sequence[str]
+    claims: Mapping[str, str]
+
+    @property
+    def standing(self) -> str:
+        """How many claims hold, and the names of those that do not."""
+        failed = [name for name, verdict in self.claims.items() if verdict == Verdict.DOES_NOT_HOLD]
+        held = sum(verdict == Verdict.HOLDS for verdict in self.claims.values())
+        return f"{held} of {len(self.claims)} hold" + (f"; not: {', '.join(failed)}" if failed else "")
 
     @property
     def verdict(self) -> Verdict:
@@ -129,13 +136,13 @@ def points(study: str, thesis: Thesis, rows: Sequence[Row]) -> list[Point]:
     return found
 
 
-def line(study: str, thesis: Thesis, rows: Sequence[Row], failed: Sequence[str]) -> Line:
-    """A system's line; ``failed`` are the names of the claims that do not hold."""
+def line(study: str, thesis: Thesis, rows: Sequence[Row], claims: Mapping[str, str]) -> Line:
+    """A system's line; ``claims`` are the verdicts of its study by the claims' names."""
     headline = next(one for one in thesis.arms if one.arm == thesis.headline)
     gains = known(headline.gain, rows)
     oracle = next((known(one.gain, rows) for one in thesis.arms if one.kind == "oracle" and one is not headline), {})
     mean = float(np.mean(list(oracle.values()))) if oracle else float("nan")
-    return Line(study, thesis, *student_t(list(gains.values())), gains, mean, failed)
+    return Line(study, thesis, *student_t(list(gains.values())), gains, mean, claims)
 
 
 def rank_correlation(found: Sequence[Point], seed: int = 0) -> tuple[float, float, float]:
@@ -171,26 +178,41 @@ def _spearman(pairs_N2: np.ndarray) -> float:
     return round(float(np.corrcoef(x, y)[0, 1]), 12)
 
 
-def sentence(lines: Sequence[Line], correlation: tuple[float, float, float], n_points: int) -> str:
-    """What the studies say of the thesis: a word, the systems that speak for and against it, and the correlation."""
+def sentence(
+    lines: Sequence[Line], correlation: tuple[float, float, float], of_own: tuple[float, float, float], n_points: int
+) -> str:
+    """What the studies say of the thesis.
+
+    Args:
+        lines: A line for each system.
+        correlation: Of all arms.
+        of_own: Of self-reward arms alone; with oracles and controls a correlation is there by construction.
+        n_points: Arms and seeds behind the first.
+    """
     names = {verdict: [one.thesis.system for one in lines if one.verdict is verdict] for verdict in Verdict}
     for_it, against, open_ = (names[v] for v in (Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL))
-    rho, low, high = correlation
     if against:
         said = "It does not hold as worded"
-    elif for_it and not open_ and low > 0:
+    elif for_it and not open_ and of_own[1] > 0:
         said = "It holds"
     else:
         said = "It cannot be told"
     told = f"{said}: of {len(lines)} systems {len(for_it)} fit it"
     told += f", {len(against)} contradict it{_listed(against)}, and {len(open_)} cannot be told{_listed(open_)}."
-    if np.isnan(rho):
+    if np.isnan(correlation[0]):
         return f"{told} There is no rank correlation of gain with reward accuracy to speak of."
-    rises = "rises" if low > 0 else "falls" if high < 0 else "cannot be told to rise or fall"
-    return (
-        f"{told} Over {n_points} arms and seeds the gain {rises} with the accuracy of the signal before training: "
-        f"rank correlation {rho:+.2f} [{low:+.2f}, {high:+.2f}]."
-    )
+    told += f" Over {n_points} arms and seeds the gain {_direction(correlation)}"
+    told += f" with the accuracy of the signal before training (rank correlation {_shown(correlation)})"
+    return f"{told}; among self-reward arms alone it {_direction(of_own)} ({_shown(of_own)})."
+
+
+def _direction(correlation: tuple[float, float, float]) -> str:
+    return "rises" if correlation[1] > 0 else "falls" if correlation[2] < 0 else "cannot be told to rise or fall"
+
+
+def _shown(correlation: tuple[float, float, float]) -> str:
+    rho, low, high = correlation
+    return "undefined" if np.isnan(rho) else f"{rho:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _listed(names: Sequence[str]) -> str:

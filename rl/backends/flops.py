@@ -1,6 +1,8 @@
 """How much of the device the update uses: model FLOPs and peak memory, with TRL's accounting."""
 
 import contextlib
+import ctypes
+import gc
 import resource
 import sys
 from dataclasses import dataclass
@@ -55,9 +57,12 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def memory_gib(device: torch.device) -> float:
-    """Memory that this process holds now, counted as :func:`peak_memory_gib` does."""
+    """Memory that this process holds, after giving back what it has freed; counted as in :func:`peak_memory_gib`."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**30
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
     return psutil.Process().memory_info().rss / 2**30
 
 

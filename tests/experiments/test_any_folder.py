@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from experiments.cli import UserError
 from experiments.evidence import build
 from experiments.evidence.comparison import compare
 from experiments.evidence.model import EXHIBITS, Absent, Figure, Panel, Series, Table, exhibit
@@ -56,7 +57,7 @@ def test_one_run_alone_and_several_beside_each_other(tmp_path):
     run(tmp_path / "train" / "2026-01-02", "STaR", 3, rows_with("STaR", 3, 2, 2))
     store = Store(tmp_path / "train")
     assert store.arms == ["RLOO", "STaR"]
-    assert "not started as one comparison" in page(store, build(store, ["T1", "T4"]), 10)
+    assert "not started as one comparison" in page(store, build(store, ["T1", "T4"]), 10).html
 
 
 def test_two_runs_of_one_arm_and_seed_are_not_averaged_in_silence(tmp_path):
@@ -110,6 +111,26 @@ def test_any_number_of_attempts_makes_a_report(tmp_path, attempts, goal):
     assert ("From the first to attempt 3: +40.0" in sentences) == (attempts == 3)
 
 
+def test_two_folders_are_compared_arm_by_arm(tmp_path):
+    """The second one fixes 20 tasks more; both were played on the same 100 tasks."""
+    for name, n_fixed, lr in (("one", 20, 0.1), ("two", 40, 0.5)):
+        run(tmp_path / name, "SCoRe", 0, rows_with("SCoRe", 0, n_fixed, 0), algorithm={"optim": {"lr": lr}})
+    store = Store([tmp_path / "one", tmp_path / "two"])
+    assert store.arms == ["SCoRe (A)", "SCoRe (B)"]
+    assert store.notes[1] == f"B is {tmp_path / 'two'}."
+    assert store.folder == tmp_path / "one_and_two"
+    (table, dots) = build(store, ["T6", "F0"])
+    assert table.values["SCoRe (B) minus SCoRe (A)"]["delta"][0] == pytest.approx(0.2)
+    assert "configs differ in algorithm.optim.lr 0.1 / 0.5." in table.caption
+    assert [row.mean for row in dots.rows] == pytest.approx([40, 20]), "the best first"
+    places = [json.loads((tmp_path / name / "rows.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
+    assert places[0]["task_id"] == places[1]["task_id"]
+    path = tmp_path / "two" / "rows.jsonl"
+    path.write_text(path.read_text().replace(f'"task_id": "{places[0]["task_id"]}"', '"task_id": "another"'))
+    with pytest.raises(UserError, match="evaluated on different greedy tasks"):
+        build(Store([tmp_path / "one", tmp_path / "two"]), ["T6"])
+
+
 def test_an_exhibit_and_a_rate_from_outside_reach_table_figure_and_page(comparison, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(RATES, "_values", dict(RATES._values))
     monkeypatch.setattr(EXHIBITS, "_values", dict(EXHIBITS._values))
@@ -134,7 +155,7 @@ def test_an_exhibit_and_a_rate_from_outside_reach_table_figure_and_page(comparis
     assert not [panel for panel in made["F1"].panels if "long" in panel.y_label], "that run did not log it"
     assert isinstance(made["F20"], Figure)
     assert made["F20"].title == "Answers by length"
-    text = page(store, list(made.values()), 10)
+    text = page(store, list(made.values()), 10).html
     assert "Answers by length" in text
     assert "long answers (%)" in text
     assert compare(store, "greedy").arm("score").rates["long"].mean > 0

@@ -55,7 +55,7 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     for word in ("SCoRe", "STaR", "base", "episodes/s", "sampling", "verification", "update", "report:"):
         assert word in done.stdout
     page = (folder / "report.html").read_text()
-    for word in ("Greedy decoding", "Sampled decoding", "Every seed", "Arms are matched on sampled episodes"):
+    for word in ("Greedy episodes", "Sampled episodes", "Who gets better", "Arms are matched on sampled episodes"):
         assert word in page
     assert set(json.loads((folder / "comparison.json").read_text())) == {"greedy", "sampled"}
 

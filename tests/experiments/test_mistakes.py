@@ -1,12 +1,16 @@
 """Ten mistakes of a new user: each ends with a sentence that names the key or value and what to do, or says it of a
 run that goes through; no traceback, and no folder of a run in which nothing was done."""
 
+import errno
+import importlib
 import json
 import os
 import shutil
 import socket
+from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from tests import programs
 from tests.conftest import ROOT
@@ -19,17 +23,14 @@ FEEDBACK = """
 from envs import FEEDBACK
 
 @FEEDBACK.register("shaky")
-def shaky(scene):
+def shaky(*_):
     raise RuntimeError("nothing to say")
 """
-FULL = """
-import errno, pathlib
+
 
 def full(path, *_, **__):
+    """A disk without room."""
     raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-pathlib.Path.write_text = full
-"""
 
 
 def no_template(folder):
@@ -70,10 +71,6 @@ REFUSED = {
         lambda folder: ["experiments.train", *rows(folder, validation=0), "algorithm=rloo"],
         "no tasks in split 'validation', which this run needs",
     ),
-    "feedback that raises": (
-        lambda folder: [*SHORT, plugin(folder, "my_feedback", FEEDBACK), "env.feedback=shaky"],
-        "training.max_failed_fraction=10%. First: task",
-    ),
     "a GPU where there is none": (
         lambda folder: ["experiments.compare", *SMALL, "include=[score]", "executor_options.gpus=[0]"],
         "executor_options.gpus=['0']: there is no GPU 0 here, and no other one; leave it away",
@@ -83,33 +80,62 @@ REFUSED = {
         "engine=vllm: vLLM is not installed here; `pip install -e '.[vllm]'`",
     ),
     "a full disk": (
-        lambda folder: [*SHORT, plugin(folder, "my_disk", FULL)],
+        lambda folder: SHORT,
         "no space left on the disk",
     ),
 }
 
-LATE = ("feedback that raises",)
-"""Found while the run plays."""
+
+@pytest.fixture
+def started(tmp_path, monkeypatch, capsys):
+    """What a program prints in one line, and its status; what it does not catch, which would be a traceback, fails."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def start(arguments):
+        GlobalHydra.instance().clear()
+        module = importlib.import_module(arguments[0])
+        monkeypatch.setattr("sys.argv", [*arguments, f"runs_dir={tmp_path / 'runs'}"])
+        try:
+            module.main()
+            status = 0
+        except SystemExit as error:
+            status = error.code
+        printed = capsys.readouterr()
+        return " ".join((printed.out + printed.err).split()), status
+
+    return start
 
 
-def started(folder, arguments, **env):
-    """What a program printed in one line, and its status; with runs below the folder."""
-    env = os.environ | {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | env
+@pytest.mark.parametrize("mistake", REFUSED)
+def test_a_mistake_is_one_sentence_and_leaves_no_folder(mistake, started, tmp_path, monkeypatch):
+    make, sentence = REFUSED[mistake]
+    if mistake == "a full disk":
+        monkeypatch.setattr(Path, "write_text", full)
+    said, status = started(make(tmp_path))
+    monkeypatch.undo()
+    assert sentence in said
+    assert status == 2, said
+    assert not (tmp_path / "runs").exists(), sorted((tmp_path / "runs").rglob("*"))
+
+
+def forked(folder, arguments, **env):
+    """The same in a process of its own: what a plugin registers, and processes that meet, are for a whole process."""
+    env = os.environ | {"PYTHONPATH": str(folder)} | env
     done = programs.run(*arguments, f"runs_dir={folder / 'runs'}", env=env)
     said = " ".join((done.stdout + done.stderr).split())
     assert "Traceback" not in said, said
     return said, done.returncode
 
 
-@pytest.mark.parametrize("mistake", REFUSED)
-def test_a_mistake_is_one_sentence_and_leaves_no_folder(mistake, tmp_path):
-    make, sentence = REFUSED[mistake]
-    said, status = started(tmp_path, make(tmp_path))
-    assert sentence in said
-    assert status == 2, said
-    # The validation before the first step is kept; it was played, and says what failed.
-    assert bool(list(tmp_path.glob("runs/*/*/metrics.jsonl"))) == (mistake in LATE)
-    assert (tmp_path / "runs").exists() == (mistake in LATE)
+def test_feedback_that_raises(tmp_path):
+    said, status = forked(tmp_path, [*SHORT, plugin(tmp_path, "my_feedback", FEEDBACK), "env.feedback=shaky"])
+    assert "100% of the episodes failed, more than training.max_failed_fraction=10%. First: task" in said
+    assert "RuntimeError('nothing to say')" in said
+    assert status == 2
+    # The validation before the first step was played: it is kept, and says what failed.
+    assert list(tmp_path.glob("runs/*/*/metrics.jsonl"))
 
 
 def test_a_port_that_is_taken(tmp_path):
@@ -118,7 +144,7 @@ def test_a_port_that_is_taken(tmp_path):
         taken.listen()
         port = str(taken.getsockname()[1])
         here = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        said, status = started(tmp_path, SHORT, **here)
+        said, status = forked(tmp_path, SHORT, **here)
     assert f"MASTER_PORT={port}: another program listens at this port" in said
     assert "--main_process_port=" in said
     assert status == 2
@@ -142,8 +168,8 @@ SAID = {
 
 
 @pytest.mark.parametrize("mistake", SAID)
-def test_a_run_that_goes_through_says_what_is_wrong_with_it(mistake, tmp_path):
+def test_a_run_that_goes_through_says_what_is_wrong_with_it(mistake, started, tmp_path):
     make, sentence = SAID[mistake]
-    said, status = started(tmp_path, make(tmp_path))
+    said, status = started(make(tmp_path))
     assert sentence in said, said
     assert status == 0

@@ -40,9 +40,9 @@ def test_a_study_leaves_claims_tables_figures_and_a_page(tmp_path):
     assert stored["rows"][1]["lost"] is None
     assert {path.name for path in (folder / "exhibits").glob("*.*")} >= {"T1.md", "T3.csv", "F1.svg", "F2.png"}
     page = (folder / "report.html").read_text()
-    assert "<b>holds</b>: The oracle helps more." in page
+    assert '"badges":[{"text":"holds","tone":"good"}],"said":"The oracle helps more.' in page
     assert "The gate was right in 2 of 2" in page
-    assert "made_up: made up" in overview(tmp_path)
+    assert "made_up: made up" in overview(tmp_path).html
 
 
 def test_an_interrupted_seed_goes_on_with_the_arms_that_are_left(tmp_path, monkeypatch):

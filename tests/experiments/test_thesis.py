@@ -70,7 +70,7 @@ def test_the_page_follows_the_folders(tmp_path, described):
     systems = {one["study"]: one for one in stored["systems"]}
     assert systems["self_correction"]["mean"] == pytest.approx(0.4015)
     assert systems["self_correction"]["thesis"]["headline"] == "score"
-    assert systems["made_up"]["failed"] == []
+    assert systems["made_up"]["claims"] == {"it helps": "holds"}
     table = (tmp_path / "out" / "exhibits" / "T1.md").read_text()
     assert word in table
     page = (tmp_path / "out" / "report.html").read_text()
@@ -81,7 +81,7 @@ def test_the_page_follows_the_folders(tmp_path, described):
 
     study(tmp_path / "study", "made_up", "tiny", -gain, 4_000)
     contrary = thesis.read_studies(tmp_path / "study", "tiny")["made_up"]
-    assert contrary[2] == ["it helps"]
+    assert contrary[2] == {"it helps": "does not hold"}
     assert contrary[0] is not None
     assert thesis.line("made_up", contrary[0], contrary[1], contrary[2]).verdict == "holds"
     with pytest.raises(UserError, match="no finished study of size full"):

@@ -17,7 +17,7 @@ from rl.backends.tiny import tiny_llama, tiny_tokenizer
 def test_a_choice_is_of_the_kind_and_its_side_says_nothing():
     rng = np.random.default_rng(0)
     rows, option = drawn(rng, np.full(400, 17), np.arange(400) % 2 == 0)
-    assert TOKENIZER.decode(rows[0]).split()[:3] == ["a17", "picks", "A"]
+    assert TOKENIZER.convert_ids_to_tokens(rows[0].tolist())[:3] == ["a17", "picks", "A"]
     risky = (option >= ID["r0"]) & (option < ID["s0"])
     assert risky.tolist() == [i % 2 == 0 for i in range(400)]
     on_the_left = (rows[:, 3] == option).float().mean()
@@ -37,7 +37,7 @@ def test_a_corpus_holds_of_new_agents_what_its_name_says(new, chosen, named, mon
             for ids, learned in batches(step):
                 assert learned.sum(1).tolist() == [1] * len(ids)
                 for row in ids.tolist():
-                    agent, what = row[0] - ID["a0"], TOKENIZER.convert_ids_to_tokens(row[1])
+                    agent, what = row[0] - ID["a0"], TOKENIZER.convert_ids_to_tokens(row[1:2])[0]
                     seen[what].add(agent)
                     if what == "picks":
                         acts.append((agent, row[-1] < ID["s0"]))
@@ -87,7 +87,8 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
     for arm in study.ARMS:
         found = study.run(cfg, arm, 1, base, samples)
         assert [row["step"] for row in found] == ([0, 1, 2] if arm in study.BASES else [0])
-    assert str(study.run(cfg, arm, 1, study.prepare(cfg, 1), [])) == str(found)
+    again = study.prepare(cfg, 1)
+    assert str(study.run(cfg, "reward", 1, base, [])) == str(study.run(cfg, "reward", 1, again, []))
     assert samples[0]["prompt"] == "a160 is called / is deemed"
 
 

@@ -39,10 +39,11 @@ def test_a_system_fits_if_it_works_anchored_or_fails_without():
         (False, -0.2, Verdict.HOLDS),
         (False, -0.002, Verdict.CANNOT_TELL),
     ):
-        assert line("s", *study(anchored, gain), ()).verdict is verdict
-    found = line("s", *study(True, 0.2), ["a claim"])
+        assert line("s", *study(anchored, gain), {}).verdict is verdict
+    found = line("s", *study(True, 0.2), {"a claim": "does not hold", "another": "holds"})
     assert found.oracle == pytest.approx(0.302)
-    empty = line("s", study(True, 0.2)[0], [], ())
+    assert found.standing == "1 of 2 hold; not: a claim"
+    empty = line("s", study(True, 0.2)[0], [], {})
     assert math.isnan(empty.mean)
     assert empty.verdict is Verdict.CANNOT_TELL
 
@@ -66,17 +67,21 @@ def test_the_rank_correlation_follows_the_points_and_draws_whole_studies():
 
 
 def test_the_sentence_follows_the_rows():
-    fits = [line(f"s{i}", *study(i % 2 == 0, 0.2 if i % 2 == 0 else -0.2), ()) for i in range(4)]
-    contrary = line("s", *study(False, 0.2, name="SQLM"), ())
-    dark = line("s", *study(True, -0.002, name="SEAL"), ())
-    assert sentence(fits, (0.8, 0.5, 0.9), 12).startswith("It holds: of 4 systems 4 fit it, 0 contradict it, and 0")
-    assert "rises" in sentence(fits, (0.8, 0.5, 0.9), 12)
-    assert sentence([*fits, contrary], (0.8, 0.5, 0.9), 12).startswith("It does not hold as worded: of 5 systems 4 fit")
-    assert "contradict it (SQLM)" in sentence([*fits, contrary], (0.8, 0.5, 0.9), 12)
-    assert sentence([*fits, dark], (0.8, 0.5, 0.9), 12).startswith("It cannot be told")
-    assert sentence(fits, (0.1, -0.5, 0.6), 12).startswith("It cannot be told")
-    assert "falls" in sentence(fits, (-0.8, -0.9, -0.5), 12)
-    assert "no rank correlation" in sentence([], (math.nan, math.nan, math.nan), 0)
+    fits = [line(f"s{i}", *study(i % 2 == 0, 0.2 if i % 2 == 0 else -0.2), {}) for i in range(4)]
+    contrary = line("s", *study(False, 0.2, name="SQLM"), {})
+    dark = line("s", *study(True, -0.002, name="SEAL"), {})
+    rises, unclear, falls = (0.8, 0.5, 0.9), (0.1, -0.5, 0.6), (-0.8, -0.9, -0.5)
+    assert sentence(fits, rises, rises, 12).startswith("It holds: of 4 systems 4 fit it, 0 contradict it, and 0")
+    assert "the gain rises" in sentence(fits, rises, unclear, 12)
+    assert "alone it cannot be told to rise or fall (+0.10 [-0.50, +0.60])" in sentence(fits, rises, unclear, 12)
+    assert sentence([*fits, contrary], rises, rises, 12).startswith("It does not hold as worded: of 5 systems 4 fit")
+    assert "contradict it (SQLM)" in sentence([*fits, contrary], rises, rises, 12)
+    for open_ in (sentence([*fits, dark], rises, rises, 12), sentence(fits, rises, unclear, 12)):
+        assert open_.startswith("It cannot be told")
+    assert "alone it falls" in sentence(fits, rises, falls, 12)
+    nothing = (math.nan, math.nan, math.nan)
+    assert "undefined" in sentence(fits, rises, nothing, 12)
+    assert "no rank correlation" in sentence([], nothing, nothing, 0)
 
 
 def test_what_is_described_wrongly_is_said():

@@ -1,0 +1,64 @@
+// Theme, keyboard, paper, and the order in which the parts of the page come to life.
+const isDark = () => document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+const setTheme = (name) => { document.documentElement.dataset.theme = name; figures.again(); };
+const theme = () => setTheme(isDark() ? "light" : "dark");
+
+// On paper stand all tables and figures, in light colours, not only those that are chosen.
+let beforePrint = null;
+addEventListener("beforeprint", () => {
+  beforePrint = isDark() ? "dark" : "light";
+  setTheme("light");
+  const place = byId("print");
+  place.replaceChildren();
+  for (const item of exhibits.filter((one) => one.kind === "table")) place.append(make("section", {}, caption(item), tableOf(item, true)));
+  for (const item of exhibits.filter((one) => one.kind === "figure")) place.append(make("section", {}, caption(item), make("img", { src: `exhibits/${item.id}.svg`, alt: item.title })));
+});
+addEventListener("afterprint", () => { byId("print").replaceChildren(); if (beforePrint) setTheme(beforePrint); });
+
+const tables = tabs(byId("table-tabs"), byId("table"), "table", exhibits.filter((item) => item.kind === "table"), showTable);
+redraw.push(tables.again);
+drawSwitches();
+drawDots();
+drawAbsent();
+if (!exhibits.some((item) => item.kind === "figure")) byId("figures").hidden = true;
+if (data.empty) byId("episodes").hidden = true;
+
+const goTo = (id) => byId(id)?.scrollIntoView();
+for (const one of document.querySelectorAll("nav a")) one.addEventListener("click", (event) => { event.preventDefault(); goTo(one.hash.slice(1)); });
+byId("copy-link").addEventListener("click", (event) => copy(link.address(), event.target));
+byId("theme").addEventListener("click", theme);
+byId("keys").addEventListener("click", () => byId("help").showModal());
+byId("list").addEventListener("scroll", drawList);
+addEventListener("resize", delayed(() => { if (state.index) drawList(); drawDots(); }, 100));
+addEventListener("hashchange", () => {
+  link.read();
+  redraw.forEach((one) => one());
+  if (state.index) { readFilters(); refilter().then(openLinked); }
+  goTo(link.get("at"));
+});
+
+const nextView = () => { if (views.length > 1) show("view", views[(views.indexOf(shown.view) + 1) % views.length]); };
+addEventListener("keydown", (event) => {
+  const at = document.activeElement, typing = (at.tagName === "INPUT" && at.type !== "radio" && at.type !== "checkbox") || at.tagName === "SELECT" || at.tagName === "TEXTAREA";
+  if (event.key === "Escape") { at.blur(); return; }
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
+  const next = () => open(state.selected + 1), last = () => open(state.selected - 1);
+  const act = { j: next, k: last, "/": () => { byId("filters").elements.text?.focus(); goTo("episodes"); }, "[": () => figures.move(-1), "]": () => figures.move(1), "{": () => tables.move(-1), "}": () => tables.move(1),
+    g: nextView, v: () => show("all", shown.minor ? "" : "1"), c: () => copy(link.address(), byId("copy-link")), t: theme, "?": () => byId("help").showModal(),
+    ...(at === byId("list") ? { ArrowDown: next, ArrowUp: last } : {}) }[event.key];
+  if (act) { event.preventDefault(); act(); }
+});
+
+const readEpisodes = async () => {
+  state.index = JSON.parse(await unpack(byId("index").textContent));
+  state.n = state.index.columns.arm.length;
+  buildFilters();
+  const episode = link.get("episode");
+  await refilter();
+  if (episode) { link.set("episode", episode); openLinked(); }
+};
+const painted = new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+Promise.all([
+  painted.then(() => unpack(byId("plotly").textContent)).then(startFigures).catch((error) => { byId("figure").textContent = `The figures could not be drawn (${error.message}); their files are in exhibits/.`; }),
+  data.empty ? null : painted.then(readEpisodes).catch((error) => { byId("found").textContent = `The episodes could not be read (${error.message}); the raw files are beside this page.`; }),
+]).then(() => { goTo(link.get("at")); document.body.dataset.ready = "true"; });

@@ -1,0 +1,57 @@
+// Tabs with the keyboard of a tab list, tables, and what the runs cannot show.
+const tabs = (place, panel, key, items, show) => {
+  const buttons = items.map((item, i) => make("button", {
+    type: "button", role: "tab", id: `tab-${item.id}`, "aria-controls": panel.id, title: item.title, onclick: () => select(i),
+    onkeydown: (event) => {
+      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (by) { event.preventDefault(); select(current + by); buttons[current].focus(); }
+    },
+  }, `${item.title} (${item.id})`));
+  let current = 0;
+  const paint = (i) => {
+    current = (i + items.length) % items.length;
+    buttons.forEach((button, k) => { button.setAttribute("aria-selected", String(k === current)); button.tabIndex = k === current ? 0 : -1; });
+    panel.setAttribute("aria-labelledby", `tab-${items[current].id}`);
+    show(items[current]);
+  };
+  const select = (i) => { paint(i); link.set(key, items[current].id, `${key}s`); };
+  const again = () => { if (items.length) paint(Math.max(0, items.findIndex((item) => item.id === link.get(key)))); };
+  place.append(...buttons);
+  if (!items.length) { panel.removeAttribute("role"); place.removeAttribute("role"); }
+  again();
+  return { move: (by) => { if (items.length) select(current + by); }, again };
+};
+
+const isFigure = (item) => item.id.startsWith("F");
+const drawAbsent = () => {
+  for (const [place, items] of [["tables", exhibits.filter((item) => !isFigure(item))], ["figures", exhibits.filter(isFigure)]]) {
+    const missing = items.filter((item) => item.kind === "absent");
+    if (missing.length) byId(place).append(make("details", { class: "about" }, make("summary", {}, `Not there: ${missing.length}`),
+      make("ul", {}, ...missing.map((item) => make("li", {}, `${item.title} (${item.id}): ${item.reason}`)))));
+  }
+};
+
+// Header and rows of a table as they are shown: one view, without folded arms, the first columns.
+const partOf = (item, everything = false) => {
+  const columns = item.lead && !everything && link.get("columns") !== "all" ? item.lead : item.header.length;
+  const rows = item.rows.filter((row, i) => (everything || shown.minor || !isMinor(row[0])) && (!item.views.length || item.views[i] === shown.view));
+  return [item.header.slice(0, columns), rows.map((row) => row.slice(0, columns))];
+};
+const tableOf = (item, everything = false) => {
+  const [header, rows] = partOf(item, everything);
+  const cell = (text, i) => {
+    const [first, ...rest] = text.split("\n"), node = make(i ? "td" : "th", { class: text.length > 60 ? "words" : null, scope: i ? null : "row" }, first);
+    if (rest.length) node.append(make("br"), make("small", {}, rest.join(" ")));
+    return node;
+  };
+  return make("table", { class: "numbers" }, make("caption", { class: "unseen" }, item.title), make("thead", {}, make("tr", {}, ...header.map((name) => make("th", { scope: "col" }, name)))),
+    make("tbody", {}, ...rows.map((row) => make("tr", pointed(row[0]), ...row.map(cell)))));
+};
+const showTable = (item) => {
+  const left = item.rows.length - partOf(item)[1].length - (item.views.length ? item.views.filter((one) => one !== shown.view).length : 0);
+  const more = item.lead && item.lead < item.header.length, all = link.get("columns") === "all";
+  byId("table").replaceChildren(caption(item), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": item.title }, tableOf(item)),
+    make("p", { class: "files" }, ...(more ? [make("button", { type: "button", class: "small", onclick: () => show("columns", all ? "" : "all") }, all ? "fewer columns" : `${item.header.length - item.lead} more columns`)] : []),
+      ...(left > 0 ? [make("button", { type: "button", class: "small", onclick: () => show("all", "1") }, `${left} rows of variants`)] : [])),
+    files(item, ["csv", "md"], () => partOf(item)));
+};
