@@ -8,7 +8,13 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help demo demo-math demo-real studies test test-soak test-vllm docs check fmt setup doctor lock clean
+# The packages of other frameworks whose interfaces are tested, each in an environment of its own: they exclude each other.
+INTEROP := verifiers openenv inspect
+INTEROP_verifiers := 'verifiers>=0.4,<0.5'
+INTEROP_openenv := 'openenv>=0.10,<0.11'
+INTEROP_inspect := 'inspect_ai>=0.3.285'
+
+.PHONY: help demo demo-math demo-real studies test test-soak test-vllm test-interop docs check fmt setup doctor lock clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
@@ -21,6 +27,7 @@ help:
 	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
 	@echo "make test-soak      what CI tests in short, longer"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
+	@echo "make test-interop   our environments, episodes and logs in verifiers, OpenEnv and Inspect, with the real packages"
 	@echo "make docs           the documentation as a site in build/site, with the API from the docstrings"
 	@echo "make check          lint, types and fast tests"
 	@echo "make fmt            format and fix what can be fixed"
@@ -91,11 +98,22 @@ $(VLLM_STAMP): pyproject.toml tests/vllm_cpu_requirements.py
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_BIN)/python -m pytest -m vllm
 
+.venv-%/.installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 && py=$(PYTHON) || py=python3; \
+	test -x .venv-$*/bin/python || $$py -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade pip
+	.venv-$*/bin/python -m pip install --quiet torch==2.13.0
+	.venv-$*/bin/python -m pip install --quiet --editable '.[dev]' $(INTEROP_$*)
+	@touch $@
+
+test-interop: $(INTEROP:%=.venv-%/.installed)
+	for one in $(INTEROP); do .venv-$$one/bin/python -m pytest -m interop tests/interop/test_$$one.py || exit 1; done
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not soak and not vllm and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not soak and not vllm and not gpu and not interop'
 
 # NO_MKDOCS_2_WARNING silences an advertisement.
 docs: $(STAMP)
@@ -106,4 +124,4 @@ fmt: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) $(INTEROP:%=.venv-%) build *.egg-info .pytest_cache .ruff_cache

@@ -165,6 +165,11 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         return self._tasks
 
     @property
+    def has_roles(self) -> bool:
+        """Whether somebody speaks between attempts, in a conversation of their own."""
+        return self._between is not None
+
+    @property
     def task(self) -> Task:
         """The task of the current episode."""
         if self._task is None:

@@ -90,10 +90,17 @@ class _Recorded:
     """A task set whose verifier says what was stored, and verifies what was not."""
 
     def __init__(self, taskset: TaskSet) -> None:
-        self._taskset, self.scores = taskset, iter(())
+        self._taskset = taskset
+        self.scores: Iterator[Score | None] = iter(())
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # what else a task set may have, such as its examples
         return getattr(self._taskset, name)
+
+    def load(self, split: Split) -> Sequence[Task]:
+        return self._taskset.load(split)
+
+    def gold_response(self, task: Task) -> str:
+        return self._taskset.gold_response(task)
 
     def verify(self, task: Task, response: str) -> Score:
         return next(self.scores, None) or self._taskset.verify(task, response)
@@ -134,7 +141,8 @@ class Replay:
         known = {one.name for one in fields(EnvConfig)}
         given = {str(name): value for name, value in config.items() if name in known}
         try:
-            self._config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EnvConfig), given)).settled()
+            found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EnvConfig), given))
+            self._config: EnvConfig = found.settled()
             self._taskset = _Recorded(make_taskset(self._config))
             self.tasks = {task.id: task for task in self._taskset.load(split)}
         except (ValueError, TypeError, OSError, ImportError) as error:
@@ -270,11 +278,12 @@ def _told(
 ) -> Iterator[Conversation]:
     """A conversation for each role of an episode."""
     columns = (row.rewards, row.verdicts, row.answers, row.n_tokens, row.truncated)
-    scored, task = list(zip(*columns, strict=True)), replay.tasks[row.task_id]
+    scored: list[Any] = list(zip(*columns, strict=True))
+    task = replay.tasks[row.task_id]
     for role, part in replay.play(row).items():
         replies = []
         for one in part.spoken:
-            values = (row.said[one.index][2],) if one.is_other else scored[one.index]
+            values: Any = (row.said[one.index][2],) if one.is_other else scored[one.index]
             paid = advantages[one.turn] if advantages else []
             replies.append(replace(Reply(one.message, *values), advantages=list(paid)))
         yield Conversation(

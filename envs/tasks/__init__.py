@@ -1,5 +1,7 @@
 """The built-in task sets, one file each. Importing this package registers them."""
 
+import gymnasium
+
 from envs.registry import register
 from envs.tasks.addition import Addition
 from envs.tasks.countdown import Countdown
@@ -15,6 +17,7 @@ from envs.tasks.rows import Rows
 from envs.tasks.stdin_code import StdinCode
 from envs.tasks.sums import Sums
 from envs.tasks.tinycode import TinyCode
+from envs.tasks.verifiers_package import VerifiersTasks
 
 register("errata/modchain-v1", ModChain, prompts="toy-v1")
 register("errata/repair-v1", Repair, prompts="toy-run-v1", feedback="execution")
@@ -30,3 +33,5 @@ register("errata/gsm8k-v1", GSM8K, prompts="math-v1")
 register("errata/math-v1", Math, prompts="math-v1")
 register("errata/reasoning_gym-v1", ReasoningGym, prompts="short-v1")
 register("errata/rows-v1", Rows)
+register("errata/verifiers-v1", VerifiersTasks, prompts="plain-v1")
+gymnasium.register("errata/openenv-v1", entry_point="envs.openenv:OpenEnv", disable_env_checker=True)

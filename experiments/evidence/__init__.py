@@ -1,4 +1,4 @@
-"""Tables and figures of a folder of runs, by id: T1 to T5, F0 to F14, C1 to C5, and whatever else was registered."""
+"""Tables and figures of a folder of runs, by id: T1 to T6, F0 to F14, C1 to C5, and whatever else was registered."""
 
 from collections.abc import Sequence
 from dataclasses import replace

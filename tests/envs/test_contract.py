@@ -19,7 +19,8 @@ FILES = {f"errata/{name}-v1": DATA / name for name in ("humaneval", "mbpp", "gsm
 """Task sets that read a file which is not in the repository."""
 
 
-@pytest.mark.parametrize("env_id", envs.specs())
+# The tasks of verifiers are in a package that is installed by who uses it (tests/interop).
+@pytest.mark.parametrize("env_id", [one for one in envs.specs() if one != "errata/verifiers-v1"])
 def test_env_contract(env_id, tmp_path):
     if env_id == "errata/rows-v1":
         rows = [json.dumps({"question": f"{i} + 1?", "answer": i + 1}) for i in range(100)]

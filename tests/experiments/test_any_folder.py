@@ -167,12 +167,12 @@ def test_the_example_of_the_docs_runs_as_printed(comparison, tmp_path):  # noqa:
     folder = tmp_path / "run"
     shutil.copytree(comparison, folder)
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.report", f"run={folder}", "only=T6", "plugins=[my_exhibits]"],
+        [sys.executable, "-m", "experiments.report", f"run={folder}", "only=T7", "plugins=[my_exhibits]"],
         capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Short answers (T6)" in done.stdout
-    assert "| SCoRe | 100.0 |" in (folder / "exhibits" / "T6.md").read_text()
+    assert "Short answers (T7)" in done.stdout
+    assert "| SCoRe | 100.0 |" in (folder / "exhibits" / "T7.md").read_text()
 
 
 def test_the_kinds_of_exhibit(comparison):  # noqa: F811

@@ -162,7 +162,9 @@ def test_what_makes_a_run_smaller_is_ordered_by_what_it_saves(tmp_path, monkeypa
         "fused_head",
     ]
     assert all(line.split("=")[0].startswith(("algorithm.optim.", "algorithm.", "model.", "engine.")) for line in lines)
-    enough = list(smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, 1.0, options, _OPTIONS))
+    enough = list(
+        smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, estimate.peak_memory, options, _OPTIONS)
+    )
     assert all(line.endswith("(then it fits)") for line in enough)
 
 
