@@ -296,12 +296,12 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
         return [fixed_text(cfg, arm, seed, base, passages, rng)]
     model, prompt = copy.deepcopy(base.model), PROMPTS[arm]
     edits = write(base, model, test, 1, prompt, generator)
-    rows = [measure(cfg, base, model, edits, seed) | {"step": 0}]
+    rows: list[dict[str, Any]] = [measure(cfg, base, model, edits, seed) | {"step": 0}]
     for step in range(1, cfg.rounds + 1):
         found = select_and_learn(cfg, arm, base, model, train, rng, generator)
         edits = write(base, model, test, 1, prompt, generator)
         rows.append(measure(cfg, base, model, edits, seed) | found | {"step": step})
-    show(base, edits, cfg.rounds, samples)
+    show(base, edits, cfg.rounds, rows[-1]["accuracy"], samples)
     if arm == "self_edit":
         on_base = worth(cfg, base, base.model, edits.documents, edits.entities, seed + 9).mean(1)
         rows[-1] |= {"accuracy_of_base": on_base.tolist(), "forgetting": forgetting(cfg, base, model, edits, rng)}
@@ -386,7 +386,7 @@ def forgetting(cfg: Config, base: Base, model: Any, edits: Edits, rng: np.random
     return np.array(rows).tolist()
 
 
-def show(base: Base, edits: Edits, step: int, samples: list[dict[str, Any]]) -> None:
+def show(base: Base, edits: Edits, step: int, accuracy: Sequence[float], samples: list[dict[str, Any]]) -> None:
     """Passages, their edits, and what they were worth."""
     for i, told in enumerate(told_rightly(base, edits)):
         samples.append({
