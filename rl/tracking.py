@@ -51,7 +51,8 @@ def is_disk_full(error: BaseException) -> bool:
     for one in seen:  # grows as it is read
         if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in str(one) or "Disk quota exceeded" in str(one):
+        # The last is what torch says when less was written than it gave: its archive writer keeps no number of the error.
+        if any(said in str(one) for said in ("No space left on device", "Disk quota exceeded", "unexpected pos")):
             return True
         seen += [inner for inner in (one.__cause__, one.__context__) if inner is not None and inner not in seen]
     return False

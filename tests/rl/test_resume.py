@@ -489,17 +489,22 @@ def full_disk_of_a_library(*_args, **_kwargs):
     raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+def full_disk_of_torch(*_args, **_kwargs):
+    raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+
 @pytest.mark.parametrize(
     ("where", "what"),
     [
         ("rl.checkpoint.write_tensors", full_disk),
+        ("rl.backends.weights.checkpoint.save", full_disk_of_torch),
         ("rl.checkpoint.torch.save", full_disk),
         ("rl.checkpoint.write_json", full_disk),
         ("rl.checkpoint.save_pretrained", full_disk_of_a_library),
         ("rl.tracking.JsonLines.write", full_disk),
         ("experiments.arms.write_json", full_disk),
     ],
-    ids=["tensors", "state", "meta", "policy", "metrics", "result"],
+    ids=["tensors", "archive", "state", "meta", "policy", "metrics", "result"],
 )
 def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goes_on(
     where, what, tmp_path, monkeypatch
