@@ -51,7 +51,7 @@ def is_disk_full(error: BaseException) -> bool:
     for one in seen:  # grows as it is read
         if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        # The last is what torch says when less was written than it gave: its archive writer keeps no number of the error.
+        # The last is what torch's archive writer says when less was written than it gave; it keeps no errno.
         if any(said in str(one) for said in ("No space left on device", "Disk quota exceeded", "unexpected pos")):
             return True
         seen += [inner for inner in (one.__cause__, one.__context__) if inner is not None and inner not in seen]
