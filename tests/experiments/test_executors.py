@@ -248,6 +248,7 @@ def test_a_job_of_two_devices_trains_in_two_processes(undisturbed, tmp_path, mon
     """Two made-up GPUs on a machine without one: the two processes that accelerate starts talk over gloo."""
     (tmp_path / "ranks").mkdir()
     monkeypatch.setenv("TEST_RANKS", str(tmp_path / "ranks"))
+    monkeypatch.setattr("experiments.executors.visible_gpus", lambda: ["0", "1"])
     job = online_job(tmp_path, f"plugins=[{says_its_rank.__name__}]")
     assert run([job], gpus=["0", "1"], gpus_per_job=2, threads=1) == {}, (job.folder / "job.log").read_text()
     assert {path.name for path in (tmp_path / "ranks").iterdir()} == {"0 of 2", "1 of 2"}

@@ -38,7 +38,7 @@ MAY_BE_ZERO = {
     "BudgetConfig": "tokens updates keep_episodes",
     "TrainingConfig": "tokens updates keep_episodes validate_every save_every save_every_updates max_failed_fraction "
     "max_sampler_gap",
-    "EvalConfig": "n_tasks samples_per_task attempts fixed_first",
+    "EvalConfig": "n_tasks samples_per_task max_attempts fixed_first",
     "LoraConfig": "rank",
     "TrackingConfig": "conversations",
     "Running": "smoothing explore",
@@ -48,6 +48,7 @@ MAY_BE_ZERO = {
     "ModelConfig": "context_length",
     "EngineConfig": "retries sleep_level",
     "EnvConfig": "attempts",
+    "PlanConfig": "memory_gib",
     "RunConfig": "seed threads",
     "TrainConfig": "seed threads",
     "SFTConfig": "seed threads",
