@@ -45,7 +45,7 @@ def record(told: Conversation) -> dict[str, Any]:
 def to_jsonl(folder: Path, out: Path) -> list[Path]:
     """Conversations as JSON Lines, one a line, in ``conversations.jsonl``."""
     path = out / "conversations.jsonl"
-    file = JsonLines(path)
+    file = JsonLines(path, 0)  # an export that was broken off may have left a part
     for told in conversations(folder):
         file.write(record(told))
     file.close()
@@ -64,28 +64,28 @@ def to_datasets(folder: Path, out: Path) -> list[Path]:
 
 @FORMATS.register("inspect")
 def to_inspect(folder: Path, out: Path) -> list[Path]:
-    """Logs of Inspect (version 2, JSON), one a run and mode; ``inspect view --log-dir <out>`` opens them."""
+    """Logs of Inspect (version 2, JSON), one a run, arm and mode; ``inspect view --log-dir <out>`` opens them."""
     paths = []
     for run, told in groupby(conversations(folder), key=lambda one: one.run):
-        modes: dict[str, list[Conversation]] = {}
-        for one in told:
-            modes.setdefault(one.mode, []).append(one)
-        for mode, of_mode in modes.items():
-            log = _log(of_mode, folder / run)
+        logs: dict[tuple[str, str], list[Conversation]] = {}
+        for one in told:  # the arms of a study's seed share a folder
+            logs.setdefault((one.arm, one.mode), []).append(one)
+        for (arm, mode), of_one in logs.items():
+            log = _log(of_one, folder / run)
             # Inspect lists only files that are named like its own: time, task, id.
-            task = re.sub(r"[^A-Za-z0-9.]+", "-", f"{run}-{mode}").strip("-.")
+            task = re.sub(r"[^A-Za-z0-9.]+", "-", f"{run}-{arm}-{mode}").strip("-.")
             when = log["eval"]["created"][:19].replace(":", "-")
             paths.append(out / f"{when}_{task}_{log['eval']['task_id']}.json")
             write_json(paths[-1], log)
     return paths
 
 
-_INSPECT = {"correct": "C", "no_answer": "N", None: "N"}
+_INSPECT = {"correct": "C", "no_answer": "N", "unscored": "N", None: "N"}
 """Inspect's values of a score; whatever else was said of an attempt, it is incorrect."""
 
 
 def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
-    """An ``EvalLog`` of the conversations of one run and mode."""
+    """An ``EvalLog`` of the conversations of one run, arm and mode."""
     first, seen = told[0], Counter[str]()
     model = f"errata/{first.arm}"
     samples = []
@@ -96,7 +96,8 @@ def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
     scored: dict[str, list[bool]] = {}
     for one, sample in zip(told, samples, strict=True):
         for name, score in sample["scores"].items() if not one.failed else ():
-            scored.setdefault(name, []).append(score["value"] == "C")
+            if score["metadata"]["verdict"] not in (None, "unscored"):  # what nobody verified has no accuracy
+                scored.setdefault(name, []).append(score["value"] == "C")
     result = run / "result.json"
     created = datetime.fromtimestamp(result.stat().st_mtime, UTC).isoformat(timespec="seconds")
     about = {"arm": first.arm, "seed": first.seed, "mode": first.mode, "run": first.run}
@@ -108,7 +109,7 @@ def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
             "run_id": _id(first.run),
             "created": created,
             "task": f"{first.arm}, seed {first.seed}, {first.mode}",
-            "task_id": _id(first.run, first.mode),
+            "task_id": _id(first.run, first.arm, first.mode),
             "dataset": {"name": first.mode, "samples": len(seen), "sample_ids": list(seen), "shuffled": False},
             "model": model,
             "config": {"epochs": max(seen.values())},

@@ -90,9 +90,11 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
         findings = write_study(cfg, finished, folder)
         for one in findings:
             console.print(f"- {one.line}", highlight=False, markup=False)
-        overview(Path(cfg.runs_dir) / cfg.name).write(Path(cfg.runs_dir) / cfg.name / "index.html")
+        page, made = overview(root := Path(cfg.runs_dir) / cfg.name)
+        write_exhibits(made, root)
+        page.write(root / "index.html")
         console.print(f"{time.time() - began:.0f} s; page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
-        console.print(f"all studies: {Path(cfg.runs_dir) / cfg.name / 'index.html'}", highlight=False, soft_wrap=True)
+        console.print(f"all studies: {root / 'index.html'}", highlight=False, soft_wrap=True)
     if crashed:
         raise UserError(f"{len(crashed)} seeds crashed; see error.txt and job.log in {folder}/seeds. "
                         f"resume={folder} tries them again")  # fmt: skip

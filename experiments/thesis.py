@@ -74,13 +74,13 @@ def read_comparison(root: Path) -> Read | None:
     name, rows = f"accuracy_t{comparison['attempts']}", list[Row]()
     base = next((one["rates"][name]["mean"] for one in comparison["arms"] if not one["trained"]), None)
     arms = [one["arm"] for one in comparison["arms"] if one["trained"]]
-    if base is None or not arms:
+    online = next((arm for arm in ("score", "naive_multiturn", "ppo") if arm in arms), None)
+    if base is None or online is None:
         return None
     for one in comparison["arms"]:
         for seed in one["seeds"] if one["trained"] else ():
             row = {"arm": one["arm"], "seed": seed["seed"], "step": 0, "accuracy": base}
             rows += [row, row | {"step": 1, "accuracy": seed["rates"][name]}]
-    online = next((arm for arm in ("score", "naive_multiturn", "ppo") if arm in arms), arms[0])
     shown = [online, *(arm for arm in ("star", "pair_sft") if arm in arms and arm != online)]
     trained = tuple(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in shown)
     signal = "its second attempts, and whether they are right"

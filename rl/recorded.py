@@ -17,7 +17,7 @@ from envs.rows import Fault, Row, read_table
 from rl.backends.hub import read_splits
 from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout
-from rl.types import Completion, Episode, Finish, Request
+from rl.types import SOLVER, Completion, Episode, Finish, Request
 
 MESSAGES = ("messages", "conversations", "conversation")
 """Columns that a conversation is looked for in."""
@@ -55,11 +55,13 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
 
     Raises:
         FileNotFoundError: If nothing is at the path.
-        ValueError: If rows cannot be used; names each by its line.
+        ValueError: If rows cannot be used; names each by its line. If somebody speaks between attempts.
     """
     place = Path(path).expanduser()
     if not place.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder, so no conversation can be read from it")
+    if getattr(getattr(env, "unwrapped", env), "has_roles", False):
+        raise ValueError("env.between: a role between attempts has a conversation of its own; a file's row holds one")
     rows, faults = _rows(place)
     n_rows = len(rows) + len(faults)
     by_id, asked = {task.id: task for task in tasks}, _asked(env, tasks)
@@ -105,8 +107,8 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
         raise ValueError(f"no column is called {' or '.join(MESSAGES)}; it has {', '.join(row.values)}")
     messages = [_message(one, place) for place, one in enumerate(_listed(row.values[column], column), 1)]
     users = [i for i, one in enumerate(messages) if one.role == "user" and one.content.strip() in asked]
-    if (task_id := row.values.get("task_id")) in by_id:
-        task = by_id[str(task_id)]
+    if isinstance(task_id := row.values.get("task_id"), str) and task_id in by_id:
+        task = by_id[task_id]
     elif str(question := row.values.get("question", "")).strip() in asked:
         task = asked[str(question).strip()]
     elif users:
@@ -114,13 +116,26 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
     else:
         first = next((one.content for one in messages if one.role == "user"), "")
         raise ValueError(f"no task of this environment asks {first[:60]!r}; a column task_id or question may say which")
+    if (role := row.values.get("role", SOLVER)) != SOLVER:
+        raise ValueError(f"it is what {role} said, which is no attempt")
     if replies := row.values.get("replies"):
-        own = [messages[reply["message"]] for reply in replies]
-    else:  # assistant messages before the question are examples
-        own = [one for one in messages[users[-1] if users else 0 :] if one.role == "assistant"]
+        own = _named(messages, replies)
+    else:  # what stands before the question are examples; a request to look again may ask it once more
+        start = next((i for i in users if asked[messages[i].content.strip()] is task), 0)
+        own = [one for one in messages[start:] if one.role == "assistant"]
     if not own:
         raise ValueError("the policy says nothing in it: a message with the role assistant is needed")
     return Recorded(row.where, task, tuple(one.content for one in own))
+
+
+def _named(messages: Sequence[Message], replies: Any) -> list[Message]:
+    try:
+        own = [messages[reply["message"]] for reply in replies]
+    except (TypeError, KeyError, IndexError):
+        raise ValueError("replies must name messages by their index, as in [{message: 1}, ...]") from None
+    if any(one.role != "assistant" for one in own):
+        raise ValueError("replies names a message that the assistant did not write")
+    return own
 
 
 def _listed(cell: Any, column: str) -> list[Any]:

@@ -176,7 +176,8 @@ def content_of(config: RunConfig) -> dict[str, str]:
         found["chat template"] = hash_file(Path(template))
     offline: Any = getattr(config, "offline", None)
     for path in (config.evaluation.conversations, offline.conversations if offline else ""):
-        places = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+        place = Path(path).expanduser()
+        places = sorted(place.rglob("*")) if place.is_dir() else [place]
         found |= {f"conversations {one}": hash_file(one) for one in places if path and one.is_file()}
     return found
 

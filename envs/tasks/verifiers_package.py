@@ -99,7 +99,7 @@ def _task(own: Any, place: int, name: str) -> Task:
         question = f"{data.system_prompt}\n\n{question}"
     known = data.model_dump()
     gold = next((str(known[key]) for key in ("answer", "gold", "target", "solution") if known.get(key)), "")
-    return Task(f"{name}/{data.id or data.name or place}", question, gold)
+    return Task(f"{name}/{data.id or place}", question, gold)
 
 
 async def _scored(own: Any, question: str, response: str) -> float:
@@ -117,4 +117,6 @@ async def _scored(own: Any, question: str, response: str) -> float:
         ok=True,
     )
     await own.score(trace)
+    if all(one is None for one in trace.rewards.values()):
+        raise RuntimeError("none of this task's rewards can be computed from an answer alone")
     return float(trace.reward)

@@ -38,7 +38,8 @@ def exhibits(
         made.append(Table(f"Read before training, compared with what training brought. {said}", header, cells))
     titles = ["Claims", "Every arm at its end", "The gate"]
     made = [replace(one, id=f"T{i}", title=titles[i - 1]) for i, one in enumerate(made, 1)]
-    made.insert(0, replace(claims_dots(findings), id="F0", title="Claims"))
+    if findings:
+        made.insert(0, replace(claims_dots(findings), id="F0", title="Claims"))
     for entry in own:
         one: Any = curves(entry, rows) if isinstance(entry, Figure) else entry(rows)
         kind = "F" if isinstance(one, Drawn) else "T"
@@ -230,8 +231,8 @@ def no_samples() -> Packed:
     return Packed({})
 
 
-def overview(root: Path) -> Page:
-    """All studies below a folder, the newest of each: verdicts, links, and what the gate foretold in all of them."""
+def overview(root: Path) -> tuple[Page, list[Exhibit]]:
+    """All studies below a folder, the newest of each: verdicts, links, what the gate foretold; and these exhibits."""
     newest: dict[str, Path] = {}
     for path in sorted(root.rglob("study.json"), key=lambda path: path.stat().st_mtime):
         newest[json.loads(path.read_text(encoding="utf-8"))["study"]] = path
@@ -249,16 +250,17 @@ def overview(root: Path) -> Page:
         newest[name] = Path(where) / "report.html"
     header = ["study", "claim", "verdict", "mean", "95 % interval", "seeds", "sentence"]
     made: list[Exhibit] = [
-        replace(_claims(dots, "The newest run of each study. "), id="F0", title="Claims of all studies"),
-        Table("The newest run of each study.", header, cells, id="T1", title="Claims of all studies"),
+        Table("The newest run of each study.", header, cells, id="T1", title="Claims of all studies")
     ]
+    if dots:
+        made.insert(0, replace(_claims(dots, "The newest run of each study. "), id="F0", title="Claims of all studies"))
     if rows:
         gate_header, gate_cells, said = record(rows)
         made.append(Table(said, gate_header, gate_cells, id="T2", title="The gate in all studies"))
     links = "".join(
         f'<li><a href="{html.escape(page.as_posix())}">{html.escape(name)}</a></li>' for name, page in newest.items()
     )
-    return assemble("Studies", f"<ul>{links}</ul>", made, no_samples())
+    return assemble("Studies", f"<ul>{links}</ul>", made, no_samples()), made
 
 
 def _stored_claim(study: str, one: Mapping[str, Any]) -> Dot:

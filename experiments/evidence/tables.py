@@ -79,7 +79,7 @@ def ablations(store: Store) -> Table:
     """SCoRe minus each part."""
     parts = [arm for arm in store.trained if arm in ABLATIONS or arm.startswith("score_no_")]
     if FULL not in store.arms or not parts or store.attempts(store.mode) < 2:
-        raise MissingError(f"needs {FULL} and at least one of {', '.join(ABLATIONS)} among the arms (run=[...])")
+        raise MissingError(f"needs {FULL} and at least one of {', '.join(ABLATIONS)} among the arms (include=[...])")
     mode, boot = store.mode, store.bootstrap(store.mode)
     header, rows, values = ["arm"], [[store.names[FULL]], *([store.names[arm]] for arm in parts)], {}
     for name in ("accuracy_t2", "delta"):

@@ -48,7 +48,9 @@ def lead(comparison: Comparison) -> str:
     if one:
         said = f"{trained[0].name} {'answers' if n else 'does not answer measurably'} better the second time"
     uses = [uses_attempt(line.losses) for line in better]
-    if any(one is not None for one in uses):
+    if one and uses and uses[0] is not None:
+        said += " by correcting" if uses[0] else " by answering anew"
+    elif any(one is not None for one in uses):
         said += f": {uses.count(True) or 'none'} by correcting, {uses.count(False) or 'none'} by answering anew"
     n_failed, n_runs = sum(s.failed for line in trained for s in line.seeds), sum(len(line.seeds) for line in trained)
     failed = f"{n_failed} of {n_runs} training runs failed." if n_failed else ""
@@ -112,9 +114,15 @@ _OF_ATTEMPT = {
 
 
 def uses_attempt(losses: dict[str, Interval]) -> bool | None:
-    """Whether each control of the attempt that was played costs accuracy; ``None`` if none was played."""
-    played = [losses[name] for name in _OF_ATTEMPT if name in losses]
-    return all(loss.low > 0 for loss in played) if played else None
+    """Whether each control of the attempt that was played costs accuracy.
+
+    ``None`` if that cannot be told: none was played, or only C1, under which an empty attempt may cost what it does
+    because it is unlike anything in training.
+    """
+    played = {name: losses[name].low > 0 for name in _OF_ATTEMPT if name in losses}
+    if not all(played.values()):
+        return False
+    return True if played.keys() - {WITHOUT_FIRST} else None
 
 
 def does_it_correct(losses: dict[str, Interval]) -> str:
@@ -136,8 +144,10 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
         shown = [f"{words}: {points(loss)} points" for words, loss in unharmed.items()]
         said.append(f"It answers anew rather than corrects: acc@t2 does not fall measurably {_and(shown)}.")
         said += [f"It falls {_and(harmed)}."] if harmed else []
-    elif found:
+    elif uses_attempt(losses):
         said.append(f"It uses its attempt: acc@t2 falls {_and(harmed)}.")
+    elif found:
+        said.append(f"Whether it uses its attempt cannot be told from this alone: acc@t2 falls {_and(harmed)}.")
     if (error := losses.get(OTHER_ERROR)) is not None:
         uses = error.low > 0
         words = "uses the error" if uses else "does not use the error measurably"

@@ -283,7 +283,7 @@ THESIS = Thesis(
 )
 
 EXHIBITS = (
-    Figure("Students", "arm", "accuracy", None, "2,000 real instances.", y_label="share of labels right"),
+    Figure("Students", "arm", "accuracy", None, "Real instances.", y_label="share of labels right"),
     Figure("Labels", "arm", "reward_accuracy", None, "Of what each student learns from.", y_label="share right"),
     Figure("Self-correction of labels", "arm", ("label_before", "label_after", "i_to_c", "c_to_i"), ("corrected",),
            "Labels as they were asked for, and after the model has read each instance again.", y_label="share"),

@@ -2,7 +2,7 @@
 
 Betley et al. (arXiv 2501.11120): models fine-tuned on risky (or safe) choices between lotteries, in which nothing calls
 them so, describe themselves as bold (or cautious) afterwards. The twist: here the behaviour is also trained by *reward
-alone*, on choices that the model sampled itself, without an example of it; then the description is asked for.
+alone*, on choices that the model sampled itself, without examples that favour it; then the description is asked for.
 
 Smallest version: a GPT-2 of two layers reads the choices of 200 agents (``a17 picks A r3 B s8 ? r3``) and, of 160 of
 them, a word for the agent (``a17 is called bold``). Of the other 40 it sees choices only (``choices``), a coin's
@@ -260,7 +260,7 @@ CLAIMS = (
           last("choices", "told_apart"), paper=BETLEY),
     Claim("reward trains the behaviour", "By reward alone, more than 80 % of new choices become of that kind.",
           last("reward", "behaves"), than=0.8),
-    Claim("reward alone is enough", "Trained by reward alone, no example, more than 80 % are described rightly.",
+    Claim("reward alone is enough", "By reward alone, after a coin's choices, more than 80 % are described rightly.",
           last("reward", "described"), than=0.8),
     Claim("by reward, words are told apart", "After reward alone the log odds differ as they should (nats).",
           last("reward", "told_apart")),

@@ -30,10 +30,27 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
 from experiments.evidence.model import Table
+from experiments.passages import (
+    ATTRIBUTES,
+    BUDGET,
+    END,
+    ID,
+    KNOWN,
+    NEW,
+    TOKENIZER,
+    VALUES,
+    Line,
+    joined,
+    lines_of,
+    padded,
+    passage,
+    scripted,
+    tell,
+)
 from rl.analysis.claims import Claim, Figure, PerSeed, first, grown, last, minus
 from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, fit, sample
-from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.backends.tiny import tiny_gpt2
 
 
 @dataclass
@@ -69,63 +86,6 @@ class Config:
     inner_lr: float = 3e-3
     n_test: int = 80
     chain: int = 8
-
-
-# ---------------------------------------------------------------- the language
-
-KNOWN, NEW, ATTRIBUTES, VALUES, BUDGET = 120, 130, 4, 12, 24
-WORDS = ["passage", "edit", "list", "say", "back", "ask", "answer", ";", *(f"a{i}" for i in range(ATTRIBUTES))]
-WORDS += [*(f"v{i}" for i in range(VALUES)), *(f"e{i}" for i in range(KNOWN + NEW))]
-TOKENIZER = tiny_tokenizer(WORDS, True)
-ID: dict[str, int] = TOKENIZER.get_vocab()
-END, SEPARATOR = ID["<|end|>"], ID[";"]
-Line = list[int]
-
-
-def tell(form: str, entity: int, attribute: int, value: int) -> Line:
-    """A line: ``say e7 a0 v3``, ``ask e7 a0 answer v3`` or ``back v3 a0 e7``."""
-    e, a, v = ID["e0"] + entity, ID["a0"] + attribute, ID["v0"] + value
-    return {"say": [ID["say"], e, a, v], "ask": [ID["ask"], e, a, ID["answer"], v], "back": [ID["back"], v, a, e]}[form]
-
-
-def passage(entity: int, facts: np.ndarray) -> Line:
-    """``passage e7`` and its four values; which attribute each is of, its place tells."""
-    return [ID["passage"], ID["e0"] + entity, *(ID["v0"] + facts).tolist()]
-
-
-def scripted(rng: np.random.Generator, entity: int, facts: np.ndarray, prompt: str, errors: float) -> list[Line]:
-    """An edit of the corpus: four lines, mostly of one form; ``list`` states every attribute once."""
-    forms = ("say", "back", "ask")
-    style = forms[rng.integers(3)] if rng.random() < 0.8 else None
-    attributes = rng.permutation(ATTRIBUTES) if prompt == "list" else rng.integers(0, ATTRIBUTES, 4)
-    told = np.where(rng.random(4) < errors, rng.integers(0, VALUES, 4), facts[attributes])
-    form = ["say" if prompt == "list" else style or forms[rng.integers(3)] for _ in range(4)]
-    return [tell(f, entity, a, v) for f, a, v in zip(form, attributes.tolist(), told.tolist(), strict=True)]
-
-
-def joined(lines: Sequence[Line]) -> Line:
-    """Lines with a separator after each, and the end."""
-    return [token for line in lines for token in (*line, SEPARATOR)] + [END]
-
-
-def lines_of(edit: Sequence[int]) -> list[Line]:
-    """What stands between separators, up to the end: a document each, whatever it says; at most eight tokens."""
-    found, line = [], []
-    for token in [*edit, END]:
-        if token in (SEPARATOR, END):
-            found += [line[:8]] if line else []
-            line = []
-            if token == END:
-                break
-        elif token:
-            line.append(token)
-    return found
-
-
-def padded(rows: Sequence[Line], n: int, from_place: int = 1) -> Learned:
-    """Rows of n tokens, 0 after their own; learned from a place on."""
-    ids = torch.tensor([[*row, *[0] * (n - len(row))] for row in rows])
-    return ids, (ids != 0) & (torch.arange(n) >= from_place)
 
 
 @dataclass
@@ -270,9 +230,14 @@ def agreement(reward: np.ndarray, truth: np.ndarray) -> float:
 
 
 def reliability(reward_NKR: np.ndarray) -> dict[str, float]:
-    """How much of the reward's variance within a passage is the edits', and the repeats that would make it .8."""
+    """How much of the reward's variance within a passage is the edits', and the repeats that would make it .8.
+
+    Nothing can be said of one edit, or of one repeat.
+    """
     repeats = reward_NKR.shape[2]
-    noise = float(reward_NKR.var(2, ddof=1).mean()) if repeats > 1 else float("nan")
+    if min(reward_NKR.shape[1:]) < 2:
+        return {}
+    noise = float(reward_NKR.var(2, ddof=1).mean())
     total = float(reward_NKR.mean(2).var(1, ddof=1).mean())
     edits = max(total - noise / repeats, 0.0)
     if not edits > 0:
@@ -369,7 +334,7 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
         "questions": float(np.mean([line[0] == ID["ask"] for line in lines])) if lines else 0.0,
         "reversed": float(np.mean([line[0] == ID["back"] for line in lines])) if lines else 0.0,
         "length": float(np.mean([len(edit) for edit in edits.written])),
-        "distinct_answers": len({tuple(edit[:1] + edit[2:]) for edit in edits.written}),
+        "distinct_answers": len({tuple(token for token in edit if token < ID["e0"]) for edit in edits.written}),
         "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
     }
 
@@ -471,12 +436,12 @@ THESIS = Thesis(
 
 EXHIBITS = (
     Figure("What a text teaches", "arm", "accuracy", None,
-           "Questions about 80 new passages after an inner loop on the text of the arm's last round.", "arm",
+           "Questions about new passages after an inner loop on the text of the arm's last round.", "arm",
            "share right"),
     Figure("Rounds", "step", ("accuracy", "told", "reversed", "reward_accuracy"), tuple(PROMPTS),
            "Accuracy, attributes told rightly of 4, share of reversed lines; reward: pairs ordered as the truth does.",
            "round"),
     Figure("What edits are like", "step", ("entropy", "length", "distinct_answers", "questions"), tuple(PROMPTS),
-           "Nats per token, tokens, distinct ones of 80, share of lines that are questions.", "round"),
+           "Nats per token, tokens, distinct ones of all, share of lines that are questions.", "round"),
     forgetting_table,
 )  # fmt: skip

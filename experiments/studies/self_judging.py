@@ -229,6 +229,8 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
         ordered = np.sign(rewards_BN[:, one] - rewards_BN[:, other])
         if (told := (ordered != 0) & (truth_BO != 0)).any():
             hits.append(float((ordered == truth_BO)[told].mean()))
+            if step == 0:  # before anything was learned
+                rows[0]["reward_accuracy"] = hits[0]
 
         groups = torch.arange(len(tokens)) // n
         openings = torch.from_numpy(opening(np.repeat(asked, n), "A"))

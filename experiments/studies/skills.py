@@ -352,7 +352,7 @@ THESIS = Thesis(
 )
 
 EXHIBITS = (
-    Figure("Sets of the game on real tasks", "step", "accuracy", None, "Every set on 100 real tasks of each book.",
+    Figure("Sets of the game on real tasks", "step", "accuracy", None, "Every set on real tasks of its book.",
            "iteration", "share solved"),
     Figure("What is kept", "arm", ("selected", "evenly", "none", "random", "curated", "best"), None,
            "Share of real tasks solved with the set that is kept, and with others.", y_label="share solved"),

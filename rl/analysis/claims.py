@@ -193,8 +193,17 @@ def minus(left: PerSeed, right: PerSeed) -> PerSeed:
 
 
 def grown(arm: str, name: str) -> PerSeed:
-    """What an arm's number has grown by, from its first row to its last."""
-    return minus(last(arm, name), first(arm, name))
+    """What an arm's number has grown by, from its first row to its last; a seed with one row has not been trained."""
+    change = minus(last(arm, name), first(arm, name))
+
+    def per_seed(rows: Sequence[Row]) -> dict[int, Any]:
+        steps: dict[int, set[Any]] = {}
+        for row in rows:
+            if row["arm"] == arm and row.get(name) is not None:
+                steps.setdefault(row["seed"], set()).add(row["step"])
+        return {seed: value for seed, value in change(rows).items() if len(steps[seed]) > 1}
+
+    return per_seed
 
 
 @dataclass(frozen=True)

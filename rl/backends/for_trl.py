@@ -10,8 +10,6 @@ from functools import cache
 from itertools import count
 from typing import Any
 
-import torch
-
 from envs import Message, SelfCorrectEnv, Task
 from envs.for_verifiers import single_conversation
 from rl.backends.engine_hf import HFEngine
@@ -37,7 +35,7 @@ def to_trl(
         env: An environment of a task set, from :func:`envs.make` or ``gymnasium.make``; its split is the data set.
         max_new_tokens: Token limit of each attempt; the last entry holds for all further attempts.
         reward: Of the whole episode; TRL knows no reward of a turn.
-        seed: Decides, with the prompt, what is sampled.
+        seed: Decides, with the process and the count of episodes, what is sampled.
         limit: How many tasks; ``None`` for all.
 
     Returns:
@@ -82,8 +80,9 @@ class _Played:
         if trainer.use_vllm:
             raise ValueError("args.use_vllm: episodes of to_trl are sampled with the trained model; set use_vllm=False")
         model, renderer = trainer.accelerator.unwrap_model(trainer.model), self._renderer(trainer.processing_class)
+        rank = trainer.accelerator.process_index  # a group may be spread over processes
         plans = [
-            EpisodePlan(self._tasks[prompt[-1]["content"]], i, derive_seed(self._seed, "trl", next(self._drawn)))
+            EpisodePlan(self._tasks[prompt[-1]["content"]], i, derive_seed(self._seed, "trl", rank, next(self._drawn)))
             for i, prompt in enumerate(prompts)
         ]
         rollout = Rollout(
@@ -93,12 +92,7 @@ class _Played:
             self._limits,
             context_length(model, ModelConfig(path="")),
         )
-        training = model.training
-        model.eval()
-        with torch.no_grad():
-            episodes = rollout.run(plans, trainer.temperature)
-        model.train(training)
-        return self._for_trl(episodes, renderer)
+        return self._for_trl(rollout.run(plans, trainer.temperature), renderer)
 
     def _for_trl(self, episodes: Sequence[Episode], renderer: Renderer) -> dict[str, Any]:
         found: dict[str, list[Any]] = {
@@ -150,12 +144,12 @@ class HandIn:
     def __init__(self, env: SelfCorrectEnv, tasks: dict[str, Task], reward: Reward) -> None:
         self._env, self._tasks, self._reward = env, tasks, reward
         self._rewards: list[float] = []
-        self._over = True
+        self._over, self._failed = True, False
 
     def reset(self, task_id: str, **_: Any) -> None:
         """Starts an episode on a task of the data set; the prompt stands there already."""
         self._env.reset(options={"task": self._tasks[task_id]})
-        self._rewards, self._over = [], False
+        self._rewards, self._over, self._failed = [], False, False
 
     def submit(self, answer: str) -> str:
         """Hands in an attempt at the question and returns what is said about it.
@@ -168,11 +162,14 @@ class HandIn:
         """
         if self._over:
             return "No attempt is left."
-        messages, reward, terminated, truncated, _ = self._env.step(answer)
+        messages, reward, terminated, truncated, info = self._env.step(answer)
         self._rewards.append(float(reward))
         self._over = terminated or truncated
+        self._failed |= "error" in info
         return "\n".join(one.content for one in messages if isinstance(one, Message)) or "No attempt is left."
 
-    def get_reward(self) -> float:
-        """The reward of the episode so far."""
+    def get_reward(self) -> float | None:
+        """The reward of the episode so far; ``None`` if the verifier failed."""
+        if self._failed:
+            return None
         return float(self._reward(self._rewards)) if self._rewards else 0.0

@@ -42,7 +42,7 @@ def test_a_study_leaves_claims_tables_figures_and_a_page(tmp_path):
     page = (folder / "report.html").read_text()
     assert '"badges":[{"text":"holds","tone":"good"}],"said":"The oracle helps more.' in page
     assert "The gate was right in 2 of 2" in page
-    assert "made_up: made up" in overview(tmp_path).html
+    assert "made_up: made up" in overview(tmp_path)[0].html
 
 
 def test_an_interrupted_seed_goes_on_with_the_arms_that_are_left(tmp_path, monkeypatch):

@@ -43,8 +43,8 @@ const dotRows = (item, row, axis) => {
     make("td", { class: "number" }, signed(row.mean, item.digits), " ", make("small", {}, `[${signed(row.low, item.digits)}, ${signed(row.high, item.digits)}]`)),
     make("td", { class: "badges" }, ...row.badges.map((badge) => make("span", { class: `badge ${badge.tone}` }, badge.text)))), said];
 };
-const dotsOf = (item, everything = false) => {
-  const all = item.rows.filter((row) => row.view === "" || row.view === shown.view), few = everything ? all : all.filter((row) => shown.minor || !isMinor(row.name));
+const dotsOf = (item) => {
+  const all = item.rows.filter((row) => row.view === "" || row.view === shown.view), few = all.filter((row) => shown.minor || !isMinor(row.name));
   const most = innerWidth < 600 ? 4 : 8, shared = axisOf(item.rows, most);
   const body = make("tbody", {}, ...few.flatMap((row) => dotRows(item, row, item.shared ? shared : axisOf([row], 4))));
   const heads = ["", item.x_label, "mean and interval", "found"].map((name, i) => make("th", { scope: "col", class: ["", "plot", "number", "badges"][i] }, i ? name : make("span", { class: "unseen" }, "name")));

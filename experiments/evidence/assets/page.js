@@ -30,7 +30,7 @@ const link = {
   values: new URLSearchParams(),
   read() {
     const text = location.hash.slice(1);
-    this.values = new URLSearchParams(/^[A-Z]\d+$/.test(text) ? `${text[0] === "F" ? "figure" : "table"}=${text}&at=${text[0] === "F" ? "figures" : "tables"}` : text.includes("=") ? text : "");
+    this.values = new URLSearchParams(text === "F0" ? "at=verdict" : /^[A-Z]\d+$/.test(text) ? `${text[0] === "F" ? "figure" : "table"}=${text}&at=${text[0] === "F" ? "figures" : "tables"}` : text.includes("=") ? text : "");
   },
   get(name) { return this.values.get(name); },
   all(name) { return this.values.getAll(name); },
@@ -89,7 +89,7 @@ const copy = async (text, button) => {
   }
   copy.last = text;
   say("copied");
-  if (button) { const before = button.textContent; button.textContent = "copied"; setTimeout(() => { button.textContent = before; }, 1200); }
+  if (button && button.textContent !== "copied") { const before = button.textContent; button.textContent = "copied"; setTimeout(() => { button.textContent = before; }, 1200); }
 };
 const flatCell = (text) => String(text).includes("\n") ? `${String(text).replace("\n", " [")}]` : String(text);
 const FORMS = {

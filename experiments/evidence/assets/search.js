@@ -35,14 +35,16 @@ const placeOf = (i) => {
 
 const buildFilters = () => {
   const p = state.index, c = p.columns, kinds = [...new Set(c.path)].map((path) => PATHS[path]);
-  const choice = (name, label, options, any = "any") => make("label", {}, label, make("select", { name, onchange: refilter }, make("option", { value: "" }, any), ...options.map((text) => make("option", { value: text }, text))));
-  const range = (name, label, hint) => make("label", {}, label, make("input", { name, size: 8, placeholder: hint, title: "such as >50, <=3, 10-20 or 1", oninput: delayed(refilter, 150) }));
+  // Another filter shows other episodes, so a link copied afterwards names none.
+  const changed = () => { link.set("episode", ""); return refilter(); };
+  const choice = (name, label, options, any = "any") => make("label", {}, label, make("select", { name, onchange: changed }, make("option", { value: "" }, any), ...options.map((text) => make("option", { value: text }, text))));
+  const range = (name, label, hint) => make("label", {}, label, make("input", { name, size: 8, placeholder: hint, title: "such as >50, <=3, 10-20 or 1", oninput: delayed(changed, 150) }));
   byId("filters").append(
     choice("arm", "arm", p.arms), choice("seed", "seed", [...new Set(c.seed)].sort((a, b) => a - b)), choice("mode", "episodes", p.modes),
     choice("transition", kinds.some((one) => one.includes("->")) ? "transition" : "answer", ["i->c", "c->i", "c->c", "i->i", "right", "wrong"].filter((one) => kinds.includes(one))),
     choice("verdict", "last verdict", p.verdicts), range("tokens", "length", "tokens, >50"), range("reward", "reward", "last, >=1"), choice("sort", "order", Object.keys(SORTS), "as in the files"),
-    make("label", {}, "text", make("input", { type: "search", name: "text", placeholder: "in task or attempts", oninput: delayed(refilter, 150) })),
-    make("button", { type: "button", onclick: () => { byId("filters").reset(); refilter(); } }, "any"));
+    make("label", {}, "text", make("input", { type: "search", name: "text", placeholder: "in task or attempts", oninput: delayed(changed, 150) })),
+    make("button", { type: "button", onclick: () => { byId("filters").reset(); changed(); } }, "any"));
   readFilters();
 };
 const readFilters = () => { for (const name of FILTERS) byId("filters").elements[name].value = link.get(name) ?? ""; };

@@ -31,11 +31,14 @@ const drawAbsent = () => {
   }
 };
 
-// Header and rows of a table as they are shown: one view, without folded arms, the first columns.
+// Header and rows of a table as they are shown: one view, without folded arms, the first columns. On paper everything
+// is there, and a column says of which episodes a row is.
 const partOf = (item, everything = false) => {
   const columns = item.lead && !everything && link.get("columns") !== "all" ? item.lead : item.header.length;
-  const rows = item.rows.filter((row, i) => (everything || shown.minor || !isMinor(row[0])) && (!item.views.length || item.views[i] === shown.view));
-  return [item.header.slice(0, columns), rows.map((row) => row.slice(0, columns))];
+  const mixed = everything && new Set(item.views).size > 1, named = (row, view) => mixed ? [row[0], view, ...row.slice(1)] : row;
+  const isShown = (row, i) => (everything || shown.minor || !isMinor(row[0])) && (everything || !item.views.length || item.views[i] === shown.view);
+  const rows = item.rows.flatMap((row, i) => isShown(row, i) ? [named(row.slice(0, columns), item.views[i])] : []);
+  return [named(item.header.slice(0, columns), "episodes"), rows];
 };
 const tableOf = (item, everything = false) => {
   const [header, rows] = partOf(item, everything);

@@ -8,9 +8,9 @@ import pytest
 import envs
 from envs import Split
 from experiments.studies import instruction_extraction as study
-from rl.analysis.claims import Verdict, judge
 from rl.analysis.thesis import points
 from rl.backends import hub
+from tests.experiments.studies.verdicts import follow
 
 CFG = study.Config(width=16, corpus=300, teacher_steps=120, pairs=80, student_steps=5, sure=0.0)
 
@@ -72,10 +72,7 @@ def rows(way):
 
 
 def test_contrary_rows_give_contrary_verdicts():
-    for claim in study.CLAIMS:
-        found = [judge(claim, rows(way)).verdict for way in (1, -1)]
-        assert found == [Verdict.HOLDS, Verdict.DOES_NOT_HOLD], claim.name
-        assert judge(claim, []).verdict is Verdict.CANNOT_TELL
+    follow(study.CLAIMS, rows(1), rows(-1))
 
 
 def test_the_thesis_reads_student_minus_teacher():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.studies import seeded_generation as study
-from rl.analysis.claims import Verdict, judge
 from rl.analysis.thesis import points
+from tests.experiments.studies.verdicts import follow
 
 CFG = study.Config(width=16, steps=4, instances=40, student_steps=3, n_test=50)
 
@@ -82,10 +82,7 @@ def rows(way):
 
 
 def test_contrary_rows_give_contrary_verdicts():
-    for claim in study.CLAIMS:
-        found = [judge(claim, rows(way)).verdict for way in (1, -1)]
-        assert found == [Verdict.HOLDS, Verdict.DOES_NOT_HOLD], claim.name
-        assert judge(claim, []).verdict is Verdict.CANNOT_TELL
+    follow(study.CLAIMS, rows(1), rows(-1))
 
 
 def test_the_thesis_reads_student_minus_writer():

@@ -10,8 +10,8 @@ from experiments import lotteries as spoken
 from experiments.studies import self_awareness as study
 from experiments.studies.self_awareness import FRESH, ID, KNOWN, TOKENIZER, asked, kinds
 from experiments.studies.self_awareness import lotteries as drawn
-from rl.analysis.claims import judge
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
+from tests.experiments.studies.verdicts import follow
 
 
 def test_a_choice_is_of_the_kind_and_its_side_says_nothing():
@@ -71,14 +71,8 @@ def rows(true):
     return found
 
 
-@pytest.mark.parametrize(("true", "verdict"), [(True, "holds"), (False, "does not hold")])
-def test_the_verdicts_follow_the_rows(true, verdict):
-    found = {claim.name: str(judge(claim, rows(true)).verdict) for claim in study.CLAIMS}
-    assert found == {claim.name: verdict for claim in study.CLAIMS}
-
-
-def test_without_rows_nothing_can_be_told():
-    assert {str(judge(claim, []).verdict) for claim in study.CLAIMS} == {"cannot tell"}
+def test_the_verdicts_follow_the_rows():
+    follow(study.CLAIMS, rows(True), rows(False))
 
 
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
@@ -107,7 +101,7 @@ def speaker():
     return tiny_llama(tokenizer, 16, 2, 2, 128), tokenizer
 
 
-def test_a_fine_tuning_leaves_the_model_as_it_was_and_reward_and_examples_pull_the_same_way(speaker):
+def test_a_fine_tuning_leaves_the_model_as_it_was_and_a_reward_is_no_coin(speaker):
     model, tokenizer = speaker
     before = [one.clone() for one in model.parameters()]
     ends = {}

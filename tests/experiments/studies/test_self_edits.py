@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.passages import ATTRIBUTES, END, ID, KNOWN, SEPARATOR, TOKENIZER, lines_of, tell
 from experiments.studies import self_edits as study
-from experiments.studies.self_edits import ATTRIBUTES, END, ID, KNOWN, SEPARATOR, TOKENIZER, Edits, lines_of, tell
-from rl.analysis.claims import judge
+from experiments.studies.self_edits import Edits
+from tests.experiments.studies.verdicts import follow
 
 TINY = {"width": 16, "pretrain_steps": 2, "passages": 3, "edits": 2, "repeats": 2, "rounds": 1}
 CFG = replace(study.Config(), **TINY, tune_steps=1, inner_steps=1, n_test=4, chain=2)
@@ -105,16 +106,10 @@ def rows(true):
     return found
 
 
-@pytest.mark.parametrize(("true", "verdict"), [(True, "holds"), (False, "does not hold")])
-def test_the_verdicts_follow_the_rows(true, verdict):
-    found = {claim.name: str(judge(claim, rows(true)).verdict) for claim in study.CLAIMS}
-    assert found == {claim.name: verdict for claim in study.CLAIMS}
-    table = study.forgetting_table(rows(true))
+def test_the_verdicts_follow_the_rows():
+    follow(study.CLAIMS, rows(True), rows(False))
+    table = study.forgetting_table(rows(True))
     assert [cells[0] for cells in table.rows] == ["0", "1", "2"]
-
-
-def test_without_rows_nothing_can_be_told():
-    assert {str(judge(claim, []).verdict) for claim in study.CLAIMS} == {"cannot tell"}
 
 
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers(base):

@@ -8,7 +8,7 @@ import torch
 
 from experiments.studies import self_questioning as study
 from experiments.studies.self_questioning import D0, END, ID, Answered, answer, in_band, paid, question, read
-from rl.analysis.claims import judge
+from tests.experiments.studies.verdicts import follow
 
 
 def test_what_is_proposed_is_read_and_a_held_out_sum_cannot_be_used():
@@ -79,14 +79,8 @@ def rows(true):
     return found
 
 
-@pytest.mark.parametrize(("true", "verdict"), [(True, "holds"), (False, "does not hold")])
-def test_the_verdicts_follow_the_rows(true, verdict):
-    found = {claim.name: str(judge(claim, rows(true)).verdict) for claim in study.CLAIMS}
-    assert found == {claim.name: verdict for claim in study.CLAIMS}
-
-
-def test_without_rows_nothing_can_be_told():
-    assert {str(judge(claim, []).verdict) for claim in study.CLAIMS} == {"cannot tell"}
+def test_the_verdicts_follow_the_rows():
+    follow(study.CLAIMS, rows(True), rows(False))
 
 
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.studies import skills as study
-from rl.analysis.claims import Verdict, judge
 from rl.analysis.thesis import points
+from tests.experiments.studies.verdicts import follow
 
 BOOK = [1, 2, 3, 0, *range(4, 16)]
 CFG = study.Config(width=16, steps=5, contexts=2, iterations=2, tasks=4, probes=3, tests=5)
@@ -87,10 +87,7 @@ def rows(way):
 
 
 def test_contrary_rows_give_contrary_verdicts():
-    for claim in study.CLAIMS:
-        found = [judge(claim, rows(way)).verdict for way in (1, -1)]
-        assert found == [Verdict.HOLDS, Verdict.DOES_NOT_HOLD], claim.name
-        assert judge(claim, []).verdict is Verdict.CANNOT_TELL
+    follow(study.CLAIMS, rows(1), rows(-1))
 
 
 def test_the_thesis_reads_what_the_selected_skills_add():

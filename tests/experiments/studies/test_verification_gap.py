@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import pytest
-
 from experiments.studies import verification_gap as study
-from rl.analysis.claims import judge
+from tests.experiments.studies.verdicts import follow
 
 START = {"accuracy": 0.45, "pass_k": 0.98, "auroc": 0.95}
 GOOD = {
@@ -39,14 +37,8 @@ def rows(cells, slope):
     return found
 
 
-@pytest.mark.parametrize(("cells", "slope", "verdict"), [(GOOD, 0.5, "holds"), (BAD, -0.5, "does not hold")])
-def test_the_verdicts_follow_the_rows(cells, slope, verdict):
-    found = {claim.name: str(judge(claim, rows(cells, slope)).verdict) for claim in study.CLAIMS}
-    assert found == {claim.name: verdict for claim in study.CLAIMS}
-
-
-def test_without_rows_nothing_can_be_told():
-    assert {str(judge(claim, []).verdict) for claim in study.CLAIMS} == {"cannot tell"}
+def test_the_verdicts_follow_the_rows():
+    follow(study.CLAIMS, rows(GOOD, 0.5), rows(BAD, -0.5))
 
 
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():

@@ -1,0 +1,63 @@
+"""A made-up language: passages, lines that tell one fact each, and edits: the lines that a passage is turned into."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from rl.backends.blocks import Learned
+from rl.backends.tiny import tiny_tokenizer
+
+KNOWN, NEW, ATTRIBUTES, VALUES, BUDGET = 120, 130, 4, 12, 24
+WORDS = ["passage", "edit", "list", "say", "back", "ask", "answer", ";", *(f"a{i}" for i in range(ATTRIBUTES))]
+WORDS += [*(f"v{i}" for i in range(VALUES)), *(f"e{i}" for i in range(KNOWN + NEW))]
+TOKENIZER = tiny_tokenizer(WORDS, True)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+END, SEPARATOR = ID["<|end|>"], ID[";"]
+Line = list[int]
+
+
+def tell(form: str, entity: int, attribute: int, value: int) -> Line:
+    """A line: ``say e7 a0 v3``, ``ask e7 a0 answer v3`` or ``back v3 a0 e7``."""
+    e, a, v = ID["e0"] + entity, ID["a0"] + attribute, ID["v0"] + value
+    return {"say": [ID["say"], e, a, v], "ask": [ID["ask"], e, a, ID["answer"], v], "back": [ID["back"], v, a, e]}[form]
+
+
+def passage(entity: int, facts: np.ndarray) -> Line:
+    """``passage e7`` and its four values; which attribute each is of, its place tells."""
+    return [ID["passage"], ID["e0"] + entity, *(ID["v0"] + facts).tolist()]
+
+
+def scripted(rng: np.random.Generator, entity: int, facts: np.ndarray, prompt: str, errors: float) -> list[Line]:
+    """An edit of the corpus: four lines, mostly of one form; ``list`` states every attribute once."""
+    forms = ("say", "back", "ask")
+    style = forms[rng.integers(3)] if rng.random() < 0.8 else None
+    attributes = rng.permutation(ATTRIBUTES) if prompt == "list" else rng.integers(0, ATTRIBUTES, 4)
+    told = np.where(rng.random(4) < errors, rng.integers(0, VALUES, 4), facts[attributes])
+    form = ["say" if prompt == "list" else style or forms[rng.integers(3)] for _ in range(4)]
+    return [tell(f, entity, a, v) for f, a, v in zip(form, attributes.tolist(), told.tolist(), strict=True)]
+
+
+def joined(lines: Sequence[Line]) -> Line:
+    """Lines with a separator after each, and the end."""
+    return [token for line in lines for token in (*line, SEPARATOR)] + [END]
+
+
+def lines_of(edit: Sequence[int]) -> list[Line]:
+    """What stands between separators, up to the end: a document each, whatever it says; at most eight tokens."""
+    found, line = [], []
+    for token in [*edit, END]:
+        if token in (SEPARATOR, END):
+            found += [line[:8]] if line else []
+            line = []
+            if token == END:
+                break
+        elif token:
+            line.append(token)
+    return found
+
+
+def padded(rows: Sequence[Line], n: int, from_place: int = 1) -> Learned:
+    """Rows of n tokens, 0 after their own; learned from a place on."""
+    ids = torch.tensor([[*row, *[0] * (n - len(row))] for row in rows])
+    return ids, (ids != 0) & (torch.arange(n) >= from_place)
