@@ -259,6 +259,11 @@ def _recorded(
             on_episode(episode)
             rows.append(EvalRow.of(episode, arm, seed, "sampled", seen[episode.task_id], bench.config.env.attempts))
             seen[episode.task_id] += 1
+    if not rows and own and bench.distributed.n_processes == 1:  # of several, one may well have none
+        raise ValueError(
+            f"evaluation.conversations={config.conversations}: none is about one of the {len(own)} tasks that are "
+            "evaluated; evaluation.n_tasks=0 takes all tasks of the split"
+        )
     return rows
 
 

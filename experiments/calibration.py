@@ -19,14 +19,14 @@ import psutil
 
 from envs import Split
 from experiments.arms import Validation, evaluate, evaluate_transfer
-from experiments.cli import import_plugin
-from experiments.schema import PlanConfig
+from experiments.cli import UserError, import_plugin
+from experiments.planned import PlanConfig
 from rl.backends.distributed import Distributed
 from rl.backends.flops import forget_peak, memory_gib, peak_memory_gib
-from rl.backends.memory import Load, Sizes, memory
+from rl.backends.memory import Load, Sizes, memory, rows_at_once
 from rl.checkpoint import Checkpoints, save_policy
-from rl.config import RunConfig, SFTConfig, TrainConfig
-from rl.offline import OfflineTrainer
+from rl.config import RunConfig, SFTConfig, TrainConfig, TrainingConfig
+from rl.offline import NothingKeptError, OfflineTrainer
 from rl.rollout_metrics import describe, sampled_tokens
 from rl.trainer import stage_spans
 from rl.workbench import Workbench
@@ -34,7 +34,8 @@ from rl.workbench import Workbench
 CHEAP_S = 3.0
 """Processor time for which more tasks of the evaluation are played."""
 OBJECTS = 4
-"""Bytes that rows and their episodes take in Python, for a byte that is written of them."""
+"""Bytes that rows and their episodes take in Python, for a byte that is written of them; set after the demo's plan had
+missed (docs/performance.md), not derived."""
 STARTING = "starting"
 """The phase in which Python loads torch and transformers."""
 
@@ -179,7 +180,7 @@ class Calibration:
         kept = min(whole.keep_episodes, per_step) * n_steps
         self._bytes["training episodes"] = kept * (1200 + 60 * self.found.sampled_tokens / self.found.episodes)
         self._bytes["metrics"] = 6000 * n_steps
-        self._saves(trainer, n_steps // whole.save_every + bool(n_steps % whole.save_every) if whole.save_every else 0)
+        self._saves(trainer, n_saves(whole, n_steps, found.updates))
 
     def _offline(self, cfg: SFTConfig, watch: Watch) -> None:
         """Two small rounds: the first one also says what a policy that has learned something adds to what is kept."""
@@ -191,7 +192,14 @@ class Calibration:
                 stamps.append((share, np.array([time.perf_counter(), time.process_time()])))
 
         trainer = OfflineTrainer(
-            cfg, bench.model, bench.tokenizer, bench.rollout(Split.TRAIN), bench.tasks(Split.TRAIN), bench.publish, note
+            cfg,
+            bench.model,
+            bench.tokenizer,
+            bench.rollout(Split.TRAIN),
+            bench.tasks(Split.TRAIN),
+            bench.publish,
+            note,
+            bench.recorded(cfg.offline.conversations, Split.TRAIN) if cfg.offline.conversations else None,
         )
         self._costs["loading"] += watch.lap()
         rounds, episodes = [], []
@@ -199,7 +207,13 @@ class Calibration:
             stamps.clear()
             episodes = trainer.collect()
             collecting = watch.lap()
-            outcome = trainer.train_round(episodes)
+            try:
+                outcome = trainer.train_round(episodes)
+            except NothingKeptError:
+                raise UserError(
+                    f"{cfg.offline.name}: none of {len(episodes)} episodes was kept, so a round cannot be measured; "
+                    "plan.tasks=<more> samples more of them"
+                ) from None
             fitting = watch.lap()
             # Of a few steps the first is no measure: it builds what the others use.
             each = (stamps[-1][1] - stamps[0][1]) / (len(stamps) - 1) if len(stamps) > 1 else fitting / outcome["steps"]
@@ -212,6 +226,8 @@ class Calibration:
         budget, offline = full.training, full.offline
         share_of_groups = budget.episodes // (offline.iterations * offline.group_size) * offline.group_size
         per_round = budget.tokens / offline.iterations * n / n_tokens if budget.tokens else share_of_groups
+        if cfg.offline.conversations:
+            per_round = n
         self._costs["loading"] += np.maximum(rounds[0][4] - once, 0.0)  # TRL is imported once
         for index in range(offline.iterations):
             measured = rounds[min(index, len(rounds) - 1)][2]
@@ -247,7 +263,7 @@ class Calibration:
         if "evaluation" not in self.known:
             sizes, laps, peaks, n_bytes = sorted({max(1, many // 4), many}), [], [], 0
             forget_peak(device)
-            for n in sizes:
+            for n in sizes:  # grows as it is read
                 watch, some = Watch(), replace(self._bench.config, evaluation=replace(cfg, n_tasks=n))
                 bench = replace(self._bench, config=some)
                 rows = evaluate(bench, bench.evaluation_tasks(), "plan", 0, lambda _: None)
@@ -263,7 +279,11 @@ class Calibration:
             each, growth = (np.maximum(step[0], 0.0) / (last - before), max(0.0, step[1]) / (last - before))
             once = np.maximum(laps[-1] - last * each, 0.0)
             # With full batches of the engine only rows, and the episodes that they are made of, become more.
-            full = self.config.engine.max_batch_size / max(1, cfg.samples_per_task)
+            prompt, answers, between = self._longest()
+            length = prompt + sum(answers) + between * (len(answers) - 1)
+            sizes_of, engine = Sizes.of(self.config.model), self.config.engine
+            full = rows_at_once(engine.max_batch_size, sizes_of, length, device.type == "cpu")
+            full /= max(1, cfg.samples_per_task)
             room = max(0.0, peaks[-1] - held) + growth * max(0.0, min(tasks, full) - last)
             room += OBJECTS * n_bytes * (tasks - last) / 2**30
             self.known["evaluation"] = [once.tolist(), each.tolist(), n_bytes, room]
@@ -301,16 +321,28 @@ class Calibration:
         ]
         self._lengths = (len(turns[0].prompt_ids), [len(turn.action_ids) for turn in turns], max([0, *between]))
 
+    def _longest(self) -> tuple[float, list[float], float]:
+        """Tokens of question and answers, and between these, in the longest episode; their limits if none was seen."""
+        return getattr(self, "_lengths", (0, list(self.config.env.max_new_tokens), 0))
+
     def _count_memory(self) -> None:
         """What was held, more where the whole run learns more rows at once; and the parts of it, from formulas."""
         cfg, sizes, tasks = self.config, Sizes.of(self.config.model), len(self._bench.evaluation_tasks())
-        prompt, answers, between = getattr(self, "_lengths", (0, list(cfg.env.max_new_tokens), 0))
+        prompt, answers, between = self._longest()
         whole, here = (load_of(one, tasks, prompt, answers, between) for one in (cfg, self._bench.config))
         if isinstance(cfg, SFTConfig):
             whole, here = (replace(one, update_rows=n) for one, n in zip((whole, here), self._kept, strict=True))
-        all_of_it, part = memory(cfg, sizes, whole), memory(self._bench.config, sizes, here)
+        on_cpu = self._distributed.device.type == "cpu"
+        all_of_it = memory(cfg, sizes, whole, on_cpu=on_cpu)
+        part = memory(self._bench.config, sizes, here, on_cpu=on_cpu)
         self.found.memory = {"sampling": all_of_it.sampling, "update": all_of_it.update}
         self.found.peak_memory = self._peak + max(0.0, all_of_it.peak - part.peak) / 2**30
+
+
+def n_saves(training: TrainingConfig, steps: float, updates: float) -> int:
+    """Checkpoints of a run, the one at its end among them."""
+    every = [(steps, training.save_every), (updates, training.save_every_updates)]
+    return sum(-(-round(n) // each) for n, each in every if each)
 
 
 def load_of(cfg: Any, tasks: int, prompt: float, answers: list[float], between: float) -> Load:

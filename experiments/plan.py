@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import UserError, console, entry_point
 from experiments.keys import explain, unknown
-from experiments.planned import UNITS, count, place, size
+from experiments.planned import UNITS, PlanConfig, count, place, size
 from experiments.progress import print_table
-from experiments.schema import PlanConfig
 from rl.analysis.printing import duration
 from rl.tracking import write_json
 
@@ -77,6 +77,11 @@ def main() -> None:
             highlight=False,
         )
         sys.exit(2)
+    if {"-m", "--multirun"} & set(given):
+        console.print(
+            "[bold red]error:[/] experiments.plan plans one run or comparison, no sweep: leave -m away", highlight=False
+        )
+        sys.exit(2)
     own = [one for one in given[1:] if one.startswith("plan.")]
     rest = [one for one in given[1:] if not one.startswith("plan.")]
     # A plan makes no folder of the run's, and leaves none where it is started.
@@ -110,9 +115,7 @@ def read_options(given: Sequence[str]) -> PlanConfig:
     try:
         changes = OmegaConf.from_dotlist([one.removeprefix("plan.") for one in given])
         found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanConfig), changes))
-    except ValueError:
-        raise
-    except Exception as error:
+    except OmegaConfBaseException as error:
         raise UserError(f"{' '.join(given)}: {explain(error)}") from error
     return found
 
@@ -127,14 +130,16 @@ def plan(cfg: Any, program: str, options: PlanConfig) -> list[Planned]:
     """
     from experiments.planning import counted  # with torch and transformers
 
-    planned, known = [], {}
+    if options.calibrate and options.processes > 1:
+        raise UserError("plan.processes: steps are taken by one process; set plan.calibrate=false")
+    planned, known = [], dict[str, dict]()
     for name, config, runs in arms_of(cfg, program):
-        estimate = counted(config, options)
         if options.calibrate:
-            if options.processes > 1:
-                raise UserError("plan.processes: steps are taken by one process; set plan.calibrate=false")
+            asked = repr(config.env)  # arms that ask otherwise are evaluated otherwise
             with console.status(f"{name}: a few real steps"):
-                estimate, known = _in_a_process(config, options, known, name)
+                estimate, known[asked] = _in_a_process(config, options, known.get(asked, {}), name)
+        else:
+            estimate = counted(config, options)
         planned.append(Planned(name, config, runs, estimate))
         if options.calibrate:
             _keep(config, estimate)
@@ -217,7 +222,8 @@ def report(planned: Sequence[Planned], cfg: Any, options: PlanConfig) -> None:
         console.print("Tokens: as many as env.max_new_tokens allows; real answers are mostly shorter.")
     for line in dict.fromkeys(line for one in planned for line in one.estimate.notes):
         console.print(f"[yellow]note:[/] {line}", highlight=False)
-    fits = [_fits_memory(largest, at_once, options), _fits_disk(planned, Path(cfg.runs_dir))]
+    per_device = getattr(cfg, "executor_options", {}).get("jobs_per_gpu", 1)
+    fits = [_fits_memory(largest, at_once, min(at_once, per_device), options), _fits_disk(planned, Path(cfg.runs_dir))]
     if all(fits):
         console.print("[green]It fits.[/]")
     if any(one.estimate.costs for one in planned):
@@ -249,12 +255,12 @@ def _print_time(planned: Sequence[Planned], slots: int) -> None:
     console.print(f"[bold]Time: {duration(left)}[/]{at_once}: {shares}", highlight=False)
 
 
-def _fits_memory(one: Planned, at_once: int, options: PlanConfig) -> bool:
+def _fits_memory(one: Planned, at_once: int, per_gpu: int, options: PlanConfig) -> bool:
     """Says whether the largest run fits, as often as it runs at once; else which options make it smaller."""
     from experiments.planning import device, smaller
 
     where, room, shared = device(options)
-    n = at_once if shared else 1
+    n = at_once if shared else per_gpu
     needed = n * one.estimate.peak_memory
     times = f"{n} at once " if n > 1 else ""
     console.print(f"{where} has {room:.1f} GiB; {times}needs {needed:.2f} GiB", highlight=False)

@@ -7,16 +7,43 @@ a run costs. A run that finds one there takes it into its folder when it starts,
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rl.analysis.printing import duration, fixed
+from rl.config.checks import check_numbers
 from rl.tracking import write_json
 
 FILE = "plan.json"
-_FREE = {"seed", "threads", "runs_dir", "data_dir", "name", "resume", "plugins", "tracking", "hub"}
+_FREE = {"seed", "runs_dir", "data_dir", "name", "resume", "plugins", "tracking", "hub"}
 """Keys of a config that decide nothing of what is planned, or as good as nothing."""
+
+
+@dataclass
+class PlanConfig:
+    """``experiments.plan``: what a run will cost.
+
+    Args:
+        calibrate: Take a few real steps, from which time, tokens and memory follow; otherwise all is counted, answers
+            as long as they may be, and nothing is said of time.
+        steps: Rollout batches of every stage that are taken, of which the last one counts.
+        tasks: Tasks of the evaluation, and of a round of an offline method, that are played: so many or a sixteenth,
+            whichever is more.
+        memory_gib: Of one device; 0 looks at the GPU, or at what is free on this machine.
+        processes: Devices that share a run; for ``calibrate=false``.
+        sharded: Whether each of them holds a part of the model (FSDP2); for ``calibrate=false``.
+    """
+
+    calibrate: bool = True
+    steps: int = 2
+    tasks: int = 64
+    memory_gib: float = 0.0
+    processes: int = 1
+    sharded: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "plan", positive="steps tasks processes", not_negative="memory_gib")
 
 
 def place(config: Any) -> Path:
@@ -27,10 +54,12 @@ def place(config: Any) -> Path:
 
 
 def adopt(config: Any, folder: Path) -> None:
-    """Takes the estimate for a run into its folder, if one was made."""
-    path = place(config)
-    if path.exists() and not (folder / FILE).exists():
-        write_json(folder / FILE, json.loads(path.read_text(encoding="utf-8")))
+    """Takes the estimate for a run into its folder, if one was made; a run that goes on has it already."""
+    path, own = place(config), folder / FILE
+    if own.exists():
+        write_json(own, json.loads(own.read_text(encoding="utf-8")) | {"resumed": True})
+    elif path.exists():
+        write_json(own, json.loads(path.read_text(encoding="utf-8")))
 
 
 def settle(folder: Path, result: dict[str, Any]) -> None:
@@ -45,7 +74,9 @@ def settle(folder: Path, result: dict[str, Any]) -> None:
         known = result["totals"] | result
         known["disk"] = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
         found = json.loads(path.read_text(encoding="utf-8"))
-        write_json(path, found | {"actual": {key: known[key] for key in UNITS}})
+        # Of a run that went on in another process this one knows neither the whole time nor the whole peak.
+        unknown = ("seconds", "cpu_seconds", "peak_memory") if found.get("resumed") else ()
+        write_json(path, found | {"actual": {key: known[key] for key in UNITS if key not in unknown}})
 
 
 def size(n_bytes: float) -> str:

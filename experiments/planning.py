@@ -10,9 +10,8 @@ import psutil
 import torch
 
 from envs import Message, Split
-from experiments.calibration import Estimate, load_of
-from experiments.planned import size
-from experiments.schema import PlanConfig
+from experiments.calibration import Estimate, load_of, n_saves
+from experiments.planned import PlanConfig, size
 from rl.backends.memory import Sizes, memory
 from rl.backends.policy import load_tokenizer
 from rl.config import SFTConfig, TrainConfig
@@ -37,9 +36,11 @@ def counted(config: Any, options: PlanConfig) -> Estimate:
     prompt, between, tasks = _lengths(config)
     load = load_of(config, tasks, prompt, answers, between)
     if options.processes > 1:
-        load = replace(load, rows=-(-load.rows // options.processes), update_rows=load.update_rows // options.processes)
-    parts = memory(config, sizes, load, options.processes, options.sharded)
-    if not torch.cuda.is_available() and not options.memory_gib:
+        rows, update_rows = (-(-n // options.processes) for n in (load.rows, load.update_rows))
+        load = replace(load, rows=rows, update_rows=update_rows)
+    on_cpu = not torch.cuda.is_available() and not options.memory_gib
+    parts = memory(config, sizes, load, options.processes, options.sharded, on_cpu)
+    if on_cpu:
         own = psutil.Process().memory_info().rss + (OF_TRL if isinstance(config, SFTConfig) else 0)
         for phase in (parts.sampling, parts.update):
             phase["Python and libraries"] = own
@@ -48,7 +49,7 @@ def counted(config: Any, options: PlanConfig) -> Estimate:
     found.disk = sizes.parameters * sizes.bytes + 4 * sizes.adapters
     if isinstance(config, TrainConfig):
         _count_online(config, found)
-        saves = -(-_n_steps(config) // config.training.save_every) if config.training.save_every else 0
+        saves = n_saves(config.training, _n_steps(config), found.updates)
         found.disk += min(config.training.keep_last, saves) * 3 * trained
     elif isinstance(config, SFTConfig):
         _count_offline(config, found, sum(answers))
@@ -91,13 +92,13 @@ def _count_offline(config: SFTConfig, found: Estimate, tokens: int) -> None:
 
 
 def _lengths(config: Any) -> tuple[int, int, int]:
-    """Tokens of a question and of what is said between attempts, the longest that were looked at; test tasks."""
+    """Tokens of the longest question that was looked at, the usual number between attempts, and test tasks."""
     tokenizer = load_tokenizer(config.model)
     renderer = Renderer(tokenizer, template_kwargs=config.model.chat_template_kwargs, thoughts=config.model.thoughts)
     taskset = make_taskset(config.env)
     tasks = list(taskset.load(Split.TRAIN)) or list(taskset.load(Split(config.evaluation.split)))
     env: Any = make_env(config.env, taskset, Split.TRAIN)
-    questions, between = [0], [0]
+    questions, between = [0], list[int]()
     for task in tasks[:: -(-len(tasks) // LOOKED_AT)]:
         messages, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
         messages = (Message("user", messages),) if isinstance(messages, str) else messages
@@ -106,8 +107,9 @@ def _lengths(config: Any) -> tuple[int, int, int]:
             said, *_ = env.step("")
             said = (Message("user", said),) if isinstance(said, str) else said
             between.append(sum(len(tokenizer.encode(one.content, add_special_tokens=False)) + 4 for one in said))
-    asked = config.evaluation.n_tasks or len(list(taskset.load(Split(config.evaluation.split))))
-    return max(questions), int(median(between)), asked
+    there = len(list(taskset.load(Split(config.evaluation.split))))
+    asked = min(config.evaluation.n_tasks or there, there)
+    return max(questions), int(median(between or [0])), asked
 
 
 def device(options: PlanConfig) -> tuple[str, float, bool]:
@@ -145,9 +147,10 @@ def smaller(
             value = _get(one.config, whole)
             if (new := change(value)) == value:
                 continue
-            saved = n * (before - counted(_changed(one.config, whole, new), options).peak_memory)
+            changed = _changed(one.config, whole, new)
         except (AttributeError, ValueError, TypeError):  # not an option of this run
             continue
+        saved = n * (before - counted(changed, options).peak_memory)
         if saved > 0.01 * needed:
             text = str(new).lower() if isinstance(new, bool) else str(new)
             found.append((saved, f"{whole}={text}", needed - saved <= room))

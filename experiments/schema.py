@@ -411,32 +411,6 @@ class ReportConfig(ProgramConfig):
 
 
 @dataclass
-class PlanConfig:
-    """``experiments.plan``: what a run will cost.
-
-    Args:
-        calibrate: Take a few real steps, from which time, tokens and memory follow; otherwise all is counted, answers
-            as long as they may be, and nothing is said of time.
-        steps: Rollout batches of every stage that are taken, of which the last one counts.
-        tasks: Tasks of the evaluation, and of a round of an offline method, that are played: so many or a sixteenth,
-            whichever is more.
-        memory_gib: Of one device; 0 looks at the GPU, or at what is free on this machine.
-        processes: Devices that share a run; for ``calibrate=false``.
-        sharded: Whether each of them holds a part of the model (FSDP2); for ``calibrate=false``.
-    """
-
-    calibrate: bool = True
-    steps: int = 2
-    tasks: int = 64
-    memory_gib: float = 0.0
-    processes: int = 1
-    sharded: bool = False
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "plan", positive="steps tasks processes", not_negative="memory_gib")
-
-
-@dataclass
 class ThesisConfig(ProgramConfig):
     """``experiments.thesis``: what all studies together say.
 

@@ -26,7 +26,7 @@ from rl.recorded import read_conversations, replay
 from rl.rendering import Renderer
 from rl.rollout import Rollout
 from rl.trainer import Trainer
-from rl.types import Engine, Episode
+from rl.types import Engine, Episode, Finish
 
 
 @dataclass(slots=True)
@@ -154,11 +154,21 @@ class Workbench:
         )
 
     def recorded(self, path: str, split: Split) -> list[Episode]:
-        """Conversations of a file as episodes on tasks of a split; see :mod:`rl.recorded`."""
+        """Conversations of a file as episodes on tasks of a split; see :mod:`rl.recorded`.
+
+        Raises:
+            ValueError: If some are longer than the context: their verdicts are of whole answers.
+        """
         env, config = make_env(self.config.env, self.taskset, split), self.config.env
         found = read_conversations(path, env, self.tasks(split))
         make = partial(make_env, config, self.taskset, split)
-        return list(replay(found, make, self.renderer, self.context_length))
+        episodes = list(replay(found, make, self.renderer, self.context_length))
+        if cut := [one for one in episodes if any(turn.finish is Finish.LENGTH for turn in one.turns)]:
+            raise ValueError(
+                f"{path}: {len(cut)} of {len(episodes)} conversations do not fit into the context of "
+                f"{self.context_length} tokens, the first one about task {cut[0].task_id}; leave them out"
+            )
+        return episodes
 
 
 def seed_everything(seed: int) -> None:

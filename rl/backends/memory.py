@@ -121,7 +121,9 @@ class Memory:
         return max(sum(self.sampling.values()), sum(self.update.values()))
 
 
-def memory(config: Any, sizes: Sizes, load: Load, processes: int = 1, sharded: bool = False) -> Memory:
+def memory(
+    config: Any, sizes: Sizes, load: Load, processes: int = 1, sharded: bool = False, on_cpu: bool = True
+) -> Memory:
     """What one device holds.
 
     Args:
@@ -131,6 +133,7 @@ def memory(config: Any, sizes: Sizes, load: Load, processes: int = 1, sharded: b
         load: What passes through it.
         processes: Devices that share an optimiser step.
         sharded: Whether each holds a part of weights, gradients and moments (FSDP2) instead of all.
+        on_cpu: Whether the engine keeps the rows of a batch to what a host can spare.
     """
     part = 1 / processes if sharded else 1.0
     stays: dict[str, float] = {"weights": (sizes.parameters * sizes.bytes + 4 * sizes.adapters) * part}
@@ -152,7 +155,7 @@ def memory(config: Any, sizes: Sizes, load: Load, processes: int = 1, sharded: b
         update |= passes | {"scratch": BLOCK if optim.mixed_precision == "no" else 2 * BLOCK}
         if optim.mixed_precision == "bf16" and sizes.bytes == 4:  # autocast keeps the weights of a pass in bfloat16
             update["weights in bfloat16"] = 2 * sizes.parameters * part
-    return Memory(stays | _sampling(config, sizes, load), stays | update)
+    return Memory(stays | _sampling(config, sizes, load, on_cpu), stays | update)
 
 
 def _others(config: TrainConfig, sizes: Sizes, part: float) -> dict[str, float]:
@@ -167,15 +170,18 @@ def _others(config: TrainConfig, sizes: Sizes, part: float) -> dict[str, float]:
     return found
 
 
-def _sampling(config: Any, sizes: Sizes, load: Load) -> dict[str, float]:
+def rows_at_once(max_batch_size: int, sizes: Sizes, length: float, on_cpu: bool) -> int:
+    """Rows of that many tokens that the engine decodes together at most."""
+    row = 2 * sizes.layers * sizes.keys * sizes.bytes * max(1.0, length)
+    return min(max_batch_size, max(1, int(BATCH_BYTES / row))) if on_cpu else max_batch_size
+
+
+def _sampling(config: Any, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, float]:
     """Keys and values with their room to grow, and what drawing a token of every row takes."""
     if config.engine.name != "hf":  # an engine of its own: what it takes is its own setting
         return {}
-    row = 2 * sizes.layers * sizes.keys * sizes.bytes * load.length
-    rows = min(config.engine.max_batch_size, load.rows)
-    if not torch.cuda.is_available():
-        rows = min(rows, max(1, int(BATCH_BYTES / row)))
-    cache = row / load.length * rows
+    rows = min(load.rows, rows_at_once(config.engine.max_batch_size, sizes, load.length, on_cpu))
+    cache = 2 * sizes.layers * sizes.keys * sizes.bytes * rows
     kept = min(MAX_BYTES, cache * (load.length - load.answers[-1])) if len(load.answers) > 1 else 0.0
     # A row's log-probs in float32, and twice in float64 to sum them up.
     drawing = rows * sizes.vocabulary * (2 * sizes.bytes + 4 + 16)

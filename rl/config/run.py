@@ -147,6 +147,11 @@ class EvalConfig:
             CONTROLS[name]
         if not self.controls:
             refuse_idle(self, "evaluation", "only_controls", "evaluation.controls=false")
+        refuse(
+            bool(self.conversations) and (self.controls or self.max_attempts > 0),
+            "evaluation.conversations: nobody goes on with what was said elsewhere; set evaluation.controls=false and "
+            "evaluation.max_attempts=0",
+        )
         refuse(self.controls and not self.greedy, "evaluation.controls start from greedy episodes: set greedy=true")
 
 

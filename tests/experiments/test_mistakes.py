@@ -1,4 +1,4 @@
-"""Ten mistakes of a new user: each ends with a sentence that names the key or value and what to do, or says it of a
+"""Mistakes of a new user: each ends with a sentence that names the key or value and what to do, or says it of a
 run that goes through; no traceback, and no folder of a run in which nothing was done."""
 
 import errno
@@ -90,6 +90,7 @@ REFUSED = {
 def started(tmp_path, monkeypatch, capsys):
     """What a program prints in one line, and its status; what it does not catch, which would be a traceback, fails."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("rl.backends.engines.find_spec", lambda _: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 

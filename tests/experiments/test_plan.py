@@ -11,8 +11,8 @@ from experiments.calibration import STARTING, calibrate
 from experiments.cli import UserError
 from experiments.online import run_online
 from experiments.plan import _OPTIONS, Planned, _keep, arms_of, read_options
+from experiments.planned import PlanConfig
 from experiments.planning import counted, smaller
-from experiments.schema import PlanConfig
 from rl.backends.memory import Load, Sizes, memory
 from rl.config import AlgorithmConfig, EvalConfig, ModelConfig, OfflineConfig, OptimConfig, SFTConfig, StageConfig
 from rl.config.run import BudgetConfig
@@ -133,7 +133,7 @@ def test_the_parts_of_memory_are_those_of_the_config(tmp_path):
     assert memory(cfg, SIZES, LOAD).peak == max(sum(found.update.values()), sum(found.sampling.values()))
     tuning = memory(offline(tmp_path), SIZES, LOAD)
     assert tuning.update["logits"] > found.update["logits"]  # of every token, and in float32 again
-    assert set(memory(replace(cfg.engine, name="vllm") and _with_vllm(cfg), SIZES, LOAD).sampling) == {
+    assert set(memory(_with_vllm(cfg), SIZES, LOAD).sampling) == {
         "weights", "optimiser", "reference",
     }  # fmt: skip
 
@@ -162,10 +162,10 @@ def test_what_makes_a_run_smaller_is_ordered_by_what_it_saves(tmp_path, monkeypa
         "fused_head",
     ]
     assert all(line.split("=")[0].startswith(("algorithm.optim.", "algorithm.", "model.", "engine.")) for line in lines)
-    enough = list(
-        smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, estimate.peak_memory, options, _OPTIONS)
-    )
-    assert all(line.endswith("(then it fits)") for line in enough)
+    room = estimate.peak_memory - 0.6  # the first saves more, the last does not
+    some = list(smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, room, options, _OPTIONS))
+    fits = [line.endswith("(then it fits)") for line in some]
+    assert (fits[0], fits[-1]) == (True, False)
 
 
 def test_a_comparison_is_its_arms(tmp_path):
@@ -183,6 +183,8 @@ def test_options_that_are_none_are_named():
     assert read_options(["plan.steps=3", "plan.calibrate=false"]) == PlanConfig(calibrate=False, steps=3)
     with pytest.raises(UserError, match=r"unknown key 'plan.calbrate'; did you mean 'plan.calibrate'"):
         read_options(["plan.calbrate=false"])
+    with pytest.raises(UserError, match=r"plan.steps=abc: "):
+        read_options(["plan.steps=abc"])
     with pytest.raises(ValueError, match=r"plan.steps=0: must be positive"):
         read_options(["plan.steps=0"])
 

@@ -10,6 +10,7 @@ from envs.between import BETWEEN
 from envs.self_correct import FEEDBACK, STOP_RULES
 from experiments import schema as entry_schema
 from experiments.executors import EXECUTORS
+from experiments.planned import PlanConfig
 from experiments.search import OBJECTIVES, SAMPLERS
 from rewards.sandboxes import SandboxOptions
 from rl import config as schema
@@ -76,7 +77,7 @@ LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE, TOKEN_MASKS, CURRIC
 LOOKUPS += (GROUP_REWARDS, KEEP_RULES, FEEDBACK, STOP_RULES, BETWEEN, EXECUTORS, SAMPLERS, OBJECTIVES)
 OPTIONS = {type(lookup.options(name, {})) for lookup in LOOKUPS for name in lookup if not name.startswith("test_")}
 CLASSES = [cls for module in (schema, entry_schema) for cls in vars(module).values() if is_dataclass(cls)]
-CLASSES = list(dict.fromkeys([*CLASSES, SandboxOptions]))
+CLASSES = list(dict.fromkeys([*CLASSES, PlanConfig, SandboxOptions]))
 CLASSES.remove(entry_schema.ArmsConfig)  # what programs share; each of them checks it with its own
 # By module and name: workers that run the tests in parallel must collect them in the same order.
 CLASSES += sorted(OPTIONS - {type(None)}, key=lambda cls: (cls.__module__, cls.__qualname__))

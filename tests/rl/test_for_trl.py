@@ -6,6 +6,7 @@ import inspect as introspection
 import pytest
 
 import envs
+from rewards import Score, Verdict
 from rl.backends.for_trl import episode_reward, to_trl, to_trl_tools
 
 OPTIONS = {"n_train": 8, "n_validation": 4, "n_test": 4}
@@ -77,8 +78,16 @@ def test_a_step_of_grpo_learns_what_our_verifier_pays(env, modchain, tmp_path):
     assert moved == any(len(set(one)) > 1 for one in groups)
 
 
-def test_a_verifier_that_fails_is_no_reward_of_0(env):
+def test_a_verifier_that_fails_is_no_reward_of_0(env, monkeypatch):
     assert episode_reward(episode_reward=[1.0, None], completions=[], prompts=[]) == [1.0, None]
+    hand_in, task = to_trl_tools(env)(), env.tasks[0]
+    hand_in.reset(task_id=task.id)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(env.taskset), "verify", lambda self, task, text: Score(0.0, Verdict.ERROR, reason="down"))
+        hand_in.submit(answer=f": {task.gold}")
+    assert hand_in.get_reward() is None
+    hand_in.reset(task_id=task.id)
+    assert hand_in.get_reward() == 0.0
 
 
 def test_attempts_as_a_tool_are_paid_the_same(env):

@@ -77,6 +77,34 @@ def test_a_data_set_and_an_own_export_and_examples_before_the_question(env, tmp_
     assert own.texts == (wrong(task),)
 
 
+def test_a_request_that_asks_the_question_again_begins_nothing_anew(env, tmp_path):
+    task, other = env.tasks[:2]
+    example = [{"role": "user", "content": other.question}, {"role": "assistant", "content": right(other)}]
+    again = {"role": "user", "content": task.question}
+    own = [{"role": "assistant", "content": text} for text in (wrong(task), right(task))]
+    row = {"messages": [*example, again, own[0], again, own[1]], "task_id": task.id}
+    (found,) = read_conversations(write(tmp_path / "a.jsonl", [row]), env, env.tasks)
+    assert found.texts == (wrong(task), right(task))
+
+
+def test_what_other_roles_said_is_no_attempt(env, tmp_path):
+    task = env.tasks[0]
+    rows = [
+        said(task, right(task), role="verifier"),
+        said(task, right(task), replies=[{"message": 0}]),
+        said(task, right(task), replies="none"),
+        said(task, right(task), task_id=["a list"]),
+    ]
+    with pytest.raises(ValueError, match="3 of 4 conversations cannot be used") as refused:
+        read_conversations(write(tmp_path / "a.jsonl", rows), env, env.tasks)
+    for words in ("is what verifier said", "the assistant did not write", "must name messages by their index"):
+        assert words in str(refused.value)
+    texts = {"verify": "check", "says_right": ":"}
+    roles = envs.make("errata/modchain-v1", OPTIONS, between="verify", prompts_text=texts)
+    with pytest.raises(ValueError, match=r"env\.between"):
+        read_conversations(write(tmp_path / "b.jsonl", [said(task, right(task))]), roles, roles.tasks)
+
+
 def test_lines_that_cannot_be_used_are_named(env, tmp_path):
     task = env.tasks[0]
     lines = [
