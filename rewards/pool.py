@@ -245,6 +245,7 @@ class _Worker:
     def __init__(self, channel: socket.socket, handle: int, pid: int) -> None:
         self.calls = 0
         self._channel, self._handle, self._clock = channel, handle, (~pid << 3) | 2
+        self._ending = threading.Lock()
         self._frames = Frames(channel)
         channel.settimeout(START_DEADLINE_S)  # of one that neither reads nor writes, though it should
         self._poll = select.poll()
@@ -265,9 +266,11 @@ class _Worker:
             return Reply("crash")
 
     def kill(self) -> None:
-        if self._handle >= 0:
+        """Safe to call twice and from several threads: a handle that was closed may be another file's by now."""
+        with self._ending:
+            handle, self._handle = self._handle, -1
+        if handle >= 0:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-            os.close(self._handle)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
             self._channel.close()
-            self._handle = -1

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from rewards.pool import WorkerPool
+from rewards.pool import WorkerPool, _Worker
 from tests.conftest import ROOT
 
 
@@ -97,6 +98,22 @@ def test_what_waits_when_a_pool_closes_fails_instead_of_hanging():
             future.result(timeout=120)
     with pytest.raises(RuntimeError, match="closed"):
         pool.submit({}, 1)
+
+
+def test_a_worker_is_killed_once_whoever_asks(monkeypatch):
+    """A pool that closes and the thread that waits for the worker both kill it; the handle must be closed once."""
+    ours, theirs = socket.socketpair()
+    closed = []
+    monkeypatch.setattr("rewards.pool.signal.pidfd_send_signal", lambda handle, number: time.sleep(0.05))
+    with theirs:
+        worker = _Worker(ours, 10**6, os.getpid())
+        monkeypatch.setattr("rewards.pool.os.close", closed.append)
+        threads = [threading.Thread(target=worker.kill) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert closed == [10**6]
 
 
 def test_replies_can_be_awaited(pool):
