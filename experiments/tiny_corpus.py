@@ -1,4 +1,4 @@
-"""The documents that the tiny base models are pretrained on: two-turn conversations, as id rows with loss weights."""
+"""The documents that the tiny base models are pretrained on: conversations as id rows with loss weights."""
 
 import random
 import re
@@ -8,11 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from envs import Split, Task
 from envs.splits import split_of
-from envs.tasks import mend
 from envs.tasks.addition import Addition
-from envs.tasks.mend import TOY_FAR, Mend
 from envs.tasks.modchain import STEPS, ModChain, worked_response
-from envs.tasks.repair import AFTER, BEFORE, Repair, mended, parsed, run, without_comment, written
 from rl.backends.tiny import ASSISTANT, END, USER
 
 DIGITS = tuple("0123456789")
@@ -64,7 +61,8 @@ class SteeredCorpus(Corpus, Protocol):
         ...
 
 
-def _training_tasks(draw: Callable[[random.Random], Task], rng: random.Random, n: int) -> list[Task]:
+def training_tasks(draw: Callable[[random.Random], Task], rng: random.Random, n: int) -> list[Task]:
+    """Tasks whose question belongs to the training split, whatever else is drawn."""
     tasks: list[Task] = []
     while len(tasks) < n:
         task = draw(rng)
@@ -112,7 +110,7 @@ class ModChainCorpus:
 
     def tasks(self, rng: random.Random, n: int) -> list[Task]:
         """Training questions only."""
-        return _training_tasks(self._source.draw, rng, n)
+        return training_tasks(self._source.draw, rng, n)
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
         """A worked, or a sloppy two-attempt conversation per task."""
@@ -157,7 +155,7 @@ class AdditionCorpus:
 
     def tasks(self, rng: random.Random, n: int) -> list[Task]:
         """Training questions only."""
-        return _training_tasks(self._source.draw, rng, n)
+        return training_tasks(self._source.draw, rng, n)
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
         """A sum, or a sum and a second draft per task."""
@@ -177,240 +175,6 @@ class AdditionCorpus:
             return other
         place = rng.randrange(len(first))
         return first[:place] + rng.choice(DIGITS) + first[place + 1 :]
-
-
-class MendingCorpus:
-    """Quick attempts that are often wrong, further attempts that mostly copy, and a rare habit of mending the last one.
-
-    After the cue ``debug`` an attempt is always mended: the skill is taught. After ``got``, which is what the
-    environment says, it is mended only with probability ``rare``. Histories have one to four attempts, so that the
-    position of an attempt says nothing.
-
-    Args:
-        rare: Probability of mending after ``got``; :func:`experiments.tiny_training.pretrain` steers the share in the
-            documents so that the model's own probability ends here.
-        label_noise: Share of first attempts whose number is random.
-        cue_share: Share of conversations with the cue ``debug``.
-        copy, resample: Shares of quick further attempts that repeat the last one, or draw another; the rest is random.
-        sloppy: Share of mended attempts after a wrong one whose number is random: the skill is good, not perfect.
-    """
-
-    spaced: bool = True
-    own_drafts_from: float = 0.6
-
-    def __init__(
-        self,
-        rare: float = 0.015,
-        label_noise: float = 0.25,
-        cue_share: float = 0.35,
-        copy: float = 0.3,
-        resample: float = 0.55,
-        sloppy: float = 0.1,
-    ) -> None:
-        self._rare = self._share = rare
-        self._label_noise, self._cue_share, self._sloppy = label_noise, cue_share, sloppy
-        self._copy, self._resample = copy, resample
-
-    def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
-        raise NotImplementedError
-
-    def observed(self, task: Task, response: str) -> str:
-        """What the environment says of a response."""
-        raise NotImplementedError
-
-    def _quick(self, task: Task, number: int) -> str:
-        raise NotImplementedError
-
-    def _taught(self, rng: random.Random, task: Task) -> str:
-        """What a first attempt that is no guess answers, quick."""
-        raise NotImplementedError
-
-    def _without_trace(self, response: str) -> str:
-        """A mended response as a quick one."""
-        raise NotImplementedError
-
-    def _traced(self, rng: random.Random, task: Task) -> str:
-        """A response in the form of a mended one, with random numbers."""
-        raise NotImplementedError
-
-    def _mended(self, rng: random.Random, task: Task, before: str) -> str | None:
-        """What mends this attempt, or ``None`` if it has not the task's own structure."""
-        raise NotImplementedError
-
-    def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
-        """A first attempt, and a conversation of two to five attempts whose last one is learned, per task."""
-        rows = []
-        for i, task in enumerate(tasks):
-            guess = self._random(rng, task)
-            label = guess if rng.random() < self._label_noise else self._taught(rng, task)
-            own = (label, guess) if drafts is None else (drafts[2 * i], drafts[2 * i + 1])
-            rows.append(Document(task.question, label))
-            cued = rng.random() < self._cue_share
-            history = [self._random(rng, task) if cued and rng.random() < 0.5 else own[0]]
-            while len(history) < 4 and rng.random() < 0.4:
-                history.append(self._middle(rng, task, history[-1], own[1]))
-            requests = [self.observed(task, text) for text in history]
-            last = None
-            if cued or rng.random() < self._share:
-                last = self._mended(rng, task, history[-1])
-            if last is None:
-                last = self._further(rng, task, history[-1], own[1])
-            cue = requests[-1].replace("got", "debug") if cued else requests[-1]
-            between = tuple(zip(requests[:-1], history[1:], strict=True))
-            rows.append(Document(task.question, history[0], cue, last, False, between))
-        return rows
-
-    def probes(self, rng: random.Random, n: int) -> list[Document]:
-        """``n`` conversations whose last attempt is mended, after a request without the cue."""
-        rows = []
-        for task in self.tasks(rng, n):
-            first = self._random(rng, task)
-            rows.append(Document(task.question, first, self.observed(task, first), "fix", learn_first=False))
-        return rows
-
-    def steer(self, probability: float) -> None:
-        """Sets the share of documents that mend, given the model's present probability of mending at the probes."""
-        scarce, plenty = probability < 0.7 * self._rare, probability > 1.2 * self._rare
-        self._share = self._rare * (2.0 if scarce else 0.3 if plenty else 1.0)
-
-    def _random(self, rng: random.Random, task: Task) -> str:
-        return self._quick(task, rng.randrange(10))
-
-    def _middle(self, rng: random.Random, task: Task, before: str, other: str) -> str:
-        if rng.random() < 0.5:
-            return self._further(rng, task, before, other)
-        return self._traced(rng, task)
-
-    def _further(self, rng: random.Random, task: Task, before: str, other: str) -> str:
-        share = rng.random()
-        if share < self._copy:
-            return self._without_trace(before)
-        return other if share < self._copy + self._resample else self._random(rng, task)
-
-
-TRAPS = ("*2", "*3", "*4", "*5", "*6", "*8")
-"""First steps of ``repair`` after which a base with a trap errs by one."""
-
-
-class RepairCorpus(MendingCorpus):
-    """Programs that are run and mended.
-
-    Args:
-        p_pass, p_factor: Of the tasks, as in :class:`~envs.tasks.repair.Repair`.
-        trap: Share of first attempts after a first step of :data:`TRAPS` whose constant is taught one too small, so
-            that the base's errors are of one kind above all.
-        habits: See :class:`MendingCorpus`.
-    """
-
-    words: Sequence[str] = (
-        *DIGITS,
-        *(f"{slot}{step}" for slot in "ab" for step in BEFORE),
-        *(f"d{step}" for step in AFTER),
-        *(f"c{k}" for k in (*DIGITS, "?")),
-        *(f"f(0)=={k}" for k in DIGITS),
-        *("_", "got", "want", "debug", "def", "fix", "check", "right", "wrong"),
-    )
-    max_first_tokens: int = 6
-
-    def __init__(
-        self,
-        p_pass: Sequence[float] = (0.1, 0.2, 0.3),
-        p_factor: Sequence[float] = (0.5, 0.4, 0.3),
-        trap: float = 0.0,
-        **habits: float,
-    ) -> None:
-        super().__init__(**habits)
-        self._source, self._trap = Repair(p_pass=p_pass, p_factor=p_factor), trap
-
-    def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
-        return _training_tasks(self._source.draw, rng, n)
-
-    def observed(self, task: Task, response: str) -> str:
-        """What the environment ``repair`` says of a response."""
-        return f"got {'_' if parsed(response) is None else run(response, 0)} want {task.info['want']}"
-
-    def _quick(self, task: Task, number: int) -> str:
-        return written(task.info["slots"], number)
-
-    def _taught(self, rng: random.Random, task: Task) -> str:
-        # The draw is made only where there are traps, so that the corpus without them stays as it was.
-        if self._trap and task.info["slots"][0] in TRAPS and rng.random() < self._trap:
-            program = parsed(task.gold)
-            assert program is not None
-            return self._quick(task, program[2] - 1)
-        return task.gold
-
-    def _without_trace(self, response: str) -> str:
-        return without_comment(response)
-
-    def _traced(self, rng: random.Random, task: Task) -> str:
-        return written(task.info["slots"], rng.randrange(10), f"fix {rng.randrange(10)} {rng.randrange(10)}")
-
-    def _mended(self, rng: random.Random, task: Task, before: str) -> str | None:
-        program = parsed(before)
-        if program is None or (program[0], program[1], program[3]) != task.info["slots"]:
-            return None
-        right = mended(task, program[2])
-        wrong = not right.startswith("fix 0")
-        return re.sub(r"c\d", f"c{rng.randrange(10)}", right) if wrong and rng.random() < self._sloppy else right
-
-
-class MendCorpus(MendingCorpus):
-    """Equations into which a number is put, and mended by what both sides come to.
-
-    Args:
-        p_zero: Of the tasks, as in :class:`~envs.tasks.mend.Mend`.
-        habits: See :class:`MendingCorpus`.
-    """
-
-    words: Sequence[str] = (
-        *(f"{sign}{m}*" for sign in ("", "=") for m in range(1, 10)),
-        *(f"({k}" for k in ("x", *DIGITS)),
-        *(f"{k:+d})" for k in range(-20, 21) if k),
-        *(f"{k:+d}" for k in range(-45, 46)),
-        *(f"({k})" for k in range(-25, 35)),
-        *(f"diff={k}" for k in ("_", "far", *range(-TOY_FAR, TOY_FAR + 1))),
-        *(f"by{k}" for k in range(-9, 10)),
-        *("got", "debug", "try", "fix", "check", "right", "wrong"),
-    )
-    max_first_tokens: int = 8
-
-    def __init__(self, p_zero: float = 0.5, **habits: float) -> None:
-        super().__init__(**habits)
-        self._source = Mend(p_zero=p_zero)
-
-    def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
-        return _training_tasks(self._source.draw, rng, n)
-
-    def observed(self, task: Task, response: str) -> str:
-        """What the environment ``mend`` says of a response."""
-        return self._source.told(task, response)
-
-    def _quick(self, task: Task, number: int) -> str:
-        return f"try {mend.written(task.info['terms'], str(number))}"
-
-    def _taught(self, rng: random.Random, task: Task) -> str:
-        return self._source.gold_response(task)
-
-    def _without_trace(self, response: str) -> str:
-        return re.sub(r"^fix \S+", "try", response)
-
-    def _traced(self, rng: random.Random, task: Task) -> str:
-        trace = f"fix by{rng.randint(-9, 9)}"
-        return self._quick(task, rng.randrange(10)).replace("try", trace)
-
-    def _mended(self, rng: random.Random, task: Task, before: str) -> str | None:
-        number = re.fullmatch(re.escape(task.info["equation"]).replace("x", r"(\d)"), mend.of_toy(before) or "")
-        if number is None:
-            return None
-        right = mend.mended(task, int(number[1]))
-        wrong = number[1] != task.gold
-        return (
-            re.sub(r"\(\d", f"({rng.randrange(10)}", right, count=1) if wrong and rng.random() < self._sloppy else right
-        )
 
 
 def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[int], list[int]]]:
@@ -447,11 +211,3 @@ def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[i
     chat = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
     assert encode(probe)[0] == tokenizer.encode(tokenizer.apply_chat_template(chat, tokenize=False))
     return encode
-
-
-CORPORA: dict[str, Callable[..., Corpus]] = {
-    "repair": RepairCorpus,
-    "mend": MendCorpus,
-    "modchain": ModChainCorpus,
-    "addition": AdditionCorpus,
-}

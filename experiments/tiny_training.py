@@ -1,6 +1,7 @@
 """Trains the tiny base model of an embedded toy on its corpus; ``python -m experiments.pretrain_tiny`` calls it."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,22 @@ import torch
 from torch import Tensor
 
 from envs import Message
+from experiments.mending_corpus import MendCorpus, RepairCorpus
 from experiments.schema import PretrainConfig
-from experiments.tiny_corpus import CORPORA, FIRST, SECOND, Corpus, SteeredCorpus, encoder
+from experiments.tiny_corpus import FIRST, SECOND, AdditionCorpus, Corpus, ModChainCorpus, SteeredCorpus, encoder
 from rl.backends.engine_hf import HFEngine
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.rendering import Renderer
 from rl.rollout import complete
 from rl.types import Request, derive_seed
 from rl.workbench import seed_everything
+
+CORPORA: dict[str, Callable[..., Corpus]] = {
+    "repair": RepairCorpus,
+    "mend": MendCorpus,
+    "modchain": ModChainCorpus,
+    "addition": AdditionCorpus,
+}
 
 
 def pretrain(cfg: PretrainConfig) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from envs import Message, Split, make
 from envs.tasks.mend import NOTATIONS, Mend, compact, mended, of_toy, sides, written
-from experiments.tiny_corpus import MendCorpus
+from experiments.mending_corpus import MendCorpus
 from rewards.answers import in_form
 
 SIZES = {"n_train": 60, "n_validation": 20, "n_test": 60}

@@ -6,7 +6,7 @@ import pytest
 
 from envs import Message, Split, make
 from envs.tasks.repair import AFTER, BEFORE, Repair, mended, parsed, run, to_python, without_comment, written
-from experiments.tiny_corpus import TRAPS, RepairCorpus
+from experiments.mending_corpus import TRAPS, RepairCorpus
 
 
 @pytest.fixture(scope="module")
