@@ -38,7 +38,7 @@ OUT = Path("runs/benchmarks/train_step.json")
 DEFAULT = "experiment=benchmark"
 """Unless the overrides name another experiment, or ``experiment=none``."""
 QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-OPTIONS = ("--steps", "--minutes", "--warmup", "--side")
+OPTIONS = ("--steps", "--minutes", "--tests", "--warmup", "--side")
 _MARK = "step "
 
 

@@ -1,6 +1,7 @@
 """What only a GPU shows: ``pytest -m gpu`` on a machine that has one; vLLM's part where it is installed."""
 
 import importlib.util
+import math
 
 import pytest
 import torch
@@ -9,6 +10,13 @@ from rl.config import AlgorithmConfig, EngineConfig, StageConfig
 from tests.helpers import log_step, modchain_config, named
 
 pytestmark = pytest.mark.gpu
+
+PRESETS = ("grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "ppo", "ppo_shared", "score", "turn_ppo")
+SMALL = {
+    "env.options": {"n_train": 64, "n_validation": 16, "n_test": 16},
+    "training": {"tasks_per_step": 8, "keep_episodes": 2, "validate_every": 2},
+    "evaluation": {"samples_per_task": 2},
+}
 
 
 def trainer_on_gpu(engine=None, **optim):
@@ -33,6 +41,56 @@ def test_a_run_on_a_gpu_measures_a_small_gap(fused, precision):
         metrics, _ = log_step(trainer)
         assert metrics["policy/sampler_gap"] < (1e-3 if precision == "no" else 0.1)
     assert {p.dtype for p in bench.model.parameters()} == {torch.float32}
+
+
+def online(tmp_path, name, *overrides):
+    """A whole run of ``experiments.train`` on the GPU: its folder's metrics and the policy's weights."""
+    from experiments.configs import config
+    from experiments.online import run_online
+    from rl.tracking import read_jsonl
+
+    cfg = config("train", *overrides, env="modchain", algorithm=name, threads=1, **SMALL)
+    (tmp_path / "run").mkdir(exist_ok=True)
+    torch.cuda.reset_peak_memory_stats()
+    run_online(cfg, tmp_path / "run", lambda *_: None)
+    assert torch.cuda.max_memory_allocated() > 0
+    return read_jsonl(tmp_path / "run" / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains_validates_and_evaluates(name, tmp_path):
+    rows = online(tmp_path, name, "training.episodes=512")
+    losses = [row["policy/sampler_gap"] for row in rows if "policy/sampler_gap" in row]
+    assert losses
+    assert all(math.isfinite(value) and value < 1e-3 for value in losses)
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["algorithm.optim.gradient_checkpointing=true"],
+        ["model.lora.rank=4"],
+        ["algorithm.optim.mixed_precision=bf16", "algorithm.optim.micro_batch_tokens=256"],
+        ["model.dtype=bfloat16"],
+    ],
+    ids=["checkpointing", "lora", "bf16", "weights in bfloat16"],
+)
+def test_what_saves_memory_trains(overrides, tmp_path):
+    if "model.lora.rank=4" in overrides:
+        pytest.importorskip("peft")
+    rows = online(tmp_path, "rloo", "training.episodes=256", *overrides)
+    assert all(math.isfinite(row["policy/grad_norm"]) for row in rows if "policy/grad_norm" in row)
+
+
+@pytest.mark.parametrize("name", ["star", "dpo", "iterated_rft"])
+def test_offline_methods_train(name, tmp_path):
+    from experiments.arms import run_offline
+    from experiments.configs import config
+
+    cfg = config("sft", env="modchain", offline=name, threads=1, **(SMALL | {"training": {"episodes": 512}}))
+    result = run_offline(cfg, tmp_path, lambda *_: None)
+    assert result.totals["updates"] > 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
