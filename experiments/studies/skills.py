@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.analysis.claims import Claim, Figure, last, minus
+from rl.analysis.claims import Claim, Figure, PerSeed, ahead, last, minus
 from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, fit, sample
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
@@ -309,39 +309,46 @@ def show(
 # ---------------------------------------------------------------- what is claimed
 
 PAPER = "arXiv 2604.27660"
+
+
+def over(other: str, arm: str = "drifting") -> PerSeed:
+    """What the selected skills solve more than another set of the same arm, of real tasks."""
+    return minus(last(arm, "selected"), last(arm, other))
+
+
 # fmt: off
 CLAIMS = (
     Claim("selected_helps", "With the selected skills more real tasks are solved than with none",
-          minus(last("drifting", "selected"), last("drifting", "none")), paper=PAPER),
+          over("none"), paper=PAPER),
     Claim("drift_harms", "With a drifting Challenger the last set is worse than the first",
           minus(last("drifting", "accuracy"), last("drifting", "first_set")), "below", paper=PAPER),
     Claim("replay_guards", "With a drifting Challenger the selected set is better than the last",
-          minus(last("drifting", "selected"), last("drifting", "accuracy")), paper=PAPER),
+          over("accuracy"), paper=PAPER),
     Claim("replay_helps_steady", "With a steady Challenger too the selected set is better than the last",
-          minus(last("steady", "selected"), last("steady", "accuracy"))),
+          over("accuracy", "steady")),
     Claim("replay_finds_the_best", "The selected set is at most 5 points below the best one in hindsight",
-          minus(last("drifting", "selected"), last("drifting", "best")), than=-0.05),
+          over("best"), than=-0.05),
     Claim("beats_random_rules", "The selected set is better than six rules of the book at random",
-          minus(last("drifting", "selected"), last("drifting", "random"))),
+          over("random")),
     Claim("beats_the_curator", "With a steady Challenger it is better than the rules of the six most frequent symbols",
-          minus(last("steady", "selected"), last("steady", "curated"))),
+          over("curated", "steady")),
     Claim("product_beats_hard", "The product of both rates selects better than hard probes alone",
-          minus(last("drifting", "selected"), last("drifting", "hard_only")), paper=PAPER),
+          over("hard_only"), paper=PAPER),
     Claim("product_beats_easy", "The product of both rates selects better than easy probes alone",
-          minus(last("drifting", "selected"), last("drifting", "easy_only")), paper=PAPER),
+          over("easy_only"), paper=PAPER),
     Claim("even_probes_help", "Probes drawn in turn from every iteration select better than probes from all together",
           minus(last("drifting", "evenly"), last("drifting", "selected"))),
     Claim("survives_a_noisy_judge", "With a Judge that errs in a fifth the selected set is still better than the last",
-          minus(last("noisy_judge", "selected"), last("noisy_judge", "accuracy"))),
+          over("accuracy", "noisy_judge")),
     Claim("the_judge_matters", "With a Judge that tosses a coin the selected set is worse",
-          minus(last("coin_judge", "selected"), last("drifting", "selected")), "below"),
+          ahead("coin_judge", "drifting", "selected"), "below"),
 )
 
 
 def brings(arm: str, kind: str) -> Trained:
     """What the selected skills add to real tasks."""
     told = None if kind == "oracle" else last(arm, "reward_accuracy")
-    return Trained(arm, kind, minus(last(arm, "selected"), last(arm, "none")), told)
+    return Trained(arm, kind, over("none", arm), told)
 
 
 THESIS = Thesis(

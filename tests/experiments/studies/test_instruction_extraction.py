@@ -52,7 +52,7 @@ def test_arms_keep_what_they_say_and_the_saved_pairs_are_rows(tmp_path):
 
 def test_no_student_starts_as_a_teacher_does(monkeypatch):
     begun, base = [], study.prepare(CFG, 1)
-    monkeypatch.setattr(study, "trained", lambda pairs, steps, batch, width, seed, places: begun.append(seed))
+    monkeypatch.setattr(study, "taught", lambda pairs, steps, batch, width, seed, places: begun.append(seed))
     monkeypatch.setattr(study, "accuracy", lambda model, pairs: np.ones(1, bool))
     for seed in range(1, 20):
         study.run(CFG, "real", seed, base, [])
