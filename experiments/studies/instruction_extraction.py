@@ -37,6 +37,7 @@ from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 from rl.config import ModelConfig
 from rl.rendering import Renderer
+from rl.types import derive_seed
 
 
 @dataclass
@@ -226,7 +227,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     if arm == "shuffled":
         data = pairs_of(data[:, 1:6], rng.permutation(data[:, 7]))
     right = (data[:, 7] == truth) & seen.formed[kept]
-    student = trained(data, cfg.student_steps if len(data) else 0, 64, cfg.width, seed + 1, (7, 8))
+    student = trained(data, cfg.student_steps if len(data) else 0, 64, cfg.width, derive_seed(seed, "student"), (7, 8))
     for i in rng.choice(len(data), min(100, len(data)), replace=False):
         words = TOKENIZER.convert_ids_to_tokens
         told = {"gold": words(int(truth[i])), "right": bool(right[i])}

@@ -29,6 +29,7 @@ from rl.analysis.claims import Claim, Figure, first, last, minus
 from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.types import derive_seed
 
 
 @dataclass
@@ -225,8 +226,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 
 def student_accuracy(cfg: Config, data: Instances, test: Instances, seed: int) -> float:
     """A fresh network on the data, asked about real instances."""
-    torch.manual_seed(seed + 2)
-    model, generator = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 16), torch.Generator().manual_seed(seed + 2)
+    generator = torch.manual_seed(derive_seed(seed, "student"))  # no other seed's writer starts with these weights
+    model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 16)
     layout = (ASK, "domain", "seed", "claim")
     rows = data.rows(*layout, "label")
 

@@ -76,9 +76,11 @@ ID: dict[str, int] = TOKENIZER.get_vocab()
 D0, END = ID["0"], ID["<|end|>"]
 N_PROBLEM, N_ANSWER = 6, 4
 """Tokens that the proposer writes, and the solver after it."""
-HELD_OUT = np.zeros(10_000, bool)
-HELD_OUT[np.random.default_rng(0).permutation(10_000)[:2000]] = True
-"""Sums that nobody trains on, by ``100 a + b``."""
+_SHUFFLED = np.random.default_rng(0).permutation(10_000)
+FOR_STOPPING, FOR_TESTS = _SHUFFLED[:200], _SHUFFLED[200:2000]
+"""Sums ``100 a + b`` that nobody trains on: they decide when pre-training stops; gate and test draw from the others."""
+HELD_OUT = np.isin(np.arange(10_000), _SHUFFLED[:2000])
+"""Both, as a mask."""
 
 
 def digits(numbers: np.ndarray, n: int) -> np.ndarray:
@@ -125,7 +127,6 @@ def prepare(cfg: Config, seed: int) -> Base:
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     model, train = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 12), np.flatnonzero(~HELD_OUT)
-    asked = rng.permutation(np.flatnonzero(HELD_OUT))[:200]
     weak: list[Any] = []
 
     def lines(step: int) -> list[Learned]:
@@ -141,8 +142,9 @@ def prepare(cfg: Config, seed: int) -> Base:
     def good_enough(step: int) -> bool:
         if step == 0 or step % 10:
             return False
-        told = sample(model, question(np.repeat(asked, 2)), N_ANSWER, 1.0, generator)
-        accuracy = float((told == right_answer(np.repeat(asked, 2))).all(1).float().mean())
+        asked = np.repeat(FOR_STOPPING, 2)
+        told = sample(model, question(asked), N_ANSWER, 1.0, generator)
+        accuracy = float((told == right_answer(asked)).all(1).float().mean())
         if not weak and accuracy >= cfg.weak_target:
             weak.append(copy.deepcopy(model))
         return accuracy >= cfg.target
@@ -283,7 +285,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     lr = cfg.rl_lr * (5 if cell.hurried else 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
     rng, generator = np.random.default_rng(seed + 5), torch.Generator().manual_seed(seed + 5)
-    held_out = rng.permutation(np.flatnonzero(HELD_OUT))
+    held_out = rng.permutation(FOR_TESTS)
     test, for_gate = held_out[: cfg.n_test], held_out[cfg.n_test : 2 * cfg.n_test]
     fixed = rng.choice(np.flatnonzero(~HELD_OUT), cfg.n_frozen, replace=False)
 

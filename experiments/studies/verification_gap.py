@@ -340,10 +340,10 @@ THESIS = Thesis(
     (
         *(Trained(arm, "self", last(arm, "first_gain"), first(arm, "reward_accuracy"))
           for arm in ("own", "own_replay", "young", "facts")),
+        Trained("no_filter", "self", last("no_filter", "first_gain"), first("no_filter", "accuracy")),
         Trained("oracle", "oracle", last("oracle", "first_gain")),
         Trained("young_oracle", "oracle", last("young_oracle", "first_gain")),
         Trained("shuffled", "control", last("shuffled", "first_gain"), first("shuffled", "reward_accuracy")),
-        Trained("no_filter", "control", last("no_filter", "first_gain"), first("no_filter", "accuracy")),
     ),
     "held-out accuracy, one round",
 )  # fmt: skip

@@ -22,6 +22,11 @@ def test_what_is_proposed_is_read_and_a_held_out_sum_cannot_be_used():
     assert study.TOKENIZER.decode(study.right_answer(np.array([4725]))[0, :3]) == "0 7 2"
 
 
+def test_what_stops_the_pre_training_is_in_no_test():
+    assert not np.isin(study.FOR_STOPPING, study.FOR_TESTS).any()
+    assert np.flatnonzero(study.HELD_OUT).tolist() == sorted([*study.FOR_STOPPING, *study.FOR_TESTS])
+
+
 def group(*sums, gold=(72,)):
     """One problem's answers by their sums; a negative one is malformed."""
     answers = answer(np.abs(np.array(sums)))[None]
