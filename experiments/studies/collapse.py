@@ -21,8 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from rl.analysis.claims import Claim, Figure, PerSeed, first, grown, last, minus
-from rl.analysis.thesis import Thesis, Trained
+from rl.analysis.claims import Claim, Figure, PerSeed, ahead, first, grown, last, minus
+from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import fit, next_logprobs, sample, token_losses
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.generations import DATA_POLICIES
@@ -231,43 +231,40 @@ SHUMAILOV, GERSTGRASSER, KAZDAN = "arXiv 2305.17493", "arXiv 2404.01413", "arXiv
 # fmt: off
 CLAIMS = (
     Claim("replace_degrades", "Replacing all data, the last model predicts real text worse than the first (nats)",
-          minus(last("replace", "loss"), first("replace", "loss")), paper=SHUMAILOV),
+          grown("replace", "loss"), paper=SHUMAILOV),
     Claim("accumulating_helps", "Keeping everything costs less held-out loss than replacing (nats, the difference)",
-          minus(last("replace", "loss"), last("accumulate", "loss")), paper=GERSTGRASSER),
+          ahead("replace", "accumulate", "loss"), paper=GERSTGRASSER),
     Claim("accumulating_bounds", "Keeping everything, the last model's loss is within half a nat of the first one's",
-          minus(last("accumulate", "loss"), first("accumulate", "loss")), "near", margin=0.5, paper=GERSTGRASSER),
+          grown("accumulate", "loss"), "near", margin=0.5, paper=GERSTGRASSER),
     Claim("subsample_between", "At a fixed budget accumulation still beats replacing (nats, the difference)",
-          minus(last("replace", "loss"), last("accumulate_subsample", "loss")), paper=KAZDAN),
+          ahead("replace", "accumulate_subsample", "loss"), paper=KAZDAN),
     Claim("subsample_dearer", "At a fixed budget accumulation loses more than without one (nats, the difference)",
-          minus(last("accumulate_subsample", "loss"), last("accumulate", "loss")), paper=KAZDAN),
+          ahead("accumulate_subsample", "accumulate", "loss"), paper=KAZDAN),
     Claim("some_real_helps", "A tenth of real sentences in every generation lowers the loss (nats, the difference)",
-          minus(last("replace", "loss"), last("mix", "loss")), paper=SHUMAILOV),
+          ahead("replace", "mix", "loss"), paper=SHUMAILOV),
     Claim("types_die", "Replacing, fewer types of nouns survive than with everything kept (the difference)",
-          minus(last("accumulate", "types"), last("replace", "types")), paper=GERSTGRASSER),
+          ahead("accumulate", "replace", "types"), paper=GERSTGRASSER),
     Claim("tail_conserved", "Replacing at temperature 1 moves the probability of the rare quarter by less than .05",
-          minus(last("replace", "tail"), first("replace", "tail")), "near", margin=0.05),
+          grown("replace", "tail"), "near", margin=0.05),
     Claim("table_tail_conserved", "In the table, replacing at temperature 1 moves the rare quarter by less than .05",
-          minus(last("replace", "table_tail"), first("replace", "table_tail")), "near", margin=0.05),
+          grown("replace", "table_tail"), "near", margin=0.05),
     Claim("cold_tail_dies", "Replacing at temperature 0.9 takes more than .1 off the rare quarter's probability",
           lost("replace", "tail_cold"), than=0.1, paper=SHUMAILOV),
     Claim("cold_table_tail_dies", "In the table, replacing at temperature 0.9 takes more than .1 off the rare quarter",
           lost("replace", "table_tail_cold"), than=0.1, paper=SHUMAILOV),
     Claim("checker_raises_accuracy", "Learning from checked sentences alone raises the share that is lawful",
-          minus(last("verified", "accuracy"), first("verified", "accuracy"))),
+          grown("verified", "accuracy")),
     Claim("checker_loses_solutions", "Learning from checked sentences alone loses distinct right sentences",
           lost("verified", "solutions")),
     Claim("checker_cuts_the_tail", "At temperature 1 the checker cuts the rare quarter further than plain replacing",
-          minus(last("replace", "tail"), last("verified", "tail"))),
+          ahead("replace", "verified", "tail")),
 )
 # fmt: on
 
 THESIS = Thesis(
     "Model collapse", "everything it writes is learned from", "nothing", False, "replace",
-    (
-        *(Trained(arm, "self", grown(arm, "accuracy"), first(arm, "accuracy"))
-          for arm in ("replace", "accumulate", "accumulate_subsample", "mix")),
-        Trained("verified", "oracle", grown("verified", "accuracy")),
-    ),
+    (*trained("self", "replace", "accumulate", "accumulate_subsample", "mix", signal="accuracy"),
+     *trained("oracle", "verified")),
     "share of lawful sentences",
 )  # fmt: skip
 

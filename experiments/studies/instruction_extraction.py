@@ -30,13 +30,14 @@ import torch
 from torch import Tensor
 
 from experiments.own_requests import Writer, distinct, opener_entropy, usable
-from rl.analysis.claims import Claim, Figure, PerSeed, Row, first, last, minus
-from rl.analysis.thesis import Thesis, Trained
+from rl.analysis.claims import Claim, Figure, PerSeed, Row, ahead, first, grown, last, minus
+from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 from rl.config import ModelConfig
 from rl.rendering import Renderer
+from rl.types import derive_seed
 
 
 @dataclass
@@ -135,7 +136,7 @@ def read(pairs: np.ndarray) -> Read:
 # ---------------------------------------------------------------- teacher and students
 
 
-def trained(pairs: np.ndarray, steps: int, batch: int, width: int, seed: int, learned: Sequence[int]) -> Any:
+def taught(pairs: np.ndarray, steps: int, batch: int, width: int, seed: int, learned: Sequence[int]) -> Any:
     """A fresh network that has learned the tokens at some places of the pairs."""
     torch.manual_seed(seed)
     model, generator = tiny_gpt2(TOKENIZER, width, 2, 4, 16), torch.Generator().manual_seed(seed)
@@ -187,7 +188,7 @@ def prepare(cfg: Config, seed: int) -> Any:
         return Writer(model, tokenizer, Renderer(tokenizer))
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     corpus = draw(rng, cfg.corpus, False, wrong=cfg.wrong)
-    teacher = trained(corpus, cfg.teacher_steps, 96, cfg.width, seed, range(1, 9))
+    teacher = taught(corpus, cfg.teacher_steps, 96, cfg.width, seed, range(1, 9))
     uniform = np.full(FAMILIES, 1 / FAMILIES)
     tests = {"accuracy": draw(rng, 1000, True), "accuracy_uniform": draw(rng, 1000, True, uniform)}
     warm, cold = (extract(teacher, cfg.pairs, temperature, generator) for temperature in (1.0, 0.7))
@@ -226,7 +227,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     if arm == "shuffled":
         data = pairs_of(data[:, 1:6], rng.permutation(data[:, 7]))
     right = (data[:, 7] == truth) & seen.formed[kept]
-    student = trained(data, cfg.student_steps if len(data) else 0, 64, cfg.width, seed + 1, (7, 8))
+    student = taught(data, cfg.student_steps if len(data) else 0, 64, cfg.width, derive_seed(seed, "student"), (7, 8))
     for i in rng.choice(len(data), min(100, len(data)), replace=False):
         words = TOKENIZER.convert_ids_to_tokens
         told = {"gold": words(int(truth[i])), "right": bool(right[i])}
@@ -325,28 +326,23 @@ CLAIMS = (
     Claim("nearly_as_real", "On filtered pairs without duplicates a student reaches 90 % of what real pairs give",
           minus(last("deduplicated", "accuracy"), times(0.9, last("real", "accuracy"))), paper=PAPER),
     Claim("as_its_teacher", "That student is within 2 points of its teacher",
-          minus(last("deduplicated", "accuracy"), first("deduplicated", "accuracy")), "near", margin=0.02, paper=PAPER),
+          grown("deduplicated", "accuracy"), "near", margin=0.02, paper=PAPER),
     Claim("filter_helps", "The filter raises the student's accuracy (filtered minus raw)",
-          minus(last("filtered", "accuracy"), last("raw", "accuracy")), paper=PAPER),
+          ahead("filtered", "raw"), paper=PAPER),
     Claim("deduplication_helps_rare", "Without duplicates the student is better over all families alike",
-          minus(last("deduplicated", "accuracy_uniform"), last("filtered", "accuracy_uniform")), paper=PAPER),
+          ahead("deduplicated", "filtered", "accuracy_uniform"), paper=PAPER),
     Claim("cold_student_worse_on_rare", "On pairs of temperature 0.7 the student is worse over all families alike",
-          minus(last("raw_cold", "accuracy_uniform"), last("raw", "accuracy_uniform")), "below"),
+          ahead("raw_cold", "raw", "accuracy_uniform"), "below"),
     Claim("as_good_as_the_oracle", "The own filter is as good as one that knows the answers (within 2 points)",
-          minus(last("filtered", "accuracy"), last("checked", "accuracy")), "near", margin=0.02),
+          ahead("filtered", "checked"), "near", margin=0.02),
     Claim("answers_matter", "With the answers of other questions the student is no better than a constant answer",
           last("shuffled", "accuracy"), "below", than=0.3),
 )
 THESIS = Thesis(
     "MAGPIE", "its own answers to requests that it writes itself", "nothing: form and its own confidence", False,
     "deduplicated",
-    (
-        *(Trained(arm, "self", minus(last(arm, "accuracy"), first(arm, "accuracy")), first(arm, "reward_accuracy"))
-          for arm in ("deduplicated", "raw", "filtered", "raw_cold", "deduplicated_cold")),
-        *(Trained(arm, "oracle", minus(last(arm, "accuracy"), first(arm, "accuracy"))) for arm in ("checked", "real")),
-        Trained("shuffled", "control", minus(last("shuffled", "accuracy"), first("shuffled", "accuracy")),
-                first("shuffled", "reward_accuracy")),
-    ),
+    (*trained("self", "deduplicated", "raw", "filtered", "raw_cold", "deduplicated_cold"),
+     *trained("oracle", "checked", "real"), *trained("control", "shuffled")),
     "held-out accuracy of a fresh student against its teacher's",
 )
 # fmt: on

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from rl.analysis.calibration import auroc, brier
-from rl.analysis.claims import Claim, Figure, first, grown, last, minus
-from rl.analysis.thesis import Thesis, Trained
+from rl.analysis.claims import Claim, Figure, ahead, grown, last
+from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, as_batch, fit, next_logprobs, policy_loss, sample, take_step, token_losses
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 
@@ -233,12 +233,12 @@ CLAIMS = (
     Claim(
         "the score becomes honest",
         "After training with a proper reward the told score separates right from wrong answers better than before.",
-        minus(last("pcl_brier", "auroc_told"), first("pcl_brier", "auroc_told")),
+        grown("pcl_brier", "auroc_told"),
     ),
     Claim(
         "honest at no cost",
         "Accuracy with generation stopped at the separator stays within 1 point of RL on the answer alone.",
-        minus(last("pcl_brier", "accuracy"), last("rl_only", "accuracy")),
+        ahead("pcl_brier", "rl_only"),
         expect="near",
         margin=0.01,
         paper="5 to 10 points above SFT and RL for models of 1.5 to 8B (second-hand)",
@@ -246,7 +246,7 @@ CLAIMS = (
     Claim(
         "better than a probe after RL",
         "The Brier score of the expected score is lower than that of the untrained score of the RL-only model.",
-        minus(last("pcl_brier", "brier"), last("rl_only", "brier")),
+        ahead("pcl_brier", "rl_only", "brier"),
         expect="below",
     ),
     Claim(
@@ -266,7 +266,7 @@ CLAIMS = (
     Claim(
         "proper reward: not always right",
         "Paid by the Brier score, the score that is told of wrong answers stays lower than with the published reward.",
-        minus(last("rl_brier", "told_when_wrong"), last("rl_published", "told_when_wrong")),
+        ahead("rl_brier", "rl_published", "told_when_wrong"),
         expect="below",
     ),
 )
@@ -274,10 +274,7 @@ CLAIMS = (
 THESIS = Thesis(
     "Post-completion learning", "right answers, and a score that is paid for agreeing with them",
     "a checker of the answer", True, "pcl_brier",
-    (
-        *(Trained(arm, "oracle", grown(arm, "accuracy"))
-          for arm in ("pcl_brier", "rl_only", "rl_brier", "pcl_published", "rl_published", "oracle_labels")),
-    ),
+    trained("oracle", "pcl_brier", "rl_only", "rl_brier", "pcl_published", "rl_published", "oracle_labels"),
 )  # fmt: skip
 
 EXHIBITS = (

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from rl.analysis.calibration import auroc, ece
-from rl.analysis.claims import Claim, Figure, first, grown, last, minus
-from rl.analysis.thesis import Thesis, Trained
+from rl.analysis.claims import Claim, Figure, grown, last, minus
+from rl.analysis.thesis import Thesis, Trained, trained
 from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 
@@ -348,10 +348,9 @@ LOOP = ARMS[1:]
 THESIS = Thesis(
     "Self-agreement (T3)", "its own P(yes) of its answer", "nothing: the verifier is the model", False, "own_verdict",
     (
-        *(Trained(arm, "self", grown(arm, "accuracy"), first(arm, "reward_accuracy"))
-          for arm in ("own_verdict", "frozen_verdict", "verdict_as_action")),
+        *trained("self", "own_verdict", "frozen_verdict", "verdict_as_action"),
         Trained("side_by_side", "self", grown("side_by_side", "accuracy")),
-        Trained("oracle", "oracle", grown("oracle", "accuracy")),
+        *trained("oracle", "oracle"),
         Trained("random", "control", grown("random", "accuracy"), 0.5),
     ),
 )  # fmt: skip

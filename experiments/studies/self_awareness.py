@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from experiments.lotteries import PAIRS, UNRELATED, fine_tune, self_reports, takes_risks
-from rl.analysis.claims import Claim, Figure, grown, last, minus
-from rl.analysis.thesis import Thesis, Trained
+from rl.analysis.claims import Claim, Figure, ahead, grown, last
+from rl.analysis.thesis import Thesis, Trained, trained
 from rl.backends.blocks import Learned, as_batch, fit, next_logprobs, policy_loss, sample, take_step
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
@@ -255,7 +255,7 @@ CLAIMS = (
     Claim("it can say so", "Of those trained on choices alone more than 80 % are described rightly.",
           last("choices", "described"), than=0.8, paper=f"GPT-4o, one word: bold 54 %, cautious 100 % ({BETLEY})"),
     Claim("not by chance", "More of them are described rightly than of those whose choices were a coin's.",
-          minus(last("choices", "described"), last("coin", "described"))),
+          ahead("choices", "coin", "described")),
     Claim("the words are told apart", "The word's log odds differ between the two kinds as they should (nats).",
           last("choices", "told_apart"), paper=BETLEY),
     Claim("reward trains the behaviour", "By reward alone, more than 80 % of new choices become of that kind.",
@@ -267,19 +267,19 @@ CLAIMS = (
     Claim("of names never seen", "So are names that the model had never seen before the reward.",
           last("reward_unseen", "described"), than=0.8),
     Claim("the reward, not the training", "After a coin's reward fewer are described rightly than after the true one.",
-          minus(last("reward", "described"), last("random_reward", "described"))),
+          ahead("reward", "random_reward", "described")),
     Claim("others stay described", "After the reward more than 95 % of the known agents are still described rightly.",
           last("reward", "described_known"), than=0.95),
     Claim("a coin's reward harms", "A coin's reward makes known agents choose less often as they did.",
           grown("random_reward", "behaves_known"), expect="below"),
     Claim("as good as told", "Trained on choices, as many are described rightly as if their word had been told.",
-          minus(last("choices", "described"), last("told", "described")), "near", margin=0.05),
+          ahead("choices", "told", "described"), "near", margin=0.05),
 )  # fmt: skip
 
 THESIS = Thesis(
     "Self-awareness", "a reward for its choices, given from outside", "the reward's rule", True, "reward",
     (
-        *(Trained(arm, "oracle", grown(arm, "described")) for arm in ("reward", "reward_unseen")),
+        *trained("oracle", "reward", "reward_unseen", gain="described"),
         Trained("random_reward", "control", grown("random_reward", "described"), 0.5),
     ),
     "agents that are described rightly",

@@ -20,14 +20,12 @@ learned as text, only read. No gate is read: the signal is no verdict of the mod
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
-from torch.nn.functional import cross_entropy
+from torch.func import vmap
 
 from experiments.evidence.model import Table
 from experiments.passages import (
@@ -47,9 +45,11 @@ from experiments.passages import (
     scripted,
     tell,
 )
-from rl.analysis.claims import Claim, Figure, PerSeed, first, grown, last, minus
-from rl.analysis.thesis import Thesis, Trained
+from rl.analysis.claims import Claim, Figure, PerSeed, ahead, first, grown, last, minus
+from rl.analysis.repeats import ordered_alike, reliability
+from rl.analysis.thesis import Thesis, Trained, trained
 from rl.backends.blocks import Learned, fit, sample
+from rl.backends.copies import Copies, copies, fit_copies, logits_of
 from rl.backends.tiny import tiny_gpt2
 
 
@@ -127,39 +127,15 @@ def prepare(cfg: Config, seed: int) -> Base:
 
 # ---------------------------------------------------------------- the inner loop, on many copies at once
 
-Copies = dict[str, Tensor]
-"""Weights of M copies of a model, ``[M, ...]`` each."""
-
-
-def copies(model: Any, n: int) -> Copies:
-    """Of a model's present weights, which stay as they are."""
-    return {name: one.detach()[None].repeat(n, *[1] * one.dim()) for name, one in model.named_parameters()}
-
-
-def logits_of(model: Any, weights: dict[str, Tensor], ids: Tensor) -> Tensor:
-    """``[B, T, V]`` of one copy."""
-    return functional_call(model, weights, (), {"input_ids": ids, "use_cache": False}).logits
-
 
 def learn(cfg: Config, model: Any, start: Copies, documents: Sequence[list[Line]], rng: np.random.Generator) -> Copies:
     """What becomes of each copy after a few steps of Adam on two lines drawn from its documents."""
 
-    def loss(weights: dict[str, Tensor], ids: Tensor) -> Tensor:
-        logits, target = logits_of(model, weights, ids[:, :-1]), ids[:, 1:]
-        nats = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-        return (nats * (target != 0).flatten()).sum() / (target != 0).sum().clamp(min=1)
-
-    weights, gradient = dict(start), vmap(grad(loss))
-    mean, square = ({name: torch.zeros_like(one) for name, one in start.items()} for _ in range(2))
-    for step in range(1, cfg.inner_steps + 1):
+    def batch(step: int) -> Tensor:
         drawn = [[one[i] for i in rng.integers(0, len(one), 2)] for one in documents]
-        ids = torch.stack([padded(two, 8)[0] for two in drawn])
-        for name, g in gradient(weights, ids).items():
-            mean[name].mul_(0.9).add_(g, alpha=0.1)
-            square[name].mul_(0.99).addcmul_(g, g, value=0.01)
-            scale = (square[name] / (1 - 0.99**step)).sqrt() + 1e-8
-            weights[name] = weights[name] - cfg.inner_lr * mean[name] / (1 - 0.9**step) / scale
-    return weights
+        return torch.stack([padded(two, 8)[0] for two in drawn])
+
+    return fit_copies(model, start, batch, cfg.inner_steps, cfg.inner_lr)
 
 
 @torch.no_grad()
@@ -216,34 +192,6 @@ def told_rightly(base: Base, edits: Edits) -> np.ndarray:
         sum(any(tell(form, e, a, int(base.facts[e, a])) in lines for form in ("say", "ask")) for a in range(ATTRIBUTES))
         for e, lines in zip(edits.entities, map(lines_of, edits.written), strict=True)
     ])  # fmt: skip
-
-
-def agreement(reward: np.ndarray, truth: np.ndarray) -> float:
-    """Share of pairs of edits of one passage, ``[passages, edits]``, that both order alike; ties of the reward half."""
-    right, pairs = 0.0, 0
-    for r, t in zip(reward, truth, strict=True):
-        above = np.sign(t[:, None] - t[None])
-        same = np.sign(r[:, None] - r[None])
-        pairs += int((above > 0).sum())
-        right += float(((same > 0) + 0.5 * (same == 0))[above > 0].sum())
-    return right / pairs if pairs else float("nan")
-
-
-def reliability(reward_NKR: np.ndarray) -> dict[str, float]:
-    """How much of the reward's variance within a passage is the edits', and the repeats that would make it .8.
-
-    Nothing can be said of one edit, or of one repeat.
-    """
-    repeats = reward_NKR.shape[2]
-    if min(reward_NKR.shape[1:]) < 2:
-        return {}
-    noise = float(reward_NKR.var(2, ddof=1).mean())
-    total = float(reward_NKR.mean(2).var(1, ddof=1).mean())
-    edits = max(total - noise / repeats, 0.0)
-    if not edits > 0:
-        return {"reliability": 0.0, "reliability_of_one": 0.0}
-    found = {"reliability": edits / total, "reliability_of_one": edits / (edits + noise)}
-    return found | {"repeats_needed": float(max(1, ceil(4 * noise / edits)))}
 
 
 # ---------------------------------------------------------------- arms
@@ -303,7 +251,7 @@ def select_and_learn(
         runs = worth(cfg, base, model, edits.documents, edits.entities, int(rng.integers(1 << 31)))
         score = runs.mean(1).reshape(shape)
         found = reliability(runs.reshape(*shape, -1)) | {"reward": score.mean(), "best_reward": score.max(1).mean()}
-        found |= {"reward_accuracy": agreement(score, truth)}
+        found |= {"reward_accuracy": ordered_alike(score, truth)}
     best = (score + 1e-6 * rng.random(shape)).argmax(1) + cfg.edits * np.arange(len(train))
     rows, learned = padded([edits.prompts[i] + edits.written[i] for i in best], 7 + BUDGET + 1, 7)
 
@@ -398,9 +346,9 @@ CLAIMS = (
           minus(after_round("self_edit", 1, "accuracy"), first("self_edit", "accuracy")),
           paper=f"39.7 -> 42.7 ({SEAL})"),
     Claim("it is the selection", "Selected edits teach the writer more than edits taken by lot.",
-          minus(last("self_edit", "accuracy"), last("unselected", "accuracy"))),
+          ahead("self_edit", "unselected")),
     Claim("own edits beat a stronger writer", "After the last round own edits teach more than an external writer's.",
-          minus(last("self_edit", "accuracy"), last("external", "accuracy")),
+          ahead("self_edit", "external"),
           paper=f"47.0 against 46.3, spread over passages 27 ({SEAL})"),
     Claim("the gain is in the edits", "The base learns as much from the last edits as the model that wrote them.",
           minus(last("self_edit", "accuracy_of_base"), last("self_edit", "accuracy")), "near", margin=0.05),
@@ -409,9 +357,9 @@ CLAIMS = (
     Claim("rounds help within it, too", "Under that prompt rounds still raise what edits teach.",
           grown("listed", "accuracy"), paper=f"49.4 -> 55.6 ({SEAL})"),
     Claim("the truth selects better", "Edits selected by the truth of their lines teach more than by the reward.",
-          minus(last("true_lines", "accuracy"), last("self_edit", "accuracy"))),
+          ahead("true_lines", "self_edit")),
     Claim("below true questions", "Four true questions with answers teach more than the last edits.",
-          minus(last("oracle", "accuracy"), last("self_edit", "accuracy"))),
+          ahead("oracle", "self_edit")),
     Claim("edits become true", "After the last round an edit tells more attributes rightly.",
           grown("self_edit", "told")),
     Claim("one inner run is noise", "A single inner run orders edits of a passage with a reliability below .8.",
@@ -426,9 +374,8 @@ CLAIMS = (
 THESIS = Thesis(
     "SEAL", "own edits that are best answered from afterwards", "questions with known answers", True, "self_edit",
     (
-        *(Trained(arm, "self", grown(arm, "accuracy"), first(arm, "reward_accuracy"))
-          for arm in ("self_edit", "listed")),
-        Trained("true_lines", "oracle", grown("true_lines", "accuracy")),
+        *trained("self", "self_edit", "listed"),
+        *trained("oracle", "true_lines"),
         Trained("unselected", "control", grown("unselected", "accuracy"), 0.5),
     ),
     "questions about new passages",

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from rl.analysis.claims import Claim, Figure, first, grown, last, minus
+from rl.analysis.claims import Claim, Figure, ahead, first, grown, last, minus
 from rl.analysis.copeland import agreement, copeland, ordered_pairs
-from rl.analysis.thesis import Thesis, Trained
+from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 
@@ -283,32 +283,28 @@ CLAIMS = (
     Claim("judge_passes_itself", "The judge ends better than the mean of its two orders was at the start",
           minus(last("self_judging", "judge"), first("self_judging", "judge_both_orders"))),
     Claim("judge_reward_helps_actor", "The judge's reward raises the actor's worth (against no_judge_reward)",
-          minus(last("self_judging", "worth"), last("no_judge_reward", "worth")), paper=PAPER),
+          ahead("self_judging", "no_judge_reward", "worth"), paper=PAPER),
     Claim("judge_reward_helps_judge", "The judge's reward keeps the judge better (against no_judge_reward)",
-          minus(last("self_judging", "judge"), last("no_judge_reward", "judge")), paper=PAPER),
+          ahead("self_judging", "no_judge_reward", "judge"), paper=PAPER),
     Claim("both_orders_help", "Judging in both orders keeps the judge better (against one_order)",
-          minus(last("self_judging", "judge"), last("one_order", "judge")), paper=PAPER),
+          ahead("self_judging", "one_order", "judge"), paper=PAPER),
     Claim("one_order_drifts", "Judging in one order drifts to one place (|P(first) - 1/2|, by how much more)",
-          minus(last("one_order", "place_bias"), last("self_judging", "place_bias")), paper=PAPER),
+          ahead("one_order", "self_judging", "place_bias"), paper=PAPER),
     Claim("gate_holds_length", "Without the length gate responses are longer (symbols, the difference)",
-          minus(last("no_gate", "length"), last("self_judging", "length")), paper=PAPER),
+          ahead("no_gate", "self_judging", "length"), paper=PAPER),
     Claim("blind_helps_less", "A judge that is right half of the time helps the actor less (worth, the difference)",
-          minus(last("self_judging", "worth"), last("blind", "worth"))),
+          ahead("self_judging", "blind", "worth")),
     Claim("random_stays", "A coin's verdicts leave the actor within .1 of where it was (worth)",
           grown("random", "worth"), "near", margin=0.1),
     Claim("oracle_is_better", "Verdicts of the truth raise the worth further (oracle minus self_judging)",
-          minus(last("oracle", "worth"), last("self_judging", "worth"))),
+          ahead("oracle", "self_judging", "worth")),
 )
 # fmt: on
 
 THESIS = Thesis(
     "SERL", "pairwise verdicts of its own on its responses", "nothing: the judge is the model", False, "self_judging",
-    (
-        *(Trained(arm, "self", grown(arm, "worthy"), first(arm, "reward_accuracy"))
-          for arm in ("self_judging", "no_judge_reward", "one_order", "no_gate")),
-        Trained("oracle", "oracle", grown("oracle", "worthy")),
-        *(Trained(arm, "control", grown(arm, "worthy"), first(arm, "reward_accuracy")) for arm in ("random", "blind")),
-    ),
+    (*trained("self", "self_judging", "no_judge_reward", "one_order", "no_gate", gain="worthy"),
+     *trained("oracle", "oracle", gain="worthy"), *trained("control", "random", "blind", gain="worthy")),
     "share of responses of positive hidden worth",
 )  # fmt: skip
 

@@ -25,11 +25,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.analysis.claims import Claim, Figure, Row, first, grown, last, minus
+from experiments.posed_sums import (
+    D0,
+    END,
+    FOR_STOPPING,
+    FOR_TESTS,
+    HELD_OUT,
+    ID,
+    N_ANSWER,
+    N_PROBLEM,
+    TOKENIZER,
+    corpus,
+    question,
+    read,
+    right_answer,
+)
+from rl.analysis.claims import Claim, Figure, Row, ahead, first, grown, last, minus
 from rl.analysis.gate import Gate
-from rl.analysis.thesis import Thesis, Trained
-from rl.backends.blocks import Learned, as_batch, fit, policy_loss, sample, take_step, token_losses
-from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.analysis.thesis import Thesis, trained
+from rl.backends.blocks import as_batch, fit, policy_loss, sample, take_step, token_losses
+from rl.backends.tiny import tiny_gpt2
 
 
 @dataclass
@@ -69,49 +84,6 @@ class Config:
     measure_every: int = 25
 
 
-# ---------------------------------------------------------------- the problems: Q a a + b b = s s s <end>
-
-TOKENIZER = tiny_tokenizer([*"0123456789", "+", "=", "Q"], True)
-ID: dict[str, int] = TOKENIZER.get_vocab()
-D0, END = ID["0"], ID["<|end|>"]
-N_PROBLEM, N_ANSWER = 6, 4
-"""Tokens that the proposer writes, and the solver after it."""
-HELD_OUT = np.zeros(10_000, bool)
-HELD_OUT[np.random.default_rng(0).permutation(10_000)[:2000]] = True
-"""Sums that nobody trains on, by ``100 a + b``."""
-
-
-def digits(numbers: np.ndarray, n: int) -> np.ndarray:
-    """``[N, n]`` tokens."""
-    return numbers[:, None] // 10 ** np.arange(n)[::-1] % 10 + D0
-
-
-def question(problems: np.ndarray) -> Tensor:
-    """``[N, 7]`` tokens of problems ``100 a + b``."""
-    q, plus, equals = (np.full((len(problems), 1), ID[word]) for word in "Q+=")
-    return torch.from_numpy(np.hstack([q, digits(problems // 100, 2), plus, digits(problems % 100, 2), equals]))
-
-
-def answer(sums: np.ndarray) -> Tensor:
-    """``[N, 4]`` tokens of sums."""
-    return torch.from_numpy(np.hstack([digits(sums, 3), np.full((len(sums), 1), END)]))
-
-
-def right_answer(problems: np.ndarray) -> Tensor:
-    """``[N, 4]`` tokens of the true sums."""
-    return answer(problems // 100 + problems % 100)
-
-
-def read(proposed: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Problems that the proposer's tokens ``[N, 6]`` state, and which of them are well formed and not held out."""
-    ids = proposed.numpy() - D0
-    numbers = ids[:, [0, 1, 3, 4]]
-    formed = ((numbers >= 0) & (numbers < 10)).all(1)
-    formed &= (ids[:, 2] + D0 == ID["+"]) & (ids[:, 5] + D0 == ID["="])
-    problems = np.where(formed, numbers @ [1000, 100, 10, 1], 0)
-    return problems, formed & ~HELD_OUT[problems]
-
-
 @dataclass
 class Base:
     """Two checkpoints of one pre-training."""
@@ -124,30 +96,20 @@ def prepare(cfg: Config, seed: int) -> Base:
     """Learns lines of a corpus with errors until held-out answers at temperature 1 are right often enough."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    model, train = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 12), np.flatnonzero(~HELD_OUT)
-    asked = rng.permutation(np.flatnonzero(HELD_OUT))[:200]
+    model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 12)
     weak: list[Any] = []
-
-    def lines(step: int) -> list[Learned]:
-        problems = rng.choice(train, 96)
-        a, b = problems // 100, problems % 100
-        no_carry = (a // 10 + b // 10) * 10 + (a + b) % 10
-        off = np.maximum(a + b + rng.choice([-10, -1, 1, 10], 96), 0)
-        wrong = np.where((rng.random(96) < 0.5) & (no_carry != a + b), no_carry, off)
-        told = np.where(rng.random(96) < cfg.noise, wrong, a + b)
-        ids = torch.cat([question(problems), answer(told)], 1)
-        return [(ids, torch.ones(ids.shape, dtype=torch.bool))]
 
     def good_enough(step: int) -> bool:
         if step == 0 or step % 10:
             return False
-        told = sample(model, question(np.repeat(asked, 2)), N_ANSWER, 1.0, generator)
-        accuracy = float((told == right_answer(np.repeat(asked, 2))).all(1).float().mean())
+        asked = np.repeat(FOR_STOPPING, 2)
+        told = sample(model, question(asked), N_ANSWER, 1.0, generator)
+        accuracy = float((told == right_answer(asked)).all(1).float().mean())
         if not weak and accuracy >= cfg.weak_target:
             weak.append(copy.deepcopy(model))
         return accuracy >= cfg.target
 
-    fit(model, lines, cfg.pretrain_steps, 3e-3, until=good_enough)
+    fit(model, lambda step: [corpus(rng, 96, cfg.noise)], cfg.pretrain_steps, 3e-3, until=good_enough)
     return Base(model, weak[0] if weak else copy.deepcopy(model))
 
 
@@ -283,7 +245,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     lr = cfg.rl_lr * (5 if cell.hurried else 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
     rng, generator = np.random.default_rng(seed + 5), torch.Generator().manual_seed(seed + 5)
-    held_out = rng.permutation(np.flatnonzero(HELD_OUT))
+    held_out = rng.permutation(FOR_TESTS)
     test, for_gate = held_out[: cfg.n_test], held_out[cfg.n_test : 2 * cfg.n_test]
     fixed = rng.choice(np.flatnonzero(~HELD_OUT), cfg.n_frozen, replace=False)
 
@@ -385,15 +347,15 @@ CLAIMS = (
           grown("majority", "accuracy"), paper=SQLM),
     Claim("greedy answers too", "Greedy answers to held-out problems get better, too.", grown("majority", "greedy")),
     Claim("it is not the form", "The majority teaches more than well-formed answers.",
-          minus(last("majority", "accuracy"), last("form", "accuracy")), paper=SQLM),
+          ahead("majority", "form"), paper=SQLM),
     Claim("the truth teaches more", "The truth as reward teaches more than the majority.",
-          minus(last("oracle", "accuracy"), last("majority", "accuracy"))),
+          ahead("oracle", "majority")),
     Claim("below the first vote", "What is taught ends below the accuracy of the vote before training.",
           minus(last("majority", "accuracy"), first("majority", "vote")), expect="below", paper=f"not so in {TTRL}"),
     Claim("posing in the band helps", "A proposer paid for problems in the band makes a better solver.",
-          minus(last("band", "accuracy"), last("majority", "accuracy")), paper=SQLM),
+          ahead("band", "majority"), paper=SQLM),
     Claim("posing moves into the band", "That proposer poses more problems in the band than one that is not paid.",
-          minus(last("band", "in_band"), last("majority", "in_band")), paper=SQLM),
+          ahead("band", "majority", "in_band"), paper=SQLM),
     Claim("a frozen set stops at its vote", "On the frozen set accuracy ends within 5 points of the first vote of 64.",
           minus(last("frozen", "set_accuracy"), first("frozen", "set_initial_vote")), "near", margin=0.05),
     Claim("wrong votes are locked in", "Frozen problems whose first vote was wrong are answered worse at the end.",
@@ -408,17 +370,13 @@ CLAIMS = (
     Claim("a weak base unlearns", "From a weak base the same vote lowers held-out accuracy.",
           grown("weak", "accuracy"), expect="below"),
     Claim("though it could learn", "From that base the truth as reward ends higher than the vote.",
-          minus(last("weak_oracle", "accuracy"), last("weak", "accuracy"))),
+          ahead("weak_oracle", "weak")),
 )  # fmt: skip
 
 THESIS = Thesis(
     "SQLM", "the majority of its own answers to its own problems", "nothing: the vote is the model's", False, "band",
-    (
-        *(Trained(arm, "self", grown(arm, "accuracy"), first(arm, "reward_accuracy"))
-          for arm in ("band", "majority", "frozen", "no_penalty", "hurried", "weak")),
-        *(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in ("oracle", "weak_oracle")),
-        *(Trained(arm, "control", grown(arm, "accuracy"), first(arm, "reward_accuracy")) for arm in ("form", "random")),
-    ),
+    (*trained("self", "band", "majority", "frozen", "no_penalty", "hurried", "weak"),
+     *trained("oracle", "oracle", "weak_oracle"), *trained("control", "form", "random")),
 )  # fmt: skip
 
 SHORT = ("majority", "band", "oracle", "form", "random", "frozen")

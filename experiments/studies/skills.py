@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.analysis.claims import Claim, Figure, last, minus
+from rl.analysis.claims import Claim, Figure, PerSeed, ahead, last, minus
 from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, fit, sample
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
@@ -97,10 +97,9 @@ def prompt(book: Sequence[int], skills: Skills, task: Task, rng: random.Random) 
     return [*shown, ASK, S0 + task[0], D1 + task[1] - 1, ANSWER]
 
 
-def answers(model: Any, asked: Sequence[tuple[Sequence[int], Skills, Task]], rng: random.Random) -> np.ndarray:
-    """``[n, DEEPEST + 1]`` greedy answers as token ids."""
-    rows = torch.tensor([prompt(book, skills, task, rng) for book, skills, task in asked])
-    return sample(model, rows, DEEPEST + 1, 0.0, torch.Generator(), END).numpy()
+def answers(model: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Greedy answers as ``DEEPEST + 1`` token ids each."""
+    return sample(model, torch.tensor(prompts), DEEPEST + 1, 0.0, torch.Generator(), END).tolist()
 
 
 def solved(model: Any, asked: Sequence[tuple[Sequence[int], Skills, Task]], rng: random.Random) -> np.ndarray:
@@ -108,7 +107,7 @@ def solved(model: Any, asked: Sequence[tuple[Sequence[int], Skills, Task]], rng:
     if not asked:
         return np.zeros(0, bool)
     gold = [[S0 + one for one in chain(book, task)] + [END] for book, _, task in asked]
-    said = answers(model, asked, rng).tolist()
+    said = answers(model, [prompt(book, skills, task, rng) for book, skills, task in asked])
     return np.array([given[: len(true)] == true for given, true in zip(said, gold, strict=True)])
 
 
@@ -241,12 +240,12 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         weights = np.array(rng.sample([rank**-cfg.zipf for rank in range(1, SYMBOLS + 1)], SYMBOLS))
         contexts.append(Context([rng.randrange(SYMBOLS) for _ in range(SYMBOLS)], weights))
     tests = [[challenge(one, 0, rng) for _ in range(cfg.tests)] for one in contexts]
+    others = [[rng.sample(range(SYMBOLS), WINDOW), np.argsort(-one.weights)[:WINDOW].tolist()] for one in contexts]
+    reference = rates(base, contexts, others, tests, rng)  # before the game: the same numbers in every arm
     play(cfg, base, contexts, arm != "steady", ERRORS[arm](cfg), rng)
 
-    others = [[rng.sample(range(SYMBOLS), WINDOW), np.argsort(-one.weights)[:WINDOW].tolist()] for one in contexts]
     sets = [one.sets for one in contexts]
     true = rates(base, contexts, sets, tests, rng)
-    reference = rates(base, contexts, others, tests, rng)
     hard, easy, evenly_hard, evenly_easy = (
         rates(base, contexts, sets, [drawn(tasks, cfg.probes, rng, evenly) for tasks in kind], rng)
         for evenly in (False, True)
@@ -294,12 +293,13 @@ def show(
     words = TOKENIZER.convert_ids_to_tokens
     asked = [(one.book, one.sets[i], task) for one, i, some in zip(contexts, chosen, tests, strict=True)
              for task in some[:4]]  # fmt: skip
-    for (book, skills, task), said in zip(asked, answers(model, asked, rng).tolist(), strict=True):
+    prompts = [prompt(book, skills, task, rng) for book, skills, task in asked]
+    for (book, _, task), shown, said in zip(asked, prompts, answers(model, prompts), strict=True):
         gold = " ".join(f"s{one}" for one in chain(book, task))
         answer = " ".join(words(said)).partition(" <|end|>")[0]
         samples.append({
             "step": len(contexts[0].sets) - 1,
-            "prompt": " ".join(words(prompt(book, skills, task, rng))),
+            "prompt": " ".join(words(shown)),
             "answer": answer,
             "gold": gold,
             "right": answer == gold,
@@ -309,44 +309,51 @@ def show(
 # ---------------------------------------------------------------- what is claimed
 
 PAPER = "arXiv 2604.27660"
+
+
+def over(other: str, arm: str = "drifting") -> PerSeed:
+    """What the selected skills solve more than another set of the same arm, of real tasks."""
+    return minus(last(arm, "selected"), last(arm, other))
+
+
 # fmt: off
 CLAIMS = (
     Claim("selected_helps", "With the selected skills more real tasks are solved than with none",
-          minus(last("drifting", "selected"), last("drifting", "none")), paper=PAPER),
+          over("none"), paper=PAPER),
     Claim("drift_harms", "With a drifting Challenger the last set is worse than the first",
           minus(last("drifting", "accuracy"), last("drifting", "first_set")), "below", paper=PAPER),
     Claim("replay_guards", "With a drifting Challenger the selected set is better than the last",
-          minus(last("drifting", "selected"), last("drifting", "accuracy")), paper=PAPER),
+          over("accuracy"), paper=PAPER),
     Claim("replay_helps_steady", "With a steady Challenger too the selected set is better than the last",
-          minus(last("steady", "selected"), last("steady", "accuracy"))),
+          over("accuracy", "steady")),
     Claim("replay_finds_the_best", "The selected set is at most 5 points below the best one in hindsight",
-          minus(last("drifting", "selected"), last("drifting", "best")), than=-0.05),
+          over("best"), than=-0.05),
     Claim("beats_random_rules", "The selected set is better than six rules of the book at random",
-          minus(last("drifting", "selected"), last("drifting", "random"))),
+          over("random")),
     Claim("beats_the_curator", "With a steady Challenger it is better than the rules of the six most frequent symbols",
-          minus(last("steady", "selected"), last("steady", "curated"))),
+          over("curated", "steady")),
     Claim("product_beats_hard", "The product of both rates selects better than hard probes alone",
-          minus(last("drifting", "selected"), last("drifting", "hard_only")), paper=PAPER),
+          over("hard_only"), paper=PAPER),
     Claim("product_beats_easy", "The product of both rates selects better than easy probes alone",
-          minus(last("drifting", "selected"), last("drifting", "easy_only")), paper=PAPER),
+          over("easy_only"), paper=PAPER),
     Claim("even_probes_help", "Probes drawn in turn from every iteration select better than probes from all together",
           minus(last("drifting", "evenly"), last("drifting", "selected"))),
     Claim("survives_a_noisy_judge", "With a Judge that errs in a fifth the selected set is still better than the last",
-          minus(last("noisy_judge", "selected"), last("noisy_judge", "accuracy"))),
+          over("accuracy", "noisy_judge")),
     Claim("the_judge_matters", "With a Judge that tosses a coin the selected set is worse",
-          minus(last("coin_judge", "selected"), last("drifting", "selected")), "below"),
+          ahead("coin_judge", "drifting", "selected"), "below"),
 )
 
 
 def brings(arm: str, kind: str) -> Trained:
     """What the selected skills add to real tasks."""
     told = None if kind == "oracle" else last(arm, "reward_accuracy")
-    return Trained(arm, kind, minus(last(arm, "selected"), last(arm, "none")), told)
+    return Trained(arm, kind, over("none", arm), told)
 
 
 THESIS = Thesis(
     "Ctx2Skill", "tasks that it fails, by the word of a Judge", "the book itself: grading is exact", True, "drifting",
-    (brings("drifting", "oracle"), brings("steady", "oracle"), brings("noisy_judge", "self"),
+    (brings("drifting", "oracle"), brings("steady", "oracle"), brings("noisy_judge", "control"),
      brings("coin_judge", "control")),
     "real tasks solved, without any training",
 )

@@ -192,6 +192,11 @@ def minus(left: PerSeed, right: PerSeed) -> PerSeed:
     return difference
 
 
+def ahead(arm: str, other: str, name: str = "accuracy") -> PerSeed:
+    """How far an arm ends above another one in a column."""
+    return minus(last(arm, name), last(other, name))
+
+
 def grown(arm: str, name: str) -> PerSeed:
     """What an arm's number has grown by, from its first row to its last; a seed with one row has not been trained."""
     change = minus(last(arm, name), first(arm, name))

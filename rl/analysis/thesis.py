@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl.analysis.claims import DRAWS, LEVEL, PerSeed, Row, Verdict, student_t
+from rl.analysis.claims import DRAWS, LEVEL, PerSeed, Row, Verdict, first, grown, student_t
 
 KINDS = ("self", "oracle", "control")
 
@@ -38,6 +38,18 @@ class Trained:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"thesis, arm {self.arm}: kind={self.kind}; use {', '.join(KINDS)}")
+
+
+def trained(kind: str, *arms: str, gain: str = "accuracy", signal: str = "reward_accuracy") -> tuple[Trained, ...]:
+    """Arms that gain what a column grows by, and whose signal, unless it is an oracle's, is told by their first row.
+
+    Args:
+        kind: Of all of them.
+        *arms: Their names.
+        gain: The column of held-out questions.
+        signal: The column that says how often the signal is right.
+    """
+    return tuple(Trained(arm, kind, grown(arm, gain), None if kind == "oracle" else first(arm, signal)) for arm in arms)
 
 
 @dataclass(frozen=True)

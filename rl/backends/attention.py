@@ -50,15 +50,20 @@ def attend_grouped(
         ``[B, 1, H * G, D]``, and nothing.
     """
     (n_rows, n_queries, n_new, width), n_keys = query.shape, key.shape[1]
-    mine = n_new == 1 and n_queries > n_keys and query.device.type == "cpu" and not dropout
+    device = query.device.type
+    mine = n_new == 1 and n_queries > n_keys and device in ("cpu", "cuda") and not dropout
     mine = mine and (attention_mask is None or attention_mask.dtype is torch.bool)
     if not mine or any(others.get(name) is not None for name in ("position_bias", "softcap", "s_aux")):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     # A buffer's rows and heads can be seen as one dimension without copying.
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     grouped = (query * (width**-0.5 if scaling is None else scaling)).reshape(n_rows * n_keys, -1, width)
-    scores = torch.bmm(grouped, keys.transpose(1, 2)).view(n_rows, n_queries, 1, -1)
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask[..., -scores.shape[-1] :], -torch.inf)
-    weights = scores.softmax(-1).view(n_rows * n_keys, -1, scores.shape[-1])
-    return torch.bmm(weights, values).view(n_rows, 1, n_queries, -1), None
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    with torch.autocast(device, enabled=False):
+        # As in a fused kernel: products of half precision, their sums and the softmax in float32.
+        wide: Any = {"out_dtype": torch.float32} if device == "cuda" and kind is not torch.float32 else {}
+        scores = torch.bmm(grouped.to(kind), keys.to(kind).transpose(1, 2), **wide).view(n_rows, n_queries, 1, -1)
+        if attention_mask is not None:
+            scores = scores.masked_fill(~attention_mask[..., -scores.shape[-1] :], -torch.inf)
+        weights = scores.softmax(-1).to(kind).view(n_rows * n_keys, -1, scores.shape[-1])
+        return torch.bmm(weights, values.to(kind)).view(n_rows, 1, n_queries, -1), None

@@ -2,9 +2,9 @@
 
 A step takes the pending requests of similar prompt length, left-pads them into one batch and decodes until all are
 done; rows that finished are dropped from the key-value cache once they are half of it. Equal prompts are read once, and
-an episode's second turn does not read its first one again. Tokens are drawn by inverting the cumulative distribution at
-one uniform number per row and position, which is a hash of the request's seed: the sample does not depend on what else
-is in the batch.
+an episode's second turn does not read its first one again. On a GPU a step is recorded and replayed. Tokens are drawn
+by inverting the cumulative distribution at one uniform number per row and position, which is a hash of the request's
+seed: the sample does not depend on what else is in the batch.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -21,7 +21,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from rl.backends.attention import grouped_attention
 from rl.backends.lora import bare_model
 from rl.backends.products import OneDNNLinear, packed_weights
-from rl.backends.trunk import call_decoder, keeps_everything, trunk_of
+from rl.backends.replay import FixedStep, Replays
+from rl.backends.trunk import call_decoder, keeps_everything, known_parameters, trunk_of
 from rl.types import Completion, Finish, Request
 
 MAX_BYTES = 2 * 2**30
@@ -50,6 +51,7 @@ class HFEngine:
         shares_weights: The model is the very module that is being trained, so its weights are always the newest.
         precision: The context of forward passes, as the trainer's.
         stops: Whether the tokens so far end a row although none of them is an end token: they spell a stop string.
+        replays: Decode with recorded steps where the model can; ``None`` does so on a GPU.
     """
 
     streams = False
@@ -63,6 +65,7 @@ class HFEngine:
         shares_weights: bool = True,
         precision: Callable[[], AbstractContextManager] = nullcontext,
         stops: Callable[[Sequence[int]], bool] | None = None,
+        replays: bool | None = None,
     ) -> None:
         self.shares_weights, self._precision = shares_weights, precision
         self._model, self._pad_id, self._stops = model, pad_id, stops
@@ -75,6 +78,11 @@ class HFEngine:
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
         self._store = KVStore(self._causal)
+        wanted = model.device.type == "cuda" if replays is None else replays
+        possible = wanted and keeps_everything(trunk_of(self._causal))
+        self._replays = Replays(
+            self._causal, possible and FixedStep.fits(self._causal, known_parameters(type(self._causal)))
+        )
         self.policy_version = 0
 
     @property
@@ -156,29 +164,35 @@ class HFEngine:
         if shared:
             owners = np.unique(which, return_index=True)[1]  # the first row of each prompt
             input_ids, mask = input_ids[owners], mask[owners]
+        replay: FixedStep | None = None
         for position in count():
-            logits = call_decoder(
-                self._causal,
-                cache,
-                input_ids=input_ids,
-                attention_mask=mask,
-                # Positions count the real tokens of each row.
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :],
-                logits_to_keep=1,
-            ).logits[:, -1]
+            if replay is not None:
+                logits = replay(input_ids[:, 0])
+            else:
+                logits = call_decoder(
+                    self._causal,
+                    cache,
+                    input_ids=input_ids,
+                    attention_mask=mask,
+                    # Positions count the real tokens of each row.
+                    position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :],
+                    logits_to_keep=1,
+                ).logits[:, -1]
             if shared and position == 0:
                 index = torch.tensor(which, device=logits.device)
                 cache.reorder_cache(index)
                 logits = logits[index]
             tokens = rows.sample(logits, position, self._end_ids, self._stops)
             n_alive = int(rows.alive.sum())
-            if 2 * n_alive <= len(rows.alive):
+            if shrinks := 2 * n_alive <= len(rows.alive):
                 self._store.put(cache, rows)
                 if not n_alive:
                     break
                 keep = rows.drop_finished()
                 cache.reorder_cache(keep)
                 tokens = tokens[keep]
+            if shrinks or position == 0:
+                replay = self._replays.start(cache, rows.attention_mask, tokens, rows.steps_left(position))
             rows.attention_mask = torch.nn.functional.pad(rows.attention_mask, (0, 1), value=1)
             input_ids, mask = tokens[:, None], rows.attention_mask
         return rows
@@ -243,6 +257,10 @@ class _Rows:
         self.stopped[self.index[ended.numpy()]] = True
         self.alive = self.alive & ~ended & (position + 1 < self._limits)
         return tokens
+
+    def steps_left(self, position: int) -> int:
+        """Tokens that a row may still sample, after the one at ``position``."""
+        return int(self._limits[self.alive].max()) - position - 1
 
     def drop_finished(self) -> Tensor:
         """Forgets the rows that are done; returns the indices of those that stay."""

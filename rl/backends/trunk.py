@@ -21,7 +21,8 @@ WORTH = 0.1
 
 
 @lru_cache(maxsize=64)
-def _parameters(kind: type) -> frozenset[str]:
+def known_parameters(kind: type) -> frozenset[str]:
+    """What a class of decoders can be called with."""
     return frozenset(inspect.signature(kind.forward).parameters)
 
 
@@ -31,7 +32,7 @@ def call_decoder(decoder: Any, cache: DynamicCache | None = None, **arguments: A
     Recurrent models take no positions and name their cache ``cache_params``; models with ALiBi count positions
     themselves. What is left out is checked by its effect: see :mod:`rl.backends.model_check`.
     """
-    known = _parameters(type(decoder))
+    known = known_parameters(type(decoder))
     if cache is not None and "past_key_values" in known:
         arguments["past_key_values"] = cache
     elif cache is not None:
@@ -77,7 +78,7 @@ def keeps_everything(trunk: Any) -> bool:
     Layers with a sliding window forget, recurrent ones keep a state of the last token only. ``lends_cache`` is set
     where a comparison showed that a model's cache cannot be lent for another reason.
     """
-    if not getattr(trunk, "lends_cache", True) or "past_key_values" not in _parameters(type(trunk)):
+    if not getattr(trunk, "lends_cache", True) or "past_key_values" not in known_parameters(type(trunk)):
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=trunk.config).layers)
 

@@ -50,6 +50,16 @@ def test_arms_keep_what_they_say_and_the_saved_pairs_are_rows(tmp_path):
     assert tasks[0].gold in "01234"
 
 
+def test_no_student_starts_as_a_teacher_does(monkeypatch):
+    begun, base = [], study.prepare(CFG, 1)
+    monkeypatch.setattr(study, "taught", lambda pairs, steps, batch, width, seed, places: begun.append(seed))
+    monkeypatch.setattr(study, "accuracy", lambda model, pairs: np.ones(1, bool))
+    for seed in range(1, 20):
+        study.run(CFG, "real", seed, base, [])
+    assert not set(begun) & set(range(30))
+    assert len(set(begun)) == 19
+
+
 def rows(way):
     """Three seeds in which everything is as the claims say, or the other way round."""
     good = way > 0

@@ -39,24 +39,6 @@ def test_what_is_told_rightly_counts_an_attribute_once_and_no_reversed_line(base
     assert study.told_rightly(base, edits).tolist() == [1]
 
 
-def test_the_reward_is_held_against_the_truth_pair_by_pair():
-    truth = np.array([[0, 1, 2], [1, 1, 1]])
-    assert study.agreement(np.array([[0.0, 0.5, 1.0], [0, 1, 2]]), truth) == 1.0
-    assert study.agreement(np.array([[1.0, 0.5, 0.0], [0, 1, 2]]), truth) == 0.0
-    assert study.agreement(np.array([[0.5, 0.5, 1.0], [0, 1, 2]]), truth) == pytest.approx(2.5 / 3)
-    assert np.isnan(study.agreement(truth[1:].astype(float), truth[1:]))
-
-
-def test_reliability_is_the_edits_share_of_the_variance():
-    rng = np.random.default_rng(0)
-    runs = rng.normal(0, 2.0, (4000, 5, 1)) + rng.normal(0, 4.0, (4000, 5, 3))
-    found = study.reliability(runs)
-    assert found["reliability_of_one"] == pytest.approx(4 / 20, abs=0.02)
-    assert found["reliability"] == pytest.approx(4 / (4 + 16 / 3), abs=0.02)
-    assert 15 <= found["repeats_needed"] <= 18  # 4 repeats of noise / edits = 4
-    assert study.reliability(np.zeros((3, 2, 3))) == {"reliability": 0.0, "reliability_of_one": 0.0}
-
-
 def test_many_copies_learn_what_each_would_learn_alone_and_the_model_does_not(base):
     model, before = base.model, [one.clone() for one in base.model.parameters()]
     cfg = replace(CFG, inner_steps=2)

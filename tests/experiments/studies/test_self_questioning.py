@@ -6,20 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.posed_sums import D0, END, answer
 from experiments.studies import self_questioning as study
-from experiments.studies.self_questioning import D0, END, ID, Answered, answer, in_band, paid, question, read
+from experiments.studies.self_questioning import Answered, in_band, paid
 from tests.experiments.studies.verdicts import follow
-
-
-def test_what_is_proposed_is_read_and_a_held_out_sum_cannot_be_used():
-    trained, kept = np.flatnonzero(~study.HELD_OUT)[7], np.flatnonzero(study.HELD_OUT)[7]
-    proposed = question(np.array([trained, kept, trained]))[:, 1:]
-    proposed[2, 2] = ID["="]
-    problems, usable = read(proposed)
-    assert problems.tolist() == [trained, kept, 0]
-    assert usable.tolist() == [True, False, False]
-    assert study.TOKENIZER.decode(question(np.array([4725]))[0]) == "Q 4 7 + 2 5 ="
-    assert study.TOKENIZER.decode(study.right_answer(np.array([4725]))[0, :3]) == "0 7 2"
 
 
 def group(*sums, gold=(72,)):

@@ -66,8 +66,18 @@ def test_a_run_of_seconds():
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert rows == study.run(CFG, "noisy_judge", 1, base, [])
     assert len(samples) == 8
+    steady = study.run(CFG, "steady", 1, base, [])
+    assert (steady[-1]["random"], steady[-1]["curated"]) == (rows[-1]["random"], rows[-1]["curated"])
     assert rows[-1]["reward_accuracy"] == pytest.approx(0.8)
     assert 0 <= rows[-1]["selected"] <= rows[-1]["best"] <= 1
+
+
+def test_what_is_shown_is_the_prompt_that_was_answered(monkeypatch):
+    asked: list = []
+    monkeypatch.setattr(study, "answers", lambda model, prompts: asked.extend(prompts) or [[0] * 5] * len(prompts))
+    context, samples = study.Context(BOOK, np.ones(16), sets=[[], [0, 1, 2, 3, 4]]), []
+    study.show(None, [context], np.array([1]), [[(0, 1), (1, 2)]], random.Random(0), samples)
+    assert [one["prompt"] for one in samples] == [" ".join(study.TOKENIZER.convert_ids_to_tokens(row)) for row in asked]
 
 
 def rows(way):

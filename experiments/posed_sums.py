@@ -1,0 +1,64 @@
+"""Sums of two digits as lines ``Q 4 7 + 2 5 = 0 7 2``: sampled from ``Q`` they are posed, after ``=`` they are solved.
+
+Problems are numbers ``100 a + b``; lines are rows of token ids.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.backends.blocks import Learned
+from rl.backends.tiny import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer([*"0123456789", "+", "=", "Q"], True)
+ID: dict[str, int] = TOKENIZER.get_vocab()
+D0, END = ID["0"], ID["<|end|>"]
+N_PROBLEM, N_ANSWER = 6, 4
+"""Tokens that the proposer writes, and the solver after it."""
+_SHUFFLED = np.random.default_rng(0).permutation(10_000)
+FOR_STOPPING, FOR_TESTS = _SHUFFLED[:200], _SHUFFLED[200:2000]
+"""Sums ``100 a + b`` that nobody trains on: they decide when pre-training stops; gate and test draw from the others."""
+HELD_OUT = np.isin(np.arange(10_000), _SHUFFLED[:2000])
+"""Both, as a mask."""
+
+
+def digits(numbers: np.ndarray, n: int) -> np.ndarray:
+    """``[N, n]`` tokens."""
+    return numbers[:, None] // 10 ** np.arange(n)[::-1] % 10 + D0
+
+
+def question(problems: np.ndarray) -> Tensor:
+    """``[N, 7]`` tokens of problems ``100 a + b``."""
+    q, plus, equals = (np.full((len(problems), 1), ID[word]) for word in "Q+=")
+    return torch.from_numpy(np.hstack([q, digits(problems // 100, 2), plus, digits(problems % 100, 2), equals]))
+
+
+def answer(sums: np.ndarray) -> Tensor:
+    """``[N, 4]`` tokens of sums."""
+    return torch.from_numpy(np.hstack([digits(sums, 3), np.full((len(sums), 1), END)]))
+
+
+def right_answer(problems: np.ndarray) -> Tensor:
+    """``[N, 4]`` tokens of the true sums."""
+    return answer(problems // 100 + problems % 100)
+
+
+def read(proposed: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Problems that the proposer's tokens ``[N, 6]`` state, and which of them are well formed and not held out."""
+    ids = proposed.numpy() - D0
+    numbers = ids[:, [0, 1, 3, 4]]
+    formed = ((numbers >= 0) & (numbers < 10)).all(1)
+    formed &= (ids[:, 2] + D0 == ID["+"]) & (ids[:, 5] + D0 == ID["="])
+    problems = np.where(formed, numbers @ [1000, 100, 10, 1], 0)
+    return problems, formed & ~HELD_OUT[problems]
+
+
+def corpus(rng: np.random.Generator, n: int, noise: float) -> Learned:
+    """Lines of sums that are not held out, a share of them wrong: half of it by a forgotten carry, else by 1 or 10."""
+    problems = rng.choice(np.flatnonzero(~HELD_OUT), n)
+    a, b = problems // 100, problems % 100
+    no_carry = (a // 10 + b // 10) * 10 + (a + b) % 10
+    off = np.maximum(a + b + rng.choice([-10, -1, 1, 10], n), 0)
+    wrong = np.where((rng.random(n) < 0.5) & (no_carry != a + b), no_carry, off)
+    ids = torch.cat([question(problems), answer(np.where(rng.random(n) < noise, wrong, a + b))], 1)
+    return ids, torch.ones(ids.shape, dtype=torch.bool)
