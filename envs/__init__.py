@@ -5,7 +5,16 @@ from envs.base import Message, Split, StopReason, Task, TaskSet, TextEnv
 from envs.between import BETWEEN
 from envs.checker import check_env
 from envs.prompts import PROMPTS, Prompts
-from envs.registry import ENVIRONMENTS, make, make_taskset, make_text_env, register, settings, specs
+from envs.registry import (
+    ENVIRONMENTS,
+    make,
+    make_taskset,
+    make_text_env,
+    refuse_unknown_options,
+    register,
+    settings,
+    specs,
+)
 from envs.self_correct import FEEDBACK, STOP_RULES, SelfCorrectEnv
 
 __all__ = [
@@ -26,6 +35,7 @@ __all__ = [
     "make",
     "make_taskset",
     "make_text_env",
+    "refuse_unknown_options",
     "register",
     "settings",
     "specs",

@@ -142,6 +142,14 @@ def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, in
     env_id = find(env_id)
     if env_id not in ENVIRONMENTS:
         return SeedTasks(env_id, seeds or {})
+    refuse_unknown_options(env_id, options)
+    return ENVIRONMENTS[env_id][0](**options)
+
+
+def refuse_unknown_options(env_id: str, options: Mapping[str, Any]) -> None:
+    """Raises ``TypeError`` if a task set has no such option; gymnasium's environments check theirs themselves."""
+    if (env_id := find(env_id)) not in ENVIRONMENTS:
+        return
     factory = ENVIRONMENTS[env_id][0]
     known = [name for name in inspect.signature(factory).parameters if name != "self"]
     for name in options:
@@ -150,7 +158,6 @@ def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, in
                 f"env.options.{name}: {env_id} has no such option{nearest(name, known)} "
                 f"It has: {', '.join(known) or 'none'}"
             )
-    return factory(**options)
 
 
 def make_text_env(env_id: str, taskset: TaskSet, options: Mapping[str, Any], **given: Any) -> TextEnv:

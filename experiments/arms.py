@@ -42,7 +42,7 @@ class ArmResult:
         seed: Its seed.
         totals: Episodes, tokens and seconds spent on training.
         seconds: Wall clock, loading and evaluation included.
-        cpu_seconds: Processor time of the process, all its threads together, from its start.
+        cpu_seconds: Processor time in these seconds, of all threads of the process together.
         peak_memory: Most memory that the process held, in GiB: the GPU's where there is one, else resident.
         greedy: Summary of greedy evaluation, if asked for.
         sampled: Summary of sampled evaluation, if asked for.
@@ -64,7 +64,7 @@ class ArmResult:
 
 def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = None) -> ArmResult:
     """An offline method, from the last whole round in the folder if there is one."""
-    began = time.perf_counter()
+    began = planned.spent()
     with Stopping(folder) as stopping:
         report = stopping.asked_by(report)
         bench = Workbench.build(cfg)
@@ -130,7 +130,7 @@ def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) 
 
 def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") -> ArmResult:
     """A model as it is."""
-    began = time.perf_counter()
+    began = planned.spent()
     planned.adopt(cfg, folder)
     return finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
 
@@ -177,10 +177,11 @@ def _summary(rows: Sequence[EvalRow], name: str) -> dict[str, float]:
     return {f"eval/{name}/{key}": value for key, value in summarise(rows).items()}
 
 
-def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: float) -> ArmResult:
+def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: tuple[float, float]) -> ArmResult:
     """Evaluates, and writes rows, result and policy: the policy last, so that its presence means "complete".
 
-    With several processes all must call it; they share the tasks, and the main one writes.
+    With several processes all must call it; they share the tasks, and the main one writes. ``began`` is what
+    :func:`experiments.planned.spent` said when the run began.
     """
     cfg, distributed = bench.config.evaluation, bench.distributed
     tasks = bench.evaluation_tasks()[distributed.rank :: distributed.n_processes]
@@ -214,7 +215,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         if unwell := of_evaluation(result.greedy or result.sampled, limits):
             result.notes["health"] = unwell
         result.sandboxes = in_use()
-        result.seconds, result.cpu_seconds = time.perf_counter() - began, time.process_time()
+        result.seconds, result.cpu_seconds = (now - then for now, then in zip(planned.spent(), began, strict=True))
         write_json(folder / "result.json", asdict(result))
 
     distributed.on_main(write)  # before the policy, whose size is what a disk may have no room for

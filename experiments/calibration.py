@@ -20,7 +20,7 @@ import psutil
 from envs import Split
 from experiments.arms import Validation, evaluate, evaluate_transfer
 from experiments.cli import UserError, import_plugin
-from experiments.planned import PlanConfig
+from experiments.planned import PlanConfig, spent
 from rl.backends.distributed import Distributed
 from rl.backends.flops import forget_peak, memory_gib, peak_memory_gib
 from rl.backends.memory import Load, Sizes, memory, rows_at_once
@@ -75,8 +75,8 @@ class Estimate:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of the process's processor time, all threads together, from its start."""
-        return sum(cpu for _, cpu in self.costs.values())
+        """Of the process's processor time, all threads together, in these seconds."""
+        return sum(cpu for name, (_, cpu) in self.costs.items() if name != STARTING)
 
 
 class Watch:
@@ -86,7 +86,7 @@ class Watch:
         self._at = self._now()
 
     def _now(self) -> np.ndarray:
-        return np.array([time.perf_counter(), time.process_time()])
+        return np.array(spent())
 
     def lap(self) -> np.ndarray:
         """What has passed since the last lap."""
@@ -189,7 +189,7 @@ class Calibration:
 
         def note(what: str, share: float) -> None:
             if what == "fine-tuning":
-                stamps.append((share, np.array([time.perf_counter(), time.process_time()])))
+                stamps.append((share, np.array(spent())))
 
         trainer = OfflineTrainer(
             cfg,

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from envs.rows import SUFFIXES, no_such_path
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
 from experiments.schema import (
@@ -72,10 +74,16 @@ _ENTRY_POINTS = {
     "push": PushConfig,
     "export": ExportConfig,
 }
+FILES = {
+    "resume": "use a run's folder, or auto, or leave resume away to start a new run",
+    "evaluation.conversations": "give a file of conversations, or a folder of a run",
+    "offline.conversations": "give a file of conversations, or a folder of a run",
+}
+"""Keys that name what must be there before a run begins, and what may be given."""
 GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
-if not console.is_terminal:
+if not console.is_terminal and not os.environ.get("COLUMNS"):
     console = Console(width=140)  # a log file has no width of its own; tables should not be squeezed into 80 columns
 
 
@@ -154,6 +162,8 @@ def _end(error: Exception) -> None:
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
         _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
+    if isinstance(error, OSError) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
+        _fail(f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write")
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
@@ -230,8 +240,12 @@ def typed(cfg: DictConfig) -> Any:
     refuse_unknown(cfg)
     for name in cfg.plugins:
         import_plugin(name)
+    refuse_missing_files(cfg)
     if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):  # before the arms' own configs, which load torch
         refuse_unknown_arms(cfg)
+        bare = deepcopy(cfg)
+        bare.arms = {}
+        OmegaConf.to_object(bare)
     if "model" in cfg and getattr(
         OmegaConf.get_type(cfg), "needs_model", True
     ):  # before the rest, whose names are looked up among functions that need torch
@@ -241,6 +255,18 @@ def typed(cfg: DictConfig) -> Any:
     if hasattr(config, "env"):
         config.env = config.env.settled()
     return config
+
+
+def refuse_missing_files(cfg: DictConfig) -> None:
+    """Raises UserError if a file or folder that a config names is not there: data, conversations, a run."""
+    for key, meant in FILES.items():
+        given = OmegaConf.select(cfg, key)
+        if isinstance(given, str) and given not in ("", "auto") and not Path(given).exists():
+            raise UserError(f"{key}={given}: there is no such file or folder; {meant}")
+    data = str(OmegaConf.select(cfg, "env.options.path") or "")
+    is_local = data.startswith((".", "/", "~")) or data.removesuffix(".gz").endswith(SUFFIXES)  # else an id of the hub
+    if is_local and not Path(data).expanduser().exists():
+        raise UserError(no_such_path(data))
 
 
 def refuse_unknown_arms(cfg: Any) -> None:

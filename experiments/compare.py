@@ -193,6 +193,11 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
     if not (folder / "config.yaml").exists():
         return cfg
     stored: Any = OmegaConf.load(folder / "config.yaml")
+    if lacks := [key for key in ("include", "seeds") if key not in stored]:
+        raise UserError(
+            f"resume={folder}: its config.yaml has no {' and no '.join(lacks)}, so another version made it; leave "
+            "resume away to start a new comparison"
+        )
     both = {key: [*stored[key], *getattr(cfg, key)] for key in ("include", "seeds")}
     return replace(cfg, **{key: list(dict.fromkeys(values)) for key, values in both.items()})
 

@@ -6,7 +6,7 @@ silence. A misspelt key would then train something else than was asked for, so e
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -137,16 +137,11 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
         if text and "$VALUE" not in text and not any(text in earlier for earlier in messages):
             messages.append(text)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    text = "\n".join(messages)
-    refused = r"Error merging override \+*(\S+?=.*)\nValue .* (?:could not be converted to|is not a valid) (\w+)"
-    if found := re.search(refused, text):
-        return f"{found[1]}: {_WANTED.get(found[2], found[2])} is needed here"
-    if found := re.search(r"An item is already at '([^']+)'", text):
-        return f"{found[1]} is there already: give its value without the +"
-    if (found := re.search(r"override ~(\S+)", text)) and "does not support deletion" in text:
-        return f"{found[1]} cannot be taken away; give it a value"
+    text, keys = "\n".join(messages), list(known)
+    if plain := _plainly(error, text, keys):
+        return plain
     if found := re.search(
-        r"Could not find '([^']+)/([^'/]+)'\s+Available options in [^:]+:\s+(.*)\s+Config search", text, re.S
+        r"Could not find '([^']+)/([^'/]*)'\s+Available options in [^:]+:\s+(.*)\s+Config search", text, re.S
     ):
         options = [one for one in found[3].split() if one != "schema"]
         return f"{found[1]}={found[2]}: unknown{nearest(found[2], options)} Known: {', '.join(options)}"
@@ -154,7 +149,7 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
     if within and (found := re.search(r"dict is not a subclass of .*full_key: (\S+)", text, re.S)):
         mapping = within[1].split(f".{found[1]}")[0]
         whole = f"'{mapping}={{{found[1]}: {{...}}}}'"
-        return f"{unknown(f'{mapping}.{found[1]}', known)}\nA new one is given whole: {whole}"
+        return f"{unknown(f'{mapping}.{found[1]}', keys)}\nA new one is given whole: {whole}"
     said = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     found = said or re.search(r"Key '([^']+)' (?:is not in struct|not in )", text)
     if found is None:
@@ -164,4 +159,64 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
     # Of a key inside a value, {reward_weight: 1}, OmegaConf knows only the end.
     if within and not key.startswith(within[1]):
         key = f"{within[1]}.{key}"
-    return unknown(key, known)
+    return unknown(key, keys)
+
+
+_OVERRIDE = r"Error merging override \+*(\S+?)=(.*)\n.*"
+_SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    (
+        r"Error merging override \+*(\S+?=.*)\nValue .* (?:could not be converted to|is not a valid) (\w+)",
+        lambda said: f"{said[1]}: {_WANTED.get(said[2], said[2])} is needed here",
+    ),
+    (
+        f"{_OVERRIDE}is not a ListConfig",
+        lambda said: f"{said[1]}={said[2]}: a list is needed here, as {said[1]}=[{said[2]}]",
+    ),
+    (f"{_OVERRIDE}Cannot convert 'list'", lambda said: f"{said[1]}={said[2]}: one value is needed here, not a list"),
+    (
+        r"Ambiguous value for argument '\+*(\S+?)=(.*)'\n",
+        lambda said: (
+            f"{said[1]}={said[2]}: for a list write '{said[1]}=[{said[2]}]', for a text with a comma "
+            f"\"{said[1]}='{said[2]}'\""
+        ),
+    ),
+    (r"An item is already at '([^']+)'", lambda said: f"{said[1]} is there already: give its value without the +"),
+    (
+        r"override ~(\S+)(?s:.*)does not support deletion",
+        lambda said: f"{said[1]} cannot be taken away; give it a value",
+    ),
+    (
+        r"You must specify '([^']+)', e.g.*\s+Available options:\s+((?s:.*))",
+        lambda said: (
+            f"{said[1]} is missing: give it as {said[1]}=<one of these>. Known: "
+            f"{', '.join(one for one in said[2].split() if one != 'schema')}"
+        ),
+    ),
+    (
+        r"[Mm]issing mandatory value: (\w+)(?:(?s:.*)full_key: (\S+))?",
+        lambda said: f"{said[2] or said[1]} is missing: give it as {said[2] or said[1]}=<value>",
+    ),
+)
+"""What Hydra and OmegaConf say, and what is said instead."""
+
+
+def _plainly(error: BaseException, text: str, known: Sequence[str]) -> str:
+    """The sentence about an override that cannot be read or whose value has another shape; empty for other errors."""
+    if override := str(getattr(error, "override", None) or "").lstrip("+~"):
+        key, equals, value = override.partition("=")
+        if not equals:
+            return f"{override}: an override is <key>=<value>, and of this one the key or the value is missing"
+        quoted = f"\"{key}='{value}'\""
+        return f"{override}: cannot be read; a value with spaces, commas or brackets stands in quotes, {quoted}"
+    for pattern, sentence in _SENTENCES:
+        if found := re.search(pattern, text):
+            return sentence(found)
+    no_mapping = r"(?:with ListConfig|(?<!dict) is not a subclass of|Cannot assign \w+ to Dict)"
+    if not (found := re.search(f"{_OVERRIDE}{no_mapping}", text)):
+        return ""
+    key, value = found.groups()
+    own = [
+        one for one in (name.removeprefix(f"{key}.") for name in known if name.startswith(f"{key}.")) if "." not in one
+    ]
+    named = f", {', '.join(own)}" if own else ""
+    return f"{key}={value}: it holds keys of its own{named}; give one as {key}.{own[0] if own else '<name>'}=<value>"

@@ -102,9 +102,10 @@ def main() -> None:
     parser.add_argument("--plugins", nargs="*", default=[], help="modules of your own that register more")
     asked, out = parser.parse_args(), Console()
     found = sections(asked.plugins)
+    for one in asked.key:
+        if not any(key.startswith(one) for key in found):
+            raise SystemExit(f"error: {one}: unknown{nearest(one, found)} Known: {', '.join(found)}")
     chosen = [key for key in found if not asked.key or key.startswith(tuple(asked.key))]
-    if not chosen:
-        raise SystemExit(f"error: {asked.key[0]}: unknown{nearest(asked.key[0], found)} Known: {', '.join(found)}")
     for key in chosen:
         table = Table.grid(padding=(0, 2))
         for name, line in found[key].items():

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from experiments.arms import ArmResult, Validation, finish, identify
 from experiments.jobs import Report
+from experiments.planned import spent
 from experiments.run_health import RunHealth
 from experiments.stopping import Preempted, Stopping
 from rl.backends.distributed import Distributed
@@ -40,7 +41,7 @@ def run_online(
         rl.checkpoint.ResumeError: If the folder's checkpoint belongs to another config or other tasks.
         rl.types.RunStoppedError: If the run stopped itself.
     """
-    began = time.perf_counter()
+    began = spent()
     distributed = distributed or Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     with Stopping(folder, distributed) as stopping:
         run = OnlineRun(cfg, folder, report, distributed, stopping)

@@ -6,6 +6,7 @@ a run costs. A run that finds one there takes it into its folder when it starts,
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,11 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "plan", positive="steps tasks processes", not_negative="memory_gib")
+
+
+def spent() -> tuple[float, float]:
+    """Seconds on the clock and of this process's processor time, all threads together, until now; differences count."""
+    return time.perf_counter(), time.process_time()
 
 
 def place(config: Any) -> Path:

@@ -145,7 +145,12 @@ class Display:
         if line := lasting(folder):
             self._console.print(f"[yellow]health,[/] {line}", highlight=False)
         if rows := compared(folder):
-            print_table(["", "planned", "came to", "off by"], rows, self._console, "What was planned")
+            print_table(
+                ["", "planned", "came to", "off by"],
+                rows,
+                self._console,
+                "What was planned, from when the libraries are loaded",
+            )
         self._console.print(f"everything is in {folder}", highlight=False, soft_wrap=True)
 
 

@@ -6,12 +6,12 @@ and online arms of a comparison then start from the same warm model, whose evalu
 """
 
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from experiments.cli import console, entry_point, resolved_yaml
+from experiments.planned import spent
 from experiments.schema import WarmStartConfig
 
 
@@ -52,7 +52,7 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     from rl.types import derive_seed
     from rl.workbench import Workbench, make_env
 
-    began = time.perf_counter()
+    began = spent()
     demonstrate = DEMONSTRATIONS.bind(cfg.demonstration, cfg.demonstration_options)
     bench = Workbench.build(cfg)
     identify(cfg, "warm_start", folder, bench.distributed)

@@ -92,9 +92,9 @@ class ModelConfig:
         path = Path(self.path)
         if (self.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
             raise FileNotFoundError(
-                f"model.path={self.path}: no model there. SmolLM2 is made by `python -m experiments.prepare_smollm2`,"
-                " a warm start is made by `python -m experiments.warm_start experiment=...`, a tiny base by `python -m"
-                " experiments.pretrain_tiny toy=...`; any other one is model=path model.path=<folder or hub id>"
+                f"model.path={self.path}: no model there. Give one as model=path model.path=<folder or hub id>. SmolLM2"
+                " is made by `python -m experiments.prepare_smollm2`, a warm start by `python -m experiments.warm_start"
+                " experiment=...`, a tiny base by `python -m experiments.pretrain_tiny toy=...`"
             )
 
 
@@ -217,8 +217,10 @@ class EnvConfig:
 
         Raises:
             UnknownNameError: If there is no such environment, feedback, stop rule or version of prompts.
+            TypeError: If the task set has no such option.
             ValueError: If a function has no such option, or nobody says how many turns an episode has.
         """
+        envs.refuse_unknown_options(self.id, self.task_options)
         chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE}, self.task_options)
         refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")
         found = replace(self, **chosen)

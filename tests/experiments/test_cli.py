@@ -64,7 +64,9 @@ def test_every_offline_method_composes(offline):
 
 
 @pytest.mark.parametrize("env", options("env"))
-@pytest.mark.parametrize("entry", ["train", "sft", "evaluate", "compare", "play"])
+@pytest.mark.parametrize(
+    "entry", ["train", *(pytest.param(one, marks=pytest.mark.slow) for one in ("sft", "evaluate", "compare", "play"))]
+)
 def test_every_environment_composes_with_every_entry_point(entry, env):
     own = ["env.id=errata/modchain-v1"] if env == "custom" else []
     cfg = OmegaConf.to_object(compose(entry, [f"env={env}", *own]))
@@ -260,12 +262,12 @@ def test_what_cannot_be_done_to_a_config_is_said(override, message):
     assert message in refusal("train", override)
 
 
-@pytest.mark.parametrize("override", ["env.options.mine=3", "+env.options.mine=3", "++env.options.mine=3"])
+@pytest.mark.parametrize("override", ["env.options.p_set=0.3", "+env.options.p_set=0.3", "++env.options.p_set=0.3"])
 def test_free_mappings_take_new_keys_with_and_without_a_plus(override):
     cfg = typed(
         compose("train", open_free_mappings([override, "evaluation.transfer.far.options.n=1"], _ENTRY_POINTS["train"]))
     )
-    assert cfg.env.options["mine"] == 3
+    assert cfg.env.options["p_set"] == 0.3
     assert cfg.evaluation.transfer == {"far": {"options": {"n": 1}}}
 
 
@@ -294,6 +296,20 @@ def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch
         ("model.dtype=int8", "model.dtype=int8"),
         ("algorithm.kl=kk", "kk"),
         ("seed=abc", "seed=abc: a whole number is needed here"),
+        ("env.max_new_tokens=3", "env.max_new_tokens=3: a list is needed here, as env.max_new_tokens=[3]"),
+        ("env.feedback=[none]", "env.feedback=[none]: one value is needed here, not a list"),
+        ("tracking=[wandb]", "it holds keys of its own, backends, "),
+        ("model.lora=8", "model.lora=8: it holds keys of its own, "),
+        ("training.health=off", "training.health=off: it holds keys of its own"),
+        ("env.prompts_text.system=Hello, you", "for a text with a comma \"env.prompts_text.system='Hello, you'\""),
+        ("env.options.path=my file(1).jsonl", "stands in quotes, \"env.options.path='my file(1).jsonl'\""),
+        ("my.jsonl", "my.jsonl: an override is <key>=<value>"),
+        ("model=path", "model.path is missing: give it as model.path=<value>"),
+        ("env=", "env=: unknown. Known: addition, "),
+        ("env.options.n_trian=3", "did you mean 'n_train'?"),
+        ("env.options.path=./nowhere.jsonl", "env.options.path=./nowhere.jsonl: there is no such file or folder in "),
+        ("resume=./nowhere", "resume=./nowhere: there is no such file or folder; use a run's folder, or auto"),
+        ("evaluation.conversations=./no.jsonl", "evaluation.conversations=./no.jsonl: there is no such file or folder"),
         ("evaluation.greedy=perhaps", "evaluation.greedy=perhaps: true or false is needed here"),
     ],
 )
@@ -334,6 +350,8 @@ finally:
         (["experiments.evaluate", "evaluation.limit=8"], "'evaluation.limit'"),
         (["experiments.play", "--help"], "Which of them, in which order."),
         (["experiments.pretrain_tiny", "step=3"], "'steps'"),
+        (["experiments.compare", "env=rows", "env.options.path=./nowhere.jsonl"], "there is no such file or folder"),
+        (["experiments.study"], "study is missing: give it as study=<one of these>. Known: collapse, "),
     ],
 )
 def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, message, tmp_path):

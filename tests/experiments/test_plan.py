@@ -1,6 +1,7 @@
 """What a run is expected to cost, and what it came to."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -92,7 +93,9 @@ def test_an_offline_method_is_counted_by_what_its_rule_keeps(tmp_path):
     estimate, _ = calibrate(cfg, OPTIONS, {"validation": [[0, 0], [1, 1]], "evaluation": [[0, 0], [1, 1], 100.0, 0.5]})
     assert estimate.costs["validation"] == [3.0, 3.0]  # before, and after each round; what was measured is used again
     assert estimate.costs["evaluation"] == [8.0, 8.0]
+    before = time.process_time()
     result = run_offline(cfg, tmp_path, lambda *_: None)
+    assert 0 < result.cpu_seconds <= time.process_time() - before  # not what the process had done before it
     assert estimate.episodes == result.totals["episodes"] == 128
     assert estimate.updates == pytest.approx(result.totals["updates"], rel=0.5)
     assert estimate.gradient_tokens == pytest.approx(result.totals["gradient_tokens"], rel=0.5)
