@@ -14,7 +14,10 @@ INTEROP_verifiers := 'verifiers>=0.4,<0.5'
 INTEROP_openenv := 'openenv>=0.10,<0.11'
 INTEROP_inspect := 'inspect_ai>=0.3.285'
 
-.PHONY: help demo demo-math demo-real studies test test-soak test-vllm test-interop docs check fmt setup doctor lock clean
+# Tests that need nothing but this machine and a few minutes.
+HERE := not soak and not vllm and not gpu and not interop
+
+.PHONY: help demo demo-math demo-real studies test test-slow test-soak test-vllm test-interop docs fmt setup doctor lock clean
 
 help:
 	@echo "make demo           compare offline SFT with online RL on repair: programs that are run and mended"
@@ -24,12 +27,12 @@ help:
 	@echo "make demo-real      a real language model, SmolLM2-135M, on sums whose feedback is by how much they miss"
 	@echo "make studies        every study at size tiny: what published systems claim of self-generated data, measured"
 	@echo "make doctor         what this machine can do, and what is missing for which command"
-	@echo "make test           lint, types, layers and all tests that need neither network nor GPU"
+	@echo "make test           lint, types, layers and every test of a few seconds; neither network nor GPU is needed"
+	@echo "make test-slow      the tests that take longer; CI runs both"
 	@echo "make test-soak      what CI tests in short, longer"
 	@echo "make test-vllm      the vLLM engines, with real vLLM for CPUs in an environment of its own"
 	@echo "make test-interop   our environments, episodes and logs in verifiers, OpenEnv and Inspect, with the real packages"
 	@echo "make docs           the documentation as a site in build/site, with the API from the docstrings"
-	@echo "make check          lint, types and fast tests"
 	@echo "make fmt            format and fix what can be fixed"
 
 # python3.11 by its own name, or whatever python3 is if that is 3.11 or newer.
@@ -78,7 +81,10 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and $(HERE)'
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and $(HERE)'
 
 test-soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak
@@ -108,12 +114,6 @@ test-vllm: $(VLLM_STAMP)
 
 test-interop: $(INTEROP:%=.venv-%/.installed)
 	for one in $(INTEROP); do .venv-$$one/bin/python -m pytest -m interop tests/interop/test_$$one.py || exit 1; done
-
-check: $(STAMP)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not soak and not vllm and not gpu and not interop'
 
 # NO_MKDOCS_2_WARNING silences an advertisement.
 docs: $(STAMP)

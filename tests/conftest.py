@@ -1,5 +1,7 @@
 """Shared fixtures. Tests need no network: opening a socket to anything but this machine fails."""
 
+import gc
+import os
 import socket
 from pathlib import Path
 
@@ -8,6 +10,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
+os.fsync = lambda _: None  # it guards against a power cut, which no test survives; a kill loses nothing without it
+
+
+def pytest_collection_finish():
+    """Keeps thousands of tests and the libraries out of every later collection of garbage, which would walk them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,12 @@ except ModuleNotFoundError:  # vLLM's environment, which collects this file and 
     notebook_page = None
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+AS_LONG_AS_THEY_TAKE = [
+    pytest.param(path, marks=pytest.mark.slow) if path.stem == "tour" else path for path in NOTEBOOKS
+]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", AS_LONG_AS_THEY_TAKE, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
     done = programs.run("notebooks.run", str(path), "--smoke", env=os.environ | {"TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr

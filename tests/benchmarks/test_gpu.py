@@ -45,6 +45,7 @@ def test_without_trl_and_time_the_rest_is_measured(tmp_path):
     assert table.count("skipped: TRL is not installed") == 2
 
 
+@pytest.mark.slow
 def test_no_time_and_a_mistake_are_told_apart(tmp_path):
     done, stored, table = run(tmp_path, "--minutes", "0")
     assert done.returncode == 0, done.stdout + done.stderr

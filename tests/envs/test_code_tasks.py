@@ -45,7 +45,7 @@ def verdicts(env, tasks, respond):
     return {task.id: score for task, score in zip(tasks, scores, strict=True)}
 
 
-@pytest.mark.parametrize("name", ["humaneval", "mbpp", "tinycode"])
+@pytest.mark.parametrize("name", ["humaneval", pytest.param("mbpp", marks=pytest.mark.slow), "tinycode"])
 def test_every_solution_passes_and_every_stub_fails(name):
     env = make(name)
     tasks = all_tasks(env)
@@ -55,6 +55,7 @@ def test_every_solution_passes_and_every_stub_fails(name):
     assert not {key: score for key, score in stubs.items() if score.value > 0}
 
 
+@pytest.mark.slow
 def test_all_974_tasks_of_mbpp_can_be_judged():
     """Those in no split (prompt examples, duplicates) too: none is beyond the judge, and no stub passes."""
     make("mbpp")

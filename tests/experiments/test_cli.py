@@ -64,7 +64,9 @@ def test_every_offline_method_composes(offline):
 
 
 @pytest.mark.parametrize("env", options("env"))
-@pytest.mark.parametrize("entry", ["train", "sft", "evaluate", "compare", "play"])
+@pytest.mark.parametrize(
+    "entry", ["train", *(pytest.param(one, marks=pytest.mark.slow) for one in ("sft", "evaluate", "compare", "play"))]
+)
 def test_every_environment_composes_with_every_entry_point(entry, env):
     own = ["env.id=errata/modchain-v1"] if env == "custom" else []
     cfg = OmegaConf.to_object(compose(entry, [f"env={env}", *own]))

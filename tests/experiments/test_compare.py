@@ -219,7 +219,6 @@ def test_a_crashed_seed_is_shown_and_left_out(folder):
     assert "never_ran: no finished run" in text
 
 
-@pytest.mark.slow
 def test_a_job_that_crashes_is_reported_and_the_others_go_on(tmp_path):
     # A rule that keeps nothing: after "no" training, greedy-like sampling never turns a wrong answer right.
     nothing_else = ["cross=0", "evaluation.samples_per_task=0", "evaluation.fixed_first=0"]

@@ -24,7 +24,6 @@ def run(module, *arguments, **kwargs):
     return programs.run(f"experiments.{module}", *arguments, **kwargs)
 
 
-@pytest.mark.slow
 def test_train_then_evaluate_the_policy(tmp_path):
     done = run("train", f"runs_dir={tmp_path}", "algorithm=reinforce", "algorithm.group_size=1", *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -165,7 +165,6 @@ def updated(request, tmp_path_factory):
     return {kind: torch.load(folder / f"{kind}.pt") for kind in ALGORITHMS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(ALGORITHMS))
 def test_two_processes_equal_one(kind, updated):
     """Within 1e-6 in fp32, with episodes of different lengths and different numbers of micro-batches per process."""
@@ -227,8 +226,7 @@ def test_a_signal_to_one_process_ends_both_at_the_same_step_and_one_process_goes
         assert two == pytest.approx(one, rel=1e-2, abs=1e-4, nan_ok=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("fsdp", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ddp", "fsdp2"])
 def test_two_processes_go_on_where_one_was(fsdp, tmp_path):
     cfg = config(TWICE, save_every=1, save_every_updates=1)
     whole, _ = play(cfg, tmp_path / "whole")

@@ -114,7 +114,11 @@ def play(cfg, folder, stop_after=None):
     return torch.cat(weights), written
 
 
-@pytest.mark.parametrize("algorithm", [SCORE, PPO, DAPO, OFFLINE], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "algorithm",
+    [DAPO, *(pytest.param(one, marks=pytest.mark.slow) for one in (SCORE, PPO, OFFLINE))],
+    ids=lambda one: one.name,
+)
 def test_every_checkpoint_leads_to_the_same_weights(algorithm, tmp_path):
     """6 steps are 6 steps with an interruption after any checkpoint: between steps, between two optimiser steps of one
     rollout batch, between stages."""
