@@ -44,9 +44,10 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
             data = {kind: "".join(lines) for kind, lines in output.get("data", {}).items()}
             if "image/svg+xml" in data:  # as a picture: ids within one drawing must not meet those of another
                 encoded = base64.b64encode(data["image/svg+xml"].encode()).decode()
-                parts.append(f'<img class="drawing" alt="figure" src="data:image/svg+xml;base64,{encoded}">')
+                image = f'<img class="drawing" alt="figure" src="data:image/svg+xml;base64,{encoded}">'
+                parts.append(f'<div class="shown" tabindex="0">{image}</div>')
             elif "text/html" in data:
-                parts.append(f'<div class="shown">{data["text/html"]}</div>')
+                parts.append(f'<div class="shown" tabindex="0">{data["text/html"]}</div>')
             else:
                 text = data.get("text/plain") or "".join(output.get("text", ()))
                 parts.append(f"```{{.text .shown}}\n{text.rstrip()}\n```")
@@ -54,6 +55,13 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
         f"*This page is `notebooks/{name}`; `python -m notebooks.run notebooks/{name} --write` makes it anew.*"
     )
     return "\n\n".join(parts) + "\n"
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Names the theme's search for screen readers; the theme gives the dialog none."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
 
 
 def on_nav(nav: Any, config: Any, files: Files) -> Any:

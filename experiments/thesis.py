@@ -101,7 +101,7 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     made: list[Exhibit] = [systems_table(lines), *gate_table(gate_rows), points_table(every)]
     titles = ["The systems", *["The gate"] * bool(gate_rows), "Every arm"]
     made = [replace(one, id=f"T{i}", title=title) for i, (one, title) in enumerate(zip(made, titles, strict=True), 1)]
-    drawn = [gain_figure(every, correlation, of_own), *gate_figure(gate_rows)]
+    drawn = [*gain_figures(every, correlation, of_own), *gate_figure(gate_rows)]
     made = [*(replace(one, id=f"F{i}") for i, one in enumerate(drawn, 1)), *made]
     missing = [name for name in (*STUDIES, SELF_CORRECTION) if name not in found]
     result = {
@@ -170,8 +170,8 @@ def points_table(every: Sequence[Point]) -> Table:
     return Table("One point of the figure for each seed, in the order of the seeds.", header, cells)
 
 
-def gain_figure(every: Sequence[Point], correlation: Sequence[float], of_own: Sequence[float]) -> Figure:
-    """Gain against the accuracy of the signal: by what an arm is trained on, and by study."""
+def gain_figures(every: Sequence[Point], correlation: Sequence[float], of_own: Sequence[float]) -> list[Figure]:
+    """Gain against the accuracy of the signal: by what an arm is trained on, and the same points by study."""
 
     def cloud(name: str, mine: Sequence[Point]) -> Series:
         return Series(name, [one.reward_accuracy for one in mine], [one.gain for one in mine], mark=Mark.POINTS)
@@ -186,8 +186,11 @@ def gain_figure(every: Sequence[Point], correlation: Sequence[float], of_own: Se
         f"{len(every)} arms and seeds of {len(studies)} studies. Rank correlation {said[0]}, of self-reward arms alone "
         f"{said[1]}; 95 % bootstrap intervals over studies. An oracle's signal is right by definition."
     )
-    panels = [Panel("by what it is trained on", *axes, kinds, zero=True), Panel("by study", *axes, of_study, zero=True)]
-    return Figure(caption, panels, title="Gain against the accuracy of the signal")
+    title = "Gain against the accuracy of the signal"
+    return [
+        Figure(caption, [Panel("", *axes, kinds, zero=True)], title=title),
+        Figure("The same points.", [Panel("", *axes, of_study, zero=True)], title=f"{title}, by study"),
+    ]
 
 
 def gate_figure(rows: Sequence[Row]) -> list[Figure]:

@@ -240,6 +240,8 @@ class RolloutBatch(_RowTensors):
         for name in ("attention_mask", "response_mask"):
             if getattr(self, name).dtype is not torch.bool:
                 raise TypeError(f"{name} must be bool, True = use this token")
+        if self.input_ids.device.type != "cpu":
+            return  # every batch is made on the host, and a question to another device waits for all of its work
         if (self.response_mask & ~self.attention_mask).any() or self.response_mask[:, 0].any():
             raise ValueError("response tokens must be real tokens and cannot sit at position 0")
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,13 @@ def test_what_a_page_of_a_notebook_holds():
     assert "```python\n1 + 1\n```" in page
     assert "two" in page
     assert "data:image/svg+xml;base64,PHN2Zy8+" in page
+
+
+def test_the_search_of_the_site_has_a_name_for_screen_readers():
+    material = pytest.importorskip("material")
+    from docs.site_hooks import on_post_page
+
+    theirs = (Path(str(material.__file__)).parent / "templates" / "partials" / "search.html").read_text(
+        encoding="utf-8"
+    )
+    assert 'role="dialog" aria-label="Search"' in on_post_page(theirs, None, None)

@@ -47,11 +47,11 @@ class Config:
     """
 
     width: int = 48
-    steps: int = 500
+    steps: int = 2000
     mislabelled: float = 0.25
     misjudged: float = 0.05
     instances: int = 3000
-    student_steps: int = 300
+    student_steps: int = 800
     n_test: int = 2000
 
 

@@ -32,6 +32,10 @@ def duration(seconds: float) -> str:
     return f"{fixed(seconds / 60, 0)} min" if seconds < 5400 else f"{fixed(seconds / 3600)} h"
 
 
+SHORT = 24
+"""Characters of a cell that stands on one line, or on the lines that it has itself."""
+
+
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", title: str = "") -> str:
     """A table for notebooks: text as it is, line breaks and spaces kept, wrapped where it is long.
 
@@ -42,9 +46,13 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: st
         title: Above it, in bold.
     """
 
+    def cell(text: str, tag: str) -> str:
+        wrap = "pre" if tag == "td" and len(text) <= SHORT else "pre-wrap"  # an interval is not torn apart
+        style = f'style="text-align:left;vertical-align:top;white-space:{wrap};max-width:36em"'
+        return f"<{tag} {style}>{escape(text)}</{tag}>"
+
     def row(cells: Sequence[str], tag: str) -> str:
-        style = 'style="text-align:left;vertical-align:top;white-space:pre-wrap;max-width:36em"'
-        return "<tr>" + "".join(f"<{tag} {style}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(cell(str(one), tag) for one in cells) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
     above = f"<b>{escape(title)}</b>" if title else ""

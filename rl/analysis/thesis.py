@@ -209,8 +209,9 @@ def sentence(
         said = "It holds"
     else:
         said = "It cannot be told"
-    told = f"{said}: of {len(lines)} systems {len(for_it)} fit it"
-    told += f", {len(against)} contradict it{_listed(against)}, and {len(open_)} cannot be told{_listed(open_)}."
+    fits, contradicts = "fits" if len(for_it) == 1 else "fit", "contradicts" if len(against) == 1 else "contradict"
+    told = f"{said}: of {len(lines)} systems {len(for_it)} {fits} it, {len(against)} {contradicts} it{_listed(against)}"
+    told += f", and {len(open_)} cannot be told{_listed(open_)}."
     if np.isnan(correlation[0]):
         return f"{told} There is no rank correlation of gain with reward accuracy to speak of."
     told += f" Over {n_points} arms and seeds the gain {_direction(correlation)}"

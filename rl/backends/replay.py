@@ -42,8 +42,8 @@ class FixedLayer(DynamicLayer):
         """Writes the column ``[B, H, 1, D]`` of the new token; returns all columns."""
         assert self.keys is not None
         assert self.values is not None
-        self.keys.index_copy_(2, self._column, key_states.to(self.dtype))
-        self.values.index_copy_(2, self._column, value_states.to(self.dtype))
+        self.keys.index_copy_(2, self._column, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self._column, value_states.to(self.values.dtype))
         return self.keys, self.values
 
 
@@ -104,7 +104,7 @@ class FixedStep:
         self._positions_B1 += 1
         return logits_BV
 
-    def record(self, tokens_B: Tensor, pool: Any) -> None:
+    def record(self, tokens_B: Tensor) -> None:
         """Records the step; the tokens are those that the first replay will read.
 
         Raises:
@@ -115,7 +115,7 @@ class FixedStep:
         with torch.cuda.stream(stream):
             self.peek(tokens_B)  # libraries make themselves ready at their first call, which may not be recorded
             graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            graph.capture_begin(capture_error_mode="thread_local")
             try:
                 self._logits = self._step()
             finally:
@@ -135,7 +135,6 @@ class Replays:
     def __init__(self, causal: Any, possible: bool) -> None:
         self._causal, self.possible = causal, possible
         self._compared = False
-        self._pool: Any = None
 
     def start(self, cache: Any, mask_BC: Tensor, tokens_B: Tensor, n_steps: int) -> FixedStep | None:
         """The next steps of a batch; ``None`` where the cache is to grow as before.
@@ -175,9 +174,8 @@ class Replays:
                 return None
             cache.layers = own
         if self.possible and mask_BC.device.type == "cuda" and n_steps >= MIN_STEPS:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
             try:
-                step.record(tokens_B, self._pool)
+                step.record(tokens_B)
             except RuntimeError as error:
                 self._refuse(str(error).splitlines()[0])
         return step

@@ -55,7 +55,7 @@ def described(monkeypatch):
 
 
 def test_the_page_follows_the_folders(tmp_path, described):
-    gain, says, word = 0.2, "contradict it (Made up)", "contradicts"
+    gain, says, word = 0.2, "1 contradicts it (Made up)", "contradicts"
     study(tmp_path / "study", "made_up", "tiny", -gain, 1_000)
     study(tmp_path / "study", "made_up", "tiny", gain, 2_000)  # the newest counts
     study(tmp_path / "study", "made_up", "smoke", -gain, 3_000)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig, EngineConfig, StageConfig
+from rl.types import Request
 from tests.helpers import log_step, modchain_config, named
 
 pytestmark = pytest.mark.gpu
@@ -81,6 +82,23 @@ def test_what_saves_memory_trains(overrides, tmp_path):
         pytest.importorskip("peft")
     rows = online(tmp_path, "rloo", "training.episodes=256", *overrides)
     assert all(math.isfinite(row["policy/grad_norm"]) for row in rows if "policy/grad_norm" in row)
+
+
+def test_recorded_steps_sample_what_the_others_do(modchain):
+    from rl.backends.engine_hf import HFEngine
+    from rl.rollout import complete
+    from tests.rl.test_engine_hf import requests
+
+    model, tokenizer, renderer = modchain
+    model, ends = model.to("cuda"), tokenizer.convert_tokens_to_ids(["3", "7"])
+    try:
+        asked = [Request(one.id, one.prompt_ids, 24, 1.0, one.seed) for one in requests(renderer)]
+        found = [complete(HFEngine(model, ends, renderer.pad_id, replays=on), asked) for on in (False, True)]
+    finally:
+        model.to("cpu")
+    for left, right in zip(*found, strict=True):
+        assert left.action_ids == right.action_ids
+        assert left.logprobs == pytest.approx(right.logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["star", "dpo", "iterated_rft"])

@@ -75,7 +75,7 @@ def test_the_sentence_follows_the_rows():
     assert "the gain rises" in sentence(fits, rises, unclear, 12)
     assert "alone it cannot be told to rise or fall (+0.10 [-0.50, +0.60])" in sentence(fits, rises, unclear, 12)
     assert sentence([*fits, contrary], rises, rises, 12).startswith("It does not hold as worded: of 5 systems 4 fit")
-    assert "contradict it (SQLM)" in sentence([*fits, contrary], rises, rises, 12)
+    assert "1 contradicts it (SQLM)" in sentence([*fits, contrary], rises, rises, 12)
     for open_ in (sentence([*fits, dark], rises, rises, 12), sentence(fits, rises, unclear, 12)):
         assert open_.startswith("It cannot be told")
     assert "alone it falls" in sentence(fits, rises, falls, 12)
