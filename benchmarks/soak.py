@@ -101,6 +101,10 @@ def soak(folder: Path, n_runs: int, n_steps: int, n_kills: int, tmpfs: bool = Fa
             "different": compare(quiet / "soak", wild / "soak"),
         }
     finally:
+        for run in runs:  # of an experiment that failed
+            if not run.done and run.pid:
+                os.kill(run.pid, signal.SIGKILL)
+                os.waitpid(run.pid, 0)
         if tmpfs:
             subprocess.run(["umount", str(wild)], check=True)
 

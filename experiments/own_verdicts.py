@@ -1,11 +1,83 @@
 """What an instruction-tuned model answers to additions, and whether it accepts its own answers."""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from rl.analysis.calibration import auroc, ece
+
+
+@dataclass
+class Chat:
+    """A causal language model with the tokenizer and the chat template that it was tuned with.
+
+    Args:
+        model: What answers.
+        tokenizer: Its tokenizer; set to padding on the left.
+        at_once: Rows of a batch.
+    """
+
+    model: Any
+    tokenizer: Any
+    at_once: int = 64
+
+    def __post_init__(self) -> None:
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def batches(self, questions: Sequence[str]) -> Iterator[Any]:
+        """One turn of a user each, rendered and padded."""
+        texts = [
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+            )
+            for question in questions
+        ]
+        for i in range(0, len(texts), self.at_once):
+            some = texts[i : i + self.at_once]
+            yield self.tokenizer(some, return_tensors="pt", padding=True, add_special_tokens=False)
+
+    @torch.no_grad()
+    def answers(self, questions: Sequence[str], n_new: int = 12) -> list[str]:
+        """An answer to each at temperature 1."""
+        texts, options = list[str](), {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        for batch in self.batches(questions):
+            ids = self.model.generate(
+                **batch, **options, max_new_tokens=n_new, pad_token_id=self.tokenizer.pad_token_id
+            )
+            texts += self.tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return texts
+
+    @torch.no_grad()
+    def odds(self, questions: Sequence[str], word: str = "Yes", against: str = "No") -> np.ndarray:
+        """``[N]`` log odds of one word against another as the first of the answer."""
+        this, other = (self.tokenizer.encode(one, add_special_tokens=False)[0] for one in (word, against))
+        logits = torch.cat(
+            [self.model(**batch, logits_to_keep=1).logits[:, -1].float() for batch in self.batches(questions)]
+        )
+        return (logits[:, this] - logits[:, other]).numpy()
+
+
+def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Additions of one to three digits: the largest number of digits ``[n]``, the pairs ``[n, 2]``, the questions."""
+    level = rng.integers(1, 4, n)
+    pairs = rng.integers(1, 10 ** level[:, None], (n, 2))
+    return level, pairs, [f"What is {a} + {b}? Answer with the number only." for a, b in pairs]
+
+
+def last_numbers(texts: Sequence[str]) -> np.ndarray:
+    """``[N]`` the last number of each text; -1 for none."""
+    return np.array([int(found[-1]) if (found := re.findall(r"[0-9]{1,9}", text)) else -1 for text in texts])
+
+
+def check(question: str, answer: str) -> str:
+    """The question whether an answer is right."""
+    return f"{question} Proposed answer: {answer.strip()}. Is the proposed answer correct? Answer Yes or No."
 
 
 @dataclass
@@ -32,46 +104,59 @@ class OwnVerdicts:
     odds: np.ndarray
 
 
-@torch.no_grad()
-def additions(model: Any, tokenizer: Any, n: int, k: int, seed: int, at_once: int = 64) -> OwnVerdicts:
-    """Samples k answers at temperature 1 to n additions of one to three digits, and one verdict on each.
+def additions(chat: Chat, n: int, k: int, seed: int) -> OwnVerdicts:
+    """Samples k answers at temperature 1 to n additions of one to three digits, and one verdict on each."""
+    torch.manual_seed(seed)
+    level, pairs, asked = draw(np.random.default_rng(seed), n)
+    questions = [question for question in asked for _ in range(k)]
+    texts = chat.answers(questions)
+    numbers, gold = last_numbers(texts), pairs.sum(1)
+    odds = chat.odds([check(question, text) for question, text in zip(questions, texts, strict=True)])
+    odds, answers = np.where(numbers >= 0, odds, -np.inf).reshape(n, k), numbers.reshape(n, k)
+    return OwnVerdicts(questions, texts, gold, level, answers, answers == gold[:, None], odds)
 
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer, with a chat template.
-        n: Questions.
-        k: Samples of each.
-        seed: Of questions and samples.
-        at_once: Rows of a batch.
+
+def beliefs(chat: Chat, n: int, seed: int, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whom a model believes: its own answer alone, one that is as wrong, and its own beside a rival in both orders.
+
+    The rival is another answer of its own, or where that is the same a number that is off by one to three.
+
+    Returns:
+        Columns of a study's row; ``bias`` is one for each of its own wrong answers that has such a counterpart.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    level = rng.integers(1, 4, n)
-    pairs = rng.integers(1, 10 ** level[:, None], (n, 2))
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    yes, no = (tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
+    _, pairs, questions = draw(rng, n)
+    own, other = (last_numbers(chat.answers(questions)) for _ in range(2))
+    gold, off = pairs.sum(1), rng.choice([-3, -2, -1, 1, 2, 3], n)
+    rival = np.where((other < 0) | (other == own), np.abs(own + off), other)
+    known, right, mirror = own >= 0, own == gold, 2 * gold - own
+    comparable = known & ~right & (mirror >= 0)
 
-    def batches(questions: list[str]) -> Any:
-        chats = [[{"role": "user", "content": question}] for question in questions]
-        texts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
-        for i in range(0, len(texts), at_once):
-            yield tokenizer(texts[i : i + at_once], return_tensors="pt", padding=True, add_special_tokens=False)
+    def verdict(numbers: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-chat.odds([check(q, str(x)) for q, x in zip(questions, numbers, strict=True)])))
 
-    questions = [f"What is {a} + {b}? Answer with the number only." for a, b in pairs for _ in range(k)]
-    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 12}
-    texts: list[str] = []
-    for batch in batches(questions):
-        ids = model.generate(**batch, **options, pad_token_id=tokenizer.pad_token_id)
-        texts += tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    numbers = np.array([int(found[-1]) if (found := re.findall(r"[0-9]{1,9}", text)) else -1 for text in texts])
+    def first(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        asked = [f"{q} A: {x}. B: {y}. Which of the two is correct? Answer A or B."
+                 for q, x, y in zip(questions, a, b, strict=True)]  # fmt: skip
+        return 1 / (1 + np.exp(-chat.odds(asked, "A", "B")))
 
-    checks = [
-        f"{question} Proposed answer: {text.strip()}. Is the proposed answer correct? Answer Yes or No."
-        for question, text in zip(questions, texts, strict=True)
-    ]
-    logits = torch.cat([model(**batch, logits_to_keep=1).logits[:, -1].float() for batch in batches(checks)])
-    odds = np.where(numbers >= 0, (logits[:, yes] - logits[:, no]).numpy(), -np.inf).reshape(n, k)
-    answers, gold = numbers.reshape(n, k), pairs.sum(1)
-    return OwnVerdicts(questions, texts, gold, level, answers, answers == gold[:, None], odds)
+    of_own, of_mirror, of_rival = verdict(own), verdict(np.maximum(mirror, 0)), verdict(rival)
+    own_first, rival_first = first(own, rival), first(rival, own)
+    scores = {"single": of_own, "one_order": own_first, "side": (own_first + 1 - rival_first) / 2}
+    scores["normalised"] = of_own / (of_own + of_rival)
+    for i, question in enumerate(questions):
+        about = {"gold": int(gold[i]), "right": bool(right[i]), "p_yes": float(of_own[i]), "beside": int(rival[i])}
+        samples.append({"step": 0, "prompt": question, "answer": str(own[i]), **about,
+                        "side_by_side": float(scores["side"][i])})  # fmt: skip
+    row = {
+        "n": n,
+        "accuracy": float(right.mean()),
+        "malformed": float((~known).mean()),
+        "accepts_own_wrong": float(of_own[known & ~right].mean()) if (known & ~right).any() else float("nan"),
+        "accepts_mirror": float(of_mirror[comparable].mean()) if comparable.any() else float("nan"),
+        "place_bias": abs(float((own_first + rival_first).mean()) / 2 - 0.5),
+    }
+    row |= {f"{kind}_{name}": meter(score[known], right[known]) for name, score in scores.items()
+            for kind, meter in (("auroc", auroc), ("ece", ece))}  # fmt: skip
+    return row | ({"bias": (of_own - of_mirror)[comparable].tolist()} if comparable.any() else {})

@@ -185,10 +185,10 @@ def content_of(config: RunConfig) -> dict[str, str]:
     if (template := config.model.chat_template) is not None and Path(template).exists():
         found["chat template"] = hash_file(Path(template))
     offline: Any = getattr(config, "offline", None)
-    for path in (config.evaluation.conversations, offline.conversations if offline else ""):
+    for path in filter(None, (config.evaluation.conversations, offline.conversations if offline else "")):
         place = Path(path).expanduser()
         places = sorted(place.rglob("*")) if place.is_dir() else [place]
-        found |= {f"conversations {one}": hash_file(one) for one in places if path and one.is_file()}
+        found |= {f"conversations {one}": hash_file(one) for one in places if one.is_file()}
     return found
 
 

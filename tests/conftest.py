@@ -13,6 +13,16 @@ torch.set_num_threads(1)
 os.fsync = lambda _: None  # it guards against a power cut, which no test survives; a kill loses nothing without it
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests are run first, so that several processes come to their ends together."""
+
+    def seconds(item):
+        mark = item.get_closest_marker("slow")
+        return mark.args[0] if mark and mark.args else 0
+
+    items.sort(key=seconds, reverse=True)
+
+
 def pytest_collection_finish():
     """Keeps thousands of tests and the libraries out of every later collection of garbage, which would walk them."""
     gc.collect()

@@ -53,7 +53,7 @@ PIECES = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_what_is_added_from_outside_runs_as_printed(tmp_path):
     page = ROOT / "docs" / "extending.md"
     codes = blocks(page, "python")

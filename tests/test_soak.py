@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_killed_damaged_and_short_of_disk_runs_end_like_undisturbed_ones(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.soak", "--size", "ci", "--folder", str(tmp_path / "soak")],

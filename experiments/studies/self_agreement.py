@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.own_verdicts import Chat, beliefs
 from rl.analysis.calibration import auroc, ece
 from rl.analysis.claims import Claim, Figure, grown, last, minus
 from rl.analysis.thesis import Thesis, Trained, trained
 from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
+from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.config import ModelConfig
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Config:
         steps: Optimiser steps of every arm.
         lr: Learning rate of the arms. At 1e-3 own rewards only destroy the model.
         evaluate_every: Steps.
+        model: Folder of an instruction-tuned model; then its beliefs about additions are read and nothing is trained.
     """
 
     hidden_size: int = 48
@@ -52,6 +56,7 @@ class Config:
     steps: int = 160
     lr: float = 2e-4
     evaluate_every: int = 40
+    model: str = ""
 
 
 # The layout:  S 3 1 4 _ : t8      S 3 1 4 _ : t8 ? yes      S 3 1 4 _ : t7 t8 t6 t9 ? p2
@@ -127,7 +132,9 @@ def line(question: np.ndarray, *tail: Any) -> torch.Tensor:
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """A network that adds, checks and chooses, each as its corpus believes."""
+    """A network that adds, checks and chooses, each as its corpus believes; or a real model."""
+    if cfg.model:
+        return Chat(*load_policy(ModelConfig(path=cfg.model)))
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = tiny_gpt2(TOKENIZER, cfg.hidden_size, 2, 4, 16)
@@ -203,11 +210,27 @@ def of_four_verdicts(
     return verdicts[np.arange(len(target)), place] / verdicts.sum(1)
 
 
+def earned(
+    arm: str, judge: Any, question: np.ndarray, gold: np.ndarray, answer: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """``[n]`` what answers earn in an arm: the truth, a coin, the choice among the group's answers, or P(yes)."""
+    if arm == "oracle":
+        return (answer == gold).astype(float)
+    if arm == "random":
+        return (rng.random(len(answer)) < 0.5).astype(float)
+    if arm == "side_by_side":
+        rivals = np.repeat(answer.reshape(-1, GROUP), GROUP, 0)
+        return side_by_side(judge, question, answer, rivals, rng, 4)
+    return p_yes(judge, question, answer)
+
+
 ARMS = ("base", "own_verdict", "frozen_verdict", "verdict_as_action", "side_by_side", "oracle", "random")
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The measurement of the base, or reinforcement learning on one reward."""
+    """The measurement of the base, or reinforcement learning on one reward; of a real model only the measurement."""
+    if isinstance(base, Chat):
+        return [beliefs(base, cfg.questions, seed, samples)] if arm == "base" else []
     generator, rng = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 1)
     if arm == "base":
         return [{"arm": arm, "seed": seed, "step": 0} | measure(cfg, base, rng, generator, samples)]
@@ -223,15 +246,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         given = answers(model, question, 1.0, generator)
         formed, answer = torch.from_numpy(given >= 0), np.maximum(given, 0)
         groups, actions = torch.arange(len(given)) // GROUP, torch.from_numpy(answer + T0)[:, None]
-        if arm == "oracle":
-            reward = (given == gold).astype(float)
-        elif arm == "random":
-            reward = (rng.random(len(given)) < 0.5).astype(float)
-        elif arm == "side_by_side":
-            rivals = np.repeat(answer.reshape(-1, GROUP), GROUP, 0)
-            reward = side_by_side(model, question, answer, rivals, rng, 4)
-        else:
-            reward = p_yes(base if arm == "frozen_verdict" else model, question, answer)
+        reward = earned(arm, base if arm == "frozen_verdict" else model, question, gold, answer, rng)
         verdicts = None
         if arm == "verdict_as_action":  # what is said is sampled, trained, and paid if it is yes
             said = torch.rand(len(given), generator=generator).numpy() < reward

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.own_verdicts import additions
+from experiments.own_verdicts import Chat, additions
 from experiments.sums_and_facts import N0, NO, PLACES, TOKENIZER, YES, Facts, Sums, learn_last, line
 from rl.analysis.calibration import auroc
 from rl.analysis.claims import Claim, Figure, Row, ahead, first, grown, last, minus
@@ -232,7 +232,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 
 def measure_real(cfg: Config, model: Any, tokenizer: Any, seed: int, samples: list[dict[str, Any]]) -> dict[str, Any]:
     """The gap of an instruction-tuned model on additions; ``gap`` is one for each question."""
-    found = additions(model, tokenizer, cfg.n_eval, cfg.k, seed)
+    found = additions(Chat(model, tokenizer), cfg.n_eval, cfg.k, seed)
     for i, (question, text) in enumerate(zip(found.questions, found.texts, strict=True)):
         n, k = divmod(i, cfg.k)
         about = {"gold": int(found.gold[n]), "right": bool(found.right[n, k])}

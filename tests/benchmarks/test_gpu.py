@@ -19,7 +19,7 @@ def run(folder, *arguments, path=str(ROOT)):
     return done, stored, (folder / "runs" / "benchmarks" / "gpu.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_every_row_is_measured_on_the_same_work(tmp_path):
     done, stored, table = run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

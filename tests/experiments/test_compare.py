@@ -35,7 +35,7 @@ def compare(folder, *more):
     return programs.run("experiments.compare", f"runs_dir={folder}", *TINY, *more)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(70)
 def test_the_whole_comparison_and_its_resume(tmp_path):
     done = compare(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -153,7 +153,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.timeout(900)
 def test_every_executor_gives_the_same_rows(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.report.write_report", lambda *_: None)  # the same for all, and slow

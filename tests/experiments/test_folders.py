@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,17 @@ def test_auto_passes_over_runs_on_other_data(tmp_path):
     assert choose(config(tmp_path, "auto"), tmp_path).name == "now_1"
     Identity.of(cfg, "train", content_of(cfg)).write(folder)
     assert choose(config(tmp_path, "auto"), tmp_path) == folder
+
+
+def test_what_a_run_is_made_of_is_not_looked_for_in_the_whole_working_folder(tmp_path, monkeypatch):
+    """Other runs there remove checkpoints while somebody looks."""
+
+    def vanish(folder, pattern):
+        raise FileNotFoundError(folder)
+
+    cfg = config(tmp_path)
+    monkeypatch.setattr(Path, "rglob", vanish)
+    assert "training tasks" in content_of(cfg)
 
 
 def named(tmp_path, folder, kind="train", **more):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from experiments.own_verdicts import additions
+from experiments.own_verdicts import Chat, additions, beliefs
 
 
 class Tokenizer:
@@ -12,7 +12,7 @@ class Tokenizer:
     pad_token, eos_token, pad_token_id, padding_side = None, "<e>", 0, "right"
 
     def encode(self, word, add_special_tokens):
-        return [{"Yes": 1, "No": 2}[word]]
+        return [{"Yes": 1, "A": 1, "No": 2, "B": 2}[word]]
 
     def apply_chat_template(self, chat, add_generation_prompt, tokenize):
         return chat[0]["content"]
@@ -45,10 +45,44 @@ class Model:
 
 def test_the_last_number_counts_and_each_answer_is_asked_about():
     tokenizer = Tokenizer()
-    found = additions(Model(), tokenizer, n=3, k=3, seed=0, at_once=4)
+    found = additions(Chat(Model(), tokenizer, at_once=4), n=3, k=3, seed=0)
     assert found.answers.tolist() == [[-1, 7, 12], [-1, -1, 7], [12, -1, -1]]  # batches of 4 begin anew
     assert np.isinf(found.odds[found.answers < 0]).all()
     assert found.odds[found.answers >= 0].tolist() == [1.0, 2.0, 5.0, 6.0]
     assert (found.right == (found.answers == found.gold[:, None])).all()
     assert found.level.min() >= 1
     assert "Proposed answer: no idea" in tokenizer.asked[0]
+
+
+class Believer(Tokenizer):
+    """Every own answer is 7; a verdict's odds are higher for what contains a 7, and A is always preferred a little."""
+
+    def __call__(self, texts, return_tensors, padding, add_special_tokens):
+        said = [text.partition("Answer with the number only.")[2] for text in texts]
+        odds = [0.5 + 2 * (" A: 7." in one) - 2 * (" B: 7." in one) if "A or B" in one else 3.0 * ("r: 7." in one)
+                for one in said]  # fmt: skip
+        return {"input_ids": torch.tensor(odds)[:, None].repeat(1, 2)}
+
+
+class Odds:
+    def generate(self, input_ids, **options):
+        return torch.cat([input_ids, torch.ones(len(input_ids), 1)], 1)
+
+    def __call__(self, input_ids, logits_to_keep):
+        logits = torch.zeros(len(input_ids), 1, 3)
+        logits[:, 0, 1] = input_ids[:, 0]
+        return type("Output", (), {"logits": logits})()
+
+
+def test_a_model_that_believes_itself_is_found_out_in_both_orders():
+    samples: list = []
+    row = beliefs(Chat(Odds(), Believer()), 40, 1, samples)
+    assert len(samples) == 40
+    assert all("7" not in str(one["beside"]) or one["beside"] > 9 for one in samples)
+    sigmoid = [1 / (1 + np.exp(-odds)) for odds in (3.0, 0.0, 2.5, -1.5)]
+    assert row["bias"] == [row["bias"][0]] * len(row["bias"])
+    assert np.isclose(row["bias"][0], sigmoid[0] - sigmoid[1])
+    assert np.isclose(row["accepts_own_wrong"], sigmoid[0])
+    assert np.isclose(row["place_bias"], abs((sigmoid[2] + sigmoid[3]) / 2 - 0.5))
+    assert np.isclose(samples[0]["side_by_side"], (sigmoid[2] + 1 - sigmoid[3]) / 2)
+    assert row["malformed"] == 0

@@ -235,7 +235,7 @@ def test_objectives_read_what_they_say():
     assert values == {"last_accuracy": 0.7, "delta": 0.3, "sampled_last_accuracy": 0.2}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_a_real_tuning_of_two_arms(tmp_path):
     sizes = ["env.options.n_train=64", "env.options.n_validation=10", "env.options.n_test=4"]
     sizes += ["training.episodes=192", "training.tasks_per_step=8", "executor_options.workers=2"]

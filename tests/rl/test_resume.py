@@ -583,7 +583,7 @@ def test_no_whole_checkpoint_at_all_is_an_error(tmp_path):
         online(cfg, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(80)
 def test_twenty_kills_end_in_the_same_weights(tmp_path):
     """``kill -9`` at 20 random moments of a run, each time resumed with ``resume=auto``: the final policy is the
     uninterrupted one, byte for byte."""

@@ -3,7 +3,7 @@ const niceTicks = (low, high, most) => {
   const raw = (high - low || 1) / most, power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].find((one) => one * power >= raw) * power;
   const ticks = [];
-  for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-9; value += step) ticks.push(+value.toPrecision(10));
+  for (let i = Math.ceil(low / step - 1e-9); i <= high / step + 1e-9; i++) ticks.push(+(i * step).toPrecision(10));  // never added up: 0 is 0
   return ticks;
 };
 const axisOf = (rows, most) => {

@@ -67,9 +67,10 @@ const showFigure = (item) => {
   const place = byId("figure"), legend = byId("legend");
   for (const old of place.querySelectorAll(".panel")) Plotly.purge(old);
   place.replaceChildren(); legend.replaceChildren();
+  const lined = new Set(item.panels.flatMap((panel) => panel.data.filter((trace) => ["line", "steps"].includes(trace.meta)).map((trace) => trace.name)));
   for (const [name, [ink, dash]] of Object.entries(item.looks)) if (shown.minor || !isMinor(name)) legend.append(make("button", {
     type: "button", "aria-pressed": String(shown.has(name)), title: "show or hide", ...pointed(name), onclick: () => toggle(name),
-  }, make("i", { class: "key", style: `border-top: 3px ${DASH_TO_BORDER[dash] ?? "dashed"} ${ink}` }), name));
+  }, make("i", { class: "key", style: lined.has(name) ? `border-top: 3px ${DASH_TO_BORDER[dash] ?? "dashed"} ${ink}` : `width: .6em; height: .6em; border: 2px solid ${ink}` }), name));
   const folded = Object.keys(item.looks).filter(isMinor).length;
   if (folded && !shown.minor) legend.append(make("button", { type: "button", onclick: () => show("all", "1") }, `+ ${folded} variants`));
   const panels = make("div", { class: "panels" });

@@ -42,12 +42,13 @@ const partOf = (item, everything = false) => {
 };
 const tableOf = (item, everything = false) => {
   const [header, rows] = partOf(item, everything);
+  const inWords = header.map((_, i) => rows.some((row) => row[i].split("\n")[0].length > 40) ? "words" : null);  // a column is set alike
   const cell = (text, i) => {
-    const [first, ...rest] = text.split("\n"), node = make(i ? "td" : "th", { class: text.length > 60 ? "words" : null, scope: i ? null : "row" }, first);
+    const [first, ...rest] = text.split("\n"), node = make(i ? "td" : "th", { class: inWords[i], scope: i ? null : "row" }, first);
     if (rest.length) node.append(make("br"), make("small", {}, rest.join(" ")));
     return node;
   };
-  return make("table", { class: "numbers" }, make("caption", { class: "unseen" }, item.title), make("thead", {}, make("tr", {}, ...header.map((name) => make("th", { scope: "col" }, name)))),
+  return make("table", { class: "numbers" }, make("caption", { class: "unseen" }, item.title), make("thead", {}, make("tr", {}, ...header.map((name, i) => make("th", { class: inWords[i], scope: "col" }, name)))),
     make("tbody", {}, ...rows.map((row) => make("tr", pointed(row[0]), ...row.map(cell)))));
 };
 const showTable = (item) => {
