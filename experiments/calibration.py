@@ -145,15 +145,17 @@ class Calibration:
         self._costs["validation"] += first + n * each
 
     def _online(self, cfg: TrainConfig, watch: Watch) -> None:
-        """The last rollout batch of each stage counts: before it memory is taken and code compiled."""
+        """The last rollout batch of each stage counts; what those before it took longer is spent once in a run, too."""
         whole, full, trainer = cfg.training, self.config, self._bench.trainer()
         self._costs["loading"] += watch.lap()
         last: dict[int, tuple[np.ndarray, Any]] = {}
+        taken: defaultdict[int, list[np.ndarray]] = defaultdict(list)
         while not trainer.is_done:
             watch.lap()
             step = trainer.train_step()
             describe(step, self._distributed)
-            last[step.stage_index] = (watch.lap(), step.batch)
+            taken[step.stage_index].append(watch.lap())
+            last[step.stage_index] = (taken[step.stage_index][-1], step.batch)
         budget, algorithm = full.training, full.algorithm
         per_step, per_batch = budget.tasks_per_step * algorithm.group_size, algorithm.epochs * algorithm.minibatches
         n_steps = max(1, budget.updates // per_batch if budget.updates else budget.episodes // per_step)
@@ -161,6 +163,7 @@ class Calibration:
         shares = [stage.share for stage in algorithm.resolved()]
         steps, found = 0.0, self.found
         for index, (cost, batch) in last.items():
+            self._costs["loading"] += np.maximum(sum(taken[index]) - len(taken[index]) * cost, 0.0)
             counts, n = batch.counts, float(spans[index][1] - spans[index][0])
             if budget.tokens:
                 n = budget.tokens * shares[index] / sum(shares) / counts.tokens

@@ -238,7 +238,7 @@ def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Find
     _title(f"What {len(episodes)} sampled episodes get")
     failed = [episode for episode in episodes if episode.failed]
     attempts = max((len(episode.turns) for episode in episodes), default=0)
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # eleven names just fit 80 columns
     others = [verdict for verdict in Verdict if verdict is not Verdict.CORRECT]
     for name in ("turn", "n", "right", *map(str, others), "cut off", "mean reward", "tokens"):
         table.add_column(name, justify="right")

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from rich.text import Text
 
 from envs.rows import SUFFIXES, no_such_path
 from experiments.help import print_help
@@ -302,8 +303,7 @@ def resolved_yaml(cfg: Any) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    console.print("[bold red]error:[/]", end=" ")
-    console.print(message, markup=False, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), message))
     sys.exit(2)
 
 

@@ -1,6 +1,7 @@
 """What ``--help`` prints: the groups to choose from and every key, each with the line that its dataclass says of it."""
 
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -71,7 +72,7 @@ def print_help(cfg: DictConfig, configs: Path, what: str) -> None:
         configs: Folder of the groups.
         what: What the program does.
     """
-    out = Console(width=None if Console().is_terminal else 140, highlight=False)
+    out = Console(width=None if Console().is_terminal or os.environ.get("COLUMNS") else 140, highlight=False)
     out.print(escape(re.sub("``", "", what.strip())))
     out.print("\nGive [bold]key=value[/], several values as -m key=1,2; --cfg job --resolve shows what would run.")
     out.print("Names that a key takes, a line each: python -m experiments.list \\[key]. More: README.md.")
@@ -88,5 +89,6 @@ def print_help(cfg: DictConfig, configs: Path, what: str) -> None:
     for title, table in (("Groups, a file of configs/ each", groups), ("Keys", keys)):
         if not table.row_count:
             continue
+        table.columns[0].overflow = "fold"  # a key is never cut
         out.print(f"\n[bold cyan]{title}[/]")
         out.print(table)

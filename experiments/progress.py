@@ -137,11 +137,9 @@ class Display:
         if line := throughput(result.totals):
             self._console.print(line, highlight=False)
         if said := result.notes.get("broken_off"):
-            self._console.print("[yellow]warning:[/]", end=" ")
-            self._console.print(said, highlight=False, markup=False)
+            self._console.print(Text.assemble(("warning: ", "yellow"), said))
         for line in result.notes.get("health", []):
-            self._console.print("[yellow]health:[/]", end=" ")
-            self._console.print(line, highlight=False, markup=False)
+            self._console.print(Text.assemble(("health: ", "yellow"), line))
         if line := lasting(folder):
             self._console.print(f"[yellow]health,[/] {line}", highlight=False)
         if rows := compared(folder):

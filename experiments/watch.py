@@ -177,7 +177,7 @@ def runs_view(folder: Path) -> Table:
     """One line for every run of a comparison, a sweep, or a folder of several."""
     table = Table(title=str(folder), title_justify="left")
     for name in ("run", "state", "episodes", "newest validation", "accuracy so far"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # whole, if on several lines: a run is found by its name
     for name, job in runs_below(folder).items():
         found = validations(tail(job / "metrics.jsonl"))
         said = next((json.loads(path.read_text()) for path in job.glob("progress.json")), None)

@@ -138,6 +138,7 @@ def _score(verdict: Verdict, answer: str, reason: str) -> Score:
 
 @lru_cache(maxsize=_CACHE)
 def _shown(answer: str) -> tuple[str, str]:
+    """An answer as LaTeX, and a key that answers share which say the same, where that is known without sympy."""
     with limited_work():
         try:
             readable = as_latex(notate(answer).text)
@@ -145,11 +146,6 @@ def _shown(answer: str) -> tuple[str, str]:
             return readable, readable if value is None else identity(value)
         except (*_FAILURES, TooMuchWorkError):
             return answer, answer
-
-
-def canonical(answer: str) -> str:
-    """A key that is the same for answers that say the same, where that can be known without sympy."""
-    return _shown(answer)[1]
 
 
 def _different(offered: list[str]) -> list[str]:

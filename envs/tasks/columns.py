@@ -59,9 +59,11 @@ def find_columns(
 def _not_found(what: str, own: Sequence[str], lowered: Mapping[str, str], where: str) -> str:
     tests = next((lowered[name] for name in NAMES["tests"] if name in lowered), None)
     hint = f" It has tests ({tests}): did you mean env.options.verify=code?" if what == "answer" and tests else ""
+    taken = {name.lower() for key, names in NAMES.items() if key != what for name in names}
+    likely = [name for name in own if name.lower() not in taken] or [*own] or ["..."]
     return (
         f"{where}: no column is called {', '.join(NAMES[what])}. It has {', '.join(own)}; say which column "
-        f"holds the {what}, as in env.options.{what}={own[-1] if own else '...'}.{hint}"
+        f"holds the {what}, as in env.options.{what}={likely[-1]}.{hint}"
     )
 
 

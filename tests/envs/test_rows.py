@@ -190,6 +190,7 @@ WRONG = [
         {"path": "tests.jsonl"},
         r"no column is called answer.*has tests \(test_list\): did you mean env\.options\.verify=code",
     ),
+    ({"path": "german.csv"}, r"It has frage, answer; say which.*env\.options\.question=frage\."),
     ({"path": "open.csv"}, "open.csv, line 2|line 2: no CSV"),
     ({"path": "wide.csv"}, "line 3: more or fewer cells than the 2 of question, answer"),
     ({"path": "fake.parquet"}, "no Parquet file"),
@@ -213,6 +214,7 @@ def test_what_is_wrong_with_the_whole_is_one_sentence(tmp_path, monkeypatch, opt
     write(tmp_path, lines([{"question": "a", "test_list": ["assert f(1) == 1"]}]), "tests.jsonl")
     write(tmp_path, 'question,answer\n"a,1\nb,2\n', "open.csv")
     write(tmp_path, "question,answer\na,1\nb,1,2\n", "wide.csv")
+    write(tmp_path, "frage,answer\na,1\n", "german.csv")
     write(tmp_path, "", "empty.jsonl")
     write(tmp_path, "PAR", "fake.parquet")
     (tmp_path / "empty").mkdir()

@@ -27,8 +27,8 @@ TINY = [
     "evaluation.samples_per_task=2",
     "evaluation.fixed_first=8",
     "cross=8",
-    "executor_options.workers=2",
 ]
+TWO = "executor_options.workers=2"
 
 
 def compare(folder, *more):
@@ -37,7 +37,7 @@ def compare(folder, *more):
 
 @pytest.mark.slow(70)
 def test_the_whole_comparison_and_its_resume(tmp_path):
-    done = compare(tmp_path)
+    done = compare(tmp_path, TWO)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (tmp_path / "compare").iterdir()
     for name in ("report.html", "exhibits/T1.md", "exhibits/F1.png", "comparison.json", "config.yaml", "run.json"):
@@ -63,13 +63,13 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     lost = folder / "arms" / "score" / "seed_1" / "result.json"
     before = lost.read_text()
     lost.unlink()
-    again = compare(tmp_path, f"resume={folder}")
+    again = compare(tmp_path, TWO, f"resume={folder}")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "4 of 5 jobs are finished already" in again.stdout
     assert json.loads(before)["greedy"] == json.loads(lost.read_text())["greedy"]  # same seed, same result
 
     kept = (folder / "run.json").read_text()
-    changed = compare(tmp_path, f"resume={folder}", "arms.star.optim.lr=0.5")
+    changed = compare(tmp_path, TWO, f"resume={folder}", "arms.star.optim.lr=0.5")
     assert changed.returncode == 2
     assert "optim.lr" in changed.stdout
     assert (folder / "run.json").read_text() == kept  # the next resume is not asked for what was refused
@@ -222,7 +222,7 @@ def test_a_crashed_seed_is_shown_and_left_out(folder):
 def test_a_job_that_crashes_is_reported_and_the_others_go_on(tmp_path):
     # A rule that keeps nothing: after "no" training, greedy-like sampling never turns a wrong answer right.
     nothing_else = ["cross=0", "evaluation.samples_per_task=0", "evaluation.fixed_first=0"]
-    done = compare(tmp_path, "seeds=[0]", "arms.star.temperature=0.01", *nothing_else)
+    done = compare(tmp_path, "executor=here", "seeds=[0]", "arms.star.temperature=0.01", *nothing_else)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "star/0 crashed" in done.stdout
     assert "none of 192 episodes passes the rule" in done.stdout

@@ -172,6 +172,7 @@ def test_every_executor_gives_the_same_rows(tmp_path, monkeypatch):
     assert rows["ray"] == rows["local"]
 
 
+@pytest.mark.slow
 def test_resuming_finishes_a_killed_job_and_takes_further_arms_and_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.report.write_report", lambda *_: None)
 

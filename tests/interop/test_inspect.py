@@ -15,7 +15,7 @@ def test_inspect_lists_and_reads_every_log(small):  # noqa: F811
     paths = export(small, "inspect")
     listed = log.list_eval_logs(str(paths[0].parent))
     assert len(listed) == len(paths)
-    headers = log.read_eval_log_headers(listed)
+    headers = [log.read_eval_log(one, header_only=True) for one in listed]
     assert {one.status for one in headers} == {"success"}
     found = [log.read_eval_log(str(path)) for path in paths]
     rows = Store(small).rows_of("score", "greedy")
