@@ -218,7 +218,7 @@ class RolloutBatch(_RowTensors):
             another row of the conversation is the one that is compared.
 
     Raises:
-        ValueError: If shapes disagree, or a response token is padding or sits at position 0.
+        ValueError: If shapes disagree, or, for tensors on the host, a response token is padding or sits at position 0.
         TypeError: If a mask is not bool.
     """
 

@@ -61,7 +61,7 @@ def attend_grouped(
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
     with torch.autocast(device, enabled=False):
         # As in a fused kernel: products of half precision, their sums and the softmax in float32.
-        wide: Any = {"out_dtype": torch.float32} if device == "cuda" and kind is not torch.float32 else {}
+        wide: Any = {"out_dtype": torch.float32} if device == "cuda" and kind in (torch.float16, torch.bfloat16) else {}
         scores = torch.bmm(grouped.to(kind), keys.to(kind).transpose(1, 2), **wide).view(n_rows, n_queries, 1, -1)
         if attention_mask is not None:
             scores = scores.masked_fill(~attention_mask[..., -scores.shape[-1] :], -torch.inf)

@@ -91,7 +91,7 @@ def _engine_gap(model: Any, renderer: Renderer) -> float:
         renderer.extend(request.prompt_ids, answer.action_ids, [Message("user", _QUESTIONS[i % 3])])
         for i, (request, answer) in enumerate(zip(requests, first, strict=True))
     ]
-    requests = [Request(i, prompt, 4, 1.0, 104729 * i + 1) for i, prompt in enumerate(then)]
+    requests = [Request(i, prompt, 10, 1.0, 104729 * i + 1) for i, prompt in enumerate(then)]
     gaps = []
     for request, start, one, two in zip(requests, prompts, first, complete(engine, requests), strict=True):
         expected = _plain(model, request.prompt_ids + two.action_ids)

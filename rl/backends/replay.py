@@ -1,8 +1,8 @@
-"""Decoding on a GPU without waiting for the host: a step is recorded once for a batch (CUDA graph), then replayed.
+"""Decoding on a GPU without waiting for the host: a step is captured once for a batch (CUDA graph), then replayed.
 
 A decoding step of a transformers model is about a thousand small kernels, and the host takes longer to start them than
-the GPU to run them. A recorded step starts them all at once. It asks for addresses and shapes that never change, so the
-cache has all of its columns from the start, and where the next one goes is a number on the device.
+the GPU to run them. A graph starts them all at once. It asks for addresses and shapes that never change, so the cache
+is static: all of its columns are there from the start, and where the next one goes is a number on the device.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from rl.backends.trunk import call_decoder
 
 MIN_STEPS = 8
-"""Steps from which on recording pays: it costs about as much as three of them."""
+"""Capturing a step takes about as long as three steps do, so it pays from so many on."""
 
 
 class FixedLayer(DynamicLayer):
@@ -48,7 +48,7 @@ class FixedLayer(DynamicLayer):
 
 
 class FixedStep:
-    """A decoding step of a fixed number of rows, which :meth:`record` makes a replay of.
+    """A decoding step of a fixed number of rows, which :meth:`record` captures as a CUDA graph.
 
     Args:
         causal: A causal language model whose layers keep all keys and values, with sdpa attention.
@@ -71,7 +71,12 @@ class FixedStep:
 
     @staticmethod
     def fits(causal: Any, parameters: frozenset[str]) -> bool:
-        """Whether a model reads positions and a mask as they are given to it."""
+        """Whether a model reads positions and a mask as they are given to it, and asks its device nothing."""
+        scaling: Any = getattr(causal.config.get_text_config(), "rope_parameters", None) or {}
+        if {"longrope", "dynamic"} & set(
+            map(str, scaling.values())
+        ):  # whose frequencies depend on the longest position
+            return False
         return getattr(causal.config, "_attn_implementation", "") == "sdpa" and "position_ids" in parameters
 
     def __call__(self, tokens_B: Tensor) -> Tensor:
@@ -105,22 +110,25 @@ class FixedStep:
         return logits_BV
 
     def record(self, tokens_B: Tensor) -> None:
-        """Records the step; the tokens are those that the first replay will read.
+        """Captures the step in a CUDA graph; the tokens are those that the first replay will read.
 
         Raises:
-            RuntimeError: If the model does what cannot be recorded, such as reading from the device.
+            RuntimeError: If the model does what cannot be captured, such as reading from the device.
         """
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.peek(tokens_B)  # libraries make themselves ready at their first call, which may not be recorded
-            graph = torch.cuda.CUDAGraph()
-            graph.capture_begin(capture_error_mode="thread_local")
+        with torch.cuda.device(tokens_B.device):
+            here, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+            stream.wait_stream(here)
             try:
-                self._logits = self._step()
+                with torch.cuda.stream(stream):
+                    self.peek(tokens_B)  # libraries allocate at their first call, which may not be captured
+                    graph = torch.cuda.CUDAGraph()
+                    graph.capture_begin(capture_error_mode="thread_local")
+                    try:
+                        self._logits = self._step()
+                    finally:
+                        graph.capture_end()
             finally:
-                graph.capture_end()
-        torch.cuda.current_stream().wait_stream(stream)
+                here.wait_stream(stream)
         self._graph = graph
 
 
@@ -148,39 +156,61 @@ class Replays:
             tokens_B: The tokens that are read next.
             n_steps: How many will be read at most.
         """
-        held, fixed = list(cache.layers), isinstance(cache.layers[0], FixedLayer)
+        fixed = isinstance(cache.layers[0], FixedLayer)
         if not fixed and (not self.possible or n_steps < MIN_STEPS):
             return None
-        step = FixedStep(self._causal, cache, mask_BC, n_steps)
         if not self._compared:
-            ours_BV, own = step.peek(tokens_B).float(), list(cache.layers)
-            cache.layers = held
-            mask = torch.nn.functional.pad(mask_BC, (0, 1), value=1)
-            theirs_BV = call_decoder(
-                self._causal,
-                cache,
-                input_ids=tokens_B[:, None],
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1)[:, -1:],
-                logits_to_keep=1,
-            ).logits[:, -1]
-            tolerance = 1e-3 if theirs_BV.dtype is torch.float32 else 0.05
-            worst = (ours_BV - theirs_BV.float()).abs().max()
             self._compared = True
-            if not worst <= tolerance * theirs_BV.abs().max().clamp(min=1.0):
-                self._refuse(f"its logits differ by {float(worst):.3g}")
-                for layer in cache.layers:
-                    layer.crop(-1)
+            if why := self._difference(cache, mask_BC, tokens_B, n_steps):
+                self._refuse(why)
                 return None
-            cache.layers = own
+        try:
+            step = FixedStep(self._causal, cache, mask_BC, n_steps)
+        except torch.OutOfMemoryError:  # all columns at once do not fit; the cache is as it was
+            if fixed:
+                raise
+            return None
         if self.possible and mask_BC.device.type == "cuda" and n_steps >= MIN_STEPS:
             try:
-                step.record(tokens_B)
+                try:
+                    step.record(tokens_B)
+                except torch.OutOfMemoryError:
+                    # While a graph is captured, memory that is cached and free, as that of earlier graphs, is not
+                    # given back to make room.
+                    torch.cuda.empty_cache()
+                    step.record(tokens_B)
+            except torch.OutOfMemoryError:
+                pass  # this batch goes on uncaptured
             except RuntimeError as error:
-                self._refuse(str(error).splitlines()[0])
+                self._refuse(error.__context__ or error)
         return step
 
-    def _refuse(self, why: str) -> None:
+    def _difference(self, cache: Any, mask_BC: Tensor, tokens_B: Tensor, n_steps: int) -> str | Exception | None:
+        """How a fixed step differs from one as before, if it does; the cache stays as it is."""
+        held, mask = list(cache.layers), torch.nn.functional.pad(mask_BC, (0, 1), value=1)
+        try:
+            ours_BV = FixedStep(self._causal, cache, mask_BC, n_steps).peek(tokens_B)
+        except torch.OutOfMemoryError:
+            return None  # it is asked for again, and then left
+        except Exception as error:
+            return error
+        finally:
+            cache.layers = held
+        theirs_BV = call_decoder(
+            self._causal,
+            cache,
+            input_ids=tokens_B[:, None],
+            attention_mask=mask,
+            position_ids=mask.sum(1, keepdim=True) - 1,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        for layer in held:
+            layer.crop(-1)
+        tolerance = 1e-3 if theirs_BV.dtype is torch.float32 else 0.1
+        gap = (ours_BV.float().log_softmax(-1) - theirs_BV.float().log_softmax(-1)).square().mean().sqrt()
+        return None if gap <= tolerance else f"its log-probs differ by {float(gap):.3g} nats"
+
+    def _refuse(self, why: str | BaseException) -> None:
         self.possible = False
-        name = type(self._causal).__name__
-        warnings.warn(f"{name} decodes step by step: a recorded step would not do ({why})", stacklevel=2)
+        name, said = type(self._causal).__name__, str(why).partition("\n")[0] or type(why).__name__
+        warnings.warn(f"{name} decodes step by step: a replayed step would not do ({said})", stacklevel=2)

@@ -262,23 +262,24 @@ def test_shared_keys_are_read_where_they_lie(heads_of_keys, expected, monkeypatc
     assert bool(calls) is expected
 
 
+def over_two_turns(engine, renderer, temperature=1.0):
+    """Rows of different length and limit, dropped when done, of which each goes on with what it said."""
+    asked = [Request(one.id, one.prompt_ids, 9 + 5 * (one.id % 3), temperature, one.seed) for one in requests(renderer)]
+    first = complete(engine, asked)
+    then = [
+        Request(one.id, one.prompt_ids + answer.action_ids + one.prompt_ids, 12, temperature, one.seed + 1)
+        for one, answer in zip(asked, first, strict=True)
+    ]
+    return first + complete(engine, then)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_steps_of_a_fixed_shape_sample_the_same(modchain, temperature):
-    """What a GPU records and replays: rows of different length and limit, dropped when done, over two turns."""
+    """What a GPU captures and replays."""
     model, tokenizer, renderer = modchain
     ends = tokenizer.convert_tokens_to_ids(["3", "7"])  # so that some rows end early, and none at once
     grown, fixed = (HFEngine(model, ends, renderer.pad_id, replays=replays) for replays in (False, True))
-    found = []
-    for engine in (grown, fixed):
-        asked = [
-            Request(one.id, one.prompt_ids, 9 + 5 * (one.id % 3), temperature, one.seed) for one in requests(renderer)
-        ]
-        first = complete(engine, asked)
-        then = [
-            Request(one.id, one.prompt_ids + answer.action_ids + one.prompt_ids, 12, temperature, one.seed + 1)
-            for one, answer in zip(asked, first, strict=True)
-        ]
-        found.append(first + complete(engine, then))
+    found = [over_two_turns(engine, renderer, temperature) for engine in (grown, fixed)]
     assert fixed._replays.possible
     assert len({len(one.action_ids) for one in found[0]}) > 3
     for left, right in zip(*found, strict=True):
@@ -286,7 +287,8 @@ def test_steps_of_a_fixed_shape_sample_the_same(modchain, temperature):
         assert left.logprobs == pytest.approx(right.logprobs, abs=1e-5)
 
 
-def test_a_model_that_reads_its_mask_otherwise_decodes_as_before(modchain, monkeypatch):
+@pytest.mark.parametrize("fault", ["forgets its mask", "takes no such mask"])
+def test_a_model_that_reads_its_mask_otherwise_decodes_as_before(modchain, monkeypatch, fault):
     from rl.backends.replay import FixedStep
 
     model, _, renderer = modchain
@@ -294,11 +296,13 @@ def test_a_model_that_reads_its_mask_otherwise_decodes_as_before(modchain, monke
     expected = complete(HFEngine(model, renderer.end_ids, renderer.pad_id, replays=False), asked)
     engine, step = HFEngine(model, renderer.end_ids, renderer.pad_id, replays=True), FixedStep._step
 
-    def forgets_its_mask(self):
+    def faulty(self):
+        if fault == "takes no such mask":
+            raise ValueError("too many values to unpack")
         self._mask_BT[:] = True
         return step(self)
 
-    monkeypatch.setattr(FixedStep, "_step", forgets_its_mask)
+    monkeypatch.setattr(FixedStep, "_step", faulty)
     with pytest.warns(UserWarning, match="LlamaForCausalLM decodes step by step"):
         found = complete(engine, asked)
     assert [one.action_ids for one in found] == [one.action_ids for one in expected]
