@@ -22,7 +22,7 @@ from rl.backends.attention import grouped_attention
 from rl.backends.lora import bare_model
 from rl.backends.products import OneDNNLinear, packed_weights
 from rl.backends.replay import FixedStep, Replays
-from rl.backends.trunk import call_decoder, keeps_everything, known_parameters, trunk_of
+from rl.backends.trunk import call_decoder, keeps_everything, trunk_of
 from rl.types import Completion, Finish, Request
 
 MAX_BYTES = 2 * 2**30
@@ -78,11 +78,8 @@ class HFEngine:
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
         self._store = KVStore(self._causal)
-        wanted = model.device.type == "cuda" if replays is None else replays
-        possible = wanted and keeps_everything(trunk_of(self._causal))
-        self._replays = Replays(
-            self._causal, possible and FixedStep.fits(self._causal, known_parameters(type(self._causal)))
-        )
+        replays = model.device.type == "cuda" if replays is None else replays
+        self._replays = Replays(self._causal) if replays and Replays.suit(self._causal) else None
         self.policy_version = 0
 
     @property
@@ -191,7 +188,7 @@ class HFEngine:
                 keep = rows.drop_finished()
                 cache.reorder_cache(keep)
                 tokens = tokens[keep]
-            if shrinks or position == 0:
+            if self._replays is not None and (shrinks or position == 0):
                 replay = self._replays.start(cache, rows.attention_mask, tokens, rows.steps_left(position))
             rows.attention_mask = torch.nn.functional.pad(rows.attention_mask, (0, 1), value=1)
             input_ids, mask = tokens[:, None], rows.attention_mask

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from rl.backends.trunk import call_decoder
+from rl.backends.trunk import call_decoder, keeps_everything, known_parameters, trunk_of
 
 MIN_STEPS = 8
 """Capturing a step takes about as long as three steps do, so it pays from so many on."""
@@ -68,16 +68,6 @@ class FixedStep:
         self._ids_B1 = torch.zeros_like(self._positions_B1)
         self._graph: Any = None
         cache.layers = [FixedLayer(layer, room, self._column) for layer in cache.layers]
-
-    @staticmethod
-    def fits(causal: Any, parameters: frozenset[str]) -> bool:
-        """Whether a model reads positions and a mask as they are given to it, and asks its device nothing."""
-        scaling: Any = getattr(causal.config.get_text_config(), "rope_parameters", None) or {}
-        if {"longrope", "dynamic"} & set(
-            map(str, scaling.values())
-        ):  # whose frequencies depend on the longest position
-            return False
-        return getattr(causal.config, "_attn_implementation", "") == "sdpa" and "position_ids" in parameters
 
     def __call__(self, tokens_B: Tensor) -> Tensor:
         """Reads a token of every row; ``[B, V]`` logits of the next ones, which the next call may overwrite."""
@@ -137,12 +127,22 @@ class Replays:
 
     Args:
         causal: Its model.
-        possible: Whether the model and the device allow it at all.
+
+    Attributes:
+        possible: Whether it may go on doing so; nothing has been refused.
     """
 
-    def __init__(self, causal: Any, possible: bool) -> None:
-        self._causal, self.possible = causal, possible
-        self._compared = False
+    def __init__(self, causal: Any) -> None:
+        self._causal, self.possible, self._compared = causal, True, False
+
+    @staticmethod
+    def suit(causal: Any) -> bool:
+        """Whether a model keeps all keys and values, takes positions and a mask, and asks its device nothing."""
+        scaling = str(getattr(causal.config.get_text_config(), "rope_parameters", None))
+        if "longrope" in scaling or "dynamic" in scaling:  # frequencies follow the longest position
+            return False
+        takes = "position_ids" in known_parameters(type(causal)) and keeps_everything(trunk_of(causal))
+        return takes and getattr(causal.config, "_attn_implementation", "") == "sdpa"
 
     def start(self, cache: Any, mask_BC: Tensor, tokens_B: Tensor, n_steps: int) -> FixedStep | None:
         """The next steps of a batch; ``None`` where the cache is to grow as before.
