@@ -155,10 +155,11 @@ def run_tests(limit_s: float) -> str:
     try:
         done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
-        return f"stopped after {limit_s:.0f} s"
+        return f"failed: stopped after {limit_s:.0f} s"
     except OSError as error:
         return f"skipped: {error}"
-    return (done.stdout + done.stderr).strip().splitlines()[-1].strip("= ")
+    said = (done.stdout.strip() or done.stderr.strip() or "nothing was said").splitlines()[-1].strip("= ")
+    return f"failed: {said}" if done.returncode else said
 
 
 def markdown(results: list[dict[str, Any]], tests: str, device: str) -> str:
@@ -222,7 +223,7 @@ def main() -> None:
         write()
     tests = run_tests(max(kept, deadline - time.perf_counter())) if kept else "left out"
     console.print(write(), markup=False)
-    sys.exit(failed or "failed" in tests or "error" in tests)
+    sys.exit(failed or tests.startswith("failed"))
 
 
 if __name__ == "__main__":

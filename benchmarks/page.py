@@ -14,7 +14,6 @@ import shutil
 import statistics
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,7 @@ def enlarge(folder: Path, n_episodes: int, n_words: int) -> None:
 def open_page(path: Path, times: int) -> list[dict[str, float]]:
     """Seconds until each part of a page is there, for every time that a fresh Chromium opens it."""
     from selenium import webdriver
+    from selenium.webdriver.support.wait import WebDriverWait
 
     found = []
     for _ in range(times):
@@ -70,15 +70,17 @@ def open_page(path: Path, times: int) -> list[dict[str, float]]:
         for argument in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1280,1000"):
             options.add_argument(f"--{argument}")
         driver: Any = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-        driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
-        driver.get(path.as_uri())
-        while "all of it" not in (seen := driver.execute_script("return window.seen")):
-            time.sleep(0.2)
-        # For a task manager of the browser: what the page's JavaScript holds.
-        heap = driver.execute_script("return performance.memory.usedJSHeapSize")
-        n = driver.execute_script("return [state.n, state.shards.size]")
-        found.append(seen | {"heap_mib": heap / 2**20, "episodes": n[0], "texts_read": n[1]})
-        driver.quit()
+        try:
+            driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+            driver.get(path.as_uri())
+            WebDriverWait(driver, 120, 0.2).until(lambda it: "all of it" in it.execute_script("return window.seen"))
+            seen = driver.execute_script("return window.seen")
+            # What the page's JavaScript holds.
+            heap = driver.execute_script("return performance.memory.usedJSHeapSize")
+            n = driver.execute_script("return [state.n, state.shards.size]")
+            found.append(seen | {"heap_mib": heap / 2**20, "episodes": n[0], "texts_read": n[1]})
+        finally:
+            driver.quit()
     return found
 
 

@@ -18,7 +18,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,14 @@ DISK_FULL = 2
 
 @dataclass
 class Run:
-    """One of the runs, its present process, and the folder that it worked in when it was last killed."""
+    """One of the runs, its present process (starved of disk or not), and the folder that it was last killed in."""
 
     seed: int
     log: Path
     kills: int
     pid: int = 0
     done: bool = False
+    starved: bool = False
     folder: Path | None = None
 
 
@@ -85,13 +87,15 @@ def soak(folder: Path, n_runs: int, n_steps: int, n_kills: int, tmpfs: bool = Fa
         path.mkdir(parents=True)
     seeds = [number // 2 for number in range(n_runs)]
     calm = [Run(seed, folder / "logs" / f"calm_{seed}", 0) for seed in sorted(set(seeds))]
-    drive(calm, quiet, n_steps, rng, [])
+    with ended(calm):
+        drive(calm, quiet, n_steps, rng, [])
     if tmpfs:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(wild)], check=True)
     runs = [Run(seed, folder / "logs" / f"run_{number}", n_kills) for number, seed in enumerate(seeds)]
     events: list[str] = []
     try:
-        drive(runs, wild, n_steps, rng, events, misfortunes=["full mount" if tmpfs else "full disk", "damage"])
+        with ended(runs):
+            drive(runs, wild, n_steps, rng, events, misfortunes=["full mount" if tmpfs else "full disk", "damage"])
         return {
             "runs": n_runs,
             "seconds": round(time.monotonic() - began),
@@ -101,12 +105,20 @@ def soak(folder: Path, n_runs: int, n_steps: int, n_kills: int, tmpfs: bool = Fa
             "different": compare(quiet / "soak", wild / "soak"),
         }
     finally:
-        for run in runs:  # of an experiment that failed
+        if tmpfs:
+            subprocess.run(["umount", str(wild)], check=True)
+
+
+@contextmanager
+def ended(runs: list[Run]) -> Iterator[None]:
+    """No run outlives an experiment that failed."""
+    try:
+        yield
+    finally:
+        for run in runs:
             if not run.done and run.pid:
                 os.kill(run.pid, signal.SIGKILL)
                 os.waitpid(run.pid, 0)
-        if tmpfs:
-            subprocess.run(["umount", str(wild)], check=True)
 
 
 def drive(
@@ -126,7 +138,7 @@ def drive(
         for run in (run for run in runs if not run.done):
             pid, status = os.waitpid(run.pid, os.WNOHANG)
             if not pid:
-                if run.kills and rng.random() < 0.1 / len(runs):
+                if run.kills and not run.starved and rng.random() < 0.1 / len(runs):
                     run.kills -= 1
                     os.kill(run.pid, rng.choice([signal.SIGTERM, signal.SIGKILL]))
                 continue
@@ -136,12 +148,13 @@ def drive(
             run.pid, run.done = 0, code == 0
             if code == DISK_FULL and "no space left" in run.log.read_text()[-1000:]:
                 ballast.unlink(missing_ok=True)
+                events.append("no space left")
             elif code not in (0, EXIT_PREEMPTED, -signal.SIGKILL, -signal.SIGTERM):
                 raise RuntimeError(f"{run.log}: ended with {code}")
             if run.done:
                 continue
-            disk_full = befall(folder, run, runs, left, rng, events) == "full disk"
-            start(run, folder, n_steps, disk_full, doomed=bool(left) and run is runs[-1])
+            run.starved = befall(folder, run, runs, left, rng, events) == "full disk"
+            start(run, folder, n_steps, run.starved, doomed=bool(left) and run is runs[-1])
 
 
 def befall(folder: Path, run: Run, runs: list[Run], left: list[str], rng: random.Random, events: list[str]) -> str:
@@ -204,7 +217,7 @@ def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False, doomed:
 
 
 def break_the_disk() -> None:
-    """From the third synchronisation on there is no space left."""
+    """From the fourth synchronisation on there is no space left."""
     real, calls = os.fsync, []
 
     def fsync(handle: int) -> None:

@@ -163,8 +163,12 @@ def _end(error: Exception) -> None:
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
         _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
-    if isinstance(error, OSError) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
-        _fail(f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write")
+    unusable = PermissionError | IsADirectoryError | NotADirectoryError | FileNotFoundError
+    if isinstance(error, unusable) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
+        _fail(
+            f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write\n"
+            "(set ERRATA_TRACEBACK=1 to see where)"
+        )
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
@@ -262,7 +266,7 @@ def refuse_missing_files(cfg: DictConfig) -> None:
     """Raises UserError if a file or folder that a config names is not there: data, conversations, a run."""
     for key, meant in FILES.items():
         given = OmegaConf.select(cfg, key)
-        if isinstance(given, str) and given not in ("", "auto") and not Path(given).exists():
+        if isinstance(given, str) and given not in ("", "auto") and not Path(given).expanduser().exists():
             raise UserError(f"{key}={given}: there is no such file or folder; {meant}")
     data = str(OmegaConf.select(cfg, "env.options.path") or "")
     is_local = data.startswith((".", "/", "~")) or data.removesuffix(".gz").endswith(SUFFIXES)  # else an id of the hub

@@ -200,7 +200,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "executor=submitit, launcher=submitit": (*EVERYTHING, "submitit", "slurm"),
     "executor=ray, launcher=ray": (*EVERYTHING, "ray"),
     "tracking.backends=[tensorboard]": (*EVERYTHING, "tensorboard"),
-    "make test": (*EVERYTHING, "pytest", "selenium", "chromium", "sandbox"),
+    "make test": (*EVERYTHING, "pytest", "sandbox"),
+    "make test-slow": (*EVERYTHING, "pytest", "selenium", "chromium", "sandbox"),
     "make test-vllm": (*EVERYTHING, "vllm environment"),
     "make docs": (*EVERYTHING, "mkdocs"),
 }

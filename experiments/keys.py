@@ -177,7 +177,7 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         r"Ambiguous value for argument '\+*(\S+?)=(.*)'\n",
         lambda said: (
             f"{said[1]}={said[2]}: for a list write '{said[1]}=[{said[2]}]', for a text with a comma "
-            f"\"{said[1]}='{said[2]}'\""
+            f"{_in_quotes(said[1], said[2])}"
         ),
     ),
     (r"An item is already at '([^']+)'", lambda said: f"{said[1]} is there already: give its value without the +"),
@@ -200,14 +200,21 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
 """What Hydra and OmegaConf say, and what is said instead."""
 
 
+def _in_quotes(key: str, value: str) -> str:
+    """An override with a text for a value, as it is typed into a shell."""
+    return f"\"{key}='{value.replace(chr(39), chr(92) + chr(39))}'\""
+
+
 def _plainly(error: BaseException, text: str, known: Sequence[str]) -> str:
     """The sentence about an override that cannot be read or whose value has another shape; empty for other errors."""
     if override := str(getattr(error, "override", None) or "").lstrip("+~"):
         key, equals, value = override.partition("=")
         if not equals:
             return f"{override}: an override is <key>=<value>, and of this one the key or the value is missing"
-        quoted = f"\"{key}='{value}'\""
-        return f"{override}: cannot be read; a value with spaces, commas or brackets stands in quotes, {quoted}"
+        return (
+            f"{override}: cannot be read; a value with spaces, commas or brackets stands in quotes, "
+            f"{_in_quotes(key, value)}"
+        )
     for pattern, sentence in _SENTENCES:
         if found := re.search(pattern, text):
             return sentence(found)

@@ -235,6 +235,7 @@ class Checkpoints:
         def finish() -> None:
             meta = {"processes": distributed.n_processes, "files": files, "extra": extra}
             write_json(temporary / "meta.json", meta | {"hash": _hash_meta(meta)})
+            _sync(temporary / "meta.json")
             shutil.rmtree(target, ignore_errors=True)
             temporary.replace(target)
             _sync(self._folder)

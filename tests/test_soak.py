@@ -22,4 +22,4 @@ def test_killed_damaged_and_short_of_disk_runs_end_like_undisturbed_ones(tmp_pat
     assert outcome["different"] == []
     assert outcome["finished"] == outcome["runs"]
     assert outcome["fallbacks"] >= 1
-    assert {"damage", "full disk"} <= outcome["events"].keys()
+    assert {"damage", "no space left"} <= outcome["events"].keys()

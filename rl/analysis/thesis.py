@@ -197,8 +197,8 @@ def sentence(
 
     Args:
         lines: A line for each system.
-        correlation: Of all arms.
-        of_own: Of self-reward arms alone; with oracles and controls a correlation is there by construction.
+        correlation: Of self-reward arms and controls; an oracle's signal is right by definition.
+        of_own: Of self-reward arms alone.
         n_points: Arms and seeds behind the first.
     """
     names = {verdict: [one.thesis.system for one in lines if one.verdict is verdict] for verdict in Verdict}
@@ -214,7 +214,7 @@ def sentence(
     told += f", and {len(open_)} cannot be told{_listed(open_)}."
     if np.isnan(correlation[0]):
         return f"{told} There is no rank correlation of gain with reward accuracy to speak of."
-    told += f" Over {n_points} arms and seeds the gain {_direction(correlation)}"
+    told += f" Over {n_points} arms and seeds that are not paid by the truth the gain {_direction(correlation)}"
     told += f" with the accuracy of the signal before training (rank correlation {_shown(correlation)})"
     return f"{told}; among self-reward arms alone it {_direction(of_own)} ({_shown(of_own)})."
 

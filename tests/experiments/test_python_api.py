@@ -1,6 +1,7 @@
 """What the page on Python prints runs as printed, and configs made by keyword are those of the command line."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -61,8 +62,10 @@ def test_keywords_make_the_config_of_the_command_line():
     assert asdict(made) == asdict(asked)
 
 
-def test_texts_are_taken_as_they_are():
+def test_texts_are_taken_as_they_are(tmp_path, monkeypatch):
     path = r"it's, {a}=\d (1).jsonl"
+    monkeypatch.chdir(tmp_path)
+    Path(path).touch()
     made = config("evaluate", env="rows", model="path", **{"env.options.path": path, "model.path": "some/model"})
     assert made.env.options["path"] == path
     made = config("train", **{"env.prompts_text": {"retry": "Look again: [x] = 'y'"}, "hub.repo": None})

@@ -51,9 +51,9 @@ def online(tmp_path, name, *overrides):
 
     cfg = config("train", *overrides, env="modchain", algorithm=name, threads=1, **SMALL)
     (tmp_path / "run").mkdir(exist_ok=True)
-    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_stats()["allocated_bytes.all.allocated"]
     run_online(cfg, tmp_path / "run", lambda *_: None)
-    assert torch.cuda.max_memory_allocated() > 0
+    assert torch.cuda.memory_stats()["allocated_bytes.all.allocated"] > before
     return read_jsonl(tmp_path / "run" / "metrics.jsonl")
 
 
@@ -80,7 +80,9 @@ def test_what_saves_memory_trains(overrides, tmp_path):
     if "model.lora.rank=4" in overrides:
         pytest.importorskip("peft")
     rows = online(tmp_path, "rloo", "training.episodes=256", *overrides)
-    assert all(math.isfinite(row["policy/grad_norm"]) for row in rows if "policy/grad_norm" in row)
+    norms = [row["optim/grad_norm"] for row in rows if "optim/grad_norm" in row]
+    assert norms
+    assert all(map(math.isfinite, norms))
 
 
 def test_replayed_steps_sample_what_the_others_do(modchain):
@@ -90,6 +92,8 @@ def test_replayed_steps_sample_what_the_others_do(modchain):
     model, tokenizer, renderer = modchain
     model, ends = model.to("cuda"), tokenizer.convert_tokens_to_ids(["3", "7"])
     try:
+        torch.cuda.empty_cache()
+        held = torch.cuda.memory_reserved()
         grown, replayed = (HFEngine(model, ends, renderer.pad_id, replays=on) for on in (False, True))
         expected = over_two_turns(grown, renderer)
         for _ in range(30):  # graphs of earlier batches leave their memory
@@ -98,7 +102,7 @@ def test_replayed_steps_sample_what_the_others_do(modchain):
                 assert left.action_ids == right.action_ids
                 assert left.logprobs == pytest.approx(right.logprobs, abs=1e-4)
         assert replayed._replays.possible
-        assert torch.cuda.memory_reserved() < 2**32
+        assert torch.cuda.memory_reserved() < held + 2**32
     finally:
         model.to("cpu")
 

@@ -150,6 +150,15 @@ def test_checkpoints_fall_inside_batches_and_between_stages(tmp_path):
     assert (3, 6) in steps  # after the last step of stage I
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(Path(os.readlink(f"/proc/self/fd/{handle}"))))
+    play(config(TWICE), tmp_path / "run", stop_after=1)
+    names = [path.name for path in synced]
+    assert {"rank_0.pt", "meta.json", "checkpoints"} <= set(names), names
+    assert max(names.index("rank_0.pt"), names.index("meta.json")) < names.index("checkpoints")
+
+
 def test_the_test_can_fail(tmp_path):
     """Another seed gives other weights: equality is not for free."""
     first, _ = play(config(SCORE), tmp_path / "a")

@@ -54,8 +54,8 @@ const readEpisodes = async () => {
   state.n = state.index.columns.arm.length;
   buildFilters();
   const episode = link.get("episode");
-  await refilter();
-  if (episode) { link.set("episode", episode); openLinked(); }
+  const found = refilter().then(() => { if (episode) { link.set("episode", episode); openLinked(); } });
+  if (!link.get("text")) await found; // a search for text reads every file of texts, and the figures do not wait for it
 };
 const painted = new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 // The list first: starting plotly keeps the page busy for longer than reading the index of 50,000 episodes does.
