@@ -185,7 +185,8 @@ def gain_figures(every: Sequence[Point], correlation: Sequence[float], of_own: S
             for rho, low, high in (correlation, of_own)]  # fmt: skip
     caption = (
         f"{len(every)} arms and seeds of {len(studies)} studies. An oracle's signal is right by definition; rank "
-        f"correlation of the others {said[0]}, of self-reward arms alone {said[1]}, 95 % bootstrap intervals over studies."
+        f"correlation of the others {said[0]}, of self-reward arms alone {said[1]}; 95 % bootstrap intervals over "
+        "studies."
     )
     title = "Gain against the accuracy of the signal"
     return [
