@@ -163,7 +163,7 @@ def _end(error: Exception) -> None:
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
         _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
-    unusable = PermissionError | IsADirectoryError | NotADirectoryError | FileNotFoundError
+    unusable = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError)
     if isinstance(error, unusable) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
         _fail(
             f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write\n"
