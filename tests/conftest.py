@@ -9,6 +9,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.pop("COLUMNS", None)  # of the terminal that the tests are started in: what they read would be cut to it
 torch.set_num_threads(1)
 os.fsync = lambda _: None  # it guards against a power cut, which no test survives; a kill loses nothing without it
 

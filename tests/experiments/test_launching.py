@@ -88,7 +88,7 @@ def test_a_run_goes_on_by_itself_and_a_changed_config_is_named(tmp_path):
     assert "is finished" in finished.stdout
     missing = run("resume=nowhere")
     assert missing.returncode == 2
-    assert "there is no such folder" in missing.stdout
+    assert "there is no such file or folder" in missing.stdout
 
 
 @pytest.mark.slow
