@@ -23,7 +23,6 @@ from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_p
 from rl.config import BudgetConfig, RunConfig, SFTConfig
 from rl.controls import control_rows
 from rl.evaluate import play, to_rows
-from rl.offline import OfflineTrainer
 from rl.probe import first_turns, second_attempts
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
@@ -70,16 +69,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         bench = Workbench.build(cfg)
         identify(cfg, "sft", folder, bench.distributed)
         validation, health = Validation(bench, report), RunHealth(cfg.training, folder, 1, bench.distributed)
-        trainer = OfflineTrainer(
-            cfg,
-            bench.model,
-            bench.tokenizer,
-            bench.rollout(Split.TRAIN),
-            bench.tasks(Split.TRAIN),
-            bench.publish,
-            lambda what, share: report(what, share, {}),
-            bench.recorded(cfg.offline.conversations, Split.TRAIN) if cfg.offline.conversations else None,
-        )
+        trainer = bench.offline_trainer(cfg, lambda what, share: report(what, share, {}))
         checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
         rounds, sizes = found["rounds"], found["sizes"]

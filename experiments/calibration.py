@@ -7,10 +7,11 @@ decides their cost (engine, lengths, verifier, threads) needs no formula.
 
 import io
 import json
+import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any
 import numpy as np
 import psutil
 
-from envs import Split
 from experiments.arms import Validation, evaluate, evaluate_transfer
 from experiments.cli import UserError, import_plugin
 from experiments.planned import PlanConfig, spent
@@ -28,7 +28,7 @@ from rl.backends.flops import forget_peak, memory_gib, peak_memory_gib
 from rl.backends.memory import Load, Sizes, memory, rows_at_once
 from rl.checkpoint import Checkpoints, save_policy
 from rl.config import RunConfig, SFTConfig, TrainConfig, TrainingConfig
-from rl.offline import NothingKeptError, OfflineTrainer
+from rl.offline import NothingKeptError
 from rl.rollout_metrics import describe, sampled_tokens
 from rl.trainer import stage_spans
 from rl.workbench import Workbench
@@ -196,16 +196,7 @@ class Calibration:
             if what == "fine-tuning":
                 stamps.append((share, np.array(spent())))
 
-        trainer = OfflineTrainer(
-            cfg,
-            bench.model,
-            bench.tokenizer,
-            bench.rollout(Split.TRAIN),
-            bench.tasks(Split.TRAIN),
-            bench.publish,
-            note,
-            bench.recorded(cfg.offline.conversations, Split.TRAIN) if cfg.offline.conversations else None,
-        )
+        trainer = bench.offline_trainer(cfg, note)
         self._costs["loading"] += watch.lap()
         rounds, episodes = [], []
         for _ in range(cfg.offline.iterations):
@@ -396,6 +387,11 @@ def _bytes_below(folder: Path) -> int:
 def calibrate(config: Any, options: PlanConfig, known: dict[str, Any]) -> tuple[Estimate, dict[str, Any]]:
     """What a run is expected to come to, and what was measured that other arms on the same base share."""
     calibration = Calibration(config, options, known)
-    # What the data say of themselves was said by the first arm's process.
-    with redirect_stderr(io.StringIO()) if known else nullcontext():
-        return calibration.run(), calibration.known
+    heard, before = io.StringIO(), known.get("said", [])
+    try:
+        with redirect_stderr(heard):
+            estimate = calibration.run()
+    finally:  # what the data say of themselves was said by the first arm's process already
+        new = [one for one in heard.getvalue().splitlines() if one not in before]
+        print(*new, sep="\n", end="\n" if new else "", file=sys.stderr)
+    return estimate, calibration.known | {"said": [*before, *new]}

@@ -1,7 +1,7 @@
 """Builds what every run needs from its config: model, renderer, engine, environments."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,9 @@ from rl.backends.model_check import check_model
 from rl.backends.policy import context_length, load_policy, make_renderer
 from rl.backends.weights import full_weights, hash_file, hash_model
 from rl.checkpoint import hash_tasks
-from rl.config import EnvConfig, RunConfig, TrainConfig
+from rl.config import EnvConfig, RunConfig, SFTConfig, TrainConfig
 from rl.config.parts import EPISODE
+from rl.offline import OfflineTrainer
 from rl.recorded import read_conversations, replay
 from rl.rendering import Renderer
 from rl.rollout import Rollout
@@ -94,6 +95,25 @@ class Workbench:
             self.renderer.pad_id,
             self.distributed,
             self.engine,
+        )
+
+    def offline_trainer(self, config: SFTConfig, report: Callable[[str, float], None]) -> OfflineTrainer:
+        """The rounds of an offline method on this workbench.
+
+        Args:
+            config: The method and its budget.
+            report: Told what is going on and which share of it is done.
+        """
+        recorded = config.offline.conversations
+        return OfflineTrainer(
+            config,
+            self.model,
+            self.tokenizer,
+            self.rollout(Split.TRAIN),
+            self.tasks(Split.TRAIN),
+            self.publish,
+            report,
+            self.recorded(recorded, Split.TRAIN) if recorded else None,
         )
 
     def publish(self, version: int) -> None:

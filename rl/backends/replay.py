@@ -180,7 +180,7 @@ class Replays:
                     torch.cuda.empty_cache()
                     step.record(tokens_B)
             except torch.OutOfMemoryError:
-                pass  # this batch goes on uncaptured
+                warnings.warn("no memory to capture a decoding step: a batch decodes step by step", stacklevel=2)
             except RuntimeError as error:
                 self._refuse(error.__context__ or error)
         return step
