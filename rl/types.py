@@ -134,6 +134,8 @@ class Episode:
         if (self.stop_reason is StopReason.ENV_ERROR or unread) != (self.error is not None):
             raise ValueError("an error needs its message, and a message needs an error")
         read: dict[str, tuple[int, ...]] = {}  # every role has a conversation of its own
+        # The append-only rule: one row of tokens can hold the whole conversation only if every prompt repeats, token
+        # for token, what the role had read and written before.
         for turn in self.turns:
             seen = read.get(turn.role, ())
             if not turn.restarts and turn.prompt_ids[: len(seen)] != seen:
@@ -192,6 +194,7 @@ class _RowTensors:
                 values.append(value.rows(index, n_tokens))
                 continue
             value = value[index]
+            # ``[B, T]`` tensors are cut; these two are ``[B, K]``, a column for each turn.
             per_token = value.ndim == 2 and item.name not in ("rewards", "compared")
             values.append(value[:, :n_tokens] if per_token and n_tokens is not None else value)
         return type(self)(*values)
@@ -296,6 +299,7 @@ def derive_seed(run_seed: int, *coordinates: str | int) -> int:
 
     Seeds are derived, never added up: neighbours are unrelated, and the order of drawing does not matter.
     """
+    # hashlib, since python's hash() of a text is salted anew in every process. 63 bits fit into a signed integer.
     text = "/".join(map(str, (run_seed, *coordinates)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
