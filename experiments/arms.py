@@ -73,6 +73,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
         rounds, sizes = found["rounds"], found["sizes"]
+        # Files are cut back to the last whole round; what an interrupted one wrote is sampled and written again.
         tracker, kept = Tracker(folder, sizes), JsonLines(folder / "rounds.jsonl", sizes["rounds"])
         health.read(trainer.round, trainer.round / cfg.offline.iterations)
         try:
@@ -90,6 +91,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
                 tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
                 rates = validation.log(tracker, trainer.round, trainer.totals.episodes)
                 health.look(trainer.round, rates, trainer.round / cfg.offline.iterations)
+                # Saved behind everything that the round writes, so that the sizes cover its lines.
                 sizes = tracker.sizes | {"rounds": kept.size}
                 checkpoints.save(f"{trainer.round:06d}", trainer, {"rounds": rounds, "sizes": sizes})
                 health.stop(lambda: None)
@@ -137,6 +139,7 @@ class Validation:
         self._bench, self._report = bench, report
         self._firsts: dict[Split, list[tuple[Task, Turn]]] = {}
         if (n := bench.config.evaluation.fixed_first) and bench.config.env.attempts > 1:
+            # The base's first attempts, kept for the whole run: second attempts at them differ by the policy alone.
             for split in (Split.TRAIN, Split.VALIDATION):
                 self._firsts[split] = first_turns(bench.rollout(split, 1), self._share(bench.tasks(split)[:n]))
 
@@ -174,6 +177,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     :func:`experiments.planned.spent` said when the run began.
     """
     cfg, distributed = bench.config.evaluation, bench.distributed
+    # Tasks are dealt out in turn, so that every process gets as many of each difficulty if they are sorted by it.
     tasks = bench.evaluation_tasks()[distributed.rank :: distributed.n_processes]
     n_episodes = len(tasks) * (int(cfg.greedy) + int(cfg.max_attempts > 0) + cfg.samples_per_task)
     done = 0
@@ -198,7 +202,8 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         for mode in ("greedy", "sampled"):
             of_mode = [row for row in rows if row.mode == mode]
             if of_mode:
-                setattr(result, mode, _clean(summarise(of_mode)))
+                known = {name: value for name, value in summarise(of_mode).items() if not math.isnan(value)}
+                setattr(result, mode, known)  # JSON has no nan
         if said := broken_off(rows):
             result.notes["broken_off"] = said
         limits = getattr(bench.config, "training", BudgetConfig()).health
@@ -275,8 +280,3 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     file = JsonLines(path)
     file.write(*rows)
     file.close()
-
-
-def _clean(summary: dict[str, float]) -> dict[str, float]:
-    """Without ``nan``, which JSON cannot say."""
-    return {name: value for name, value in summary.items() if not math.isnan(value)}

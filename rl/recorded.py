@@ -62,6 +62,7 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
         raise FileNotFoundError(f"{path}: there is no such file or folder, so no conversation can be read from it")
     if getattr(getattr(env, "unwrapped", env), "has_roles", False):
         raise ValueError("env.between: a role between attempts has a conversation of its own; a file's row holds one")
+    # Every faulty row is collected before anything is raised: a file is mended in one go, not row by row.
     rows, faults = _rows(place)
     n_rows = len(rows) + len(faults)
     by_id, asked = {task.id: task for task in tasks}, _asked(env, tasks)
@@ -187,6 +188,7 @@ class _Reader:
         for request in requests:
             text = self._texts[request.id][self._said[request.id]]
             self._said[request.id] += 1
+            # As if the policy had sampled it: the text's ids and the end of turn, so that the next prompt extends it.
             ids = (*self._renderer.tokenizer.encode(text, add_special_tokens=False), self._renderer.end_id)
             cut = ids[: request.max_new_tokens]  # by the context alone
             finish = Finish.STOP if cut == ids else Finish.LENGTH
@@ -220,7 +222,9 @@ def replay(
     groups = {task: i for i, task in enumerate(dict.fromkeys(one.task.id for one in recorded))}
     for start in range(0, len(recorded), _TOGETHER):
         part = recorded[start : start + _TOGETHER]
-        environments = iter([_Told(make_env(), one.texts) for one in part])  # one is built for each, in their order
+        # The rollout plays environments in the order in which it builds them, which is that of the plans; so each hears
+        # the texts of its own conversation.
+        environments = iter([_Told(make_env(), one.texts) for one in part])
         reader = _Reader(renderer, [one.texts for one in part])
         rollout = Rollout(reader, renderer, lambda envs=environments: next(envs), [context_length], context_length)
         plans = [EpisodePlan(one.task, groups[one.task.id], start + i) for i, one in enumerate(part)]

@@ -109,6 +109,7 @@ class JsonLines:
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A resumed run writes the steps since the checkpoint again; left in the file they would stand there twice.
         if size is not None and path.exists():
             os.truncate(path, min(size, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8")
@@ -158,6 +159,7 @@ class Tracker:
     def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, mirror: Mirror | None = None) -> None:
         self.folder, self._mirror = folder, mirror
         self._conversations: JsonLines | None = None
+        # ``sizes`` without a file's name (a checkpoint from before the first table) cuts that file to nothing.
         path = folder / "conversations.jsonl"
         if sizes is not None and path.exists():
             self._conversations = JsonLines(path, sizes.get("conversations", 0))
