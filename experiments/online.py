@@ -68,8 +68,8 @@ class OnlineRun:
     def __init__(
         self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed, stopping: Stopping
     ) -> None:
-        # A resumed run must be the run that the folder holds, so identities are compared first. Validation is built while
-        # the model still is the base, whose first attempts it may keep; only then the checkpoint's weights are loaded.
+        # A resumed run must be the run that the folder holds, so identities are compared first. Validation is built
+        # while the model still is the base, whose first attempts it may keep; the checkpoint's weights come after.
         self.bench = Workbench.build(cfg, distributed)
         identity = identify(cfg, "train", folder, distributed)
         self.cfg = cfg = cast(TrainConfig, self.bench.config)

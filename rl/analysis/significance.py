@@ -55,6 +55,8 @@ def newcombe_paired(
     (low_last, high_last), (low_first, high_first) = wilson(n_last, n, level), wilson(n_first, n, level)
     phi = _phi(n_both, n_first_only, n_last_only, n_neither, n)
 
+    # Distances of Wilson's limits from the two proportions, added like standard deviations of correlated variables. The
+    # lower limit of a difference takes the lower one of the last attempt and the upper one of the first.
     def distance(a: float, b: float) -> float:
         return sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
 
@@ -69,6 +71,7 @@ def _phi(both: int, first_only: int, last_only: int, neither: int, n: int) -> fl
     if margins == 0:
         return 0.0
     covariance = both * neither - first_only * last_only
+    # Continuity correction of a positive correlation, as in the paper: towards 0, never beyond it.
     if covariance > 0:
         covariance = max(covariance - n / 2, 0.0)
     return covariance / sqrt(margins)
