@@ -148,8 +148,8 @@ class Bootstrap:
     """
 
     def __init__(self, n_seeds: int, n_tasks: int, draws: int = DRAWS, seed: int = 0) -> None:
-        # ``[draws, N]`` and ``[draws, S]`` weights: how often a task or a seed is drawn, as a share, so that a resampled
-        # mean is a product of matrices. They are drawn once for all arms, which is what makes differences paired.
+        # ``[draws, N]`` and ``[draws, S]`` weights: how often a task or a seed is drawn, as a share. A resampled
+        # mean is then a product of matrices. They are drawn once for all arms, which is what makes differences paired.
         rng = np.random.default_rng(seed)
         self._n_seeds, self._n_tasks = n_seeds, n_tasks
         self._drawn: dict[Cells, np.ndarray] = {}
@@ -208,7 +208,7 @@ class Bootstrap:
 
     def p_value(self, left: Cells, right: Cells) -> float:
         """Two-sided: twice the share of draws whose difference has the other sign or is 0, at least 2 / draws."""
-        # Draws on 0 count for both tails; where no draw has the other sign, the share is only known to be below one draw.
+        # Draws on 0 count for both tails. Where none has the other sign, its share is only known to be below one draw.
         draws = np.round(self.draws(left) - self.draws(right), 6)  # equal arms tie in every draw
         draws = draws[~np.isnan(draws)]
         if not len(draws):
