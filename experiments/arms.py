@@ -192,6 +192,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     bench.engine.close()
     result.peak_memory = peak_memory_gib(distributed.device)
 
+    # Everything a reader needs stands in these files: rows and tasks, what they were drawn from, what went wrong.
     def write() -> None:
         write_jsonl(folder / "rows.jsonl", (row.to_json() for row in rows))
         asked = bench.evaluation_tasks()  # so that rows can be read without the data set
@@ -226,6 +227,7 @@ def evaluate(
     """Greedy episodes, controls, longer and sampled episodes on every task, as the config asks for them."""
     config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
     rollout, rows, attempts = bench.rollout(split), [], bench.config.env.attempts
+    # Controls start from the greedy first attempts, which are not sampled again; at most two attempts are compared.
     if config.conversations:
         return _recorded(bench, tasks, arm, seed, on_episode)
     if config.greedy:
@@ -265,6 +267,7 @@ def _recorded(
 
 def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
     """Greedy episodes in the environments of ``evaluation.transfer``, this process's share of them."""
+    # Greedy alone: a mode of its own keeps these rows out of every table of the environment that was trained on.
     rows: list[EvalRow] = []
     for name, changes in bench.config.evaluation.transfer.items():
         other = bench.elsewhere(changes)

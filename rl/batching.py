@@ -123,7 +123,7 @@ def to_rollout_batch(
 def join_rows(batches: Sequence[Any]) -> Any:
     """Batches of the same kind below each other, padded to the longest row of them."""
     values = []
-    for item in fields(batches[0]):
+    for item in fields(batches[0]):  # a batch may hold another one, as TrainBatch does
         parts = [getattr(batch, item.name) for batch in batches]
         if not isinstance(parts[0], Tensor):
             values.append(join_rows(parts))

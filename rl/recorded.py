@@ -63,7 +63,13 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
     if getattr(getattr(env, "unwrapped", env), "has_roles", False):
         raise ValueError("env.between: a role between attempts has a conversation of its own; a file's row holds one")
     # Every faulty row is collected before anything is raised: a file is mended in one go, not row by row.
-    rows, faults = _rows(place)
+    if place.is_file():
+        rows, faults = read_table(place)
+    else:
+        rows, faults = [], []
+        for name, part in read_splits(str(place), None).items():
+            where = f"{place}, split {name}" if name else str(place)
+            rows += [Row(f"{where}, row {i}", row) for i, row in enumerate(part, 1)]
     n_rows = len(rows) + len(faults)
     by_id, asked = {task.id: task for task in tasks}, _asked(env, tasks)
     found = []
@@ -81,14 +87,6 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
     return found
 
 
-def _rows(place: Path) -> tuple[list[Row], list[Fault]]:
-    if place.is_file():
-        return read_table(place)
-    splits = read_splits(str(place), None)
-    named = {name: f", split {name}" if name else "" for name in splits}
-    return [Row(f"{place}{named[s]}, row {i}", row) for s, part in splits.items() for i, row in enumerate(part, 1)], []
-
-
 def _asked(env: TextEnv, tasks: Sequence[Task]) -> dict[str, Task]:
     """Tasks by their question, and by the message in which the environment asks it."""
     found = {}
@@ -103,10 +101,8 @@ def _asked(env: TextEnv, tasks: Sequence[Task]) -> dict[str, Task]:
 
 def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recorded:
     """Raises ValueError if it is no conversation about one of the tasks."""
-    column = next((name for name in MESSAGES if name in row.values), None)
-    if column is None:
-        raise ValueError(f"no column is called {' or '.join(MESSAGES)}; it has {', '.join(row.values)}")
-    messages = [_message(one, place) for place, one in enumerate(_listed(row.values[column], column), 1)]
+    # Which task it is about. Of several questions of this environment the last is meant: examples come before it.
+    messages = _messages(row.values)
     users = [i for i, one in enumerate(messages) if one.role == "user" and one.content.strip() in asked]
     if isinstance(task_id := row.values.get("task_id"), str) and task_id in by_id:
         task = by_id[task_id]
@@ -119,6 +115,8 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
         raise ValueError(f"no task of this environment asks {first[:60]!r}; a column task_id or question may say which")
     if (role := row.values.get("role", SOLVER)) != SOLVER:
         raise ValueError(f"it is what {role} said, which is no attempt")
+
+    # Which messages are the policy's.
     if replies := row.values.get("replies"):
         own = _named(messages, replies)
     else:  # what stands before the question are examples; a request to look again may ask it once more
@@ -129,7 +127,26 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
     return Recorded(row.where, task, tuple(one.content for one in own))
 
 
+def _messages(values: dict[str, Any]) -> list[Message]:
+    """The conversation of a row, its roles and contents checked."""
+    column = next((name for name in MESSAGES if name in values), None)
+    if column is None:
+        raise ValueError(f"no column is called {' or '.join(MESSAGES)}; it has {', '.join(values)}")
+    if not isinstance(cell := values[column], list) or not cell:
+        raise ValueError(f"{column} must be a list of messages; this is {str(cell)[:60]}")
+    messages = []
+    for place, one in enumerate(cell, 1):
+        role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            raise ValueError(
+                f"message {place} must be {{role: system, user or assistant, content: a text}}; this is {str(one)[:60]}"
+            )
+        messages.append(Message(role, content))
+    return messages
+
+
 def _named(messages: Sequence[Message], replies: Any) -> list[Message]:
+    """The messages that ``replies`` names, as ``experiments.export`` writes it."""
     try:
         own = [messages[reply["message"]] for reply in replies]
     except (TypeError, KeyError, IndexError):
@@ -137,21 +154,6 @@ def _named(messages: Sequence[Message], replies: Any) -> list[Message]:
     if any(one.role != "assistant" for one in own):
         raise ValueError("replies names a message that the assistant did not write")
     return own
-
-
-def _listed(cell: Any, column: str) -> list[Any]:
-    if not isinstance(cell, list) or not cell:
-        raise ValueError(f"{column} must be a list of messages; this is {str(cell)[:60]}")
-    return cell
-
-
-def _message(one: Any, place: int) -> Message:
-    role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
-    if role not in ("system", "user", "assistant") or not isinstance(content, str):
-        raise ValueError(
-            f"message {place} must be {{role: system, user or assistant, content: a text}}; this is {str(one)[:60]}"
-        )
-    return Message(role, content)
 
 
 class _Told:

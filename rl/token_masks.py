@@ -193,12 +193,14 @@ def token_covariance(logprobs: Tensor, train: TrainBatch, whole: Whole) -> tuple
     """``(log pi - mean) (A - mean)`` of every response token, means over all of them; and the mask, both ``[B, T]``."""
     mask = train.rollout.response_mask
     mean_logprob, mean_advantage = (whole.everywhere(x[mask]).double().mean() for x in (logprobs, train.advantages))
+    # Means in double precision, so that the order in which rows and processes are added up does not show in them.
     covariance = (logprobs - mean_logprob.float()) * (train.advantages - mean_advantage.float())
     return torch.where(mask, covariance, 0.0), mask
 
 
 def _first(order: Tensor, among: Tensor, n: int, whole: Whole) -> Tensor:
     """The ``n`` tokens of all processes that come first in an order; ``[B, T]`` bool."""
+    # All processes find the same threshold; tokens that tie with the n-th are taken too, whichever process has them.
     everywhere = whole.everywhere(order[among])
     n = min(n, len(everywhere))
     if not n:

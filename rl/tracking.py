@@ -47,6 +47,7 @@ def removed_on_error(path: Path) -> Iterator[None]:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error comes from a disk, or one's share of it, that has no room left; libraries wrap it in theirs."""
+    # Libraries raise errors of their own from it, or while they handle it; either chain is followed.
     seen: list[BaseException] = [error]
     for one in seen:  # grows as it is read
         if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -92,6 +93,7 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    # "-dirty" says that the code was not what the commit holds. Without git, or outside of a repository, nobody knows.
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

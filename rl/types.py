@@ -1,4 +1,4 @@
-"""The nouns of learning, all frozen.
+"""The data types of sampling and learning, all frozen.
 
 ``True`` in a mask means *use this token*. Entry t of a ``[B, T]`` tensor is about token t itself, so nothing is shifted
 outside the function that reads logits. Shape letters: B episodes, K turns, T tokens, G groups, V vocabulary.
@@ -186,6 +186,7 @@ class _RowTensors:
 
     def rows(self, index: Sequence[int] | Tensor, n_tokens: int | None = None):
         """The given rows, cut to the first ``n_tokens`` tokens."""
+        # Field by field, so that a new tensor of the batch is selected too without anyone thinking of it here.
         index = torch.as_tensor(index)
         values = []
         for item in fields(self):  # type: ignore[arg-type]

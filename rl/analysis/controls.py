@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from envs import Task
 from rewards.lookup import Lookup
 
-if TYPE_CHECKING:  # the nouns of sampling import torch
+if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
     from rl.types import Turn
 
 WITHOUT_FIRST, OTHERS_FIRST, TOLD_VERDICT = "without_first", "others_first", "told_verdict"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.analysis.rates import measure
 
-if TYPE_CHECKING:  # the nouns of sampling import torch
+if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
     from rl.types import Episode
 
 LONGER = "longer"
