@@ -373,9 +373,12 @@ class Trainer:
         # The batch has rows of trainable episodes; the log looks them up among all of this process's episodes.
         places = {id(episode): i for i, episode in enumerate(episodes)}
         rows = [row._replace(episode=places[id(trainable[row.episode])]) for row in conversations(trainable)]
-        # Every epoch is a partition of the rows of its own; with fewer rows than minibatches some of them are empty.
+        # Every epoch is a partition of the rows of its own. An optimiser step needs a row on some process, so where
+        # masks have left fewer rows than minibatches there are fewer steps, as many on every process.
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
         plan, n_parts = [], self._algorithm.minibatches
+        if n_parts > 1:
+            n_parts = min(n_parts, max(self._distributed.each(len(rows))))
         for _ in range(self._algorithm.epochs):
             order = torch.arange(len(rows)) if n_parts == 1 else torch.randperm(len(rows), generator=generator)
             plan += order.tensor_split(n_parts)
