@@ -103,7 +103,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
 
 
 def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) -> Identity:
-    """What makes this run the same run; kept in its folder, and compared with what is there already.
+    """The run's identity, compared with the one in its folder if there is one, then written there.
 
     Raises:
         rl.checkpoint.ResumeError: If another run was started in the folder.
@@ -121,7 +121,7 @@ def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) 
 
 
 def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") -> ArmResult:
-    """A model as it is."""
+    """Evaluates a model without training it."""
     began = planned.spent()
     planned.adopt(cfg, folder)
     return finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
@@ -249,7 +249,7 @@ def evaluate(
 def _recorded(
     bench: Workbench, tasks: Sequence[Task], arm: str, seed: int, on_episode: Callable[[Episode], None]
 ) -> list[EvalRow]:
-    """What was said elsewhere, verified here, on those of these tasks that it is about."""
+    """Conversations from elsewhere, verified here; those about other tasks are left out."""
     config, own, seen = bench.config.evaluation, {task.id for task in tasks}, Counter[str]()
     rows = []
     for episode in bench.recorded(config.conversations, Split(config.split)):

@@ -91,7 +91,7 @@ class OnlineRun:
         self._health.read(self.trainer.step, self.trainer.progress)
 
     def train(self) -> None:
-        """To the end of the budget."""
+        """Trains to the end of the budget."""
         if not self.resumed:  # the base, as what everything later is compared with
             self._validate()
         try:

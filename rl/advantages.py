@@ -366,11 +366,14 @@ def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
 
 
 def _group_moments(returns_BK: Tensor, batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the compared returns of every row's group: mean, number, standard deviation, all tied; ``[B, K]`` each.
+    """Mean, number and standard deviation of the compared returns of each row's group, and whether they tie.
 
-    Where all returns of a group are equal, ``[B, K]`` bool, their mean may differ from them in the last bit: noise that
-    a division by the standard deviation would make a signal of. A return that is compared with no other is tied too:
-    a role may have spoken in a single episode of its task.
+    Tied returns need a case of their own: the mean of equal numbers may differ from them in the last bit, noise that a
+    division by the standard deviation would make a signal of. A return that is compared with no other is tied too: a
+    role may have spoken in a single episode of its task.
+
+    Returns:
+        ``[B, K]`` each, the last one bool; the standard deviation divides by n - 1.
     """
     # A row of ``table`` is a group, and ``[index]`` hands every row of the batch its group's number: [G, K] -> [B, K].
     groups, index = torch.unique(batch.group_ids, return_inverse=True)

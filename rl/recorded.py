@@ -157,7 +157,7 @@ def _named(messages: Sequence[Message], replies: Any) -> list[Message]:
 
 
 class _Told:
-    """An environment that hears what was recorded, whatever a tokenizer made of it, and ends the episode after that."""
+    """An environment that is given the recorded texts in place of decoded tokens, and ends after the last of them."""
 
     def __init__(self, env: TextEnv, texts: Sequence[str]) -> None:
         self.unwrapped, self._env, self._texts = getattr(env, "unwrapped", env), env, list(texts)
@@ -173,7 +173,7 @@ class _Told:
 
 
 class _Reader:
-    """An engine that says what was said: the next text of the episode that asks."""
+    """An engine whose samples are the recorded texts: the next one of the episode that asks."""
 
     streams = True
 
@@ -213,7 +213,7 @@ class _Reader:
 def replay(
     recorded: Sequence[Recorded], make_env: Callable[[], TextEnv], renderer: Renderer, context_length: int
 ) -> Iterator[Episode]:
-    """The episodes that these conversations are here, in their order, with log-probs of 0: nobody knows them.
+    """Plays conversations in an environment: episodes in their order, with log-probs of 0, since none were recorded.
 
     Args:
         recorded: From :func:`read_conversations`.

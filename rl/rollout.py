@@ -67,7 +67,7 @@ class _Play:
     error: str | None = None
 
     def fail(self, error: str) -> None:
-        """A crash of an environment is a value, counted and masked; never a reward of 0."""
+        """Breaks the episode off: it is counted and never trained on, which is not the same as a reward of 0."""
         self.stop, self.error = StopReason.ENV_ERROR, error
 
 
@@ -173,11 +173,11 @@ class Rollout:
                     moved.append(index)
 
     def _sample(self, plays: Sequence[_Play], idle: bool) -> list[tuple[int, Turn]]:
-        """Lets the engine work for a while: the turns that it finished, of which episode, not yet paid.
+        """Lets the engine work for a while; returns the turns that it finished, with their episodes, not yet verified.
 
         Args:
             plays: All episodes.
-            idle: Nobody verifies, so episodes go on only if the engine has something to do.
+            idle: No environment is at work, so that episodes go on only if the engine has something to do.
         """
         if idle and not self._engine.pending:
             raise RuntimeError("the engine is idle but episodes wait for it")
@@ -222,11 +222,11 @@ class Rollout:
         return play
 
     def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
-        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known.
+        """Hands a turn to the environment and adds it with its reward; then the next prompt is known, or the end.
 
         Args:
             play: The episode.
-            turn: What was written, not yet paid.
+            turn: What was written, not yet verified.
             step: Hands it to the environment.
             request: What is said then, in place of the environment's words.
         """

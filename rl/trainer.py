@@ -123,7 +123,7 @@ class Pending:
         )
 
     def emptied(self) -> "Pending":
-        """Nothing to do and nothing measured: the share of a process that another one has taken over."""
+        """The same optimiser steps without any rows: the share of a process whose work another one has taken over."""
         # As many optimiser steps as the others, without rows: a process that left out a step's collectives would leave
         # the others waiting in them.
         nothing = [{name: torch.zeros_like(pair) for name, pair in part.items()} for part in self.parts]
