@@ -26,7 +26,7 @@ from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.source import task_at
 from rl.trainer import Totals
-from rl.types import Episode, Turn, derive_seed
+from rl.types import Episode, RunStoppedError, Turn, derive_seed
 
 Encode = Callable[[str], Sequence[int]]
 KeepRule = Callable[..., list[Any]]
@@ -270,7 +270,11 @@ class OfflineTrainer:
         self.totals = Totals()
 
     def collect(self) -> list[Episode]:
-        """One round's share of the budget of sampled episodes or tokens, or what was recorded elsewhere."""
+        """One round's share of the budget of sampled episodes or tokens, or what was recorded elsewhere.
+
+        Raises:
+            RunStoppedError: If a budget of tokens cannot be spent, because no episode gets as far as a token.
+        """
         if self._recorded is not None:
             return list(self._recorded)
         budget, iterations = self._config.training, self._offline.iterations
@@ -292,7 +296,14 @@ class OfflineTrainer:
             new = self._rollout.run(plans, self._offline.temperature)
             episodes += new
             done += size
-            n_tokens += sampled_tokens(new)
+            n_new = sampled_tokens(new)
+            n_tokens += n_new
+            if budget.tokens and not n_new:  # such a budget would never be spent
+                said = next((episode.error for episode in new if episode.error is not None), "no error is given")
+                raise RunStoppedError(
+                    f"{self._offline.name}: not a token was sampled in {len(new)} episodes, so that "
+                    f"training.tokens={budget.tokens} is never spent. First: {said}"
+                )
             share = n_tokens * iterations / budget.tokens if budget.tokens else done / n_groups
             self._on_progress("sampling", min(1.0, (self.round + share) / iterations))
             if budget.tokens and share >= 1.0:
