@@ -76,7 +76,7 @@ class Gate:
         return read | {"gate_expects": self.expects, "gate_gain": gain, "gate_hit": hit}
 
 
-def tested(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def with_outcome(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Rows with a prediction of the gate and an outcome to hold it against."""
     return [row for row in rows if row.get("gate_cell") is not None and row.get("gate_hit") is not None]
 
@@ -98,7 +98,7 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
         ]
         for row in known
     ]
-    compared = tested(known)
+    compared = with_outcome(known)
     hits, untested = sum(row["gate_hit"] for row in compared), len(known) - len(compared)
     said = f"The gate was right in {hits} of {len(compared)} trainings." if compared else "No prediction was tested."
     if untested:

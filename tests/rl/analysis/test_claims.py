@@ -7,7 +7,7 @@ import pytest
 
 from rl.analysis.calibration import auroc, brier, ece
 from rl.analysis.claims import Claim, first, judge, last, minus, resampled, student_t
-from rl.analysis.gate import Gate, gaps, record, tested
+from rl.analysis.gate import Gate, gaps, record, with_outcome
 
 
 def rows(**by_arm):
@@ -107,4 +107,4 @@ def test_the_gate_announces_and_is_checked():
         "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained."
     )
     assert record([untrained])[2].startswith("No prediction was tested. 1 more")
-    assert tested([*outcomes, untrained, {"seed": 0}]) == outcomes
+    assert with_outcome([*outcomes, untrained, {"seed": 0}]) == outcomes
