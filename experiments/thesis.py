@@ -23,7 +23,7 @@ from experiments.report import write_exhibits
 from experiments.schema import ThesisConfig
 from experiments.studies import STUDIES, load
 from rl.analysis.claims import Row, Verdict, grown
-from rl.analysis.gate import record
+from rl.analysis.gate import record, with_outcome
 from rl.analysis.printing import fixed
 from rl.analysis.thesis import KINDS, Line, Point, Thesis, Trained, line, points, rank_correlation, sentence
 from rl.tracking import files_below, write_json
@@ -197,7 +197,7 @@ def gain_figures(every: Sequence[Point], correlation: Sequence[float], of_own: S
 
 def gate_figure(rows: Sequence[Row]) -> list[Figure]:
     """What the gate read before each training, and what the training brought."""
-    if not rows:
+    if not (rows := with_outcome(rows)):
         return []
     series = []
     for expects, name in ((True, "improvement was expected"), (False, "none was expected")):

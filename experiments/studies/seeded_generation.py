@@ -157,7 +157,7 @@ def prepare(cfg: Config, seed: int) -> Any:
         ]
 
     fit(model, batches, cfg.steps, 4e-3)
-    generator, test = torch.Generator().manual_seed(seed + 1), draw(rng, cfg.n_test)
+    generator, test = torch.Generator().manual_seed(derive_seed(seed, "written")), draw(rng, cfg.n_test)
     written, in_one_go = write(model, cfg.instances, generator), write_whole(model, cfg.instances, generator)
     shown = np.where(rng.random(cfg.n_test) < 0.5, YES, NO)
     found = {"model": model, "written": written, "labels": correct(model, written, written.label), "test": test}
@@ -194,7 +194,7 @@ ARMS = ("corrected", "written", "agreeing", "whole", "true_labels", "coin", "rea
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the arm makes of the instances, and a fresh student on it."""
-    rng = np.random.default_rng(seed + 5)
+    rng = np.random.default_rng(derive_seed(seed, "arms"))
     made: Instances = base["real" if arm == "real" else "whole" if arm == "whole" else "written"]
     readable, truth, after = made.readable(), made.truth(), base["labels"]
     kept = np.flatnonzero(readable & (made.label == after) if arm == "agreeing" else readable)

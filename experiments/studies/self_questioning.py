@@ -45,6 +45,7 @@ from rl.analysis.gate import Gate
 from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import as_batch, fit, policy_loss, sample, take_step, token_losses
 from rl.backends.tiny import tiny_gpt2
+from rl.types import derive_seed
 
 
 @dataclass
@@ -245,7 +246,8 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     model, steps = copy.deepcopy(reference), cfg.steps if cell.penalty else 2 * cfg.steps
     lr = cfg.rl_lr * (5 if cell.hurried else 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    rng, generator = np.random.default_rng(seed + 5), torch.Generator().manual_seed(seed + 5)
+    of_arms = derive_seed(seed, "arms")
+    rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     held_out = rng.permutation(FOR_TESTS)
     test, for_gate = held_out[: cfg.n_test], held_out[cfg.n_test : 2 * cfg.n_test]
     fixed = rng.choice(np.flatnonzero(~HELD_OUT), cfg.n_frozen, replace=False)
@@ -292,7 +294,7 @@ def measure(
     cfg: Config, model: Any, test: np.ndarray, seed: int, step: int = 0, samples: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """Held-out accuracy: greedy, of samples, of their vote, of any of them; ``entropy`` in nats per answer token."""
-    generator = torch.Generator().manual_seed(seed + 17)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "measure"))
     found = ask(model, test, cfg.group, generator)
     greedy = sample(model, question(test), N_ANSWER, 0.0, generator)
     best = found.votes == found.votes.max(1, keepdim=True).values
