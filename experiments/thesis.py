@@ -23,10 +23,10 @@ from experiments.report import write_exhibits
 from experiments.schema import ThesisConfig
 from experiments.studies import STUDIES, load
 from rl.analysis.claims import Row, Verdict, grown
-from rl.analysis.gate import record
+from rl.analysis.gate import record, with_outcome
 from rl.analysis.printing import fixed
 from rl.analysis.thesis import KINDS, Line, Point, Thesis, Trained, line, points, rank_correlation, sentence
-from rl.tracking import write_json
+from rl.tracking import files_below, write_json
 
 THESIS = "Self-generated data works precisely when the generation stays anchored to a verifiable reality."
 SELF_CORRECTION = "self_correction"
@@ -53,7 +53,7 @@ Read = tuple[Thesis | None, list[Row], dict[str, str]]
 def read_studies(root: Path, size: str) -> dict[str, Read]:
     """The newest run of each study below a folder, by the study's name."""
     found: dict[str, Read] = {}
-    for path in sorted(root.rglob("study.json"), key=lambda path: (path.stat().st_mtime, str(path))):
+    for path in sorted(files_below(root, "study.json"), key=lambda path: (path.stat().st_mtime, str(path))):
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["size"] != size or result["study"] not in STUDIES:
             continue
@@ -67,7 +67,7 @@ def read_comparison(root: Path) -> Read | None:
 
     The gain is the accuracy of the last attempt minus that of the base, greedy, on test tasks.
     """
-    paths = sorted(root.rglob("comparison.json"), key=lambda path: (path.stat().st_mtime, str(path)))
+    paths = sorted(files_below(root, "comparison.json"), key=lambda path: (path.stat().st_mtime, str(path)))
     if not paths:
         return None
     comparison = json.loads(paths[-1].read_text(encoding="utf-8"))["greedy"]
@@ -197,7 +197,7 @@ def gain_figures(every: Sequence[Point], correlation: Sequence[float], of_own: S
 
 def gate_figure(rows: Sequence[Row]) -> list[Figure]:
     """What the gate read before each training, and what the training brought."""
-    if not rows:
+    if not (rows := with_outcome(rows)):
         return []
     series = []
     for expects, name in ((True, "improvement was expected"), (False, "none was expected")):
