@@ -214,7 +214,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         return [of_real_model(cfg, arm, seed, base, samples)] if arm in ("deduplicated", "bare_prefix") else []
     if arm == "bare_prefix":  # this template has one prefix
         return []
-    rng = np.random.default_rng(seed + 7)
+    rng = np.random.default_rng(derive_seed(seed, "arms"))
     pairs, sure = (base.real, np.ones(len(base.real))) if arm == "real" else base.cold if "cold" in arm else base.warm
     seen = read(pairs)
     found = meters(pairs, seen, sure)

@@ -24,10 +24,11 @@ from experiments.own_verdicts import Chat, beliefs
 from rl.analysis.calibration import auroc, ece
 from rl.analysis.claims import Claim, Figure, grown, last, minus
 from rl.analysis.thesis import Thesis, Trained, trained
-from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
+from rl.backends.blocks import Learned, adam, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 from rl.config import ModelConfig
+from rl.types import derive_seed
 
 
 @dataclass
@@ -76,11 +77,14 @@ ID = TOKENIZER.get_vocab()
 T0, D0, P1, BLANK, MARK, YES, NO = (ID[word] for word in ("t0", "0", "p1", "_", "?", "yes", "no"))
 
 
-def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Questions of two to four digits ``[n, PLACES]`` as tokens, and their sums."""
-    there = np.arange(PLACES) < rng.integers(2, PLACES + 1, (n, 1))
-    digits = rng.integers(0, DIGITS, (n, PLACES))
-    return np.where(there, digits + D0, BLANK), (digits * there).sum(1)
+def draw(rng: np.random.Generator, n: int, test: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Questions of two to four digits ``[n, PLACES]`` as tokens, and their sums; a fifth of all is for tests alone."""
+    m = 10 * n if test else 2 * n + 50
+    there = np.arange(PLACES) < rng.integers(2, PLACES + 1, (m, 1))
+    digits = rng.integers(0, DIGITS, (m, PLACES))
+    question = np.where(there, digits + D0, BLANK)
+    chosen = np.flatnonzero((question @ 37 ** np.arange(PLACES) % 101 % 5 == 0) == test)[:n]
+    return question[chosen], (digits * there).sum(1)[chosen]
 
 
 def misread_by(question: np.ndarray) -> np.ndarray:
@@ -151,7 +155,7 @@ def prepare(cfg: Config, seed: int) -> Any:
         question, gold = draw(rng, n)
         shown, place = four(rng, believed(rng, question, gold, cfg.misread), easy=0.5)
         rows.append(line(question, shown + T0, MARK, place + P1))
-        return [(ids, (torch.arange(ids.shape[1]) == ids.shape[1] - 1).expand(ids.shape)) for ids in rows]
+        return [learn_last(ids, 1) for ids in rows]
 
     def has_learned(step: int) -> bool:  # the choice comes last, in a jump
         if step < 200 or step % 50:
@@ -231,7 +235,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     """The measurement of the base, or reinforcement learning on one reward; of a real model only the measurement."""
     if isinstance(base, Chat):
         return [beliefs(base, cfg.questions, seed, samples)] if arm == "base" else []
-    generator, rng = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 1)
+    of_arms = derive_seed(seed, "arms")
+    generator, rng = torch.Generator().manual_seed(of_arms), np.random.default_rng(of_arms)
     if arm == "base":
         return [{"arm": arm, "seed": seed, "step": 0} | measure(cfg, base, rng, generator, samples)]
     model, rows = copy.deepcopy(base), []
@@ -264,7 +269,7 @@ def measure(
     cfg: Config, model: Any, rng: np.random.Generator, generator: torch.Generator, samples: list[dict[str, Any]]
 ) -> dict[str, float]:
     """Whom the base believes, and how well each way of asking tells its right answers from its wrong ones."""
-    question, gold = draw(rng, cfg.questions)
+    question, gold = draw(rng, cfg.questions, test=True)
     given = answers(model, question, 1.0, generator)
     own = np.where(given < 0, nearby(rng, gold), given)
     others = np.stack([np.maximum(answers(model, question, 1.0, generator), 0) for _ in range(4)], 1)
@@ -302,9 +307,9 @@ def measure(
 
 
 def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, float]:
-    """The same 800 questions each time: accuracy, what the model thinks of its answers, and how often it is right."""
+    """The same 800 held-out questions each time: accuracy, what the model thinks of its answers, how often rightly."""
     rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
-    question, gold = draw(rng, 800)
+    question, gold = draw(rng, 800, test=True)
     given = answers(model, question, 1.0, generator)
     answer, right = np.maximum(given, 0), given == gold
     own = p_yes(model, question, answer)

@@ -51,6 +51,7 @@ from rl.analysis.thesis import Thesis, Trained, trained
 from rl.backends.blocks import Learned, fit, sample
 from rl.backends.copies import Copies, copies, fit_copies, logits_of
 from rl.backends.tiny import tiny_gpt2
+from rl.types import derive_seed
 
 
 @dataclass
@@ -202,7 +203,8 @@ ARMS = ("none", "passage", "self_edit", "unselected", "true_lines", "listed", "e
 
 def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A fixed text for every test passage; or rounds of writing, learning, answering, selecting."""
-    rng, generator = np.random.default_rng(seed + 1), torch.Generator().manual_seed(seed + 1)
+    of_arms = derive_seed(seed, "arms")
+    rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     train, test = range(KNOWN, KNOWN + cfg.passages), range(KNOWN + cfg.passages, KNOWN + cfg.passages + cfg.n_test)
     passages = {entity: passage(entity, base.facts[entity]) for entity in test}
     if arm not in PROMPTS:
@@ -216,7 +218,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
         rows.append(measure(cfg, base, model, edits, seed) | found | {"step": step})
     show(base, edits, cfg.rounds, rows[-1]["accuracy"], samples)
     if arm == "self_edit":
-        on_base = worth(cfg, base, base.model, edits.documents, edits.entities, seed + 9).mean(1)
+        on_base = worth(cfg, base, base.model, edits.documents, edits.entities, derive_seed(seed, "worth")).mean(1)
         rows[-1] |= {"accuracy_of_base": on_base.tolist(), "forgetting": forgetting(cfg, base, model, edits, rng)}
     return rows
 
@@ -235,7 +237,7 @@ def fixed_text(
         found = answers(base.model, copies(base.model, 1), np.array([who]), base.facts)[0]
     else:
         documents = [[*texts[arm](entity), passages[entity]] for entity in who]
-        found = worth(cfg, base, base.model, documents, who, seed + 9).mean(1)
+        found = worth(cfg, base, base.model, documents, who, derive_seed(seed, "worth")).mean(1)
     return {"step": 0, "n": len(who), "accuracy": found.tolist()}
 
 
@@ -275,7 +277,9 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
         logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits[learned[:, 1:]].log_softmax(-1)
     return {
         "n": len(edits.entities),
-        "accuracy": worth(cfg, base, model, edits.documents, edits.entities, seed + 9).mean(1).tolist(),
+        "accuracy": worth(cfg, base, model, edits.documents, edits.entities, derive_seed(seed, "worth"))
+        .mean(1)
+        .tolist(),
         "without_edit": float(every[KNOWN:].mean()),
         "known": float(every[:KNOWN].mean()),
         "told": float(told_rightly(base, edits).mean()),
@@ -375,8 +379,8 @@ THESIS = Thesis(
     "SEAL", "own edits that are best answered from afterwards", "questions with known answers", True, "self_edit",
     (
         *trained("self", "self_edit", "listed"),
+        Trained("unselected", "self", grown("unselected", "accuracy"), 0.5),  # its own text; selected by a coin
         *trained("oracle", "true_lines"),
-        Trained("unselected", "control", grown("unselected", "accuracy"), 0.5),
     ),
     "questions about new passages",
 )  # fmt: skip

@@ -31,6 +31,7 @@ from rl.analysis.claims import Claim, Figure, PerSeed, ahead, last, minus
 from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, fit, sample
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.types import derive_seed
 
 
 @dataclass
@@ -235,7 +236,7 @@ ARMS = tuple(ERRORS)
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The game, every set on real tasks, and what the replay would have chosen."""
-    rng, contexts = random.Random(1000 * seed + 7), []
+    rng, contexts = random.Random(derive_seed(seed, "game")), []
     for _ in range(cfg.contexts):
         weights = np.array(rng.sample([rank**-cfg.zipf for rank in range(1, SYMBOLS + 1)], SYMBOLS))
         contexts.append(Context([rng.randrange(SYMBOLS) for _ in range(SYMBOLS)], weights))

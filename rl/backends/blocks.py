@@ -7,6 +7,7 @@ experiment on a tiny language needs neither requests nor a renderer. The estimat
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
@@ -17,6 +18,16 @@ from rl.types import RolloutBatch
 
 Learned = tuple[Tensor, Tensor]
 """Rows ``[B, T]`` and which of their tokens are learned, ``[B, T]`` bool."""
+
+
+def learn_last(ids_BT: Tensor | np.ndarray, k: int) -> Learned:
+    """Rows of which the last k tokens are learned: an answer after its question."""
+    rows_BT = torch.as_tensor(ids_BT)
+    if not 0 < k < rows_BT.shape[1]:
+        raise ValueError(f"learn_last: k={k}; a row of {rows_BT.shape[1]} tokens can learn 1 to {rows_BT.shape[1] - 1}")
+    learned_BT = torch.zeros(rows_BT.shape, dtype=torch.bool)
+    learned_BT[:, -k:] = True
+    return rows_BT, learned_BT
 
 
 @torch.no_grad()

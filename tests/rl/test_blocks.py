@@ -2,10 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from rl.backends.blocks import adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step, token_losses
+from rl.backends.blocks import (
+    adam,
+    as_batch,
+    fit,
+    learn_last,
+    next_logprobs,
+    policy_loss,
+    sample,
+    take_step,
+    token_losses,
+)
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 
 END = 3
@@ -38,6 +49,18 @@ def test_losses_are_those_of_the_learned_tokens(model):
     losses = token_losses(model, ids, learned)
     assert losses[0].item() == pytest.approx(-next_logprobs(model, ids[:1, :3])[0, 6].item(), abs=1e-5)
     assert losses[1].item() == pytest.approx(-next_logprobs(model, ids[1:, :2])[0, 8].item(), abs=1e-5)
+
+
+def test_the_last_tokens_are_learned_and_their_losses_are_the_ones_of_these_places(model):
+    rows = np.array([[1, 4, 5, 6], [1, 7, 8, 4]])
+    ids, learned = learn_last(rows, 2)
+    assert ids.tolist() == rows.tolist()
+    assert learned.tolist() == [[False, False, True, True]] * 2
+    of_all = token_losses(model, ids, torch.ones(2, 4, dtype=torch.bool)).reshape(2, 3)
+    assert torch.allclose(token_losses(model, *learn_last(ids, 2)).reshape(2, 2), of_all[:, 1:], atol=1e-5)
+    for k in (0, 4):  # nothing to learn, or a first token that nothing predicts
+        with pytest.raises(ValueError, match=f"k={k}; a row of 4 tokens can learn 1 to 3"):
+            learn_last(ids, k)
 
 
 def test_fitting_learns_what_is_marked_until_it_is_there():
