@@ -248,6 +248,18 @@ def files_below(folder: Path, name: str, depth: int = DEPTH) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def oldest_first(folder: Path, name: str) -> list[Path]:
+    """:func:`files_below` by when their runs were started: a report that is written again makes none the newest."""
+
+    def started(path: Path) -> float:
+        run = path.with_name("run.json")
+        if not run.exists():
+            return path.stat().st_mtime
+        return datetime.fromisoformat(json.loads(run.read_text(encoding="utf-8"))["started"]).timestamp()
+
+    return sorted(files_below(folder, name), key=lambda path: (started(path), str(path)))
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSON-lines file."""
     with path.open(encoding="utf-8") as file:
