@@ -60,6 +60,7 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     rows, written = [], JsonLines(folder / "conversations.jsonl")
     for number in range(cfg.n_conversations):
         task = tasks[number % len(tasks)]
+        # By number and task, so that more conversations leave the first ones as they were.
         rng = random.Random(derive_seed(cfg.seed, "demonstration", number, task.id))
         messages, row = demonstrated(env, task, demonstrate(bench.taskset, task, rng), bench.renderer)
         written.write({"task_id": task.id, "messages": messages})
@@ -69,6 +70,7 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     outcome = fine_tune(
         bench.model, bench.tokenizer, rows, offline, cfg.seed, on_step=lambda share: report("fine-tuning", share, {})
     )
+    # The engine samples the evaluation with the weights that were just learned.
     bench.publish(1)
     result = ArmResult("warm start", cfg.seed, notes={"conversations": len(rows), **outcome})
     result = finish(result, bench, folder, report, began)
@@ -98,7 +100,9 @@ def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tup
     ids, labels, over = renderer.opening(new), [], False
     said = [{"role": message.role, "content": message.content} for message in new]
     for number, text in enumerate(attempts):
+        # The end of the turn is learned too, or the policy would go on writing after its answer.
         action = (*renderer.tokenizer.encode(text, add_special_tokens=False), renderer.end_id)
+        # What stands between two attempts is read and not learned.
         labels += [IGNORED] * (len(ids) - len(labels)) + list(action)
         new, _, terminated, truncated, _ = env.step(text)
         over = terminated or truncated
