@@ -62,7 +62,8 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
         task = tasks[number % len(tasks)]
         # By number and task, so that more conversations leave the first ones as they were.
         rng = random.Random(derive_seed(cfg.seed, "demonstration", number, task.id))
-        messages, row = demonstrated(env, task, demonstrate(bench.taskset, task, rng), bench.renderer)
+        attempts = demonstrate(bench.taskset, task, rng)
+        messages, row = demonstrated(env, task, attempts, bench.renderer, cfg.learn_slips)
         written.write({"task_id": task.id, "messages": messages})
         rows.append(row)
     written.close()
@@ -79,7 +80,9 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     return result
 
 
-def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tuple[list[dict[str, str]], Any]:
+def demonstrated(
+    env: Any, task: Any, attempts: list[str], renderer: Any, learn_slips: bool = True
+) -> tuple[list[dict[str, str]], Any]:
     """Plays written attempts in an environment.
 
     Args:
@@ -87,13 +90,15 @@ def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tup
         task: The task.
         attempts: Texts of the policy, as many as the episode takes.
         renderer: Messages to token ids.
+        learn_slips: Whether a first attempt that the environment scores as wrong is learned too.
 
     Returns:
-        The conversation, and an :class:`rl.backends.sft.SFTRow` that learns every attempt, its end included.
+        The conversation, and an :class:`rl.backends.sft.SFTRow` that learns the attempts, their ends included.
 
     Raises:
         ValueError: If the episode takes more or fewer attempts.
     """
+    from rewards import Verdict
     from rl.backends.sft import IGNORED, SFTRow
 
     new, _ = env.reset(options={"task": task})
@@ -102,9 +107,10 @@ def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tup
     for number, text in enumerate(attempts):
         # The end of the turn is learned too, or the policy would go on writing after its answer.
         action = (*renderer.tokenizer.encode(text, add_special_tokens=False), renderer.end_id)
+        new, _, terminated, truncated, info = env.step(text)
+        slip = number == 0 and "score" in info and info["score"].verdict is not Verdict.CORRECT
         # What stands between two attempts is read and not learned.
-        labels += [IGNORED] * (len(ids) - len(labels)) + list(action)
-        new, _, terminated, truncated, _ = env.step(text)
+        labels += [IGNORED] * (len(ids) - len(labels)) + [IGNORED if slip and not learn_slips else t for t in action]
         over = terminated or truncated
         if over != (number == len(attempts) - 1):
             raise ValueError(f"demonstration: {len(attempts)} attempts for an episode that ends after {number + 1}")
