@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -251,15 +252,35 @@ def typed(cfg: DictConfig) -> Any:
         bare = deepcopy(cfg)
         bare.arms = {}
         OmegaConf.to_object(bare)
-    if "model" in cfg and getattr(
-        OmegaConf.get_type(cfg), "needs_model", True
-    ):  # before the rest, whose names are looked up among functions that need torch
+    refuse_wrong_numbers(cfg)
+    if "model" in cfg and getattr(OmegaConf.get_type(cfg), "needs_model", True):
         model: Any = OmegaConf.to_object(cfg.model)
         model.refuse_missing()
     config: Any = OmegaConf.to_object(cfg)
     if hasattr(config, "env"):
         config.env = config.env.settled()
     return config
+
+
+def refuse_wrong_numbers(cfg: DictConfig) -> None:
+    """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
+    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
+    for where, node in ({key: cfg._get_node(key) for key in cfg} | arms).items():
+        kind = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
+        if not is_dataclass(kind):
+            continue
+        try:
+            if kind in (schema.AlgorithmConfig, schema.OfflineConfig):
+                # Without a name and a rule they do not look the others up, among functions that need torch.
+                given = [key for key in node if key not in ("name", "rule") and not OmegaConf.is_missing(node, key)]
+                parts = {key: node[key] for key in given}
+                kind(
+                    **{key: OmegaConf.to_object(one) if OmegaConf.is_config(one) else one for key, one in parts.items()}
+                )
+            else:
+                OmegaConf.to_object(node)
+        except ValueError as error:
+            raise ValueError(f"{where}: {explain(error)}" if where in arms else explain(error)) from None
 
 
 def refuse_missing_files(cfg: DictConfig) -> None:

@@ -120,6 +120,8 @@ class LocalOptions:
 
     def __post_init__(self) -> None:
         if self.gpus is not None:
+            if isinstance(self.gpus, str) or not isinstance(self.gpus, Sequence):
+                raise ValueError(f"executor_options.gpus={self.gpus}: a list is needed here, as gpus=[0]")
             self.gpus = [str(one) for one in self.gpus]
         check_numbers(self, "executor_options", positive="gpus_per_job jobs_per_gpu", not_negative="workers threads")
 

@@ -23,10 +23,10 @@ from experiments.conversations import SOLVER, Conversation, Reply, conversations
 from experiments.evidence import build, ids, load_rows
 from experiments.evidence.frames import study_seeds
 from experiments.evidence.model import Table
-from experiments.evidence.store import DEPTH, Store
+from experiments.evidence.store import Store
 from experiments.schema import ExportConfig
 from rewards.lookup import Lookup
-from rl.tracking import JsonLines, write_json, write_text
+from rl.tracking import JsonLines, files_below, write_json, write_text
 
 Format = Callable[[Path, Path], list[Path]]
 """``(folder, out) -> files``: writes what is below a folder of runs into an empty one."""
@@ -242,7 +242,7 @@ def tables(folder: Path) -> Iterator[tuple[str, Table]]:
     Raises:
         FileNotFoundError: If the folder holds neither finished runs nor a finished study.
     """
-    studies = sorted(p.parent for d in range(DEPTH + 1) for p in folder.glob("/".join([*["*"] * d, "study.json"])))
+    studies = sorted(path.parent for path in files_below(folder, "study.json"))
     for study in studies:
         name = json.loads((study / "study.json").read_text(encoding="utf-8"))["study"]
         place = f"{name}_{study.name}" if len(studies) > 1 else name

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from experiments.cli import GROWING
 from rl.backends.distributed import Distributed
 from rl.checkpoint import IDENTITY, Identity, ResumeError, read_identity
-from rl.tracking import removed_on_error
+from rl.tracking import files_below, removed_on_error
 from rl.workbench import content_of
 
 BEAT_S = 10.0
@@ -179,7 +179,7 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
 def _is_empty(folder: Path) -> bool:
     """Whether nothing was done in a run's folder yet: it holds what was asked for, and no result of any kind."""
     asked = ("config.yaml", "run.json", "plan.json", IDENTITY)
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock.")]
+    files = [Path(at) / one for at, _, names in os.walk(folder) for one in names if not one.startswith(".lock.")]
     return all(path.name in asked or not path.stat().st_size for path in files)
 
 
@@ -219,7 +219,8 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
 
 def _runs_below(root: Path) -> list[Path]:
     """Folders of runs and of sweeps' jobs, the newest first."""
-    return [path.parent for path in sorted([*root.glob(f"*/{IDENTITY}"), *root.glob(f"*/*/{IDENTITY}")], reverse=True)]
+    found = sorted(files_below(root, IDENTITY, 2), reverse=True)
+    return [path.parent for path in found if path.parent != root]
 
 
 def _create(parent: Path, name: str, cfg: Any, kind: str) -> Path:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
 from experiments.keys import explain, unknown
@@ -82,13 +83,17 @@ def main() -> None:
             "[bold red]error:[/] experiments.plan plans one run or comparison, no sweep: leave -m away", highlight=False
         )
         sys.exit(2)
-    own = [one for one in given[1:] if one.startswith("plan.")]
+    try:
+        options = read_options([one for one in given[1:] if one.startswith("plan.")])
+    except UserError as error:
+        console.print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(2)
     rest = [one for one in given[1:] if not one.startswith("plan.")]
     # A plan makes no folder of the run's, and leaves none where it is started.
     sys.argv[1:] = [*rest, "hydra.run.dir=.", "hydra.sweep.dir=."]
 
     def run(cfg: Any) -> None:
-        report(plan(cfg, given[0], read_options(own)), cfg, read_options(own))
+        report(plan(cfg, given[0], options), cfg, options)
 
     run.__module__ = __name__
     entry_point(given[0])(run)()
@@ -106,7 +111,7 @@ def read_options(given: Sequence[str]) -> PlanConfig:
     """The plan's own options, ``plan.<name>=<value>``.
 
     Raises:
-        UserError: For one that there is not.
+        UserError: For one that there is not, or a value that it cannot have.
     """
     names = [item.name for item in fields(PlanConfig)]
     for one in given:
@@ -117,6 +122,8 @@ def read_options(given: Sequence[str]) -> PlanConfig:
         found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanConfig), changes))
     except OmegaConfBaseException as error:
         raise UserError(f"{' '.join(given)}: {explain(error)}") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return found
 
 
@@ -130,8 +137,6 @@ def plan(cfg: Any, program: str, options: PlanConfig) -> list[Planned]:
     """
     from experiments.planning import counted  # with torch and transformers
 
-    if options.calibrate and options.processes > 1:
-        raise UserError("plan.processes: steps are taken by one process; set plan.calibrate=false")
     planned, known = [], dict[str, dict]()
     for name, config, runs in arms_of(cfg, program):
         if options.calibrate:

@@ -45,6 +45,9 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "plan", positive="steps tasks processes", not_negative="memory_gib")
+        if self.calibrate and (self.processes > 1 or self.sharded):
+            name = "processes" if self.processes > 1 else "sharded"
+            raise ValueError(f"plan.{name}: steps are taken by one process; set plan.calibrate=false")
 
 
 def spent() -> tuple[float, float]:

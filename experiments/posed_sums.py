@@ -15,11 +15,17 @@ ID: dict[str, int] = TOKENIZER.get_vocab()
 D0, END = ID["0"], ID["<|end|>"]
 N_PROBLEM, N_ANSWER = 6, 4
 """Tokens that the proposer writes, and the solver after it."""
-_SHUFFLED = np.random.default_rng(0).permutation(10_000)
-FOR_STOPPING, FOR_TESTS = _SHUFFLED[:200], _SHUFFLED[200:2000]
-"""Sums ``100 a + b`` that nobody trains on: they decide when pre-training stops; gate and test draw from the others."""
-HELD_OUT = np.isin(np.arange(10_000), _SHUFFLED[:2000])
-"""Both, as a mask."""
+_PAIRS = np.random.default_rng(0).permutation(np.argwhere(np.tri(100, dtype=bool)))  # a + b beside b + a
+
+
+def _both_orders(pairs_N2: np.ndarray) -> np.ndarray:
+    return np.unique(pairs_N2 @ [[100, 1], [1, 100]])
+
+
+FOR_STOPPING, FOR_TESTS = _both_orders(_PAIRS[:100]), _both_orders(_PAIRS[100:1010])
+"""Sums ``100 a + b`` that nobody trains on in either order: those decide when pre-training stops, these test."""
+HELD_OUT = np.isin(np.arange(10_000), [*FOR_STOPPING, *FOR_TESTS])
+"""Both, as a mask: a fifth of all."""
 
 
 def digits(numbers: np.ndarray, n: int) -> np.ndarray:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.evidence.store import DEPTH, Store
+from experiments.evidence.store import Store
 from rl.analysis.rows import EvalRow
-from rl.tracking import read_jsonl
+from rl.tracking import files_below, read_jsonl
 
 if TYPE_CHECKING:  # half a second, paid by those who ask for a frame
     import pandas
@@ -73,7 +73,7 @@ def _frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
 
 def study_seeds(folder: Path) -> list[Path]:
     """Folders of the finished seeds of studies: their ``result.json`` names no arm."""
-    found = [path for depth in range(DEPTH + 1) for path in folder.glob("/".join([*["*"] * depth, "result.json"]))]
+    found = files_below(folder, "result.json")
     return sorted(path.parent for path in found if (path.parent / "rows.jsonl").exists() and "arm" not in _json(path))
 
 

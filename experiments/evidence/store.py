@@ -23,15 +23,13 @@ from experiments.run_health import findings
 from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulate
-from rl.tracking import read_jsonl
+from rl.tracking import DEPTH, files_below, read_jsonl
 
 BASE = "base"
 NOT_COMPARED = {"name", "runs_dir", "data_dir", "resume", "threads", "plugins"}
 """Keys that say where a folder is and not what was done."""
 MANY_ARMS = 8
 """With more arms than these, variants are folded away in pages at first."""
-DEPTH = 4
-"""How many folders below the given one a run may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,13 +364,12 @@ def _config_of(folder: Path, runs: Sequence[Run]) -> Any:
 
 
 def _find_runs(folder: Path) -> Iterator[Run]:
-    for depth in range(DEPTH + 1):
-        for path in sorted(folder.glob("/".join([*["*"] * depth, "result.json"]))):
-            try:
-                result = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{path}: not the result of a run ({error}); move it away to leave it out") from error
-            config = path.parent / "config.yaml"
-            if isinstance(result, dict) and {"arm", "seed"} <= set(result):
-                found = OmegaConf.load(config) if config.exists() else OmegaConf.create({})
-                yield Run(result["arm"], result["seed"], path.parent, result, found)
+    for path in files_below(folder, "result.json"):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not the result of a run ({error}); move it away to leave it out") from error
+        config = path.parent / "config.yaml"
+        if isinstance(result, dict) and {"arm", "seed"} <= set(result):
+            found = OmegaConf.load(config) if config.exists() else OmegaConf.create({})
+            yield Run(result["arm"], result["seed"], path.parent, result, found)

@@ -379,8 +379,8 @@ THESIS = Thesis(
     "SEAL", "own edits that are best answered from afterwards", "questions with known answers", True, "self_edit",
     (
         *trained("self", "self_edit", "listed"),
+        Trained("unselected", "self", grown("unselected", "accuracy"), 0.5),  # its own text; selected by a coin
         *trained("oracle", "true_lines"),
-        Trained("unselected", "control", grown("unselected", "accuracy"), 0.5),
     ),
     "questions about new passages",
 )  # fmt: skip

@@ -6,11 +6,11 @@ hopeless. TTRL (Zuo et al., arXiv 2504.16084) is the solver's half on a fixed se
 than the answer it already prefers: what ends above the initial accuracy of the vote has come over from other problems.
 
 Smallest version: one GPT-2 of two layers writes whole lines ``Q 4 7 + 2 5 = 0 7 2``, so that sampling from ``Q`` is the
-proposer and sampling after ``=`` the solver. A fifth of all sums is held out: what is proposed of them is masked. A
-reward is the vote of more than half of eight answers (no such majority, no signal), the truth (``oracle``), the form
-alone, or a coin. ``frozen`` is the vote on 48 given sums. ``no_penalty`` drops the KL penalty that the others have and
-goes on for twice as long, ``hurried`` also at five times the learning rate; ``weak`` starts from an earlier checkpoint
-of half the accuracy, ``weak_oracle`` beside it.
+proposer and sampling after ``=`` the solver. A fifth of all sums is held out, each in both orders: what is proposed of
+them is masked. A reward is the vote of more than half of eight answers (no such majority, no signal), the truth
+(``oracle``), the form alone, or a coin. ``frozen`` is the vote on 48 given sums. ``no_penalty`` drops the KL penalty
+that the others have and goes on for twice as long, ``hurried`` also at five times the learning rate, ``hurried_oracle``
+beside it; ``weak`` starts from an earlier checkpoint of half the accuracy, ``weak_oracle`` beside it.
 
 Simplified: no chain of thought, proposer and solver share prompt and weights, and the band pays 1 for a problem with a
 majority that is not unanimous. The gate reads the votes: accuracy of the most frequent answer minus the mean accuracy.
@@ -61,8 +61,8 @@ class Config:
         proposals: Problems of a step.
         group: Answers to each.
         steps: Of reinforcement learning; twice as many without the penalty.
-        rl_lr: Learning rate; five times as high in ``hurried``.
-        penalty: Coefficient of the KL to the start, nats per token; 0 in ``no_penalty`` and ``hurried``.
+        rl_lr: Learning rate; five times as high in ``hurried`` and ``hurried_oracle``.
+        penalty: Coefficient of the KL to the start, nats per token; 0 in ``no_penalty`` and both hurried arms.
         propose_every: Steps between two updates of the proposer in ``band``.
         n_frozen: Problems of ``frozen``.
         n_test: Held-out problems; the gate reads as many others.
@@ -179,6 +179,7 @@ CELLS = {
     "frozen": Arm(frozen=True),
     "no_penalty": Arm(penalty=False),
     "hurried": Arm(penalty=False, hurried=True),
+    "hurried_oracle": Arm("truth", penalty=False, hurried=True),
     "weak": Arm(weak=True),
     "weak_oracle": Arm("truth", weak=True),
 }
@@ -369,6 +370,8 @@ CLAIMS = (
           lambda rows: lost_since_its_best(rows, "no_penalty"), than=0.05, paper="sudden collapse: arXiv 2505.21444"),
     Claim("a hurry ruins it", "At five times the learning rate it ends more than 5 points below its best.",
           lambda rows: lost_since_its_best(rows, "hurried"), than=0.05, paper="sudden collapse: arXiv 2505.21444"),
+    Claim("it is the vote, not the hurry", "At that rate the truth as reward ends more than 5 points above the vote.",
+          ahead("hurried_oracle", "hurried"), than=0.05),
     Claim("a weak base unlearns", "From a weak base the same vote lowers held-out accuracy.",
           grown("weak", "accuracy"), expect="below"),
     Claim("though it could learn", "From that base the truth as reward ends higher than the vote.",
@@ -378,11 +381,11 @@ CLAIMS = (
 THESIS = Thesis(
     "SQLM", "the majority of its own answers to its own problems", "nothing: the vote is the model's", False, "band",
     (*trained("self", "band", "majority", "frozen", "no_penalty", "hurried", "weak"),
-     *trained("oracle", "oracle", "weak_oracle"), *trained("control", "form", "random")),
+     *trained("oracle", "oracle", "weak_oracle", "hurried_oracle"), *trained("control", "form", "random")),
 )  # fmt: skip
 
 SHORT = ("majority", "band", "oracle", "form", "random", "frozen")
-LONG = ("majority", "no_penalty", "hurried", "weak", "weak_oracle")
+LONG = ("majority", "no_penalty", "hurried", "hurried_oracle", "weak", "weak_oracle")
 EXHIBITS = (
     Figure("Held-out problems", "step", ("accuracy", "greedy"), SHORT,
            "Sums that nobody trained on; samples at temperature 1, and greedy.", "optimiser step", "share right"),
