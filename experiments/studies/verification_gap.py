@@ -252,7 +252,6 @@ def measured(found: Sampled | OwnVerdicts) -> dict[str, Any]:
     """Numbers of one set of samples."""
     n, k = found.right.shape
     readable = ~np.isinf(found.odds)
-    distinct = [len(np.unique(one, axis=0)) for one in found.answers]
     return {
         "n": n,
         "accuracy": float(found.right.mean()),
@@ -260,7 +259,7 @@ def measured(found: Sampled | OwnVerdicts) -> dict[str, Any]:
         "gap": float(gaps(found.right, found.odds).mean()),
         "auroc": auroc(found.odds[readable], found.right[readable]),
         "accepts": float((found.odds > 0).mean()),
-        "distinct_answers": float(np.mean(distinct)),
+        "distinct_answers": float(np.mean([len(np.unique(one, axis=0)) for one in found.answers])),
         "malformed": float(1 - readable.mean()),
     }
 
