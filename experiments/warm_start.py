@@ -61,7 +61,8 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     for number in range(cfg.n_conversations):
         task = tasks[number % len(tasks)]
         rng = random.Random(derive_seed(cfg.seed, "demonstration", number, task.id))
-        messages, row = demonstrated(env, task, demonstrate(bench.taskset, task, rng), bench.renderer)
+        attempts = demonstrate(bench.taskset, task, rng)
+        messages, row = demonstrated(env, task, attempts, bench.renderer, cfg.learn_slips)
         written.write({"task_id": task.id, "messages": messages})
         rows.append(row)
     written.close()
@@ -77,7 +78,9 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     return result
 
 
-def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tuple[list[dict[str, str]], Any]:
+def demonstrated(
+    env: Any, task: Any, attempts: list[str], renderer: Any, learn_slips: bool = True
+) -> tuple[list[dict[str, str]], Any]:
     """Plays written attempts in an environment.
 
     Args:
@@ -85,13 +88,15 @@ def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tup
         task: The task.
         attempts: Texts of the policy, as many as the episode takes.
         renderer: Messages to token ids.
+        learn_slips: Whether a first attempt that the environment scores as wrong is learned too.
 
     Returns:
-        The conversation, and an :class:`rl.backends.sft.SFTRow` that learns every attempt, its end included.
+        The conversation, and an :class:`rl.backends.sft.SFTRow` that learns the attempts, their ends included.
 
     Raises:
         ValueError: If the episode takes more or fewer attempts.
     """
+    from rewards import Verdict
     from rl.backends.sft import IGNORED, SFTRow
 
     new, _ = env.reset(options={"task": task})
@@ -99,8 +104,9 @@ def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tup
     said = [{"role": message.role, "content": message.content} for message in new]
     for number, text in enumerate(attempts):
         action = (*renderer.tokenizer.encode(text, add_special_tokens=False), renderer.end_id)
-        labels += [IGNORED] * (len(ids) - len(labels)) + list(action)
-        new, _, terminated, truncated, _ = env.step(text)
+        new, _, terminated, truncated, info = env.step(text)
+        slip = number == 0 and "score" in info and info["score"].verdict is not Verdict.CORRECT
+        labels += [IGNORED] * (len(ids) - len(labels)) + [IGNORED if slip and not learn_slips else t for t in action]
         over = terminated or truncated
         if over != (number == len(attempts) - 1):
             raise ValueError(f"demonstration: {len(attempts)} attempts for an episode that ends after {number + 1}")

@@ -73,6 +73,16 @@ def token_losses(model: Any, ids_BT: Tensor, learned_BT: Tensor) -> Tensor:
     return cross_entropy(logits[kept], ids_BT[:, 1:][kept], reduction="none")
 
 
+def divergence(model: Any, reference: Any, ids_BT: Tensor, learned_BT: Tensor) -> Tensor:
+    """Half the squared log-ratio in nats, mean over the learned tokens (k2 of :mod:`rl.kl`).
+
+    Where the policy itself has just sampled these tokens, its gradient is the one of KL(policy, reference).
+    """
+    with torch.no_grad():
+        before = token_losses(reference, ids_BT, learned_BT)
+    return (token_losses(model, ids_BT, learned_BT) - before).square().mean() / 2
+
+
 def adam(model: Any, lr: float) -> torch.optim.Optimizer:
     """AdamW with the settings of small models; weight decay 0.01."""
     return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.01)

@@ -1,5 +1,6 @@
 """Rows of one layout: sampling, supervised steps and the policy gradient, against what can be worked out by hand."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from rl.backends.blocks import (
     adam,
     as_batch,
+    divergence,
     fit,
     held_out,
     learn_last,
@@ -50,6 +52,21 @@ def test_losses_are_those_of_the_learned_tokens(model):
     losses = token_losses(model, ids, learned)
     assert losses[0].item() == pytest.approx(-next_logprobs(model, ids[:1, :3])[0, 6].item(), abs=1e-5)
     assert losses[1].item() == pytest.approx(-next_logprobs(model, ids[1:, :2])[0, 8].item(), abs=1e-5)
+
+
+def test_the_divergence_is_half_the_squared_log_ratio_and_only_the_policy_has_a_gradient(model):
+    ids, learned = torch.tensor([[1, 4, 5, 6]]), torch.tensor([[False, False, True, True]])
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.5)
+    far = (token_losses(model, ids, learned) - token_losses(other, ids, learned)).tolist()
+    found = divergence(model, other, ids, learned)
+    assert found.item() == pytest.approx(sum(one**2 for one in far) / 4, rel=1e-4)
+    assert found.item() > 0
+    assert divergence(model, model, ids, learned).item() == 0
+    found.backward()
+    assert all(one.grad is None for one in other.parameters())
+    model.zero_grad(set_to_none=True)
 
 
 def test_the_last_tokens_are_learned_and_their_losses_are_the_ones_of_these_places(model):

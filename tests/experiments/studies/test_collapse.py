@@ -75,7 +75,7 @@ def test_contrary_rows_give_contrary_verdicts():
         ends = [row | {name: start[row["arm"], row["seed"]][name] + moved + 0.001 * row["seed"] for name in names}
                 for row in rows(True) if row["step"]]  # fmt: skip
         assert [judge(one, [*start.values(), *ends]).verdict for one in near] == [verdict] * 3
-    assert {judge(one, []).verdict for one in near} == {Verdict.CANNOT_TELL}
+    assert {judge(one, []).verdict for one in near} == {Verdict.NOT_MEASURED}
 
 
 def test_each_generation_starts_from_the_same_weights_and_draws_anew(language):
