@@ -60,6 +60,7 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     rows, written = [], JsonLines(folder / "conversations.jsonl")
     for number in range(cfg.n_conversations):
         task = tasks[number % len(tasks)]
+        # By number and task, so that more conversations leave the first ones as they were.
         rng = random.Random(derive_seed(cfg.seed, "demonstration", number, task.id))
         attempts = demonstrate(bench.taskset, task, rng)
         messages, row = demonstrated(env, task, attempts, bench.renderer, cfg.learn_slips)
@@ -70,6 +71,7 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     outcome = fine_tune(
         bench.model, bench.tokenizer, rows, offline, cfg.seed, on_step=lambda share: report("fine-tuning", share, {})
     )
+    # The engine samples the evaluation with the weights that were just learned.
     bench.publish(1)
     result = ArmResult("warm start", cfg.seed, notes={"conversations": len(rows), **outcome})
     result = finish(result, bench, folder, report, began)
@@ -103,9 +105,11 @@ def demonstrated(
     ids, labels, over = renderer.opening(new), [], False
     said = [{"role": message.role, "content": message.content} for message in new]
     for number, text in enumerate(attempts):
+        # The end of the turn is learned too, or the policy would go on writing after its answer.
         action = (*renderer.tokenizer.encode(text, add_special_tokens=False), renderer.end_id)
         new, _, terminated, truncated, info = env.step(text)
         slip = number == 0 and "score" in info and info["score"].verdict is not Verdict.CORRECT
+        # What stands between two attempts is read and not learned.
         labels += [IGNORED] * (len(ids) - len(labels)) + [IGNORED if slip and not learn_slips else t for t in action]
         over = terminated or truncated
         if over != (number == len(attempts) - 1):

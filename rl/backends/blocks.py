@@ -30,6 +30,11 @@ def learn_last(ids_BT: Tensor | np.ndarray, k: int) -> Learned:
     return rows_BT, learned_BT
 
 
+def held_out(rows_NC: np.ndarray) -> np.ndarray:
+    """``[N]`` bool: about a fifth of all rows of ids, told by the row alone, so that it needs no list and no order."""
+    return rows_NC @ 37 ** np.arange(rows_NC.shape[1]) % 101 % 5 == 0
+
+
 @torch.no_grad()
 def sample(
     model: Any,

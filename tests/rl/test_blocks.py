@@ -12,6 +12,7 @@ from rl.backends.blocks import (
     as_batch,
     divergence,
     fit,
+    held_out,
     learn_last,
     next_logprobs,
     policy_loss,
@@ -78,6 +79,15 @@ def test_the_last_tokens_are_learned_and_their_losses_are_the_ones_of_these_plac
     for k in (0, 4):  # nothing to learn, or a first token that nothing predicts
         with pytest.raises(ValueError, match=f"k={k}; a row of 4 tokens can learn 1 to 3"):
             learn_last(ids, k)
+
+
+def test_a_row_is_held_out_by_what_it_is():
+    rows = np.array([(i, j) for i in range(60) for j in range(60)])
+    out = held_out(rows)
+    assert 0.17 < out.mean() < 0.23
+    assert (held_out(rows[::-1]) == out[::-1]).all()
+    # 1 + 2 * 37 = 75 and 75 % 101 % 5 = 0; 2 + 2 * 37 = 76 leaves 1.
+    assert held_out(np.array([[1, 2], [2, 2]])).tolist() == [True, False]
 
 
 def test_fitting_learns_what_is_marked_until_it_is_there():

@@ -65,6 +65,10 @@ def test_questions_have_the_sum_that_they_say():
     assert sums.tolist() == [sum(one) for one in digits]
     assert sixes.tolist() == [one.count(6) for one in digits]
     assert {len(one) for one in digits} == {2, 3, 4, 5}
+    seen, new = (
+        {tuple(row) for row in study.draw(np.random.default_rng(1), 2000, test)[0].tolist()} for test in (False, True)
+    )
+    assert not seen & new
 
 
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
