@@ -95,6 +95,7 @@ def main() -> None:
     def run(cfg: Any) -> None:
         report(plan(cfg, given[0], options), cfg, options)
 
+    # ``entry_point`` takes the program's text of --help, and its name for other processes, from the function's module.
     run.__module__ = __name__
     entry_point(given[0])(run)()
 
@@ -253,6 +254,7 @@ def _print_time(planned: Sequence[Planned], slots: int) -> None:
             total[name] = total.get(name, 0.0) + wall * one.runs
     whole = sum(total.values())
     shares = ", ".join(f"{name} {duration(seconds)}" for name, seconds in total.items() if seconds >= 0.005 * whole)
+    # With slots to spare the longest run decides; otherwise the slots are taken to be full to the end.
     longest = max(sum(wall for wall, _ in one.estimate.costs.values()) for one in planned)
     left = max(longest, whole / slots)
     runs = sum(one.runs for one in planned)
@@ -282,6 +284,7 @@ def _fits_memory(one: Planned, at_once: int, per_gpu: int, options: PlanConfig) 
 
 
 def _fits_disk(planned: Sequence[Planned], folder: Path) -> bool:
+    # A folder that is not made yet will lie on the disk of the nearest one that is.
     while not folder.exists():
         folder = folder.absolute().parent
     free, needed = shutil.disk_usage(folder).free, sum(one.runs * one.estimate.disk for one in planned)

@@ -3,11 +3,14 @@
 Problems are numbers ``100 a + b``; lines are rows of token ids.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl.backends.blocks import Learned
+from rl.backends.blocks import Learned, sample
 from rl.backends.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer([*"0123456789", "+", "=", "Q"], True)
@@ -68,3 +71,27 @@ def corpus(rng: np.random.Generator, n: int, noise: float) -> Learned:
     wrong = np.where((rng.random(n) < 0.5) & (no_carry != a + b), no_carry, off)
     ids = torch.cat([question(problems), answer(np.where(rng.random(n) < noise, wrong, a + b))], 1)
     return ids, torch.ones(ids.shape, dtype=torch.bool)
+
+
+@dataclass
+class Answered:
+    """K answers of four tokens to each of N problems."""
+
+    problems: np.ndarray
+    answers: Tensor
+    right: Tensor
+    formed: Tensor
+    votes: Tensor
+    """How many of the group gave the same answer; 0 for what is no answer."""
+
+
+def ask(model: Any, problems: np.ndarray, k: int, generator: torch.Generator) -> Answered:
+    """Samples answers at temperature 1 and counts their votes."""
+    answers = sample(model, question(problems).repeat_interleave(k, 0), N_ANSWER, 1.0, generator)
+    answers = answers.view(len(problems), k, N_ANSWER)
+    number, ended = answers[..., :3], answers[..., 3] == END
+    formed = ((number >= D0) & (number < D0 + 10)).all(-1) & ended
+    same = (answers[:, :, None] == answers[:, None]).all(-1) & formed[:, None]
+    return Answered(
+        problems, answers, (answers == right_answer(problems)[:, None]).all(-1), formed, same.sum(-1) * formed
+    )

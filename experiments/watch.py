@@ -116,6 +116,7 @@ def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
     if not episodes:
         return Text("no episodes yet", style="dim")
     newest = [episode for episode in episodes if episode["step"] == episodes[-1]["step"] and episode["turns"]]
+    # An episode that ended after one attempt keeps its verdict, so it counts as c->c or i->i, as in the rates.
     sides = Counter(
         "->".join(
             "c" if _verdict(turn) == "correct" else "i"

@@ -174,8 +174,10 @@ def _seed(store: Store, mode: str, arm: str, index: int) -> SeedLine:
     seed = table.seeds[index]
     rates = {name: table.cells[name].per_seed()[index] for name in store.rates(mode, Where.HEADLINE)}
     rows = [row for row in store.rows_of(arm, mode) if row.seed == seed and row.attempts > 1]
+    # The four cells of the table that McNemar's test and Newcombe's interval for paired proportions start from.
     pairs = Counter((row.correct[0], row.correct[row.at(2)]) for row in rows)
     both, broken, fixed, neither = (pairs[first, last] for first in (True, False) for last in (True, False))
+    # A hair above the limit, since 1 of 100 tasks is 0.01 only up to rounding.
     failed = rates.get("delta", 1.0) <= FAILED_BELOW + 1e-9
     return SeedLine(seed, rates, mcnemar(fixed, broken), newcombe_paired(both, broken, fixed, neither), failed)
 

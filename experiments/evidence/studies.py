@@ -59,8 +59,7 @@ def claims_dots(findings: Sequence[Finding]) -> Dots:
             one.name,
             *(one.mean, one.low, one.high, list(one.by_seed.values())),
             badges=[Badge(one.verdict, _TONES.get(one.verdict, "doubt"))],
-            said=f"{one.sentence} Expected {one.expected}; measured {one.numbers}."
-            + (f" Published: {one.paper}" if one.paper else ""),
+            said=one.line.partition(": ")[2] + (f" Published: {one.paper}" if one.paper else ""),
         )
         for one in findings
     ]

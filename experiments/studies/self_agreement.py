@@ -20,13 +20,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.misread_sums import (
+    BLANK,
+    MARK,
+    NO,
+    P1,
+    T0,
+    TOKENIZER,
+    TOP,
+    YES,
+    believed,
+    draw,
+    four,
+    line,
+    misread_by,
+    nearby,
+)
 from experiments.own_verdicts import Chat, beliefs
 from rl.analysis.calibration import auroc, ece
 from rl.analysis.claims import Claim, Figure, grown, last, minus
 from rl.analysis.thesis import Thesis, Trained, trained
 from rl.backends.blocks import Learned, adam, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
 from rl.backends.policy import load_policy
-from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.backends.tiny import tiny_gpt2
 from rl.config import ModelConfig
 from rl.types import derive_seed
 
@@ -60,79 +76,8 @@ class Config:
     model: str = ""
 
 
-# The layout:  S 3 1 4 _ : t8      S 3 1 4 _ : t8 ? yes      S 3 1 4 _ : t7 t8 t6 t9 ? p2
-
-PLACES, DIGITS, GROUP = 4, 5, 8
-TOP = PLACES * (DIGITS - 1)
-TOKENIZER = tiny_tokenizer(
-    [
-        *(f"t{i}" for i in range(TOP + 1)),
-        *map(str, range(DIGITS)),
-        *(f"p{i + 1}" for i in range(4)),
-        *("_", "S", ":", "?", "yes", "no"),
-    ],
-    spaced=True,
-)
-ID = TOKENIZER.get_vocab()
-T0, D0, P1, BLANK, MARK, YES, NO = (ID[word] for word in ("t0", "0", "p1", "_", "?", "yes", "no"))
-
-
-def draw(rng: np.random.Generator, n: int, test: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Questions of two to four digits ``[n, PLACES]`` as tokens, and their sums; a fifth of all is for tests alone."""
-    m = 10 * n if test else 2 * n + 50
-    there = np.arange(PLACES) < rng.integers(2, PLACES + 1, (m, 1))
-    digits = rng.integers(0, DIGITS, (m, PLACES))
-    question = np.where(there, digits + D0, BLANK)
-    chosen = np.flatnonzero((question @ 37 ** np.arange(PLACES) % 101 % 5 == 0) == test)[:n]
-    return question[chosen], (digits * there).sum(1)[chosen]
-
-
-def misread_by(question: np.ndarray) -> np.ndarray:
-    """By how much the sum is too small if every largest digit is taken for the one below."""
-    return (question == D0 + DIGITS - 1).sum(1)
-
-
-def believed(rng: np.random.Generator, question: np.ndarray, gold: np.ndarray, misread: float) -> np.ndarray:
-    """What a writer of the corpus takes for the sum."""
-    return gold - misread_by(question) * (rng.random(len(gold)) < misread)
-
-
-def nearby(rng: np.random.Generator, gold: np.ndarray) -> np.ndarray:
-    """A sum that is off by one to three."""
-    off = rng.choice([1, 1, 1, 2, 2, 3], len(gold)) * rng.choice([-1, 1], len(gold))
-    return np.where((gold + off < 0) | (gold + off > TOP), gold - off, gold + off)
-
-
-def four(
-    rng: np.random.Generator, target: np.ndarray, others: np.ndarray | None = None, easy: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Four distinct sums in random order ``[n, 4]``, and where the target stands among them.
-
-    Args:
-        rng: Draws.
-        target: One of the four.
-        others: ``[n, m]`` preferred alternatives; else sums around a centre that is drawn, so that the middle of the
-            four says nothing.
-        easy: Share of sets whose alternatives lie anywhere.
-    """
-    n = len(target)
-    centre, spread = target + rng.integers(-2, 3, n), np.where(rng.random((n, 1)) < easy, 60.0, 2.5)
-    key = np.abs(np.arange(TOP + 1) - centre[:, None]) + spread * rng.random((n, TOP + 1))
-    if others is not None:
-        for column in others.T:
-            np.put_along_axis(key, column[:, None], -1.0 - rng.random((n, 1)), 1)
-    key[np.arange(n), target] = -9
-    chosen = np.argpartition(key, 4, 1)[:, :4]
-    chosen = np.take_along_axis(chosen, np.argsort(rng.random((n, 4)), 1), 1)
-    return chosen, np.argmax(chosen == target[:, None], 1)
-
-
-def line(question: np.ndarray, *tail: Any) -> torch.Tensor:
-    """``S question : tail`` as token ids; a number in the tail stands in every row."""
-    n = len(question)
-    columns = [np.full((n, 1), ID["S"]), question, np.full((n, 1), ID[":"])]
-    columns += [np.full((n, 1), one) if np.isscalar(one) else np.asarray(one).reshape(n, -1) for one in tail]
-    return torch.from_numpy(np.concatenate(columns, 1))
+GROUP = 8
+"""Answers that are sampled to a question and compared with each other."""
 
 
 def prepare(cfg: Config, seed: int) -> Any:

@@ -37,6 +37,7 @@ from experiments.passages import (
     NEW,
     TOKENIZER,
     VALUES,
+    Edits,
     Line,
     joined,
     lines_of,
@@ -44,6 +45,7 @@ from experiments.passages import (
     passage,
     scripted,
     tell,
+    told_rightly,
 )
 from rl.analysis.claims import Claim, Figure, PerSeed, ahead, first, grown, last, minus
 from rl.analysis.repeats import ordered_alike, reliability
@@ -165,34 +167,12 @@ def worth(
 # ---------------------------------------------------------------- edits, and what is selected of them
 
 
-@dataclass
-class Edits:
-    """One or more edits of each of some passages, in a row."""
-
-    entities: list[int]
-    prompts: list[Line]
-    written: list[Line]
-
-    @property
-    def documents(self) -> list[list[Line]]:
-        """What an inner loop learns: the edit's lines, and the passage."""
-        return [[*lines_of(edit), prompt[:-1]] for edit, prompt in zip(self.written, self.prompts, strict=True)]
-
-
 def write(base: Base, model: Any, entities: Sequence[int], k: int, prompt: str, generator: torch.Generator) -> Edits:
     """Samples k edits of each passage at temperature 1."""
     who = [entity for entity in entities for _ in range(k)]
     prompts = [[*passage(entity, base.facts[entity]), ID[prompt]] for entity in who]
     ids = sample(model, torch.tensor(prompts), BUDGET, 1.0, generator, END).tolist()
     return Edits(who, prompts, [edit[: edit.index(END) + 1] if END in edit else edit for edit in ids])
-
-
-def told_rightly(base: Base, edits: Edits) -> np.ndarray:
-    """``[N]`` how many of the four attributes each edit tells rightly, in a statement or a question."""
-    return np.array([
-        sum(any(tell(form, e, a, int(base.facts[e, a])) in lines for form in ("say", "ask")) for a in range(ATTRIBUTES))
-        for e, lines in zip(edits.entities, map(lines_of, edits.written), strict=True)
-    ])  # fmt: skip
 
 
 # ---------------------------------------------------------------- arms
@@ -247,7 +227,7 @@ def select_and_learn(
     """A round of ReST-EM: the edit of each passage that is worth most (true most, or any one) is learned."""
     edits = write(base, model, train, cfg.edits, PROMPTS[arm], generator)
     shape, found = (len(train), cfg.edits), {}
-    truth = told_rightly(base, edits).reshape(shape)
+    truth = told_rightly(edits, base.facts).reshape(shape)
     score = truth if arm == "true_lines" else np.zeros(shape)
     if arm in ("self_edit", "listed"):
         runs = worth(cfg, base, model, edits.documents, edits.entities, int(rng.integers(1 << 31)))
@@ -282,7 +262,7 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
         .tolist(),
         "without_edit": float(every[KNOWN:].mean()),
         "known": float(every[:KNOWN].mean()),
-        "told": float(told_rightly(base, edits).mean()),
+        "told": float(told_rightly(edits, base.facts).mean()),
         "questions": float(np.mean([line[0] == ID["ask"] for line in lines])) if lines else 0.0,
         "reversed": float(np.mean([line[0] == ID["back"] for line in lines])) if lines else 0.0,
         "length": float(np.mean([len(edit) for edit in edits.written])),
@@ -305,7 +285,7 @@ def forgetting(cfg: Config, base: Base, model: Any, edits: Edits, rng: np.random
 
 def show(base: Base, edits: Edits, step: int, accuracy: Sequence[float], samples: list[dict[str, Any]]) -> None:
     """Passages, their edits, and what they were worth."""
-    for i, told in enumerate(told_rightly(base, edits)):
+    for i, told in enumerate(told_rightly(edits, base.facts)):
         samples.append({
             "step": step,
             "prompt": TOKENIZER.decode(edits.prompts[i]),

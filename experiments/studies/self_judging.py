@@ -6,7 +6,9 @@ agreeing with the order that all its verdicts together give. Two group-normalise
 
 Here a response is five to eight symbols. Its worth, which nobody but the evaluation knows, is the mean quality of its
 symbols for the prompt. The base writes at random and has seen noisy comparisons, slightly biased for length and place,
-until its sampled verdicts are right 62 times in 100. The world is one for all seeds, so that they can be compared.
+until its sampled verdicts are right 62 times in 100. The world is one for all seeds, so that they can be compared. A
+prompt is one of four contexts and one of four others; four of the sixteen, one for each context, are kept for the
+evaluation.
 
 Left out: reasoning before the verdict, instructions of a language, and the schedule over epochs. An order of the truth
 (``oracle``), a coin (``random``), and a judge whose symbols are scrambled (``blind``, right half of the time) pay the

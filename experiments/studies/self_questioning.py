@@ -26,8 +26,6 @@ import torch
 from torch import Tensor
 
 from experiments.posed_sums import (
-    D0,
-    END,
     FOR_STOPPING,
     FOR_TESTS,
     HELD_OUT,
@@ -35,6 +33,8 @@ from experiments.posed_sums import (
     N_ANSWER,
     N_PROBLEM,
     TOKENIZER,
+    Answered,
+    ask,
     corpus,
     question,
     read,
@@ -43,7 +43,7 @@ from experiments.posed_sums import (
 from rl.analysis.claims import Claim, Figure, Row, ahead, first, grown, last, minus
 from rl.analysis.gate import Gate
 from rl.analysis.thesis import Thesis, trained
-from rl.backends.blocks import as_batch, fit, policy_loss, sample, take_step, token_losses
+from rl.backends.blocks import as_batch, divergence, fit, learn_last, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2
 from rl.types import derive_seed
 
@@ -115,30 +115,6 @@ def prepare(cfg: Config, seed: int) -> Base:
 
 
 # ---------------------------------------------------------------- votes, rewards, arms
-
-
-@dataclass
-class Answered:
-    """K answers of four tokens to each of N problems."""
-
-    problems: np.ndarray
-    answers: Tensor
-    right: Tensor
-    formed: Tensor
-    votes: Tensor
-    """How many of the group gave the same answer; 0 for what is no answer."""
-
-
-def ask(model: Any, problems: np.ndarray, k: int, generator: torch.Generator) -> Answered:
-    """Samples answers at temperature 1 and counts their votes."""
-    answers = sample(model, question(problems).repeat_interleave(k, 0), N_ANSWER, 1.0, generator)
-    answers = answers.view(len(problems), k, N_ANSWER)
-    number, ended = answers[..., :3], answers[..., 3] == END
-    formed = ((number >= D0) & (number < D0 + 10)).all(-1) & ended
-    same = (answers[:, :, None] == answers[:, None]).all(-1) & formed[:, None]
-    return Answered(
-        problems, answers, (answers == right_answer(problems)[:, None]).all(-1), formed, same.sum(-1) * formed
-    )
 
 
 def paid(kind: str, found: Answered, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -229,7 +205,8 @@ def loss_of(cfg: Config, cell: Arm, model: Any, reference: Any, played: Played, 
     prompts, answers = question(found.problems).repeat_interleave(cfg.group, 0), found.answers.flatten(0, 1)
     loss, _ = policy_loss(model, as_batch(prompts, answers, played.reward.flatten(), groups, played.signal.flatten()))
     if cell.penalty:
-        loss = loss + cfg.penalty * divergence(model, reference, prompts, answers)
+        told = learn_last(torch.cat([prompts, answers], 1), N_ANSWER)
+        loss = loss + cfg.penalty * divergence(model, reference, *told)
     if cell.proposer and step % cfg.propose_every == 0:
         n, usable = cfg.proposals, torch.from_numpy(played.usable)
         worth = torch.zeros(n)
@@ -275,15 +252,6 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     if cell.reward == "vote":
         rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm)
     return rows
-
-
-def divergence(model: Any, reference: Any, prompts: Tensor, answers: Tensor) -> Tensor:
-    """Half the squared log-ratio at sampled tokens: on the policy's own samples the gradient of KL(policy, start)."""
-    ids = torch.cat([prompts, answers], 1)
-    learned = torch.cat([torch.zeros(prompts.shape), torch.ones(answers.shape)], 1).bool()
-    with torch.no_grad():
-        before = token_losses(reference, ids, learned)
-    return (token_losses(model, ids, learned) - before).square().mean() / 2
 
 
 # ---------------------------------------------------------------- measuring

@@ -20,18 +20,18 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from experiments.own_verdicts import Chat, additions
+from experiments.own_verdicts import Chat, OwnVerdicts, additions
 from experiments.sums_and_facts import N0, NO, PLACES, TOKENIZER, YES, Facts, Sums, line
 from rl.analysis.calibration import auroc
 from rl.analysis.claims import Claim, Figure, Row, ahead, first, grown, last, minus
 from rl.analysis.gate import Gate, gaps
 from rl.analysis.statistics import pass_at_k
-from rl.analysis.thesis import Thesis, Trained
+from rl.analysis.thesis import Thesis, Trained, known
 from rl.backends.blocks import Learned, fit, learn_last, next_logprobs, sample
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_llama
@@ -243,17 +243,15 @@ def measure_real(cfg: Config, model: Any, tokenizer: Any, seed: int, samples: li
         about = {"gold": int(found.gold[n]), "right": bool(found.right[n, k])}
         odds = f"{found.odds[n, k]:.2f}"
         samples.append({"step": 0, "prompt": question, "answer": text, **about, "own log odds of yes": odds})
-    asked = Sampled(found.gold, found.level, found.answers[..., None], found.right, found.odds)
     opens = float(Gate.read(found.right, found.odds).expects)
     gap = gaps(found.right, found.odds).tolist()
-    return measured(asked) | {"gate_opens": opens, "gap": gap, "gap_by_level": by_level(asked)}
+    return measured(found) | {"gate_opens": opens, "gap": gap, "gap_by_level": by_level(found)}
 
 
-def measured(found: Sampled) -> dict[str, Any]:
+def measured(found: Sampled | OwnVerdicts) -> dict[str, Any]:
     """Numbers of one set of samples."""
     n, k = found.right.shape
     readable = ~np.isinf(found.odds)
-    distinct = [len(np.unique(one, axis=0)) for one in found.answers]
     return {
         "n": n,
         "accuracy": float(found.right.mean()),
@@ -261,12 +259,12 @@ def measured(found: Sampled) -> dict[str, Any]:
         "gap": float(gaps(found.right, found.odds).mean()),
         "auroc": auroc(found.odds[readable], found.right[readable]),
         "accepts": float((found.odds > 0).mean()),
-        "distinct_answers": float(np.mean(distinct)),
+        "distinct_answers": float(np.mean([len(np.unique(one, axis=0)) for one in found.answers])),
         "malformed": float(1 - readable.mean()),
     }
 
 
-def by_level(found: Sampled, before: Sampled | None = None) -> dict[str, float]:
+def by_level(found: Sampled | OwnVerdicts, before: Sampled | None = None) -> dict[str, float]:
     """The gap at each level; or, with another set of samples of the same questions, what accuracy gained."""
     values = gaps(found.right, found.odds) if before is None else (found.right.mean(1) - before.right.mean(1))
     return {str(level): float(values[found.level == level].mean()) for level in np.unique(found.level)}
@@ -291,29 +289,20 @@ def show(found: Sampled, family: Any, step: int, samples: list[dict[str, Any]]) 
 
 
 def slope_over_levels(rows: Sequence[Row]) -> dict[int, float]:
-    """Slope of the first round's gain over the gap, over the levels of sums."""
-    found = {}
-    for row in rows:
-        if row["arm"] == "own" and row["step"] == 0:
-            gain: dict[str, float] = next(
-                (
-                    one.get("gain_by_level", {})
-                    for one in rows
-                    if (one["arm"], one["seed"], one["step"]) == ("own", row["seed"], 1)
-                ),
-                {},
-            )
-            levels = sorted(gain.keys() & row["gap_by_level"].keys())
-            x, y = (np.array([one[level] for level in levels]) for one in (row["gap_by_level"], gain))
-            if len(levels) > 1 and np.ptp(x) > 0:
-                found[row["seed"]] = float(np.polyfit(x, y, 1)[0])
+    """Slope of the gain of the first round that trained over the gap, over the levels of sums."""
+    gaps_of, gains_of, found = first("own", "gap_by_level")(rows), first("own", "gain_by_level")(rows), {}
+    for seed in gaps_of.keys() & gains_of.keys():
+        gap, gain = cast("dict[str, float]", gaps_of[seed]), cast("dict[str, float]", gains_of[seed])
+        levels = sorted(gap.keys() & gain.keys())
+        x, y = np.array([gap[level] for level in levels]), np.array([gain[level] for level in levels])
+        if len(levels) > 1 and np.ptp(x) > 0:
+            found[seed] = float(np.polyfit(x, y, 1)[0])
     return found
 
 
 def share_of_oracle(rows: Sequence[Row]) -> dict[int, float]:
     """What the first round on own verdicts gains, as a share of what the oracle's filter gains."""
-    own, oracle = ({int(s): float(np.mean(v)) for s, v in last(arm, "first_gain")(rows).items()}
-                   for arm in ("own", "oracle"))  # fmt: skip
+    own, oracle = (known(last(arm, "first_gain"), rows) for arm in ("own", "oracle"))
     return {seed: own[seed] / oracle[seed] for seed in own if oracle.get(seed, 0.0) > 0}
 
 

@@ -21,7 +21,8 @@ def rows(gain):
     for seed in (1, 2, 3):
         row = {"arm": "own", "seed": seed, "step": 0, "accuracy": 0.4, "reward_accuracy": 0.7}
         after = row | {"step": 1, "accuracy": 0.4 + gain + 0.001 * seed} | Gate(0.2, 0.1, 0.3, 50).outcome(gain, "own")
-        found += [row, after, row | {"arm": "oracle"}, row | {"arm": "oracle", "step": 1, "accuracy": 0.8}]
+        untested = {"arm": "own", "seed": seed, "step": 2} | Gate(0.0, -0.1, 0.1, 50).outcome(None, "own, again")
+        found += [row, after, untested, row | {"arm": "oracle"}, row | {"arm": "oracle", "step": 1, "accuracy": 0.8}]
     return found
 
 
@@ -77,7 +78,8 @@ def test_the_page_follows_the_folders(tmp_path, described):
     assert stored["sentence"] in page
     assert "Not run: verification_gap" in page
     assert stored["read"]["self_correction"] == str(tmp_path / "compare" / "now")
-    assert "The gate was right in 3 of 3" in page
+    assert "The gate was right in 3 of 3 trainings. 3 more of its readings were not tested" in page
+    assert "3 trainings; the prediction was right in 100 % of them." in page
     assert {one["study"] for one in stored["points"]} == {"made_up", "self_correction"}
 
     study(tmp_path / "study", "made_up", "tiny", -gain, 4_000)

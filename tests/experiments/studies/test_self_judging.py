@@ -69,7 +69,7 @@ def test_contrary_rows_give_contrary_verdicts():
             continue
         assert judge(claim, rows(1)).verdict is Verdict.HOLDS, claim.name
         assert judge(claim, rows(-1)).verdict is Verdict.DOES_NOT_HOLD, claim.name
-        assert judge(claim, []).verdict is Verdict.CANNOT_TELL
+        assert judge(claim, []).verdict is Verdict.NOT_MEASURED
     coin = next(claim for claim in CLAIMS if claim.name == "random_stays")
     assert judge(coin, rows(1)).verdict is Verdict.HOLDS
     moved = [row | {"worth": row["worth"] + row["step"]} for row in rows(1)]

@@ -35,7 +35,7 @@ def test_readers_take_the_first_and_the_last_step_whatever_the_order():
         ("above", 0.0, 0.0, [-0.1, -0.11, -0.12], "does not hold"),
         ("above", 0.0, 0.0, [0.1, -0.1, 0.2], "cannot tell"),
         ("above", 0.0, 0.0, [0.5], "cannot tell"),
-        ("above", 0.0, 0.0, [], "cannot tell"),
+        ("above", 0.0, 0.0, [], "not measured"),
         ("below", 0.5, 0.0, [0.1, 0.11, 0.12], "holds"),
         ("below", 0.5, 0.0, [0.9, 0.91, 0.92], "does not hold"),
         ("near", 0.5, 0.1, [0.49, 0.5, 0.51], "holds"),
