@@ -282,10 +282,9 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
             if kind in (schema.AlgorithmConfig, schema.OfflineConfig):
                 # Without a name and a rule they do not look the others up, among functions that need torch.
                 given = [key for key in node if key not in ("name", "rule") and not OmegaConf.is_missing(node, key)]
-                plain: dict[str, Any] = {key: node[key] for key in given}
-                kind(
-                    **plain | {key: OmegaConf.to_object(one) for key, one in plain.items() if OmegaConf.is_config(one)}
-                )
+                values: dict[str, Any] = {key: node[key] for key in given}
+                inner: Any = {key: OmegaConf.to_object(one) for key, one in values.items() if OmegaConf.is_config(one)}
+                kind(**(values | inner))
             else:
                 OmegaConf.to_object(node)
         except ValueError as error:
