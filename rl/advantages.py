@@ -83,7 +83,7 @@ def shaped_rewards(rewards_BK: Tensor, n_turns_B: Tensor, stage: StageConfig) ->
     if n_columns > len(weights):
         raise ValueError(f"{n_columns} attempts but only {len(weights)} reward weights: give one per attempt")
     # The bonus compares raw rewards, not weighted ones: a first attempt of weight 0 (SCoRe's stage I) still counts as
-    # what the second one improved on. It pays the later turn alone, so a bad draft earns nothing by itself.
+    # what the second one improved on. It is paid to the later turn; only turn_gamma > 0 hands it back to a bad draft.
     shaped = rewards_BK * weights[:n_columns]
     shaped[:, 1:] = shaped[:, 1:] + stage.progress_alpha * (rewards_BK[:, 1:] - rewards_BK[:, :-1])
     # Past its end an episode has reward 0, which the bonus would read as a fall and take back what was earned.

@@ -103,6 +103,7 @@ def learnability(history: Sequence[float], *, smoothing: float, explore: float) 
 
 def running(history: Sequence[float], smoothing: float) -> float:
     """``rate = smoothing * rate + (1 - smoothing) * newest``, from the first group on."""
+    # The first group counts whole: starting from a guess would pass over tasks on the strength of that guess.
     rate = history[0]
     for newest in history[1:]:
         rate = smoothing * rate + (1 - smoothing) * newest

@@ -82,6 +82,7 @@ def majority(group: Group, *, least: float) -> Group:
     Where nobody answers, or the winner has less than the share that is asked for, there is no signal.
     """
 
+    # An answer is known by its key, by which 1/2 and 0.5 are the same; who gives none votes for nobody.
     def rewards(turns: Sequence[Turn]) -> list[float | None]:
         answers = [turn.answer_key for turn in turns]
         winner = majority_index(answers)

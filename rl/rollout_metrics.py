@@ -61,6 +61,7 @@ def describe(step: Step, distributed: Distributed | None = None, flops: Flops | 
     metrics |= {f"policy/kl_ref_t{k + 1}": value for k, value in enumerate(measured.kl)}
     metrics |= {f"policy/abs_advantage_t{k + 1}": value for k, value in enumerate(measured.advantage)}
     metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(step.kl_coefs)}
+    # From means of squares, which add up over processes as variances do not.
     if "critic/return" in metrics:
         variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
         error = metrics["critic/error"]
@@ -108,6 +109,7 @@ def conversation_rows(step: Step, n: int, decode: Callable[[Sequence[int]], str]
         n: How many episodes; all if there are fewer.
         decode: Token ids to text. A prompt is shown from where the turn before it ended.
     """
+    # Evenly over the step, since the episodes of a group stand next to each other.
     episodes, rows = step.episodes, []
     n = min(n, len(episodes))
     chosen = [i * len(episodes) // n for i in range(n)]

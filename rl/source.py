@@ -49,6 +49,7 @@ class EpisodeSource:
         self._rollouts, self._tasks, self._distributed = rollouts, list(tasks), distributed
         name, options = config.env.group_reward, config.env.group_reward_options
         self._group_reward = GROUP_REWARDS.bind(name, options) if name is not None else None
+        # One clock for all rollouts: a step may use those of one attempt and those of several.
         self.times = PhaseTimes()
         """Seconds spent so far, of all rollouts together."""
         for rollout in rollouts.values():
@@ -76,6 +77,7 @@ class EpisodeSource:
         plans = [
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
         ]
+        # Every process needs all of the attempts, since it cannot know which tasks will come to it.
         episodes = self._rollouts[1].run(plans, self._algorithm.temperature)
         found = {episode.task_id: episode.turns[0] for episode in episodes if not episode.failed}
         self._first = {task_id: turn for part in self._distributed.gather([found]) for task_id, turn in part.items()}
@@ -125,8 +127,8 @@ class EpisodeSource:
             stage: Attempts, offline share, group size, temperature.
         """
         seed, size, positions, plans = self._config.seed, stage.group_size, [], []
-        # Deal the stream's next places out like cards, one to each process in turn that still takes some. Which tasks a
-        # step trains on is then the same for any number of processes.
+        # Deal the stream's next places out in turn, one to each process that still takes some. Which tasks a step
+        # trains on is then the same for any number of processes.
         n, start = sum(counts), self._position
         drawn = range(start, start + n) if self.curriculum is None else self.curriculum.take(start, n)
         self._position, stream = drawn[-1] + 1, iter(drawn)

@@ -214,6 +214,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Part of the budget that is spent: of tokens, optimiser steps or sampled episodes."""
+        # Sampled episodes and not steps taken: groups that dynamic sampling replaced have cost their share too.
         budget = self._config.training
         if budget.tokens:
             return min(1.0, self.totals.sampled_tokens / budget.tokens)
@@ -226,6 +227,7 @@ class Trainer:
         """Whether the budget has no room for another rollout batch."""
         if not self._counts_episodes:
             return self.progress >= 1.0
+        # The next batch is as large as its stage's groups make it, and must fit into what is left.
         done = min(self.totals.episodes // self._per_step, self.n_steps - 1)
         stage = next(stage for stage, (_, end) in zip(self.stages, self._spans, strict=True) if done < end)
         size = self._config.training.tasks_per_step * stage.group_size
@@ -429,6 +431,7 @@ def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
         shares: Of the stages, which divide the run.
         n_steps: Rollout batches of the whole run.
     """
+    # Ends are rounded, not lengths, so that the stages' steps add up to the run's.
     ends = [0, *(round(n_steps * passed / sum(shares)) for passed in accumulate(shares))]
     ends[-1] = n_steps
     return list(pairwise(ends))
