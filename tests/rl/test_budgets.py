@@ -91,13 +91,13 @@ def test_offline_budgets():
         offline(TrainingConfig(updates=1))
 
 
-def test_a_budget_of_tokens_that_nothing_spends_ends_the_run():
+def test_a_budget_of_tokens_that_nothing_spends_ends_the_run(monkeypatch):
     """Every episode is broken off before its first token: sampling on would never end."""
     trainer = offline(TrainingConfig(tokens=2000))
     broken = SimpleNamespace(
         run=lambda plans, temperature: [an_episode((), error="the sandbox is gone") for _ in plans]
     )
-    trainer._rollout = broken
+    monkeypatch.setattr(trainer, "_rollout", broken)
     with pytest.raises(RunStoppedError, match=r"64 episodes.*training\.tokens=2000 .*First: the sandbox is gone"):
         trainer.collect()
 
