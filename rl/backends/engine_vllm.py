@@ -81,7 +81,7 @@ class VLLMEngine:
                 max_tokens=request.max_new_tokens,
                 temperature=request.temperature,
                 seed=request.seed,
-                logprobs=0,
+                logprobs=0,  # of the sampled token and no other
                 stop_token_ids=self._end_ids,
                 ignore_eos=True,  # the end tokens above stop, and nothing else
                 detokenize=False,
@@ -100,6 +100,7 @@ class VLLMEngine:
         return done
 
     def _completion(self, request_id: int, output: Any) -> Completion:
+        # vLLM returns a table of log-probs for every token, the sampled one in it.
         self._waiting.discard(request_id)
         ids = tuple(output.token_ids)
         logprobs = tuple(entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True))
@@ -114,10 +115,10 @@ class VLLMEngine:
         """
         if self._waiting:
             raise RuntimeError(f"{len(self._waiting)} requests are being decoded: weights can only change between them")
-        self.wake()
+        self.wake()  # after sleep of level 2 there is no place to load them into
         runner = self._engine.model_executor.driver_worker.worker.model_runner
         runner.reload_weights(weights_iterator=self._converted(named))
-        self._llm.reset_prefix_cache()
+        self._llm.reset_prefix_cache()  # its keys and values are those of the old weights
         self.policy_version = version
 
     def _converted(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -162,7 +163,7 @@ def _arguments(
     engine = config.engine
     arguments: dict[str, Any] = {
         "dtype": engine.dtype or trainer_dtype(config),
-        "load_format": "dummy",
+        "load_format": "dummy",  # random weights, until load_weights brings the policy's
         "skip_tokenizer_init": True,
         "max_model_len": context_length,
         "max_num_seqs": engine.max_batch_size,
@@ -177,6 +178,6 @@ def _arguments(
             "gpu_memory_utilization": engine.gpu_memory_utilization,
             "enable_sleep_mode": engine.sleep_level > 0,
         }
-    if distributed.n_processes > 1:
+    if distributed.n_processes > 1:  # the launcher has started the processes; vLLM is not to start its own
         arguments["distributed_executor_backend"] = "external_launcher"
     return arguments | engine.options
