@@ -187,6 +187,7 @@ def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
         delimiter = max(",;\t|", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
+        # The line that the row begins at: the reader's number is that of the last line read, 0 before the header.
         line = reader.line_num + 1 if reader.line_num else 2
         try:
             values = next(reader)
@@ -195,6 +196,7 @@ def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
         except csv.Error as error:
             yield Fault(f"{place}, line {line}", f"no CSV ({error})")
             return  # an open quote swallows all that follows
+        # DictReader puts surplus cells under the key None, and None into cells that are missing.
         columns = ", ".join(map(str, reader.fieldnames or ()))
         if None in values or None in values.values():
             yield Fault(

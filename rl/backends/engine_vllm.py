@@ -93,19 +93,16 @@ class VLLMEngine:
         """Decodes one token for every running request; returns those that are finished."""
         if not self._waiting:
             return []
-        done = []
-        for output in self._engine.step():
-            if output.finished:
-                done.append(self._completion(int(output.request_id), output.outputs[0]))
-        return done
-
-    def _completion(self, request_id: int, output: Any) -> Completion:
-        # vLLM returns a table of log-probs for every token, the sampled one in it.
-        self._waiting.discard(request_id)
-        ids = tuple(output.token_ids)
-        logprobs = tuple(entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True))
-        finish = Finish.STOP if output.finish_reason == "stop" else Finish.LENGTH
-        return Completion(request_id, ids, logprobs, finish, self.policy_version)
+        completions = []
+        for finished in (output for output in self._engine.step() if output.finished):
+            request_id, answer = int(finished.request_id), finished.outputs[0]
+            self._waiting.discard(request_id)
+            ids = tuple(answer.token_ids)
+            # vLLM returns a table of log-probs for every token, the sampled one in it.
+            logprobs = tuple(entry[token].logprob for entry, token in zip(answer.logprobs, ids, strict=True))
+            finish = Finish.STOP if answer.finish_reason == "stop" else Finish.LENGTH
+            completions.append(Completion(request_id, ids, logprobs, finish, self.policy_version))
+        return completions
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Loads weights into the running engine, whatever its parallel layout, and forgets cached prefixes.
@@ -115,7 +112,7 @@ class VLLMEngine:
         """
         if self._waiting:
             raise RuntimeError(f"{len(self._waiting)} requests are being decoded: weights can only change between them")
-        self.wake()  # after sleep of level 2 there is no place to load them into
+        self.wake()  # asleep, the engine has no place to load them into
         runner = self._engine.model_executor.driver_worker.worker.model_runner
         runner.reload_weights(weights_iterator=self._converted(named))
         self._llm.reset_prefix_cache()  # its keys and values are those of the old weights

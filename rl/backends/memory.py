@@ -190,18 +190,13 @@ def _sampling(config: Any, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, 
     return {"key-value cache": 1.25 * cache * load.length + kept, "logits": drawing, "scratch": BLOCK}
 
 
-def _layer(sizes: Sizes, optim: OptimConfig) -> tuple[float, float]:
-    """Bytes that a pass keeps of a token in one layer, and of a layer that is computed again in the backward pass."""
+def _passes(sizes: Sizes, optim: OptimConfig, tokens: float, logits: float) -> dict[str, float]:
+    """Bytes that a forward pass over so many tokens keeps for the backward pass; ``logits`` in bytes already."""
     width = 2 if optim.mixed_precision == "bf16" else sizes.bytes
     norms = 6 * sizes.hidden * max(width, 4)  # their input and two products, in float32
-    kept = norms + (5 * sizes.hidden + 4 * sizes.keys + 4 * sizes.feed_forward) * width
-    return kept, sizes.hidden * width
-
-
-def _passes(sizes: Sizes, optim: OptimConfig, tokens: float, logits: float) -> dict[str, float]:
-    whole, again = _layer(sizes, optim)
+    layer = norms + (5 * sizes.hidden + 4 * sizes.keys + 4 * sizes.feed_forward) * width
     # With checkpointing a layer keeps its input, and one layer at a time all that its backward pass needs.
-    kept = sizes.layers * again + whole if optim.gradient_checkpointing else sizes.layers * whole
+    kept = sizes.layers * sizes.hidden * width + layer if optim.gradient_checkpointing else sizes.layers * layer
     return {"activations": tokens * kept, "logits": logits}
 
 

@@ -70,14 +70,11 @@ def load_pretrained(model: Any, folder: Path) -> None:
         if ".lora_B." in name:
             nn.init.zeros_(local(parameter))
         elif ".lora_" not in name:
-            _fill(parameter, weights[base_name(name)].detach())
-
-
-def _fill(parameter: Tensor, whole: Tensor) -> None:
-    with torch.no_grad():
-        if isinstance(parameter, DTensor):  # every process has read the whole tensor and keeps its part
-            whole = distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements)
-        parameter.copy_(whole)
+            whole = weights[base_name(name)].detach()
+            if isinstance(parameter, DTensor):  # every process has read the whole tensor and keeps its part
+                whole = distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements)
+            with torch.no_grad():
+                parameter.copy_(whole)
 
 
 def trained_tensors(name: str, module: nn.Module, frozen: bool = False) -> dict[str, Tensor]:
