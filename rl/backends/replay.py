@@ -142,9 +142,10 @@ class FixedStep:
             try:
                 with torch.cuda.stream(stream):
                     # Once without a capture, on the same stream: libraries allocate their workspaces and load their
-                    # kernels at the first call, which may not be captured. Whoever waits for the device is found out
-                    # here, since it would break the capture, and after a broken one PyTorch's allocator goes on as if
-                    # the capture did: no memory that is cached and free would be given back any more.
+                    # kernels at the first call, which may not be captured. What it writes to the cache the first replay
+                    # writes again. A model that waits for the device is found out here, since it would break the
+                    # capture; after a broken one PyTorch's allocator goes on as if the capture did, and no longer gives
+                    # back memory that is cached and free.
                     with _no_waiting():
                         self.peek(tokens_B)
                     graph = torch.cuda.CUDAGraph()

@@ -43,9 +43,9 @@ def call_decoder(decoder: Any, cache: DynamicCache | None = None, **arguments: A
         arguments["past_key_values"] = cache
     elif cache is not None:
         arguments["cache_params"] = cache
-        # A recurrent state has no columns. These models multiply the mask with the tokens that they read now, and a
-        # mask of all columns does not have their shape.
-        if arguments["input_ids"].shape[1] == 1:  # the mask is of the tokens that are read, and none is padding
+        # A recurrent state has no columns: these models multiply the mask with the tokens that they read now, and a mask
+        # of all columns does not have their shape. Of single tokens none is padding.
+        if arguments["input_ids"].shape[1] == 1:
             arguments["attention_mask"] = None
     return decoder(**{name: value for name, value in arguments.items() if name in known}, use_cache=cache is not None)
 
@@ -204,9 +204,9 @@ def shared_prompts(host: Tensor) -> tuple[list[int], list[int]] | None:
 def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: list[int], device: torch.device) -> Tensor:
     """Two passes: ``[U, P]`` distinct prompts, then ``[B, R]`` of what follows, over the prompts' keys and values.
 
-    U of the B rows have prompts of their own, the longest has P tokens, and the longest rest has R. A prompt of length
-    p lies in the P columns of the first pass from column P - p on; the rest of a row, its tokens from place p on, lies
-    in the columns from 0 on of the second pass, which are those from P on of the cache.
+    The longest of the U prompts has P tokens, and the longest rest of the B rows has R. A prompt of length p lies in
+    the last p of the P columns that the first pass reads; the rest of its row, the tokens from place p on, lies in the
+    first columns of the second pass, which the cache puts behind the P of the prompts.
 
     Prompts are padded on the left, so that in the cache the rest of every row stands right behind its prompt's last
     token, as if they had been read together; positions count each row's own tokens, so the padding between rows of
