@@ -43,8 +43,8 @@ def call_decoder(decoder: Any, cache: DynamicCache | None = None, **arguments: A
         arguments["past_key_values"] = cache
     elif cache is not None:
         arguments["cache_params"] = cache
-        # A recurrent state has no columns: these models multiply the mask with the tokens that they read now, and a mask
-        # of all columns does not have their shape. Of single tokens none is padding.
+        # A recurrent state has no columns: these models multiply the mask with the tokens that they read now, and a
+        # mask of all columns does not have their shape. Of single tokens none is padding.
         if arguments["input_ids"].shape[1] == 1:
             arguments["attention_mask"] = None
     return decoder(**{name: value for name, value in arguments.items() if name in known}, use_cache=cache is not None)
