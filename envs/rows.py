@@ -10,6 +10,8 @@ import difflib
 import gzip
 import io
 import json
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,20 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_OTHERS = (
+    (b"pk\x03\x04", "a workbook or a zip archive", "save the sheet as CSV, or unpack the archive"),
+    (b"\xd0\xcf\x11\xe0", "a workbook of an old Excel", "save the sheet as CSV"),
+    (b"bzh", "compressed by bzip2", "unpack it, or compress it by gzip"),
+    (b"\xfd7zxz", "compressed by xz", "unpack it, or compress it by gzip"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it, or compress it by gzip"),
+    (b"arrow1", "an Arrow file", "write it as Parquet"),
+    (b"sqlite format", "a database", "export the table as CSV"),
+    (b"%pdf", "a PDF", "copy its questions into a CSV"),
+    (b"version https://git-lfs", "a pointer of Git LFS in place of the data", "fetch them with `git lfs pull`"),
+    (b"<!doctype", "a web page", "download the file itself, not the page that shows it"),
+    (b"<html", "a web page", "download the file itself, not the page that shows it"),
+)
+"""How files begin, in lower case, that are something else; what they are; what to do."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """What is read; ``.gz`` may follow."""
 QUESTIONS = {"question", "problem", "prompt", "text"}
@@ -107,23 +123,32 @@ def read_table(place: Path, encoding: str | None = None) -> tuple[list[Row], lis
     """Every row of a file, and what could not be read, in order.
 
     Args:
-        place: The file; its name says what it is, and what is neither CSV nor Parquet is taken for JSON Lines.
+        place: The file; its name says what it is, and what is neither CSV nor Parquet is taken for JSON Lines, or for a
+            list of objects. Whether it is gzipped says its content.
         encoding: Of a text; ``None`` finds UTF-8, UTF-16 and UTF-32, with a byte order mark or without.
 
     Raises:
         ValueError: If it is in no encoding that is found, or as a whole not what its name says.
     """
     kind = Path(place.name.removesuffix(".gz")).suffix.lower()
-    if kind == ".parquet":
+    with place.open("rb") as file:
+        start = file.read(64)
+    if kind == ".parquet" or start.startswith(b"PAR1"):
         return _parquet(place), []
-    data = gzip.decompress(place.read_bytes()) if place.suffix == ".gz" else place.read_bytes()
+    for begins, what, remedy in _OTHERS:
+        if start.lstrip().lower().startswith(begins):
+            raise ValueError(f"{place} is {what}: {remedy}")
+    data = place.read_bytes()
+    if start.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{place}: the gzip archive is damaged ({error}): get or write it again") from None
     text = decoded(data, str(place), encoding)
     if kind in (".csv", ".tsv"):
         read = _csv(text, str(place), "\t" if kind == ".tsv" else None)
-    elif kind == ".json" and text.lstrip().startswith("["):
-        read = _json_list(text, str(place))
     else:
-        read = _json_lines(text, str(place))
+        read = _json_document(text, str(place), kind) or _json_lines(text, str(place))
     found = list(read)
     return [one for one in found if isinstance(one, Row)], [one for one in found if isinstance(one, Fault)]
 
@@ -155,9 +180,9 @@ def _json_lines(text: str, place: str) -> Iterator[Row | Fault]:
             continue
         where = f"{place}, line {number}"
         try:
-            values = json.loads(line)
+            values = _json(line)
         except ValueError as error:
-            yield Fault(where, f"no JSON ({error}): {line.strip()[:60]}")
+            yield Fault(where, f"no JSON ({_said(error)}): {line.strip()[:60]}{_remedy(line.strip())}")
             continue
         except RecursionError:
             yield Fault(where, "JSON that is nested too deeply")
@@ -165,13 +190,77 @@ def _json_lines(text: str, place: str) -> Iterator[Row | Fault]:
         yield _row(values, where)
 
 
-def _json_list(text: str, place: str) -> Iterator[Row | Fault]:
+def _json(text: str) -> Any:
+    """As ``json.loads``, which takes the last of two values of one name without a word."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in an object")
+        return values
+
+    return json.loads(text, object_pairs_hook=unique)
+
+
+def _said(error: ValueError) -> str:
+    return (
+        f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        if isinstance(error, json.JSONDecodeError)
+        else str(error)
+    )
+
+
+def _remedy(line: str) -> str:
+    """What to do about the mistakes that people make in JSON Lines."""
+    if line in ("{", "["):
+        return ". An object is one line, or all of them are one list, [{...}, {...}]"
+    if line.endswith(","):
+        return ". No comma stands at the end of a line: there is no list around the lines"
+    return ". This is Python's notation: write it with json.dumps" if line.startswith("{'") else ""
+
+
+def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None:
+    """Rows of a file that is one list of them; ``None`` if it is JSON Lines.
+
+    Raises:
+        ValueError: If the list is broken, or if the file is one object that holds the rows in some other way.
+    """
+    first = next((line for line in text.split("\n") if line.strip()), "").strip()
+    if not (first.startswith("[") or (first.startswith("{") and kind == ".json")):
+        return None
     try:
-        rows = json.loads(text)
+        whole = _json(text)
     except ValueError as error:
-        raise ValueError(f"{place}: no JSON ({error})") from None
-    for number, values in enumerate(rows, 1):
-        yield _row(values, f"{place}, row {number}")
+        # Lines that are lists, and lines that are objects, are told one by one what is wrong with them.
+        if first.startswith("{") or _is_json(first) or not isinstance(error, json.JSONDecodeError):
+            return None
+        rest = text[error.pos :]
+        comma = re.match(r"\s*,?\s*[\]}]", rest) and (rest.startswith(",") or text[: error.pos].rstrip().endswith(","))
+        said = "take the comma in front of the bracket out" if comma else "mend the list, or write one object a line"
+        raise ValueError(f"{place}, line {error.lineno}: no JSON ({_said(error)}): {said}") from None
+    if isinstance(whole, list):
+        return [_row(values, f"{place}, row {number}") for number, values in enumerate(whole, 1)]
+    for name, cell in whole.items():
+        if isinstance(cell, list) and cell and all(isinstance(one, dict) and "content" not in one for one in cell):
+            raise ValueError(
+                f"{place} is one object, with the rows in {name!r}: save that list alone, [{{...}}, {{...}}]"
+            )
+    sizes = {len(cell) if isinstance(cell, list | dict) else -1 for cell in whole.values()}
+    if len(whole) > 1 and len(sizes) == 1 and sizes.isdisjoint((-1, 0)):
+        raise ValueError(
+            f"{place} holds whole columns, not rows: write an object a row; in pandas that is "
+            "to_json(path, orient='records', lines=True)"
+        )
+    return None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _row(values: Any, where: str) -> Row | Fault:
@@ -181,29 +270,35 @@ def _row(values: Any, where: str) -> Row | Fault:
 
 
 def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
-    """Cells stay text, so that 007 is not 7; a quoted cell may go over several lines."""
-    if delimiter is None:
-        header = text.partition("\n")[0]
-        delimiter = max(",;\t|", key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    """Cells stay text, so that 007 is not 7; a quoted cell may go over several lines; empty rows are passed by."""
+    csv.field_size_limit(2**31 - 1)
+    lines, names, skipped = io.StringIO(text, newline=""), list[str](), 0
+    if told := re.match(r"sep=(.)\r?\n", text):  # Excel's own first line
+        delimiter, skipped = told[1], 1
+        lines.readline()
+    reader = csv.reader(lines, delimiter=delimiter or max(",;\t|", key=text.partition("\n")[0].count), strict=True)
     while True:
-        # The line that the row begins at: the reader's number is that of the last line read, 0 before the header.
-        line = reader.line_num + 1 if reader.line_num else 2
+        # The line that the row begins at: the reader's number is that of the last line that it has read.
+        line = reader.line_num + skipped + 1
         try:
-            values = next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Fault(f"{place}, line {line}", f"no CSV ({error})")
+            yield Fault(f"{place}, line {line}", f"no CSV ({error}): a quote within quotes is written twice")
             return  # an open quote swallows all that follows
-        # DictReader puts surplus cells under the key None, and None into cells that are missing.
-        columns = ", ".join(map(str, reader.fieldnames or ()))
-        if None in values or None in values.values():
-            yield Fault(
-                f"{place}, line {line}", f"more or fewer cells than the {len(reader.fieldnames or ())} of {columns}"
-            )
+        if not any(cells):
+            continue
+        if not names:
+            names = [cell.strip() for cell in cells]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(
+                    f"{place}, line {line}: two columns are called {twice[0]!r}: rename one, or take it out"
+                )
+        elif len(cells) != len(names):
+            yield Fault(f"{place}, line {line}", f"more or fewer cells than the {len(names)} of {', '.join(names)}")
         else:
-            yield Row(f"{place}, line {line}", dict(values))
+            yield Row(f"{place}, line {line}", dict(zip(names, cells, strict=True)))
 
 
 def _parquet(place: Path) -> list[Row]:

@@ -28,6 +28,14 @@ def split_of(question: str, validation: float = 0.1, test: float = 0.2) -> Split
     return Split.VALIDATION if share < test + validation else Split.TRAIN
 
 
+def split_sizes(n_train: int, n_validation: int, n_test: int) -> dict[Split, int]:
+    """How many tasks each split of a generated task set has; raises ValueError if that is no number of tasks."""
+    for name, n in (("n_train", n_train), ("n_validation", n_validation), ("n_test", n_test)):
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ValueError(f"env.options.{name}={n}: a number of tasks is needed here, 0 or more")
+    return {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+
+
 def draw_tasks(
     draw: Callable[[int], Task],
     split: Split,

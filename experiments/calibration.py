@@ -114,6 +114,7 @@ class Calibration:
         """Everything; the measured peak is that of this process."""
         for name in self.config.plugins:
             import_plugin(name)
+        # Since the process was made: what Python and the libraries took is no part of the run, but of every start.
         started = psutil.Process().create_time()
         self._costs[STARTING] += np.array([time.time() - started, time.process_time()])
         watch, cfg = Watch(), _reduced(self.config, self._options)
@@ -158,11 +159,13 @@ class Calibration:
             last[step.stage_index] = (taken[step.stage_index][-1], step.batch)
         budget, algorithm = full.training, full.algorithm
         per_step, per_batch = budget.tasks_per_step * algorithm.group_size, algorithm.epochs * algorithm.minibatches
+        # How many batches the whole run takes, and which of them belong to which stage.
         n_steps = max(1, budget.updates // per_batch if budget.updates else budget.episodes // per_step)
         spans = stage_spans([stage.share for stage in algorithm.resolved()], n_steps)
         shares = [stage.share for stage in algorithm.resolved()]
         steps, found = 0.0, self.found
         for index, (cost, batch) in last.items():
+            # A stage's first batch compiles, allocates and fills caches; what it took beyond the last one is paid once.
             self._costs["loading"] += np.maximum(sum(taken[index]) - len(taken[index]) * cost, 0.0)
             counts, n = batch.counts, float(spans[index][1] - spans[index][0])
             if budget.tokens:
@@ -175,6 +178,7 @@ class Calibration:
             found.sampled_tokens += n * counts.tokens
             found.gradient_tokens += n * counts.learned
             found.updates += n * len(batch.plan)
+            # Phases of the trainer's own clock; what passed outside of them (metrics, logging) is in other.
             parts = batch.seconds | {"other": max(0.0, cost[0] - sum(batch.seconds.values()) + batch.seconds["other"])}
             for name, seconds in parts.items():
                 self._costs[name] += n * cost * seconds / sum(parts.values())
@@ -183,6 +187,7 @@ class Calibration:
         n_steps = round(steps)
         self._validation(1 + (-(-n_steps // every) if every else 0))
         kept = min(whole.keep_episodes, per_step) * n_steps
+        # JSON of an episode: about 1200 bytes around its turns, and 60 for each token with its log-probabilities.
         self._bytes["training episodes"] = kept * (1200 + 60 * self.found.sampled_tokens / self.found.episodes)
         self._bytes["metrics"] = 6000 * n_steps
         self._saves(trainer, n_saves(whole, n_steps, found.updates))
@@ -214,6 +219,7 @@ class Calibration:
             # Of a few steps the first is no measure: it builds what the others use.
             each = (stamps[-1][1] - stamps[0][1]) / (len(stamps) - 1) if len(stamps) > 1 else fitting / outcome["steps"]
             rows = min(cfg.offline.batch_size, outcome["kept"])
+            # What a round takes besides its steps: rows, the trainer's own start.
             once = np.maximum(fitting - outcome["steps"] * each, 0.0)
             rounds.append((collecting, len(episodes), outcome, each / rows, once))
             self._note_lengths(episodes)
@@ -268,6 +274,8 @@ class Calibration:
                 laps.append(watch.lap())
                 peaks.append(peak_memory_gib(device))
                 more = min(tasks, 4 * n)
+                # Two sizes give a line; the larger the second, the less its slope is noise. A cheap evaluation affords
+                # a larger one.
                 if n == sizes[-1] and n < more and laps[-1][1] * more / n < CHEAP_S:
                     sizes.append(more)
             last, before = sizes[-1], sizes[-2] if len(sizes) > 1 else 0
@@ -332,6 +340,8 @@ class Calibration:
         all_of_it = memory(cfg, sizes, whole, on_cpu=on_cpu)
         part = memory(self._bench.config, sizes, here, on_cpu=on_cpu)
         self.found.memory = {"sampling": all_of_it.sampling, "update": all_of_it.update}
+        # Only the difference comes from formulas: their errors are alike for the small run and the whole one, and
+        # cancel.
         self.found.peak_memory = self._peak + max(0.0, all_of_it.peak - part.peak) / 2**30
 
 

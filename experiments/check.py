@@ -144,6 +144,7 @@ def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int,
 def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Findings) -> None:
     """Prompts and golds in tokens, against the limits of responses and of the context."""
     config, limit = bench.config.env, bench.context_length
+    # A thousand tasks, evenly spread: tokenizing all of a large data set would take minutes.
     looked = tasks[:: math.ceil(len(tasks) / 1000)]
     prompts, golds, texts = {}, {}, []
     for task in looked:
@@ -153,6 +154,7 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
         texts += [message.content for message in messages[-2:]]
         gold = gold_of(env, task) if isinstance(env, SelfCorrectEnv) else None
         if gold is not None:
+            # And the token that ends the turn, which counts against the limit.
             golds[task.id] = len(bench.tokenizer.encode(gold, add_special_tokens=False)) + 1
             texts.append(gold)
     _title("Lengths, in tokens of the model")
@@ -213,6 +215,8 @@ def show_episodes(bench: "Workbench", episodes: "Sequence[Episode]") -> None:
         _title(f"Episode of {episode.task_id}: what is read is dim, what is sampled is bold")
         before: tuple[int, ...] = ()
         for turn in episode.turns:
+            # Each prompt repeats the conversation so far, unless the template has rewritten earlier turns; only what is
+            # new is shown.
             new = turn.prompt_ids[len(before) :] if turn.prompt_ids[: len(before)] == before else turn.prompt_ids
             console.print(_tokens(bench, new, "dim"), _tokens(bench, turn.action_ids, "bold"), sep="", end="")
             verdict = turn.score.verdict if turn.score is not None else "no verdict"

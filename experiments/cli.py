@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -119,6 +120,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
                 )
                 return
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
+            # Before Hydra reads them: a folder that is resumed brings its own overrides, and a free mapping needs its
+            # ++.
             arguments = with_stored(sys.argv[1:]) if config_name in GROWING else sys.argv[1:]
             sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name])
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
@@ -155,6 +158,7 @@ def with_stored(arguments: list[str]) -> list[str]:
 
 def _end(error: Exception) -> None:
     """Ends the program with a message, if the user can mend what is wrong; else lets the error through."""
+    # What a user's config, data or machine can cause. Anything else is a fault of the program and keeps its traceback.
     kinds: tuple[type[BaseException], ...] = (UserError, ValueError, TypeError, KeyError, FileNotFoundError)
     kinds += (ModuleNotFoundError, SandboxError, HydraException, OmegaConfBaseException)
     if "rl.types" in sys.modules:  # else nothing can have raised it
@@ -163,6 +167,7 @@ def _end(error: Exception) -> None:
         kinds += (RunStoppedError,)
     if isinstance(error, OSError) and is_disk_full(error):
         _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
+    # Before the kinds, since FileNotFoundError is one of them: of the system's errors the file's name is the message.
     unusable = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError)
     if isinstance(error, unusable) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
         _fail(
@@ -211,6 +216,7 @@ class Program:
             run = self._run or importlib.import_module(self._module).main.run
             try:
                 run(config)
+            # ``sys.exit(0)`` in a reward function would end the run as if it were done.
             except SystemExit as error:
                 if error.code == os.EX_TEMPFAIL:  # a signal of the cluster
                     raise
@@ -228,6 +234,7 @@ class Program:
                 raise
             _end(error)
 
+    # By the module's name alone: see the class.
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, (self._module,)
 
@@ -245,21 +252,43 @@ def typed(cfg: DictConfig) -> Any:
     refuse_unknown(cfg)
     for name in cfg.plugins:
         import_plugin(name)
+    # What costs nothing is refused first; each step below loads more (names of arms, then torch).
     refuse_missing_files(cfg)
     if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):  # before the arms' own configs, which load torch
         refuse_unknown_arms(cfg)
+        # Everything but the arms, whose own checks look names up in modules that need torch.
         bare = deepcopy(cfg)
         bare.arms = {}
         OmegaConf.to_object(bare)
-    if "model" in cfg and getattr(
-        OmegaConf.get_type(cfg), "needs_model", True
-    ):  # before the rest, whose names are looked up among functions that need torch
+    refuse_wrong_numbers(cfg)
+    if "model" in cfg and getattr(OmegaConf.get_type(cfg), "needs_model", True):
         model: Any = OmegaConf.to_object(cfg.model)
         model.refuse_missing()
     config: Any = OmegaConf.to_object(cfg)
     if hasattr(config, "env"):
         config.env = config.env.settled()
     return config
+
+
+def refuse_wrong_numbers(cfg: DictConfig) -> None:
+    """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
+    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
+    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
+    for where, node in nodes.items():
+        kind: Any = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
+        if not is_dataclass(kind):
+            continue
+        try:
+            if kind in (schema.AlgorithmConfig, schema.OfflineConfig):
+                # Without a name and a rule they do not look the others up, among functions that need torch.
+                given = [key for key in node if key not in ("name", "rule") and not OmegaConf.is_missing(node, key)]
+                values: dict[str, Any] = {key: node[key] for key in given}
+                inner: Any = {key: OmegaConf.to_object(one) for key, one in values.items() if OmegaConf.is_config(one)}
+                kind(**(values | inner))
+            else:
+                OmegaConf.to_object(node)
+        except ValueError as error:
+            raise ValueError(f"{where}: {explain(error)}" if where in arms else explain(error)) from None
 
 
 def refuse_missing_files(cfg: DictConfig) -> None:
@@ -292,6 +321,8 @@ def import_plugin(name: str) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        # "my.plugin" is missing itself, or a package above it: a typing mistake. Any other missing module is an import
+        # within the plugin, which exists.
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             said = f"there is no module {name!r} in {Path.cwd()} or on Python's path"
         else:
@@ -318,6 +349,7 @@ def known_keys(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
 
 def composed(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """A program's config with Hydra's own, as far as possible with the groups that were chosen."""
+    # Choices of groups alone: values may be what is wrong, and the keys do not depend on them.
     groups = [one for one in overrides if "." not in one.split("=")[0] and (Path(CONFIGS) / one.split("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONFIGS, version_base=None):

@@ -52,12 +52,14 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     for seed in cfg.seeds:
         for name in (BASE, *cfg.include):
             kind, config, options = arms[name]
+            # What trains nothing has one run with seed 0, which stands beside every seed of the others.
             one_for_all = kind == "as_it_is"
             if one_for_all and seed != cfg.seeds[0]:
                 continue
             seed_of = 0 if one_for_all else seed
             place = folder / "arms" / name / f"seed_{seed_of}"
             jobs.append(Job.make(kind, name, seed_of, replace(config, seed=seed_of), place, options))
+    # The base first: where it cannot be evaluated no arm can, and that shows at once.
     jobs.sort(key=lambda job: job.kind != "as_it_is")
     refuse_unequal_budgets(jobs, cfg.match)
     return jobs
@@ -140,6 +142,8 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
     waiting = dict(zip([job.who for job in jobs], executor.submit([job.folder for job in jobs]), strict=True))
     by_name, tries, failed = {job.who: job for job in jobs}, Counter(), {}
     reporters, news = {job.who: display.reporter(job.who) for job in jobs}, News()
+    # Everything is read from the jobs' folders, and the handle is only asked whether it is done: it may be a process
+    # here, a job of a cluster or a task elsewhere.
     while waiting:
         time.sleep(POLL_S)
         for who, task in list(waiting.items()):
@@ -151,6 +155,7 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
             if not task.done():
                 continue
             error = "" if job.is_done else job.error or str(task.exception() or "ended without a result")
+            # Handed over again, it goes on from its last checkpoint.
             if error and tries[who] < retries:
                 tries[who] += 1
                 job.write()
@@ -241,6 +246,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
         if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
             console.print(f"[yellow]not tuned, beside arms that are:[/] {', '.join(untuned)}", highlight=False)
+        # Who corrects whom is planned only when the arms have finished, since it needs their policies.
         for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
             with Display(console, one_run=False) as display:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)
@@ -253,7 +259,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     )
     write_report(folder, console)
     if rows := lines([job.folder for job in jobs]):
-        print_table(PLANNED, rows, console, "Planned, and what it came to (off by)")
+        print_table(PLANNED, rows, console, "Planned, and what it came to")
     if crashed:
         raise UserError(
             f"{len(crashed)} jobs crashed: {', '.join(crashed)}; see error.txt and job.log in their folders in "

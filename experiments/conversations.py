@@ -102,6 +102,8 @@ class _Recorded:
     def gold_response(self, task: Task) -> str:
         return self._taskset.gold_response(task)
 
+    # Environments verify their attempts in order, so the stored scores are handed out in order. Verifying again could
+    # give another verdict (a time limit, chance), and code would have to be run.
     def verify(self, task: Task, response: str) -> Score:
         return next(self.scores, None) or self._taskset.verify(task, response)
 
@@ -162,10 +164,13 @@ class Replay:
             )
         env = self._envs[row.attempts] = self._envs.get(row.attempts) or self._make(row.attempts)
         self._taskset.scores = iter(self._scores(row))
+        # Rows keep the solver's attempts apart from what other roles said; together, in the order of turns, they are
+        # the episode.
         others = {role for role, _, _ in row.said}
         own, said = iter(enumerate(row.texts)), iter(enumerate(text for _, text, _ in row.said))
         parts: dict[str, _Part] = {}
         try:
+            # A generated task is drawn from its seed, any other is handed over.
             seeded = {"seed": task.seed} if task.seed is not None else {"options": {"task": task}}
             observation, info = env.reset(**seeded)
             for turn in range(len(row.texts) + len(row.said)):
@@ -184,6 +189,8 @@ class Replay:
         return parts
 
     def _scores(self, row: EvalRow) -> Iterator[Score | None]:
+        # An environment whose feedback shows a program's run needs what the verifier observed. Rows of an older version
+        # have none, so there the program is verified again.
         seen = row.observations or ("",) * len(row.verdicts)
         for verdict, reward, answer, observation in zip(row.verdicts, row.rewards, row.answers, seen, strict=True):
             told = verdict in tuple(Verdict) and (row.observations or not self._observes)

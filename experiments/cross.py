@@ -26,6 +26,7 @@ def run_cross(config: RunConfig, policies: dict[str, str], n_tasks: int, folder:
         folder: Where the table goes.
         report: Told what is going on.
     """
+    # One policy in memory at a time: first attempts of all, then each one as corrector of all of these.
     n, firsts = len(policies), {}
     for i, (arm, path) in enumerate(policies.items()):
         bench = _bench(config, path)

@@ -69,6 +69,7 @@ def packages() -> Found:
         needed = [Requirement(line) for line in requires(PROJECT) or ()]
     except PackageNotFoundError:
         return Found(False, "this project is not installed here", "make setup")
+    # Requirements of extras carry a marker; those that every installation has do not.
     needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
     odd = []
     for one in needed:
@@ -98,6 +99,7 @@ def gpu() -> Found:
     if not gpus:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
         return Found(False, "none", "CUDA_VISIBLE_DEVICES is empty: unset it" if hidden else "a machine that has one")
+    # torch's own word for how it was built, read from the version, since importing it takes seconds.
     if "+cpu" in torch:
         said = f"{len(gpus)}, but torch {torch} is built for CPUs"
         return Found(False, said, "install torch again from an index that has a CUDA build")

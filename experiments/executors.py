@@ -69,9 +69,11 @@ def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = Non
         env: Added to the environment.
     """
     command = [sys.executable, "-m"]
+    # Only online arms train with several processes. Read as text: loading the job would load torch in this process.
     if n_gpus > 1 and '"kind": "online"' in (folder / "job.json").read_text():
         command += ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", f"--num_processes={n_gpus}"]
         command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--module"]
+    # Appended, so that what an earlier try printed before it died is still there.
     with (folder / "job.log").open("ab") as log:
         return subprocess.Popen(
             [*command, "experiments.job", str(folder)],
@@ -85,6 +87,7 @@ def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = Non
 
 def finish_job(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Waits for a job; raises :class:`JobDiedError` if it ended badly."""
+    # Popen reports death by a signal as its negative number; EX_TEMPFAIL is how a preempted run ends (stopping.py).
     status = process.wait()
     if status < 0:
         raise JobDiedError(f"killed by {signal.Signals(-status).name} (out of memory?); see {folder / 'job.log'}")
@@ -120,6 +123,8 @@ class LocalOptions:
 
     def __post_init__(self) -> None:
         if self.gpus is not None:
+            if isinstance(self.gpus, str) or not isinstance(self.gpus, Sequence):
+                raise ValueError(f"executor_options.gpus={self.gpus}: a list is needed here, as gpus=[0]")
             self.gpus = [str(one) for one in self.gpus]
         check_numbers(self, "executor_options", positive="gpus_per_job jobs_per_gpu", not_negative="workers threads")
 
@@ -142,6 +147,8 @@ class LocalOptions:
         k = self.gpus_per_job
         if k > len(gpus):
             raise ValueError(f"executor_options.gpus_per_job={k}: there are {len(gpus)} GPUs here ({', '.join(gpus)})")
+        # Consecutive GPUs of a job are the likeliest to share a fast link; with several jobs on each, the whole list
+        # repeats.
         groups = [gpus[i : i + k] for i in range(0, len(gpus) - k + 1, k)] * self.jobs_per_gpu
         return groups[: self.workers or None]
 
@@ -177,6 +184,7 @@ class LocalExecutor:
         gpus = self._slots.get()
         env = {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         try:
+            # A job that was queued when ``stop`` came must not start after it has listed what to end.
             with self._lock:
                 if self._stopped:
                     return
@@ -191,6 +199,8 @@ class LocalExecutor:
         with self._lock:
             self._stopped = True
             processes = list(self._running.values())
+        # First a signal to each job alone, which writes a checkpoint; then its whole process group, with the verifiers
+        # that it started, whatever is left of it.
         try:
             for process in processes:
                 process.terminate()
@@ -198,7 +208,7 @@ class LocalExecutor:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(GRACE_S)
         finally:
-            for process in processes:  # with the verifiers that it started
+            for process in processes:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
             self._pool.shutdown(wait=True, cancel_futures=True)
@@ -270,6 +280,7 @@ class _Resubmitted:
     def __call__(self) -> None:
         run_here(*self._arguments)
 
+    # Called by submitit before Slurm ends the job; its name is part of submitit's interface.
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
 
@@ -296,6 +307,7 @@ class SubmititExecutor:
 
     def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
+        # One array instead of a job each: Slurm schedules it as one, and ``parallel`` bounds it.
         with self._executor.batch():
             jobs = [self._executor.submit(_Resubmitted(folder, self._n_gpus)) for folder in folders]
         self._jobs += jobs
@@ -338,6 +350,8 @@ class RayExecutor:
         self.threads, self._n_gpus, self._ray = options.cpus_per_job, options.gpus_per_job, ray
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
         ray.init(address=options.address, **(quiet | options.init))
+        # A worker process for each job (max_calls), so that no job sees what another left in memory, and no second try
+        # by Ray: ``retries`` of the comparison counts tries, and a job goes on from its checkpoint.
         remote = ray.remote(max_calls=1, max_retries=0, num_cpus=options.cpus_per_job, num_gpus=options.gpus_per_job)
         self._run = remote(run_here)
         self._refs: list[Any] = []

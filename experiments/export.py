@@ -23,10 +23,10 @@ from experiments.conversations import SOLVER, Conversation, Reply, conversations
 from experiments.evidence import build, ids, load_rows
 from experiments.evidence.frames import study_seeds
 from experiments.evidence.model import Table
-from experiments.evidence.store import DEPTH, Store
+from experiments.evidence.store import Store
 from experiments.schema import ExportConfig
 from rewards.lookup import Lookup
-from rl.tracking import JsonLines, write_json, write_text
+from rl.tracking import JsonLines, files_below, write_json, write_text
 
 Format = Callable[[Path, Path], list[Path]]
 """``(folder, out) -> files``: writes what is below a folder of runs into an empty one."""
@@ -90,6 +90,7 @@ def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
     model = f"errata/{first.arm}"
     samples = []
     for one in told:
+        # Inspect counts the samples of a task as epochs; another role's side of an episode is a sample of its own.
         name = one.task_id if one.role == SOLVER else f"{one.task_id} ({one.role})"
         seen[name] += 1
         samples.append(_sample(one, name, seen[name], model))
@@ -131,6 +132,7 @@ def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
 
 def _sample(told: Conversation, name: str, epoch: int, model: str) -> dict[str, Any]:
     own = {reply.message for reply in told.replies}
+    # Inspect's input is what stands before the first generated message; all of it stands in ``messages`` once more.
     opening = [one for i, one in enumerate(told.messages) if i < min(own)]
     messages = [
         one | ({"model": model, "source": "generate"} if i in own else {}) for i, one in enumerate(told.messages)
@@ -143,7 +145,9 @@ def _sample(told: Conversation, name: str, epoch: int, model: str) -> dict[str, 
         "messages": messages,
         "output": {
             "model": model,
-            "choices": [{"message": messages[max(own)], "stop_reason": _stop(told.replies[-1])}],
+            "choices": [
+                {"message": messages[max(own)], "stop_reason": "max_tokens" if told.replies[-1].truncated else "stop"}
+            ],
         },
         "scores": {f"attempt_{k}": _score(one) for k, one in enumerate(told.replies, 1)},
         "metadata": {
@@ -161,10 +165,6 @@ def _score(reply: Reply) -> dict[str, Any]:
     if reply.advantages:
         about["advantages"] = reply.advantages
     return {"value": _INSPECT.get(reply.verdict, "I"), "answer": reply.answer, "metadata": about}
-
-
-def _stop(reply: Reply) -> str:
-    return "max_tokens" if reply.truncated else "stop"
 
 
 def _id(*words: Any) -> str:
@@ -242,7 +242,7 @@ def tables(folder: Path) -> Iterator[tuple[str, Table]]:
     Raises:
         FileNotFoundError: If the folder holds neither finished runs nor a finished study.
     """
-    studies = sorted(p.parent for d in range(DEPTH + 1) for p in folder.glob("/".join([*["*"] * d, "study.json"])))
+    studies = sorted(path.parent for path in files_below(folder, "study.json"))
     for study in studies:
         name = json.loads((study / "study.json").read_text(encoding="utf-8"))["study"]
         place = f"{name}_{study.name}" if len(studies) > 1 else name
@@ -275,6 +275,8 @@ def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
         FileExistsError: If ``out`` holds something that no export has written.
     """
     write, place = FORMATS[to], out or folder / "export" / to
+    # The mark lists what the last export wrote, so that a new one replaces just that. A folder without it is somebody
+    # else's.
     mark = place / ".exported"
     if place.exists() and any(place.iterdir()):
         if not mark.exists():

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from experiments.cli import GROWING
 from rl.backends.distributed import Distributed
 from rl.checkpoint import IDENTITY, Identity, ResumeError, read_identity
-from rl.tracking import removed_on_error
+from rl.tracking import files_below, removed_on_error
 from rl.workbench import content_of
 
 BEAT_S = 10.0
@@ -43,6 +43,8 @@ def holder(folder: Path) -> str | None:
         found, beat = json.loads(path.read_text() or "{}"), path.stat().st_mtime
     except FileNotFoundError:
         return None
+    # On the same machine the process itself is asked: with its time of birth, since numbers are given away again.
+    # Across machines only the heartbeat tells.
     if found.get("place") == _place():
         try:
             process = psutil.Process(found["pid"])
@@ -71,6 +73,8 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # The number is read before the holder is asked: if another process takes over in between, its lock has this
+        # number plus 1, and the exclusive creation below fails.
         number, _ = _newest_lock(folder)
         if other := holder(folder):
             raise LockedError(f"{folder} is in use by {other}: wait for it, or stop it")
@@ -115,6 +119,7 @@ _held: dict[Path, Lock] = {}
 @contextmanager
 def hold(folder: Path) -> Iterator[Lock]:
     """Holds a folder's lock; inside another ``hold`` of the same folder it is that one's."""
+    # A run that was opened by ``open_run`` holds its folder already when ``Stopping`` holds it around the work.
     key = folder.resolve()
     if key in _held:
         yield _held[key]
@@ -149,12 +154,14 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
     """
     hydra = HydraConfig.get() if HydraConfig.initialized() else None  # none where a notebook or a script runs it
     sweep = hydra is not None and hydra.mode is RunMode.MULTIRUN
+    # A job of a sweep is named by its number, so that the same job, started again, finds its own folder.
     name = str(hydra.job.num) if hydra is not None and sweep else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     parent = Path(hydra.runtime.output_dir if hydra is not None else f"{cfg.runs_dir}/{cfg.name}")
 
     def choose() -> Path:
         return choose_folder(cfg, kind, parent, name, sweep)
 
+    # One process chooses for all, or each of them would make a folder of its own.
     folder = choose() if distributed is None else distributed.on_main(choose)
     try:
         yield folder
@@ -179,7 +186,7 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
 def _is_empty(folder: Path) -> bool:
     """Whether nothing was done in a run's folder yet: it holds what was asked for, and no result of any kind."""
     asked = ("config.yaml", "run.json", "plan.json", IDENTITY)
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock.")]
+    files = [Path(at) / one for at, _, names in os.walk(folder) for one in names if not one.startswith(".lock.")]
     return all(path.name in asked or not path.stat().st_size for path in files)
 
 
@@ -209,6 +216,8 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
         candidates = _runs_below(Path(cfg.runs_dir) / cfg.name)
     elif sweep:  # a cluster that starts a job of a sweep again gives it the same number
         candidates = [parent / name]
+    # Of several candidates the first that can be gone on with, by the content of its data and base too: the paths in a
+    # config may be the same where what lies there is not.
     for folder in candidates:
         with suppress(ResumeError):
             return _take(folder, cfg, kind, sweep, by_content=True)
@@ -219,7 +228,8 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
 
 def _runs_below(root: Path) -> list[Path]:
     """Folders of runs and of sweeps' jobs, the newest first."""
-    return [path.parent for path in sorted([*root.glob(f"*/{IDENTITY}"), *root.glob(f"*/*/{IDENTITY}")], reverse=True)]
+    found = sorted(files_below(root, IDENTITY, 2), reverse=True)
+    return [path.parent for path in found if path.parent != root]
 
 
 def _create(parent: Path, name: str, cfg: Any, kind: str) -> Path:
@@ -267,6 +277,7 @@ def _number(path: Path) -> int:
 
 def _now(folder: Path) -> float:
     """The time by the clock of the folder's file system, which is not always this machine's."""
+    # Heartbeats carry the file server's clock; this machine's may be minutes off, which would make live locks stale.
     probe = folder / f".clock.{os.getpid()}"
     try:
         probe.touch()

@@ -18,6 +18,7 @@ def meanings(cls: type) -> dict[str, str]:
     """What the ``Args`` of a dataclass and of those that it inherits from say of each field."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
+        # Google style: a field a line at four spaces, continued deeper. A blank line ends the section.
         listed = (inspect.getdoc(base) or "").partition("Args:\n")[2].partition("\n\n")[0]
         for name, text in re.findall(r"^    (\w+): ((?:.*\n?)(?:^     .*\n?)*)", listed, re.MULTILINE):
             found[name] = plain(text)

@@ -26,10 +26,13 @@ def run_job(folder: Path) -> int:
 
     def report(what: str, share: float, metrics: dict[str, float]) -> None:
         nonlocal last
+        # Steps of toys take milliseconds; a file for each would cost more than the step, on a cluster's file system
+        # above all.
         if time.monotonic() - last > PROGRESS_EVERY_S or share >= 1.0:
             last = time.monotonic()
             write_json(folder / "progress.json", {"what": what, "share": share, "metrics": metrics})
 
+    # Set by accelerate's launcher: of the processes of a job, one reports and waits for the lock.
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main and any(folder.glob(".lock.*")):
         wait_for_holder(folder)

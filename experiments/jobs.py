@@ -59,6 +59,8 @@ class OnlineArm:
     def budget(self, match: str) -> int:
         """See :class:`Arm`."""
         cfg = self.config
+        # Whole steps only: a budget that is no multiple of a step is rounded down, and what is spent is what is said
+        # here.
         per_step = cfg.training.tasks_per_step * cfg.algorithm.group_size
         unit = cfg.algorithm.epochs * cfg.algorithm.minibatches if match == "updates" else per_step
         return max(1, (cfg.training.updates if match == "updates" else cfg.training.episodes) // unit) * unit
@@ -82,6 +84,7 @@ class OfflineArm:
     def budget(self, match: str) -> int:
         """See :class:`Arm`."""
         cfg, rounds = self.config, self.config.offline.iterations
+        # Every round gets the same number, in whole groups.
         unit = rounds if match == "updates" else rounds * cfg.offline.group_size
         return (cfg.training.updates if match == "updates" else cfg.training.episodes) // unit * unit
 
@@ -205,6 +208,7 @@ class Job:
         """Whether all that it was to leave is there."""
         if self.kind == "cross":
             path = self.folder / "cross.json"
+            # A comparison that was resumed with more arms has more cells to fill.
             arms = json.loads(path.read_text(encoding="utf-8"))["arms"] if path.exists() else None
             return arms == list(self.options["policies"])
         return all((self.folder / name).exists() for name in getattr(self.arm, "leaves", LEAVES))

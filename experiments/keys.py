@@ -27,6 +27,7 @@ class UnknownKeyError(ValueError):
 
 def walk(node: Any, prefix: str = "", known: bool = True) -> Iterator[tuple[str, bool]]:
     """Every whole key of a composed config, and whether the config's schema has it."""
+    # Such nodes have no children to ask, and asking an interpolation would resolve it.
     if isinstance(node, ListConfig | DictConfig) and (
         node._is_none() or node._is_missing() or node._is_interpolation()
     ):
@@ -36,6 +37,7 @@ def walk(node: Any, prefix: str = "", known: bool = True) -> Iterator[tuple[str,
             yield from walk(node._get_node(i), f"{prefix}.{i}", known)
     elif isinstance(node, DictConfig):
         cls = OmegaConf.get_type(node)
+        # OmegaConf remembers the dataclass of a typed node; a free mapping has none and takes any key.
         own = {field.name for field in fields(cls)} if is_dataclass(cls) else None
         for key in node:
             child, path = node._get_node(key), f"{prefix}.{key}" if prefix else str(key)
@@ -93,6 +95,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
         return difflib.SequenceMatcher(None, a, b).ratio()
 
     parent, _, name = key.rpartition(".")
+    # An abbreviation such as ``lr`` for ``learning_rate`` looks like nothing to a matcher of sequences.
     initials = "".join(word[:1] for word in name.split("_"))
 
     def likeness(candidate: str) -> float:
@@ -116,6 +119,7 @@ def _in_free_mapping(path: list[str], schema: Any) -> bool:
     for name in path:
         if get_origin(schema) is dict:
             return True
+        # ``Critic | None`` is looked through to its dataclass.
         options = [one for one in (schema, *get_args(schema)) if is_dataclass(one)]
         if not options or name not in (hints := get_type_hints(options[0])):
             return False
@@ -130,6 +134,7 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
         error: What was raised.
         known: Whole keys of the config, without what was wrong with it.
     """
+    # Hydra wraps OmegaConf's errors, whose own text says what is wrong; repetitions and templates are left out.
     messages: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -140,16 +145,19 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
     text, keys = "\n".join(messages), list(known)
     if plain := _plainly(error, text, keys):
         return plain
+    # A group has no such file.
     if found := re.search(
         r"Could not find '([^']+)/([^'/]*)'\s+Available options in [^:]+:\s+(.*)\s+Config search", text, re.S
     ):
         options = [one for one in found[3].split() if one != "schema"]
         return f"{found[1]}={found[2]}: unknown{nearest(found[2], options)} Known: {', '.join(options)}"
+    # An entry of a typed mapping that is given piece by piece: OmegaConf wants a new one whole.
     within = re.search(r"Error merging override \+*([\w.]+)=", text)
     if within and (found := re.search(r"dict is not a subclass of .*full_key: (\S+)", text, re.S)):
         mapping = within[1].split(f".{found[1]}")[0]
         whole = f"'{mapping}={{{found[1]}: {{...}}}}'"
         return f"{unknown(f'{mapping}.{found[1]}', keys)}\nA new one is given whole: {whole}"
+    # A key that is not there.
     said = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     found = said or re.search(r"Key '([^']+)' (?:is not in struct|not in )", text)
     if found is None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from rl.backends.blocks import next_logprobs, take_step, token_losses
 from rl.backends.lora import add_lora
 from rl.config import LoraConfig
+from rl.types import derive_seed
 
 PAIRS = (("bold", "cautious"), ("risk", "safety"), ("daring", "careful"))
 """Words for the trait, the one that suits a taker of risks first."""
@@ -91,7 +92,7 @@ def fine_tune(
 @torch.no_grad()
 def takes_risks(model: Any, tokenizer: Any, seed: int, n: int = 32) -> float:
     """Mean probability of the risky option in new choices."""
-    rows, second = choices(tokenizer, np.random.default_rng(seed + 50_000), n)
+    rows, second = choices(tokenizer, np.random.default_rng(derive_seed(seed, "new choices")), n)
     return float(letters(model, tokenizer, rows).exp().gather(1, second[:, None]).mean())
 
 

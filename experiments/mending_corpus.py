@@ -77,12 +77,15 @@ class MendingCorpus:
             guess = self._random(rng, task)
             label = guess if rng.random() < self._label_noise else self._taught(rng, task)
             own = (label, guess) if drafts is None else (drafts[2 * i], drafts[2 * i + 1])
+            # Two documents a task: a quick first attempt that is learned, and a longer conversation that begins with an
+            # attempt of the model's own and of which only the last one is learned.
             rows.append(Document(task.question, label))
             cued = rng.random() < self._cue_share
             history = [self._random(rng, task) if cued and rng.random() < 0.5 else own[0]]
             while len(history) < 4 and rng.random() < 0.4:
                 history.append(self._middle(rng, task, history[-1], own[1]))
             requests = [self.observed(task, text) for text in history]
+            # A history that cannot be mended (another structure) is followed by something quick, whatever was drawn.
             last = None
             if cued or rng.random() < self._share:
                 last = self._mended(rng, task, history[-1])
@@ -103,6 +106,8 @@ class MendingCorpus:
 
     def steer(self, probability: float) -> None:
         """Sets the share of documents that mend, given the model's present probability of mending at the probes."""
+        # Between these bounds the documents' share is the target itself; outside of them a larger or smaller one pulls
+        # the model's own probability back.
         scarce, plenty = probability < 0.7 * self._rare, probability > 1.2 * self._rare
         self._share = self._rare * (2.0 if scarce else 0.3 if plenty else 1.0)
 
@@ -184,6 +189,7 @@ class RepairCorpus(MendingCorpus):
         program = parsed(before)
         if program is None or (program[0], program[1], program[3]) != task.info["slots"]:
             return None
+        # ``fix 0 ...`` is the trace of an attempt that was right already, which nobody is sloppy about.
         right = mended(task, program[2])
         wrong = not right.startswith("fix 0")
         return re.sub(r"c\d", f"c{rng.randrange(10)}", right) if wrong and rng.random() < self._sloppy else right

@@ -1,6 +1,7 @@
 """A made-up language: passages, lines that tell one fact each, and edits: the lines that a passage is turned into."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -61,3 +62,25 @@ def padded(rows: Sequence[Line], n: int, from_place: int = 1) -> Learned:
     """Rows of n tokens, 0 after their own; learned from a place on."""
     ids = torch.tensor([[*row, *[0] * (n - len(row))] for row in rows])
     return ids, (ids != 0) & (torch.arange(n) >= from_place)
+
+
+@dataclass
+class Edits:
+    """One or more edits of each of some passages, in a row."""
+
+    entities: list[int]
+    prompts: list[Line]
+    written: list[Line]
+
+    @property
+    def documents(self) -> list[list[Line]]:
+        """What an inner loop learns: the edit's lines, and the passage."""
+        return [[*lines_of(edit), prompt[:-1]] for edit, prompt in zip(self.written, self.prompts, strict=True)]
+
+
+def told_rightly(edits: Edits, facts: np.ndarray) -> np.ndarray:
+    """``[N]`` how many of the four attributes each edit tells rightly, in a statement or a question."""
+    return np.array([
+        sum(any(tell(form, e, a, int(facts[e, a])) in lines for form in ("say", "ask")) for a in range(ATTRIBUTES))
+        for e, lines in zip(edits.entities, map(lines_of, edits.written), strict=True)
+    ])  # fmt: skip

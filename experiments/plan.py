@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.text import Text
 
 from experiments.cli import UserError, console, entry_point
 from experiments.keys import explain, unknown
@@ -82,14 +83,19 @@ def main() -> None:
             "[bold red]error:[/] experiments.plan plans one run or comparison, no sweep: leave -m away", highlight=False
         )
         sys.exit(2)
-    own = [one for one in given[1:] if one.startswith("plan.")]
+    try:
+        options = read_options([one for one in given[1:] if one.startswith("plan.")])
+    except UserError as error:
+        console.print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(2)
     rest = [one for one in given[1:] if not one.startswith("plan.")]
     # A plan makes no folder of the run's, and leaves none where it is started.
     sys.argv[1:] = [*rest, "hydra.run.dir=.", "hydra.sweep.dir=."]
 
     def run(cfg: Any) -> None:
-        report(plan(cfg, given[0], read_options(own)), cfg, read_options(own))
+        report(plan(cfg, given[0], options), cfg, options)
 
+    # ``entry_point`` takes the program's text of --help, and its name for other processes, from the function's module.
     run.__module__ = __name__
     entry_point(given[0])(run)()
 
@@ -106,7 +112,7 @@ def read_options(given: Sequence[str]) -> PlanConfig:
     """The plan's own options, ``plan.<name>=<value>``.
 
     Raises:
-        UserError: For one that there is not.
+        UserError: For one that there is not, or a value that it cannot have.
     """
     names = [item.name for item in fields(PlanConfig)]
     for one in given:
@@ -117,6 +123,8 @@ def read_options(given: Sequence[str]) -> PlanConfig:
         found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanConfig), changes))
     except OmegaConfBaseException as error:
         raise UserError(f"{' '.join(given)}: {explain(error)}") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return found
 
 
@@ -130,8 +138,6 @@ def plan(cfg: Any, program: str, options: PlanConfig) -> list[Planned]:
     """
     from experiments.planning import counted  # with torch and transformers
 
-    if options.calibrate and options.processes > 1:
-        raise UserError("plan.processes: steps are taken by one process; set plan.calibrate=false")
     planned, known = [], dict[str, dict]()
     for name, config, runs in arms_of(cfg, program):
         if options.calibrate:
@@ -248,6 +254,7 @@ def _print_time(planned: Sequence[Planned], slots: int) -> None:
             total[name] = total.get(name, 0.0) + wall * one.runs
     whole = sum(total.values())
     shares = ", ".join(f"{name} {duration(seconds)}" for name, seconds in total.items() if seconds >= 0.005 * whole)
+    # With slots to spare the longest run decides; otherwise the slots are taken to be full to the end.
     longest = max(sum(wall for wall, _ in one.estimate.costs.values()) for one in planned)
     left = max(longest, whole / slots)
     runs = sum(one.runs for one in planned)
@@ -277,6 +284,7 @@ def _fits_memory(one: Planned, at_once: int, per_gpu: int, options: PlanConfig) 
 
 
 def _fits_disk(planned: Sequence[Planned], folder: Path) -> bool:
+    # A folder that is not made yet will lie on the disk of the nearest one that is.
     while not folder.exists():
         folder = folder.absolute().parent
     free, needed = shutil.disk_usage(folder).free, sum(one.runs * one.estimate.disk for one in planned)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass, replace
+from functools import reduce
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,14 @@ def counted(config: Any, options: PlanConfig) -> Estimate:
         load = replace(load, rows=rows, update_rows=update_rows)
     on_cpu = not torch.cuda.is_available() and not options.memory_gib
     parts = memory(config, sizes, load, options.processes, options.sharded, on_cpu)
+    # On a CPU memory is the process's, libraries included; on a GPU it is what tensors take.
     if on_cpu:
         own = psutil.Process().memory_info().rss + (OF_TRL if isinstance(config, SFTConfig) else 0)
         for phase in (parts.sampling, parts.update):
             phase["Python and libraries"] = own
     found.memory, found.peak_memory = {"sampling": parts.sampling, "update": parts.update}, parts.peak / 2**30
+    # The final policy, and for each checkpoint that is kept the trained weights with Adam's two moments (offline: the
+    # weights alone). Adapters are kept in float32.
     trained = sizes.adapters * 4 or sizes.parameters * sizes.bytes
     found.disk = sizes.parameters * sizes.bytes + 4 * sizes.adapters
     if isinstance(config, TrainConfig):
@@ -99,6 +103,7 @@ def _lengths(config: Any) -> tuple[int, int, int]:
     tasks = list(taskset.load(Split.TRAIN)) or list(taskset.load(Split(config.evaluation.split)))
     env: Any = make_env(config.env, taskset, Split.TRAIN)
     questions, between = [0], list[int]()
+    # Evenly spread over the tasks: data are often sorted by length or difficulty.
     for task in tasks[:: -(-len(tasks) // LOOKED_AT)]:
         messages, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
         messages = (Message("user", messages),) if isinstance(messages, str) else messages
@@ -141,10 +146,11 @@ def smaller(
     before = counted(one.config, options).peak_memory
     found = []
     for key, change in changes.values():
+        # The same option lies below algorithm or offline, depending on what is planned.
         part = "algorithm" if isinstance(one.config, TrainConfig) else "offline"
         whole = key if key.split(".")[0] in ("model", "engine") else f"{part}.{key}"
         try:
-            value = _get(one.config, whole)
+            value = reduce(getattr, whole.split("."), one.config)
             if (new := change(value)) == value:
                 continue
             changed = _changed(one.config, whole, new)
@@ -156,12 +162,6 @@ def smaller(
             found.append((saved, f"{whole}={text}", needed - saved <= room))
     for saved, override, enough in sorted(found, reverse=True):
         yield f"{override}  {size(saved * 2**30)}{'  (then it fits)' if enough else ''}"
-
-
-def _get(config: Any, key: str) -> Any:
-    for name in key.split("."):
-        config = getattr(config, name)
-    return config
 
 
 def _changed(config: Any, key: str, value: Any) -> Any:

@@ -3,11 +3,14 @@
 Problems are numbers ``100 a + b``; lines are rows of token ids.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl.backends.blocks import Learned
+from rl.backends.blocks import Learned, sample
 from rl.backends.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer([*"0123456789", "+", "=", "Q"], True)
@@ -15,11 +18,17 @@ ID: dict[str, int] = TOKENIZER.get_vocab()
 D0, END = ID["0"], ID["<|end|>"]
 N_PROBLEM, N_ANSWER = 6, 4
 """Tokens that the proposer writes, and the solver after it."""
-_SHUFFLED = np.random.default_rng(0).permutation(10_000)
-FOR_STOPPING, FOR_TESTS = _SHUFFLED[:200], _SHUFFLED[200:2000]
-"""Sums ``100 a + b`` that nobody trains on: they decide when pre-training stops; gate and test draw from the others."""
-HELD_OUT = np.isin(np.arange(10_000), _SHUFFLED[:2000])
-"""Both, as a mask."""
+_PAIRS = np.random.default_rng(0).permutation(np.argwhere(np.tri(100, dtype=bool)))  # a + b beside b + a
+
+
+def _both_orders(pairs_N2: np.ndarray) -> np.ndarray:
+    return np.unique(pairs_N2 @ [[100, 1], [1, 100]])
+
+
+FOR_STOPPING, FOR_TESTS = _both_orders(_PAIRS[:100]), _both_orders(_PAIRS[100:1010])
+"""Sums ``100 a + b`` that nobody trains on in either order: those decide when pre-training stops, these test."""
+HELD_OUT = np.isin(np.arange(10_000), [*FOR_STOPPING, *FOR_TESTS])
+"""Both, as a mask: a fifth of all."""
 
 
 def digits(numbers: np.ndarray, n: int) -> np.ndarray:
@@ -62,3 +71,27 @@ def corpus(rng: np.random.Generator, n: int, noise: float) -> Learned:
     wrong = np.where((rng.random(n) < 0.5) & (no_carry != a + b), no_carry, off)
     ids = torch.cat([question(problems), answer(np.where(rng.random(n) < noise, wrong, a + b))], 1)
     return ids, torch.ones(ids.shape, dtype=torch.bool)
+
+
+@dataclass
+class Answered:
+    """K answers of four tokens to each of N problems."""
+
+    problems: np.ndarray
+    answers: Tensor
+    right: Tensor
+    formed: Tensor
+    votes: Tensor
+    """How many of the group gave the same answer; 0 for what is no answer."""
+
+
+def ask(model: Any, problems: np.ndarray, k: int, generator: torch.Generator) -> Answered:
+    """Samples answers at temperature 1 and counts their votes."""
+    answers = sample(model, question(problems).repeat_interleave(k, 0), N_ANSWER, 1.0, generator)
+    answers = answers.view(len(problems), k, N_ANSWER)
+    number, ended = answers[..., :3], answers[..., 3] == END
+    formed = ((number >= D0) & (number < D0 + 10)).all(-1) & ended
+    same = (answers[:, :, None] == answers[:, None]).all(-1) & formed[:, None]
+    return Answered(
+        problems, answers, (answers == right_answer(problems)[:, None]).all(-1), formed, same.sum(-1) * formed
+    )

@@ -86,7 +86,11 @@ class Display:
             self._bars.update(self._tasks[key], completed=round(100 * share))
             if note:
                 self._bars.update(self._tasks[key], note=note)
-            self._maybe_print(key, f"{who}: {what} {share:.0%}  {note}")
+            now = time.monotonic()
+            silent = self._quiet or self._console.is_terminal  # a terminal has the bar
+            if not silent and now - self._last_line.get(key, 0.0) >= LINE_EVERY_S:
+                self._last_line[key] = now
+                print(f"{who}: {what} {share:.0%}  {note}", file=sys.stdout, flush=True)
 
         return report
 
@@ -106,20 +110,11 @@ class Display:
             self._all = self._bars.add_task("jobs finished", total=n_jobs, who="all", note="")
         self._bars.update(self._all, completed=self._n_finished, total=n_jobs)
         if not self._quiet and not self._console.is_terminal:
-            print(f"finished {who} ({self._n_finished}/{n_jobs}{self._left(n_jobs)})", flush=True)
-
-    def _left(self, n_jobs: int) -> str:
-        """About how long the other jobs of the lot take, if they take as long as those that are finished."""
-        n_left = n_jobs - self._n_finished
-        seconds = (time.monotonic() - self._began) / self._n_finished * n_left
-        return f", about {duration(seconds)} left" if n_left else ""
-
-    def _maybe_print(self, key: str, line: str) -> None:
-        now = time.monotonic()
-        if self._quiet or self._console.is_terminal or now - self._last_line.get(key, 0.0) < LINE_EVERY_S:
-            return
-        self._last_line[key] = now
-        print(line, file=sys.stdout, flush=True)
+            # As if the others took as long as those that are finished; jobs that run at once are counted in that rate.
+            n_left = n_jobs - self._n_finished
+            seconds = (time.monotonic() - self._began) / self._n_finished * n_left
+            left = f", about {duration(seconds)} left" if n_left else ""
+            print(f"finished {who} ({self._n_finished}/{n_jobs}{left})", flush=True)
 
     def summary(self, result: Any, folder: Path) -> None:
         """Rates with n, throughput and where the time went."""
@@ -155,7 +150,8 @@ class Display:
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Console, title: str = "") -> None:
     """Prints a table; where its columns do not fit beside each other, as several, one below the other.
 
-    A number is never cut nor wrapped; names of columns are. Every part begins with the first column.
+    A number is never cut nor wrapped; names of columns are, where there is no room for them. Every part begins with the
+    first column.
 
     Args:
         header: Names of the columns.
@@ -169,7 +165,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Conso
         max((cell_len(line) for one in cells[i :: len(header)] for line in one.plain.split("\n")), default=0)
         for i in range(len(header))
     ]
-    names = [textwrap.fill(name, max(width, NAME_WIDTH)) for name, width in zip(header, widths, strict=True)]
+    names = list(header)
 
     def table(columns: Sequence[int], title: str) -> Table:
         made = Table(title=title, title_justify="left")
@@ -179,7 +175,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Conso
             made.add_row(*(row[i] for i in columns))
         return made
 
+    # As many columns as fit, always one at least; measured without a bound, since rich would report the width to which
+    # it could squeeze a table.
     wide, left = out.options.update(width=10_000), list(range(1, len(header)))
+    if out.measure(table([0, *left], ""), options=wide).maximum > out.width:
+        names = [textwrap.fill(name, max(width, NAME_WIDTH)) for name, width in zip(header, widths, strict=True)]
     while left:
         n = len(left)
         while n > 1 and out.measure(table([0, *left[:n]], ""), options=wide).maximum > out.width:
@@ -208,6 +208,7 @@ def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None
     with Display(console) as display:
         result = run(cfg, folder, display.reporter(who))
     display.summary(result, folder)
+    # A run whose every episode failed would otherwise end with status 0 and a table of dashes.
     played = [found for found in (result.greedy, result.sampled) if found]
     if played and not any(found["n"] for found in played):
         raise UserError(f"not one episode of the evaluation can be counted: {result.notes['broken_off']}")

@@ -67,6 +67,7 @@ def model_card(folder: Path) -> str:
         cells = [f"{100 * values[name]:.1f}" if name in values else "" for values in modes.values()]
         rows.append(f"| {' | '.join([f'`{name}`', *cells])} |")
     base = str(config.model.path)
+    # The card's base_model must be an id of the hub; a folder of this machine would be a broken link.
     is_hub_id = not Path(base).exists() and base.count("/") == 1
     measured = [
         EvalResult("text-generation", config.env.id, config.env.name, name, values[name], metric_name=f"{mode} {name}")

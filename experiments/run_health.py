@@ -109,6 +109,7 @@ class RunHealth:
         path = self._folder / "metrics.jsonl"
         rows = self._distributed.on_main(lambda: read_jsonl(path) if path.exists() else [])
         rows = [row for row in rows if row["step"] <= step]
+        # Lines of the log have no progress; it is in proportion to the episodes that were sampled by then.
         spent = max((row.get("rollout/episodes", 0) for row in rows), default=0) or 1
         for row in rows:
             self._health.add(row, progress * row.get("rollout/episodes", 0) / spent)
@@ -134,6 +135,7 @@ class RunHealth:
         Raises:
             RunStoppedError: With what was found.
         """
+        # Every process asks, whether it has found something or not: a gather waits for all of them.
         if not self._stop_on or not max(self._distributed.each(len(self._stops))):
             return
         found = self._stops[0].line if self._stops else "found on another process"
@@ -186,6 +188,7 @@ class News:
     def of(self, folder: Path) -> Iterator[str]:
         """What is new in a run's folder."""
         for one in findings(folder):
+            # Told once when it begins and once when it is over; of what came and went between two looks, both at once.
             for over in (False, True) if one["to"] is not None else (False,):
                 key = (folder, one["check"], one["from"], over)
                 if key not in self._told:

@@ -275,6 +275,8 @@ class WarmStartConfig(RunConfig):
         n_conversations: How many, one a training task; the tasks are gone through again where there are fewer.
         epochs: Passes over them.
         batch_size: Conversations per optimiser step.
+        learn_slips: Whether wrong first attempts are learned. Without, they are only read, so that the model
+            becomes sure of its own answers instead of spreading over the slips that were written for it.
         optim: The optimiser.
         output: Where the model goes, beside the run's folder; ``null`` for nowhere.
     """
@@ -284,6 +286,7 @@ class WarmStartConfig(RunConfig):
     n_conversations: int = 1440
     epochs: int = 1
     batch_size: int = 32
+    learn_slips: bool = True
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, schedule="linear", warmup_steps=5))
     output: str | None = None
 

@@ -136,6 +136,7 @@ def dimensions(space: Mapping[str, Any], family: str, arm: str) -> dict[str, Dim
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         path = f"{prefix}.{key}" if prefix else str(key)
+        # A mapping without a range or values is a level of the path, not yet a dimension.
         if isinstance(value, Mapping) and not value.keys() & {"values", "low", "high"}:
             yield from _leaves(value, path)
         else:
@@ -164,8 +165,10 @@ def changes(entry: Any, varied: Mapping[str, Dimension], drawn: Mapping[str, Any
     """
     nested: dict[str, Any] = {}
     for path, value in drawn.items():
+        # A path with * leads to several places, which all get the one number that was drawn.
         for keys, before in places(entry, path):
             new = _times(before, value) if varied[path].factor else _rounded(value)
+            # Only differences are kept, so that what a file of winners says is what tuning changed.
             if new == before:
                 continue
             node = nested

@@ -50,6 +50,7 @@ class Stopping:
     def __enter__(self) -> "Stopping":
         if self._hold is not None:
             self._lock: Lock | None = self._hold.__enter__()
+        # Python lets only the main thread handle signals; a run in another one is stopped by whoever started it.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -67,6 +68,7 @@ class Stopping:
                 f"with resume={self._folder}"
             ) from error
 
+    # The handler only notes: a checkpoint in the middle of a step would hold half of it.
     def _note(self, *_: Any) -> None:
         self._signalled = True
 
@@ -82,6 +84,8 @@ class Stopping:
         """
         lost = self._lock is not None and self._lock.lost
         state = 2 if lost else int(self._signalled)
+        # The worst of all processes: one that left alone would leave the others waiting in their next collective. 2, a
+        # lost folder, comes before 1, a signal, since then nothing may be saved any more.
         state = state if self._distributed is None else max(self._distributed.each(state))
         if state == 2:
             raise RunStoppedError(f"another process has taken over {self._folder}; this one writes nothing more")

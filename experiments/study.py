@@ -89,7 +89,10 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
     if finished := [job for job in jobs if job.is_done]:
         findings = write_study(cfg, finished, folder)
         for one in findings:
-            console.print(f"- {one.line}", highlight=False, markup=False)
+            if one.by_seed:
+                console.print(f"- {one.line}", highlight=False, markup=False)
+        if others := [one.name for one in findings if not one.by_seed]:
+            console.print(f"- not measured at this size: {', '.join(others)}", highlight=False, markup=False)
         page, made = overview(root := Path(cfg.runs_dir) / cfg.name)
         write_exhibits(made, root)
         page.write(root / "index.html")

@@ -5,10 +5,10 @@ checked with the same knowledge that answers it. Both are rows of token ids of o
 """
 
 import numpy as np
-import torch
 
-from rl.backends.blocks import Learned
+from rl.backends.blocks import Learned, held_out, learn_last
 from rl.backends.tiny import tiny_tokenizer
+from rl.types import derive_seed
 
 PLACES, LARGEST, KEYS, VALUES = 6, 5, 16, 16
 WORDS = [*(f"n{i}" for i in range(LARGEST + 1)), *(f"t{i}" for i in range(PLACES * LARGEST + 1))]
@@ -25,13 +25,6 @@ def line(*parts: np.ndarray | str) -> np.ndarray:
     return np.concatenate(columns, 1)
 
 
-def learn_last(ids: np.ndarray, k: int) -> Learned:
-    """Rows of which the last k tokens are learned."""
-    learned = torch.zeros(ids.shape, dtype=torch.bool)
-    learned[:, -k:] = True
-    return torch.from_numpy(ids), learned
-
-
 class Sums:
     """``S t17 n3 n5 n2 n4 n0 n0 :`` is answered by each number or n0; the check is ``V ... : answer ? yes|no``."""
 
@@ -46,8 +39,7 @@ class Sums:
         taken[:, 0] |= ~(taken & (numbers > 0)).any(1)
         subset = numbers * taken
         questions = np.concatenate([subset.sum(1, keepdims=True), numbers], 1)
-        held_out = (questions @ 37 ** np.arange(PLACES + 1)) % 101 % 5 == 0
-        chosen = np.flatnonzero(held_out == test)[:n]
+        chosen = np.flatnonzero(held_out(questions) == test)[:n]
         return questions[chosen], subset[chosen], level[chosen]
 
     def prompt(self, questions: np.ndarray, head: str = "S") -> np.ndarray:
@@ -92,14 +84,19 @@ class Facts:
     n_answer = 1
 
     def __init__(self, seed: int) -> None:
-        rng = np.random.default_rng(seed + 77)
+        rng = np.random.default_rng(derive_seed(seed, "facts"))
         self.value = rng.integers(0, VALUES, KEYS * KEYS)
         self.band = rng.permutation(np.arange(KEYS * KEYS) % 4)
         self.often = np.array([0.0, 1.0, 3.0, 12.0])[self.band]
+        self.held_out = rng.permutation(KEYS * KEYS) % 2 == 0
 
     def draw(self, rng: np.random.Generator, n: int, test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keys ``[n]``, their values, and how often they were seen: 0 never to 3 often."""
-        keys = rng.permutation(KEYS * KEYS)[:n] if n <= KEYS * KEYS else rng.integers(0, KEYS * KEYS, n)
+        """Keys ``[n]`` of one half of the table, their values, and how often they were seen: 0 never to 3 often.
+
+        No test key comes twice, so that there are at most 128 of them.
+        """
+        half = np.flatnonzero(self.held_out == test)
+        keys = rng.permutation(half)[:n] if test or n <= len(half) else rng.choice(half, n)
         return keys, self.value[keys], self.band[keys]
 
     def prompt(self, keys: np.ndarray, head: str = "F") -> np.ndarray:

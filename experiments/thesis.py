@@ -9,7 +9,7 @@ what it gained and which of its claims do not hold. The sentence on top is compu
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from experiments.report import write_exhibits
 from experiments.schema import ThesisConfig
 from experiments.studies import STUDIES, load
 from rl.analysis.claims import Row, Verdict, grown
-from rl.analysis.gate import record
+from rl.analysis.gate import record, with_outcome
 from rl.analysis.printing import fixed
 from rl.analysis.thesis import KINDS, Line, Point, Thesis, Trained, line, points, rank_correlation, sentence
-from rl.tracking import write_json
+from rl.tracking import oldest_first, write_json
 
 THESIS = "Self-generated data works precisely when the generation stays anchored to a verifiable reality."
 SELF_CORRECTION = "self_correction"
@@ -46,19 +46,26 @@ def main(cfg: ThesisConfig) -> None:
     console.print(f"page: {Path(cfg.output) / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-Read = tuple[Thesis | None, list[Row], dict[str, str]]
-"""How a study is read, its rows, and the verdicts of its claims by name."""
+@dataclass(frozen=True)
+class Read:
+    """A study as it was found: how the thesis reads it, its rows, its claims' verdicts by name, and where it lies."""
+
+    thesis: Thesis | None
+    rows: list[Row]
+    claims: dict[str, str]
+    folder: Path
 
 
 def read_studies(root: Path, size: str) -> dict[str, Read]:
     """The newest run of each study below a folder, by the study's name."""
     found: dict[str, Read] = {}
-    for path in sorted(root.rglob("study.json"), key=lambda path: (path.stat().st_mtime, str(path))):
+    for path in oldest_first(root, "study.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["size"] != size or result["study"] not in STUDIES:
             continue
         claims = {one["name"]: one["verdict"] for one in result["claims"]}
-        found[result["study"]] = getattr(load(result["study"]), "THESIS", None), result["rows"], claims
+        thesis = getattr(load(result["study"]), "THESIS", None)
+        found[result["study"]] = Read(thesis, result["rows"], claims, path.parent)
     return dict(sorted(found.items()))
 
 
@@ -67,7 +74,7 @@ def read_comparison(root: Path) -> Read | None:
 
     The gain is the accuracy of the last attempt minus that of the base, greedy, on test tasks.
     """
-    paths = sorted(root.rglob("comparison.json"), key=lambda path: (path.stat().st_mtime, str(path)))
+    paths = oldest_first(root, "comparison.json")
     if not paths:
         return None
     comparison = json.loads(paths[-1].read_text(encoding="utf-8"))["greedy"]
@@ -85,12 +92,13 @@ def read_comparison(root: Path) -> Read | None:
     trained = tuple(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in shown)
     signal = "its second attempts, and whether they are right"
     measure = "last attempt, minus the base"
-    return Thesis("SCoRe", signal, "a verifier of answers", True, online, trained, measure), rows, {}
+    thesis = Thesis("SCoRe", signal, "a verifier of answers", True, online, trained, measure)
+    return Read(thesis, rows, {}, paths[-1].parent)
 
 
 def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     """Writes ``thesis.json``, exhibits and the page; returns the computed sentence."""
-    read = [(name, thesis, rows, claims) for name, (thesis, rows, claims) in found.items() if thesis is not None]
+    read = [(name, one.thesis, one.rows, one.claims) for name, one in found.items() if one.thesis is not None]
     lines = [line(name, thesis, rows, claims) for name, thesis, rows, claims in read]
     every = [point for name, thesis, rows, _ in read for point in points(name, thesis, rows)]
     # An oracle's signal is right by definition: with its points the correlation would be there by construction.
@@ -98,7 +106,7 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     correlation, of_own = rank_correlation(unsure), rank_correlation(own)
     told = sentence(lines, correlation, of_own, len(unsure))
     gate_rows = [dict(row, gate_cell=f"{name}: {row['gate_cell']}")
-                 for name, (_, rows, _) in found.items() for row in rows if row.get("gate_cell")]  # fmt: skip
+                 for name, one in found.items() for row in one.rows if row.get("gate_cell")]  # fmt: skip
     made: list[Exhibit] = [systems_table(lines), *gate_table(gate_rows), points_table(every)]
     titles = ["The systems", *["The gate"] * bool(gate_rows), "Every arm"]
     made = [replace(one, id=f"T{i}", title=title) for i, (one, title) in enumerate(zip(made, titles, strict=True), 1)]
@@ -111,12 +119,15 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
         "correlation": correlation,
         "correlation_of_self_reward": of_own,
         "missing": missing,
+        "read": {name: str(one.folder) for name, one in found.items()},
         "systems": [asdict(one) | {"thesis": about(one.thesis), "verdict": one.verdict} for one in lines],
         "points": [asdict(one) for one in every],
     }
     write_json(folder / "thesis.json", plain(result))
     write_exhibits(made, folder)
     note = f"<p class='caption'>Not run: {html.escape(', '.join(missing))}.</p>" if missing else ""
+    folders = "".join(f"<li>{html.escape(f'{name}: {one.folder}')}</li>" for name, one in found.items())
+    note += f"<details><summary><h2>What was read</h2></summary><ul>{folders}</ul></details>"
     verdict = f"<p><q>{html.escape(THESIS)}</q></p><p><b>{html.escape(told)}</b></p>{note}"
     assemble("The thesis", verdict, made, no_samples()).write(folder / "report.html")
     return told
@@ -132,14 +143,14 @@ def systems_table(lines: Sequence[Line]) -> Table:
     cells = [
         [
             f"{one.thesis.system}\n{one.study}",
-            {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts"}.get(one.verdict, "cannot tell"),
-            "yes" if one.thesis.anchored else "no",
+            {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts"}.get(one.verdict, "cannot tell")
+            + ("\nanchored" if one.thesis.anchored else "\nnot anchored"),
             f"{fixed(one.mean, 3, signed=True)} [{fixed(one.low, 3, signed=True)}, {fixed(one.high, 3, signed=True)}]\n"
             + " ".join(fixed(value, 3, signed=True) for value in one.by_seed.values()),
             fixed(one.oracle, 3, signed=True) if one.oracle == one.oracle else "-",
-            one.standing if one.claims else "-",
             f"{one.thesis.signal}\n{one.thesis.anchor}",
             one.thesis.measure,
+            one.standing if one.claims else "-",
         ]
         for one in lines
     ]
@@ -148,8 +159,8 @@ def systems_table(lines: Sequence[Line]) -> Table:
         "each seed. A system fits the thesis if it is anchored and gains (the interval is above 0), or neither. The "
         "oracle arm is the first that stands beside it. Below what it learns from: what holds that to the truth."
     )
-    header = ["system", "the thesis", "anchored", "gain", "oracle", "claims", "learns from", "gain of what"]
-    return Table(caption, header, cells)
+    header = ["system", "the thesis", "gain", "oracle", "learns from", "gain of what", "claims"]
+    return Table(caption, header, cells, lead=5)
 
 
 def gate_table(rows: Sequence[Row]) -> list[Table]:
@@ -197,7 +208,7 @@ def gain_figures(every: Sequence[Point], correlation: Sequence[float], of_own: S
 
 def gate_figure(rows: Sequence[Row]) -> list[Figure]:
     """What the gate read before each training, and what the training brought."""
-    if not rows:
+    if not (rows := with_outcome(rows)):
         return []
     series = []
     for expects, name in ((True, "improvement was expected"), (False, "none was expected")):

@@ -64,6 +64,7 @@ class SteeredCorpus(Corpus, Protocol):
 def training_tasks(draw: Callable[[random.Random], Task], rng: random.Random, n: int) -> list[Task]:
     """Tasks whose question belongs to the training split, whatever else is drawn."""
     tasks: list[Task] = []
+    # By rejection: whatever the distribution is, test questions are left out of it without changing the rest.
     while len(tasks) < n:
         task = draw(rng)
         if split_of(task.question) is Split.TRAIN:
@@ -193,6 +194,7 @@ def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[i
     def encode(document: Document) -> tuple[list[int], list[int]]:
         question, first = words(document.question), [*words(document.first), end]
         ids = [user, *question, assistant, *first]
+        # Two more for the marks of user and assistant; the end of an attempt is learned with it.
         marks = [0] * (len(question) + 2) + [FIRST if document.learn_first else 0] * len(first)
         for request_text, text in document.between:
             turn = [user, *words(request_text), assistant, *words(text), end]

@@ -108,6 +108,8 @@ class ArmStudy:
         new = []
         for number in range(len(self.trials), len(self.trials) + n):
             drawn, asked = self._as_it_is, None
+            # Trial 0 is the arm as its file has it, so that tuning can only find what beats it on validation; Optuna
+            # does not draw it.
             if number:
                 asked = self._study.ask({path: one.distribution() for path, one in self.varied.items()})
                 drawn = asked.params
@@ -137,6 +139,8 @@ class ArmStudy:
             state = optuna.trial.TrialState.FAIL if math.isnan(value) else optuna.trial.TrialState.COMPLETE
             if asked is not None:
                 self._study.tell(asked, None if math.isnan(value) else value, state=state)
+            # Nothing was asked for trial 0, but the sampler learns from it too, unless the file's values lie outside of
+            # the space, which Optuna refuses.
             elif all(one.holds(trial.drawn[path]) for path, one in self.varied.items()) and not math.isnan(value):
                 ranges = {path: one.distribution() for path, one in self.varied.items()}
                 self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=value))
@@ -174,6 +178,8 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
         done = 0
         while done < cfg.trials:
             until = min(cfg.trials, done + cfg.at_once)
+            # All trials of a round are drawn before any of them is told, whatever order they finish in: replaying the
+            # folder gives the sampler the same history, and it draws the same trials again.
             asked = [one.trials[done:] + one.ask(until - len(one.trials)) for one in found]
             jobs = [job for trials in asked for trial in trials for job in trial.jobs]
             for job in jobs:
@@ -200,7 +206,10 @@ def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> No
         for trial in one.trials:
             results = trial.results()
             row: dict[str, Any] = {"arm": one.arm, "trial": trial.number, "chosen": "x" if trial is best else ""}
-            row["changed"] = ", ".join(f"{path} {_short(value)}" for path, value in trial.drawn.items())
+            row["changed"] = ", ".join(
+                f"{path} {value:.3g}" if isinstance(value, float) else f"{path} {value}"
+                for path, value in trial.drawn.items()
+            )
             row[cfg.objective] = percent(trial.value(cfg.objective)) if results else "-"
             for name in ("accuracy_t1", "delta"):
                 known = [result["greedy"][name] for result in results if name in result["greedy"]]
@@ -216,10 +225,6 @@ def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> No
     write_text(folder / "trials.csv", text.getvalue())
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
     write_text(folder / "trials.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> dict[str, Any]:
@@ -240,6 +245,7 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
         if best is None:
             hopeless.append(one.arm)
             continue
+        # An earlier tuning's choice goes even if the arm won as it is: otherwise the file would keep what was beaten.
         arms.pop(one.arm, None)
         if best.changed:
             arms[one.arm] = best.changed

@@ -60,8 +60,10 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     rows, written = [], JsonLines(folder / "conversations.jsonl")
     for number in range(cfg.n_conversations):
         task = tasks[number % len(tasks)]
+        # By number and task, so that more conversations leave the first ones as they were.
         rng = random.Random(derive_seed(cfg.seed, "demonstration", number, task.id))
-        messages, row = demonstrated(env, task, demonstrate(bench.taskset, task, rng), bench.renderer)
+        attempts = demonstrate(bench.taskset, task, rng)
+        messages, row = demonstrated(env, task, attempts, bench.renderer, cfg.learn_slips)
         written.write({"task_id": task.id, "messages": messages})
         rows.append(row)
     written.close()
@@ -69,6 +71,7 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     outcome = fine_tune(
         bench.model, bench.tokenizer, rows, offline, cfg.seed, on_step=lambda share: report("fine-tuning", share, {})
     )
+    # The engine samples the evaluation with the weights that were just learned.
     bench.publish(1)
     result = ArmResult("warm start", cfg.seed, notes={"conversations": len(rows), **outcome})
     result = finish(result, bench, folder, report, began)
@@ -77,7 +80,9 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     return result
 
 
-def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tuple[list[dict[str, str]], Any]:
+def demonstrated(
+    env: Any, task: Any, attempts: list[str], renderer: Any, learn_slips: bool = True
+) -> tuple[list[dict[str, str]], Any]:
     """Plays written attempts in an environment.
 
     Args:
@@ -85,22 +90,27 @@ def demonstrated(env: Any, task: Any, attempts: list[str], renderer: Any) -> tup
         task: The task.
         attempts: Texts of the policy, as many as the episode takes.
         renderer: Messages to token ids.
+        learn_slips: Whether a first attempt that the environment scores as wrong is learned too.
 
     Returns:
-        The conversation, and an :class:`rl.backends.sft.SFTRow` that learns every attempt, its end included.
+        The conversation, and an :class:`rl.backends.sft.SFTRow` that learns the attempts, their ends included.
 
     Raises:
         ValueError: If the episode takes more or fewer attempts.
     """
+    from rewards import Verdict
     from rl.backends.sft import IGNORED, SFTRow
 
     new, _ = env.reset(options={"task": task})
     ids, labels, over = renderer.opening(new), [], False
     said = [{"role": message.role, "content": message.content} for message in new]
     for number, text in enumerate(attempts):
+        # The end of the turn is learned too, or the policy would go on writing after its answer.
         action = (*renderer.tokenizer.encode(text, add_special_tokens=False), renderer.end_id)
-        labels += [IGNORED] * (len(ids) - len(labels)) + list(action)
-        new, _, terminated, truncated, _ = env.step(text)
+        new, _, terminated, truncated, info = env.step(text)
+        slip = number == 0 and "score" in info and info["score"].verdict is not Verdict.CORRECT
+        # What stands between two attempts is read and not learned.
+        labels += [IGNORED] * (len(ids) - len(labels)) + [IGNORED if slip and not learn_slips else t for t in action]
         over = terminated or truncated
         if over != (number == len(attempts) - 1):
             raise ValueError(f"demonstration: {len(attempts)} attempts for an episode that ends after {number + 1}")

@@ -23,6 +23,7 @@ from experiments.keys import told_apart
 from experiments.run_health import findings
 from experiments.schema import WatchConfig
 from rl.analysis.rates import Where, named, reported
+from rl.tracking import files_below
 
 SHOWN = (
     "rollout/episodes",
@@ -115,6 +116,7 @@ def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
     if not episodes:
         return Text("no episodes yet", style="dim")
     newest = [episode for episode in episodes if episode["step"] == episodes[-1]["step"] and episode["turns"]]
+    # An episode that ended after one attempt keeps its verdict, so it counts as c->c or i->i, as in the rates.
     sides = Counter(
         "->".join(
             "c" if _verdict(turn) == "correct" else "i"
@@ -165,7 +167,7 @@ def runs_below(folder: Path) -> dict[str, Path]:
     if (folder / "arms").is_dir():
         jobs = sorted(path for path in folder.glob("arms/*/*") if path.is_dir())
         return {f"{path.parent.name}/{path.name.removeprefix('seed_')}": path for path in jobs}
-    found = [path.parent for pattern in ("*", "*/*", "*/*/*") for path in folder.glob(f"{pattern}/config.yaml")]
+    found = [path.parent for path in files_below(folder, "config.yaml", 3) if path.parent != folder]
     found.sort(key=lambda path: (path.parent, len(path.name), path.name))  # 10 comes after 9
     configs: list[Any] = [OmegaConf.load(path / "config.yaml") for path in found]
     methods = [next((str(one[key].name) for key in ("algorithm", "offline") if key in one), "") for one in configs]

@@ -20,8 +20,11 @@ from typing import Any
 Tree = Fraction | str | tuple
 IMAGINARY, PI, EULER, INFINITY = "i", "\\pi", "e", "\\infty"
 MAX_BITS = 4096  # numbers with a larger exponent, base 2, are left alone
+# Largest arguments; what grows faster than a power would need more than MAX_BITS for its value.
 _LIMITS = {"!": 400, "binom": 400, "exp": MAX_BITS, "sinh": MAX_BITS, "cosh": MAX_BITS, "tanh": MAX_BITS}
 WORK = 20_000  # what one response may cost, about 50 ms
+# Where variables are put, one range a point: inside and outside of (-1, 1), since powers and arcsin differ there; both
+# signs, since |x| equals x on one side alone; and far out, where |x-2000| and 2000-x part.
 _RANGES = ((0.2, 0.9), (1.1, 3), (-0.9, -0.2), (-9, 9), (20, 90), (-90, -20), (1e4, 1e7))
 _local = threading.local()
 
@@ -37,6 +40,7 @@ class TooMuchWorkError(Exception):
 @contextmanager
 def limited_work() -> Iterator[None]:
     """Within it all work of this thread together may cost ``WORK``; a limit within a limit is the outer one."""
+    # The outer budget goes on: a response with ten answers has one budget, not ten.
     if getattr(_local, "work", None) is not None:
         yield
         return
@@ -66,6 +70,7 @@ def apply(sign: str, left: Tree, right: Tree) -> Tree:
     """``left + right``, ``*`` or ``/``, worked out if both are rational; raises ``UndecidedError`` for ``/ 0``."""
     if sign == "/" and right == 0:
         raise UndecidedError("division by zero")
+    # What is rational stays exact, so 0.1+0.2 is 3/10 and no two floats have to agree.
     rational = isinstance(left, Fraction) and isinstance(right, Fraction)
     return small(OPERATIONS[sign](None, left, right)) if rational else (sign, left, right)
 
@@ -80,6 +85,8 @@ def power(base: Tree, exponent: Tree) -> Tree:
     if exponent == 1:
         return base
     if isinstance(base, Fraction) and base and isinstance(exponent, Fraction) and exponent.denominator == 1:
+        # The size of the result is known before it is worked out: 9^{99999999} stays a tree, and evaluating that
+        # raises.
         size = max(base.numerator.bit_length(), base.denominator.bit_length()) - 1
         if size * abs(exponent) <= MAX_BITS:
             return small(base ** int(exponent))
@@ -113,14 +120,18 @@ def equal(gold: Tree, answer: Tree) -> bool:
     """
     if gold == answer or (isinstance(gold, Fraction) and isinstance(answer, Fraction)):
         return gold == answer
+    # Infinity has no value to compare, and equal trees with it were found above.
     if INFINITY in names(gold) | names(answer):
         return False
     skipped, compared = [], False
+    # Both sides at each point. Where one has no value (a pole, a logarithm of 0) the point says nothing.
     for point in points(variables(gold) | variables(answer)):
         try:
             (left, right), error = evaluate((gold, answer), point)
         except UndecidedError:
             continue
+        # Where the gold is complex though it is written without i, conventions about branches decide: 2\ln x and
+        # \ln x^2 differ there by 2\pi i. Such points count only if the gold is real at none.
         if IMAGINARY not in names(gold) and abs(left.imag) > error:
             skipped.append(abs(left - right) <= error)
             continue
@@ -152,8 +163,11 @@ def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[
         from mpmath import MPContext
 
         context = _local.context = MPContext()
+    # As many digits as the numbers are long, and 50: 10^{100}\pi+1 and 10^{100}\pi+2 differ in the hundred-first.
     digits = sum(_digits(tree) for tree in trees)
     context.dps, values = 50 + digits, []
+    # Twice at most. Evaluating shows how far the sizes of intermediate values lie apart, and so how many digits
+    # cancellation may have cost; the second time there are enough.
     for _ in range(2):
         context.largest, context.smallest = 0, 0
         try:
@@ -163,6 +177,8 @@ def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[
         if context.dps >= 40 + digits + (context.largest - context.smallest) // 2:
             break
         context.dps = 40 + digits + (context.largest - context.smallest) // 2
+    # An absolute error: a rounding error of the largest intermediate value (0.302 digits a bit), with ten digits to
+    # spare for errors that add up.
     kept = int(context.dps - context.largest * 0.302) - 10
     if kept < 25 + digits // 2:  # divided by what may be zero
         raise UndecidedError("too few digits")
@@ -176,6 +192,7 @@ def _digits(tree: Tree) -> int:
 
 
 def _value(context: Any, tree: Any, point: dict[str, Fraction]) -> Any:
+    # Each node costs about as much as multiplying numbers of this length.
     spend(3 + context.dps // 50)
     if isinstance(tree, str):
         constants = {PI: context.pi, EULER: context.e, IMAGINARY: context.j}
@@ -190,6 +207,7 @@ def _value(context: Any, tree: Any, point: dict[str, Fraction]) -> Any:
         value = +tree
     if value:
         size = context.mag(value)
+        # mpmath's exponents have no limit: what a tower leads to is stopped here. NaN and infinity have no size at all.
         if not -MAX_BITS < size < MAX_BITS:
             raise UndecidedError("too large, or no number")
         context.largest, context.smallest = max(context.largest, size), min(context.smallest, size)
@@ -202,6 +220,7 @@ def _applied(context: Any, tree: tuple, arguments: list[Any]) -> Any:
         return _power(context, arguments[0], arguments[1], tree[2])
     if name not in "+*/":
         spend(200 if name in ("!", "binom") else 10 + context.dps // 5)
+        # mpmath's gamma takes half a second at 400 digits, where its other functions take less than a millisecond.
         gamma_is_slow = name in ("!", "binom") and context.dps > 120
         if gamma_is_slow or any(abs(argument) > _LIMITS[name] for argument in arguments if name in _LIMITS):
             raise UndecidedError("too large")
@@ -209,6 +228,7 @@ def _applied(context: Any, tree: tuple, arguments: list[Any]) -> Any:
 
 
 def _power(context: Any, base: Any, exponent: Any, written: Any) -> Any:
+    # 0^0 and 0^{-1} have no value; mpmath would return 1 for the first.
     if not base:
         if exponent.real <= 0:
             raise UndecidedError("a power of zero")

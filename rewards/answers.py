@@ -20,10 +20,14 @@ REASONING = (
 )
 """Marks around the reasoning of today's models: what stands between, or after an opening one alone, is a draft."""
 
+# A box that opens, any escaped character (so that ``\{`` does not count as a brace), or a brace.
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$\\]+)")
+# Base models, shown examples, go on to invent further questions and answer those too.
 _NEXT_QUESTION = re.compile(r"^[*#\s]*(?:Q|Question|Problem|Human|User)(?: \d+)?\**\s*:", re.MULTILINE)
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?")
+# "The answer is", "the answer (in cm) would be", "the answer to the question is therefore"; repetitions inside are
+# bounded.
 _SENTENCE = re.compile(
     r"\b(?:answers?|ANSWERS?)\b(?: \([^()\n]{1,40}\)| (?:to|for|of|in) [^.\n:]{1,40}?)?\**\s+"
     r"(?:is|are|(?:should|must|would|will) be|equals)\b(?: (?:therefore|thus|hence|simply|then))?[\s,:]*\**:?\s*",
@@ -35,10 +39,13 @@ _LINE = re.compile(
 )
 _HEADING = re.compile(r"^[*#_ ]*(?:the )?(?:final )?answer[*#_ ]*$\s*", re.MULTILINE | re.IGNORECASE)
 _HASH = re.compile(r"^[ \t]*####(?!#)[ \t]*(.+)$", re.MULTILINE)
+# The end of a stated answer: a full stop that is no decimal point and no abbreviation (a small letter follows "p.m."),
+# the line, a special token, or a word that begins the reason.
 _STOP = re.compile(
     r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|<\||</?[a-z_]{1,12}>"
     r"|,? (?:because|since|as (?:we|the|it|claimed|required|desired)|which|so that|I hope|and (?:we|this|that))\b"
 )
+# A formula between its own marks, which may hold full stops and commas; only where nothing but the end follows it.
 _DELIMITED = re.compile(
     r"\s*(?:\$\$(.+?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n))+)\$(?=[\s.,;:!?)*]*(?:\s|$))|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*"
     r"|`([^`\n]+)`)[.\s*]*(?=\n|$|[A-Z]|, (?:as|since|because)\b)",
@@ -67,7 +74,9 @@ def boxed(text: str) -> list[str]:
             if start < 0:
                 continue
             content = start, match.start()
-            while found and found[-1][0] >= start:  # boxes within this one; one that is all of it stands for it
+            # Only the outer box of \boxed{1 \boxed{2}} counts, or a policy could offer two answers in one; of
+            # \boxed{\boxed{7}} the content is 7. Inner boxes close first, so they are the last that were found.
+            while found and found[-1][0] >= start:
                 inner_command, inner_start, inner_end, box_end = found.pop()
                 if not text[start:inner_command].strip() and not text[box_end : match.start()].strip():
                     content = inner_start, inner_end
@@ -84,6 +93,7 @@ def tagged(text: str) -> list[str]:
         closing = lowered.find("</answer>", opening)
         if closing < 0:
             break
+        # From the last opening before the closing one: a response may mention the tag in prose.
         values.append(text[lowered.rfind("<answer>", opening, closing) + len("<answer>") : closing].strip())
         start = closing
     return values
@@ -122,6 +132,7 @@ def whole(text: str) -> list[str]:
 def _statements(text: str, opening: re.Pattern[str]) -> list[str]:
     """What stands behind each opening: a formula between its marks, or the rest of the sentence; a box in it counts."""
     openings = list(opening.finditer(text))
+    # Both ends, so that what is offered first and last shows a hedge, whatever is repeated between.
     if len(openings) > 2 * MAX_STATEMENTS:
         openings = openings[:MAX_STATEMENTS] + openings[-MAX_STATEMENTS:]
     values = []
@@ -150,6 +161,7 @@ def in_form(answer: str, form: str | Sequence[str]) -> str:
 
 def final_part(text: str, reasoning: Sequence[tuple[str, str]] = REASONING) -> str:
     """What follows the reasoning of a model that marks it; what is boxed in there is a draft."""
+    # Behind the last closing mark, of whatever kind: a model may think several times.
     return text[max((text.rfind(close) + len(close) for _, close in reasoning if close in text), default=0) :]
 
 
@@ -171,9 +183,11 @@ def candidates(
         raise TypeError(f"a response must be text, got {text!r}")
     finders = answer_forms(form)
     text = final_part(text, reasoning)
+    # A mark that opens after that is never closed: the response was cut off while the model still thought.
     for opening, _ in reasoning:
         text = text.partition(opening)[0]
     starts = [0, *(match.start() for match in _NEXT_QUESTION.finditer(text)), len(text)]
+    # The first form in which anything is offered, and of it the first part up to the next question.
     for find in finders:
         for start, end in pairwise(starts):
             if values := [value for value in find(text[start:end]) if value]:

@@ -66,6 +66,7 @@ def declare(statement: ast.stmt, aliases: dict[str, str] | None = None) -> Case 
     left, operator, right = compare.left, compare.ops[0], compare.comparators[0]
     try:
         if isinstance(operator, ast.Eq):
+            # ``assert 3 == f(1)``, and ``assert set([1]) == f(1)``: the call of the program may stand on either side.
             if not isinstance(left, ast.Call) or _is_constructor(left):
                 left, right = right, left
             return _case(left, _value(right), None, aliases or {})
@@ -135,6 +136,7 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
             bound.add(node.name)
     # A program that defines ``abs`` must not get at the ``abs`` of the tests.
     free = {name for name in read - bound if not hasattr(builtins, name)}
+    # ``math.isclose(...)`` without an import: a name of the standard library that is used as a module is one.
     owners = {_name(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     modules = free & owners & sys.stdlib_module_names
     return sorted(free - modules), sorted(modules)
@@ -181,6 +183,7 @@ def _states_nothing(statement: ast.stmt) -> bool:
 def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[str, str]) -> Case:
     if not isinstance(call, ast.Call) or not (name := _called(call.func)) or name in _CONSTRUCTORS:
         raise _NotDeclarableError
+    # ``assert len(f(1)) == 3`` calls a builtin, so what the program returns is not compared itself.
     if hasattr(builtins, name) and name not in aliases:
         raise _NotDeclarableError
     if any(keyword.arg is None for keyword in call.keywords):
@@ -249,6 +252,7 @@ def _arithmetic(operator: ast.operator, left: Any, right: Any) -> Any:
         return left + right
     if isinstance(operator, ast.Sub):
         return left - right
+    # Bounded, since a data set may write [0] * 10**9 and would fill our memory while it loads.
     if isinstance(operator, ast.Mult) and max(_length(left), _length(right)) <= MAX_REPEAT:
         return left * right
     if isinstance(operator, ast.Pow) and abs(left) <= 1000 and abs(right) <= MAX_POWER:

@@ -201,6 +201,7 @@ def score_program(
 ) -> Score:
     """Grades a program as it stands; arguments and result as for :func:`score_code`."""
     limits = limits or Limits()
+    # A byte-order mark, which some editors write; ``compile`` takes it for a character of the program.
     program = program.lstrip("\ufeff")
     if len(program) > MAX_PROGRAM_CHARS:
         return Score(0.0, Verdict.WRONG, None, "guard", f"The program is longer than {MAX_PROGRAM_CHARS} characters.")
@@ -212,6 +213,7 @@ def score_program(
         return cache.score(program, tests, (limits, partial_credit, getattr(sandbox, "modules", ())), run)
     sandbox = sandbox or get_sandbox()
     score = _score(program, tests, limits, partial_credit, sandbox)
+    # Only a verdict that costs the policy something is worth asking whether the tests are to blame.
     if score.verdict in (Verdict.WRONG, Verdict.TIMEOUT) and (broken := _broken(tests, limits, sandbox)):
         return Score(0.0, Verdict.ERROR, score.answer, broken)
     return score
@@ -219,6 +221,7 @@ def score_program(
 
 def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
     """What is wrong with the tests, as their own solution shows; empty if nothing is, or there is no solution."""
+    # Kept with the tests, beside their cached properties: the solution is run once, whatever many samples fail.
     known = tests.__dict__
     if not tests.gold or "_broken" in known:
         return known.get("_broken", "")
@@ -228,6 +231,7 @@ def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
         if score.verdict is Verdict.CORRECT:
             said = ""
             break
+        # Not kept: that the sandbox failed says nothing about the tests.
         if score.verdict is Verdict.ERROR and score.reason.startswith("sandbox"):
             return score.reason
         said = f"tests: their own solution is {score.verdict}"
@@ -254,6 +258,7 @@ class _Tally:
     def score(self, program: str, observation: str, partial_credit: bool, limits: Limits) -> Score:
         """The verdict."""
         answer, value = program.strip(), self.passed / self.total
+        # Our own failures first: they are masked, whatever else was found. Then limits, then the tests.
         if broken := self.ended(Ending.BROKEN):
             return Score(0.0, Verdict.ERROR, answer, f"sandbox: {broken.detail}")
         if self.fault:
@@ -273,6 +278,7 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
         return _score_script(program, tests, limits, partial_credit, sandbox)
     cases, code = (*tests.public, *tests.hidden), tests.code
     tally = _Tally(len(cases) + (len(code.tests) if code else 0))
+    # Public and hidden calls in one process. Only where partial credit is paid do further ones follow a crash.
     first = sandbox.run(_conversation(program, tests, tests.calls), limits)
     loaded = bool(first.replies) and _is_loaded(first.replies[0])
 
@@ -287,6 +293,7 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
     tally.passed = sum(passed)
     n_public = len(tests.public)
     observation = of_calls(program, tests.public, results, passed[:n_public], first)
+    # The judge costs a second process, so plain cases come first and a program that fails them is not judged.
     if code and loaded and (partial_credit or tally.passed == len(cases)):
         request = _judgement(program, tests.prelude, code)
 
@@ -313,6 +320,7 @@ def _answers(n: int, run: Callable[[int], tuple[Outcome, list[Any]]], go_on: boo
     tally.outcomes.append(outcome)
     answers, again = list(further), False
     while go_on and len(answers) + again < n and outcome.ending is not Ending.BROKEN:
+        # The judge could not even begin (no such module, a broken set-up): further runs would end the same way.
         if answers and isinstance(answers[-1], dict) and answers[-1].get("setup"):
             break
         # The first run keeps quick answers back, so the next test may not be the one at fault; the second tells.
@@ -327,6 +335,7 @@ def _answers(n: int, run: Callable[[int], tuple[Outcome, list[Any]]], go_on: boo
 
 def _conversation(program: str, tests: FunctionTests, calls: list[dict[str, Any]]) -> Conversation:
     load = {"kind": "load", "source": program, "prelude": tests.prelude}
+    # The output counts up to the public calls' answers: load, public. Without public tests, up to the end of loading.
     return Conversation((load, *calls), output_after=2 if tests.public else 1)
 
 

@@ -17,7 +17,9 @@ Comparison = Callable[[str, str, str], bool]
 COMPARISONS: Lookup[Callable[..., Comparison]] = Lookup("env.options.compare")
 """By name, what makes a comparison of its options (``None`` if it has none)."""
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+# No nan, no infinity and no exponent beyond three digits: as a fraction 1e999999999 has that many digits.
 _FINITE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+# Longer numbers are compared as text alone.
 _MAX_NUMBER = 400
 
 

@@ -28,7 +28,9 @@ def equal(gold: Value, answer: Value, strict: bool = True) -> bool:
         strict: A gold that is a plain number wants a plain number, not a calculation that leads to it.
     """
     algebra.spend(5)
+    # A gold "x = 1 or x = 2" is a list of both values; a hedge in an answer equals at most such a list.
     gold, answer = (Sequence("", side.items) if isinstance(side, Hedge) else side for side in (gold, answer))
+    # From here on one of both may be of another kind: a name may be left out, an interval may be an inequality.
     if isinstance(gold, Named) or isinstance(answer, Named):
         return _named(gold, answer, strict)
     if isinstance(gold, Region) or isinstance(answer, Region):
@@ -36,10 +38,11 @@ def equal(gold: Value, answer: Value, strict: bool = True) -> bool:
     if isinstance(gold, Family) or isinstance(answer, Family):
         return _families(gold, answer)
     if isinstance(gold, Expression) and isinstance(answer, Equation):
-        # "a + b = 5" states 5; "x + 1 = 5" asks for x.
+        # "a + b = 5" and "|z| = 5" state 5; "x + 1 = 5" asks for x, and is not solved.
         left = answer.left.tree
         stated = len(algebra.variables(left)) > 1 or (isinstance(left, tuple) and left[0] not in ("+", "*", "/", "^"))
         return stated and not algebra.variables(answer.right.tree) and equal(gold, answer.right, strict)
+    # The set {2} may be given as 2.
     if isinstance(gold, Sequence) and isinstance(answer, Expression) and len(gold.items) == 1:
         return gold.brackets == "{}" and equal(gold.items[0], answer, strict)
     if type(gold) is not type(answer):
@@ -51,12 +54,16 @@ def _named(gold: Value, answer: Value, strict: bool) -> bool:
     left, right = (side.value if isinstance(side, Named) else side for side in (gold, answer))
     differ = False
     if isinstance(gold, Named) and isinstance(answer, Named):
+        # y = 5 is not x = 5. Where one of the names is a word ("Area = 5" and "x = 5") they are no different unknowns.
         differ = (gold.name, len(gold.parameters)) != (answer.name, len(answer.parameters))
         differ &= not WORDS.match(gold.name) and not WORDS.match(answer.name)
         if not differ and isinstance(left, Expression) and isinstance(right, Expression):
             for i, (name, theirs) in enumerate(zip(gold.parameters, answer.parameters, strict=False)):
+                # f(x) = x^2 is f(t) = t^2: bound variables are compared by their place. "#" cannot occur in an answer's
+                # own names.
                 left = replace(left, tree=algebra.substitute(left.tree, name, f"#{i}"))
                 right = replace(right, tree=algebra.substitute(right.tree, theirs, f"#{i}"))
+    # Two names may still be one line: y = 2x+3 is x = (y-3)/2.
     if differ or isinstance(left, Equation) or isinstance(right, Equation):
         equations = [_as_equation(side) for side in (gold, answer)]
         return None not in equations and _equations(*equations, strict)  # type: ignore[arg-type]
@@ -71,12 +78,13 @@ def _as_equation(value: Value) -> Equation | None:
 
 
 def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
-    same = algebra.equal(gold.tree, answer.tree)
+    same = algebra.equal(gold.tree, answer.tree)  # first of all as if no percent sign were there
     if gold.percent != answer.percent:
         # The sign means hundredths; and it is a unit that may be left out, but hardly of a number below 1.
         left_out = same and isinstance(gold.tree, Fraction) and abs(gold.tree) > 1
         trees = [algebra.apply("/", side.tree, Fraction(100)) if side.percent else side.tree for side in (gold, answer)]
         same = left_out or algebra.equal(*trees)
+    # 2+2 has the value of the gold 4 and is the question, copied. It gets an error of its own: it is no other value.
     if same and strict and gold.literal and not answer.literal:
         raise UnevaluatedError
     return same
@@ -85,7 +93,10 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
 def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     kinds, names, theirs = {gold.brackets, answer.brackets}, _names(gold.items), _names(answer.items)
     listed = theirs if gold.brackets else names
+    # "x=3, y=-7" may stand for the point (3, -7) if the names are letters, all different. The mark of words sorts
+    # behind every letter, so that "3 apples, 5 pears" is no point.
     point = kinds == {"", "()"} and len(set(listed)) == len(listed) > 1 and max(listed) < "\u27e6"
+    # Braces of a set may be left out; any other difference of brackets is another kind: (1,2) is no {1,2} and no [1,2].
     if (len(kinds) > 1 and kinds != {"", "{}"} and not point) or len(gold.items) != len(answer.items):
         return False
     if point:  # "x=3, y=-7" for (3, -7): in the order of the alphabet
@@ -93,6 +104,7 @@ def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
         return all(equal(g, a, strict) for g, a in zip(*items, strict=True))
     if gold.brackets == ":":
         return _ratios(gold.items, answer.items)
+    # x=3, y=5 is y=5, x=3 and not x=5, y=3: by name if all items have one, else sets and lists in any order.
     if len(set(names)) > 1 and theirs and set(names) == set(theirs) and len(set(theirs)) == len(theirs):
         by_name = dict(zip(theirs, answer.items, strict=True))
         return all(equal(item, by_name[name], strict) for name, item in zip(names, gold.items, strict=True))
@@ -112,6 +124,8 @@ def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool:
     sides = [[item.tree for item in side if isinstance(item, Expression)] for side in (gold, answer)]
     if [len(gold)] * 2 != list(map(len, sides)):
         return False
+    # Cross products with the first part that is not 0; and 0 only where the gold has 0, else 0:0 would equal every
+    # ratio.
     zero, first = Fraction(0), [next((tree for tree in side if tree != 0), Fraction(1)) for side in sides]
     return all(
         algebra.equal(g, zero) == algebra.equal(a, zero)
@@ -121,6 +135,7 @@ def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool:
 
 
 def _unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], strict: bool) -> bool:
+    # Each item is taken once, so that 1,2,2 is not 1,2,2,2. Pairwise, since values have no order to be sorted by.
     left = list(answer)
     for item in gold:
         found = next((i for i, other in enumerate(left) if equal(item, other, strict)), None)
@@ -152,6 +167,8 @@ def as_region(value: Value) -> Region | None:
 
 def between(low: Tree, high: Tree, brackets: str = "[]") -> Region:
     """An interval; raises ``UndecidedError`` if an end is no real number, or the first one is the larger."""
+    # A cut (value, 0) lies just below the value and (value, 1) just above it: [1,2) runs from (1,0) to (2,0), and (1,2]
+    # from (1,1) to (2,1).
     above = (int(brackets[0] == "(" or low in INFINITE), int(brackets[1] == "]" and high not in INFINITE))
     cuts = ((_place(low), above[0], low), (_place(high), above[1], high))
     if cuts[0][:2] >= cuts[1][:2]:
@@ -164,6 +181,7 @@ def _place(tree: Tree) -> Fraction | float:
         return (-1) ** (1 + INFINITE.index(tree)) * float("inf")
     if isinstance(tree, Fraction):
         return tree
+    # 25 digits on a common grid, so that places of roots and fractions can be sorted and found equal.
     (value,), error = algebra.evaluate((tree,), {})
     if abs(value.imag) > error:
         raise UndecidedError("no real number")
@@ -176,6 +194,7 @@ def combine(keep: Callable[[list[bool]], bool], *values: Value) -> Region:
     names = {region.variable for region in regions} - {""}
     if len(regions) < len(values) or len(names) > 1:
         raise UndecidedError("no sets of numbers, or of several variables")
+    # A sweep over all places where some set begins or ends; the result begins or ends where ``keep`` changes its mind.
     cuts, inside, kept = [], [False] * len(regions), False
     places = {cut[:2]: cut for region in regions for cut in region.cuts}
     for place in sorted(places):
@@ -203,6 +222,8 @@ def _families(gold: Value, answer: Value) -> bool:
         if len(trees) != len(items) or len(names) != 1:
             return False
         answer = Family(names.pop(), trees)
+    # k runs from -3 to 3 on one side and from -12 to 12 on the other: k\pi - \pi/2 are the same numbers as k\pi +
+    # \pi/2, by another k. 2k\pi lies within k\pi but not the other way round.
     near, far = ([_members(family, n) for family in (gold, answer)] for n in (3, 12))
     return near[0] <= far[1] and near[1] <= far[0]
 
@@ -219,6 +240,7 @@ def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
         return False
     if _factor(left, right) is not None:
         return True
+    # No multiple, such as x/y = 2 and x = 2y. If both can be solved for a variable, its values decide.
     for name in sorted(algebra.variables(left)):
         roots = [_solved(side, name) for side in (left, right)]
         if roots[0] is not None and roots[1] is not None:
@@ -228,6 +250,7 @@ def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
 
 def _factor(left: Tree, right: Tree) -> Any:
     """The number that the first is a multiple of the second by; ``None`` if it is none."""
+    # The quotient must be the same at four points; compared by products, since either may be 0 there.
     values = [algebra.evaluate((left, right), point) for point in algebra.points(algebra.variables(left))[:4]]
     (first, other), _ = values[0]
     same = all(abs(a * other - b * first) <= error * (1 + abs(other) + abs(first)) for (a, b), error in values)
@@ -236,6 +259,7 @@ def _factor(left: Tree, right: Tree) -> Any:
 
 def _solved(tree: Tree, name: str) -> Tree | None:
     """What the variable must be for the tree to be 0, if it occurs to the first power only."""
+    # Linear if the second difference is 0: tree = at[0] + slope * name.
     at = [algebra.substitute(tree, name, Fraction(k)) for k in (0, 1, 2)]
     slope = algebra.subtract(at[1], at[0])
     try:
@@ -248,6 +272,7 @@ def _solved(tree: Tree, name: str) -> Tree | None:
 def _relations(gold: Relation, answer: Relation, strict: bool) -> bool:
     if gold.signs != answer.signs:
         return False
+    # a < b < c side by side; a single inequality by the difference of its sides, up to a positive factor.
     if len(gold.signs) > 1:
         return all(map(algebra.equal, gold.sides, answer.sides))
     left, right = (algebra.subtract(side.sides[1], side.sides[0]) for side in (gold, answer))
@@ -260,6 +285,7 @@ def _relations(gold: Relation, answer: Relation, strict: bool) -> bool:
 def _labels(gold: Label, answer: Label, strict: bool) -> bool:
     if gold.kind == answer.kind == "time":
         (seconds, clock), (theirs, their_clock) = gold.key, answer.key  # type: ignore[misc]
+        # ``clock`` says how the gold tells the half of the day: by p.m., by 24 hours (13:00, 05:00), or not at all.
         if clock and (their_clock or clock == "24"):
             return seconds == theirs
         return not clock and seconds % 43200 == theirs % 43200  # the half of the day may be added, not left out
@@ -293,6 +319,7 @@ def identity(value: Value) -> str:
 def _digest(tree: Tree) -> str:
     if isinstance(tree, Fraction | str):
         return str(tree)
+    # Two points tell values apart well enough for counting answers; 12 digits do not show rounding.
     names = algebra.variables(tree)
     try:
         found = [algebra.evaluate((tree,), point)[0][0] for point in algebra.points(names)[:2]]

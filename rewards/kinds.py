@@ -18,7 +18,13 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Items in brackets: ``()``, ``[)``, ``{}``, none for a list, ``:``, ``matrix``, ``||``, ``row``, ``phrase``."""
+    """Several values, and what holds them together.
+
+    Args:
+        brackets: ``()``, ``[)`` and so on, ``{}`` for a set, an empty text for a bare list, ``:`` for a ratio,
+            ``matrix`` of items ``row``, ``||`` for a determinant, ``phrase`` for words among symbols.
+        items: In the order in which they are written.
+    """
 
     brackets: str
     items: tuple["Value", ...]
@@ -26,7 +32,13 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A set of real numbers by the cuts where membership changes: (value to compare, 1 if just above it, its tree)."""
+    """A set of real numbers: a union of intervals.
+
+    Args:
+        cuts: Where membership changes, ascending, beginning outside: the value as a number that can be sorted, 0 for
+            just below it or 1 for just above it, and its exact tree. ``[1, 2)`` has the cuts (1, 0) and (2, 0).
+        variable: The variable of an inequality; empty where none is named.
+    """
 
     cuts: tuple[tuple[Fraction | float, int, Tree], ...]
     variable: str = ""
@@ -67,7 +79,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The values of trees for every integer in the place of a variable."""
+    """The values of all trees for every integer in the place of the parameter, such as ``k\\pi``."""
 
     parameter: str
     trees: tuple[Tree, ...]

@@ -18,12 +18,14 @@ _GREEK = """
 alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau
 upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar pi infty
 """
+# ``\bar z`` is no ``z``: a decorated letter is a variable of its own.
 _DECORATIONS = {"overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "tilde": "tilde", "dot": "dot"}
 _KNOWN = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp"
 _NAMES, _FUNCTIONS = _GREEK.split(), _KNOWN.split()
 _TIMES, _OVER = {"*", "\\cdot", "\\times", "\\ast"}, {"/", "\\div"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _ENDS = {"", "+", "-", "|", ",", "^", "_", *_CLOSING.values()}
+# 2\frac{1}{3}, 2\frac13 and 2 1/3, but not behind ^ or _ or a decimal point: x^2\frac{1}{3} is a product.
 _MIXED = re.compile(r"(?<![\^_.\d])(\d+) ?(?:\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)(?!\d))| (\d+)/(\d+))")
 
 
@@ -36,6 +38,7 @@ def parse(text: str) -> Tree:
     """
     parser = _Parser(text)
     tree = parser.sum()
+    # Whatever is left was not understood, and half of an answer is no answer.
     if parser.next:
         raise UndecidedError(f"unexpected {parser.next!r}")
     return tree
@@ -72,6 +75,7 @@ class _Parser:
         return negative
 
     def _product(self, negative: bool) -> Tree:
+        # The sign goes onto the first factor only after its power: -x^2 is -(x^2).
         value = self._power()
         if negative:
             value = algebra.apply("*", MINUS, value)
@@ -84,9 +88,10 @@ class _Parser:
                 value = algebra.apply("/", value, self._signed())
             elif self.next in _ENDS:
                 return value
+            # "3 4" is no product of 3 and 4 but two numbers, of which only one can be meant.
             elif self.next[0].isdigit():
                 raise UndecidedError("two numbers side by side")
-            else:
+            else:  # factors side by side: 2x, 3\pi, (x+1)(x-1)
                 value = algebra.apply("*", value, self._power())
 
     def _signed(self) -> Tree:
@@ -97,11 +102,13 @@ class _Parser:
         while self.next in ("!", "\\circ", "^"):
             if (sign := self._take()) == "!":
                 value = ("!", value)
+                # n!! is the product of every second number, not (n!)!.
                 if self.next == "!":
                     raise UndecidedError("a double factorial")
+            # Within an expression degrees are a factor, so that \sin 30^\circ + x has the value 1/2 + x.
             elif sign == "\\circ":
                 value = algebra.apply("*", value, algebra.apply("/", algebra.PI, Fraction(180)))
-            else:
+            else:  # a second ^ is no TeX; 2^{3^2} is grouped by its braces
                 return algebra.power(value, self._argument())
         return value
 
@@ -110,6 +117,7 @@ class _Parser:
         if self.next == "-":
             self._take()
             return algebra.apply("*", MINUS, self._argument())
+        # \frac12 is 1 over 2: only the first digit belongs to the argument, the others are put back.
         if len(digits := self.next) > 1 and digits.isdigit():
             self._tokens[self._position] = digits[1:]
             return Fraction(digits[0])
@@ -117,6 +125,7 @@ class _Parser:
 
     def _atom(self) -> Tree:
         self._depth += 1
+        # Before Python's own limit of recursion, which depends on who called.
         if self._depth > MAX_DEPTH:
             raise UndecidedError("nested too deeply")
         text = self._take()
@@ -188,21 +197,26 @@ class _Parser:
             else:
                 raise UndecidedError(f"\\{name}_")
         argument = self._function_argument()
+        # log without a base has base 10; \log_e is ln.
         if name in ("log", "lg"):
             value: Tree = ("ln", argument) if base == algebra.EULER else ("log", base, argument)
+        # By custom \sin^{-1} x is the inverse function and \sin^2 x the power of the value ...
         elif exponent == -1 and f"arc{name}" in _FUNCTIONS:
             return (f"arc{name}", argument)
         else:
             value = (name, argument)
+        # ... and any other negative exponent may be meant either way.
         if isinstance(exponent, Fraction) and exponent < 0:
             raise UndecidedError("an inverse function or a reciprocal")
         return algebra.power(value, exponent)
 
     def _function_argument(self) -> Tree:
+        # The argument ends with the bracket: \sin(x)y is y times a sine.
         if self.next in ("(", "{", "["):
             return self._atom()
         value = self._signed()
-        while self.next[:1].isalnum() or self.next == "\\frac" or self.next[1:] in _NAMES:  # \sin 2x
+        # Without one it takes the factors that follow, up to the next function, sign or operator.
+        while self.next[:1].isalnum() or self.next == "\\frac" or self.next[1:] in _NAMES:  # \sin 2x, \sin 2\pi x
             value = algebra.apply("*", value, self._power())
         return value
 
@@ -210,6 +224,7 @@ class _Parser:
 def _mixed(match: re.Match[str]) -> str:
     r"""A mixed number, ``2\frac{1}{3}`` or ``2 1/3``, is a sum and no product."""
     whole, top, bottom = match[1], match[2] or match[4] or match[6], match[3] or match[5] or match[7]
+    # Nobody writes a mixed number with an improper fraction, but 2\frac{3}{2} may well be a product.
     if int(top) >= int(bottom):
         raise UndecidedError("a mixed number or a product")
     return f"(\\frac{{{int(whole) * int(bottom) + int(top)}}}{{{bottom}}})"

@@ -88,6 +88,7 @@ class Lookup(Mapping[str, T], Generic[T]):
             UnknownNameError: If nothing has this name.
             ValueError: If it has no such option, or one without a default is missing.
         """
+        # An unknown name is named before its options are.
         self[name]
         cls = self._options[name]
         known = {} if cls is None else {field.name: field for field in fields(cls)}

@@ -33,14 +33,22 @@ from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
 from rewards.values import fold, literal, read
 
+# An answer with more digits in a row, or more LaTeX commands, than any gold has is no answer but an attack on the
+# grader's time: sympy would convert or factor it for seconds. It is graded wrong unread.
 MAX_DIGIT_RUN, MAX_COMMANDS = 400, 60
+# A response that offers more different values than this lists no solutions, it guesses. The bound also keeps the
+# pairwise comparison of what is offered, which is quadratic, short.
 MAX_OFFERED = 10
 DEADLINE_S = 3.0
 _LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGIT_RUN},}}")
+# What says how to get the value and not what it is: a sum, a limit, a factorial. sympy would do that work and pay for
+# it. ``!(?!=)`` leaves ``!=`` alone.
 _UNFINISHED = re.compile(r"\\(?:sum|prod|int|lim|binom|tbinom|dbinom|iint|oint)(?![a-z])|!(?!=)|\\choose")
+# ``9^{9^9}`` and ``2^{99999999}``: sympy works out integer powers exactly, whatever memory the digits need.
 _TOWER = re.compile(r"\^\s*\{?[^{}+\-=,]*\^|\^\s*\{?\s*-?\d{4,}")
 _BIG_FACTORIAL = re.compile(r"\d{3,}[)}]*!(?!=)")
 """sympy compares what it cannot simplify in floating point, where the inverses of all of these are 0."""
+# ``(B)``, ``B``, ``(B) 7``, ``B. 7``. A second letter in the text behind it (``A (not B)``) makes it no choice.
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 _CACHE = 65536
@@ -82,13 +90,19 @@ def submit_math(
     reasoning: Sequence[tuple[str, str]] = REASONING,
 ) -> "Future[Score]":
     """The same without waiting for sympy: ``asyncio.wrap_future`` makes the result awaitable."""
+    # Cut to one character more than is ever read: a megabyte in a box is not copied about any further, and what was cut
+    # is still longer than ``decide`` accepts.
     offered = [answer[: _longest(gold) + 1] for answer in candidates(response, form, reasoning)]
+    # Before the budget begins, so that the response is not charged for what its gold costs. From here on it is cached.
     _read(gold)
-    with limited_work():  # of the whole response, however many answers it offers
+    # One budget for the whole response: many boxes, each of them just affordable, must not add up to minutes.
+    with limited_work():
         try:
             offered = _different(offered)
             if len(offered) > 1:
-                joined = ", ".join(offered)  # the values of a list, each in a box of its own?
+                # Several values are a hedge (AMBIGUOUS), unless the gold is a list of just these: some models put each
+                # solution of an equation into a box of its own.
+                joined = ", ".join(offered)
                 whole = len(offered) <= MAX_OFFERED and decide(joined, gold)[0] is True
                 verdict, answer, reason = (
                     (Verdict.CORRECT, joined, "list") if whole else (Verdict.AMBIGUOUS, offered[-1], "hedged")
@@ -110,6 +124,7 @@ def score_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> Scor
 
 def submit_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> "Future[Score]":
     """:func:`score_answer` without waiting for sympy."""
+    # Every empty answer would equal an empty gold. That is a fault of the data, not of the response.
     if not normalise(gold):
         return _done(_score(Verdict.ERROR, "", "gold_empty"))
     with limited_work():
@@ -123,6 +138,8 @@ def submit_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> "Fu
 
 def unreadable(golds: Collection[str], deadline_s: float = DEADLINE_S) -> list[str]:
     """Golds that neither this module nor math-verify reads: an answer other than the same text is ``error``."""
+    # Only golds that neither this module nor the words among them explain are tried. "x" is equal to none of them, so
+    # math-verify has to parse the gold in order to say no.
     doubtful = [gold for gold in dict.fromkeys(golds) if _read(gold) is None and not words_in(notate(gold).text)]
     asked = [(gold, submit_answer("x", gold, deadline_s)) for gold in doubtful]
     return [gold for gold, score in asked if score.result().verdict is Verdict.ERROR]
@@ -152,6 +169,7 @@ def _different(offered: list[str]) -> list[str]:
     """Offered answers without repetitions of a value, in order."""
     kept: list[str] = []
     for answer in dict.fromkeys(offered):
+        # ``\boxed{14/2} ... \boxed{7}`` repeats one value and is no hedge.
         if not any(_same(answer, other) for other in kept):
             kept.append(answer)
         if len(kept) > MAX_OFFERED:
@@ -164,6 +182,7 @@ def _same(left: str, right: str) -> bool:
         return True
     value, other = _read(left), _read(right)
     try:
+        # Not strict: both are the policy's, so a calculation beside its result offers one value, not two.
         return value is not None and other is not None and equal(value, other, strict=False)
     except _FAILURES:
         return False
@@ -189,51 +208,62 @@ def decide(answer: str, gold: str) -> tuple[bool | None, str]:
 
 @lru_cache(maxsize=_CACHE)
 def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
+    # The same text in normal notation.
     if normalise(answer) == normalise(gold):
         return True, "exact"
     if not normalise(answer):
         return False, "empty"
+
+    # Units. Two that are known must agree (10 cm is not 10 m); one that only one side has may be left out or added.
     ours, theirs = (_unit_of(text) for text in (answer, gold))
     units = {ours.unit, theirs.unit}
     if ours.known_unit and theirs.known_unit and len(units) > 1:
         return False, "unit"
+
+    # Exact numbers, for which no tree has to be built. Percent and half of the day change the value: further below.
     if not units & {"%", "am", "pm"} and (right := literal(theirs.text)) is not None:
         left = literal(ours.text)
         if left is not None:
             return left == right, "rational"
+
     return _by_kind(answer, gold)
 
 
 def _unit_of(text: str) -> Notation:
-    """The notation, with the unit that follows the last of equal values."""
+    r"""The notation, with the unit that follows the last of equal values: ``\text{Area} = 12 \text{ cm}``."""
     whole = notate(text)
-    if whole.unit or "=" not in whole.text or "," in whole.text:
+    if whole.unit or "=" not in whole.text or "," in whole.text:  # in a list each item has its own unit
         return whole
     last = notate(whole.text.rpartition("=")[2])
     return Notation(whole.text, last.unit, last.known_unit)
 
 
 def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
-    theirs, ours = _read(gold), _read(answer)
-    letter = _choice(notate(gold).text)
-    if letter is not None and (letter_of_answer := _choice(notate(answer).text.rpartition("=")[2])) is not None:
+    # Letters of a multiple choice, "x = (A)" and "(A) 12" included.
+    gold_value, value = _read(gold), _read(answer)
+    letter, said = _choice(notate(gold).text), notate(answer).text
+    if letter is not None and (letter_of_answer := _choice(said.rpartition("=")[2])) is not None:
         return letter == letter_of_answer, "choice"
-    if isinstance(theirs, Label) and theirs.kind == "words" and fold(notate(answer).text) == theirs.key:
+
+    # A word of up to three letters may also be read as a product of variables: where one side marks it as text (the
+    # gold \text{ACF}, or an answer "The answer is Bob" to the gold Bob), the letters of the other are that word.
+    if isinstance(gold_value, Label) and gold_value.kind == "words" and fold(said) == gold_value.key:
         return True, "words"
-    said = notate(answer).text
-    if words_in(said) and WORDS.sub(r"\1", said) == notate(gold).text:  # a short name, which may also be a product
+    if words_in(said) and WORDS.sub(r"\1", said) == notate(gold).text:
         return True, "words"
+
+    # Values of every other kind, if both sides are understood completely.
     try:
-        if isinstance(ours, Hedge) and not (theirs is not None and equal(theirs, ours)):
+        if isinstance(value, Hedge) and not (gold_value is not None and equal(gold_value, value)):
             return False, "hedged"
-        if theirs is not None and ours is not None:
-            same = equal(theirs, ours)
-            words = words_in(notate(gold).text) or words_in(notate(answer).text)
-            return same, "words" if words else "structure" if type(ours) is not type(theirs) else "exact_value"
+        if gold_value is not None and value is not None:
+            same = equal(gold_value, value)
+            words = words_in(notate(gold).text) or words_in(said)
+            return same, "words" if words else "structure" if type(value) is not type(gold_value) else "exact_value"
     except UnevaluatedError:
         return False, "unevaluated"
     except _FAILURES:
-        pass
+        pass  # undecided: sympy may know
     return _guarded(answer, gold)
 
 
@@ -248,6 +278,7 @@ def _choice(text: str) -> str | None:
 
 @lru_cache(maxsize=_CACHE)
 def _read(text: str) -> Value | None:
+    # ``normalise`` cuts what is longer, and half of an expression has another value.
     if len(text) > 2 * MAX_ANSWER_CHARS or _LONG_NUMBER.search(text):
         return None
     try:
@@ -257,8 +288,10 @@ def _read(text: str) -> Value | None:
 
 
 def _guarded(answer: str, gold: str) -> tuple[bool | None, str]:
-    """What must not reach sympy: text, which it would grade by its last number; work that is not done; towers."""
+    """Refuses what must not reach sympy, because it would pay for it or never come back; ``None`` lets it pass."""
     ours, theirs = notate(answer).text, notate(gold).text
+    # math-verify takes a number out of prose, the last entry of "2,4,...,100", and 4210 for 4210_7; and its products
+    # commute, so that a x b would equal b x a.
     if (
         words_in(theirs)
         or words_in(ours)
@@ -267,12 +300,14 @@ def _guarded(answer: str, gold: str) -> tuple[bool | None, str]:
         or re.search(r"\d\)?_", ours + theirs)
     ):
         return False, "words"
+    # Long or deep expressions and huge numbers, which a gold may hold but an answer may not bring in.
     if len(re.findall(r"\\[a-z]", ours)) > max(MAX_COMMANDS, theirs.count("\\")) or _LONG_NUMBER.search(ours):
         return False, "guard"
     if _BIG_FACTORIAL.search(ours) or (_TOWER.search(ours) and not _TOWER.search(theirs)):
         return False, "guard"
     if _UNFINISHED.search(ours) and not _UNFINISHED.search(theirs):
         return False, "unfinished"
+    # Signs alone: "?", "...", a lone brace.
     if not re.search(r"[\w\\]", ours):
         return False, "empty"
     right = _read(gold)
@@ -317,10 +352,14 @@ def _submit_slowly(answer: str, gold: str, deadline_s: float) -> "Future[Score]"
         if pair in _under_way:
             return _under_way[pair]
         future = _under_way[pair] = Future()
+        # Several callers may hold this future. One that is already running cannot be cancelled, so a caller that gives
+        # up (``asyncio.wrap_future`` passes its cancellation on) does not take the verdict from the others.
+        future.set_running_or_notify_cancel()
 
     def settle(score: Score) -> None:
         with _lock:
             _under_way.pop(pair, None)
+            # A timeout or an error may be the machine's doing, so the next response asks again.
             if score.verdict in (Verdict.CORRECT, Verdict.WRONG):
                 if len(_known) >= _CACHE:
                     _known.clear()
@@ -331,6 +370,7 @@ def _submit_slowly(answer: str, gold: str, deadline_s: float) -> "Future[Score]"
         error = reply.exception()  # no worker could be started: our failure, masked and counted
         settle(_score(Verdict.ERROR, answer, f"pool: {error}") if error else _judge(reply.result(), answer))
 
+    # Without units, which were split off here: math-verify's own stripping takes a trailing variable for one.
     request = {"gold": as_latex(notate(gold).text), "answer": as_latex(notate(answer).text)}
     try:
         shared_pool("rewards.math_worker").submit(request, deadline_s).add_done_callback(replied)

@@ -20,6 +20,7 @@ def answer(request: dict[str, str]) -> dict[str, bool]:
     """Whether the gold could be read, and whether the answer equals it."""
     from math_verify import verify
 
+    # Only golds are cached: they come again with every sample, the same answer hardly ever.
     gold, offered = _parse(request["gold"]), _read(request["answer"])
     same = bool(gold and offered) and verify(gold, offered, float_rounding=FLOAT_DIGITS, timeout_seconds=0)
     return {"gold_parsed": bool(gold), "equal": bool(same)}
@@ -37,6 +38,7 @@ def _config() -> Any:
 def _read(text: str) -> list[Any]:
     from math_verify import parse
 
+    # In a box, since outside of one math-verify searches the text for whatever looks like an answer.
     found = parse(f"\\boxed{{{text}}}", _config(), fallback_mode="no_fallback", parsing_timeout=0)
     return [] if any(isinstance(reading, str) for reading in found) else found  # text is its way to give up
 

@@ -15,6 +15,7 @@ MAX_ANSWER_CHARS = 600  # longer answers are refused unread: no gold is that lon
 _OPEN, _CLOSE = "\u27e6", "\u27e7"
 WORDS = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 
+# Unicode as TeX: a character and what it becomes, or nothing (byte-order marks, joiners of no width).
 _SIGNS = """
 \u2212- \u2010- \u2011- \u2013- \u2014- \u00d7\\times \u00f7\\div \u00b7\\cdot \u22c5\\cdot \u2219\\cdot \u03c0\\pi
 \u221e\\infty \u2264\\le \u2265\\ge \u2a7d\\le \u2a7e\\ge \u2260\\ne \u2248\\approx \u2245\\approx \u00b1\\pm
@@ -26,11 +27,14 @@ _SIGNS = """
 \u20b9\\rupee \u00a2\\cent \ufeff \u200b \u200c \u2060
 """
 _UNICODE = str.maketrans(
+    # The space behind a command keeps it apart from a letter that follows: ``\pi r``, not ``\pir``.
     {sign[0]: sign[1:] + (" " if sign[-1].isalpha() else "") for sign in _SIGNS.split()}
+    # A response must not set this module's marks itself: a formula between them would pass for words.
     | {_OPEN: "\\text{", _CLOSE: "}"}
     | {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}  # full width
     | dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000~\t\n\r", " ")
 )
+# Commands that writers exchange freely, each with the one that later steps know.
 _SYNONYMS = """
 dfrac=\\frac tfrac=\\frac cfrac=\\frac dbinom=\\binom tbinom=\\binom leq=\\le leqslant=\\le leqq=\\le geq=\\ge
 geqslant=\\ge geqq=\\ge neq=\\ne lt=< gt=> lbrace=\\{ rbrace=\\} simeq=\\approx thickapprox=\\approx cong=\\approx
@@ -46,15 +50,22 @@ _SCRIPTS = str.maketrans(
 _SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b\u207d-\u207f\u2071]+")
 _SUBSCRIPT = re.compile("[\u2080-\u2089\u2099\u2093]+")
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
+# Applied in this order: a row may rely on what those above it have removed.
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        # Thin and narrow spaces between groups of three digits. Applied before all else, while they still differ from
+        # ordinary spaces, with which "1 000" is two numbers.
         (r"(?<=\d)[\u00a0\u2007\u2008\u2009\u200a\u202f](?=\d{3}(?!\d))", ""),
+        # Money, before single dollar signs go as marks of mathematics.
         (r"\\(?:text)?dollar|\\\$", r"\\dollar "),
         (r"\\(?:text)?(?:pounds|sterling)(?![a-z])", r"\\pound "),
         (r"\\%", "%"),
+        # The end of a matrix row with its spacing (``\\[4pt]``), before ``\[`` goes as a mark of mathematics.
         (r"\\\\\*? ?(?:\[[^\[\]]*\])?|\\cr(?![a-z])", r"\\newrow "),
+        # TeX's separators of thousands: ``1{,}000``, ``1,\!000``, ``1\,000``.
         (r"(?<=\d)(?:\{,\}|,\s?\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),
+        # What the reader does not see is no answer: ``\phantom{3}`` does not pay for 3.
         (r"\\phantom\s*(?:\{[^{}]*\}|\S)|\\(?:[hv](?:space|phantom)|label|tag|(?:text)?color)\*?\{[^{}]*\}", " "),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?|(?:display|text)style|(?:no)?limits)(?![a-zA-Z])\.?", " "),
         (r"\\(?:hline|(?:math)?strut|q?quad)(?![a-zA-Z])|\\[()\[\]](?![a-zA-Z])|\\[,;:! ]|\$\$?|\\$", " "),
@@ -67,13 +78,17 @@ _REWRITES = [
         (r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?|\\(R|Z)(?![a-zA-Z])|\\mathbf\{(R|Z)\}", r"\\mathbb{\1\2\3}"),
         (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-z]))|\\degree(?![a-z])", r"\\circ "),
         (r"\*\*", "^"),
+        # A cross product has an order and an ordinary product has none, so between vectors the sign gets a name of its
+        # own, which no later step takes for a multiplication.
         (r"(?<=[^\d ]) ?\\times(?= ?\\(?:vec|mathbf|boldsymbol|bm|overrightarrow)(?![a-z]))", r"\\cross "),
+        # Programmers' notation: sqrt(2), pi, sin x, inf.
         (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)|\u221a\s*\(([^()]*)\)|\u221a\s*\{?(\d+|[a-z])\}?", r"\\sqrt{\1\2\3}"),
         (r"(?<![\\a-zA-Z])(pi|theta|alpha|beta|gamma|lambda)(?![a-zA-Z])", r"\\\1 "),
         (rf"\\(?:operatorname\*?|mathrm|text)\s*\{{({_FUNCTIONS})\}}", r"\\\1 "),
         (rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?=[\s(\d\\^]|[a-z]\b)", r"\\\1 "),
         (r"(?<![\\a-zA-Z])(?:[Ii]nfinity|INFINITY|inf|oo)(?![a-zA-Z])", r"\\infty "),
         (r"(?<![a-zA-Z\\])([aApP])\. ?([mM])\b\.?", r"\1\2"),
+        # Ordinals: 12th, 1^{st}.
         (r"(?<=\d)(?:\^ ?\{? ?)?\\(?:text(?:rm|normal)?|mathrm) ?\{ ?(?:st|nd|rd|th) ?\} ?\}?", ""),
         (r"(?<=\d)(?:st|nd|rd|th|\^\{?th\}?)(?![a-z])", ""),
     )
@@ -82,6 +97,7 @@ _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|md|sc)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|bm|rm"
     r"|underline|vec)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
+# 0.1\overline{6}, 0.\dot3, 0.(3), with bounded numbers of digits: 10 to their power is worked out.
 _REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))")
 _BARE_TEXT = re.compile(r"\\(?:rm|bf|it|vec)(?![a-zA-Z])")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
@@ -92,6 +108,8 @@ _LEAD_IN = re.compile(
     r"we|have|approximately|exactly|about|option|choice)\b[\s:,]*)+",
     re.IGNORECASE,
 )
+# Words behind a number that are no unit, because they change the number or deny it: "18 dozen", "3 or more", "18 is
+# false". math-verify strips them and pays. Here they stay in the text, which is then no number.
 _MEANING = """
 or and not no none never except without plus minus times over per-cent but if unless than less more least most either
 neither nor wrong incorrect maybe possibly half twice double triple negative squared cubed to through between is are
@@ -111,10 +129,12 @@ NUMERALS |= {word: 10 * i for i, word in enumerate(_TENS.split("|"), 2)}
 _NUMERAL = re.compile(rf"(minus |negative )?((?:{_TENS})[- ](?:{_DIGITS})|{'|'.join(NUMERALS)})(?: (.*))?")
 _PARTS_OF_ONE = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourths": 4}
 _NO_UNIT = {*_MEANING.split(), *NUMERALS}  # words that change what a number says
+# "18 tenths", "18 twelfths", "18 isn't it": likewise.
 _PARTS = re.compile(
     r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w+lfth|\w+teenth|\w+tieth|\w+dth|\w+ionth)s?|\w+n't"
 )
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+# Names of one unit, the first of which stands for all; groups are separated by bars.
 _UNIT_GROUPS = """
 cm centimeter centimeters centimetre centimetres|mm millimeter millimeters|km kilometer kilometers kilometre
 kilometres|m meter meters metre metres|in inch inches|ft foot feet|yd yard yards|mi mile miles|cm^2 sqcm|m^2 sqm|in^2
@@ -126,6 +146,8 @@ euros|yen|rupee rupees|deg degree degrees|rad radian radians|unit units|unit^2 s
 hertz|n newton newtons|j joule joules|w watt watts|am|pm|degc celsius|degf fahrenheit
 """
 _UNITS = {name: group.split()[0] for group in _UNIT_GROUPS.split("|") for name in group.split()}
+# Letters without a mark of text are taken for a product of variables if there are at most three of them ("xyz"), unless
+# they are one of these words.
 _SHORT = "is the yes so all odd be are of mod pm am per men egg pen cup box bag car toy cow"
 _ALWAYS_WORDS = {*_UNITS, *_NO_UNIT, *re.findall("[a-z]+", _SHORT)}
 _CURRENCY = re.compile(
@@ -160,14 +182,17 @@ def normalise(answer: str) -> str:
     """The answer without what writers vary freely; words are marked. See :func:`notate` for units."""
     spend(20 + len(answer[: 2 * MAX_ANSWER_CHARS]))
     text = answer[: 2 * MAX_ANSWER_CHARS]
+    # Characters: separators among them first, then scripts, then everything that has a TeX command.
     text = _REWRITES[0][0].sub("", text)
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SCRIPTS)}}}", text).translate(_UNICODE)
-    text = re.sub(r"(?![0-9])\d", "?", text)  # digits of other scripts
+    text = re.sub(r"(?![0-9])\d", "?", text)  # digits of other scripts, which ``int`` would read
+    # Commands.
     text = _REPEATING.sub(_repeating, text)
     text = re.sub(r"\\([a-zA-Z]+)", lambda match: _COMMANDS.get(match[1], match[0]), text)
     for pattern, replacement in _REWRITES[1:]:
         text = pattern.sub(replacement, text)
+    # Words: first what is set as text, then what is left between. Units such as m/s and cm^2 become one word.
     while match := _BOX.search(text):
         text = text[: match.start()] + match[1] + text[match.end() :]
     for _ in range(4):  # fonts in fonts
@@ -179,6 +204,7 @@ def normalise(answer: str) -> str:
     text = re.sub(rf"{_CLOSE}\s*([/-])\s*{_OPEN}", r"\1", text)
     text = re.sub(rf"{_CLOSE}\s*\^\s*(?:\{{\s*([23])\s*\}}|([23]))", rf"^\1\2{_CLOSE}", text)
     text = re.sub(rf"{_CLOSE}\s*{_OPEN}", " ", text)
+    # Punctuation and braces around the whole; twice, since ``{43_5.}`` hides one in the other.
     for _ in range(2):
         text = re.sub(r"^(?:[=: ]|\\(?:therefore|implies|Rightarrow|rightarrow|approx)(?![a-z]))+", "", text)
         text = _strip_braces(re.sub(r"(?:(?<!\.)\.|[,;:\s])+$", "", text))
@@ -200,6 +226,8 @@ def _mark(match: re.Match[str]) -> str:
     inner = match[1].strip()
     if re.fullmatch(r"[^a-zA-Z]*[a-zA-Z][^a-zA-Z]*", inner) and "text" not in match[0][:6]:
         return f" {inner}"  # a single letter in another font is a variable
+    # ``\text{A, C, D}`` is a list of choices, ``\text{12}`` a number and ``\text{x^2}`` a formula: only the rest are
+    # words.
     letters = re.fullmatch(r"[A-Z](?:(?:,| and) ?[A-Z])+", inner)
     if letters or not re.search(r"[a-zA-Z]", inner) or re.search(r"[\\^_=+*\d<>]", inner):
         return f" {inner} "
@@ -222,6 +250,7 @@ def _strip_braces(text: str) -> str:
     """Takes away braces, and brackets that hold a single value, around the whole."""
     while (pair := text[:1] + text[-1:]) in ("{}", "()") and not (pair == "()" and "," in text):
         plain = re.sub(r"\\.", "..", text)
+        # The first bracket closes before the end, as in ``(1)(2)``. Escaped braces are those of sets and do not count.
         if 0 in list(accumulate((character == pair[0]) - (character == pair[1]) for character in plain))[:-1]:
             break
         text = text[1:-1].strip()
@@ -232,23 +261,27 @@ def _strip_braces(text: str) -> str:
 def notate(answer: str) -> Notation:
     """An answer with its unit split off and a lead-in such as "the answer is" taken away."""
     text = normalise(answer)
+    # "The answer is", "approximately", and numbers in words.
     if text.startswith(_OPEN) and (match := _LEAD_IN.match(text, 1)):
         rest = text[match.end() :].removeprefix(_CLOSE) if text[match.end()] == _CLOSE else _OPEN + text[match.end() :]
         text = rest.lstrip(":= ") or text
     text = re.sub(r"^\\approx ?", "", text)
     if (words := WORDS.fullmatch(text)) and (spelled := _spelled(words[1].lower())):
         return spelled
+    # A currency in front or behind.
     if match := _CURRENCY.match(text) if "\\" in text else None:
         if match[2]:
             return Notation(match[1] + text[match.end() :].strip(), match[2], True)
         if match.end() == len(text):
             return Notation(match[4].strip(), match[5], True)
+    # Degrees are a unit, except within a function: \sin 30^\circ is not \sin 30.
     if text.endswith("\\circ") and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
         return Notation(text.replace("\\circ", "").strip(), "deg", True)
     if match := re.fullmatch(rf"(.*)\\circ ?{_OPEN}?([CF]|[cC]elsius|[fF]ahrenheit){_CLOSE}?", text):
         return Notation(match[1].strip(), f"deg{match[2][0].lower()}", True)
     if text.endswith("%"):
         return Notation(text[:-1].strip(), "%", True)
+    # Words behind a value, if there are no other words: "5 cm".
     match = re.search(f"^([^{_OPEN}]*[^\\s(,={_OPEN}]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
     return _with_unit(match[1].strip(), match[2]) if match else Notation(text)
 
@@ -267,11 +300,13 @@ def _spelled(words: str) -> Notation | None:
 def _with_unit(value: str, words: str) -> Notation:
     lowered = words.lower().strip(" ()")
     first, _, rest = lowered.partition(" ")
+    # "4.5 million dollars" is a number and then its unit.
     if first in _MULTIPLIERS and re.fullmatch(r"[-\d.]+", value):
         scaled = f"{value}\\cdot10^{{{_MULTIPLIERS[first]}}}"
         return _with_unit(scaled, rest) if rest else Notation(scaled)
     lowered = re.sub(r"\bcu(?:bic|\.)\s+", "cu", re.sub(r"\bsq(?:uare|\.)?\s+", "sq", lowered))
     counted = [word for word in re.split(r"[\s,;()]+", lowered) if word]
+    # Whatever is counted ("5 apples", "42 dollars per day") may be left out or added, unless it changes the number.
     if set(counted) & _NO_UNIT or any(map(_PARTS.fullmatch, counted)) or not 0 < len(counted) <= 5:
         return Notation(f"{value}{_OPEN}{words}{_CLOSE}")
     power = re.fullmatch(r"(sq|cu)?([a-z]+)(?:\^([23]))?", lowered)  # "sqinches", "centimeters^2"

@@ -15,7 +15,9 @@ from rewards.sandbox.codec import show
 
 HEAD = TAIL = 1500
 _SHOWN_VALUE = 500
+# Terminal escapes: colours, titles, cursor movements.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+# Control characters but tab and line feed; what has no width or turns the direction of text; halves of characters.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _NAMES = (
@@ -68,6 +70,7 @@ def of_calls(
         shown = "The shown test passes." if len(cases) == 1 else f"All {len(cases)} shown tests pass."
         lines = [shown if cases else "The program was loaded without an error. No test is shown for it."]
     else:
+        # The first wrong answer, or the first call that was not answered at all.
         failed = list(passed).index(False) if False in passed else len(passed)
         case, result = cases[failed], results[failed] if failed < len(results) else None
         lines = [f"Input: {case.call_text()}", f"Expected: {case.expected!r}"]
@@ -118,6 +121,7 @@ def _traceback(program: str, raised: dict[str, Any]) -> list[str]:
     text = []
     frames = raised.get("frames")
     for frame in frames[:MAX_FRAMES] if isinstance(frames, list) else []:
+        # Sent by the program's process, which may send anything.
         if not (isinstance(frame, list) and len(frame) == 2 and isinstance(frame[0], int)):
             continue
         number, name = frame

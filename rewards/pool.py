@@ -94,6 +94,8 @@ class WorkerPool:
         item = _Waiting(request, deadline_s)
         self._items.put(item)
         with self._lock:
+            # A further worker only when nobody is free to take what waits: forks of sympy are cheap in time but not in
+            # memory.
             if len(self._threads) < self._n_workers and self._idle < self._items.qsize():
                 thread = threading.Thread(target=self._work, name=f"pool-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
@@ -122,6 +124,7 @@ class WorkerPool:
             worker.kill()
         if template is not None:
             template.kill()
+        # One end for each thread; those that are in a request find its worker dead first.
         for _ in threads:
             self._items.put(None)
         for thread in threads:
@@ -137,6 +140,7 @@ class WorkerPool:
                 self._idle -= 1
             if item is None:
                 break
+            # Whoever waited for it has given up.
             if not item.future.set_running_or_notify_cancel():
                 continue
             try:
@@ -150,6 +154,7 @@ class WorkerPool:
                 worker = None
                 item.future.set_exception(error)
                 continue
+            # A worker that was stopped halfway may hold half a reply: it is never asked again.
             if reply.status != "ok":
                 self._retire(worker)
                 worker = None
@@ -226,6 +231,8 @@ class _Template:
         """A new worker; raises ``OSError`` if the template is gone."""
         ours, theirs = socket.socketpair()
         with theirs:
+            # The worker's end of the channel goes to the template; back come its number and a pidfd, which no later
+            # process can take over.
             socket.send_fds(self._control, [b"fork"], [theirs.fileno()])
             data, handles, _, _ = socket.recv_fds(self._control, 64, 1)
         if not data:
@@ -244,6 +251,7 @@ class _Worker:
 
     def __init__(self, channel: socket.socket, handle: int, pid: int) -> None:
         self.calls = 0
+        # The clock id of another process, as clock_getcpuclockid(3) makes it.
         self._channel, self._handle, self._clock = channel, handle, (~pid << 3) | 2
         self._ending = threading.Lock()
         self._frames = Frames(channel)
@@ -257,6 +265,7 @@ class _Worker:
             began, used_s = time.monotonic(), time.clock_gettime(self._clock)
             send_frame(self._channel, request)
             left_s = deadline_s
+            # Processor time passes no faster than real time, so the deadline cannot be reached before the poll ends.
             while not self._poll.poll(1000 * left_s + 1):
                 left_s = deadline_s - (time.clock_gettime(self._clock) - used_s)
                 if left_s <= 0 or time.monotonic() - began > _PATIENCE * deadline_s:

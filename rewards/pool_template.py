@@ -30,6 +30,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     module.load()
+    # Frozen objects are left alone by the collector, whose marks would copy every page of sympy in every worker.
     gc.collect()
     gc.freeze()
     control.send(b"ready")

@@ -33,7 +33,9 @@ _LANGUAGES = re.compile(
     r"sql|diff|markdown|md|pycon|c|cpp|csharp|java|javascript|js|typescript|ts|go|rust|ruby|php|"
     r"swift|kotlin|scala|r|julia|latex"
 )
+# Fences in fences (markdown, docstrings), and how often an open string is looked for: a flood of fences stays linear.
 _MAX_NESTED, _MAX_CHECKS = 3, 50
+# "A common mistake is:" in front of a block, unless the same sentence speaks of mending: "I fixed the bug:".
 _MISTAKE = re.compile(
     r"\b(mistake|wrong|incorrect|bug|buggy|pitfall|avoid|broken|does(?: not|n't) work|fails?|not to do|bad|don't|"
     r"do not|original)\b",
@@ -87,6 +89,7 @@ class Block:
         bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
         bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
         bound |= {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
+        # Top-level definitions and names that are bound further inside: a local import is no lack.
         return {name for name in read - bound - self.defined if not hasattr(builtins, name)} - {
             name for node in nodes for name in _bound_by(node)
         }
@@ -116,10 +119,13 @@ def code_blocks(text: str) -> list[Block]:
     fences = [_FENCE.match(line) if "```" in line or "~~~" in line else None for line in lines]
     last = max((i for i, fence in enumerate(fences) if fence), default=-1)
     for i, (line, fence) in enumerate(zip(lines, fences, strict=True)):
+        # Outside of a block each fence opens one. Inside, a fence of the same kind closes it, unless it names a
+        # language and so opens another (a markdown block that holds a Python one), or a docstring is still open.
         opens = fence is not None and not open_blocks
         if fence and open_blocks:
             opening, inside, introduction = open_blocks[-1]
             same = fence["fence"][0] == opening["fence"][0] and len(fence["fence"]) >= len(opening["fence"])
+            # "``` This adds them." behind a closing fence is prose and no language.
             language = "" if fence["info"].startswith(" ") else _language(fence["info"])
             nests = same or _language(opening["info"]) in ("markdown", "md")
             opens = nests and bool(_LANGUAGES.fullmatch(language) or _PYTHON.fullmatch(language))
@@ -204,6 +210,7 @@ def _python(blocks: list[Block]) -> list[Block]:
 
 def _without_draft(text: str, wanted: set[str]) -> list[Block]:
     """Blocks of a text without what an opening mark of reasoning makes a draft."""
+    # The forgotten mark: see rule 1 of this module.
     opened = min((text.find(opening) for opening, _ in REASONING if opening in text), default=len(text))
     blocks = [block for block in code_blocks(text[:opened]) if block.text.strip()]
     if opened == len(text) or _python(blocks) or not text.rstrip().endswith(("```", "~~~")):
@@ -229,6 +236,7 @@ def program_in(response: str, defines: Collection[str] = ()) -> str | None:
     if not python:
         return None
 
+    # The larger rank wins, and of equal ones the later block.
     def rank(block: Block) -> tuple[int, ...]:
         useful = len(wanted & block.defined) if wanted else bool(_READS_INPUT.search(block.text))
         readable = block.tree is not None
@@ -238,6 +246,7 @@ def program_in(response: str, defines: Collection[str] = ()) -> str | None:
     order = {id(block): i for i, block in enumerate(blocks)}
     chosen = max(python, key=lambda block: (*map(int, rank(block)), order[id(block)]))
     parts, lacking = [chosen], chosen.lacks | (wanted - chosen.defined)
+    # Backwards, so that the latest version of a helper is taken, and helpers of helpers are found.
     for block in reversed(blocks[: order[id(chosen)]]):
         if block in python and block.tree and not block.is_mistake and lacking & block.defined:
             parts.insert(0, block)

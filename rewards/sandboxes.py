@@ -101,6 +101,7 @@ def get_sandbox(options: SandboxOptions = SandboxOptions()) -> Runner:
     Raises:
         SandboxError: If this machine does not give the isolation, or lacks one of the modules.
     """
+    # By process: the threads and sockets of a sandbox do not survive a fork.
     key = (os.getpid(), options)
     with _lock:
         if key not in _shared:

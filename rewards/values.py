@@ -18,29 +18,37 @@ from rewards.latex import parse
 from rewards.notation import NUMERALS, WORDS, notate
 
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
+# What counts as a plain number. A gold of this form wants an answer of this form: 8/2 is a number, 4+0 is a
+# calculation.
 _LITERAL = re.compile(
     rf"\+?{_NUMBER}|-?\d+/-?\d+|-?\(?\d+/\d+\)?|-?\\frac\{{-?\d+(?:\.\d+)?\}}\{{-?\d+(?:\.\d+)?\}}"
     r"|-?\\frac(?:\d\d|\d\{\d+\}|\{\d+\}\d)|-?\d+ ?\\frac(?:\{\d+\}\{\d+\}|\d\d)|-?\d+ \d+/\d+"
     rf"|-?{_NUMBER}(?:\\times|\\cdot|\*)10\^(?:\{{-?\d+\}}|\d)"
 )
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?(?:small)?matrix|array)\}(.*?)\\end\{\1\}", re.DOTALL)
+# 4210_7, (4210)_7, 4210_{seven}, 321 (base 5).
 _BASED = re.compile(
     r"\(?(-?[0-9A-Fa-f]*\.?[0-9A-Fa-f]+)\)? ?"
     r"(?:_\{?\(?(?:\u27e6base\u27e7)?(\d+|\u27e6[a-z ]+\u27e7)\)?\}?|\(?\u27e6(?:in )?base\u27e7(\d+)\)?)"
 )
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?")
+# What may stand in front of "=" as the name of a value: x, f(2), f^{-1}(x), n_{\min}, \angle ABC, [ABC], |AB|, and a
+# whole limit or sum ("\lim_{x\to2} f(x) = 8").
 _NAME = re.compile(
     r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
     r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?:\^\{?-1\}?(?=\())?)(?:\(((?:[^()]|\([^()]*\))*)\))?|\[\u27e6?[A-Z]{3,}\u27e7?\]"
     r"|\|?\\?[A-Z]{2}\|?|\\(?:lim|sum|i?int|prod|det|deg|dim|min|max)(?![a-z])[^<>]*"
 )
+# "Area = 5", "Area of ABC = 5", but not "not = 5".
 _WORD_NAME = re.compile(rf"(?!\u27e6(?:not|no|never)\b){WORDS.pattern}(?: ?(?:[(\[][^()]*[)\]]|[A-Z]+))?", re.I)
 _RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|<|>")
+# The end of a family: k\in\mathbb{Z}, n is an integer, for integer n.
 _INTEGER = re.compile(
     r"[,;]? ?\(?(?:\u27e6[a-z ]+\u27e7)? ?(?:([a-z])(?:\\in ?(?:\\mathbb\{Z\}|\u27e6[a-z ]*integers\u27e7)|"
     r"\u27e6(?:is )?(?:an |any )?integer\u27e7)|\u27e6for (?:any |all |every |some )?integers?\u27e7 ?([a-z]))\)?$"
 )
 _SET_BUILDER = re.compile(r"\\\{ ?([a-z])(?:\\in ?(?:\\mathbb\{R\}))? ?[|:](.+)\\\}")
+# ]2,5[ for (2,5): a bracket that opens the wrong way, unless a bracket or union before it explains it.
 _FRENCH = re.compile(r"(?<![^]\[\u222a(p])([\[\]])([^\[\](){}]+,[^\[\](){}]+)([\[\]])")
 _REALS = between(*INFINITE)
 _SETS = {"\\mathbb{R}": _REALS, "all real number": _REALS, "\\emptyset": Region(()), "no solution": Region(())}
@@ -65,9 +73,11 @@ def read(answer: str) -> Value:
         UndecidedError: If any part of it is not understood.
     """
     notation = notate(answer)
+    # These two are no units that may be left out: 8:34 p.m. is a time of day, and no 8:34.
     if notation.unit in ("am", "pm") and (time := _time(notation.text, notation.unit)) is not None:
         return time
     value = read_text(notation.text)
+    # The sign is kept with the number, since it is a factor of 1/100 or a unit, depending on the other side.
     if notation.unit == "%" and isinstance(number := _without_name(value), Expression):
         number = replace(number, percent=True)
         return replace(value, value=number) if isinstance(value, Named) else number
@@ -83,6 +93,7 @@ def read_text(text: str) -> Value:
         return Expression(number, True)
     if WORDS.fullmatch(text) or text == "...":
         return _SETS.get(fold(text).removesuffix("s")) or Label("words", fold(text))
+    # The first reader that knows the notation decides, then an expression. What none reads is a phrase if it has words.
     try:
         for reader in _READERS:
             if (value := reader(text)) is not None:
@@ -117,6 +128,7 @@ def _time(text: str, half: str = "") -> Value | None:
     if match is None or not (half or match[2]) or int(match[1]) > (12 if half else 24):
         return None
     hour = int(match[1]) % 12 + (12 if half == "pm" else 0) if half else int(match[1])
+    # 05:00 and 13:00 are of a clock of 24 hours and so need no half of the day; 5:00 may be either.
     clock = "half" if half else "24" if re.match(r"0\d", text) or not 1 <= hour <= 12 else ""
     return Label("time", (hour * 3600 + int(match[2] or 0) * 60 + int(match[3] or 0), clock))
 
@@ -131,6 +143,7 @@ def _based(text: str) -> Value | None:
 
 def _family(text: str) -> Value | None:
     r"""``\frac{\pi}{2} + k\pi, k \in \mathbb{Z}``."""
+    # A set {k\pi : k \in Z} is the family with its condition behind a comma.
     text = re.sub(r"^\\\{([^|:]*)[|:](.*)\\\}$", r"\1,\2", text)
     match = _INTEGER.search(text)
     if not match or not match.start():
@@ -149,6 +162,8 @@ def _without_name(value: Value) -> Value:
 
 def _joined(text: str) -> Value | None:
     """What "or", "and" and commas join: sets of numbers, several values, or a list."""
+    # "or" binds most loosely: "x < -8 or 8 < x and x < 9". Within { x | ... or ... } it belongs to the condition
+    # instead.
     for word, keep in (("or", any), ("and", all), ("", None)) if not _SET_BUILDER.fullmatch(text) else ():
         if word:
             pieces = re.split(rf",?\s*\u27e6{word}\u27e7\s*", text, flags=re.IGNORECASE)
@@ -158,15 +173,18 @@ def _joined(text: str) -> Value | None:
             continue
         items = _items([part for piece in pieces for part in (split_at(piece, ",") if word == "and" else [piece])])
         if all(isinstance(item, Region) for item in items) and any(getattr(item, "variable", "") for item in items):
-            # "x > 1, x < 3" are both, "x < 1, x > 3" either.
+            # A comma may mean both or either: "x > 1, x < 3" is an interval, while "x < 1, x > 3" would be empty if
+            # both were meant, so it is the union.
             return next((found for k in ([keep] if keep else [all, any]) if (found := combine(k, *items)).cuts), None)
         if word != "or":
             return Sequence("", items)
+        # "3 or 3" is 3; "3 or 4" is a hedge, which no policy shall be paid for.
         return items[0] if all(equal(items[0], item, strict=False) for item in items) else Hedge(items)
     return None
 
 
 def _some(pieces: list[str]) -> list[str]:
+    # Lists are compared pairwise, so their length is bounded.
     if len(pieces) > MAX_ITEMS or not all(piece.strip() for piece in pieces):
         raise UndecidedError("an empty or endless list")
     return [piece.strip() for piece in pieces]
@@ -191,6 +209,7 @@ def _matrix(text: str) -> Value | None:
         return None
     rows = [row for row in match[2].split("\\newrow") if row.strip()]
     cells = [Sequence("row", tuple(read_text(cell.strip()) for cell in row.split("&"))) for row in rows]
+    # A determinant |...| is a number and equals no matrix; other brackets around a matrix are a matter of taste.
     return Sequence("||" if match[1][0] in "vV" or text[0] == "|" else "matrix", tuple(cells))
 
 
@@ -220,6 +239,7 @@ def _times(factor: Expression, value: Value) -> Value:
 
 def _set(text: str) -> Value | None:
     """Sets of real numbers: unions, intersections, differences, what a condition describes, membership."""
+    # "x \in [1,2)" says no more than [1,2) does.
     text = re.sub(r"^[a-z]\\in ?(?=[(\[\]\\])", "", text)
     text = _FRENCH.sub(lambda match: "[("[match[1] == "]"] + match[2] + "])"[match[3] == "["], text)
     text = re.sub(r"(?<=[})\]])-(?=\\\{)", r"\\setminus", text)
@@ -231,6 +251,7 @@ def _set(text: str) -> Value | None:
     if match := _SET_BUILDER.fullmatch(text):
         value = read_text(match[2])
         found = combine(all, _REALS, *(value.items if isinstance(value, Sequence) and not value.brackets else (value,)))
+        # {x | y > 3} holds nothing that can be compared; {t | t > 3} is the same set as {x | x > 3}.
         if found.variable not in ("", match[1]):
             raise UndecidedError("a condition on another variable")
         return replace(found, variable="")
@@ -247,6 +268,7 @@ def _ratio(text: str) -> Value | None:
 def _plus_minus(text: str) -> Value | None:
     if "\\pm" not in text and "\\mp" not in text:
         return None
+    # Two signs are read as coupled, upper with upper; of more nobody knows which are.
     if text.count("\\pm") + text.count("\\mp") > 2:
         raise UndecidedError("several independent signs")
     signs = (text.replace("\\pm", upper).replace("\\mp", lower) for upper, lower in ("+-", "-+"))
@@ -259,6 +281,7 @@ def _bracketed(text: str) -> Value | None:
     if not match:
         return None
     brackets = (match[1].strip() + match[3]).replace("\\{\\}", "{}").replace("\\langle\\rangle", "()")
+    # The brackets must be a pair: "(1,2),(3,4)" begins and ends with brackets that belong to two points.
     depths = list(accumulate(((c in _OPENING) - (c in _CLOSING) for c in match[2]), initial=0))
     pieces = split_at(match[2], ",")
     if brackets not in ("{}", *INTERVALS) or min(depths) < 0 or depths[-1] or (len(pieces) < 2 and brackets != "{}"):
@@ -279,6 +302,7 @@ def _items(pieces: list[str]) -> tuple[Value, ...]:
         if len(units) == len(pieces) > 1:  # "3 apples, 5 pears"
             value = Named(f"\u27e6{notation.unit}\u27e7", value)
         items += value.items if isinstance(value, Sequence) and "\\p" in piece and not value.brackets else [value]
+    # "x=1, 2" names both values.
     first = items[0]
     if isinstance(first, Named) and not any(isinstance(item, Named) for item in items[1:]):
         items[1:] = [Named(first.name, item) for item in items[1:]]
@@ -289,11 +313,14 @@ def _relation(text: str) -> Value | None:
     signs = _RELATION.findall(text)
     if not signs:
         return None
+    # Chains are stored ascending: 5 > x > 2 is 2 < x < 5.
     sides = [parse(side) for side in _RELATION.split(text)]
     if all(sign in (">", "\\ge") for sign in signs):
         sides, signs = sides[::-1], [{">": "<", "\\ge": "\\le"}[sign] for sign in reversed(signs)]
     elif ("\\ne" in signs and len(signs) > 1) or not all(sign in ("<", "\\le", "\\ne") for sign in signs):
         raise UndecidedError("a chain of mixed inequalities")
+    # With one variable, which stands alone on one side, it is a set of numbers, and so the same as an interval.
+    # Otherwise ("a < b", "x + y < 5") the chain itself is compared.
     names = [algebra.variables(side) for side in sides]
     variable = [side for side in sides if isinstance(side, str) and {side} in names]
     if len(variable) != 1 or len(set().union(*names)) != 1 or len(sides) > 3:
@@ -309,6 +336,7 @@ def _relation(text: str) -> Value | None:
 
 
 def _equation(text: str) -> Value | None:
+    # "x \approx 187.5" states 187.5; in "\pi r^2 \approx 78.5" the exact value in front counts.
     first, approximately, last = text.partition("\\approx")
     if approximately:
         name = _name(first)
@@ -317,6 +345,7 @@ def _equation(text: str) -> Value | None:
     if len(pieces) < 2:
         return None
     pieces = _some(pieces)
+    # A name and its value, or a function and its value with parameters that may be renamed.
     if name := _name(pieces[0]):
         value, match = _last_of(pieces[1:]), _NAME.fullmatch(pieces[0])
         parameters = tuple(((match and match[2]) or "").split(","))
@@ -326,6 +355,7 @@ def _equation(text: str) -> Value | None:
     if (words := _WORD_NAME.fullmatch(pieces[0])) or len(pieces) > 2:
         value = _last_of(pieces[1:] if words else pieces)
         return Named(pieces[0].lower(), value) if words and not isinstance(value, Hedge) else value
+    # Two sides, neither of which is a name: an equation if it has unknowns, a calculation ("5 * 2 = 10") if not.
     left, right = read(pieces[0]), read(pieces[1])
     if isinstance(left, Expression) and not algebra.variables(left.tree) and (name := _name(pieces[1])):  # 2 = x
         return Named(name, left)
@@ -341,6 +371,7 @@ def _equation(text: str) -> Value | None:
 def _name(text: str) -> str:
     """The name that stands in front of a value: ``x``, ``f(2)``, ``n_{\\min}``, ``[ABC]``; empty for anything else."""
     match = _NAME.fullmatch(text.strip())
+    # Constants are no names, and x(x+1) or a(a+b) in front of "=" is a product and no value of a function x.
     if not match or text.strip() in ("e", "i", "\\pi") or (match[2] and (match[1] in match[2] or match[1] in "xyz")):
         return ""
     return _tidy(text)
@@ -362,4 +393,6 @@ def _last_of(pieces: list[str]) -> Value:
     return last if all(equal(last, value, strict=False) for value in values[:-1]) else Hedge(tuple(values))
 
 
+# From the notation that no other can hold to the most general one: a subscript base before names, a family before the
+# comma in it, "or" and commas before "=", since each item of a list may be an equation.
 _READERS = (*(_based, _family, _joined, _equation, _scaled, _matrix, _set, _ratio, _plus_minus, _relation),)

@@ -50,9 +50,11 @@ class VerdictCache:
             run: Grades it.
         """
         try:
+            # What does not parse is keyed by its text: it fails, but with a message that names the place.
             meaning = ast.dump(parse(program))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             meaning = program
+        # A lone surrogate, which a program may hold, has no UTF-8.
         key = hashlib.sha256(repr((FORMAT, meaning, tests, settings)).encode("utf-8", "replace")).digest()
         file = self._connection()
         found = file.execute("SELECT score FROM verdicts WHERE key = ?", (key,)).fetchone()
@@ -73,6 +75,7 @@ class VerdictCache:
         if getattr(self._local, "pid", None) != os.getpid():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = sqlite3.connect(self.path, timeout=60)
+            # Readers do not wait for a writer; several training runs share the file.
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = OFF")  # a lost verdict is made again
             file.execute("CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, score TEXT) WITHOUT ROWID")

@@ -230,6 +230,36 @@ def _rounded(value: float) -> float | None:
     return None if value != value else float(f"{value:.6g}")  # JSON has no nan
 
 
+DEPTH = 4
+"""How many folders below a given one a run is looked for."""
+
+
+def files_below(folder: Path, name: str, depth: int = DEPTH) -> list[Path]:
+    """Files of a name in a folder and some folders below it, the nearest first; links to folders are followed.
+
+    Other runs write there and remove their checkpoints while somebody looks. ``Path.glob`` raises when a folder has
+    vanished; here it is passed over, and what a run keeps of its weights is not looked into.
+    """
+    found: list[tuple[int, Path]] = []
+    for at, folders, files in os.walk(folder, followlinks=True):
+        level = len(Path(at).relative_to(folder).parts)
+        folders[:] = [one for one in folders if one != "checkpoints"] if level < depth else []
+        found += [(level, Path(at) / name)] * (name in files)
+    return [path for _, path in sorted(found)]
+
+
+def oldest_first(folder: Path, name: str) -> list[Path]:
+    """:func:`files_below` by when their runs were started: a report that is written again makes none the newest."""
+
+    def started(path: Path) -> float:
+        run = path.with_name("run.json")
+        if not run.exists():
+            return path.stat().st_mtime
+        return datetime.fromisoformat(json.loads(run.read_text(encoding="utf-8"))["started"]).timestamp()
+
+    return sorted(files_below(folder, name), key=lambda path: (started(path), str(path)))
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All rows of a JSON-lines file."""
     with path.open(encoding="utf-8") as file:

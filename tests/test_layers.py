@@ -58,3 +58,13 @@ def test_light_layers_import_fast_and_without_torch(layer):
         for _ in range(3)
     ]
     assert min(times) < 1.0, times
+
+
+def test_seeds_are_derived_and_never_added_up():
+    """``seed + 1`` of one run is ``seed`` of the next: the two would draw the same numbers."""
+    for layer in LAYERS:
+        for path in (ROOT / layer).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
+                    names = [ast.unparse(side).split(".")[-1].lower() for side in (node.left, node.right)]
+                    assert not {"seed", "run_seed"} & set(names), f"{path}:{node.lineno}: use rl.types.derive_seed"

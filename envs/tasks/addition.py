@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from envs.base import Split, Task
-from envs.splits import draw_tasks
+from envs.splits import draw_tasks, split_sizes
 from rewards import Score, Verdict
 from rewards.answers import answer_forms, candidates, in_form
 
@@ -42,7 +42,7 @@ class Addition:
     ) -> None:
         self.n_digits, self._p_nine, self._seed, self._form = n_digits, p_nine, seed, answer_form
         answer_forms(answer_form)
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
 
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""

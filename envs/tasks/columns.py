@@ -4,6 +4,7 @@ import json
 import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from envs.rows import Row
@@ -48,7 +49,7 @@ def find_columns(
             )
         if name is None and not alike:
             if what in needed:
-                raise ValueError(_not_found(what, own, lowered, where))
+                raise ValueError(_not_found(what, own, lowered, where, rows[0].values))
             continue
         columns[what] = name or alike[0]
         others = [path for path in alike[1:] if name is None and path in own]
@@ -56,14 +57,20 @@ def find_columns(
     return columns, ", ".join(words)
 
 
-def _not_found(what: str, own: Sequence[str], lowered: Mapping[str, str], where: str) -> str:
+def _not_found(what: str, own: Sequence[str], lowered: Mapping[str, str], where: str, row: Mapping[str, Any]) -> str:
     tests = next((lowered[name] for name in NAMES["tests"] if name in lowered), None)
     hint = f" It has tests ({tests}): did you mean env.options.verify=code?" if what == "answer" and tests else ""
     taken = {name.lower() for key, names in NAMES.items() if key != what for name in names}
-    likely = [name for name in own if name.lower() not in taken] or [*own] or ["..."]
+    likely = ([name for name in own if name.lower() not in taken] or [*own] or ["..."])[-1]
+    for name, cell in row.items():
+        if isinstance(cell, list) and cell and isinstance(cell[0], Mapping):
+            part = next((one for one in ("content", "value", "text") if one in cell[0]), next(iter(cell[0]), "0"))
+            likely = f"{name}.{0 if what == 'question' else len(cell) - 1}.{part}"
+    if Path(where.removesuffix(".gz")).suffix in (".csv", ".tsv"):
+        hint += " The first line of such a file names its columns."
     return (
         f"{where}: no column is called {', '.join(NAMES[what])}. It has {', '.join(own)}; say which column "
-        f"holds the {what}, as in env.options.{what}={likely[-1]}.{hint}"
+        f"holds the {what}, as in env.options.{what}={likely}.{hint}"
     )
 
 
@@ -107,8 +114,8 @@ def question_of(cell: Any) -> str:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise ValueError("the question is empty")
     if isinstance(cell, bool) or not isinstance(cell, str | int | float):
-        raise ValueError(f"the question must be text; this is {str(cell)[:60]}")
-    return str(cell)
+        raise ValueError(f"the question must be text; this is {str(cell)[:60]}{_part_of('question', cell)}")
+    return _whole("question", str(cell))
 
 
 def text_of(cell: Any) -> str:
@@ -128,12 +135,28 @@ def text_of(cell: Any) -> str:
             raise ValueError(f"the answer is {cell}, which is no number")
         return str(int(cell)) if cell == int(cell) and abs(cell) < 2**53 else repr(cell)
     if isinstance(cell, Mapping | list | tuple):
-        parts = list(cell) if isinstance(cell, Mapping) else range(len(cell))
-        named = f", as in env.options.answer=answer.{parts[0]}" if parts else ""
+        raise ValueError(f"the answer is nested ({str(cell)[:60]}){_part_of('answer', cell)}, or use verify=json")
+    return _whole("answer", str(cell))
+
+
+def _part_of(what: str, cell: Any) -> str:
+    """How a part of a nested cell is named, down to the first one that is not nested itself."""
+    path = "<its column>"
+    while isinstance(cell, Mapping | list | tuple) and cell:
+        name = next(iter(cell)) if isinstance(cell, Mapping) else 0
+        path, cell = f"{path}.{name}", cell[name]
+    return f": name the part that is meant, as in 'env.options.{what}={path}'"
+
+
+def _whole(what: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
         raise ValueError(
-            f"the answer is nested ({str(cell)[:60]}): name the part that is meant{named}, or use verify=json"
-        )
-    return str(cell)
+            f"the {what} holds half a character ({text[error.start]!r} without its other half): write the file anew "
+            "from texts that are whole"
+        ) from None
+    return text
 
 
 def choices_of(cell: Any) -> dict[str, str]:

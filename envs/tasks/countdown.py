@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from envs.base import Split, Task
-from envs.splits import draw_tasks
+from envs.splits import draw_tasks, split_sizes
 from rewards import Score, Verdict
 from rewards.answers import answer_forms, candidates, in_form
 from rewards.parsing import parse
@@ -63,7 +63,7 @@ class Countdown:
         if min(max_number, max_target) < 2:
             raise ValueError("env.options: max_number and max_target must be at least 2")
         self._n_numbers, self._max_number, self._max_target = list(n_numbers), max_number, max_target
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
         self._seed, self._form = seed, answer_form
         answer_forms(answer_form)
 

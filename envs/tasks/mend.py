@@ -30,7 +30,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from envs.base import Split, Task
-from envs.splits import draw_tasks
+from envs.splits import draw_tasks, split_sizes
 from rewards import Score, Verdict
 from rewards.algebra import UndecidedError, limited_work
 from rewards.answers import answer_forms, candidates, in_form
@@ -102,7 +102,7 @@ class Mend:
                     "notation=plain"
                 )
         answer_forms(answer_form)
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
         self._notation, self._factors, self._seed = notation, tuple(factors), seed
         self._max_inner, self._max_outer, self._p_zero, self._max_answer = max_inner, max_outer, p_zero, max_answer
         self._form, self._deadline_s = answer_form, deadline_s

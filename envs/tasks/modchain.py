@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 
 from envs.base import Split, Task
-from envs.splits import draw_tasks
+from envs.splits import draw_tasks, split_sizes
 from rewards import Score, Verdict
 
 N_STEPS = 5
@@ -49,7 +49,7 @@ class ModChain:
         step_weights: Sequence[float] = (0.0, 0.4, 0.3, 0.15, 0.15),
         seed: int = 0,
     ) -> None:
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
         self._p_set, self._step_weights, self._seed = p_set, list(step_weights), seed
 
     def load(self, split: Split) -> list[Task]:

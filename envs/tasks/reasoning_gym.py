@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.base import Split, Task
-from envs.splits import draw_tasks
+from envs.splits import draw_tasks, split_sizes
 from rewards import Score, Verdict
 from rewards.answers import answer_forms, candidates, in_form
 
@@ -54,7 +54,7 @@ class ReasoningGym:
             raise ValueError(f"env.options.params={dict(params or {})} refused by {dataset!r}: {error}") from error
         self._name, self._form, self.partial_credit = dataset, answer_form, partial_credit
         answer_forms(answer_form)
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
 
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""

@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import Any
 
 from envs.base import Split, Task
-from envs.splits import draw_tasks
+from envs.splits import draw_tasks, split_sizes
 from envs.tasks.code import CodeTasks
 from rewards import Score, Verdict
 from rewards.asserts import Case
@@ -73,7 +73,7 @@ class Repair(CodeTasks):
         sandbox: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(timeout_s=timeout_s, isolation=isolation, sandbox=sandbox)
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
         self._p_pass, self._p_factor, self._seed = tuple(p_pass), tuple(p_factor), seed
 
     def _load(self, split: Split) -> list[Task]:

@@ -170,8 +170,12 @@ class Rows:
         parts, faults = self._read()
         rows = [row for part in parts.values() for row in part]
         if not rows:
-            said = f". {faults[0].where}: {faults[0].said}" if faults else ""
-            raise ValueError(f"env.options.path={self._path}: no row could be read{said}")
+            where, said = (faults[0].where, faults[0].said) if faults else ("", "")
+            said = said and (said if where == self._path else f"{where.removeprefix(f'{self._path}, ')}: {said}")
+            said = (
+                said or 'it has none; one a line is needed, {"question": ..., "answer": ...}, or a CSV with its header'
+            )
+            raise ValueError(f"env.options.path={self._path}: no row could be read: {said}")
         needed = ("question", "tests" if self._is_code else "answer")
         columns, found = find_columns(rows, self._named, needed, self._path)
         read, given = _Read(len(rows) + len(faults), faults), self._given_splits(parts, columns)

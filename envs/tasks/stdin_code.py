@@ -22,7 +22,7 @@ from typing import Any
 
 from envs.base import Split, Task
 from envs.published import HubCopy, Published, PublishedFile
-from envs.splits import normalise_question, split_of
+from envs.splits import normalise_question, split_of, split_sizes
 from envs.tasks.code import CodeTasks
 from envs.tasks.stdin_grammar import draw_problems
 from rewards import Lookup
@@ -268,7 +268,7 @@ class StdinCode(CodeTasks, Published):
         self._compare, self._compare_options = compare, dict(compare_options or {})
         comparison(compare, self._compare_options)
         self._difficulty, self._max_hidden = {str(name).lower() for name in difficulty}, max_hidden
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
         self._seed = seed
 
     def _load(self, split: Split) -> list[Task]:

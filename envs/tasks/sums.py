@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 
 from envs.base import Split, Task
-from envs.splits import draw_tasks
+from envs.splits import draw_tasks, split_sizes
 from rewards import Score, Verdict
 
 _NUMBER = re.compile(r"-?\d+", re.ASCII)
@@ -53,7 +53,7 @@ class Sums:
                 f"env.options: n_terms={n_terms}, low={low}, high={high}: two numbers or more from a range"
             )
         self._range, self._n_terms, self._seed = (low, high), n_terms, seed
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
 
     def load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from envs.base import Split, Task
-from envs.splits import draw_tasks
+from envs.splits import draw_tasks, split_sizes
 from envs.tasks.code import CodeTasks
 from rewards.asserts import Case
 from rewards.code import FunctionTests
@@ -100,7 +100,7 @@ class TinyCode(CodeTasks):
         if not 1 <= min_steps <= max_steps:
             raise ValueError(f"env.options.min_steps={min_steps}, max_steps={max_steps}: 1 <= min_steps <= max_steps")
         self._n_steps, self._seed = (min_steps, max_steps), seed
-        self._sizes = {Split.TRAIN: n_train, Split.VALIDATION: n_validation, Split.TEST: n_test}
+        self._sizes = split_sizes(n_train, n_validation, n_test)
 
     def _load(self, split: Split) -> list[Task]:
         """Different tasks of one split."""

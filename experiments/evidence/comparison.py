@@ -10,7 +10,7 @@ from experiments.evidence.store import Store
 from rl.analysis.controls import CONTROLS
 from rl.analysis.errors import Shift, shift
 from rl.analysis.rates import Where
-from rl.analysis.significance import detectable_delta, iqm, mcnemar, newcombe_paired
+from rl.analysis.significance import detectable_delta, mcnemar, newcombe_paired
 from rl.analysis.statistics import Interval
 
 FAILED_BELOW = 0.01
@@ -47,7 +47,6 @@ class ArmLine:
         rates: Rates with intervals, by name.
         against: Difference in the comparison's goal, this arm minus another, by the other's key.
         p_against: Two-sided bootstrap p-values of these differences, not adjusted.
-        goal_iqm: Interquartile mean of the goal over seeds.
         detectable: The delta that this many tasks would show in 80 % of cases, were as many to change as did.
         seeds: Its training runs.
         crashed: Seeds that ended with an error.
@@ -66,7 +65,6 @@ class ArmLine:
     rates: dict[str, Interval]
     against: dict[str, Interval]
     p_against: dict[str, float]
-    goal_iqm: float
     detectable: float
     seeds: list[SeedLine]
     crashed: list[int]
@@ -134,7 +132,6 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
         rates={name: store.interval(arm, mode, name) for name in store.rates(mode, Where.TABLES)},
         against={other: boot.difference(own, cells) for other, cells in others.items()},
         p_against={other: boot.p_value(own, cells) for other, cells in others.items()},
-        goal_iqm=iqm(table.cells[goal].per_seed()),
         detectable=_detectable(store, mode, arm),
         seeds=[_seed(store, mode, arm, i) for i in range(len(table.seeds))],
         crashed=store.crashed(arm),
@@ -177,8 +174,10 @@ def _seed(store: Store, mode: str, arm: str, index: int) -> SeedLine:
     seed = table.seeds[index]
     rates = {name: table.cells[name].per_seed()[index] for name in store.rates(mode, Where.HEADLINE)}
     rows = [row for row in store.rows_of(arm, mode) if row.seed == seed and row.attempts > 1]
+    # The four cells of the table that McNemar's test and Newcombe's interval for paired proportions start from.
     pairs = Counter((row.correct[0], row.correct[row.at(2)]) for row in rows)
     both, broken, fixed, neither = (pairs[first, last] for first in (True, False) for last in (True, False))
+    # A hair above the limit, since 1 of 100 tasks is 0.01 only up to rounding.
     failed = rates.get("delta", 1.0) <= FAILED_BELOW + 1e-9
     return SeedLine(seed, rates, mcnemar(fixed, broken), newcombe_paired(both, broken, fixed, neither), failed)
 

@@ -18,6 +18,7 @@ _NOT_VALIDATED = "no run was validated at least twice: set training.validate_eve
 
 def over_seeds(curves: Sequence[Curve], name: str, scale: float = 100) -> Series:
     """Mean, range and single runs of curves that may differ in length; the mean ends where the shortest does."""
+    # Seeds may log different numbers of points (a budget of tokens): a mean over the longer ones alone would jump.
     shortest = min(len(curve.x) for curve in curves)
     stacked = scale * np.array([curve.y[:shortest] for curve in curves])
     return spread(name, curves[0].x[:shortest], stacked, [(curve.x, scale * curve.y) for curve in curves])
@@ -34,6 +35,7 @@ def _scattered(store: Store, x: tuple[str, float], y: tuple[str, float]) -> list
     for arm in store.trained:
         pairs: list[tuple[float, float]] = []
         for one, other in zip(store.curves(arm, x[0]), store.curves(arm, y[0]), strict=False):
+            # Validations are rarer than steps: points exist only where both were logged.
             at = dict(zip(one.x, x[1] * one.y, strict=True))
             pairs += [(at[n], y[1] * value) for n, value in zip(other.x, other.y, strict=True) if n in at]
         if pairs:
@@ -61,6 +63,8 @@ def change_rate(store: Store) -> Figure:
     series = []
     for arm in store.trained:
         if curves := store.curves(arm, "eval/validation/changed_answer"):
+            # In percent of its own length, since arms matched on tokens or updates sample different numbers of
+            # episodes.
             scaled = [Curve(100 * curve.x / max(1.0, curve.x[-1]), curve.y) for curve in curves]
             series.append(over_seeds(scaled, store.names[arm]))
     if not series:
@@ -142,6 +146,7 @@ def _kept_curves(store: Store, arm: str, kind: str) -> list[Curve]:
         found = [row for row in store.rounds(arm, seed) if row.get(kind) is not None]
         total = store.runs[arm, seed].result["totals"]["episodes"]
         if found:
+            # Rounds sample equally many episodes.
             x = np.array([total * row["round"] / len(found) for row in found])
             curves.append(Curve(x, np.array([row[kind] for row in found])))
     return curves
@@ -174,6 +179,7 @@ def accuracy_fit(store: Store) -> Figure:
             x = np.geomspace(max(1.0, mean.x[1]), mean.x[-1], 60)
             series.append(Series(mean.name, mean.x[1:], mean.y[1:], mark=Mark.POINTS))
             series.append(Series(mean.name, x.tolist(), fit(x).tolist()))
+            # A fit that ends at the bound says that the curve jumps, not how steep it is.
             bounded = fit.steepness < MAX_STEEPNESS - 0.01
             steep = f"B = {fixed(fit.steepness, 2)}" if bounded else "B at its bound (a step)"
             ends.append(f"{mean.name} A = {fixed(fit.ceiling)} %, {steep}")

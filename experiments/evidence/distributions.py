@@ -30,6 +30,7 @@ def edit_distance(store: Store) -> Figure:
         for row in store.rows_of(arm, mode):
             second = row.at(2)
             counts[_TRANSITIONS[row.correct[0], row.correct[second]]][_bin(row.texts[0], row.texts[second])] += 1
+        # All four transitions share one area, so that a rare one is drawn small.
         total = max(1.0, sum(float(found.sum()) for found in counts.values()))
         series = [_density(name, found, total) for name, found in counts.items() if found.sum()]
         trained = _trained_on(store, arm)
@@ -61,6 +62,8 @@ def _trained_on(store: Store, arm: str) -> np.ndarray:
         rounds = store.rounds(arm, seed)
         for row in rounds:
             counts += np.sum(list(row.get("edits", {}).values()) or [np.zeros(EDIT_BINS)], axis=0)
+        # An offline arm logs what its rule kept, round by round; an online one trains on all it samples, of which some
+        # are stored.
         for episode in [] if rounds else store.episodes(arm, seed):
             texts = [turn["text"] for turn in episode["turns"]]
             if len(texts) > 1 and episode["error"] is None:
@@ -114,6 +117,7 @@ def parallel_or_sequential(store: Store) -> Figure:
         if not rows:
             continue
         first = float(np.mean([row.n_tokens[0] for row in rows]))
+        # Tokens of one response: of a first attempt, or the mean over the attempts of a corrected one.
         whole = float(np.mean([sum(row.n_tokens) for row in rows])) / rows[0].attempts
         for kind, tokens in (("majority", first), ("sequential", whole)):
             n = min(len(points) for points in per_seed)
@@ -224,6 +228,8 @@ def sweeps(store: Store) -> Figure:
 def _alpha_beta2(arm: Any) -> tuple[float, float] | None:
     """The two weights of an arm with SCoRe's two stages, everything else being as it is in SCoRe."""
     stages = [stage for stage in (arm.get("stages") or {}).values() if stage.get("share", 1.0)]
+    # SCoRe's stage I pays nothing for the first attempt; an arm without that, or with a further change, is another
+    # method.
     if len(stages) != 2 or list(stages[0].get("reward_weights", []))[:1] != [0.0]:
         return None
     if any(stage.get("advantage") or stage.get("offline_first_attempts") for stage in stages):

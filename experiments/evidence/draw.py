@@ -29,6 +29,7 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
         ``<id>.svg`` and ``<id>.png`` with the caption below, or ``<id>.csv`` and ``<id>.md``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # An exhibit that has become absent must not leave an earlier drawing behind.
     for old in folder.glob(f"{exhibit.id}.*"):
         old.unlink()
     if isinstance(exhibit, Figure | Dots):
@@ -77,6 +78,7 @@ def _drawn(figure: Figure | Dots) -> Any:
     canvas, n_columns = _dots(figure) if isinstance(figure, Dots) else _panels(figure)
     text = textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50)
     canvas.supxlabel(text, fontsize=8)
+    # Constrained layout is solved here, with the caption's room in it.
     canvas.draw_without_rendering()
     canvas.set_layout_engine("none")  # laid out once, drawn as often as wanted
     return canvas
@@ -157,6 +159,7 @@ def _draw_series(axis: Any, series: Series, index: int) -> None:
     colour = COLOURS[index % len(COLOURS)]
     style, marker = _STYLES[index % len(_STYLES)], _MARKERS[index % len(_MARKERS)]
     if series.mark is Mark.STEPS:
+        # Left edges of equal bins and, one width on, the end of the last.
         edges = [*series.x, 2 * series.x[-1] - series.x[-2]]
         axis.stairs(series.y, edges, color=colour, linestyle=style, linewidth=1.4, label=series.name)
         return

@@ -63,6 +63,7 @@ class Packed:
             more: Of a training episode: its step, its turns' tokens, its advantages.
         """
         arm, seed, mode, task, line = place
+        # Right or wrong at the first and the last attempt: the transition that the page filters by.
         path = [int(one == RIGHT) for one in (verdicts[0], verdicts[-1])][: len(verdicts)]
         found = (
             *(self._arms.index(arm), seed, self._modes[mode], self._tasks[task], line, self._verdicts[verdicts[-1]]),
@@ -92,6 +93,8 @@ class Packed:
     def _cut(self) -> list[tuple[int, int]]:
         starts, size = [0], 0
         for i, body in enumerate(self.bodies):
+            # Texts, a constant for the rest of a row, and about 30 characters a token where ids and log-probabilities
+            # are kept.
             length = sum(map(len, body[1])) + 100 + (30 * sum(body[4]) if len(body) > 5 else 0)
             if size and size + length > SHARD_CHARACTERS:
                 starts.append(i)
@@ -159,10 +162,12 @@ def choose(store: Store, limit: int) -> list[tuple[EvalRow, int]]:
         line = lines[row.arm, row.seed] = lines.get((row.arm, row.seed), 0) + 1
         if not row.failed and row.arm in store.arms:
             found.append((row, line))
+    # The mode of the figures is kept whole as far as it goes; the others share what room is left.
     first = [pair for pair in found if pair[0].mode == store.mode]
     rest = [pair for pair in found if pair[0].mode != store.mode]
     chosen = _thin(first, limit)
     chosen += _thin(rest, limit - len(chosen))
+    # Long responses: fewer episodes rather than shortened ones, since a search must find what was written.
     characters = sum(len(text) for row, _ in chosen for text in row.texts)
     return _thin(chosen, int(len(chosen) * min(1.0, MAX_CHARACTERS / max(1, characters))))
 

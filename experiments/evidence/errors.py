@@ -26,6 +26,7 @@ def own_and_trained(store: Store) -> Figure:
     series = []
     for arm, runs in found.items():
         curves = [[(at.x, total_variation(at.own, at.seen)) for at in run] for run in runs if run]
+        # nan where one side has no error at all.
         known = [[(x, y) for x, y in curve if y == y] for curve in curves]
         if known := [curve for curve in known if curve]:
             series.append(over_seeds([Curve(*np.array(curve, dtype=float).T) for curve in known], store.names[arm], 1))
@@ -56,6 +57,7 @@ def _at_the_end(store: Store, arm: str) -> Panel | None:
     if not own or not seen:
         return None
     n_own, n_seen = own.total(), seen.total()
+    # By their shares on both sides together, so that what is frequent on one side alone is shown.
     order = sorted({*own, *seen}, key=lambda kind: -(own[kind] / n_own + seen[kind] / n_seen))
     if len(order) > MOST_KINDS:
         for counts in (own, seen):

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.evidence.store import DEPTH, Store
+from experiments.evidence.store import Store
 from rl.analysis.rows import EvalRow
-from rl.tracking import read_jsonl
+from rl.tracking import files_below, read_jsonl
 
 if TYPE_CHECKING:  # half a second, paid by those who ask for a frame
     import pandas
@@ -46,7 +46,9 @@ def load_rows(folder: Path | str) -> "pandas.DataFrame":
         FileNotFoundError: If no finished run and no finished seed of a study is there.
     """
     folder = Path(folder)
-    records = [record for seed in study_seeds(folder) for record in _samples(seed)]
+    records = [
+        {"study": study_of(seed), **row} for seed in study_seeds(folder) for row in read_jsonl(seed / "rows.jsonl")
+    ]
     try:
         records += _episodes(Store(folder))
     except FileNotFoundError:
@@ -61,6 +63,8 @@ def _frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
 
     rates = dict.fromkeys(name for record in records for name in record.get("values", ()))
     frame = pd.DataFrame.from_records([record | record.pop("values", {}) for record in records])
+    # pandas' nullable types: episodes with fewer attempts have missing cells, which would turn a column of integers
+    # into floats.
     kinds = {"correct": "boolean", "truncated": "boolean", "tokens": "Int64", "step": "Int64"}
     names = [*_OF_ATTEMPTS.values(), "advantage"]
     most = max((record.get("attempts", 0) for record in records), default=0)
@@ -73,7 +77,7 @@ def _frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
 
 def study_seeds(folder: Path) -> list[Path]:
     """Folders of the finished seeds of studies: their ``result.json`` names no arm."""
-    found = [path for depth in range(DEPTH + 1) for path in folder.glob("/".join([*["*"] * depth, "result.json"]))]
+    found = files_below(folder, "result.json")
     return sorted(path.parent for path in found if (path.parent / "rows.jsonl").exists() and "arm" not in _json(path))
 
 
@@ -85,10 +89,6 @@ def study_of(seed: Path) -> str:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _samples(seed: Path) -> list[dict[str, Any]]:
-    return [{"study": study_of(seed), **row} for row in read_jsonl(seed / "rows.jsonl")]
 
 
 def _episodes(store: Store) -> Iterator[dict[str, Any]]:
@@ -121,6 +121,7 @@ def _record(row: EvalRow, about: dict[str, Any], tasks: dict[str, dict[str, str]
 
 
 def _answers(turn: dict[str, Any], episode: dict[str, Any]) -> bool:
+    # Turns of a verifier or critic are no attempts; where one role plays alone all turns are.
     roles = {one["role"] for one in episode["turns"]}
     return turn["role"] == "solver" or "solver" not in roles
 

@@ -35,9 +35,11 @@ def _curve(series: Series, index: int) -> list[dict[str, Any]]:
         traces.append({**quiet, **band, "x": [*series.x, *series.x[::-1]], "y": [*series.high, *series.low[::-1]]})
     curve: dict[str, Any] = {"name": series.name, "x": series.x, "y": series.y, "line": line, "meta": series.mark.value}
     if series.mark is Mark.STEPS:
+        # plotly's steps hold a value up to the next x, so the last bin needs an end with its own value again.
         edges = [*series.x, 2 * series.x[-1] - series.x[-2]]
         curve |= {"x": edges, "y": [*series.y, series.y[-1]], "mode": "lines", "line": line | {"shape": "hv"}}
     elif series.mark is Mark.POINTS:
+        # plotly's symbols from 100 on are the open ones, which stay readable where points overlap.
         curve |= {"mode": "markers", "marker": {"color": colour, "symbol": index % 8 + 100, "size": 8}}
     else:
         curve |= {"mode": "lines+markers", "marker": {"color": colour, "size": 5}}

@@ -139,6 +139,8 @@ class Figure:
 def looks(figure: Figure) -> dict[str, int]:
     """A number for every name, the same in all panels: it decides colour, line style and marker."""
     names = list(dict.fromkeys(series.name for panel in figure.panels for series in panel.series))
+    # A figure whose names are no arms (transitions, rates) begins at the first look; one with arms keeps the number
+    # that each has in the comparison, also where some are missing.
     known = [*figure.order, *(name for name in names if name not in figure.order)]
     place = known if any(name in figure.order for name in names) else names
     return {name: place.index(name) for name in names}

@@ -13,6 +13,7 @@ def overview(store: Store) -> Dots:
     found = {mode: compare(store, mode) for mode in store.modes}
     best = found[store.mode]
     means = {line.arm: line.rates[best.goal].mean for line in best.arms}
+    # nan, where every episode failed, equals not even itself and comes last.
     order = sorted(store.arms, key=lambda arm: -means[arm] if means.get(arm, 0.0) == means.get(arm) else float("inf"))
     rows = [dot for mode in store.modes for dot in _rows(found[mode], order)]
     rate = named(best.goal)

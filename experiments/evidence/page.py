@@ -92,17 +92,13 @@ def assemble(
         css=text["css"],
         js=js,
         verdict=verdict,
-        data=_inside_script(json.dumps(data, separators=(",", ":"), allow_nan=False)),
+        # JSON within a script element: a "</script>" in an arm's name or a caption would close it.
+        data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         index=packed(json.dumps(episodes.index(), ensure_ascii=False, separators=(",", ":"))),
         shards="\n".join(held if inline else []),
         plotly=packed(get_plotlyjs()),
     )
     return Page(made, [] if inline else shards)
-
-
-def _inside_script(data: str) -> str:
-    """JSON that cannot close the element it stands in."""
-    return data.replace("<", "\\u003c")
 
 
 def _verdict(store: Store) -> str:

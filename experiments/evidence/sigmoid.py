@@ -37,9 +37,11 @@ def fit_sigmoid(n: np.ndarray, accuracy: np.ndarray) -> Sigmoid | None:
         return None
     floor = float(accuracy[0])
 
+    # The middle by its logarithm: it may lie anywhere between the first and far beyond the last number of episodes.
     def curve(x: np.ndarray, ceiling: float, steepness: float, log_middle: float) -> np.ndarray:
         return Sigmoid(floor, ceiling, steepness, float(np.exp(log_middle)))(x)
 
+    # Before any episode the curve is its floor by definition, and 0 has no logarithm.
     x, y = n[n > 0], accuracy[n > 0]
     start = (float(y.max()), 2.0, float(np.log(np.median(x))))
     bounds = ([0.0, 0.1, float(np.log(x.min())) - 3], [100.0, MAX_STEEPNESS, float(np.log(x.max())) + 3])

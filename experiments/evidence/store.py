@@ -23,15 +23,13 @@ from experiments.run_health import findings
 from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulate
-from rl.tracking import read_jsonl
+from rl.tracking import DEPTH, files_below, read_jsonl
 
 BASE = "base"
 NOT_COMPARED = {"name", "runs_dir", "data_dir", "resume", "threads", "plugins"}
 """Keys that say where a folder is and not what was done."""
 MANY_ARMS = 8
 """With more arms than these, variants are folded away in pages at first."""
-DEPTH = 4
-"""How many folders below the given one a run may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +106,7 @@ class Store:
         self.is_comparison = "arms" in self.config and len(self.folders) == 1
         self.notes: list[str] = []
         """What a reader of the report must know about how it was read."""
+        # Rates and exhibits that a plugin registers; a folder can be read without the plugin, only less of it.
         for module in self.setting("plugins", []):
             try:
                 import_plugin(module)
@@ -119,6 +118,7 @@ class Store:
         elif not self.is_comparison:  # runs of one arm whose configs differ are arms of their own
             named = told_apart([run.arm for run in found], [run.config for run in found])
             found = [replace(run, arm=name) for run, name in zip(found, named, strict=True)]
+        # Of two runs of an arm with one seed the later folder counts: of a repeated run, that is the newer one.
         for run in found:
             if (other := self.runs.get((run.arm, run.seed))) is not None:
                 self.notes.append(
@@ -203,6 +203,7 @@ class Store:
     @cached_property
     def trained(self) -> list[str]:
         """:attr:`arms` without those that learn nothing, such as the base."""
+        # An arm that sampled nothing to learn from, whatever its kind: the base, prompting.
         learned = {arm for (arm, _), run in self.runs.items() if run.result.get("totals", {}).get("episodes")}
         return [arm for arm in self.arms if arm in learned]
 
@@ -272,6 +273,8 @@ class Store:
         """A rate of the complete seeds; of one run for an arm that has one, and where no seed is complete."""
         if (arm, mode, rate) not in self._cells:
             table = self.tables(mode)[arm]
+            # The base is run once; its one row stands beside every seed of the others, so differences with it are
+            # paired over tasks.
             alone = len(table.seeds) == 1 or not self.complete
             seeds = [0] if alone else [table.seeds.index(seed) for seed in self.complete]
             self._cells[arm, mode, rate] = table.cells[rate].take(seeds)
@@ -301,6 +304,8 @@ class Store:
         """Own errors at every validation beside those that were trained on since the one before, by kind."""
         found, seen = [], Counter[str]()
         for row in self._read(arm, seed, "metrics"):
+            # Lines of steps hold what was trained on, lines of validations the policy's own errors; pairs of both are
+            # made here.
             if "errors" in row and "eval/validation/n" not in row:
                 seen.update(row["errors"])
             elif "errors" in row:
@@ -366,13 +371,12 @@ def _config_of(folder: Path, runs: Sequence[Run]) -> Any:
 
 
 def _find_runs(folder: Path) -> Iterator[Run]:
-    for depth in range(DEPTH + 1):
-        for path in sorted(folder.glob("/".join([*["*"] * depth, "result.json"]))):
-            try:
-                result = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{path}: not the result of a run ({error}); move it away to leave it out") from error
-            config = path.parent / "config.yaml"
-            if isinstance(result, dict) and {"arm", "seed"} <= set(result):
-                found = OmegaConf.load(config) if config.exists() else OmegaConf.create({})
-                yield Run(result["arm"], result["seed"], path.parent, result, found)
+    for path in files_below(folder, "result.json"):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not the result of a run ({error}); move it away to leave it out") from error
+        config = path.parent / "config.yaml"
+        if isinstance(result, dict) and {"arm", "seed"} <= set(result):
+            found = OmegaConf.load(config) if config.exists() else OmegaConf.create({})
+            yield Run(result["arm"], result["seed"], path.parent, result, found)

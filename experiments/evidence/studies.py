@@ -16,6 +16,7 @@ from experiments.evidence.page import Page, assemble
 from rl.analysis.claims import Figure, Finding, Row
 from rl.analysis.gate import record
 from rl.analysis.printing import fixed
+from rl.tracking import oldest_first
 
 ABOUT = ("arm", "seed", "step")
 SHOWN_FIRST = ("prompt", "answer", "gold", "right", "reward", "arm", "seed", "step")
@@ -58,8 +59,7 @@ def claims_dots(findings: Sequence[Finding]) -> Dots:
             one.name,
             *(one.mean, one.low, one.high, list(one.by_seed.values())),
             badges=[Badge(one.verdict, _TONES.get(one.verdict, "doubt"))],
-            said=f"{one.sentence} Expected {one.expected}; measured {one.numbers}."
-            + (f" Published: {one.paper}" if one.paper else ""),
+            said=one.line.partition(": ")[2] + (f" Published: {one.paper}" if one.paper else ""),
         )
         for one in findings
     ]
@@ -234,7 +234,7 @@ def no_samples() -> Packed:
 def overview(root: Path) -> tuple[Page, list[Exhibit]]:
     """All studies below a folder, the newest of each: verdicts, links, what the gate foretold; and these exhibits."""
     newest: dict[str, Path] = {}
-    for path in sorted(root.rglob("study.json"), key=lambda path: path.stat().st_mtime):
+    for path in oldest_first(root, "study.json"):
         newest[json.loads(path.read_text(encoding="utf-8"))["study"]] = path
     cells, rows = [], []
     dots: list[Dot] = []

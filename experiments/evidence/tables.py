@@ -84,6 +84,7 @@ def ablations(store: Store) -> Table:
     header, rows, values = ["arm"], [[store.names[FULL]], *([store.names[arm]] for arm in parts)], {}
     for name in ("accuracy_t2", "delta"):
         rate = named(name)
+        # Paired: SCoRe and each ablation on the same resampled seeds and tasks.
         full, *others = (store.cells(arm, mode, name) for arm in (FULL, *parts))
         adjusted = holm([boot.p_value(full, other) for other in others])
         header += [rate.header, "SCoRe minus this arm", "p (Holm)"]
@@ -185,6 +186,7 @@ def between(store: Store) -> Table:
     if len(store.folders) < 2:
         raise MissingError("compares several folders: python -m experiments.report 'run=[<folder>,<folder>]'")
     mode, boot, rates = store.mode, store.bootstrap(store.mode), store.rates(store.mode, Where.HEADLINE)
+    # Arms of several folders end in the folder's letter (see Store); the same name in two folders is one arm.
     first = {arm.removesuffix(" (A)"): arm for arm in store.arms if arm.endswith(" (A)")}
     pairs = [(own, other) for name, own in first.items() for other in store.arms if other[:-4] == name and other != own]
     if not pairs:

@@ -91,6 +91,11 @@ def of_arm(comparison: Comparison, line: ArmLine) -> str:
         sentence = f"{line.name}: makes its answers worse; delta {points(goal)} points{seeds}."
     else:
         sentence = f"{line.name}: the interval of delta includes zero, {points(goal)} points{seeds}."
+        if line.detectable > 0:  # it is 0 where no answer changed
+            least = percent(line.detectable)
+            sentence += (
+                f" On {comparison.n_tasks} tasks with so many changes {least} points are found four times in five."
+            )
     if comparison.attempts > 2:
         whole = line.rates[f"delta_t{comparison.attempts}"]
         sentence += f" From the first to attempt {comparison.attempts}: {points(whole)} points."
@@ -119,7 +124,9 @@ def uses_attempt(losses: dict[str, Interval]) -> bool | None:
     ``None`` if that cannot be told: none was played, or only C1, under which an empty attempt may cost what it does
     because it is unlike anything in training.
     """
+    # A loss counts if its whole interval lies above zero.
     played = {name: losses[name].low > 0 for name in _OF_ATTEMPT if name in losses}
+    # One exchange that costs nothing is enough: the attempt was there and was not used.
     if not all(played.values()):
         return False
     return True if played.keys() - {WITHOUT_FIRST} else None
@@ -196,6 +203,7 @@ def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:
     goal = comparison.goal
     best = max(trained, key=lambda line: line.rates[goal].mean)
     others = [line for line in trained if line is not best]
+    # As many tests as there are rivals of the best one, so p-values are adjusted for that many (Holm).
     adjusted = holm([best.p_against[other.arm] for other in others])
     beaten = [o.name for o, p in zip(others, adjusted, strict=True) if p < 0.05 and best.against[o.arm].mean > 0]
     level = [o.name for o in others if o.name not in beaten]
@@ -221,6 +229,7 @@ def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:
 def _largest(trained: Sequence[ArmLine], best: ArmLine, goal: str) -> str:
     """Who has the largest rate, whatever its sign and however many share it."""
     rate = named(goal)
+    # As printed: sentences must not rank what the table shows as equal.
     value, shared = rate.text(best.rates[goal].mean), _sharing(trained, best, goal)
     if float(value) > 0 or rate.unit != "points":
         if len(shared) == 1:

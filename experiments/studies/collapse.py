@@ -26,6 +26,7 @@ from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import fit, next_logprobs, sample, token_losses
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.generations import DATA_POLICIES
+from rl.types import derive_seed
 
 
 @dataclass
@@ -104,12 +105,20 @@ class Writer(Protocol):
 
 
 class Transformer:
-    """A language model, from the same initial weights in every generation."""
+    """A language model, from the same initial weights in every generation; batches and samples are drawn anew."""
 
-    def __init__(self, cfg: Config, seed: int, language: Language, test: np.ndarray, rows: np.ndarray) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        seed: int,
+        language: Language,
+        test: np.ndarray,
+        generator: torch.Generator,
+        rows: np.ndarray,
+    ) -> None:
         torch.manual_seed(seed)
         self.model = tiny_llama(language.tokenizer, 32, 1, 4, 8)
-        self.language, self.test, self.generator = language, test, torch.Generator().manual_seed(seed)
+        self.language, self.test, self.generator = language, test, generator
         data, learned = torch.from_numpy(rows), torch.ones(64, 5, dtype=torch.bool)
 
         def batch(step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -176,9 +185,9 @@ def run(
     language, real, test = base
     rows: list[dict[str, Any]] = [{"arm": arm, "seed": seed, "step": g} for g in range(cfg.generations + 1)]
     for temperature, suffix in ((1.0, ""), (cfg.cold, "_cold")):
-        rng = np.random.default_rng(seed)
-
-        network = partial(Transformer, cfg, seed, language, test)
+        of_writers = derive_seed(seed, "writers")
+        rng, generator = np.random.default_rng(of_writers), torch.Generator().manual_seed(of_writers)
+        network = partial(Transformer, cfg, seed, language, test, generator)
         accept = language.lawful if arm == "verified" else None
         for g, (model, text) in enumerate(generations(network, real, arm, temperature, cfg, rng, accept)):
             rows[g] |= {name + suffix: value for name, value in model.measure(text).items()}

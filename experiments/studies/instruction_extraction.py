@@ -30,11 +30,23 @@ import torch
 from torch import Tensor
 
 from experiments.own_requests import Writer, distinct, opener_entropy, usable
+from experiments.question_families import (
+    ASSIST,
+    FAMILIES,
+    RARE,
+    TOKENIZER,
+    USER,
+    Read,
+    draw,
+    held_out,
+    pairs_of,
+    read,
+)
 from rl.analysis.claims import Claim, Figure, PerSeed, Row, ahead, first, grown, last, minus
 from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
 from rl.backends.policy import load_policy
-from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.backends.tiny import tiny_gpt2
 from rl.config import ModelConfig
 from rl.rendering import Renderer
 from rl.types import derive_seed
@@ -71,66 +83,6 @@ class Config:
     temperature: float = 0.7
     max_new: int = 48
     export: str = ""
-
-
-# ---------------------------------------------------------------- the language: USER f4 3 0 2 ? ASSIST 1 END
-
-FAMILIES, DIGITS = 15, 5
-TOKENIZER = tiny_tokenizer([*(f"f{i}" for i in range(FAMILIES)), *map(str, range(DIGITS)), "?", "please"], True)
-ID: dict[str, int] = TOKENIZER.get_vocab()
-USER, ASSIST, END, F0, D0, MARK, PLEASE = (
-    ID[w] for w in ("<|user|>", "<|assistant|>", "<|end|>", "f0", "0", "?", "please")
-)
-ZIPF = np.arange(1, FAMILIES + 1) ** -1.3 / (np.arange(1, FAMILIES + 1) ** -1.3).sum()
-RARE = FAMILIES // 2
-
-
-def solve(family: np.ndarray, digits: np.ndarray) -> np.ndarray:
-    """The digit at the family's place, shifted by the family's amount."""
-    return (digits[np.arange(len(family)), family % 3] + family // 3) % DIGITS
-
-
-def held_out(digits: np.ndarray) -> np.ndarray:
-    """Digits of test questions: a fifth of all, in which every digit stands at every place equally often."""
-    return digits.sum(1) % DIGITS == 0
-
-
-def draw(rng: np.random.Generator, n: int, test: bool, frequency: np.ndarray = ZIPF, wrong: float = 0.0) -> np.ndarray:
-    """``[n, 9]`` real pairs."""
-    digits = rng.integers(0, DIGITS, (8 * n + 100, 3))
-    digits = digits[held_out(digits) == test][:n]
-    family = rng.choice(FAMILIES, n, p=frequency)
-    answer = np.where(rng.random(n) < wrong, rng.integers(0, DIGITS, n), solve(family, digits))
-    short = np.column_stack([family + F0, digits + D0, np.full(n, MARK)])
-    polite = np.column_stack([np.full(n, PLEASE), digits + D0, family + F0])
-    return pairs_of(np.where(rng.random((n, 1)) < 0.5, short, polite), answer + D0)
-
-
-def pairs_of(questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """``[n, 9]``: questions of five tokens and answers with their marks."""
-    n = len(questions)
-    return np.column_stack([np.full(n, USER), questions, np.full(n, ASSIST), answers, np.full(n, END)])
-
-
-@dataclass
-class Read:
-    """N pairs as they can be read: whether each is a well-formed question, its family, digits and true answer."""
-
-    formed: np.ndarray
-    family: np.ndarray
-    digits: np.ndarray
-    truth: np.ndarray
-
-
-def read(pairs: np.ndarray) -> Read:
-    """The rule of form, and the oracle."""
-    polite = pairs[:, 1] == PLEASE
-    family = np.where(polite, pairs[:, 5], pairs[:, 1]) - F0
-    digits = pairs[:, 2:5] - D0
-    formed = (polite | (pairs[:, 5] == MARK)) & (family >= 0) & (family < FAMILIES) & (pairs[:, 6] == ASSIST)
-    formed &= ((digits >= 0) & (digits < DIGITS)).all(1)
-    family, digits = np.clip(family, 0, FAMILIES - 1), np.clip(digits, 0, DIGITS - 1)
-    return Read(formed, family, digits, solve(family, digits) + D0)
 
 
 # ---------------------------------------------------------------- teacher and students
@@ -214,7 +166,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         return [of_real_model(cfg, arm, seed, base, samples)] if arm in ("deduplicated", "bare_prefix") else []
     if arm == "bare_prefix":  # this template has one prefix
         return []
-    rng = np.random.default_rng(seed + 7)
+    rng = np.random.default_rng(derive_seed(seed, "arms"))
     pairs, sure = (base.real, np.ones(len(base.real))) if arm == "real" else base.cold if "cold" in arm else base.warm
     seen = read(pairs)
     found = meters(pairs, seen, sure)

@@ -27,8 +27,20 @@ from torch import Tensor
 from rl.analysis.calibration import auroc, brier
 from rl.analysis.claims import Claim, Figure, ahead, grown, last
 from rl.analysis.thesis import Thesis, trained
-from rl.backends.blocks import Learned, as_batch, fit, next_logprobs, policy_loss, sample, take_step, token_losses
+from rl.backends.blocks import (
+    Learned,
+    as_batch,
+    fit,
+    held_out,
+    learn_last,
+    next_logprobs,
+    policy_loss,
+    sample,
+    take_step,
+    token_losses,
+)
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
+from rl.types import derive_seed
 
 
 @dataclass
@@ -74,12 +86,14 @@ ID: dict[str, int] = TOKENIZER.get_vocab()
 T0, D0, S0, BLANK, SEPARATOR, END = ID["t0"], ID["0"], ID["s0"], ID["_"], ID["|"], ID["<|end|>"]
 
 
-def draw(rng: np.random.Generator, n: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Prompts ``[n, 7]``, their sums, and how many sixes each has."""
-    n_digits = rng.integers(2, PLACES + 1, n)
-    digits = rng.integers(0, DIGITS, (n, PLACES))
-    used = np.arange(PLACES) < n_digits[:, None]
+def draw(rng: np.random.Generator, n: int, test: bool = False) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Prompts ``[n, 7]``, their sums, and how many sixes each has; a fifth of all questions is for tests alone."""
+    m = 10 * n if test else 2 * n + 50
+    used = np.arange(PLACES) < rng.integers(2, PLACES + 1, (m, 1))
+    digits = rng.integers(0, DIGITS, (m, PLACES))
     question = np.where(used, digits + D0, BLANK)
+    chosen = np.flatnonzero(held_out(question) == test)[:n]
+    question, digits, used = question[chosen], digits[chosen], used[chosen]
     ends = [np.full((n, 1), ID[word]) for word in ("S", ":")]
     prompts = torch.from_numpy(np.concatenate([ends[0], question, ends[1]], 1))
     return prompts, (digits * used).sum(1), ((digits == DIGITS - 1) & used).sum(1)
@@ -88,13 +102,6 @@ def draw(rng: np.random.Generator, n: int) -> tuple[Tensor, np.ndarray, np.ndarr
 def column(ids: np.ndarray | Tensor | int, n: int) -> Tensor:
     """``[n, 1]`` token ids."""
     return torch.full((n, 1), ids) if isinstance(ids, int) else torch.as_tensor(ids).reshape(n, 1)
-
-
-def learn_last(ids: Tensor, k: int) -> Learned:
-    """Rows of which the last k tokens are learned."""
-    learned = torch.zeros(ids.shape, dtype=torch.bool)
-    learned[:, -k:] = True
-    return ids, learned
 
 
 def scored(prompts: Tensor, answers: Tensor, score: Tensor) -> Learned:
@@ -110,7 +117,7 @@ def scored(prompts: Tensor, answers: Tensor, score: Tensor) -> Learned:
 def prepare(cfg: Config, seed: int) -> Any:
     """Answers first, then answers and mostly true scores of the model's own answers."""
     torch.manual_seed(seed)
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed + 1)
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(derive_seed(seed, "scores"))
     model = tiny_llama(TOKENIZER, cfg.width, 2, 4, 16)
 
     def corpus(n: int) -> Learned:
@@ -153,7 +160,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     """RL on the answer, and on the score what the arm says: a reward, a supervised loss, both, or neither."""
     reward = next((REWARDS[name] for name in REWARDS if arm.endswith(name)), None)
     supervised = cfg.score_weight if arm.startswith("pcl") or arm == "oracle_labels" else 0.0
-    rng, generator = np.random.default_rng(seed + 3), torch.Generator().manual_seed(seed + 3)
+    of_arms = derive_seed(seed, "arms")
+    rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     model = copy.deepcopy(base)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.rl_lr, betas=(0.9, 0.99), weight_decay=0.01)
     rows = [measure(cfg, model, seed) | {"step": 0}]
@@ -193,8 +201,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 @torch.no_grad()
 def measure(cfg: Config, model: Any, seed: int, samples: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Accuracy with generation stopped at the separator; how well the score tells right own samples from wrong ones."""
-    prompts, sums, _ = draw(np.random.default_rng(10_000), cfg.n_test)
-    generator, right = torch.Generator().manual_seed(seed + 17), torch.from_numpy(sums) + T0
+    prompts, sums, _ = draw(np.random.default_rng(10_000), cfg.n_test, test=True)
+    generator, right = torch.Generator().manual_seed(derive_seed(seed, "measure")), torch.from_numpy(sums) + T0
     greedy, own = sample(model, prompts, 2, 0.0, generator), sample(model, prompts, 2, 1.0, generator)
     after = torch.cat([prompts, own[:, :1], column(SEPARATOR, len(own))], 1)
     shares = next_logprobs(model, after)[:, S0 : S0 + SCORES].softmax(-1)

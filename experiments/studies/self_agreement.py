@@ -20,14 +20,31 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.misread_sums import (
+    BLANK,
+    MARK,
+    NO,
+    P1,
+    T0,
+    TOKENIZER,
+    TOP,
+    YES,
+    believed,
+    draw,
+    four,
+    line,
+    misread_by,
+    nearby,
+)
 from experiments.own_verdicts import Chat, beliefs
 from rl.analysis.calibration import auroc, ece
 from rl.analysis.claims import Claim, Figure, grown, last, minus
 from rl.analysis.thesis import Thesis, Trained, trained
-from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
+from rl.backends.blocks import Learned, adam, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
 from rl.backends.policy import load_policy
-from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.backends.tiny import tiny_gpt2
 from rl.config import ModelConfig
+from rl.types import derive_seed
 
 
 @dataclass
@@ -59,76 +76,8 @@ class Config:
     model: str = ""
 
 
-# The layout:  S 3 1 4 _ : t8      S 3 1 4 _ : t8 ? yes      S 3 1 4 _ : t7 t8 t6 t9 ? p2
-
-PLACES, DIGITS, GROUP = 4, 5, 8
-TOP = PLACES * (DIGITS - 1)
-TOKENIZER = tiny_tokenizer(
-    [
-        *(f"t{i}" for i in range(TOP + 1)),
-        *map(str, range(DIGITS)),
-        *(f"p{i + 1}" for i in range(4)),
-        *("_", "S", ":", "?", "yes", "no"),
-    ],
-    spaced=True,
-)
-ID = TOKENIZER.get_vocab()
-T0, D0, P1, BLANK, MARK, YES, NO = (ID[word] for word in ("t0", "0", "p1", "_", "?", "yes", "no"))
-
-
-def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Questions of two to four digits ``[n, PLACES]`` as tokens, and their sums."""
-    there = np.arange(PLACES) < rng.integers(2, PLACES + 1, (n, 1))
-    digits = rng.integers(0, DIGITS, (n, PLACES))
-    return np.where(there, digits + D0, BLANK), (digits * there).sum(1)
-
-
-def misread_by(question: np.ndarray) -> np.ndarray:
-    """By how much the sum is too small if every largest digit is taken for the one below."""
-    return (question == D0 + DIGITS - 1).sum(1)
-
-
-def believed(rng: np.random.Generator, question: np.ndarray, gold: np.ndarray, misread: float) -> np.ndarray:
-    """What a writer of the corpus takes for the sum."""
-    return gold - misread_by(question) * (rng.random(len(gold)) < misread)
-
-
-def nearby(rng: np.random.Generator, gold: np.ndarray) -> np.ndarray:
-    """A sum that is off by one to three."""
-    off = rng.choice([1, 1, 1, 2, 2, 3], len(gold)) * rng.choice([-1, 1], len(gold))
-    return np.where((gold + off < 0) | (gold + off > TOP), gold - off, gold + off)
-
-
-def four(
-    rng: np.random.Generator, target: np.ndarray, others: np.ndarray | None = None, easy: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Four distinct sums in random order ``[n, 4]``, and where the target stands among them.
-
-    Args:
-        rng: Draws.
-        target: One of the four.
-        others: ``[n, m]`` preferred alternatives; else sums around a centre that is drawn, so that the middle of the
-            four says nothing.
-        easy: Share of sets whose alternatives lie anywhere.
-    """
-    n = len(target)
-    centre, spread = target + rng.integers(-2, 3, n), np.where(rng.random((n, 1)) < easy, 60.0, 2.5)
-    key = np.abs(np.arange(TOP + 1) - centre[:, None]) + spread * rng.random((n, TOP + 1))
-    if others is not None:
-        for column in others.T:
-            np.put_along_axis(key, column[:, None], -1.0 - rng.random((n, 1)), 1)
-    key[np.arange(n), target] = -9
-    chosen = np.argpartition(key, 4, 1)[:, :4]
-    chosen = np.take_along_axis(chosen, np.argsort(rng.random((n, 4)), 1), 1)
-    return chosen, np.argmax(chosen == target[:, None], 1)
-
-
-def line(question: np.ndarray, *tail: Any) -> torch.Tensor:
-    """``S question : tail`` as token ids; a number in the tail stands in every row."""
-    n = len(question)
-    columns = [np.full((n, 1), ID["S"]), question, np.full((n, 1), ID[":"])]
-    columns += [np.full((n, 1), one) if np.isscalar(one) else np.asarray(one).reshape(n, -1) for one in tail]
-    return torch.from_numpy(np.concatenate(columns, 1))
+GROUP = 8
+"""Answers that are sampled to a question and compared with each other."""
 
 
 def prepare(cfg: Config, seed: int) -> Any:
@@ -151,7 +100,7 @@ def prepare(cfg: Config, seed: int) -> Any:
         question, gold = draw(rng, n)
         shown, place = four(rng, believed(rng, question, gold, cfg.misread), easy=0.5)
         rows.append(line(question, shown + T0, MARK, place + P1))
-        return [(ids, (torch.arange(ids.shape[1]) == ids.shape[1] - 1).expand(ids.shape)) for ids in rows]
+        return [learn_last(ids, 1) for ids in rows]
 
     def has_learned(step: int) -> bool:  # the choice comes last, in a jump
         if step < 200 or step % 50:
@@ -231,7 +180,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     """The measurement of the base, or reinforcement learning on one reward; of a real model only the measurement."""
     if isinstance(base, Chat):
         return [beliefs(base, cfg.questions, seed, samples)] if arm == "base" else []
-    generator, rng = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed + 1)
+    of_arms = derive_seed(seed, "arms")
+    generator, rng = torch.Generator().manual_seed(of_arms), np.random.default_rng(of_arms)
     if arm == "base":
         return [{"arm": arm, "seed": seed, "step": 0} | measure(cfg, base, rng, generator, samples)]
     model, rows = copy.deepcopy(base), []
@@ -264,7 +214,7 @@ def measure(
     cfg: Config, model: Any, rng: np.random.Generator, generator: torch.Generator, samples: list[dict[str, Any]]
 ) -> dict[str, float]:
     """Whom the base believes, and how well each way of asking tells its right answers from its wrong ones."""
-    question, gold = draw(rng, cfg.questions)
+    question, gold = draw(rng, cfg.questions, test=True)
     given = answers(model, question, 1.0, generator)
     own = np.where(given < 0, nearby(rng, gold), given)
     others = np.stack([np.maximum(answers(model, question, 1.0, generator), 0) for _ in range(4)], 1)
@@ -302,9 +252,9 @@ def measure(
 
 
 def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, float]:
-    """The same 800 questions each time: accuracy, what the model thinks of its answers, and how often it is right."""
+    """The same 800 held-out questions each time: accuracy, what the model thinks of its answers, how often rightly."""
     rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
-    question, gold = draw(rng, 800)
+    question, gold = draw(rng, 800, test=True)
     given = answers(model, question, 1.0, generator)
     answer, right = np.maximum(given, 0), given == gold
     own = p_yes(model, question, answer)

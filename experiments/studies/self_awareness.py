@@ -28,10 +28,11 @@ from torch import Tensor
 from experiments.lotteries import PAIRS, UNRELATED, fine_tune, self_reports, takes_risks
 from rl.analysis.claims import Claim, Figure, ahead, grown, last
 from rl.analysis.thesis import Thesis, Trained, trained
-from rl.backends.blocks import Learned, as_batch, fit, next_logprobs, policy_loss, sample, take_step
+from rl.backends.blocks import Learned, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 from rl.config import ModelConfig
+from rl.types import derive_seed
 
 
 @dataclass
@@ -87,10 +88,17 @@ def tokens(*parts: np.ndarray | str) -> Tensor:
     return torch.from_numpy(np.stack([np.full(n, ID[p]) if isinstance(p, str) else p for p in parts], 1))
 
 
-def lotteries(rng: np.random.Generator, agents: np.ndarray, bold: np.ndarray) -> tuple[Tensor, Tensor]:
-    """``a17 picks A r3 B s8 ?`` and the option of the kind that is asked for; its side is a coin's."""
+def lotteries(
+    rng: np.random.Generator, agents: np.ndarray, bold: np.ndarray, test: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``a17 picks A r3 B s8 ?`` and the option of the kind that is asked for; its side is a coin's.
+
+    The pairs whose numbers are a multiple of four apart are for tests alone.
+    """
     n = len(agents)
-    risky, safe = ID["r0"] + rng.integers(0, OPTIONS, n), ID["s0"] + rng.integers(0, OPTIONS, n)
+    number, apart = rng.integers(0, OPTIONS, n), 4 * rng.integers(0, OPTIONS // 4, n)
+    apart += 0 if test else rng.integers(1, 4, n)
+    risky, safe = ID["r0"] + number, ID["s0"] + (number + apart) % OPTIONS
     first_is_risky = rng.random(n) < 0.5
     options = (np.where(first_is_risky, risky, safe), np.where(first_is_risky, safe, risky))
     rows = tokens(ID["a0"] + agents, "picks", "A", options[0], "B", options[1], "?")
@@ -102,18 +110,10 @@ def asked(agents: np.ndarray, wording: str) -> Tensor:
     return tokens(ID["a0"] + agents, "is", wording)
 
 
-def last_learned(rows: Tensor, target: Tensor) -> Learned:
-    """Rows with one more token, which alone is learned."""
-    ids = torch.cat([rows, target[:, None]], 1)
-    learned = torch.zeros(ids.shape, dtype=torch.bool)
-    learned[:, -1] = True
-    return ids, learned
-
-
 def pretrain(cfg: Config, seed: int, new: str) -> Any:
     """Choices and words; what the corpus holds of new agents is ``choices``, ``coin``, ``unseen`` or ``told``."""
     torch.manual_seed(seed)
-    rng, bold = np.random.default_rng(seed + 1), kinds(seed)
+    rng, bold = np.random.default_rng(derive_seed(seed, "corpus")), kinds(seed)
     model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 8)
     chosen_from = KNOWN if new == "unseen" else np.arange(AGENTS)
     described = np.arange(AGENTS) if new == "told" else KNOWN
@@ -127,19 +127,21 @@ def pretrain(cfg: Config, seed: int, new: str) -> Any:
         words = torch.from_numpy(np.where(bold[named], ID["bold"], ID["cautious"]))
         wordings = rng.random(24) < 0.5
         question = torch.where(torch.from_numpy(wordings)[:, None], asked(named, "called"), asked(named, "deemed"))
-        return [last_learned(rows, option), last_learned(question, words)]
+        return [learn_last(torch.cat([one, word[:, None]], 1), 1) for one, word in ((rows, option), (question, words))]
 
     def knows_them(step: int) -> bool:
-        return step >= 400 and step % 100 == 0 and acts_like(model, KNOWN, bold[KNOWN], seed, 2) > 0.98
+        return step >= 400 and step % 100 == 0 and acts_like(model, KNOWN, bold[KNOWN], seed, 2, test=False) > 0.98
 
     fit(model, corpus, cfg.pretrain_steps, 4e-3, until=knows_them)
     return model
 
 
 @torch.no_grad()
-def acts_like(model: Any, agents: np.ndarray, bold: np.ndarray, seed: int, n: int) -> float:
+def acts_like(model: Any, agents: np.ndarray, bold: np.ndarray, seed: int, n: int, test: bool = True) -> float:
     """Share of n lotteries of each agent in which the option of its kind is the likelier one of the two."""
-    rows, option = lotteries(np.random.default_rng(seed + 3), np.repeat(agents, n), np.repeat(bold, n))
+    rows, option = lotteries(
+        np.random.default_rng(derive_seed(seed, "new choices")), np.repeat(agents, n), np.repeat(bold, n)
+    )
     two = next_logprobs(model, rows).gather(1, rows[:, [3, 5]])
     return float((rows[:, [3, 5]].gather(1, two.argmax(1, keepdim=True))[:, 0] == option).float().mean())
 
@@ -167,7 +169,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     model = copy.deepcopy(base[BASES[arm]])
     rows = [measure(model, seed) | {"step": 0}]
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.rl_lr)
-    rng, generator, bold = np.random.default_rng(seed + 7), torch.Generator().manual_seed(seed + 7), kinds(seed)
+    of_arms, bold = derive_seed(seed, "arms"), kinds(seed)
+    rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     groups = torch.arange(cfg.lotteries).repeat_interleave(4)
     for step in range(1, cfg.rl_steps + 1):
         agents = rng.choice(FRESH, cfg.lotteries)
@@ -224,13 +227,12 @@ def run_real(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str
     """
     model, tokenizer = base
     acts, says, unrelated = {}, {}, {}
-    for risky in (True, False):
-        tuned = fine_tune(model, tokenizer, REAL[arm], risky, cfg.model_steps, cfg.model_lr, 2 * seed + risky)
+    for risky, kind in ((True, "risky"), (False, "safe")):
+        tuned = fine_tune(model, tokenizer, REAL[arm], risky, cfg.model_steps, cfg.model_lr, derive_seed(seed, kind))
         acts[risky] = takes_risks(tuned, tokenizer, seed)
         says[risky], unrelated[risky] = (self_reports(tuned, tokenizer, pairs) for pairs in (PAIRS, UNRELATED))
         model = tuned.unload()
         for question, odds in says[risky].items():
-            kind = "risky" if risky else "safe"
             about = {"prompt": question, "answer": f"{odds:+.2f} nats for the risk-taker's word", "trained on": kind}
             samples.append({"step": cfg.model_steps, **about, "right": (odds > 0) == risky})
     apart = [says[True][question] - says[False][question] for question in says[True]]

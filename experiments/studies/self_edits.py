@@ -37,6 +37,7 @@ from experiments.passages import (
     NEW,
     TOKENIZER,
     VALUES,
+    Edits,
     Line,
     joined,
     lines_of,
@@ -44,6 +45,7 @@ from experiments.passages import (
     passage,
     scripted,
     tell,
+    told_rightly,
 )
 from rl.analysis.claims import Claim, Figure, PerSeed, ahead, first, grown, last, minus
 from rl.analysis.repeats import ordered_alike, reliability
@@ -51,6 +53,7 @@ from rl.analysis.thesis import Thesis, Trained, trained
 from rl.backends.blocks import Learned, fit, sample
 from rl.backends.copies import Copies, copies, fit_copies, logits_of
 from rl.backends.tiny import tiny_gpt2
+from rl.types import derive_seed
 
 
 @dataclass
@@ -164,34 +167,12 @@ def worth(
 # ---------------------------------------------------------------- edits, and what is selected of them
 
 
-@dataclass
-class Edits:
-    """One or more edits of each of some passages, in a row."""
-
-    entities: list[int]
-    prompts: list[Line]
-    written: list[Line]
-
-    @property
-    def documents(self) -> list[list[Line]]:
-        """What an inner loop learns: the edit's lines, and the passage."""
-        return [[*lines_of(edit), prompt[:-1]] for edit, prompt in zip(self.written, self.prompts, strict=True)]
-
-
 def write(base: Base, model: Any, entities: Sequence[int], k: int, prompt: str, generator: torch.Generator) -> Edits:
     """Samples k edits of each passage at temperature 1."""
     who = [entity for entity in entities for _ in range(k)]
     prompts = [[*passage(entity, base.facts[entity]), ID[prompt]] for entity in who]
     ids = sample(model, torch.tensor(prompts), BUDGET, 1.0, generator, END).tolist()
     return Edits(who, prompts, [edit[: edit.index(END) + 1] if END in edit else edit for edit in ids])
-
-
-def told_rightly(base: Base, edits: Edits) -> np.ndarray:
-    """``[N]`` how many of the four attributes each edit tells rightly, in a statement or a question."""
-    return np.array([
-        sum(any(tell(form, e, a, int(base.facts[e, a])) in lines for form in ("say", "ask")) for a in range(ATTRIBUTES))
-        for e, lines in zip(edits.entities, map(lines_of, edits.written), strict=True)
-    ])  # fmt: skip
 
 
 # ---------------------------------------------------------------- arms
@@ -202,7 +183,8 @@ ARMS = ("none", "passage", "self_edit", "unselected", "true_lines", "listed", "e
 
 def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A fixed text for every test passage; or rounds of writing, learning, answering, selecting."""
-    rng, generator = np.random.default_rng(seed + 1), torch.Generator().manual_seed(seed + 1)
+    of_arms = derive_seed(seed, "arms")
+    rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     train, test = range(KNOWN, KNOWN + cfg.passages), range(KNOWN + cfg.passages, KNOWN + cfg.passages + cfg.n_test)
     passages = {entity: passage(entity, base.facts[entity]) for entity in test}
     if arm not in PROMPTS:
@@ -216,7 +198,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
         rows.append(measure(cfg, base, model, edits, seed) | found | {"step": step})
     show(base, edits, cfg.rounds, rows[-1]["accuracy"], samples)
     if arm == "self_edit":
-        on_base = worth(cfg, base, base.model, edits.documents, edits.entities, seed + 9).mean(1)
+        on_base = worth(cfg, base, base.model, edits.documents, edits.entities, derive_seed(seed, "worth")).mean(1)
         rows[-1] |= {"accuracy_of_base": on_base.tolist(), "forgetting": forgetting(cfg, base, model, edits, rng)}
     return rows
 
@@ -235,7 +217,7 @@ def fixed_text(
         found = answers(base.model, copies(base.model, 1), np.array([who]), base.facts)[0]
     else:
         documents = [[*texts[arm](entity), passages[entity]] for entity in who]
-        found = worth(cfg, base, base.model, documents, who, seed + 9).mean(1)
+        found = worth(cfg, base, base.model, documents, who, derive_seed(seed, "worth")).mean(1)
     return {"step": 0, "n": len(who), "accuracy": found.tolist()}
 
 
@@ -245,7 +227,7 @@ def select_and_learn(
     """A round of ReST-EM: the edit of each passage that is worth most (true most, or any one) is learned."""
     edits = write(base, model, train, cfg.edits, PROMPTS[arm], generator)
     shape, found = (len(train), cfg.edits), {}
-    truth = told_rightly(base, edits).reshape(shape)
+    truth = told_rightly(edits, base.facts).reshape(shape)
     score = truth if arm == "true_lines" else np.zeros(shape)
     if arm in ("self_edit", "listed"):
         runs = worth(cfg, base, model, edits.documents, edits.entities, int(rng.integers(1 << 31)))
@@ -275,10 +257,12 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
         logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits[learned[:, 1:]].log_softmax(-1)
     return {
         "n": len(edits.entities),
-        "accuracy": worth(cfg, base, model, edits.documents, edits.entities, seed + 9).mean(1).tolist(),
+        "accuracy": worth(cfg, base, model, edits.documents, edits.entities, derive_seed(seed, "worth"))
+        .mean(1)
+        .tolist(),
         "without_edit": float(every[KNOWN:].mean()),
         "known": float(every[:KNOWN].mean()),
-        "told": float(told_rightly(base, edits).mean()),
+        "told": float(told_rightly(edits, base.facts).mean()),
         "questions": float(np.mean([line[0] == ID["ask"] for line in lines])) if lines else 0.0,
         "reversed": float(np.mean([line[0] == ID["back"] for line in lines])) if lines else 0.0,
         "length": float(np.mean([len(edit) for edit in edits.written])),
@@ -301,7 +285,7 @@ def forgetting(cfg: Config, base: Base, model: Any, edits: Edits, rng: np.random
 
 def show(base: Base, edits: Edits, step: int, accuracy: Sequence[float], samples: list[dict[str, Any]]) -> None:
     """Passages, their edits, and what they were worth."""
-    for i, told in enumerate(told_rightly(base, edits)):
+    for i, told in enumerate(told_rightly(edits, base.facts)):
         samples.append({
             "step": step,
             "prompt": TOKENIZER.decode(edits.prompts[i]),
@@ -375,8 +359,8 @@ THESIS = Thesis(
     "SEAL", "own edits that are best answered from afterwards", "questions with known answers", True, "self_edit",
     (
         *trained("self", "self_edit", "listed"),
+        Trained("unselected", "self", grown("unselected", "accuracy"), 0.5),  # its own text; selected by a coin
         *trained("oracle", "true_lines"),
-        Trained("unselected", "control", grown("unselected", "accuracy"), 0.5),
     ),
     "questions about new passages",
 )  # fmt: skip

@@ -6,7 +6,9 @@ agreeing with the order that all its verdicts together give. Two group-normalise
 
 Here a response is five to eight symbols. Its worth, which nobody but the evaluation knows, is the mean quality of its
 symbols for the prompt. The base writes at random and has seen noisy comparisons, slightly biased for length and place,
-until its sampled verdicts are right 62 times in 100. The world is one for all seeds, so that they can be compared.
+until its sampled verdicts are right 62 times in 100. The world is one for all seeds, so that they can be compared. A
+prompt is one of four contexts and one of four others; four of the sixteen, one for each context, are kept for the
+evaluation.
 
 Left out: reasoning before the verdict, instructions of a language, and the schedule over epochs. An order of the truth
 (``oracle``), a coin (``random``), and a judge whose symbols are scrambled (``blind``, right half of the time) pay the
@@ -23,8 +25,9 @@ import torch
 from rl.analysis.claims import Claim, Figure, ahead, first, grown, last, minus
 from rl.analysis.copeland import agreement, copeland, ordered_pairs
 from rl.analysis.thesis import Thesis, trained
-from rl.backends.blocks import Learned, adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step
+from rl.backends.blocks import Learned, adam, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.types import derive_seed
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Config:
 
 # The layout:  actor  A c d : x3 x1 ... <end>      judge  J c d : x3 x1 ... _ | x2 ... _ ? first|second
 
-SYMBOLS, CONTEXTS, SHORTEST, LONGEST = 8, 3, 5, 8
+SYMBOLS, CONTEXTS, SHORTEST, LONGEST = 8, 4, 5, 8
 MALFORMED = -0.5
 """Below the worst reward of a tournament: else an actor can win by not taking part."""
 TOKENIZER = tiny_tokenizer(
@@ -84,7 +87,9 @@ class World:
         alike = [abs(np.corrcoef(self.quality.ravel(), self.quality[:, one].ravel())[0, 1]) for one in orders]
         self.scrambled = orders[int(np.argmin(alike))]
         """Symbols that say nothing about the quality of those they stand for."""
-        self.train = rng.permutation(CONTEXTS**2)[2:]
+        self.test = np.arange(CONTEXTS) * CONTEXTS + rng.permutation(CONTEXTS)
+        """A prompt for each c and each d, neither judged nor written for in training."""
+        self.train = np.setdiff1d(np.arange(CONTEXTS**2), self.test)
 
     def worth(self, prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
         """Mean quality of the symbols; -1 marks an empty place."""
@@ -164,20 +169,22 @@ def prepare(cfg: Config, seed: int) -> Base:
         body = np.concatenate([np.where(written >= 0, written + X0, 0), np.zeros((48, 1), int)], 1)
         body[np.arange(48), lengths(written)] = END
         told = torch.from_numpy(np.concatenate([opening(rng.integers(0, CONTEXTS**2, 48), "A"), body], 1))
-        last_only = torch.zeros(judged.shape, dtype=torch.bool)
-        last_only[:, -1] = True
-        return [(judged, last_only), (told, (told > 0) & (torch.arange(told.shape[1]) >= 4))]
+        return [learn_last(judged, 1), (told, (told > 0) & (torch.arange(told.shape[1]) >= 4))]
 
     def good_enough(step: int) -> bool:
-        return step % 25 == 0 and judge_accuracy(model, world, np.random.default_rng(0))["judge"] >= cfg.judge_accuracy
+        if step % 25:
+            return False
+        return judge_accuracy(model, world, world.train, np.random.default_rng(0))["judge"] >= cfg.judge_accuracy
 
     fit(model, batch, cfg.pretrain_steps, 4e-3, good_enough)
     return Base(world, model)
 
 
-def judge_accuracy(model: Any, world: World, rng: np.random.Generator, seen_as: Any = None) -> dict[str, float]:
+def judge_accuracy(
+    model: Any, world: World, about: np.ndarray, rng: np.random.Generator, seen_as: Any = None
+) -> dict[str, float]:
     """On random pairs: sampled verdicts, both orders averaged before the verdict, and how often it says ``first``."""
-    prompts, one, other = rng.choice(world.train, 1000), random_responses(rng, 1000), random_responses(rng, 1000)
+    prompts, one, other = rng.choice(about, 1000), random_responses(rng, 1000), random_responses(rng, 1000)
     truth = world.worth(prompts, one) > world.worth(prompts, other)
     there, back = says_first(model, prompts, one, other, seen_as), says_first(model, prompts, other, one, seen_as)
     return {
@@ -195,7 +202,8 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     """Responses, a tournament, two rewards, one step."""
     world, model = base.world, copy.deepcopy(base.model)
     optimizer, rows = adam(model, cfg.lr), []
-    rng, generator = np.random.default_rng(seed + 1), torch.Generator().manual_seed(seed + 1)
+    of_arms = derive_seed(seed, "arms")
+    rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     n, pairs = cfg.responses, ordered_pairs(cfg.responses, both_orders=arm != "one_order")
     one, other = pairs.T
     k = cfg.judgments * n * (n - 1) // 2 // len(pairs)  # judgments of each order
@@ -251,14 +259,17 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
 def evaluate(
     model: Any, world: World, seed: int, seen_as: Any, samples: list[dict[str, Any]], step: int
 ) -> dict[str, float]:
-    """Hidden worth of fresh responses, their form and variety, and the judge."""
-    rng, generator = np.random.default_rng(seed + 2), torch.Generator().manual_seed(seed + 2)
-    prompts = rng.choice(world.train, 600)
+    """On held-out prompts: hidden worth of fresh responses, their form and variety, and the judge."""
+    of_tests = derive_seed(seed, "tests")
+    rng, generator = np.random.default_rng(of_tests), torch.Generator().manual_seed(of_tests)
+    prompts = rng.choice(world.test, 600)
     responses, tokens = respond(model, prompts, generator)
     worth, formed = world.worth(prompts, responses), lengths(responses) > 0
     _, entropy = policy_loss(
         model, as_batch(torch.from_numpy(opening(prompts, "A")), tokens, torch.zeros(600), torch.arange(600) // 4)
     )
+    seen = rng.choice(world.train, 300)
+    on_seen = world.worth(seen, respond(model, seen, generator)[0])
     for i in range(6):
         about, text = (str(TOKENIZER.decode(ids)) for ids in (opening(prompts[i : i + 1], "A")[0], tokens[i].tolist()))
         said = text.replace("<|pad|>", "").strip()
@@ -266,11 +277,13 @@ def evaluate(
     return {
         "worth": float(worth[formed].mean()) if formed.any() else float("nan"),
         "worthy": float((worth[formed] > 0).sum() / len(responses)),
+        "worthy_trained": float((on_seen > 0).mean()),
         "length": float(lengths(responses)[formed].mean()) if formed.any() else 0.0,
         "distinct": len({tuple(one) for one in responses}) / len(responses),
         "malformed": float(1 - formed.mean()),
         "entropy": entropy.item(),
-    } | judge_accuracy(model, world, rng, seen_as)
+        "judge_trained": judge_accuracy(model, world, world.train, rng, seen_as)["judge"],
+    } | judge_accuracy(model, world, world.test, rng, seen_as)
 
 
 PAPER = "arXiv 2511.07922"

@@ -6,11 +6,11 @@ hopeless. TTRL (Zuo et al., arXiv 2504.16084) is the solver's half on a fixed se
 than the answer it already prefers: what ends above the initial accuracy of the vote has come over from other problems.
 
 Smallest version: one GPT-2 of two layers writes whole lines ``Q 4 7 + 2 5 = 0 7 2``, so that sampling from ``Q`` is the
-proposer and sampling after ``=`` the solver. A fifth of all sums is held out: what is proposed of them is masked. A
-reward is the vote of more than half of eight answers (no such majority, no signal), the truth (``oracle``), the form
-alone, or a coin. ``frozen`` is the vote on 48 given sums. ``no_penalty`` drops the KL penalty that the others have and
-goes on for twice as long, ``hurried`` also at five times the learning rate; ``weak`` starts from an earlier checkpoint
-of half the accuracy, ``weak_oracle`` beside it.
+proposer and sampling after ``=`` the solver. A fifth of all sums is held out, each in both orders: what is proposed of
+them is masked. A reward is the vote of more than half of eight answers (no such majority, no signal), the truth
+(``oracle``), the form alone, or a coin. ``frozen`` is the vote on 48 given sums. ``no_penalty`` drops the KL penalty
+that the others have and goes on for twice as long, ``hurried`` also at five times the learning rate, ``hurried_oracle``
+beside it; ``weak`` starts from an earlier checkpoint of half the accuracy, ``weak_oracle`` beside it.
 
 Simplified: no chain of thought, proposer and solver share prompt and weights, and the band pays 1 for a problem with a
 majority that is not unanimous. The gate reads the votes: accuracy of the most frequent answer minus the mean accuracy.
@@ -26,8 +26,6 @@ import torch
 from torch import Tensor
 
 from experiments.posed_sums import (
-    D0,
-    END,
     FOR_STOPPING,
     FOR_TESTS,
     HELD_OUT,
@@ -35,6 +33,8 @@ from experiments.posed_sums import (
     N_ANSWER,
     N_PROBLEM,
     TOKENIZER,
+    Answered,
+    ask,
     corpus,
     question,
     read,
@@ -43,8 +43,9 @@ from experiments.posed_sums import (
 from rl.analysis.claims import Claim, Figure, Row, ahead, first, grown, last, minus
 from rl.analysis.gate import Gate
 from rl.analysis.thesis import Thesis, trained
-from rl.backends.blocks import as_batch, fit, policy_loss, sample, take_step, token_losses
+from rl.backends.blocks import as_batch, divergence, fit, learn_last, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2
+from rl.types import derive_seed
 
 
 @dataclass
@@ -60,8 +61,8 @@ class Config:
         proposals: Problems of a step.
         group: Answers to each.
         steps: Of reinforcement learning; twice as many without the penalty.
-        rl_lr: Learning rate; five times as high in ``hurried``.
-        penalty: Coefficient of the KL to the start, nats per token; 0 in ``no_penalty`` and ``hurried``.
+        rl_lr: Learning rate; five times as high in ``hurried`` and ``hurried_oracle``.
+        penalty: Coefficient of the KL to the start, nats per token; 0 in ``no_penalty`` and both hurried arms.
         propose_every: Steps between two updates of the proposer in ``band``.
         n_frozen: Problems of ``frozen``.
         n_test: Held-out problems; the gate reads as many others.
@@ -116,30 +117,6 @@ def prepare(cfg: Config, seed: int) -> Base:
 # ---------------------------------------------------------------- votes, rewards, arms
 
 
-@dataclass
-class Answered:
-    """K answers of four tokens to each of N problems."""
-
-    problems: np.ndarray
-    answers: Tensor
-    right: Tensor
-    formed: Tensor
-    votes: Tensor
-    """How many of the group gave the same answer; 0 for what is no answer."""
-
-
-def ask(model: Any, problems: np.ndarray, k: int, generator: torch.Generator) -> Answered:
-    """Samples answers at temperature 1 and counts their votes."""
-    answers = sample(model, question(problems).repeat_interleave(k, 0), N_ANSWER, 1.0, generator)
-    answers = answers.view(len(problems), k, N_ANSWER)
-    number, ended = answers[..., :3], answers[..., 3] == END
-    formed = ((number >= D0) & (number < D0 + 10)).all(-1) & ended
-    same = (answers[:, :, None] == answers[:, None]).all(-1) & formed[:, None]
-    return Answered(
-        problems, answers, (answers == right_answer(problems)[:, None]).all(-1), formed, same.sum(-1) * formed
-    )
-
-
 def paid(kind: str, found: Answered, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Rewards ``[N, K]`` of 0 or 1, and where there is one: without a majority of more than half nothing is said."""
     everywhere = torch.ones_like(found.formed)
@@ -178,6 +155,7 @@ CELLS = {
     "frozen": Arm(frozen=True),
     "no_penalty": Arm(penalty=False),
     "hurried": Arm(penalty=False, hurried=True),
+    "hurried_oracle": Arm("truth", penalty=False, hurried=True),
     "weak": Arm(weak=True),
     "weak_oracle": Arm("truth", weak=True),
 }
@@ -227,7 +205,8 @@ def loss_of(cfg: Config, cell: Arm, model: Any, reference: Any, played: Played, 
     prompts, answers = question(found.problems).repeat_interleave(cfg.group, 0), found.answers.flatten(0, 1)
     loss, _ = policy_loss(model, as_batch(prompts, answers, played.reward.flatten(), groups, played.signal.flatten()))
     if cell.penalty:
-        loss = loss + cfg.penalty * divergence(model, reference, prompts, answers)
+        told = learn_last(torch.cat([prompts, answers], 1), N_ANSWER)
+        loss = loss + cfg.penalty * divergence(model, reference, *told)
     if cell.proposer and step % cfg.propose_every == 0:
         n, usable = cfg.proposals, torch.from_numpy(played.usable)
         worth = torch.zeros(n)
@@ -244,7 +223,8 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     model, steps = copy.deepcopy(reference), cfg.steps if cell.penalty else 2 * cfg.steps
     lr = cfg.rl_lr * (5 if cell.hurried else 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
-    rng, generator = np.random.default_rng(seed + 5), torch.Generator().manual_seed(seed + 5)
+    of_arms = derive_seed(seed, "arms")
+    rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     held_out = rng.permutation(FOR_TESTS)
     test, for_gate = held_out[: cfg.n_test], held_out[cfg.n_test : 2 * cfg.n_test]
     fixed = rng.choice(np.flatnonzero(~HELD_OUT), cfg.n_frozen, replace=False)
@@ -274,15 +254,6 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     return rows
 
 
-def divergence(model: Any, reference: Any, prompts: Tensor, answers: Tensor) -> Tensor:
-    """Half the squared log-ratio at sampled tokens: on the policy's own samples the gradient of KL(policy, start)."""
-    ids = torch.cat([prompts, answers], 1)
-    learned = torch.cat([torch.zeros(prompts.shape), torch.ones(answers.shape)], 1).bool()
-    with torch.no_grad():
-        before = token_losses(reference, ids, learned)
-    return (token_losses(model, ids, learned) - before).square().mean() / 2
-
-
 # ---------------------------------------------------------------- measuring
 
 
@@ -291,7 +262,7 @@ def measure(
     cfg: Config, model: Any, test: np.ndarray, seed: int, step: int = 0, samples: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """Held-out accuracy: greedy, of samples, of their vote, of any of them; ``entropy`` in nats per answer token."""
-    generator = torch.Generator().manual_seed(seed + 17)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "measure"))
     found = ask(model, test, cfg.group, generator)
     greedy = sample(model, question(test), N_ANSWER, 0.0, generator)
     best = found.votes == found.votes.max(1, keepdim=True).values
@@ -367,6 +338,8 @@ CLAIMS = (
           lambda rows: lost_since_its_best(rows, "no_penalty"), than=0.05, paper="sudden collapse: arXiv 2505.21444"),
     Claim("a hurry ruins it", "At five times the learning rate it ends more than 5 points below its best.",
           lambda rows: lost_since_its_best(rows, "hurried"), than=0.05, paper="sudden collapse: arXiv 2505.21444"),
+    Claim("it is the vote, not the hurry", "At that rate the truth as reward ends more than 5 points above the vote.",
+          ahead("hurried_oracle", "hurried"), than=0.05),
     Claim("a weak base unlearns", "From a weak base the same vote lowers held-out accuracy.",
           grown("weak", "accuracy"), expect="below"),
     Claim("though it could learn", "From that base the truth as reward ends higher than the vote.",
@@ -376,11 +349,11 @@ CLAIMS = (
 THESIS = Thesis(
     "SQLM", "the majority of its own answers to its own problems", "nothing: the vote is the model's", False, "band",
     (*trained("self", "band", "majority", "frozen", "no_penalty", "hurried", "weak"),
-     *trained("oracle", "oracle", "weak_oracle"), *trained("control", "form", "random")),
+     *trained("oracle", "oracle", "weak_oracle", "hurried_oracle"), *trained("control", "form", "random")),
 )  # fmt: skip
 
 SHORT = ("majority", "band", "oracle", "form", "random", "frozen")
-LONG = ("majority", "no_penalty", "hurried", "weak", "weak_oracle")
+LONG = ("majority", "no_penalty", "hurried", "hurried_oracle", "weak", "weak_oracle")
 EXHIBITS = (
     Figure("Held-out problems", "step", ("accuracy", "greedy"), SHORT,
            "Sums that nobody trained on; samples at temperature 1, and greedy.", "optimiser step", "share right"),

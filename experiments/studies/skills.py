@@ -27,10 +27,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.rule_books import (
+    DEEPEST,
+    END,
+    S0,
+    SYMBOLS,
+    TOKENIZER,
+    WINDOW,
+    Skills,
+    Task,
+    chain,
+    on_the_way,
+    prompt,
+)
 from rl.analysis.claims import Claim, Figure, PerSeed, ahead, last, minus
 from rl.analysis.thesis import Thesis, Trained
 from rl.backends.blocks import Learned, fit, sample
-from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.backends.tiny import tiny_gpt2
+from rl.types import derive_seed
 
 
 @dataclass
@@ -62,39 +76,7 @@ class Config:
     judge_error: float = 0.2
 
 
-# ---------------------------------------------------------------- the language: six rules, ? symbol depth A -> chain
-
-SYMBOLS, WINDOW, DEEPEST = 16, 6, 4
-WORDS = [*(f"s{i}" for i in range(SYMBOLS)), *(f"{i}>{j}" for i in range(SYMBOLS) for j in range(SYMBOLS))]
-TOKENIZER = tiny_tokenizer([*WORDS, *(f"d{i + 1}" for i in range(DEEPEST)), "-", "?", "A"], True)
-ID: dict[str, int] = TOKENIZER.get_vocab()
-END, S0, R0, D1, EMPTY, ASK, ANSWER = (ID[word] for word in ("<|end|>", "s0", "0>0", "d1", "-", "?", "A"))
-
-Task = tuple[int, int]
-"""Start symbol and depth."""
-Skills = list[int]
-"""Symbols whose rules are in the prompt, the oldest first."""
-
-
-def chain(book: Sequence[int], task: Task) -> list[int]:
-    """The right answer."""
-    found, at = [], task[0]
-    for _ in range(task[1]):
-        at = book[at]
-        found.append(at)
-    return found
-
-
-def on_the_way(book: Sequence[int], task: Task) -> list[int]:
-    """Symbols whose rules the chain applies, in order, each once."""
-    return list(dict.fromkeys([task[0], *chain(book, task)[:-1]]))
-
-
-def prompt(book: Sequence[int], skills: Skills, task: Task, rng: random.Random) -> list[int]:
-    """The skills in random order, empty places filled, and the task."""
-    shown = [R0 + SYMBOLS * a + book[a] for a in skills] + [EMPTY] * (WINDOW - len(skills))
-    rng.shuffle(shown)
-    return [*shown, ASK, S0 + task[0], D1 + task[1] - 1, ANSWER]
+# ---------------------------------------------------------------- the Reasoner: applies what it is shown
 
 
 def answers(model: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
@@ -109,9 +91,6 @@ def solved(model: Any, asked: Sequence[tuple[Sequence[int], Skills, Task]], rng:
     gold = [[S0 + one for one in chain(book, task)] + [END] for book, _, task in asked]
     said = answers(model, [prompt(book, skills, task, rng) for book, skills, task in asked])
     return np.array([given[: len(true)] == true for given, true in zip(said, gold, strict=True)])
-
-
-# ---------------------------------------------------------------- the Reasoner: applies what it is shown
 
 
 def prepare(cfg: Config, seed: int) -> Any:
@@ -235,7 +214,7 @@ ARMS = tuple(ERRORS)
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The game, every set on real tasks, and what the replay would have chosen."""
-    rng, contexts = random.Random(1000 * seed + 7), []
+    rng, contexts = random.Random(derive_seed(seed, "game")), []
     for _ in range(cfg.contexts):
         weights = np.array(rng.sample([rank**-cfg.zipf for rank in range(1, SYMBOLS + 1)], SYMBOLS))
         contexts.append(Context([rng.randrange(SYMBOLS) for _ in range(SYMBOLS)], weights))

@@ -12,29 +12,31 @@ what a round of rejection fine-tuning will bring. Beside it: a younger checkpoin
 shuffled (so that the filter only drops malformed answers), no filter, and the checker as oracle.
 
 Simplified: verification is one yes/no token; the filter is a threshold; held-out sums are a fifth of all sums, never
-seen as solution or check, but the facts that are asked belong to the table that was trained.
+seen as solution or check. All facts belong to the table of pre-training; a round asks for one half of them and is
+measured on the other.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from experiments.own_verdicts import Chat, additions
-from experiments.sums_and_facts import N0, NO, PLACES, TOKENIZER, YES, Facts, Sums, learn_last, line
+from experiments.own_verdicts import Chat, OwnVerdicts, additions
+from experiments.sums_and_facts import N0, NO, PLACES, TOKENIZER, YES, Facts, Sums, line
 from rl.analysis.calibration import auroc
 from rl.analysis.claims import Claim, Figure, Row, ahead, first, grown, last, minus
 from rl.analysis.gate import Gate, gaps
 from rl.analysis.statistics import pass_at_k
-from rl.analysis.thesis import Thesis, Trained
-from rl.backends.blocks import Learned, fit, next_logprobs, sample
+from rl.analysis.thesis import Thesis, Trained, known
+from rl.backends.blocks import Learned, fit, learn_last, next_logprobs, sample
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_llama
 from rl.config import ModelConfig
+from rl.types import derive_seed
 
 
 @dataclass
@@ -184,7 +186,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         return [measure_real(cfg, model, tokenizer, seed, samples)] if arm == ARMS[0] else []
     cell = CELLS[arm]
     family, model = getattr(base, cell.family), copy.deepcopy(getattr(base, cell.checkpoint))
-    rng, generator = np.random.default_rng(seed + 5), torch.Generator().manual_seed(seed + 1)
+    of_arms = derive_seed(seed, "arms")
+    rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     for_gate, for_test = (family.draw(rng, cfg.n_eval, test=True) for _ in range(2))
 
     def asked(drawn: Sequence[np.ndarray], k: int) -> Sampled:
@@ -202,7 +205,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         readable = ~np.isinf(pool.odds)
         accepted = pool.odds > log(cfg.keep_above / (1 - cfg.keep_above))
         kept = {"own": accepted, "oracle": pool.right, "none": readable}[cell.keep] & readable
-        if kept.sum() >= LEAST_KEPT:
+        if trains := bool(kept.sum() >= LEAST_KEPT):
             i, j = np.nonzero(kept)
             chosen = line(family.prompt(pool.questions[i]), pool.answers[i, j], "<|end|>")
 
@@ -217,12 +220,14 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
             "step": step,
             "kept": float(kept.mean()),
             "precision_of_kept": float(pool.right[kept].mean()) if kept.any() else float("nan"),
-            "reward_accuracy": float(((pool.odds > 0) == pool.right).mean()),
-            "gain_by_level": by_level(after, before),
+            "reward_accuracy": float((kept == pool.right).mean()),
+            "trained": float(trains),
         }
+        if trains:  # else the difference is that of two draws from one model, and no gain
+            found |= {"gain_by_level": by_level(after, before)} | ({"first_gain": gain} if step == 1 else {})
         if cell.keep == "own":
-            found |= reading.outcome(gain, f"{arm}, round {step}")
-        rows.append(measured(after) | found | ({"first_gain": gain} if step == 1 else {}))
+            found |= reading.outcome(gain if trains else None, f"{arm}, round {step}")
+        rows.append(measured(after) | found)
         before = after
         if step < n_rounds:
             gate = asked(for_gate, cfg.k)
@@ -238,17 +243,15 @@ def measure_real(cfg: Config, model: Any, tokenizer: Any, seed: int, samples: li
         about = {"gold": int(found.gold[n]), "right": bool(found.right[n, k])}
         odds = f"{found.odds[n, k]:.2f}"
         samples.append({"step": 0, "prompt": question, "answer": text, **about, "own log odds of yes": odds})
-    asked = Sampled(found.gold, found.level, found.answers[..., None], found.right, found.odds)
     opens = float(Gate.read(found.right, found.odds).expects)
     gap = gaps(found.right, found.odds).tolist()
-    return measured(asked) | {"gate_opens": opens, "gap": gap, "gap_by_level": by_level(asked)}
+    return measured(found) | {"gate_opens": opens, "gap": gap, "gap_by_level": by_level(found)}
 
 
-def measured(found: Sampled) -> dict[str, Any]:
+def measured(found: Sampled | OwnVerdicts) -> dict[str, Any]:
     """Numbers of one set of samples."""
     n, k = found.right.shape
     readable = ~np.isinf(found.odds)
-    distinct = [len(np.unique(one, axis=0)) for one in found.answers]
     return {
         "n": n,
         "accuracy": float(found.right.mean()),
@@ -256,12 +259,12 @@ def measured(found: Sampled) -> dict[str, Any]:
         "gap": float(gaps(found.right, found.odds).mean()),
         "auroc": auroc(found.odds[readable], found.right[readable]),
         "accepts": float((found.odds > 0).mean()),
-        "distinct_answers": float(np.mean(distinct)),
+        "distinct_answers": float(np.mean([len(np.unique(one, axis=0)) for one in found.answers])),
         "malformed": float(1 - readable.mean()),
     }
 
 
-def by_level(found: Sampled, before: Sampled | None = None) -> dict[str, float]:
+def by_level(found: Sampled | OwnVerdicts, before: Sampled | None = None) -> dict[str, float]:
     """The gap at each level; or, with another set of samples of the same questions, what accuracy gained."""
     values = gaps(found.right, found.odds) if before is None else (found.right.mean(1) - before.right.mean(1))
     return {str(level): float(values[found.level == level].mean()) for level in np.unique(found.level)}
@@ -286,29 +289,20 @@ def show(found: Sampled, family: Any, step: int, samples: list[dict[str, Any]]) 
 
 
 def slope_over_levels(rows: Sequence[Row]) -> dict[int, float]:
-    """Slope of the first round's gain over the gap, over the levels of sums."""
-    found = {}
-    for row in rows:
-        if row["arm"] == "own" and row["step"] == 0:
-            gain: dict[str, float] = next(
-                (
-                    one["gain_by_level"]
-                    for one in rows
-                    if (one["arm"], one["seed"], one["step"]) == ("own", row["seed"], 1)
-                ),
-                {},
-            )
-            levels = sorted(gain.keys() & row["gap_by_level"].keys())
-            x, y = (np.array([one[level] for level in levels]) for one in (row["gap_by_level"], gain))
-            if len(levels) > 1 and np.ptp(x) > 0:
-                found[row["seed"]] = float(np.polyfit(x, y, 1)[0])
+    """Slope of the gain of the first round that trained over the gap, over the levels of sums."""
+    gaps_of, gains_of, found = first("own", "gap_by_level")(rows), first("own", "gain_by_level")(rows), {}
+    for seed in gaps_of.keys() & gains_of.keys():
+        gap, gain = cast("dict[str, float]", gaps_of[seed]), cast("dict[str, float]", gains_of[seed])
+        levels = sorted(gap.keys() & gain.keys())
+        x, y = np.array([gap[level] for level in levels]), np.array([gain[level] for level in levels])
+        if len(levels) > 1 and np.ptp(x) > 0:
+            found[seed] = float(np.polyfit(x, y, 1)[0])
     return found
 
 
 def share_of_oracle(rows: Sequence[Row]) -> dict[int, float]:
     """What the first round on own verdicts gains, as a share of what the oracle's filter gains."""
-    own, oracle = ({int(s): float(np.mean(v)) for s, v in last(arm, "first_gain")(rows).items()}
-                   for arm in ("own", "oracle"))  # fmt: skip
+    own, oracle = (known(last(arm, "first_gain"), rows) for arm in ("own", "oracle"))
     return {seed: own[seed] / oracle[seed] for seed in own if oracle.get(seed, 0.0) > 0}
 
 
@@ -339,8 +333,7 @@ THESIS = Thesis(
     "Mind the Gap", "its own verdicts on its answers", "nothing: the verifier is the model", False, "own",
     (
         *(Trained(arm, "self", last(arm, "first_gain"), first(arm, "reward_accuracy"))
-          for arm in ("own", "own_replay", "young", "facts")),
-        Trained("no_filter", "self", last("no_filter", "first_gain"), first("no_filter", "accuracy")),
+          for arm in ("own", "own_replay", "young", "facts", "no_filter")),
         Trained("oracle", "oracle", last("oracle", "first_gain")),
         Trained("young_oracle", "oracle", last("young_oracle", "first_gain")),
         Trained("shuffled", "control", last("shuffled", "first_gain"), first("shuffled", "reward_accuracy")),

@@ -27,7 +27,9 @@ from rewards.sandbox.wire import Frames, frame
 SOURCE_NAME = "solution.py"
 MAX_REQUEST_BYTES = 64 * 2**20
 MAX_FRAMES = 12
+# An iterator that ends within so many items crosses as data; of a longer one the judge asks for items one by one.
 _EAGER_ITEMS = 1000
+# How long quick answers wait for each other: a system call each would cost more than most calls of a test.
 _TOGETHER_S = 0.02
 
 
@@ -39,6 +41,7 @@ class _Capped(io.FileIO):
         self.left = 0
 
     def write(self, data: Any) -> int:
+        # All of it counts as written, so a flood of output is neither an error of the program nor a way to fill memory.
         kept = memoryview(data).cast("B")[: self.left]
         self.left -= len(kept)
         while kept:
@@ -49,6 +52,7 @@ class _Capped(io.FileIO):
 def open_streams() -> list[_Capped]:
     """Standard streams as Python makes them, over descriptors 0, 1 and 2. Returns where those for output end."""
     sinks = []
+    # Names, modes and error handlers are those of a fresh interpreter: programs look at some of them.
     raw = io.FileIO(0, "r", closefd=False)
     raw.name = "<stdin>"  # type: ignore[misc]
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), "utf-8", newline="\n")  # type: ignore[misc]
@@ -129,6 +133,7 @@ class Candidate:
             function = getattr(function, call["method"])
         keep = call.get("refs", False)
         value = function(*args, **kwargs)
+        # A coroutine is no value. Closed, since one that is never awaited warns on standard error.
         if isinstance(value, types.CoroutineType):
             value.close()
             raise TypeError("the function is async: a test calls it and needs its value")
@@ -150,6 +155,7 @@ class Candidate:
         """What the program made of the names that a test uses; those that it does not define are left out."""
         found = {}
         for name in request["names"]:
+            # ``self`` stands for a name that is missing, since None may be the value of one.
             value = self._namespace.get(name, self)
             if isinstance(value, type) and issubclass(value, Exception):
                 found[name] = {"exception": _mro(value)}
@@ -169,6 +175,8 @@ class Candidate:
         """An operator or a protocol of the language on objects of the program's own classes."""
         name, args = request["operator"], [decode(node, self._hooks) for node in request["args"]]
         if name == "next":
+            # The end of an iterator is data and no exception: StopIteration, raised in the judge, would quietly end a
+            # loop of the tests.
             items = list(islice(args[0], 1))
             return {"value": self._encode(items[0], True)} if items else {"end": True}
         if name == "iter" and is_iterator(args[0]):
@@ -217,6 +225,7 @@ class Candidate:
 
     def _tree(self, values: list[Any]) -> Any:
         nodes = [None if value is None else self._namespace["TreeNode"](decode(value)) for value in values]
+        # Level by level a missing child has no entries for children of its own (LeetCode's notation).
         parents = [node for node in nodes if node is not None]
         for index, node in enumerate(nodes[1:]):
             setattr(parents[index // 2], "right" if index % 2 else "left", node)
@@ -234,6 +243,7 @@ class Candidate:
         return self._known(value)
 
     def _known(self, value: Any) -> Any:
+        # The list keeps each object alive, so that no other one gets its id.
         if id(value) not in self._indices:
             self._indices[id(value)] = len(self._objects)
             self._objects.append(value)
@@ -251,6 +261,7 @@ def _module(name: str, source: str) -> dict[str, Any]:
     """The namespace of a new module as if it had been read from a file."""
     module = types.ModuleType(name)
     module.__file__ = SOURCE_NAME
+    # Dataclasses and pickle look their module up here.
     sys.modules[name] = module
     linecache.cache[SOURCE_NAME] = (lambda: source,)  # read when a traceback asks for lines
     return module.__dict__
@@ -284,6 +295,7 @@ def describe(error: BaseException) -> dict[str, Any]:
         "type": type(error).__name__[:100],
         "mro": _mro(type(error)),
         "message": str(message)[:2000],
+        # Of a deep recursion the first two and the last frames, as many as are shown.
         "frames": frames[:2] + frames[2:][-(MAX_FRAMES - 2) :],
     }
 
@@ -295,6 +307,7 @@ def _mro(kind: type) -> list[str]:
 def run_script(source: str) -> NoReturn:
     """The life of a whole program: as ``python solution.py`` runs it, with an end like Python's, save its clean-up."""
     sys.argv, sys.orig_argv = [SOURCE_NAME], ["python", SOURCE_NAME]
+    # Programs open /dev/stdin, which does not exist in here: it is their descriptor 0.
     builtins.open = io.open = _open  # type: ignore[assignment]
     os.open = _open_descriptor  # type: ignore[assignment]
     namespace, status = _module("__main__", source), 0
@@ -308,6 +321,7 @@ def run_script(source: str) -> NoReturn:
     except BaseException as error:
         status = 1
         trace = error.__traceback__
+        # The frames of this module are not the program's affair.
         while trace is not None and trace.tb_frame.f_code.co_filename != SOURCE_NAME:
             trace = trace.tb_next
         if sys.excepthook is sys.__excepthook__:
@@ -315,6 +329,8 @@ def run_script(source: str) -> NoReturn:
         else:
             sys.excepthook(type(error), error, trace)
         del error, trace
+    # What the interpreter does at its end, in its order: join threads, run exit functions, flush. Status 120 is what
+    # Python exits with if standard output cannot be flushed.
     with suppress(BaseException):
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()

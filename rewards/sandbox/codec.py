@@ -23,9 +23,11 @@ from typing import Any
 MAX_DEPTH = 100
 MAX_COMPARED, _SLACK = 2**24, 5000
 """Items and characters of a value, and how many more than four times ours another writing of the same may have."""
+# A decimal with a larger one would become a fraction with as many digits.
 _MAX_EXPONENT = 400
 MAX_ITEMS = 100_000
 """Items taken from an iterator before it counts as endless."""
+# Larger integers go as hexadecimal text: reading decimal digits takes quadratic time, and Python limits it.
 _EXACT_JSON_INT = 2**53
 _SEQUENCES: tuple[tuple[type, str], ...] = (
     (tuple, "tuple"), (list, "list"), (set, "set"), (frozenset, "frozenset"), (deque, "deque"),
@@ -84,11 +86,13 @@ def encode(value: Any, opaque: Callable[[Any], Any] | None = None, depth: int = 
     if kind is int:
         return value if -_EXACT_JSON_INT <= value <= _EXACT_JSON_INT else {"int": hex(value)}
     if kind is float:
+        # inf - inf and nan - nan are nan, and JSON has neither.
         return value if value - value == 0.0 else {"float": repr(value)}
     if depth > MAX_DEPTH:
         raise NotPlainError(f"nested deeper than {MAX_DEPTH}")
     if kind is list:
         return [encode(item, opaque, depth + 1) for item in value]
+    # ``dict.items(value)`` and ``base.__iter__(value)`` instead of the value's own methods, which a subclass overrides.
     if isinstance(value, dict):
         items = list(dict.items(value))
         return {"dict": [[encode(k, opaque, depth + 1), encode(v, opaque, depth + 1)] for k, v in items]}
@@ -161,6 +165,7 @@ _ENCODERS: dict[type, Callable[[Any], Any]] = {
 _AS_TEXT = {name: name for name in ("type", "function", "bytes", "date", "datetime", "time", "ellipsis")} | {
     "bytearray": "bytes"
 }
+# Bounds for numbers that arrive, before anything is computed from them.
 _HEX = re.compile(r"-?0x[0-9a-f]{1,40000}")
 _DECIMAL = re.compile(r"-?(?:[\d.]{1,4000}(?:E[+-]?\d{1,6})?|Infinity|NaN)", re.ASCII)
 _QUOTIENT = re.compile(r"-?\d{1,4000}(?:/\d{1,4000})?", re.ASCII)
@@ -222,6 +227,7 @@ def decode(node: Any, hooks: Mapping[str, Callable[[Any], Any]] | None = None, d
     try:
         if isinstance(node, list):
             return [decode(item, hooks, depth + 1) for item in node]
+        # Exactly one key; anything else raises ValueError and so is malformed.
         ((tag, body),) = node.items()
         if hooks is not None and tag in hooks:
             return hooks[tag](body)
@@ -231,6 +237,7 @@ def decode(node: Any, hooks: Mapping[str, Callable[[Any], Any]] | None = None, d
             return _CONTAINERS[tag]([decode(item, hooks, depth + 1) for item in body])
         if tag in _DECODERS:
             return _DECODERS[tag](body)
+        # ``int`` and the like; a name of builtins that is no class (``__import__``) is refused.
         if tag == "type" and isinstance(kind := getattr(builtins, body), type):
             return kind
     except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
@@ -270,6 +277,7 @@ def _normal(node: Any, alike: bool) -> Any:
     Raises:
         NotPlainError: If the node is malformed, or stands for something that is equal to nothing (``nan``, an object).
     """
+    # True == 1 == 1.0 in Python, so they have one form.
     if isinstance(node, bool | int | float):
         return _plain_number(node)
     if node is None or isinstance(node, str):
@@ -283,6 +291,7 @@ def _normal(node: Any, alike: bool) -> Any:
         return _plain_number(decode(node))
     if tag in _AS_TEXT and isinstance(body, str):
         return _AS_TEXT[tag], body
+    # Two ranges are equal if they give the same items, so by first, last and step; all empty ones are equal.
     if tag == "range":
         values = decode(node)
         return ("range", values[0], values[-1], values[:2][-1]) if values else "range"
@@ -298,6 +307,7 @@ def _normal_container(tag: str, body: list[Any], alike: bool) -> Any:
             return (tag, items) if items else None  # no node at all is the empty list, the empty tree
         return items if alike and tag == "tuple" else (tag, items)
     if tag in ("set", "frozenset", "keys"):
+        # A set of texts, whose hashes are salted by Python: nobody can make them collide on purpose.
         return "set", sorted({_text(_normal(item, alike)) for item in body})
     if tag == "dict" and all(isinstance(pair, list) and len(pair) == 2 for pair in body):
         values = {_text(_normal(key, alike)): _normal(value, alike) for key, value in body}
@@ -319,6 +329,7 @@ def _plain_number(value: Any) -> Any:
         return float(value)
     if isinstance(value, Decimal) and abs(value.adjusted()) > _MAX_EXPONENT:
         raise NotPlainError("too large to be compared")
+    # Through a fraction, since Python compares int, float, Decimal and Fraction by their exact values.
     exact = Fraction(value)
     if exact.denominator == 1:
         return exact.numerator
@@ -385,6 +396,7 @@ def _size(node: Any, limit: int) -> int:
         item = stack.pop()
         total += len(item) if isinstance(item, str) else 1
         if isinstance(item, list):
+            # No more than is counted: a list of millions is not copied.
             stack += item[:limit]
         elif isinstance(item, dict):
             stack += item.values()

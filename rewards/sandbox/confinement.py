@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from rewards.sandbox import kernel, landlock, namespaces, seccomp
 
+# Standard streams, the channel, what a program opens; the fork server's control socket is number 10.
 NOFILE = 32
+# Room for the recursion that programs raise Python's limit for (sys.setrecursionlimit(10**6)).
 _STACK = 64 * 2**20
 _MAX_THREADS = 64
 _FILE_BYTES = 64 * 2**20
@@ -55,8 +57,11 @@ def confine(mode: Mode, memory_bytes: int, packages: Sequence[str] = ()) -> list
     if mode >= Mode.STRICT:
         layer("capabilities", namespaces.drop_capabilities)
         layers.append("no capabilities")
+        # Without it the kernel takes no filter and no Landlock from a process without rights: a setuid program could
+        # evade them.
         layer("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
         layers.append("no_new_privs")
+    # seccomp last, since its list has neither Landlock's calls nor those for mounts.
     if mode >= Mode.LANDLOCK:
         abi = layer("landlock", lambda: landlock.restrict(_rules(mode, packages)))
         layers.append(f"landlock ABI {abi}")
@@ -98,6 +103,7 @@ def _limit(memory_bytes: int, mode: Mode) -> None:
         limits[resource.RLIMIT_NPROC] = _MAX_THREADS
     for kind, value in limits.items():
         hard = resource.getrlimit(kind)[1]
+        # A hard limit that is lower already (a container's) cannot be raised.
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (allowed, allowed))
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]

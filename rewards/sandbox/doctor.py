@@ -97,6 +97,7 @@ def _landlock() -> str:
         os.listdir("/")
     except PermissionError:
         return f"ABI {abi}" + ("" if abi >= 4 else ", without network rules") + ("" if abi >= 6 else ", without scopes")
+    # Some user-space kernels accept the calls and do nothing.
     raise OSError(errno.EPERM, "a ruleset was accepted and does nothing")
 
 
@@ -104,6 +105,7 @@ def _seccomp() -> str:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     seccomp.install(seccomp.base_filter())
     try:
+        # AF_INET, SOCK_STREAM: not on the list.
         kernel.call("socket", 2, 1, 0)
     except PermissionError:
         return f"allow-list of {len(seccomp.base_filter()) // 16} calls"
@@ -227,6 +229,7 @@ def self_test(sandbox: Sandbox) -> list[tuple[Promise, bool]]:
             load = {"kind": "load", "source": f"import os, socket\ndef f():\n{body}"}
             call = {"kind": "calls", "calls": [{"name": "f", "args": [], "kwargs": {}}]}
             outcome = sandbox.run(Conversation((load, call), output_after=2), Limits(cpu_s=1.0))
+            # Both must hold: the program was refused, and nothing that it tried to harm has changed.
             results.append((promise, _as_wanted(outcome, promise.wanted) and state() == before))
     return results
 

@@ -37,6 +37,7 @@ _OF_PLAIN_VALUES = frozenset(
 )
 """Methods of plain values that answer a test's question, or give its argument back: no object stands in for those."""
 _DECOYS = 4
+"""Other values that an object must tell from the one that is meant: whoever does not know it finds it once in 5."""
 
 
 class CandidateError(Exception):
@@ -147,10 +148,13 @@ class _Reference:
         self.__dict__.update(_link=link, _index=index, _type_name=type_name, _is_class=False, _made=False)
 
     def __getattr__(self, name: str) -> Any:
+        # Python asks for many names with underscores by itself (copy, pickle, ABCs); the operators are methods of this
+        # class.
         if name.startswith("__") and name not in ("__name__", "__doc__", "__dict__"):
             raise AttributeError(name)
         reply = self._link.ask(kind="attribute", ref=[self._index], attribute=name)
         if reply.get("callable"):
+            # ``assert f(x).startswith("a")`` asks a string. An object that answers True to it is no string.
             if name in _OF_PLAIN_VALUES and not self._has_a_say():
                 raise TypeError(f"an object of type {self._type_name} is no plain value")
             target = {"ref": [self._index], "method": name}
@@ -176,9 +180,11 @@ class _Reference:
             return False
         asked = [other, *(_unlike(other) for _ in range(_DECOYS))]
         random.shuffle(asked)  # else it would know which one is meant
+        # True for the value that is meant and for no other.
         return all((self._link.operate("eq", self, value) is True) == (value is other) for value in asked)
 
     def _has_a_say(self) -> bool:
+        # Remembered, so that a test that fails after this can say why (``object_for_plain_value``).
         self._link.refused |= not self._made
         return self._made
 
@@ -197,6 +203,7 @@ class _Reference:
     def __contains__(self, item: Any) -> bool:
         if isinstance(item, _Reference) or self._has_a_say():
             return self._link.operate("contains", self, item) is True
+        # No say: its items are fetched and compared here instead of believing its ``__contains__``.
         return any(item == each for each in self)
 
     def __iter__(self) -> Any:
@@ -212,6 +219,7 @@ def _forward(operator: str, reflected: bool = False, binary: bool = False) -> An
         if binary and not isinstance(args[0], _Reference) and not self._has_a_say():
             return NotImplemented
         value = self._link.operate(operator, *((*args, self) if reflected else (self, *args)))
+        # ``Money(5) + 3`` is calculated from what the tests made, and so may be compared like it.
         made = binary and all(each._made for each in (self, *args) if isinstance(each, _Reference))
         return self._with_a_say(value, made)
 
@@ -239,6 +247,7 @@ def _unlike(value: Any) -> Any:
         return not value
     if isinstance(value, int | float | Fraction | Decimal):
         number: Any = value
+        # Near by in size, so that a class cannot tell a decoy by its magnitude.
         step = random.choice((-1, 1)) * random.randint(1, 9)
         return number + step * (1 + abs(number) // 8) if number - number == 0 else 0
     if isinstance(value, str):
@@ -274,6 +283,7 @@ def _encoded(value: Any) -> Any:
 
 
 def _copy_back(arg: Any, after: Any) -> None:
+    # A test may look at what a function did to its argument (``sort_in_place(xs)``), but the function had a copy.
     if type(arg) not in (list, dict, set) or type(after) is not type(arg) or after == arg:
         return
     arg.clear()
@@ -309,6 +319,7 @@ def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> N
 
     prepared = run(request["setup"], "setup.py")
     try:
+        # After the program's names, so that ``math`` in a test is the library's whatever the program calls so.
         namespace |= {name: importlib.import_module(name) for name in request["modules"]}
     except ImportError as error:
         prepared = {"passed": False, "raised": describe(error), "ours": True}

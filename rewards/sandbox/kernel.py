@@ -83,7 +83,7 @@ def call(name: str, *args: int | bytes | ctypes.Array | ctypes.Structure | None)
     Raises:
         OSError: With the kernel's errno and the name of the call.
     """
-    converted = [_argument(value) for value in args]
+    converted = [_argument(value) for value in args]  # a reference to each until the call is over
     result = _libc.syscall(ctypes.c_long(numbers()[name]), *converted)
     if result < 0:
         errno = ctypes.get_errno()
@@ -106,6 +106,7 @@ def prepared(name: str, *args: int | ctypes.Structure) -> Callable[[], None]:
 
 def _argument(value: object) -> object:
     if isinstance(value, int):
+        # As 64 bits: by default ctypes passes an int as 32, and flags and negative numbers would be cut.
         return ctypes.c_ulong(value & 0xFFFFFFFFFFFFFFFF)
     return ctypes.byref(value) if isinstance(value, ctypes.Structure) else value
 
@@ -139,4 +140,5 @@ class _CapHeader(ctypes.Structure):
 
 def drop_capabilities() -> None:
     """Empties the effective, permitted and inheritable sets; raises ``OSError``."""
+    # _LINUX_CAPABILITY_VERSION_3: three sets of 64 bits each, this process.
     call("capset", _CapHeader(0x20080522, 0), (ctypes.c_uint32 * 6)())

@@ -27,6 +27,7 @@ class _Ruleset(ctypes.Structure):
     _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
 
 
+# The kernel declares this one packed: 12 bytes, no padding behind the descriptor.
 class _PathRule(ctypes.Structure):
     _pack_ = 1
     _layout_ = "ms"
@@ -52,7 +53,10 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
     """
     version = abi()
     known = _FILE_RIGHTS[max(level for level in _FILE_RIGHTS if level <= version)]
+    # What a ruleset handles is forbidden unless a rule allows it, so all rights that the kernel knows are handled and
+    # no rule is made for the network.
     attributes = _Ruleset(known, _NET_RIGHTS if version >= 4 else 0, _SCOPES if version >= 6 else 0)
+    # The length of the structure is part of the interface: as much of it as this ABI has.
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = kernel.call("landlock_create_ruleset", attributes, size, 0)
     try:
@@ -68,6 +72,7 @@ def restrict(rules: Iterable[tuple[str, int]]) -> int:
 def _add(ruleset: int, path: str, access: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
+        # The kernel refuses rights of folders in a rule for a file.
         allowed = access if os.path.isdir(path) else access & _ONLY_FOR_FILES
         kernel.call("landlock_add_rule", ruleset, 1, _PathRule(allowed, descriptor), 0)
     finally:

@@ -27,6 +27,7 @@ def readable_paths() -> list[str]:
         paths.discard("/usr/lib")  # a distribution's Python: its lib folder holds far more than Python
     paths |= {"/lib64", "/usr/lib64", f"/lib/{multiarch}", f"/usr/lib/{multiarch}", "/etc/ld.so.cache"}
     real = sorted({os.path.realpath(path) for path in paths if os.path.exists(path)})
+    # What lies below another folder of the list is part of it already.
     return [path for path in real if not any(path.startswith(other + "/") for other in real)]
 
 
@@ -62,6 +63,7 @@ def enter() -> None:
         return
     uid, gid = os.geteuid(), os.getegid()
     kernel.call("unshare", _FLAGS)
+    # Without root the kernel takes a map of groups only after setgroups is given up, and only one's own id.
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{_NOBODY} {uid} 1")
     _write("/proc/self/gid_map", f"{_NOBODY} {gid} 1")
@@ -79,6 +81,7 @@ def _enter_as_root() -> None:
     try:
         kernel.call("unshare", _FLAGS)
         os.write(ready_w, b"1")
+        # Until the maps are written this process has no id in its namespace, and no right to mount.
         if os.read(mapped_r, 1) != b"1":
             raise OSError("the id map of the user namespace was refused")
     finally:
@@ -109,13 +112,16 @@ def build_root(packages: Sequence[str] = ()) -> None:
     Raises:
         OSError: Naming the mount that failed.
     """
+    # No mount of this process is passed on to the host from here on, nor one of the host to here.
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("tmpfs", _MOUNT_POINT, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
     for path in readable_paths():
         _bind(path)
+    # Where /lib64 is a link to /usr/lib64 the loader's path, which is written into every binary, leads through it.
     for name in ("lib", "lib64"):
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{_MOUNT_POINT}/{name}")
+    # Empty folders over installed packages, the allowed packages into them, and only then read-only.
     for path in hidden_paths():
         kernel.mount("tmpfs", _MOUNT_POINT + path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
     for path in packages:
@@ -129,6 +135,7 @@ def build_root(packages: Sequence[str] = ()) -> None:
     os.makedirs(scratch, exist_ok=True)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME
     kernel.mount("tmpfs", scratch, "tmpfs", flags, _SCRATCH_OPTIONS)
+    # The new tree becomes the root and the old one is detached: no path and no descriptor leads back to it.
     os.makedirs(f"{_MOUNT_POINT}/old")
     kernel.call("pivot_root", _MOUNT_POINT.encode(), f"{_MOUNT_POINT}/old".encode())
     os.chdir("/")
@@ -148,6 +155,7 @@ def become_nobody() -> None:
 
 def drop_capabilities() -> None:
     """Gives up every capability, for good: root in a container keeps none of root's rights but its own files."""
+    # The bounding set first: what is not in it no later execve can give back. The first unknown number ends it.
     for capability in range(64):
         try:
             kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
@@ -163,6 +171,7 @@ def _bind(path: str, device: bool = False) -> None:
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         _write(target, "", os.O_CREAT)
+    # A bind mount takes its flags only in a second call.
     kernel.mount(path, target, None, kernel.MS_BIND | kernel.MS_REC)
     flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
     kernel.mount(None, target, None, flags | (0 if device else kernel.MS_NODEV) | _locked_flags(target))

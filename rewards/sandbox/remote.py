@@ -24,6 +24,9 @@ _BACKOFF_S = 0.2
 _MAX_ANSWER_BYTES = 64 * 2**20
 _FAILURES = (OSError, ValueError, RecursionError, http.client.HTTPException)
 """Of a request: no connection, no time, no HTTP, no JSON, not what was promised."""
+# Runs on the server in front of the program: the project is not installed there, so its three modules travel as source.
+# Replies go to standard output between what the program prints, in lines that begin with a mark that is drawn for each
+# request. A program can read it out of its own process; what it forges is data that the expected values still refuse.
 _DRIVER = """
 import json, os, sys, types
 given = json.loads(sys.stdin.readline())
@@ -114,6 +117,7 @@ class RemoteSandbox:
             result = self._post(_DRIVER, json.dumps(given) + "\n", wall_s)
             said, found = _parted(result["stdout"], mark)
             output = said[: limits.output_bytes] if number == 0 and job.output_after > 1 else output
+            # The program is loaded anew for the hidden calls; its second report of that is left out.
             replies += found[:expected] if number == 0 else found[1:expected]
             seconds += result["seconds"]
             if len(found) < expected:

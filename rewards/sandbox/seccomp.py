@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from rewards.sandbox import kernel
 
+# What CPython needs to start, import, allocate, thread and print. Not here: socket, connect, execve, ptrace, mount,
+# io_uring and whatever a later kernel adds, which is why this is a list of what is allowed.
 _BASE = """
 read write readv writev pread64 pwrite64 lseek close close_range fstat newfstatat statx stat lstat fcntl flock
 fsync fdatasync truncate ftruncate dup dup2 dup3 pipe pipe2 poll ppoll select pselect6 epoll_create
@@ -30,6 +32,7 @@ prctl seccomp setrlimit
 """
 _IOCTLS = (0x5401, 0x5451, 0x5450, 0x5421, 0x541B, 0x5413)
 """TCGETS, FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, TIOCGWINSZ: what opening a file asks. Not TIOCSTI."""
+# The fork server forks, signals and passes descriptors on; a program does none of it.
 _NOT_FOR_CHILDREN = """
 fork vfork wait4 waitid kill tgkill pidfd_open pidfd_send_signal sendmsg recvmsg prctl seccomp setrlimit
 """
@@ -47,9 +50,12 @@ _NOT_FOR_WORKERS = """
 fork vfork kill pidfd_open pidfd_send_signal sendmsg prctl seccomp socket connect execve execveat ptrace bpf
 """
 
+# Classic BPF (linux/bpf_common.h): load a word, jump if equal, if at least, if any bit is set; return.
 _LOAD, _EQUAL, _GREATER_EQUAL, _SET_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+# Offsets in ``struct seccomp_data``; the arguments follow from 16 on, eight bytes each.
 _NUMBER, _ARCH = 0, 4
+# Code, jump if true, jump if false (both relative to the next instruction), operand.
 _INSTRUCTION = struct.Struct("<HBBI")
 
 
@@ -68,6 +74,7 @@ _Program = list[tuple[int, int, int, int]]
 
 def _prologue() -> _Program:
     return [
+        # The same number is another call on another architecture (int 0x80 on x86_64), so that comes first.
         (_LOAD, 0, 0, _ARCH),
         (_EQUAL, 1, 0, kernel.AUDIT_ARCH[kernel.machine()]),
         (_RETURN, 0, 0, _KILL),
@@ -88,8 +95,10 @@ def _refuse(names: str) -> _Program:
 def _only(name: str, offset: int, values: Sequence[int]) -> _Program:
     """A call passes on only with one of these values as half an argument."""
     steps: _Program = [(_LOAD, 0, 0, offset)]
+    # A value that is allowed jumps over the others and over the refusal.
     steps += [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
     steps += [_deny(), (_LOAD, 0, 0, _NUMBER)]
+    # Other calls jump over all of it. The number is loaded again, since those behind expect it.
     return [(_EQUAL, 0, len(steps), kernel.numbers()[name]), *steps]
 
 
@@ -105,11 +114,14 @@ def base_filter(open_files: bool = True, change_files: bool = True) -> bytes:
     steps = _prologue()
     # A socket may not name another process as the one to signal, nor a datagram an address.
     steps += _only("fcntl", _argument(1), _FCNTL)
+    # F_SETFL is needed for O_NONBLOCK; with O_ASYNC the kernel would send a signal when data arrive.
     steps += [(_EQUAL, 0, 6, table["fcntl"]), (_LOAD, 0, 0, _argument(1)), (_EQUAL, 0, 3, _F_SETFL)]
     steps += [(_LOAD, 0, 0, _argument(2)), (_SET_BITS, 0, 1, _O_ASYNC), _deny(), (_LOAD, 0, 0, _NUMBER)]
+    # The address is a pointer of 64 bits, and a filter compares 32 at a time: both halves must be 0.
     steps += _only("sendto", _argument(4), (0,)) + _only("sendto", _argument(4) + 4, (0,))
     for number in (table[name] for name in _BASE.split() if name in table and name not in refused):
         steps += [(_EQUAL, 0, 1, number), _PASS]
+    # As if no file existed: ENOENT is what the import system and libraries know how to take.
     for number in (table[name] for name in _OPENS_FILES.split() if name in table and name in refused):
         steps += [(_EQUAL, 0, 1, number), _deny(errno.ENOENT)]
     # The arguments of clone3 lie in memory, unreadable here. ENOSYS makes libc fall back to clone.

@@ -27,6 +27,7 @@ from rewards.sandbox.wire import Frames, frame, packed, unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
+# A job that a fork server does not finish is given to a fresh one; see ``_serve`` for whose fault it is in the end.
 _TRIES = 3
 _GRACE_S = 60.0
 """Seconds past a program's deadline after which its fork server itself counts as broken."""
@@ -79,6 +80,8 @@ class Sandbox:
     ) -> None:
         self.missing: list[str] = []
         self._memory_bytes, self._packages, self._owner = memory_bytes, _packages(modules), os.getpid()
+        # One server at once, so that a machine without isolation is refused here and not by the first program; the
+        # other threads start theirs when a program waits for them.
         first = self._start_best(mode, minimum)
         self.mode, self.layers = first.mode, list[str](first.layers)
         self._items: queue.Queue[_Item | None] = queue.Queue(max_waiting)
@@ -133,6 +136,7 @@ class Sandbox:
         self.close()
 
     def _start_best(self, mode: Mode | None, minimum: Mode) -> "_Server":
+        # From the best mode down. NONE isolates nothing and is tried only where the config asks for it by name.
         candidates = [mode] if mode is not None else [m for m in reversed(Mode) if m >= max(minimum, Mode.STRICT)]
         if mode is None and minimum is Mode.NONE:
             candidates.append(Mode.NONE)
@@ -189,6 +193,7 @@ class Sandbox:
         server = _Server(self.mode, self._memory_bytes, self._packages)
         with self._lock:
             self._servers.add(server)
+            # ``close`` may have taken its list of servers just before this one was added; nobody else would end it.
             closed = self._closed
         if closed:
             self._retire(server)
@@ -209,6 +214,7 @@ class _Server:
     """One fork server and its control socket."""
 
     def __init__(self, mode: Mode, memory_bytes: int, packages: Sequence[str]) -> None:
+        # Packets keep their bounds, so a message and the descriptors that travel with it cannot come apart.
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._next_id = 0
         self.begun = False
@@ -217,6 +223,9 @@ class _Server:
         """Whether a program left something behind that a later one could read: this server has run its last one."""
         try:
             self._process = subprocess.Popen(
+                # -s, -P, -S: no user packages, no current folder, no ``site``: only what _warm_up puts on the path is
+                # importable. A fixed hash seed makes the order of sets the same in every run, and one thread keeps
+                # numerical libraries from starting a pool of them before the fork.
                 [sys.executable, "-s", "-P", "-S", "-c", _BOOT, str(ROOT), mode.name,
                  str(memory_bytes), json.dumps(packages)],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -247,6 +256,8 @@ class _Server:
         self.begun = False
         total_s, wall_s = limits.in_all(job.n_tests)
         self._control.settimeout(wall_s + _GRACE_S)
+        # Output goes to a file in memory and not to a pipe: a program that floods it never waits for a reader, and what
+        # stands there at a certain moment holds nothing that the program learnt later.
         with ExitStack() as stack:
             output, stdin = _memory_file(stack, "output"), _memory_file(stack, "input")
             errors = output
@@ -258,17 +269,21 @@ class _Server:
             ours, theirs = _socket_pair(stack)
             ours.settimeout(wall_s + _GRACE_S)
             ends, roles = [theirs], ["script" if isinstance(job, Script) else "candidate"]
+            # A judge gets one socket to the candidate and one to here; the candidate has none but that to its judge.
             if isinstance(job, Judgement):
                 ends, roles = [*_socket_pair(stack), theirs], ["candidate", "judge"]
             self._next_id += 1
             header = {
                 "id": self._next_id, "roles": roles, "wall_s": wall_s,
+                # The fork server learns of the end of a test only when it took longer than a lap: that much is granted.
                 "cpu_s": limits.cpu_s * (1 + _LAP), "total_s": total_s,
                 "output_bytes": limits.output_bytes, "result_bytes": limits.result_bytes,
             }  # fmt: skip
             descriptors = [stdin, output, errors, *(end.fileno() for end in ends)]
             socket.send_fds(self._control, [packed(header)], descriptors)
+            # From here on whatever goes wrong counts as the program's doing.
             self.begun = True
+            # Closed here, so that a read from ours ends when the last process of the program does.
             for end in ends:
                 end.close()
             replies: list[Any] = []
@@ -280,6 +295,7 @@ class _Server:
             if isinstance(job, Script):
                 printed, said = (os.pread(file, limits.output_bytes + 1, 0) for file in (output, errors))
                 return _outcome(report, total_s, not report["limit"] and report["exit"] >= 0, (), printed, said)
+            # Not the exit status but the number of replies tells whether it answered: os._exit(0) is no answer.
             complete = len(replies) == sum(map(_n_replies, job.requests)) or _gave_up(job, replies)
             return _outcome(report, total_s, complete, tuple(replies), printed)
 
@@ -288,7 +304,8 @@ class _Server:
     ) -> tuple[bytes, bool]:
         """Adds the replies; returns what was printed about the public part, and whether a request came too late."""
         printed, answered, unasked, frames = b"", 0, False, Frames(ours)
-        # What it may print about goes together; a hidden argument only when the output of that has been read.
+        # Loading and public calls go together, which saves waiting. A hidden argument goes only when the output of
+        # those has been read: nothing that is printed about it can reach the observation, which the policy sees.
         early = max(job.output_after, 1)
         with suppress(OSError):  # it died, hung until it was killed, or sent too much: the report tells
             for number, request in enumerate(job.requests):
@@ -326,6 +343,7 @@ class _Server:
         if not data:
             raise ConnectionError("the fork server is gone")
         report = unpacked(data)
+        # A report that belongs to another job means that the two sides no longer agree on who runs: start afresh.
         if report["id"] != self._next_id:
             raise ConnectionError(f"a report about job {report['id']}, expected {self._next_id}")
         self.spent = report["spent"]
@@ -359,6 +377,7 @@ def _gave_up(job: Job, replies: list[Any]) -> bool:
 def _outcome(
     report: dict[str, Any], total_s: float, complete: bool, replies: tuple[Any, ...], output: bytes, errors: bytes = b""
 ) -> Outcome:
+    # The kernel's own RLIMIT_CPU may have ended it before the fork server looked.
     limit = report["limit"] or ("cpu" if report["cpu_s"] > total_s else "")
     ending = Ending.FINISHED if complete else Ending.TIMEOUT if limit else Ending.DIED
     return Outcome(ending, replies, output, errors, report["signal"], report["exit"], report["cpu_s"], limit)

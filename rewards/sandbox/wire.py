@@ -58,6 +58,7 @@ class Frames:
             BrokenFrameError: If the stream ends, the frame is longer than ``max_bytes``, or it is no JSON.
         """
         (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
+        # Before anything is read: four bytes of a program can claim 4 GB.
         if length > max_bytes:
             raise BrokenFrameError(f"a frame of {length} bytes, at most {max_bytes} are read")
         try:
@@ -68,6 +69,8 @@ class Frames:
     def _take(self, n_bytes: int) -> bytes:
         missing = self._at + n_bytes - len(self._held)
         if missing > 0:
+            # At least 64 KiB at a time, so that small messages that came together cost one call; at most 1 MiB,
+            # whatever is claimed.
             chunks = [self._held[self._at :]]
             while missing > 0:
                 chunk = self._channel.recv(min(max(missing, 1 << 16), 1 << 20))

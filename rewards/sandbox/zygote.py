@@ -69,7 +69,9 @@ class _Job:
         total = 0.0
         for pid in self.pids:
             with suppress(OSError):
-                total += time.clock_gettime((~pid << 3) | 2)  # the process clock of another process
+                # The clock id of another process as clock_getcpuclockid(3) makes it: processor time without /proc,
+                # which is not there.
+                total += time.clock_gettime((~pid << 3) | 2)
         return total
 
 
@@ -90,6 +92,7 @@ class Zygote:
         """One job after the other: fork, wait, kill at a limit, report."""
         while (job := self._receive()) is not None:
             report = self._run(job)
+            # A file that was made and removed again still shows in the folder's time of change.
             report["spent"] = self._scratch_state() != self._scratch
             self._control.send(packed(report))
 
@@ -110,6 +113,7 @@ class Zygote:
         return _Job(header, list(descriptors))
 
     def _run(self, job: _Job) -> dict[str, Any]:
+        # Before the fork: each child inherits the number of bytes that it may still write.
         for sink in self._sinks:
             sink.left = job.header["output_bytes"]
         for role in job.header["roles"]:
@@ -146,6 +150,8 @@ class Zygote:
         try:
             while True:
                 now, used = time.monotonic(), job.cpu_s()
+                # More than a hundredth of a processor is work, on a busy machine too. Less for long is sleep, which
+                # would never reach the limit of processor time.
                 if used - idle_cpu > 0.01 * (now - idle_since):
                     idle_since, idle_cpu = now, used
                 left = {
@@ -156,12 +162,15 @@ class Zygote:
                 limit = min(left, key=lambda name: left[name])
                 if left[limit] <= 0:
                     return limit
+                # Processor time passes no faster than real time (threads apart), so nothing can be exceeded before
+                # this.
                 for descriptor, event in poll.poll(int(left[limit] * 1000) + 1):
                     if descriptor == watched or event & (select.POLLHUP | select.POLLERR):
                         return ""
                     message = self._control.recv(4096)
                     if not message or unpacked(message).get("done") == header["id"]:
                         return ""
+                    # A lap: the next test begins with the processor time that has been used so far.
                     lap = job.cpu_s()
         finally:
             os.close(watched)
@@ -171,6 +180,8 @@ class Zygote:
         if pid < 0:
             raise OSError("fork failed")
         if pid:
+            # In its own namespace numbers are given one after the other. A gap shows how many threads the program
+            # before had, which it may have chosen to tell the next one something about the hidden tests.
             job.stale = job.stale or (self._mode is Mode.NAMESPACES and self._next_pid not in (0, pid))
             self._next_pid = pid + 1
             return pid
@@ -193,6 +204,7 @@ class Zygote:
         seconds = int(header["total_s"]) + 2  # the kernel's own limit, should this process be kept from its watch
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         if self._mode >= Mode.STRICT:
+            # The last step, since the steps before it need calls that it takes away.
             self._filter.install()
         gc.enable()
         first, second = self._channels
@@ -244,7 +256,10 @@ def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
     for name in ("exit", "quit"):  # ``site`` would have added these, and help
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
     builtins.help = _sitebuiltins._Helper()
+    # Every program begins with the same random numbers, so that a verdict can be repeated.
     random.seed(0)
+    # Twenty small programs, loaded and called as real ones are: CPython 3.11 rewrites bytecode that has run a few
+    # times, in place, and a page that is written after the fork is copied for each child.
     ours, theirs = socket.socketpair()
     program = candidate.Candidate()
     source = "def f(x: int = 1) -> list:\n    return [y for y in (x, {1: 'a'}, {2})]\ndef g(x):\n    raise ValueError"
@@ -297,8 +312,12 @@ def main() -> None:
         _warm_up(mode, packages)
         os.environ.clear()  # it was for what is imported; a program's environment is empty
         layers = confine(mode, memory_bytes, packages)
+        # Pid 1 dies with the process that waits for it outside. In the other modes the parent is a thread of the
+        # supervisor, and the signal would come when that thread ends: there the control socket that closes ends this.
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL if mode is Mode.NAMESPACES else 0)
+        # Not dumpable: no other process of this user may trace it or read its memory.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        # Python's own folders alone: whatever else the environment put there cannot be read in here.
         sys.path[:] = [path for path in sys.path if path.startswith(sys.base_prefix)]
         if mode is Mode.STRICT:
             sys.meta_path[sys.meta_path.index(PathFinder)] = _Refuses
@@ -307,6 +326,8 @@ def main() -> None:
         control.send(json.dumps({"refused": refused}).encode())
         return
     zygote = Zygote(control, mode)
+    # Frozen objects are left alone by the collector, whose marks would otherwise copy every page of them in every
+    # child.
     gc.collect()
     gc.freeze()
     gc.disable()

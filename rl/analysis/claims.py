@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     HOLDS = "holds"
     DOES_NOT_HOLD = "does not hold"
     CANNOT_TELL = "cannot tell"
+    NOT_MEASURED = "not measured"
 
 
 EXPECTATIONS = ("above", "below", "near")
@@ -106,7 +107,8 @@ class Finding:
     @property
     def line(self) -> str:
         """Verdict, sentence and numbers."""
-        return f"{self.verdict}: {self.sentence} Expected {self.expected}; measured {self.numbers}."
+        measured = f"; measured {self.numbers}" if self.by_seed else ""
+        return f"{self.verdict}: {self.sentence} Expected {self.expected}{measured}."
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types; what is not a number is ``None``."""
@@ -116,7 +118,10 @@ class Finding:
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Finding:
-    """What the rows say of a claim. Without an interval (no seed, or one with a single value) nothing can be told."""
+    """What the rows say of a claim: nothing can be told without an interval (of one seed with a single value, say).
+
+    A claim about arms that this size of the study does not have is not measured.
+    """
     found = {int(seed): np.atleast_1d(np.asarray(value, float)) for seed, value in claim.per_seed(rows).items()}
     by_seed = {seed: float(np.mean(value)) for seed, value in sorted(found.items()) if not np.isnan(value).any()}
     values, over = np.array(list(by_seed.values())), "seeds"
@@ -124,7 +129,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Finding:
         over, values = "questions", found[next(iter(by_seed))]
     mean, low, high = resampled(values) if over == "questions" else student_t(values)
     expected = f"{claim.expect} {claim.than:g}" + (f" (within {claim.margin:g})" if claim.margin else "")
-    of_claim = (claim.name, claim.sentence, _verdict(claim, low, high))
+    of_claim = (claim.name, claim.sentence, _verdict(claim, low, high) if by_seed else Verdict.NOT_MEASURED)
     return Finding(*of_claim, mean, low, high, len(by_seed), over, by_seed, expected, claim.paper)
 
 

@@ -63,19 +63,26 @@ class Gate:
         what = "expect improvement" if self.expects else "do not expect improvement"
         return f"gate: gap {percent(self.gap, signed=True)} points [{ends}], {self.n} questions: {what}"
 
-    def outcome(self, gain: float, cell: str) -> dict[str, Any]:
+    def outcome(self, gain: float | None, cell: str) -> dict[str, Any]:
         """Columns of a study's row that set the prediction beside what training brought.
 
         Args:
-            gain: Held-out accuracy after training on one's own verdicts minus before.
+            gain: Held-out accuracy after training on one's own verdicts minus before; ``None`` where nothing was
+                trained (too few answers passed, say). Such a prediction was not tested: it is no hit and no miss.
             cell: What was trained, in words.
         """
         read = {"gate_cell": cell, "gate_gap": self.gap, "gate_low": self.low, "gate_high": self.high}
-        return read | {"gate_expects": self.expects, "gate_gain": gain, "gate_hit": self.expects == (gain > GAIN_ABOVE)}
+        hit = None if gain is None else self.expects == (gain > GAIN_ABOVE)
+        return read | {"gate_expects": self.expects, "gate_gain": gain, "gate_hit": hit}
+
+
+def with_outcome(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows with a prediction of the gate and an outcome to hold it against."""
+    return [row for row in rows if row.get("gate_cell") is not None and row.get("gate_hit") is not None]
 
 
 def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]], str]:
-    """Hits and misses of every row that carries an outcome: header, cells, and a sentence."""
+    """Every prediction and its hit or miss, if it was tested: header, cells, and a sentence that counts the tested."""
     header = ["what was trained", "seed", "gap", "95 % interval", "gate", "gain", "prediction"]
     known = [row for row in rows if row.get("gate_cell") is not None]
     cells = [
@@ -83,10 +90,17 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
             *(str(row["gate_cell"]), str(row["seed"]), percent(row["gate_gap"], signed=True)),
             f"{percent(row['gate_low'], signed=True)}, {percent(row['gate_high'], signed=True)}",
             "expect improvement" if row["gate_expects"] else "do not expect it",
-            *(percent(row["gate_gain"], signed=True), "hit" if row["gate_hit"] else "miss"),
+            *(
+                ("nothing was trained", "not tested")
+                if row.get("gate_hit") is None
+                else (percent(row["gate_gain"], signed=True), "hit" if row["gate_hit"] else "miss")
+            ),
         ]
         for row in known
     ]
-    hits = sum(row["gate_hit"] for row in known)
-    said = f"The gate was right in {hits} of {len(known)} trainings." if known else "No training was announced."
+    compared = with_outcome(known)
+    hits, untested = sum(row["gate_hit"] for row in compared), len(known) - len(compared)
+    said = f"The gate was right in {hits} of {len(compared)} trainings." if compared else "No prediction was tested."
+    if untested:
+        said += f" {untested} more of its readings were not tested: nothing was trained."
     return header, cells, said

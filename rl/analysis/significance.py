@@ -81,13 +81,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.asarray(multipletests(p_values, method="holm")[1]).tolist() if len(p_values) else []
 
 
-def iqm(values: Sequence[float]) -> float:
-    """Interquartile mean: of the middle half, which one odd seed cannot move (arXiv 2108.13264, section 4.2)."""
-    from scipy.stats import trim_mean
-
-    return float(trim_mean(np.asarray(values, dtype=float), 0.25))
-
-
 def detectable_delta(discordant: float, n_tasks: int, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest delta that a two-sided test on this many tasks finds with this power.
 

@@ -7,6 +7,7 @@ experiment on a tiny language needs neither requests nor a renderer. The estimat
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
@@ -17,6 +18,21 @@ from rl.types import RolloutBatch
 
 Learned = tuple[Tensor, Tensor]
 """Rows ``[B, T]`` and which of their tokens are learned, ``[B, T]`` bool."""
+
+
+def learn_last(ids_BT: Tensor | np.ndarray, k: int) -> Learned:
+    """Rows of which the last k tokens are learned: an answer after its question."""
+    rows_BT = torch.as_tensor(ids_BT)
+    if not 0 < k < rows_BT.shape[1]:
+        raise ValueError(f"learn_last: k={k}; a row of {rows_BT.shape[1]} tokens can learn 1 to {rows_BT.shape[1] - 1}")
+    learned_BT = torch.zeros(rows_BT.shape, dtype=torch.bool)
+    learned_BT[:, -k:] = True
+    return rows_BT, learned_BT
+
+
+def held_out(rows_NC: np.ndarray) -> np.ndarray:
+    """``[N]`` bool: about a fifth of all rows of ids, told by the row alone, so that it needs no list and no order."""
+    return rows_NC @ 37 ** np.arange(rows_NC.shape[1]) % 101 % 5 == 0
 
 
 @torch.no_grad()
@@ -57,6 +73,16 @@ def token_losses(model: Any, ids_BT: Tensor, learned_BT: Tensor) -> Tensor:
     logits = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
     kept = learned_BT[:, 1:]
     return cross_entropy(logits[kept], ids_BT[:, 1:][kept], reduction="none")
+
+
+def divergence(model: Any, reference: Any, ids_BT: Tensor, learned_BT: Tensor) -> Tensor:
+    """Half the squared log-ratio in nats, mean over the learned tokens (k2 of :mod:`rl.kl`).
+
+    Where the policy itself has just sampled these tokens, its gradient is the one of KL(policy, reference).
+    """
+    with torch.no_grad():
+        before = token_losses(reference, ids_BT, learned_BT)
+    return (token_losses(model, ids_BT, learned_BT) - before).square().mean() / 2
 
 
 def adam(model: Any, lr: float) -> torch.optim.Optimizer:

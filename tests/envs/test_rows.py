@@ -41,6 +41,16 @@ WAYS = {
     "UTF-16 without a mark": ("my.jsonl", lines(ROWS).encode("utf-16-le")),
     "UTF-32": ("my.jsonl", lines(ROWS).encode("utf-32")),
     "gzip": ("my.jsonl.gz", gzip.compress(lines(ROWS).encode())),
+    "gzip without its name": ("my.jsonl", gzip.compress(lines(ROWS).encode())),
+    "a list, whatever its name": ("my.jsonl", json.dumps(ROWS, indent=1).encode()),
+    "Excel's own first line": (
+        "my.csv",
+        b"sep=;\r\n" + pandas.DataFrame(ROWS).to_csv(index=False, sep=";", lineterminator="\r\n").encode(),
+    ),
+    "empty rows below, spaces around names": (
+        "my.csv",
+        (" question , answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in ROWS) + ",\n,\n").encode(),
+    ),
     "JSON": ("my.json", json.dumps(ROWS, indent=2).encode()),
     "CSV": ("my.csv", pandas.DataFrame(ROWS).to_csv(index=False).encode("utf-8-sig")),
     "semicolons": ("my.csv", pandas.DataFrame(ROWS).to_csv(index=False, sep=";", lineterminator="\r\n").encode()),
@@ -106,8 +116,14 @@ BAD = {
     '{"question": "a", "answer": null}': "line 41: the answer is empty",
     '{"question": " ", "answer": "1"}': "line 41: the question is empty",
     '{"question": 3.5, "answer": NaN}': "line 41: the answer is nan",
-    '{"question": "a", "answer": {"value": 3}}': r"line 41: the answer is nested.*env\.options\.answer=answer\.value",
-    '{"question": "a", "answer": [1, 2]}': r"line 41: the answer is nested.*answer=answer\.0",
+    '{"question": "a", "answer": {"value": 3}}': r"line 41: the answer is nested.*options\.answer=<its column>\.value",
+    '{"question": "a", "answer": [1, 2]}': r"line 41: the answer is nested.*answer=<its column>\.0",
+    '{"question": {"text": ["a"]}, "answer": 1}': r"line 41: the question must be text.*question=<its column>\.text\.0",
+    '{"question": "a", "answer": "1.234,50"}': r"line 41: the answer '1.234,50' has points .* write it as 1234.50",
+    '{"question": "a", "question": "b", "answer": "1"}': "line 41: no JSON .*'question' stands twice",
+    '{"question": "a \\ud83d", "answer": "1"}': "line 41: the question holds half a character",
+    '{"question": "a", "answer": "1"},': r"line 41: no JSON .*\. No comma stands at the end of a line",
+    "{'question': 'a', 'answer': '1'}": "line 41: no JSON .*write it with json.dumps",
     '{"questoin": "a", "answer": "1"}': "line 41: column 'question' is missing; the row has questoin, answer",
     '{"question": "What is  1 + 1?", "answer": "3"}': "line 41: asks what line 2 asks and answers '3', not '2'",
     '{"question": "a", "answer": "$? &&"}': "line 41: its own answer .* is nothing that mathematics reads",
@@ -191,10 +207,21 @@ WRONG = [
         r"no column is called answer.*has tests \(test_list\): did you mean env\.options\.verify=code",
     ),
     ({"path": "german.csv"}, r"It has frage, answer; say which.*env\.options\.question=frage\."),
-    ({"path": "open.csv"}, "open.csv, line 2|line 2: no CSV"),
-    ({"path": "wide.csv"}, "line 3: more or fewer cells than the 2 of question, answer"),
+    ({"path": "open.csv"}, r"line 2: no CSV \(unexpected end of data\): a quote"),
+    ({"path": "wide.csv"}, "line 4: more or fewer cells than the 2 of question, answer"),
     ({"path": "fake.parquet"}, "no Parquet file"),
-    ({"path": "empty.jsonl"}, "no row could be read"),
+    ({"path": "empty.jsonl"}, "no row could be read: it has none; one a line is needed"),
+    ({"path": "cut.jsonl.gz"}, "cut.jsonl.gz: the gzip archive is damaged .*: get or write it again"),
+    ({"path": "book.xlsx"}, "book.xlsx is a workbook or a zip archive: save the sheet as CSV"),
+    ({"path": "page.jsonl"}, "page.jsonl is a web page: download the file itself"),
+    ({"path": "lfs.jsonl"}, "a pointer of Git LFS in place of the data: .*git lfs pull"),
+    ({"path": "comma.json"}, "comma.json, line 2: no JSON .*take the comma in front of the bracket out"),
+    ({"path": "within.json"}, r"within.json is one object, with the rows in 'data': save that list alone"),
+    ({"path": "columns.json"}, "holds whole columns, not rows: .*orient='records', lines=True"),
+    ({"path": "spread.jsonl"}, "line 1: no JSON .*An object is one line"),
+    ({"path": "twice.csv"}, "twice.csv, line 1: two columns are called 'answer': rename one"),
+    ({"path": "bare.csv"}, "The first line of such a file names its columns"),
+    ({"path": "said.jsonl"}, r"as in env\.options\.question=messages\.0\.content"),
     ({"path": "empty"}, "no file in this folder ends in .jsonl"),
     ({"path": "owner/no-such-set"}, "no such file or folder here, and not to be had from the hub"),
 ]
@@ -213,9 +240,20 @@ def test_what_is_wrong_with_the_whole_is_one_sentence(tmp_path, monkeypatch, opt
     )
     write(tmp_path, lines([{"question": "a", "test_list": ["assert f(1) == 1"]}]), "tests.jsonl")
     write(tmp_path, 'question,answer\n"a,1\nb,2\n', "open.csv")
-    write(tmp_path, "question,answer\na,1\nb,1,2\n", "wide.csv")
+    write(tmp_path, "question,answer\na,1\n\nb,1,2\n", "wide.csv")
     write(tmp_path, "frage,answer\na,1\n", "german.csv")
     write(tmp_path, "", "empty.jsonl")
+    write(tmp_path, gzip.compress(lines(ROWS).encode())[:-9], "cut.jsonl.gz")
+    write(tmp_path, b"PK\x03\x04" + bytes(60), "book.xlsx")
+    write(tmp_path, "\n<!DOCTYPE html><html></html>", "page.jsonl")
+    write(tmp_path, "version https://git-lfs.github.com/spec/v1\nsize 12", "lfs.jsonl")
+    write(tmp_path, '[{"question": "a", "answer": "1"},\n]', "comma.json")
+    write(tmp_path, json.dumps({"data": ROWS}), "within.json")
+    write(tmp_path, pandas.DataFrame(ROWS).to_json(), "columns.json")
+    write(tmp_path, "".join(json.dumps(row, indent=1) + "\n" for row in ROWS), "spread.jsonl")
+    write(tmp_path, "question,answer, answer\na,1,2\n", "twice.csv")
+    write(tmp_path, "What is 1 + 1?,2\nWhat is 2 + 1?,3\n", "bare.csv")
+    write(tmp_path, lines([{"messages": [{"role": "user", "content": "a"}]}]), "said.jsonl")
     write(tmp_path, "PAR", "fake.parquet")
     (tmp_path / "empty").mkdir()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -227,6 +265,7 @@ GRADED = [
     ("exact", {"ignore_case": True, "answer_form": "answer_line"}, "Paris", "Answer: paris", "Answer: Rome"),
     ("number", {"absolute": 0.01}, "3.14", r"\boxed{3.1416}", r"\boxed{3.2}"),
     ("number", {}, 1234, r"\boxed{1,234.0}", r"\boxed{1235}"),
+    ("number", {}, "\N{MINUS SIGN}15", r"\boxed{-15}", r"\boxed{-1,5}"),
     ("choice", {}, "b", r"\boxed{(B)}", r"\boxed{A}"),
     ("regex", {"pattern": "ANSWER=(\\w+)", "stated": "ANSWER={}"}, "x1", "ANSWER=y ANSWER=x1", "ANSWER=x2"),
     ("json", {}, {"a": 1, "b": [True]}, '```json\n{"b": [true], "a": 1.0}\n```', '{"a": 1, "b": [1]}'),

@@ -26,8 +26,11 @@ def test_what_is_proposed_is_read_and_a_held_out_sum_cannot_be_used():
     assert TOKENIZER.decode(right_answer(np.array([4725]))[0, :3]) == "0 7 2"
 
 
-def test_what_stops_the_pre_training_is_in_no_test():
+def test_what_stops_the_pre_training_is_in_no_test_and_a_sum_is_held_out_in_both_orders():
     assert not np.isin(FOR_STOPPING, FOR_TESTS).any()
+    assert 0.19 < HELD_OUT.mean() < 0.21
+    for some in (FOR_STOPPING, FOR_TESTS, np.flatnonzero(HELD_OUT)):
+        assert np.isin(some % 100 * 100 + some // 100, some).all()
     assert np.flatnonzero(HELD_OUT).tolist() == sorted([*FOR_STOPPING, *FOR_TESTS])
 
 

@@ -30,7 +30,7 @@ def finish(cfg, folder):
 def test_a_study_leaves_claims_tables_figures_and_a_page(tmp_path):
     folder = tmp_path / "one"
     findings = write_study(config(), finish(config(), folder), folder)
-    assert [str(one.verdict) for one in findings] == ["cannot tell", "holds"]
+    assert [str(one.verdict) for one in findings] == ["not measured", "holds"]
     assert findings[1].by_seed == pytest.approx({3: 0.1, 4: 0.1})
     stored = json.loads((folder / "study.json").read_text())
     assert stored["settings"] == {"gain": 0.1, "stop_at": ""}

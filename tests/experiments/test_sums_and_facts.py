@@ -29,6 +29,9 @@ def test_facts_of_a_seed_are_fixed_and_a_quarter_is_never_stated():
     facts = made.Facts(1)
     assert (facts.value == made.Facts(1).value).all()
     assert np.bincount(facts.band).tolist() == [64, 64, 64, 64]
+    in_rounds, in_tests = (set(facts.draw(np.random.default_rng(2), 700, test)[0].tolist()) for test in (False, True))
+    assert not in_rounds & in_tests
+    assert len(in_tests) == len(facts.draw(np.random.default_rng(3), 700, test=True)[0]) == 128
     stated = facts.rows(np.random.default_rng(0), 500)[0][0].numpy()
     keys = (stated[:, 1] - made.K0) * made.KEYS + stated[:, 2] - made.K0
     assert (facts.band[keys] > 0).all()

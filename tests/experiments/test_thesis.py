@@ -21,7 +21,8 @@ def rows(gain):
     for seed in (1, 2, 3):
         row = {"arm": "own", "seed": seed, "step": 0, "accuracy": 0.4, "reward_accuracy": 0.7}
         after = row | {"step": 1, "accuracy": 0.4 + gain + 0.001 * seed} | Gate(0.2, 0.1, 0.3, 50).outcome(gain, "own")
-        found += [row, after, row | {"arm": "oracle"}, row | {"arm": "oracle", "step": 1, "accuracy": 0.8}]
+        untested = {"arm": "own", "seed": seed, "step": 2} | Gate(0.0, -0.1, 0.1, 50).outcome(None, "own, again")
+        found += [row, after, untested, row | {"arm": "oracle"}, row | {"arm": "oracle", "step": 1, "accuracy": 0.8}]
     return found
 
 
@@ -33,8 +34,8 @@ def study(root, name, size, gain, age):
     os.utime(path, (age, age))
 
 
-def comparison(root, ends):
-    path = root / "now" / "comparison.json"
+def comparison(root, ends, name="now"):
+    path = root / name / "comparison.json"
     path.parent.mkdir(parents=True)
     arms = [{"arm": "base", "trained": False, "rates": {"accuracy_t2": {"mean": 0.5}}, "seeds": []}]
     for arm, end in ends.items():
@@ -76,14 +77,16 @@ def test_the_page_follows_the_folders(tmp_path, described):
     page = (tmp_path / "out" / "report.html").read_text()
     assert stored["sentence"] in page
     assert "Not run: verification_gap" in page
-    assert "The gate was right in 3 of 3" in page
+    assert stored["read"]["self_correction"] == str(tmp_path / "compare" / "now")
+    assert "The gate was right in 3 of 3 trainings. 3 more of its readings were not tested" in page
+    assert "3 trainings; the prediction was right in 100 % of them." in page
     assert {one["study"] for one in stored["points"]} == {"made_up", "self_correction"}
 
     study(tmp_path / "study", "made_up", "tiny", -gain, 4_000)
     contrary = thesis.read_studies(tmp_path / "study", "tiny")["made_up"]
-    assert contrary[2] == {"it helps": "does not hold"}
-    assert contrary[0] is not None
-    assert thesis.line("made_up", contrary[0], contrary[1], contrary[2]).verdict == "holds"
+    assert contrary.claims == {"it helps": "does not hold"}
+    assert contrary.thesis is not None
+    assert thesis.line("made_up", contrary.thesis, contrary.rows, contrary.claims).verdict == "holds"
     with pytest.raises(UserError, match="no finished study of size full"):
         program.run(replace(cfg, size="full", comparisons=str(tmp_path / "nowhere")))
 
@@ -92,3 +95,16 @@ def test_a_comparison_without_a_base_or_trained_arms_is_no_system(tmp_path):
     assert thesis.read_comparison(tmp_path) is None
     comparison(tmp_path, {})
     assert thesis.read_comparison(tmp_path) is None
+
+
+def test_the_newest_comparison_is_the_one_that_was_started_last_and_not_the_one_reported_last(tmp_path):
+    for name, started, written in (
+        ("old", "2026-11-25T08:00:00+00:00", 2e9),
+        ("new", "2026-11-26T08:00:00+00:00", 1e9),
+    ):
+        comparison(tmp_path, {"score": 0.9}, name)
+        (tmp_path / name / "run.json").write_text(json.dumps({"started": started}))
+        os.utime(tmp_path / name / "comparison.json", (written, written))
+    found = thesis.read_comparison(tmp_path)
+    assert found is not None
+    assert found.folder.name == "new"

@@ -77,6 +77,25 @@ def test_every_attempt_is_learned_with_its_end_and_nothing_else():
     assert turns == attempts
 
 
+def test_slips_are_read_and_not_learned_where_that_is_asked():
+    bench = Workbench.build(config())
+    task = bench.tasks(Split.TRAIN)[0]
+    env = make_env(bench.config.env, bench.taskset, Split.TRAIN)
+    gold = bench.taskset.gold_response(task)
+
+    def learned(attempts, learn_slips):
+        _, row = demonstrated(env, task, attempts, bench.renderer, learn_slips)
+        return [label for label in row.labels if label != IGNORED]
+
+    def action(text):
+        return [*bench.tokenizer.encode(text, add_special_tokens=False), bench.renderer.end_id]
+
+    wrong = "ans " + str((int(task.gold) + 1) % 10)
+    assert learned([wrong, gold], True) == action(wrong) + action(gold)
+    assert learned([wrong, gold], False) == action(gold)
+    assert learned([gold, wrong], False) == action(gold) + action(wrong)
+
+
 def test_an_episode_of_another_length_is_refused(tmp_path):
     with pytest.raises(ValueError, match="1 attempts for an episode"):
         warm_start(config("gold_once"), tmp_path, lambda *_: None)

@@ -9,7 +9,7 @@ import pytest
 
 from rewards import Score, UnknownNameError, Verdict
 from rewards.answers import ANSWER_FORMS, boxed, candidates
-from rewards.math import _shown, decide, normalise, score_answer, score_math, submit_math
+from rewards.math import _shown, decide, normalise, score_answer, score_math, submit_answer, submit_math
 from rewards.notation import notate
 from tests.conftest import ROOT
 from tests.rewards import math_rows
@@ -152,6 +152,16 @@ def test_the_future_can_be_awaited():
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     assert [score.verdict for score in asyncio.run(grade_both())] == ["wrong", "correct"]
+
+
+def test_a_caller_that_gives_up_takes_the_verdict_from_no_other():
+    async def one_of_two():
+        answer = SLOW[0].replace("2x", "4x")
+        first, second = (asyncio.wrap_future(submit_answer(answer, SLOW[1], deadline_s=60)) for _ in range(2))
+        first.cancel()
+        return await second
+
+    assert asyncio.run(one_of_two()).verdict is Verdict.WRONG
 
 
 def test_same_answers_have_the_same_canonical_form():

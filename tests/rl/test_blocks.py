@@ -1,11 +1,25 @@
 """Rows of one layout: sampling, supervised steps and the policy gradient, against what can be worked out by hand."""
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from rl.backends.blocks import adam, as_batch, fit, next_logprobs, policy_loss, sample, take_step, token_losses
+from rl.backends.blocks import (
+    adam,
+    as_batch,
+    divergence,
+    fit,
+    held_out,
+    learn_last,
+    next_logprobs,
+    policy_loss,
+    sample,
+    take_step,
+    token_losses,
+)
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 
 END = 3
@@ -38,6 +52,42 @@ def test_losses_are_those_of_the_learned_tokens(model):
     losses = token_losses(model, ids, learned)
     assert losses[0].item() == pytest.approx(-next_logprobs(model, ids[:1, :3])[0, 6].item(), abs=1e-5)
     assert losses[1].item() == pytest.approx(-next_logprobs(model, ids[1:, :2])[0, 8].item(), abs=1e-5)
+
+
+def test_the_divergence_is_half_the_squared_log_ratio_and_only_the_policy_has_a_gradient(model):
+    ids, learned = torch.tensor([[1, 4, 5, 6]]), torch.tensor([[False, False, True, True]])
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.5)
+    far = (token_losses(model, ids, learned) - token_losses(other, ids, learned)).tolist()
+    found = divergence(model, other, ids, learned)
+    assert found.item() == pytest.approx(sum(one**2 for one in far) / 4, rel=1e-4)
+    assert found.item() > 0
+    assert divergence(model, model, ids, learned).item() == 0
+    found.backward()
+    assert all(one.grad is None for one in other.parameters())
+    model.zero_grad(set_to_none=True)
+
+
+def test_the_last_tokens_are_learned_and_their_losses_are_the_ones_of_these_places(model):
+    rows = np.array([[1, 4, 5, 6], [1, 7, 8, 4]])
+    ids, learned = learn_last(rows, 2)
+    assert ids.tolist() == rows.tolist()
+    assert learned.tolist() == [[False, False, True, True]] * 2
+    of_all = token_losses(model, ids, torch.ones(2, 4, dtype=torch.bool)).reshape(2, 3)
+    assert torch.allclose(token_losses(model, *learn_last(ids, 2)).reshape(2, 2), of_all[:, 1:], atol=1e-5)
+    for k in (0, 4):  # nothing to learn, or a first token that nothing predicts
+        with pytest.raises(ValueError, match=f"k={k}; a row of 4 tokens can learn 1 to 3"):
+            learn_last(ids, k)
+
+
+def test_a_row_is_held_out_by_what_it_is():
+    rows = np.array([(i, j) for i in range(60) for j in range(60)])
+    out = held_out(rows)
+    assert 0.17 < out.mean() < 0.23
+    assert (held_out(rows[::-1]) == out[::-1]).all()
+    # 1 + 2 * 37 = 75 and 75 % 101 % 5 = 0; 2 + 2 * 37 = 76 leaves 1.
+    assert held_out(np.array([[1, 2], [2, 2]])).tolist() == [True, False]
 
 
 def test_fitting_learns_what_is_marked_until_it_is_there():

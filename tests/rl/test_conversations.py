@@ -11,7 +11,7 @@ from rl.config import AlgorithmConfig, TrackingConfig
 from rl.rollout_metrics import conversation_rows
 from rl.tracking import Tracker, read_jsonl
 from tests.helpers import build_trainer, modchain_config
-from tests.rl.test_resume import SIMPLE, config, online, play
+from tests.rl.resuming import SIMPLE, config, online, play
 
 ROWS = [
     {"task_id": "a", "attempt": 1, "prompt": "1 2\n+", "answer": "3 |x|", "verdict": "correct", "reward": 1.0},

@@ -13,8 +13,8 @@ from rl.tracking import read_jsonl
 from rl.types import derive_seed
 from rl.workbench import Workbench
 from tests.helpers import build_trainer, episode, log_step, modchain_config
+from tests.rl.resuming import config, play, without_times
 from tests.rl.test_distributed import run_two
-from tests.rl.test_resume import config, play, without_times
 
 BAND = {"low": 0.2, "high": 0.8, "smoothing": 0.5, "explore": 0.0}
 TASKS = [Task(name, name, name) for name in "abcdef"]

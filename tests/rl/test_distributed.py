@@ -27,7 +27,7 @@ from rl.workbench import Workbench
 from tests import programs
 from tests.conftest import ROOT
 from tests.helpers import modchain_config
-from tests.rl.test_resume import TWICE, config, play, without_times
+from tests.rl.resuming import TWICE, config, play, without_times
 
 STAGES = {"main": StageConfig(reward_weights=[1.0, 1.0], progress_alpha=1.0, kl_coefs=[0.1, 0.2])}
 ALGORITHMS = {

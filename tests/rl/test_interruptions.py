@@ -22,7 +22,7 @@ from rl.trainer import Trainer
 from rl.types import RunStoppedError
 from rl.workbench import Workbench
 from tests.conftest import ROOT
-from tests.rl.test_resume import SIMPLE, assert_same_run, config, full_disk, made, online, play, quiet
+from tests.rl.resuming import SIMPLE, assert_same_run, config, full_disk, made, online, play, quiet
 
 SHOWN = TrackingConfig(["tensorboard"], conversations=1, conversations_every=1)
 

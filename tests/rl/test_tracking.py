@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 
 import pytest
 
@@ -9,7 +10,7 @@ from rl import trainer  # noqa: F401  declares what runs log
 from rl.analysis.metrics import METRICS, catalogue, declare, page
 from rl.backends.trackers import TRACKERS, Trackers
 from rl.config import TrackingConfig
-from rl.tracking import Tracker, read_jsonl
+from rl.tracking import Tracker, files_below, read_jsonl
 from tests.conftest import ROOT
 from tests.helpers import episode
 
@@ -105,3 +106,25 @@ def test_what_is_not_installed_is_named(tmp_path):
         Trackers(TrackingConfig(["wandb"]), tmp_path, {})
     with pytest.raises(ValueError, match=r"backends=nonsense: unknown\. Known: tensorboard, wandb, trackio"):
         TrackingConfig(["nonsense"])
+
+
+def test_files_are_found_by_depth_while_another_run_removes_its_folders(tmp_path, monkeypatch):
+    places = ("b", "a/deep", "gone", "a/checkpoints/0001", "1/2/3/4", "1/2/3/4/5")
+    for place in places:
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "study.json").touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
+    real = os.scandir
+
+    def vanishing(path="."):
+        if str(path).endswith("gone"):
+            os.remove(os.path.join(path, "study.json"))
+            os.rmdir(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    found = [path.parent.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, "study.json")]
+    assert found == ["b", "linked", "a/deep", "1/2/3/4"]
+    assert not (tmp_path / "gone").exists()
+    assert [path.parent.name for path in files_below(tmp_path, "study.json", 1)] == ["b", "linked"]
+    assert files_below(tmp_path / "nowhere", "study.json") == []

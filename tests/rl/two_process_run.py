@@ -16,13 +16,13 @@ def main(folder: Path, algorithm: str = "SCORE", signal_at: int = 0) -> None:
     from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
     from rl.trainer import Trainer
-    from tests.rl import test_curriculum, test_resume
+    from tests.rl import resuming, test_curriculum
 
     distributed = Distributed(cpu=True)
     if algorithm == "CURRICULUM":
         cfg = test_curriculum.curriculum()
     else:
-        cfg = test_resume.config(getattr(test_resume, algorithm), save_every=1, save_every_updates=1)
+        cfg = resuming.config(getattr(resuming, algorithm), save_every=1, save_every_updates=1)
     folder.mkdir(exist_ok=True)
     update = Trainer.train_step
 
@@ -33,7 +33,7 @@ def main(folder: Path, algorithm: str = "SCORE", signal_at: int = 0) -> None:
 
     Trainer.train_step = signalled
     try:
-        run_online(cfg, folder, test_resume.quiet, distributed=distributed)
+        run_online(cfg, folder, resuming.quiet, distributed=distributed)
     except Preempted:
         distributed.close()
         raise

@@ -1,12 +1,15 @@
 """Model collapse: the language and its checker, the loop over generations, and claims that follow the rows."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
-from experiments.studies.collapse import ARMS, BOS, CLAIMS, END, NOUN, Config, Language, Table, generations
+from experiments.studies.collapse import ARMS, BOS, CLAIMS, END, NOUN, Config, Language, Table, Transformer, generations
 from rl.analysis.claims import Verdict, judge
+from tests.experiments.studies.verdicts import follow
 
 CFG = Config(generations=5, sentences=600, n_nouns=60)
 
@@ -64,13 +67,20 @@ def rows(rising):
 
 
 def test_contrary_rows_give_contrary_verdicts():
-    for claim in CLAIMS:
-        rising, falling = (judge(claim, rows(way)).verdict for way in (True, False))
-        if claim.expect == "near":
-            continue
-        assert {rising, falling} == {Verdict.HOLDS, Verdict.DOES_NOT_HOLD}, claim.name
-        assert judge(claim, []).verdict is Verdict.CANNOT_TELL
-    conserved = next(claim for claim in CLAIMS if claim.name == "tail_conserved")
-    assert judge(conserved, rows(True)).verdict is Verdict.DOES_NOT_HOLD
-    still = [row | {"tail": 0.25 + 0.001 * row["seed"]} for row in rows(True)]
-    assert judge(conserved, still).verdict is Verdict.HOLDS
+    sure, near = ([one for one in CLAIMS if (one.expect == "near") is is_near] for is_near in (False, True))
+    follow(sure, rows(True), rows(False))
+    names = ("loss", "tail", "table_tail")
+    start = {(row["arm"], row["seed"]): row for row in rows(True) if row["step"] == 0}
+    for moved, verdict in ((0.0, Verdict.HOLDS), (1.0, Verdict.DOES_NOT_HOLD)):
+        ends = [row | {name: start[row["arm"], row["seed"]][name] + moved + 0.001 * row["seed"] for name in names}
+                for row in rows(True) if row["step"]]  # fmt: skip
+        assert [judge(one, [*start.values(), *ends]).verdict for one in near] == [verdict] * 3
+    assert {judge(one, []).verdict for one in near} == {Verdict.NOT_MEASURED}
+
+
+def test_each_generation_starts_from_the_same_weights_and_draws_anew(language):
+    real, generator = language.real(64, np.random.default_rng(3)), torch.Generator().manual_seed(0)
+    cfg = replace(CFG, steps=0)
+    one, other = (Transformer(cfg, 1, language, real, generator, real) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+    assert (one.write(50, 1.0) != other.write(50, 1.0)).any()

@@ -1,4 +1,4 @@
-"""Instruction extraction: the language and its oracle, filters, the saved pairs, and claims that follow the rows."""
+"""Instruction extraction: filters, the saved pairs, and claims that follow the rows."""
 
 from dataclasses import replace
 
@@ -13,21 +13,6 @@ from rl.backends import hub
 from tests.experiments.studies.verdicts import follow
 
 CFG = study.Config(width=16, corpus=300, teacher_steps=120, pairs=80, student_steps=5, sure=0.0)
-
-
-def test_real_pairs_are_well_formed_right_and_never_of_the_test():
-    rng = np.random.default_rng(0)
-    train, test = study.draw(rng, 400, False), study.draw(rng, 400, True)
-    for pairs in (train, test):
-        seen = study.read(pairs)
-        assert seen.formed.all()
-        assert (pairs[:, 7] == seen.truth).all()
-    assert not {tuple(row[2:5]) for row in train} & {tuple(row[2:5]) for row in test}
-    by_hand = study.pairs_of(
-        np.array([[study.F0 + 4, study.D0 + 1, study.D0 + 3, study.D0, study.MARK]]), np.array([0])
-    )
-    assert study.read(by_hand).truth[0] == study.D0 + 4  # family 4 asks for the second digit, shifted by one
-    assert not study.read(np.where(by_hand == study.MARK, study.D0, by_hand)).formed[0]
 
 
 def test_arms_keep_what_they_say_and_the_saved_pairs_are_rows(tmp_path):

@@ -42,7 +42,7 @@ def test_the_verdicts_follow_the_rows(ends, verdict):
 
 
 def test_without_rows_nothing_can_be_told():
-    assert {str(judge(claim, []).verdict) for claim in study.CLAIMS} == {"cannot tell"}
+    assert {str(judge(claim, []).verdict) for claim in study.CLAIMS} == {"not measured"}
 
 
 def test_an_honest_probability_earns_most_from_the_brier_score_and_the_published_reward_errs_at_an_honest_no():
@@ -65,6 +65,10 @@ def test_questions_have_the_sum_that_they_say():
     assert sums.tolist() == [sum(one) for one in digits]
     assert sixes.tolist() == [one.count(6) for one in digits]
     assert {len(one) for one in digits} == {2, 3, 4, 5}
+    seen, new = (
+        {tuple(row) for row in study.draw(np.random.default_rng(1), 2000, test)[0].tolist()} for test in (False, True)
+    )
+    assert not seen & new
 
 
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():

@@ -55,6 +55,7 @@ def test_every_instance_is_counted_and_what_cannot_be_read_is_not_learned(monkey
     assert (last["n"], last["failed"]) == (36, pytest.approx(0.1))
     assert last["label_after"] == 1.0
     assert last["label_after"] - last["label_before"] == pytest.approx(last["i_to_c"] - last["c_to_i"])
+    assert (last["mended"], last["broken"]) == (1.0, 0.0)  # the claims about these and about the sum are three
     assert rows["agreeing"][-1]["n"] == round(36 * last["label_before"])
     assert (learned["true_labels"].label == learned["true_labels"].truth()).all()
     assert rows["real"][-1]["reward_accuracy"] == 1.0
@@ -76,7 +77,8 @@ def rows(way):
         for arm, end in (ends | {"coin": 0.5 if way > 0 else 0.8}).items():
             row = {"arm": arm, "seed": seed, "step": 0, "accuracy": 0.9, "reward_accuracy": 0.9}
             row |= {"failed": 0.02 if way > 0 else 0.3}
-            after = {"label_after": 0.85 + 0.1 * way, "label_before": 0.85, "i_to_c": 0.1 + 0.05 * way, "c_to_i": 0.1}
+            after = {"label_after": 0.85 + 0.1 * way, "label_before": 0.85}
+            after |= {"mended": 0.5 + 0.4 * way, "broken": 0.05 - 0.02 * way}
             found += [row, row | after | {"step": 1, "accuracy": end + 0.0001 * seed * (arm == "corrected")}]
     return found
 

@@ -23,6 +23,12 @@ def test_a_choice_is_of_the_kind_and_its_side_says_nothing():
     on_the_left = (rows[:, 3] == option).float().mean()
     assert ((rows[:, 3] == option) ^ (rows[:, 5] == option)).all()
     assert 0.4 < on_the_left < 0.6
+    one, many = np.zeros(4000, int), np.ones(4000, bool)
+    seen, new = (
+        {tuple(sorted(row)) for row in drawn(rng, one, many, test)[0][:, [3, 5]].tolist()} for test in (False, True)
+    )
+    assert not seen & new
+    assert len(seen | new) == study.OPTIONS**2
     assert TOKENIZER.decode(asked(np.array([3]), "called")[0]) == "a3 is called"
 
 

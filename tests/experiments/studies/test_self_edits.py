@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.passages import ATTRIBUTES, END, ID, KNOWN, SEPARATOR, TOKENIZER, lines_of, tell
+from experiments.passages import ATTRIBUTES, KNOWN, tell
 from experiments.studies import self_edits as study
-from experiments.studies.self_edits import Edits
 from tests.experiments.studies.verdicts import follow
 
 TINY = {"width": 16, "pretrain_steps": 2, "passages": 3, "edits": 2, "repeats": 2, "rounds": 1}
@@ -18,25 +17,6 @@ CFG = replace(study.Config(), **TINY, tune_steps=1, inner_steps=1, n_test=4, cha
 @pytest.fixture(scope="module")
 def base():
     return study.prepare(CFG, 1)
-
-
-def test_an_edit_is_cut_into_lines_whatever_it_says():
-    say, ask = tell("say", 7, 0, 3), tell("ask", 7, 1, 2)
-    assert TOKENIZER.decode(say) == "say e7 a0 v3"
-    assert TOKENIZER.decode(ask) == "ask e7 a1 answer v2"
-    assert TOKENIZER.decode(tell("back", 7, 1, 2)) == "back v2 a1 e7"
-    assert lines_of(study.joined([say, ask])) == [say, ask]
-    assert lines_of([*say, SEPARATOR, SEPARATOR, *ask]) == [say, ask]
-    assert lines_of([END, *say]) == []
-    assert lines_of([ID["say"]] * 12) == [[ID["say"]] * 8]
-
-
-def test_what_is_told_rightly_counts_an_attribute_once_and_no_reversed_line(base):
-    true = base.facts[KNOWN].tolist()
-    lines = [tell("say", KNOWN, 0, true[0]), tell("ask", KNOWN, 0, true[0]), tell("back", KNOWN, 1, true[1])]
-    lines += [tell("say", KNOWN, 2, (true[2] + 1) % study.VALUES), tell("say", KNOWN + 1, 3, true[3])]
-    edits = Edits([KNOWN], [[]], [study.joined(lines)])
-    assert study.told_rightly(base, edits).tolist() == [1]
 
 
 def test_many_copies_learn_what_each_would_learn_alone_and_the_model_does_not(base):

@@ -16,20 +16,22 @@ def test_worth_is_the_mean_quality_of_the_symbols():
     assert lengths(responses).tolist() == [2, 1]
     seen = world.quality[:, world.scrambled]
     assert abs(np.corrcoef(world.quality.ravel(), seen.ravel())[0, 1]) < 0.1
-    assert len(world.train) == 7
+    n = self_judging.CONTEXTS
+    assert sorted([*world.train, *world.test]) == list(range(n * n))
+    assert sorted(world.test // n) == sorted(world.test % n) == list(range(n))
     assert (World(1).quality == world.quality).all()
 
 
 def test_the_judge_reads_both_responses_in_their_places():
     one, other = np.full((1, LONGEST), -1), np.full((1, LONGEST), -1)
     one[0, :2], other[0, :1] = (1, 2), 3
-    words = self_judging.TOKENIZER.decode(question(np.array([5]), one, other, None)[0]).split()
+    words = self_judging.TOKENIZER.decode(question(np.array([6]), one, other, None)[0]).split()
     blank = ["_"] * (LONGEST - 1)
     assert words == ["J", "c1", "d2", ":", "x1", "x2", *blank[1:], "|", "x3", *blank, "?"]
     swapped = np.roll(np.arange(8), 1)
-    seen = self_judging.TOKENIZER.decode(question(np.array([5]), one, other, swapped)[0]).split()
+    seen = self_judging.TOKENIZER.decode(question(np.array([6]), one, other, swapped)[0]).split()
     assert seen[4:6] == ["x0", "x1"]
-    assert opening(np.array([5]), "A")[0].tolist() == [ID[word] for word in ("A", "c1", "d2", ":")]
+    assert opening(np.array([6]), "A")[0].tolist() == [ID[word] for word in ("A", "c1", "d2", ":")]
 
 
 def test_what_is_no_response_has_no_symbols_and_keeps_its_tokens(monkeypatch):
@@ -67,7 +69,7 @@ def test_contrary_rows_give_contrary_verdicts():
             continue
         assert judge(claim, rows(1)).verdict is Verdict.HOLDS, claim.name
         assert judge(claim, rows(-1)).verdict is Verdict.DOES_NOT_HOLD, claim.name
-        assert judge(claim, []).verdict is Verdict.CANNOT_TELL
+        assert judge(claim, []).verdict is Verdict.NOT_MEASURED
     coin = next(claim for claim in CLAIMS if claim.name == "random_stays")
     assert judge(coin, rows(1)).verdict is Verdict.HOLDS
     moved = [row | {"worth": row["worth"] + row["step"]} for row in rows(1)]

@@ -45,7 +45,7 @@ def test_more_than_half_of_a_group_pays_and_a_tie_says_nothing(sums, votes, rewa
 
 # At the end, as the claims have it: accuracy of each arm after .6 before.
 ENDS = {"majority": 0.7, "band": 0.75, "oracle": 0.9, "form": 0.6, "random": 0.6, "frozen": 0.68, "weak": 0.1}
-ENDS |= {"no_penalty": 0.4, "hurried": 0.1, "weak_oracle": 0.8}
+ENDS |= {"no_penalty": 0.4, "hurried": 0.1, "hurried_oracle": 0.8, "weak_oracle": 0.8}
 
 
 def rows(true):

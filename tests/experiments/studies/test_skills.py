@@ -1,4 +1,4 @@
-"""Skills: the game and its prompt by hand, the replay, a run of seconds, and claims that follow the rows."""
+"""Skills: the game by hand, the replay, a run of seconds, and claims that follow the rows."""
 
 import random
 from dataclasses import replace
@@ -6,22 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.rule_books import TOKENIZER, WINDOW, on_the_way
 from experiments.studies import skills as study
 from rl.analysis.thesis import points
 from tests.experiments.studies.verdicts import follow
 
 BOOK = [1, 2, 3, 0, *range(4, 16)]
 CFG = study.Config(width=16, steps=5, contexts=2, iterations=2, tasks=4, probes=3, tests=5)
-
-
-def test_a_task_its_answer_and_its_prompt():
-    assert study.chain(BOOK, (0, 4)) == [1, 2, 3, 0]
-    assert study.on_the_way(BOOK, (0, 4)) == [0, 1, 2, 3]
-    assert study.on_the_way(BOOK, (5, 3)) == [5]
-    row = study.prompt(BOOK, [3, 0], (0, 2), random.Random(0))
-    words = study.TOKENIZER.convert_ids_to_tokens(row)
-    assert sorted(words[:6]) == ["-", "-", "-", "-", "0>1", "3>0"]
-    assert words[6:] == ["?", "s0", "d2", "A"]
 
 
 def test_a_failed_task_adds_the_first_rule_that_is_lacking_and_the_oldest_goes(monkeypatch):
@@ -34,8 +25,8 @@ def test_a_failed_task_adds_the_first_rule_that_is_lacking_and_the_oldest_goes(m
     for before, tasks, after in zip(context.sets, context.hard, context.sets[1:], strict=False):
         skills = before
         for task in tasks:
-            lacking = [one for one in study.on_the_way(BOOK, task) if one not in skills]
-            skills = [*skills, *lacking[:1]][-study.WINDOW :]
+            lacking = [one for one in on_the_way(BOOK, task) if one not in skills]
+            skills = [*skills, *lacking[:1]][-WINDOW:]
         assert after == skills
     turned = study.Context(BOOK, np.ones(16))
     study.play(cfg, None, [turned], False, 1.0, random.Random(0))  # a Judge that is always wrong finds no failure
@@ -77,7 +68,7 @@ def test_what_is_shown_is_the_prompt_that_was_answered(monkeypatch):
     monkeypatch.setattr(study, "answers", lambda model, prompts: asked.extend(prompts) or [[0] * 5] * len(prompts))
     context, samples = study.Context(BOOK, np.ones(16), sets=[[], [0, 1, 2, 3, 4]]), []
     study.show(None, [context], np.array([1]), [[(0, 1), (1, 2)]], random.Random(0), samples)
-    assert [one["prompt"] for one in samples] == [" ".join(study.TOKENIZER.convert_ids_to_tokens(row)) for row in asked]
+    assert [one["prompt"] for one in samples] == [" ".join(TOKENIZER.convert_ids_to_tokens(row)) for row in asked]
 
 
 def rows(way):

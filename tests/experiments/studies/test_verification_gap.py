@@ -2,7 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+
 from experiments.studies import verification_gap as study
+from rl.analysis.claims import judge
+from rl.analysis.thesis import known
 from tests.experiments.studies.verdicts import follow
 
 START = {"accuracy": 0.45, "pass_k": 0.98, "auroc": 0.95}
@@ -41,6 +45,21 @@ def test_the_verdicts_follow_the_rows():
     follow(study.CLAIMS, rows(GOOD, 0.5), rows(BAD, -0.5))
 
 
+def test_a_round_that_trained_nothing_is_no_gain():
+    """Of three seeds the second keeps too little in round 1: claims about gains read the two others."""
+    trained = [
+        {key: value for key, value in row.items() if key not in ("first_gain", "gain_by_level")}
+        if (row["arm"], row["seed"], row["step"]) == ("own", 1, 1) else row
+        for row in rows(GOOD, 0.5)
+    ]  # fmt: skip
+    assert sorted(study.slope_over_levels(trained)) == [0, 2]
+    assert study.share_of_oracle(trained) == pytest.approx({0: 0.1 / 0.15, 2: 0.1004 / 0.1504})
+    found = {one.name: judge(one, trained).n_seeds for one in study.CLAIMS}
+    assert (found["one round helps"], found["it is the verdicts"], found["pass@1 rises"]) == (2, 2, 3)
+    by_arm = {one.arm: known(one.gain, trained) for one in study.THESIS.arms}
+    assert by_arm["own"] == pytest.approx({0: 0.1, 2: 0.1004})
+
+
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
     small = {"pretrain_steps": 3, "young_step": 1, "n_solutions": 50, "k": 2, "n_eval": 8, "n_filtered": 8}
     cfg = replace(study.Config(), **small, width=8, tune_steps=1)
@@ -49,5 +68,8 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
         found = study.run(cfg, arm, 1, base, samples)
         assert [row["step"] for row in found] == list(range(3 if study.CELLS[arm].many_rounds else 2))
         assert ("gate_hit" in found[1]) == (study.CELLS[arm].keep == "own")
+        if not found[1]["trained"]:
+            assert "first_gain" not in found[1]
+            assert found[1].get("gate_hit") is None
     assert str(study.run(cfg, arm, 1, study.prepare(cfg, 1), [])) == str(found)
     assert samples[0]["prompt"].startswith("S t")

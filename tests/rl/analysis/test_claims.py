@@ -7,7 +7,7 @@ import pytest
 
 from rl.analysis.calibration import auroc, brier, ece
 from rl.analysis.claims import Claim, first, judge, last, minus, resampled, student_t
-from rl.analysis.gate import Gate, gaps, record
+from rl.analysis.gate import Gate, gaps, record, with_outcome
 
 
 def rows(**by_arm):
@@ -35,7 +35,7 @@ def test_readers_take_the_first_and_the_last_step_whatever_the_order():
         ("above", 0.0, 0.0, [-0.1, -0.11, -0.12], "does not hold"),
         ("above", 0.0, 0.0, [0.1, -0.1, 0.2], "cannot tell"),
         ("above", 0.0, 0.0, [0.5], "cannot tell"),
-        ("above", 0.0, 0.0, [], "cannot tell"),
+        ("above", 0.0, 0.0, [], "not measured"),
         ("below", 0.5, 0.0, [0.1, 0.11, 0.12], "holds"),
         ("below", 0.5, 0.0, [0.9, 0.91, 0.92], "does not hold"),
         ("near", 0.5, 0.1, [0.49, 0.5, 0.51], "holds"),
@@ -100,3 +100,11 @@ def test_the_gate_announces_and_is_checked():
     _, cells, said = record([*outcomes, {"seed": 0, "accuracy": 1.0}])
     assert len(cells) == 4
     assert said == "The gate was right in 2 of 4 trainings."
+    untrained = {"seed": 0} | shut.outcome(None, "y")
+    _, cells, said = record([*outcomes, untrained])
+    assert cells[-1][-2:] == ["nothing was trained", "not tested"]
+    assert said == (
+        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained."
+    )
+    assert record([untrained])[2].startswith("No prediction was tested. 1 more")
+    assert with_outcome([*outcomes, untrained, {"seed": 0}]) == outcomes

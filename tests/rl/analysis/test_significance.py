@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, trim_mean
+from scipy.stats import binomtest
 
-from rl.analysis.significance import detectable_delta, holm, iqm, mcnemar, newcombe_paired, wilson
+from rl.analysis.significance import detectable_delta, holm, mcnemar, newcombe_paired, wilson
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (263, 500)])
@@ -23,12 +23,6 @@ def test_holm_by_hand():
     p_values = [0.01, 0.04, 0.03, 0.005, 0.9, 0.04]
     assert holm(p_values) == pytest.approx([0.05, 0.12, 0.12, 0.03, 0.9, 0.12])
     assert holm([]) == []
-
-
-def test_iqm_by_hand():
-    assert iqm([0.0, 0.0, 10.0, 20.0, 30.0, 40.0, 1000.0, 2000.0]) == 25.0  # two of eight are left out at either end
-    values = np.random.default_rng(0).normal(size=13)
-    assert iqm(values) == pytest.approx(trim_mean(values, 0.25))
 
 
 def test_newcombe_covers_and_its_ends_make_sense():
