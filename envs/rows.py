@@ -231,6 +231,8 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
         return None
     try:
         whole = _json(text)
+    except RecursionError:
+        return None  # said of the line that it is in
     except ValueError as error:
         # Lines that are lists, and lines that are objects, are told one by one what is wrong with them.
         if first.startswith("{") or _is_json(first) or not isinstance(error, json.JSONDecodeError):
@@ -258,7 +260,7 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
