@@ -2,7 +2,7 @@
 
 Runs every arm of a study with every seed through the executor and writes ``study.json`` (rows, and each claim with its
 statistic, interval and verdict), tables, figures and the page. What is finished stays finished: an interrupted study
-goes on with ``resume=<folder>``, which may also add seeds.
+goes on with ``resume=<folder>``, which may also add seeds; several (``-m study=a,b``) with the folder of their sweep.
 """
 
 import json
