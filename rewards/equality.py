@@ -154,7 +154,7 @@ def _regions(gold: Value, answer: Value) -> bool:
 
 
 def as_region(value: Value) -> Region | None:
-    """An interval, or a set of numbers, as a region; ``None`` for what is none."""
+    """An interval, or a set of numbers, as a region; ``None`` for any other value."""
     if isinstance(value, Region):
         return value
     if not isinstance(value, Sequence) or not all(isinstance(item, Expression) for item in value.items):

@@ -262,10 +262,12 @@ def matches(
     """
     try:
         ours = encode(expected)
+        # An equal value may be written longer (tags, 1.0 for 1), but not by more than this: what is larger is not read.
         bound = 4 * _size(ours, MAX_COMPARED) + _SLACK
-        if _size(node, bound) > bound:  # what is so much larger cannot be equal, and is not read
+        if _size(node, bound) > bound:
             return False
         ours, theirs = _normal(ours, alike), _normal(node, alike)
+        # Normal forms are lists, texts and exact numbers of bounded size, so == ends soon and calls nobody's __eq__.
         return ours == theirs if tolerance is None else _close(ours, theirs, tolerance, at_most)
     except (NotPlainError, RecursionError):
         return False

@@ -138,6 +138,8 @@ class Runner(Protocol):
 
     judges: bool
     """Whether tests that are arbitrary code can be run."""
+    settings: tuple[object, ...]
+    """What else decides a verdict (isolation, memory, modules); part of the key under which it is remembered."""
     missing: list[str]
     counts: dict[Ending, int]
 

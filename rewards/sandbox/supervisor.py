@@ -84,6 +84,7 @@ class Sandbox:
         # other threads start theirs when a program waits for them.
         first = self._start_best(mode, minimum)
         self.mode, self.layers = first.mode, list[str](first.layers)
+        self.settings: tuple[object, ...] = (self.mode.name, memory_bytes, tuple(sorted(modules)))
         self._items: queue.Queue[_Item | None] = queue.Queue(max_waiting)
         self._lock, self._closed = threading.Lock(), False
         self._servers: set[_Server] = {first}
@@ -394,6 +395,7 @@ def _packages(modules: Sequence[str]) -> list[str]:
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or spec.origin is None:
             raise SandboxError(f"sandbox.modules: no package {name!r} is installed here")
+        # A package is its folder, a module its file; wheels of numpy keep shared libraries in numpy.libs beside it.
         place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
         paths += [str(path) for path in (place, place.parent / f"{name}.libs") if path.exists()]
     return paths
