@@ -273,18 +273,18 @@ def typed(cfg: DictConfig) -> Any:
 def refuse_wrong_numbers(cfg: DictConfig) -> None:
     """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
     arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
-    for where, node in ({key: cfg._get_node(key) for key in cfg} | arms).items():
-        kind = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
+    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
+    for where, node in nodes.items():
+        kind: Any = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
         if not is_dataclass(kind):
             continue
         try:
             if kind in (schema.AlgorithmConfig, schema.OfflineConfig):
                 # Without a name and a rule they do not look the others up, among functions that need torch.
                 given = [key for key in node if key not in ("name", "rule") and not OmegaConf.is_missing(node, key)]
-                parts = {key: node[key] for key in given}
-                kind(
-                    **{key: OmegaConf.to_object(one) if OmegaConf.is_config(one) else one for key, one in parts.items()}
-                )
+                values: dict[str, Any] = {key: node[key] for key in given}
+                inner: Any = {key: OmegaConf.to_object(one) for key, one in values.items() if OmegaConf.is_config(one)}
+                kind(**(values | inner))
             else:
                 OmegaConf.to_object(node)
         except ValueError as error:

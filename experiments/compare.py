@@ -259,7 +259,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     )
     write_report(folder, console)
     if rows := lines([job.folder for job in jobs]):
-        print_table(PLANNED, rows, console, "Planned, and what it came to (off by)")
+        print_table(PLANNED, rows, console, "Planned, and what it came to")
     if crashed:
         raise UserError(
             f"{len(crashed)} jobs crashed: {', '.join(crashed)}; see error.txt and job.log in their folders in "

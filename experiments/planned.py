@@ -110,28 +110,44 @@ UNITS = {
 """What is estimated and measured: its name on the screen, and how it is written."""
 
 
-PLANNED = ("run", "time", "processor time", "peak memory", "sampled tokens")
+_SHOWN = ("seconds", "cpu_seconds", "peak_memory", "sampled_tokens")
+PLANNED = ("", "each run", "time", "processor time", "memory", "sampled tokens")
 """Columns of :func:`lines`."""
+
+
+def _both(folder: Path) -> dict[str, tuple[float, float]]:
+    """Estimate and what it came to, for all that both sides know of a run."""
+    path = folder / FILE
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    told, actual = found.get("estimate", {}), found.get("actual", {})
+    return {key: (told[key], actual[key]) for key in UNITS if told.get(key) and actual.get(key)}
+
+
+def _off(planned: float, actual: float) -> str:
+    return f"{100 * (planned - actual) / actual:+.0f} %"
 
 
 def compared(folder: Path) -> list[list[str]]:
     """Name, estimate, what it came to and the difference in percent, for all that both sides know of a run."""
-    path = folder / FILE
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    rows = []
-    for key, (name, show) in UNITS.items():
-        planned, actual = found.get("estimate", {}).get(key), found.get("actual", {}).get(key)
-        if planned and actual:
-            rows.append([name, show(planned), show(actual), f"{100 * (planned - actual) / actual:+.0f} %"])
-    return rows
+    both = {UNITS[key]: pair for key, pair in _both(folder).items()}
+    return [[name, show(told), show(actual), _off(told, actual)] for (name, show), (told, actual) in both.items()]
 
 
 def lines(folders: Sequence[Path]) -> list[list[str]]:
-    """A row for each of the runs that were planned: estimate and what it came to, by quantity."""
-    found = {folder: {name: rest for name, *rest in compared(folder)} for folder in folders}
-    return [
-        [f"{folder.parent.name}/{folder.name.removeprefix('seed_')}"]
-        + [f"{rows[name][0]} / {rows[name][1]} ({rows[name][2]})" if name in rows else "-" for name in PLANNED[1:]]
-        for folder, rows in found.items()
-        if rows
-    ]
+    """A row for each arm that was planned: by quantity what was planned and what it came to, the mean of its runs."""
+    of_arm: dict[str, list[dict[str, tuple[float, float]]]] = {}
+    for folder in folders:
+        if both := _both(folder):
+            of_arm.setdefault(folder.parent.name, []).append(both)
+    rows = []
+    for arm, runs in of_arm.items():
+        row = [arm + (f" x {len(runs)}" if len(runs) > 1 else ""), "planned\ncame to\noff by"]
+        for key in _SHOWN:
+            pairs = [run[key] for run in runs if key in run]
+            told, actual = (
+                (sum(side) / max(len(pairs), 1) for side in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+            )
+            show = UNITS[key][1]
+            row.append(f"{show(told)}\n{show(actual)}\n{_off(told, actual)}" if pairs else "-")
+        rows.append(row)
+    return rows

@@ -150,7 +150,8 @@ class Display:
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Console, title: str = "") -> None:
     """Prints a table; where its columns do not fit beside each other, as several, one below the other.
 
-    A number is never cut nor wrapped; names of columns are. Every part begins with the first column.
+    A number is never cut nor wrapped; names of columns are, where there is no room for them. Every part begins with the
+    first column.
 
     Args:
         header: Names of the columns.
@@ -164,7 +165,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Conso
         max((cell_len(line) for one in cells[i :: len(header)] for line in one.plain.split("\n")), default=0)
         for i in range(len(header))
     ]
-    names = [textwrap.fill(name, max(width, NAME_WIDTH)) for name, width in zip(header, widths, strict=True)]
+    names = list(header)
 
     def table(columns: Sequence[int], title: str) -> Table:
         made = Table(title=title, title_justify="left")
@@ -177,6 +178,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Conso
     # As many columns as fit, always one at least; measured without a bound, since rich would report the width to which
     # it could squeeze a table.
     wide, left = out.options.update(width=10_000), list(range(1, len(header)))
+    if out.measure(table([0, *left], ""), options=wide).maximum > out.width:
+        names = [textwrap.fill(name, max(width, NAME_WIDTH)) for name, width in zip(header, widths, strict=True)]
     while left:
         n = len(left)
         while n > 1 and out.measure(table([0, *left[:n]], ""), options=wide).maximum > out.width:

@@ -3,8 +3,10 @@
 import json
 import time
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from experiments import planned
 from experiments.arms import run_offline
@@ -14,6 +16,7 @@ from experiments.online import run_online
 from experiments.plan import _OPTIONS, Planned, _keep, arms_of, read_options
 from experiments.planned import PlanConfig
 from experiments.planning import counted, smaller
+from experiments.progress import print_table
 from rl.backends.memory import Load, Sizes, memory
 from rl.config import AlgorithmConfig, EvalConfig, ModelConfig, OfflineConfig, OptimConfig, SFTConfig, StageConfig
 from rl.config.run import BudgetConfig
@@ -77,7 +80,14 @@ def test_the_run_keeps_its_estimate_and_says_what_it_came_to(trained):
     names = [row[0] for row in planned.compared(run)]
     assert names == [name for name, _ in planned.UNITS.values()]
     (line,) = planned.lines([run, run.parent])
-    assert line[0] == "x/3"
+    assert line[:2] == ["x", "planned\ncame to\noff by"]
+    of = {name: rest for name, *rest in planned.compared(run)}
+    assert line[2:] == ["\n".join(of[name]) for name in ("time", "processor time", "peak memory", "sampled tokens")]
+    assert planned.lines([run, run])[0][0] == "x x 2"
+    file = StringIO()
+    rows = [[f"{'a' * 15} x 3", line[1], *["12 min\n11 min\n+2 %"] * 2, "0.71 GiB", "1,234,567"]]
+    print_table(planned.PLANNED, rows, Console(file=file, width=80))
+    assert file.getvalue().count("each run") == 1  # one table, not several below each other
     assert dict(zip(names, planned.compared(run), strict=True))["optimiser steps"][3] == "+0 %"
 
 
@@ -188,7 +198,7 @@ def test_options_that_are_none_are_named():
         read_options(["plan.calbrate=false"])
     with pytest.raises(UserError, match=r"plan.steps=abc: "):
         read_options(["plan.steps=abc"])
-    with pytest.raises(ValueError, match=r"plan.steps=0: must be positive"):
+    with pytest.raises(UserError, match=r"plan.steps=0: must be positive"):
         read_options(["plan.steps=0"])
 
 
