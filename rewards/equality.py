@@ -84,7 +84,7 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
         left_out = same and isinstance(gold.tree, Fraction) and abs(gold.tree) > 1
         trees = [algebra.apply("/", side.tree, Fraction(100)) if side.percent else side.tree for side in (gold, answer)]
         same = left_out or algebra.equal(*trees)
-    # 2+2 has the value of the gold 4 and is the question, copied. It gets an error of its own: it is no other value.
+    # 2+2 has the value of the gold 4 and is the question, copied. An error of its own, since only the form is refused.
     if same and strict and gold.literal and not answer.literal:
         raise UnevaluatedError
     return same
