@@ -273,6 +273,8 @@ class _Server:
             # A judge gets one socket to the candidate and one to here; the candidate has none but that to its judge.
             if isinstance(job, Judgement):
                 ends, roles = [*_socket_pair(stack), theirs], ["candidate", "judge"]
+            # Hand the job over: limits in a header, everything else as descriptors, so that the fork server has none of
+            # the program's text in its memory.
             self._next_id += 1
             header = {
                 "id": self._next_id, "roles": roles, "wall_s": wall_s,
@@ -287,6 +289,7 @@ class _Server:
             # Closed here, so that a read from ours ends when the last process of the program does.
             for end in ends:
                 end.close()
+            # Talk with the program, then have the fork server end it and say how it ended.
             replies: list[Any] = []
             printed, unasked = self._converse(job, limits, ours, output, replies)
             report = self._report(wait=isinstance(job, Script))
