@@ -120,7 +120,8 @@ class Sandbox:
         self._closed = True
         with suppress(queue.Empty):
             while (item := self._items.get_nowait()) is not None:
-                item.future.set_result(Outcome(Ending.BROKEN, detail="the sandbox was closed"))
+                if item.future.set_running_or_notify_cancel():  # else whoever asked has given up
+                    item.future.set_result(Outcome(Ending.BROKEN, detail="the sandbox was closed"))
         with self._lock:
             servers = list(self._servers)
         for server in servers:
