@@ -113,7 +113,7 @@ def substitute(tree: Tree, name: str, value: Tree) -> Tree:
 
 
 def equal(gold: Tree, answer: Tree) -> bool:
-    """Whether two trees have the same value, wherever the first one is real (or complex, if it is real nowhere).
+    """Whether two trees have the same value at every point where the first is real; at all, if it is real at none.
 
     Raises:
         UndecidedError: If no point can be evaluated.

@@ -245,7 +245,7 @@ def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
 
 @dataclass(slots=True)
 class _Tally:
-    """How far a program came, over all processes that it was run in."""
+    """How many tests a program passed, and how its processes ended."""
 
     total: int
     passed: int = 0

@@ -81,7 +81,7 @@ def _drawn(figure: Figure | Dots) -> Any:
 
 
 def _dots(figure: Dots) -> tuple[Any, int]:
-    """A panel a view, or a row where rows have units of their own; badges stand behind the rows."""
+    """One panel for each view, or for each row where rows have units of their own; badges stand to the right."""
     import matplotlib.figure
 
     if figure.shared:

@@ -50,7 +50,7 @@ class _Capped(io.FileIO):
 
 
 def open_streams() -> list[_Capped]:
-    """Standard streams as Python makes them, over descriptors 0, 1 and 2. Returns where those for output end."""
+    """Standard streams as Python makes them, over descriptors 0, 1 and 2. Returns the ends of both for output."""
     sinks = []
     # Names, modes and error handlers are those of a fresh interpreter: programs look at some of them.
     raw = io.FileIO(0, "r", closefd=False)

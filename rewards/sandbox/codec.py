@@ -123,7 +123,7 @@ def _encode_rare(value: Any, kind: type, opaque: Callable[[Any], Any] | None, de
 
 
 def is_iterator(value: Any) -> bool:
-    """Whether all there is to a value are the items that it gives."""
+    """Whether a value is nothing but a stream of items: an iterator, or the values of a dictionary."""
     return isinstance(value, Iterator | type({}.values()))
 
 
@@ -339,7 +339,7 @@ def _plain_number(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A normal form as text, different for different ones: texts carry their length, so that none can imitate more."""
+    """A normal form as text, different for different forms: strings carry their length, so none imitates a list."""
     if isinstance(value, list | tuple):
         inner = ",".join(map(_text, value))
         return f"[{inner}]" if isinstance(value, list) else f"({inner})"

@@ -108,7 +108,7 @@ class Script:
 
     @property
     def requests(self) -> tuple[dict[str, Any], ...]:
-        """The program, to which nothing is answered."""
+        """The program itself; it sends no replies."""
         return ({"kind": "script", "source": self.source},)
 
 

@@ -84,7 +84,7 @@ class RemoteSandbox:
         return self.submit(job, limits).result()
 
     def close(self) -> None:
-        """Waits for nothing more."""
+        """Drops what is waiting and returns at once."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, job: Job, limits: Limits) -> Outcome:
@@ -177,7 +177,7 @@ def _result(answer: Any) -> dict[str, Any]:
 
 
 def _encoded(text: str) -> bytes:
-    """JSON has halves of characters, UTF-8 has none: a program may print what it likes."""
+    """Text as UTF-8. A program may print a lone surrogate, which JSON has and UTF-8 has not: it becomes ``?``."""
     return text.encode("utf-8", "replace")
 
 
