@@ -173,7 +173,7 @@ def rank_correlation(found: Sequence[Point], seed: int = 0) -> tuple[float, floa
     if not groups:
         return float("nan"), float("nan"), float("nan")
     rho = _spearman(np.concatenate(groups))
-    if len(groups) < 3:
+    if len(groups) < 3:  # two studies give three different draws, which are no interval
         return rho, float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(groups), (DRAWS, len(groups)))
