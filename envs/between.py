@@ -71,6 +71,7 @@ def verify(words: str, score: Score, prompts: Prompts, *, stops: bool, max_new_t
     The last of the prompts' words ``says_right`` and ``says_wrong`` decides (arXiv 2506.10406, section 3; 2502.12853,
     section 2.3). Neither of them is no judgement: it is not paid, and the attempt is revised.
     """
+    # Whole words only: "right" is not in "bright", nor "wrong" in "wrongly".
     either = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in (prompts.says_right, prompts.says_wrong))
     found = re.findall(either, words, re.IGNORECASE)
     if not found:

@@ -154,6 +154,8 @@ def _check_determinism(env: SelfCorrectEnv, twin: SelfCorrectEnv) -> int:
 
 def _check_rewards(env: SelfCorrectEnv) -> None:
     tasks = env.tasks[:MAX_TASKS]
+    # The answer to another task, and half of one's own, may be right by chance; they must not raise or be worth more
+    # than their verdict.
     for i, (task, other) in enumerate(zip(tasks, (*tasks[1:], *tasks[:1]), strict=True)):
         gold, wrong = gold_of(env, task), gold_of(env, other)
         responses = [("gold", gold, 1.0), ("empty", "", 0.0)]

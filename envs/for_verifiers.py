@@ -60,12 +60,13 @@ def to_verifiers(env: Any, reward: Callable[[Sequence[float]], float] = sum) -> 
         """Plays every attempt: what our environment says is the user's turn."""
 
         async def run(self, task: Any, agents: Any) -> None:
-            own = copy.copy(inner)
+            own = copy.copy(inner)  # episodes run at the same time; task set and prompts are shared
             own.reset(options={"task": tasks[str(task.data.id)]})
             async with agents.agent.interaction(task) as talk:
                 segment = await talk.turn()
                 while not segment.terminated:
                     text = next(one.content or "" for one in reversed(segment.messages) if one.role == "assistant")
+                    # In a thread: verifying may wait for other processes, and the event loop plays other episodes.
                     messages, _, terminated, truncated, _ = await asyncio.to_thread(own.step, text)
                     if terminated or truncated:
                         break

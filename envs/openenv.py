@@ -65,6 +65,7 @@ class OpenEnv(gymnasium.Env[str, str]):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Sends what the policy wrote; a step without a reward is masked, not paid 0."""
+        # A server that pays at the end only says nothing in between; that is not a reward of 0 for what was done.
         result = self._client.step({self._action: action, **self._with_action})
         info = {} if result.reward is not None else {"trained": False}
         return self._read(result.observation), float(result.reward or 0.0), bool(result.done), False, info

@@ -144,6 +144,8 @@ def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:
         rows += [dict(row) for row in found]
     where = f"{hub.repo}, split {hub.split}"
     refuse_missing_columns(rows, file.columns, where)
+    # The hub's client gives rows and no file. Their hash depends on the content alone: neither on the order of columns
+    # nor on how the hub packs them.
     lines = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     return rows, where, hashlib.sha256(lines.encode()).hexdigest()
 

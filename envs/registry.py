@@ -66,7 +66,7 @@ def find(env_id: str) -> str:
     if env_id not in ENVIRONMENTS:
         _load_plugins()
     if env_id not in registration.registry:
-        ENVIRONMENTS[env_id]  # raises
+        ENVIRONMENTS[env_id]  # raises, with the nearest known id
     return env_id
 
 
@@ -96,6 +96,8 @@ def _chosen(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any]) -
     if (by_options := getattr(factory, "episode", None)) is not None:
         author = author | by_options(options)
     chosen = {name: value for name, value in given.items() if value is not None}
+    # A config that exchanges the feedback keeps none of the options that the author chose for another feedback, nor the
+    # texts that replaced some of another version's.
     belongs = {f"{name}_options": name for name in ("feedback", "stop_rule", "between")} | {"prompts_text": "prompts"}
     kept = {
         name: value

@@ -231,6 +231,8 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
         return None
     try:
         whole = _json(text)
+    except RecursionError:
+        return None  # said of the line that it is in
     except ValueError as error:
         # Lines that are lists, and lines that are objects, are told one by one what is wrong with them.
         if first.startswith("{") or _is_json(first) or not isinstance(error, json.JSONDecodeError):
@@ -258,7 +260,7 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
 def _is_json(line: str) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -278,6 +280,7 @@ def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
         lines.readline()
     reader = csv.reader(lines, delimiter=delimiter or max(",;\t|", key=text.partition("\n")[0].count), strict=True)
     while True:
+        # The line that the row begins at: the reader's number is that of the last line that it has read.
         line = reader.line_num + skipped + 1
         try:
             cells = next(reader)

@@ -191,6 +191,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         else:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
         self._task, self._scores, self._over, self._asked = task, [], False, False
+        # Examples are a conversation that went before: each question in the same words as the task's, with its answer.
         question = task.question
         opening = []
         for example, answer in getattr(self.taskset, "examples", ()):
@@ -212,6 +213,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         self._scores.append(score)
         info: dict[str, Any] = {"task_id": self._task.id, "score": score}
         self._talk.append(Message("assistant", action))
+        # A verifier that cannot tell is no wrong answer: the episode is cut off, so that training masks it.
         if score.verdict is Verdict.ERROR:
             self._over = True
             info |= {"stop_reason": StopReason.ENV_ERROR, "error": f"verifier: {score.reason}"}
@@ -224,6 +226,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         if self._between is None:
             self._talk.append(Message("user", self._say(self._task, action, score)))
             return (self._talk[-1],), score.value, False, False, info
+        # Somebody else speaks next. A role of a new name has a new conversation, so it reads the whole one of the
+        # solver, and ``verifier 2`` does not see what ``verifier`` said of the first attempt.
         self._asked = True
         place = len(self._scores)
         info |= {"role": self._role if place == 1 else f"{self._role} {place}"}
@@ -245,6 +249,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     def _hear(self, words: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
         """Pays what was said of the last attempt, and hands it to the solver, or ends the episode."""
         assert self._between is not None
+        # The words themselves are not in the solver's conversation; the message that quotes them is.
         self._asked, attempt, score = False, self._talk[-1].content, self._scores[-1]
         heard: Heard = self._between(words, score, self.prompts)
         info: dict[str, Any] = {"task_id": self.task.id}

@@ -21,6 +21,7 @@ def split_of(question: str, validation: float = 0.1, test: float = 0.2) -> Split
         test: Share of questions for test.
     """
     digest = hashlib.blake2b(normalise_question(question).encode(), digest_size=8).digest()
+    # A uniform number in [0, 1) of the text. Test comes first: more validation then takes from training alone.
     share = int.from_bytes(digest, "big") / 2**64
     if share < test:
         return Split.TEST
@@ -59,7 +60,7 @@ def draw_tasks(
         if len(tasks) == n:
             break
         task = draw(i)
-        if split_of(content(task)) == split:
+        if split_of(content(task)) == split:  # the first of several tasks with the same content stays
             tasks.setdefault(normalise_question(content(task)), task)
     if len(tasks) < n:
         raise ValueError(

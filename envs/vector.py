@@ -72,10 +72,11 @@ class _Shared(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         start = range(self._n)[index] * BYTES
-        data = bytes(self._memory[start : start + BYTES]).rstrip(b"\0")
+        data = bytes(self._memory[start : start + BYTES]).rstrip(b"\0")  # filled up with zeros when written
         said = json.loads(data) if data else []
         return said if isinstance(said, str) else tuple(Message(role, content) for role, content in said)
 
+    # gymnasium copies observations that it hands out; a copy must not change when the next step writes to the memory.
     def __deepcopy__(self, memo: dict[int, Any]) -> tuple[Any, ...]:
         return tuple(self)
 

@@ -73,6 +73,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
         rounds, sizes = found["rounds"], found["sizes"]
+        # Files are cut back to the last whole round; what an interrupted one wrote is sampled and written again.
         tracker, kept = Tracker(folder, sizes), JsonLines(folder / "rounds.jsonl", sizes["rounds"])
         health.read(trainer.round, trainer.round / cfg.offline.iterations)
         try:
@@ -90,6 +91,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
                 tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
                 rates = validation.log(tracker, trainer.round, trainer.totals.episodes)
                 health.look(trainer.round, rates, trainer.round / cfg.offline.iterations)
+                # Saved behind everything that the round writes, so that the sizes cover its lines.
                 sizes = tracker.sizes | {"rounds": kept.size}
                 checkpoints.save(f"{trainer.round:06d}", trainer, {"rounds": rounds, "sizes": sizes})
                 health.stop(lambda: None)
@@ -101,7 +103,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
 
 
 def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) -> Identity:
-    """What makes this run the same run; kept in its folder, and compared with what is there already.
+    """The run's identity, compared with the one in its folder if there is one, then written there.
 
     Raises:
         rl.checkpoint.ResumeError: If another run was started in the folder.
@@ -119,7 +121,7 @@ def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) 
 
 
 def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") -> ArmResult:
-    """A model as it is."""
+    """Evaluates a model without training it."""
     began = planned.spent()
     planned.adopt(cfg, folder)
     return finish(ArmResult(arm, cfg.seed, totals=asdict(Totals())), Workbench.build(cfg), folder, report, began)
@@ -137,6 +139,7 @@ class Validation:
         self._bench, self._report = bench, report
         self._firsts: dict[Split, list[tuple[Task, Turn]]] = {}
         if (n := bench.config.evaluation.fixed_first) and bench.config.env.attempts > 1:
+            # The base's first attempts, kept for the whole run: second attempts at them differ by the policy alone.
             for split in (Split.TRAIN, Split.VALIDATION):
                 self._firsts[split] = first_turns(bench.rollout(split, 1), self._share(bench.tasks(split)[:n]))
 
@@ -174,6 +177,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     :func:`experiments.planned.spent` said when the run began.
     """
     cfg, distributed = bench.config.evaluation, bench.distributed
+    # Tasks are dealt out in turn, so that every process gets as many of each difficulty if they are sorted by it.
     tasks = bench.evaluation_tasks()[distributed.rank :: distributed.n_processes]
     n_episodes = len(tasks) * (int(cfg.greedy) + int(cfg.max_attempts > 0) + cfg.samples_per_task)
     done = 0
@@ -188,6 +192,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     bench.engine.close()
     result.peak_memory = peak_memory_gib(distributed.device)
 
+    # Everything a reader needs stands in these files: rows and tasks, what they were drawn from, what went wrong.
     def write() -> None:
         write_jsonl(folder / "rows.jsonl", (row.to_json() for row in rows))
         asked = bench.evaluation_tasks()  # so that rows can be read without the data set
@@ -198,7 +203,8 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         for mode in ("greedy", "sampled"):
             of_mode = [row for row in rows if row.mode == mode]
             if of_mode:
-                setattr(result, mode, _clean(summarise(of_mode)))
+                known = {name: value for name, value in summarise(of_mode).items() if not math.isnan(value)}
+                setattr(result, mode, known)  # JSON has no nan
         if said := broken_off(rows):
             result.notes["broken_off"] = said
         limits = getattr(bench.config, "training", BudgetConfig()).health
@@ -221,6 +227,7 @@ def evaluate(
     """Greedy episodes, controls, longer and sampled episodes on every task, as the config asks for them."""
     config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
     rollout, rows, attempts = bench.rollout(split), [], bench.config.env.attempts
+    # Controls start from the greedy first attempts, which are not sampled again; at most two attempts are compared.
     if config.conversations:
         return _recorded(bench, tasks, arm, seed, on_episode)
     if config.greedy:
@@ -242,7 +249,7 @@ def evaluate(
 def _recorded(
     bench: Workbench, tasks: Sequence[Task], arm: str, seed: int, on_episode: Callable[[Episode], None]
 ) -> list[EvalRow]:
-    """What was said elsewhere, verified here, on those of these tasks that it is about."""
+    """Conversations from elsewhere, verified here; those about other tasks are left out."""
     config, own, seen = bench.config.evaluation, {task.id for task in tasks}, Counter[str]()
     rows = []
     for episode in bench.recorded(config.conversations, Split(config.split)):
@@ -260,6 +267,7 @@ def _recorded(
 
 def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
     """Greedy episodes in the environments of ``evaluation.transfer``, this process's share of them."""
+    # Greedy alone: a mode of its own keeps these rows out of every table of the environment that was trained on.
     rows: list[EvalRow] = []
     for name, changes in bench.config.evaluation.transfer.items():
         other = bench.elsewhere(changes)
@@ -275,8 +283,3 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     file = JsonLines(path)
     file.write(*rows)
     file.close()
-
-
-def _clean(summary: dict[str, float]) -> dict[str, float]:
-    """Without ``nan``, which JSON cannot say."""
-    return {name: value for name, value in summary.items() if not math.isnan(value)}

@@ -68,6 +68,8 @@ class OnlineRun:
     def __init__(
         self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed, stopping: Stopping
     ) -> None:
+        # A resumed run must be the run that the folder holds, so identities are compared first. Validation is built
+        # while the model still is the base, whose first attempts it may keep; the checkpoint's weights come after.
         self.bench = Workbench.build(cfg, distributed)
         identity = identify(cfg, "train", folder, distributed)
         self.cfg = cfg = cast(TrainConfig, self.bench.config)
@@ -80,6 +82,7 @@ class OnlineRun:
         self._saving_s, self._saved = 0.0, ""
         found = self._checkpoints.load(self.trainer)
         self.resumed = found is not None
+        # Files are cut back to what they held at the checkpoint (a new run's to nothing), then written on.
         self._best = found["best"] if found is not None else {}
         sizes = found["sizes"] if found is not None else {"metrics": 0, "episodes": 0}
         mirror = Trackers(cfg.tracking, folder, identity.config) if distributed.is_main else None
@@ -88,8 +91,8 @@ class OnlineRun:
         self._health.read(self.trainer.step, self.trainer.progress)
 
     def train(self) -> None:
-        """To the end of the budget."""
-        if not self.resumed:
+        """Trains to the end of the budget."""
+        if not self.resumed:  # the base, as what everything later is compared with
             self._validate()
         try:
             while not self.trainer.is_done:
@@ -127,6 +130,7 @@ class OnlineRun:
         self._health.look(done, metrics, self.trainer.progress)
         if cfg.validate_every and (done % cfg.validate_every == 0 or self.trainer.is_done):
             self._validate()
+        # Saved last: the sizes of files in a checkpoint must cover the lines of the step that it stands behind.
         updates = cfg.save_every_updates and self.trainer.n_updates % cfg.save_every_updates == 0
         # The last one keeps a failure of the evaluation from costing any training.
         if updates or (cfg.save_every and (done % cfg.save_every == 0 or self.trainer.is_done)):
@@ -138,6 +142,7 @@ class OnlineRun:
         trainer = self.trainer
         metrics = self._validation.log(self._tracker, trainer.step, trainer.totals.episodes)
         self._health.look(trainer.step, metrics, trainer.progress)
+        # Chosen by the last attempt on validation tasks; test tasks are never looked at before the end.
         score = metrics[f"eval/validation/accuracy_t{self.cfg.env.attempts}"]
         if self.cfg.training.select == "best" and score > self._best.get("accuracy", -1.0):
             self._best = {"step": trainer.step, "accuracy": score}
@@ -156,7 +161,7 @@ class OnlineRun:
 
     def _save(self) -> None:
         started, name = time.perf_counter(), f"{self.trainer.step:06d}_{self.trainer.n_updates:08d}"
-        if name == self._saved:
+        if name == self._saved:  # the schedule and a signal may ask for the same one
             return
         extra: dict[str, Any] = {"best": self._best, "sizes": self._tracker.sizes if self._tracker else {}}
         self._checkpoints.save(name, self.trainer, extra)

@@ -125,9 +125,9 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     }
     write_json(folder / "thesis.json", plain(result))
     write_exhibits(made, folder)
-    said = f"Read: {', '.join(f'{name} in {one.folder}' for name, one in found.items())}."
-    said += f" Not run: {', '.join(missing)}." if missing else ""
-    note = f"<p class='caption'>{html.escape(said)}</p>"
+    note = f"<p class='caption'>Not run: {html.escape(', '.join(missing))}.</p>" if missing else ""
+    folders = "".join(f"<li>{html.escape(f'{name}: {one.folder}')}</li>" for name, one in found.items())
+    note += f"<details><summary><h2>What was read</h2></summary><ul>{folders}</ul></details>"
     verdict = f"<p><q>{html.escape(THESIS)}</q></p><p><b>{html.escape(told)}</b></p>{note}"
     assemble("The thesis", verdict, made, no_samples()).write(folder / "report.html")
     return told
@@ -143,14 +143,14 @@ def systems_table(lines: Sequence[Line]) -> Table:
     cells = [
         [
             f"{one.thesis.system}\n{one.study}",
-            {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts"}.get(one.verdict, "cannot tell"),
-            "yes" if one.thesis.anchored else "no",
+            {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts"}.get(one.verdict, "cannot tell")
+            + ("\nanchored" if one.thesis.anchored else "\nnot anchored"),
             f"{fixed(one.mean, 3, signed=True)} [{fixed(one.low, 3, signed=True)}, {fixed(one.high, 3, signed=True)}]\n"
             + " ".join(fixed(value, 3, signed=True) for value in one.by_seed.values()),
             fixed(one.oracle, 3, signed=True) if one.oracle == one.oracle else "-",
-            one.standing if one.claims else "-",
             f"{one.thesis.signal}\n{one.thesis.anchor}",
             one.thesis.measure,
+            one.standing if one.claims else "-",
         ]
         for one in lines
     ]
@@ -159,8 +159,8 @@ def systems_table(lines: Sequence[Line]) -> Table:
         "each seed. A system fits the thesis if it is anchored and gains (the interval is above 0), or neither. The "
         "oracle arm is the first that stands beside it. Below what it learns from: what holds that to the truth."
     )
-    header = ["system", "the thesis", "anchored", "gain", "oracle", "claims", "learns from", "gain of what"]
-    return Table(caption, header, cells)
+    header = ["system", "the thesis", "gain", "oracle", "learns from", "gain of what", "claims"]
+    return Table(caption, header, cells, lead=5)
 
 
 def gate_table(rows: Sequence[Row]) -> list[Table]:

@@ -16,6 +16,8 @@ def run(cfg: TrainConfig) -> Path:
     from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
 
+    # Imports are in here because they load torch, which --help and completion can do without. A repository that cannot
+    # be pushed to is found before training, not after.
     refuse_early(cfg.hub.repo)
     distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     try:

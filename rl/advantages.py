@@ -19,7 +19,7 @@ from torch import Tensor
 from rewards import Lookup
 from rl.config import StageConfig
 from rl.config.checks import check_numbers
-from rl.types import Episode, RolloutBatch, Turn
+from rl.types import Episode, RolloutBatch
 
 ADVANTAGES: Lookup[Callable[..., Tensor]] = Lookup("algorithm.advantage")
 """``(rewards_BK, values_BT, batch, sum_over, **options) -> [B, T]``. ``groups=True`` declares that the episodes of a
@@ -82,8 +82,11 @@ def shaped_rewards(rewards_BK: Tensor, n_turns_B: Tensor, stage: StageConfig) ->
     n_columns, weights = rewards_BK.shape[1], rewards_BK.new_tensor(stage.reward_weights)
     if n_columns > len(weights):
         raise ValueError(f"{n_columns} attempts but only {len(weights)} reward weights: give one per attempt")
+    # The bonus compares raw rewards, not weighted ones: a first attempt of weight 0 (SCoRe's stage I) still counts as
+    # what the second one improved on. It is paid to the later turn; only turn_gamma > 0 hands it back to a bad draft.
     shaped = rewards_BK * weights[:n_columns]
     shaped[:, 1:] = shaped[:, 1:] + stage.progress_alpha * (rewards_BK[:, 1:] - rewards_BK[:, :-1])
+    # Past its end an episode has reward 0, which the bonus would read as a fall and take back what was earned.
     played = torch.arange(n_columns, device=n_turns_B.device) < n_turns_B[:, None]
     return torch.where(played, shaped, 0.0)
 
@@ -116,8 +119,11 @@ def advantages(
     if costs_BK is not None:
         rewards_BK = rewards_BK - costs_BK
     n_columns = rewards_BK.shape[1]
+    # The critic's targets are taken before anything is masked or scaled below: they are returns in units of reward.
     advantages_BT = estimator.estimate(rewards_BK, values, batch, sum_over)
     returns_BT = torch.where(batch.response_mask, advantages_BT + values, 0.0)
+    # A critic's error is no reason to train a turn that no reward can reach, such as first attempts of weight 0. With a
+    # KL in the reward every turn is paid for something; an estimator of raw rewards does not read the weights.
     if not estimator.raw and costs_BK is None:
         paid = [weight != 0 for weight in stage.reward_weights[:n_columns]]
         paid = [own or (k > 0 and stage.progress_alpha != 0) for k, own in enumerate(paid)]
@@ -139,24 +145,22 @@ def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
     compared = [episode for episode in group if not (episode.failed or episode.masked)]
     for role in {turn.role for episode in compared for turn in episode.turns}:
         # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
-        turns = [
+        spoken = [
             [(turn, turn.trained or k < episode.given) for k, turn in enumerate(episode.turns) if turn.role == role]
             for episode in compared
         ]
-        if _differ([of_one for of_one in turns if of_one], stage):
+        turns = [of_one for of_one in spoken if of_one]
+        # An episode that ended earlier is compared with the return 0 there, which the others need not have.
+        if len({len(of_one) for of_one in turns}) != 1:
+            return True
+        rewards = torch.tensor([[turn.reward for turn, _ in of_one] for of_one in turns], dtype=torch.float64)
+        paid = shaped_rewards(rewards, torch.tensor([len(turns[0])]), stage)
+        # Where no turn counts, -inf is compared with inf: no difference.
+        counts = torch.tensor([[counts for _, counts in of_one] for of_one in turns])
+        highest, lowest = torch.where(counts, paid, -torch.inf).amax(0), torch.where(counts, paid, torch.inf).amin(0)
+        if bool((highest > lowest).any()):
             return True
     return False
-
-
-def _differ(turns: Sequence[Sequence[tuple[Turn, bool]]], stage: StageConfig) -> bool:
-    """Whether the turns of one role, a list an episode, are paid differently where they count."""
-    if len({len(of_one) for of_one in turns}) != 1:
-        return True
-    rewards = torch.tensor([[turn.reward for turn, _ in of_one] for of_one in turns], dtype=torch.float64)
-    paid = shaped_rewards(rewards, torch.tensor([len(turns[0])]), stage)
-    counts = torch.tensor([[counts for _, counts in of_one] for of_one in turns])
-    highest = torch.where(counts, paid, -torch.inf).amax(0)
-    return bool((highest > torch.where(counts, paid, torch.inf).amin(0)).any())
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,8 @@ def rloo(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: S
     """
     returns_BK = returns_to_go(rewards_BK, turn_gamma)
     means, counts, _, tied = _group_moments(returns_BK, batch)
+    # The mean of the others is the group's sum without the own return, over n - 1. Who is alone is tied, so that the
+    # clamp only avoids a division by 0.
     others = (means * counts - returns_BK) / (counts - 1).clamp(min=1)
     return to_tokens(torch.where(tied, 0.0, returns_BK - others), batch.turn_ids)
 
@@ -286,12 +292,15 @@ def gae(
     ``gamma, lam`` and r is 0; at a turn's last token they are ``turn_gamma, turn_lam`` and r is the turn's reward. With
     ``turn_gamma=0`` every turn is an episode of its own.
     """
+    # Backwards over all rows at once. ``value``, ``advantage`` and ``next_turn`` are those of the next *response* token
+    # of each row; at a prompt token they stay as they are, which is how prompts are skipped.
     out, turn_ids_BT = torch.zeros_like(values_BT), batch.turn_ids
     value, advantage = torch.zeros_like(values_BT[:, 0]), torch.zeros_like(values_BT[:, 0])
     next_turn = torch.full_like(turn_ids_BT[:, 0], -1)
     for t in reversed(range(values_BT.shape[1])):
         turn = turn_ids_BT[:, t]
         acts = turn >= 0
+        # The last token of a turn: the next one belongs to another turn, or there is none (-1).
         ends = acts & (turn != next_turn)
         reward = torch.where(ends, rewards_BK.gather(1, turn.clamp(min=0)[:, None]).squeeze(1), 0.0)
         discount = torch.where(ends, turn_gamma, gamma)
@@ -319,10 +328,11 @@ def turn_gae(
     ``A[k] = r[k] + turn_gamma V[k+1] - V[k] + turn_gamma turn_lam A[k+1]``: one value per turn, read at the last prompt
     token, and one advantage for all its tokens (RLEF, arXiv 2410.02089, section 2.3).
     """
+    # A turn's value is that of the state before its first token: entry t of ``values`` is read before token t.
     out, values_BK = torch.zeros_like(rewards_BK), first_of_turns(values_BT, batch.turn_ids, rewards_BK.shape[1])
     value, advantage = torch.zeros_like(rewards_BK[:, 0]), torch.zeros_like(rewards_BK[:, 0])
     for k in reversed(range(rewards_BK.shape[1])):
-        played = batch.n_turns > k
+        played = batch.n_turns > k  # behind an episode's end value and advantage are 0
         here = rewards_BK[:, k] + turn_gamma * value - values_BK[:, k] + turn_gamma * turn_lam * advantage
         advantage = torch.where(played, here, 0.0)
         value = torch.where(played, values_BK[:, k], 0.0)
@@ -356,19 +366,25 @@ def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
 
 
 def _group_moments(returns_BK: Tensor, batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the compared returns of every row's group: mean, number, standard deviation, all tied; ``[B, K]`` each.
+    """Mean, number and standard deviation of the compared returns of each row's group, and whether they tie.
 
-    Where all returns of a group are equal, ``[B, K]`` bool, their mean may differ from them in the last bit: noise that
-    a division by the standard deviation would make a signal of. A return that is compared with no other is tied too:
-    a role may have spoken in a single episode of its task.
+    Tied returns need a case of their own: the mean of equal numbers may differ from them in the last bit, noise that a
+    division by the standard deviation would make a signal of. A return that is compared with no other is tied too: a
+    role may have spoken in a single episode of its task.
+
+    Returns:
+        ``[B, K]`` each, the last one bool; the standard deviation divides by n - 1.
     """
+    # A row of ``table`` is a group, and ``[index]`` hands every row of the batch its group's number: [G, K] -> [B, K].
     groups, index = torch.unique(batch.group_ids, return_inverse=True)
     table = torch.zeros(len(groups), returns_BK.shape[1], dtype=returns_BK.dtype, device=returns_BK.device)
     compared_BK = batch.compared
     weights = compared_BK.to(returns_BK.dtype)
     n = table.index_add(0, index, weights)[index]
     means = table.index_add(0, index, returns_BK * weights)[index] / n.clamp(min=1)
+    # Squared distances from the mean, in a second pass: E[x^2] - E[x]^2 cancels where returns are nearly equal.
     squares = table.index_add(0, index, ((returns_BK - means) * weights).square())[index]
+    # What is not compared must be neither the lowest nor the highest of its group.
     rows, off = index[:, None].expand_as(returns_BK), float("inf")
     low, high = torch.where(compared_BK, returns_BK, off), torch.where(compared_BK, returns_BK, -off)
     lowest = table.scatter_reduce(0, rows, low, "amin", include_self=False)[index]
@@ -379,6 +395,7 @@ def _group_moments(returns_BK: Tensor, batch: RolloutBatch) -> tuple[Tensor, Ten
 
 def _batch_moments(returns_BK: Tensor, batch: RolloutBatch, sum_over: SumOver) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the compared returns of all processes at each turn; ``[K]`` each."""
+    # Sums over processes add up in another order than on one; in double precision the difference is below float32's.
     weights = batch.compared.double()
     n = sum_over(weights.sum(0)).clamp(min=1)
     mean = sum_over((returns_BK.double() * weights).sum(0)) / n
@@ -391,6 +408,7 @@ def returns_vary(returns_BK: Tensor, sum_over: SumOver = just_here) -> list[bool
     n = sum_over(torch.tensor(float(len(returns_BK)), dtype=torch.float64))
     mean = sum_over(returns_BK.double().sum(0)) / n
     deviation = (sum_over((returns_BK.double() - mean).square().sum(0)) / n).sqrt()
+    # The mean of equal numbers may miss them by a last bit; relative to the mean that is about 1e-16.
     return (deviation > 1e-12 * (1.0 + mean.abs())).tolist()
 
 

@@ -39,6 +39,7 @@ def conversations(episodes: Sequence[Episode]) -> list[Row]:
     for place, episode in enumerate(episodes):
         spoken: dict[str, list[list[int]]] = {}
         for index, turn in enumerate(episode.turns):
+            # Turns that extend each other share a row; a prompt that was rendered anew begins the next one.
             parts = spoken.setdefault(turn.role, [])
             if turn.restarts or not parts:
                 parts.append([])
@@ -72,6 +73,8 @@ def to_rollout_batch(
     rows = conversations(episodes)
     roles = sorted({row.role for row in rows})
     lasts = [episodes[row.episode].turns[row.turns[-1]] for row in rows]
+    # The last prompt and action of a row hold all its tokens, so their length is the row's. Arrays, converted once at
+    # the end: many small assignments are slow on tensors.
     width = max((len(last.prompt_ids) + len(last.action_ids) for last in lasts), default=2)
     input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     attention_mask = np.zeros((len(rows), width), dtype=bool)
@@ -92,10 +95,13 @@ def to_rollout_batch(
         # Roles are never compared with each other: each has a group of its own, the task's where there is only one.
         group_ids[i] = episode.group_id * len(roles) + roles.index(row.role)
         rewards[i, : len(of_role)] = [turn.reward for turn in of_role]
+        # Of a conversation in several rows each turn is compared once, in the row that holds it. Past its end an
+        # episode is compared with the return 0, once too: in its last row.
         compared[i, : row.first] = False
-        compared[i, end:] = end == len(of_role)  # past its end an episode is compared with the return of 0
+        compared[i, end:] = end == len(of_role)
         for k, index in enumerate(row.turns, row.first):
             turn = episode.turns[index]
+            # A masked reward says nothing and enters no baseline; a turn that was only read was paid like any other.
             compared[i, k] = turn.trained or index < episode.given
             if turn.trained and not (mask_cut_off and turn.finish is Finish.LENGTH):
                 span = slice(len(turn.prompt_ids), len(turn.prompt_ids) + len(turn.action_ids))
@@ -117,7 +123,7 @@ def to_rollout_batch(
 def join_rows(batches: Sequence[Any]) -> Any:
     """Batches of the same kind below each other, padded to the longest row of them."""
     values = []
-    for item in fields(batches[0]):
+    for item in fields(batches[0]):  # a batch may hold another one, as TrainBatch does
         parts = [getattr(batch, item.name) for batch in batches]
         if not isinstance(parts[0], Tensor):
             values.append(join_rows(parts))
@@ -131,6 +137,7 @@ def join_rows(batches: Sequence[Any]) -> Any:
 
 def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
     """One row without a response: what a process runs when others still have micro-batches and it has none left."""
+    # Two tokens, since a row of one predicts nothing.
     off, nothing = torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2)
     rollout = RolloutBatch(
         input_ids=torch.full((1, 2), pad_id),
@@ -161,11 +168,14 @@ def micro_batches(lengths_B: Tensor, group_ids_B: Tensor, token_budget: int) -> 
         Row indices and the width that they need.
     """
     # numpy's sorts: torch's stable argsort costs 50 ms for a thousand rows on a CPU.
+    # ``longest[g]`` is the length of a group's longest row; sorting by it, then by group, puts rows of similar length
+    # and of the same group next to each other.
     lengths = lengths_B.numpy()
     _, groups = np.unique(group_ids_B.numpy(), return_inverse=True)
     longest = np.zeros(len(lengths), dtype=np.int64)
     np.maximum.at(longest, groups, lengths)
     order = np.lexsort((groups, -longest[groups]))
+    # Take rows as long as all of them, padded to the longest one taken, fit into the budget.
     start = 0
     while start < len(order):
         size, width = 0, 0

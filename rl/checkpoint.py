@@ -55,6 +55,7 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
     Raises:
         RunStoppedError: If a weight is not finite: the policy that was there before stays.
     """
+    # Gathering sharded weights is a collective, so it comes before anything that only the main process does.
     state = full_state(model)
     if odd := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise RunStoppedError(
@@ -109,13 +110,14 @@ class Identity:
     def refuse(self, stored: "Identity") -> None:
         """Raises ResumeError, naming what changed, if a stored identity is another one."""
         now, then = self.config, stored.config
-        # Validation decides something where the best policy is chosen by it.
+        # What decides nothing of what is learned may differ. Validation does decide where it chooses the best policy.
         free = (*_FREE, "training.validate_every") if now.get("training.select") != "best" else _FREE
         changed = [
             f"{key} (was {then.get(key)!r}, is {now.get(key)!r})"
             for key in sorted(now.keys() | then.keys())
             if now.get(key) != then.get(key) and not any(fnmatch(key, name) for name in free)
         ]
+        # A budget alone may grow: a finished run goes on, and its first part is what the longer run would have done.
         if changed and all(change.split()[0] in _BUDGET for change in changed):
             changed = [] if self._may_grow(then) else [*changed, "a budget may only grow, and only where no schedule "
             "of the learning rate and no further stage stretches over it"]  # fmt: skip
@@ -134,6 +136,8 @@ class Identity:
 
     def _may_grow(self, then: Mapping[str, Any]) -> bool:
         """Whether a larger budget leaves all that was done as it would have been."""
+        # Schedules and stages stretch over the whole budget, so with another one the steps that were taken would have
+        # had other learning rates and losses. Going from one kind of budget to another is no growth either.
         stages = {key.split(".")[2] for key in self.config if key.startswith("algorithm.stages.")} - {"n"}
         schedules = {str(value).lower() for key, value in self.config.items() if key.endswith(".schedule")}
         grows = all(self.config[key] >= then[key] and bool(self.config[key]) == bool(then[key]) for key in _BUDGET)
@@ -156,7 +160,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
             flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
         return flat
     if isinstance(node, (list, tuple)):
-        flat = {f"{prefix}.n": len(node)}
+        flat = {f"{prefix}.n": len(node)}  # an empty list would otherwise leave no trace
         for i, value in enumerate(node):
             flat |= flatten(value, f"{prefix}.{i}")
         return flat
@@ -235,6 +239,8 @@ class Checkpoints:
         def finish() -> None:
             meta = {"processes": distributed.n_processes, "files": files, "extra": extra}
             write_json(temporary / "meta.json", meta | {"hash": _hash_meta(meta)})
+            # The renaming is what makes a checkpoint of the folder. File and directory are synchronised around it, or
+            # a power failure could leave the new name with old contents. Older ones go only when this one stands.
             _sync(temporary / "meta.json")
             shutil.rmtree(target, ignore_errors=True)
             temporary.replace(target)
@@ -278,6 +284,8 @@ class Checkpoints:
         name, meta = distributed.on_main(self._newest_whole)
         if name is None:
             return None
+        # After a change of the number of processes the main one takes over the work of all former ones; the generators'
+        # states are then nobody's, and only libraries draw from them (see :func:`random_state`).
         folder, n_then, same = self._folder / name, meta["processes"], meta["processes"] == distributed.n_processes
         ranks = [distributed.rank] if same else range(n_then) if distributed.is_main else []
         files = {rank: _read(folder / f"rank_{rank}.pt") for rank in {0, *ranks}}
@@ -290,13 +298,18 @@ class Checkpoints:
         return meta["extra"]
 
     def _newest_whole(self) -> tuple[str | None, dict[str, Any]]:
+        # A damaged checkpoint costs the steps since the one before, not the run.
         names = self._names()
         for name in reversed(names):
             try:
                 meta = json.loads((self._folder / name / "meta.json").read_text(encoding="utf-8"))
                 if meta.pop("hash") != _hash_meta(meta):
                     raise ValueError("meta.json is not what was written")
-                odd = [file for file, size, digest in meta["files"] if not self._is_whole(name, file, size, digest)]
+                odd = []
+                for file, size, digest in meta["files"]:
+                    path = self._folder / name / file
+                    if not (path.exists() and path.stat().st_size == size and hash_file(path) == digest):
+                        odd.append(file)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 meta, odd = {}, ["meta.json"]
             if not odd:
@@ -308,13 +321,10 @@ class Checkpoints:
             raise ResumeError(f"resume: all checkpoints in {self._folder} are damaged: {', '.join(names)}")
         return None, {}
 
-    def _is_whole(self, name: str, file: str, size: int, digest: str) -> bool:
-        path = self._folder / name / file
-        return path.exists() and path.stat().st_size == size and hash_file(path) == digest
-
     def _names(self) -> list[str]:
         if not self._folder.exists():
             return []
+        # Steps are written with leading zeros, so names sort by age; those that begin with a point were never finished.
         return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
 
 

@@ -39,6 +39,7 @@ def control_rows(
     usable = [(task, episode.turns[0]) for task, episode in zip(tasks, episodes, strict=True) if not episode.failed]
     failed, rows = [episode for episode in episodes if episode.failed], []
     own_tasks, firsts = [task for task, _ in usable], [turn for _, turn in usable]
+    # Draws hang on control and task by name, so that one control more or less changes no other.
     for name in names or CONTROLS:
         scenes = [
             Scene(i, own_tasks, firsts, env, random.Random(f"{name}/{task.id}")) for i, task in enumerate(own_tasks)
@@ -50,6 +51,7 @@ def control_rows(
         for i, (scene, change) in enumerate(zip(scenes, changes, strict=True)):
             first = _first(scene.own, change, renderer)
             plans.append(EpisodePlan(scene.task, i, i, first, change.request if change else None))
+        # Greedy, as the episodes were that they are compared with: what differs is the exchange alone.
         played = rollout(CONTROLS.fact(name, "feedback")).run(plans, 0.0) if plans else []
         rows += [EvalRow.of(episode, arm, seed, name, 0, 2) for episode in [*failed, *played]]
     return rows

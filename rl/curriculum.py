@@ -103,6 +103,7 @@ def learnability(history: Sequence[float], *, smoothing: float, explore: float) 
 
 def running(history: Sequence[float], smoothing: float) -> float:
     """``rate = smoothing * rate + (1 - smoothing) * newest``, from the first group on."""
+    # The first group counts whole: starting from a guess would pass over tasks on the strength of that guess.
     rate = history[0]
     for newest in history[1:]:
         rate = smoothing * rate + (1 - smoothing) * newest
@@ -133,6 +134,8 @@ class Curriculum:
 
         After a whole pass over the tasks without one the next is taken as it comes, so that a run ends.
         """
+        # The number is a hash of the place and not drawn from a generator, whose state would depend on how many tasks
+        # were asked about before.
         taken: list[int] = []
         n_passed = 0
         for position in count(start):
@@ -149,12 +152,12 @@ class Curriculum:
 
     def learn(self, groups: Sequence[tuple[int, float]]) -> None:
         """Takes in what groups came to: place in the stream and pass rate, of all processes."""
-        for position, rate in sorted(groups):
+        for position, rate in sorted(groups):  # in the order of the stream, whichever process played them
             self._history.setdefault(self._task_at(position).id, []).append(rate)
 
     def metrics(self) -> dict[str, float]:
         """What was drawn and passed over since the last call."""
-        noted, self._noted = self._noted, []
+        noted, self._noted = self._noted, []  # of all rounds of dynamic sampling since the last step
         known = [(draw, drawn) for draw, drawn in noted if draw is not None]
         passed = [draw.easy for draw, drawn in known if not drawn]
         rates = [draw.rate for draw, drawn in known if drawn]

@@ -39,6 +39,8 @@ def play(
         for sample in range(n_samples)
     ]
     episodes = rollout.run(plans, temperature, on_episode)
+    # A sum that is finite has finite parts. Overflowed activations give answers all the same, whose rates look like a
+    # bad policy's.
     odd = sum(not math.isfinite(sum(turn.sampler_logprobs)) for episode in episodes for turn in episode.sampled)
     if odd:
         raise RunStoppedError(

@@ -14,7 +14,7 @@ from envs import StopReason
 from rewards.lookup import Lookup
 from rewards.votes import majority_index
 from rl.config.checks import check_numbers
-from rl.types import SOLVER, Episode, Group, Turn
+from rl.types import SOLVER, Group, Turn
 
 GroupReward = Callable[..., Group]
 """``(group, **options) -> group`` with the same episodes in the same order, paid differently."""
@@ -28,9 +28,8 @@ def apply_group_reward(reward: GroupReward, group: Group) -> Group:
         return reward(group)
     except KeyboardInterrupt:
         raise
-    except (
-        BaseException
-    ) as error:  # as with environments: what was sampled is kept, and the run's limit of failures holds
+    except BaseException as error:
+        # As with environments: what was sampled is kept, and the run's limit of failures decides whether it goes on.
         said = f"group reward: {error!r}"
         broken = {"terminated": False, "truncated": True, "stop_reason": StopReason.ENV_ERROR, "error": said}
         return replace(group, episodes=tuple(replace(episode, **broken) for episode in group.episodes))
@@ -43,6 +42,7 @@ def pay(group: Group, rewards: Callable[[Sequence[Turn]], Sequence[float | None]
         group: Its failed episodes and the turns that its policy was only given to read stay as they are.
         rewards: From the turns that were sampled at one place of the episode to their rewards, ``None`` for no signal.
     """
+    # By place and role, so that first attempts are compared with first attempts, and never with what a critic said.
     paid: dict[tuple[int, int], Turn] = {}
     places: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for i, episode in enumerate(group.episodes):
@@ -82,6 +82,7 @@ def majority(group: Group, *, least: float) -> Group:
     Where nobody answers, or the winner has less than the share that is asked for, there is no signal.
     """
 
+    # An answer is known by its key, by which 1/2 and 0.5 are the same; who gives none votes for nobody.
     def rewards(turns: Sequence[Turn]) -> list[float | None]:
         answers = [turn.answer_key for turn in turns]
         winner = majority_index(answers)
@@ -134,36 +135,29 @@ class OutcomeOptions:
 
 
 @GROUP_REWARDS.register("outcome", options=OutcomeOptions)
-def outcome(group: Group, **options: float) -> Group:
+def outcome(
+    group: Group, *, right: float, wrong: float, no_answer: float, malformed: float, decay: float, repeats: float
+) -> Group:
     """Pays how an episode ends, on its last attempt; earlier ones are worth what ``turn_gamma`` hands back to them.
 
     Covers multi-attempt RL (arXiv 2503.04808, section 3), RLEF (2410.02089, section 2.2) and UFO's decay and penalty
     (2507.14295, section 3), each with options of its own.
     """
-    chosen = OutcomeOptions(**options)
-    return replace(group, episodes=tuple(_by_outcome(episode, chosen) for episode in group.episodes))
-
-
-def _by_outcome(episode: Episode, chosen: OutcomeOptions) -> Episode:
-    places = [k for k, turn in enumerate(episode.turns) if turn.role == SOLVER]
-    if episode.failed or not places:
-        return episode
-    turns, last = list(episode.turns), places[-1]
-    for k in places:
-        malformed = chosen.malformed if turns[k].answer is None else 0.0
-        turns[k] = replace(turns[k], reward=malformed if k != last else malformed + _worth(episode.attempts, chosen))
-    return replace(episode, turns=tuple(turns))
-
-
-def _worth(attempts: Sequence[Turn], chosen: OutcomeOptions) -> float:
-    """Of the last of an episode's attempts."""
-    last, n = attempts[-1], len(attempts)
-    if last.correct:
-        value = chosen.right * chosen.decay ** (n - 1)
-    else:
-        value = chosen.no_answer if last.answer is None else chosen.wrong
-    # Attempts without an answer are alike: each but the first repeats.
-    return value - chosen.repeats * (1 - len({turn.answer_key for turn in attempts}) / n)
+    episodes = list(group.episodes)
+    for i, episode in enumerate(episodes):
+        places = [k for k, turn in enumerate(episode.turns) if turn.role == SOLVER]
+        if episode.failed or not places:
+            continue
+        turns = list(episode.turns)
+        last, n, keys = turns[places[-1]], len(places), {turns[k].answer_key for k in places}
+        worth = right * decay ** (n - 1) if last.correct else no_answer if last.answer is None else wrong
+        # Attempts without an answer are alike (their key is None): each but the first repeats.
+        worth -= repeats * (1 - len(keys) / n)
+        for k in places:
+            own = malformed if turns[k].answer is None else 0.0
+            turns[k] = replace(turns[k], reward=own if k != places[-1] else own + worth)
+        episodes[i] = replace(episode, turns=tuple(turns))
+    return replace(group, episodes=tuple(episodes))
 
 
 @GROUP_REWARDS.register("critic")

@@ -41,6 +41,7 @@ class History:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """A line of ``metrics.jsonl``."""
+        # Steps and validations share the file; each kind is known by a metric that only it has.
         if "optim/lr" in row:
             self.steps.append(row)
         elif f"{VALIDATION}n" in row:
@@ -75,6 +76,7 @@ class History:
 
 def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """Of a metric over those lines that have a value for it; ``None`` if none has."""
+    # nan (a mean over nothing) is unequal to itself; in metrics.jsonl it is null.
     values = [value for row in rows if (value := row.get(name)) is not None and value == value]
     return sum(values) / len(values) if values else None
 
@@ -134,6 +136,7 @@ def no_answer(history: History, *, above: float, steps: int) -> str:
 
 def _share_of_responses(history: History, name: str, what: str, above: float, steps: int, but: str = "") -> str:
     """What is said of a share of the responses, in training or at the newest evaluation, if it is above its limit."""
+    # A cut off answer mostly holds no answer either, and is what another check is about.
     rest = dict(history.attempts(f"rollout/{but}", steps)) if but else {}
     for k, share in history.attempts(f"rollout/{name}", steps):
         if share - rest.get(k, 0.0) > above:
@@ -265,6 +268,8 @@ def overfitting(history: History, *, above: float) -> str:
     found = [row for row in history.validations if row.get(f"{VALIDATION}{name}") is not None]
     if len(found) < 3 or not history.n_attempts:
         return ""
+    # Against the best validation so far, with training accuracy over the five steps up to either: both falling is no
+    # overfitting.
     best, now = max(found[:-1], key=lambda row: row[f"{VALIDATION}{name}"]), found[-1]
     fallen = best[f"{VALIDATION}{name}"] - now[f"{VALIDATION}{name}"]
     around = [[step for step in history.steps if step["step"] <= row["step"]][-5:] for row in (best, now)]
@@ -289,6 +294,7 @@ def overfitting(history: History, *, above: float) -> str:
 def entropy_collapse(history: History, *, below: float, steps: int) -> str:
     """Entropy at the sampled tokens is below so many nats, and was not at first."""
     now, first = history.mean("policy/entropy", steps), mean(history.steps[:1], "policy/entropy")
+    # A base that is sure from the beginning has not collapsed, so it must also have lost half of what it had.
     if now is None or first is None or now >= below or now > first / 2:
         return ""
     return f"the policy's entropy is {now:.2g} nats per token, {first:.2g} at first"
@@ -359,6 +365,7 @@ def gradient_spike(history: History, *, above: float, steps: int) -> str:
     """
     norms = [step.get("optim/grad_norm") for step in history.stage[-steps - 1 :]]
     norms = [norm for norm in norms if norm is not None and norm == norm]
+    # The largest of fewer than five steps says little about what is usual.
     if len(norms) < 6 or norms[-1] <= above * max(norms[:-1]):
         return ""
     return f"the gradient's norm is {norms[-1]:.3g}, where {max(norms[:-1]):.3g} was the largest"
@@ -377,6 +384,7 @@ def learning_rate(history: History, *, above: float, accuracy: float, steps: int
     pairs = [(before, value) for before, (_, value) in zip(first, now, strict=True) if before is not None]
     if len(history.steps) <= steps or not pairs or max(before for before, _ in pairs) < accuracy:
         return ""
+    # All attempts, since self-correction may well trade one for another.
     if any(value >= (1 - above) * before for before, value in pairs):
         return ""
     lost = ", ".join(f"{percent(before)} % to {percent(value)} %" for before, value in pairs)

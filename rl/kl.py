@@ -40,6 +40,8 @@ def log_ratio(logprobs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
 @KLS.register("k1")
 def k1(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """The log-ratio, weighted: unbiased in value and gradient, may be negative."""
+    # The weight keeps its gradient here: that of w log(policy / ref) is w (log(policy / ref) + 1) d logprob, of which
+    # the first summand is the KL's and the second has mean 0. Without it only the second would be left.
     weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return weight * -log_ratio(reference.logprobs, stats.logprobs, mask)
 
@@ -47,6 +49,7 @@ def k1(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
 @KLS.register("k2")
 def k2(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Half the squared log-ratio: biased in value, right in gradient."""
+    # The gradient of (log r)^2 / 2 is log(policy / ref) d logprob, the KL's already; one of the weight would add to it.
     weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return weight.detach() * 0.5 * log_ratio(reference.logprobs, stats.logprobs, mask).square()
 
@@ -55,7 +58,8 @@ def k2(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
 def k3(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """``r - 1 - log r``, weighted: unbiased in value and gradient, never negative."""
     # The gradient of w (r - 1 - log r) is w log(policy / ref) d logprob, which is k2's. Taken from there, because r - 1
-    # and its derivative cancel only in exact arithmetic.
+    # and its derivative cancel only in exact arithmetic: the value's part is detached, and k2's part is added with its
+    # own value taken off again.
     log_r = log_ratio(reference.logprobs, stats.logprobs, mask)
     weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().detach()
     cut = log_r.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -79,6 +83,7 @@ def k1_published(stats: SampledStats, reference: SampledStats, old_logprobs: Ten
 @KLS.register("full", distribution=True)
 def full(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """The sum over the vocabulary: exact, at the price of both distributions in memory."""
+    # ``distribution`` has a row for each response token, in the order in which masked_scatter fills the mask.
     return torch.zeros_like(stats.logprobs).masked_scatter(mask, full_kl(stats.distribution, reference.distribution))
 
 
@@ -127,6 +132,7 @@ class KLControl:
             kl: Of each turn, in nats per episode; ``nan`` where nobody sampled the turn.
             advantage: |advantage| summed over each turn's tokens, per episode.
         """
+        # Multiplicative steps keep a coefficient positive and treat one of 0.001 and one of 1 alike.
         if self.stage.kl_targets:
             for k, target in enumerate(self.stage.kl_targets):
                 error = kl[k] / target - 1.0
@@ -141,5 +147,5 @@ class KLControl:
                 self._set(0, self.coefs[0] + max(-limit, min(limit, change)))
 
     def _set(self, k: int, value: float) -> None:
-        start = self.stage.kl_coefs[k]
+        start = self.stage.kl_coefs[k]  # positive where a coefficient adapts; the config refuses 0
         self.coefs[k] = min(max(value, start / MAX_FACTOR), start * MAX_FACTOR)

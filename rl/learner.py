@@ -105,7 +105,7 @@ class Learner:
         name = config.algorithm.token_mask
         self._token_mask = TOKEN_MASKS.bind(name, config.algorithm.token_mask_options)
         self._masks_whole, self._marks = (bool(TOKEN_MASKS.fact(name, fact)) for fact in ("whole", "marks"))
-        if self._optim.gradient_checkpointing:
+        if self._optim.gradient_checkpointing:  # the reentrant variant has no gradient below frozen embeddings
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = model
         actor = Actor(
@@ -115,6 +115,8 @@ class Learner:
             fused_temperature=config.algorithm.temperature if config.algorithm.fused_head else None,
             share_prompts=not distributed.shards,
         )
+        # Without adapters a reference is a second copy of the weights, so there are only those that a stage's KL reads.
+        # References and critic start as copies of the policy, taken before wrappers shard its parameters.
         needed = {stage.reference for stage in stages if any(stage.kl_coefs)}
         self._references = References(actor, needed, distributed)
         own_critic = Critic(model, not distributed.shards) if critic.kind == "separate" else None
@@ -145,11 +147,13 @@ class Learner:
         known = [one for one in self._objectives if one.stage == stage]
         self._objective = known[0] if known else Objective.of(stage, self._config.env)
         optim = self._optim = self._objective.optim
-        if not is_first:
+        if not is_first:  # in the first stage the policy still is the base, which is what references start as
             self._references.enter_stage(self._bare_actor)
         if is_first or not stage.keep_optimizer:
             heads = self._bare_actor.value_head.parameters() if self._bare_actor.value_head is not None else ()
             policy = [p for p in self._bare_actor.model.parameters() if p.requires_grad]
+            # Two groups, since a critic that starts from nothing may learn faster than the policy. AdamW scales each
+            # parameter by itself, so the grouping alone changes no step.
             groups = [
                 {"params": policy, "of_critic": False},
                 {"params": [*heads, *self._critic_parameters], "of_critic": True},
@@ -173,6 +177,7 @@ class Learner:
         optim, warmup = self._optim, self._optim.warmup_steps
         progress = min(1.0, (position - warmup) / max(1, self._n_updates - warmup))
         shapes = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(progress * math.pi))}
+        # Warm-up protects AdamW's young moments, so it counts steps that were taken; the decay counts budget spent.
         factor = (taken + 1) / warmup if taken < warmup else shapes[optim.schedule]
         self.lr = optim.lr * factor
         for group in self._optimizer.param_groups:
@@ -190,6 +195,8 @@ class Learner:
         old, ref, values, entropy = (zeros.clone() for _ in range(4))
         has_kl = any(stage.kl_coefs)
         pays_kl = algorithm.kl_in_reward and has_kl
+        # A forward pass costs a third of an update, so each model is read only where something asks for it. The policy
+        # is for old log-probs, values of a head on it, a KL in the reward and masks that rank the batch's tokens.
         reads_actor = self._reuses_samples or algorithm.critic.kind == "shared" or pays_kl or self._masks_whole
         reads_reference = has_kl and not self._whole_kl  # a whole distribution is too large to keep: the loss asks
         reads = reads_actor or reads_reference or self._critic is not None
@@ -197,6 +204,8 @@ class Learner:
             part = (
                 placeholder(self._pad_id, batch.rewards.shape[1]).rollout if rows is None else batch.rows(rows, width)
             )
+            # A separate critic comes after the policy: without a value head the policy's values are zeros, and it
+            # replaces them.
             part, found = part.to(self._distributed.device), []
             with torch.no_grad(), self._distributed.autocast():
                 if reads_actor:
@@ -209,12 +218,17 @@ class Learner:
                     found.append((ref, stats.logprobs))
             for whole, result in found if rows is not None else []:
                 whole[rows, :width] = result.to(whole.device)
+
+        # A KL in the reward is that of the policy that sampled: current and old log-probs are the same here, so the
+        # estimator's weight of current over old is 1.
         costs_BK = None
         if pays_kl:
             stats, reference = (SampledStats(x, zeros, zeros, zeros) for x in (old, ref))
             kl_BT = self._kl(stats, reference, old, batch.response_mask)
             costs_BK = sum_of_turns(kl_BT, batch.turn_ids, batch.rewards.shape[1])
             costs_BK = costs_BK * torch.tensor(self.control.coefs)[: batch.rewards.shape[1]]
+
+        # Advantages are of the whole rollout batch, before it is cut into optimiser steps: a group must not be split.
         advantages_BT, returns_BT = advantages(
             batch, values, stage, self._objective.estimator, algorithm.whiten, self._distributed.sum, costs_BK
         )
@@ -227,6 +241,7 @@ class Learner:
 
     def _pieces(self, batch: RolloutBatch) -> list[tuple[Tensor | None, int]]:
         """Micro-batches, as many on every process: sharded weights are gathered by all or by none."""
+        # A process with fewer runs placeholders for the rest (``None``), which have no response and so no gradient.
         lengths = batch.attention_mask.sum(1)
         pieces: list[tuple[Tensor | None, int]] = list(
             micro_batches(lengths, batch.group_ids, self._optim.micro_batch_tokens)
@@ -244,11 +259,15 @@ class Learner:
             stage: KL weights and reference.
             critic_only: The policy rests while values warm up.
         """
+        # Count what the loss is divided by over the whole step, all micro-batches and processes: their gradients then
+        # add up to that of one large batch, however the rows are cut. A mean per micro-batch would not.
         batch, n_processes = train.rollout, self._distributed.n_processes
         n_turns = sum(int((batch.turn_ids == k).any(1).sum()) for k in range(batch.rewards.shape[1]))
         counts = [len(batch.turn_ids), n_turns, int(batch.response_mask.sum())]
         totals = self._distributed.sum(torch.tensor(counts, dtype=torch.float64)).clamp(min=1.0).tolist()
         size = StepSize(totals[0], totals[1], totals[2], self._objective.token_budget)
+
+        # Forward and backward. Wrapped modules add gradients up over processes once, with the last micro-batch.
         self._actor.train()
         modules = [module for module in (self._actor, self._critic) if module is not None]
         pieces, sums = self._pieces(batch), {}
@@ -263,10 +282,14 @@ class Learner:
                     loss, found = self._loss(part, stage, size, critic_only)
                 # Data-parallel wrappers average gradients over processes; the weights already count all of them.
                 (loss * n_processes).backward()
-            for name, ratio in found.items():  # added up where they are: nothing is read from the device in here
+            # Measurements are added up where they are: reading one would wait for the device in every micro-batch. In
+            # double precision, because counts of tokens exceed what float32 holds exactly.
+            for name, ratio in found.items():
                 pair = [torch.as_tensor(x, device=loss.device).detach().double() for x in (ratio.num, ratio.den)]
                 sums[name] = sums.get(name, 0.0) + torch.stack(pair)
 
+        # Take the step only if losses and gradients are finite on *every* process: numbers are summed and one that is
+        # not finite makes the sum not finite, so that all processes decide alike.
         sums = dict(zip(sums, torch.stack(list(sums.values())).cpu(), strict=True))
         losses = {name: float(sums[name][0]) for name in ("policy/loss", "critic/loss") if name in sums}
         trained = {"optim/grad_norm": self._policy_parameters, "critic/grad_norm": self._critic_parameters}
@@ -286,7 +309,9 @@ class Learner:
         if takes_step:
             self._optimizer.step()
         self._optimizer.zero_grad()
-        # Losses add up over micro-batches and processes; gradient norms are the same on all processes.
+
+        # A loss is a sum over micro-batches and processes and came without a denominator; a gradient norm is the same
+        # on all processes. A process adds 1/n of a step to either, so that they are divided by the number of steps.
         once = {name: (norm, 1.0) for name, norm in norms.items()} | dict.fromkeys(losses, (0.0, 1.0))
         once["optim/skipped"] = (float(not takes_step), 1.0)
         for name, pair in once.items():
@@ -295,6 +320,7 @@ class Learner:
 
     def measured(self, parts: Sequence[Sums]) -> Measured:
         """What optimiser steps measured, over all of them and all processes."""
+        # The names are the same on all processes, since each runs as many micro-batches; sorted, the rows line up.
         names, n_turns = sorted(set().union(*parts)), len(self.control.coefs)
         table = torch.zeros(len(names), 2, dtype=torch.float64)
         for part in parts:
@@ -308,6 +334,7 @@ class Learner:
 
     def _not_finite(self, train: TrainBatch, numbers: dict[str, float]) -> list[str]:
         """What is not finite on any process, causes first; ``numbers`` are losses and gradient norms."""
+        # In the order of cause and effect, so that the first one named is where to look.
         policy = torch.stack([local(p.detach()).isfinite().all() for p in self._bare_actor.parameters()])
         causes = {"the policy's weights": torch.where(policy, 0.0, torch.nan), "rewards": train.rollout.rewards}
         causes |= {name: getattr(train, name) for name in ("old_logprobs", "ref_logprobs", "values", "advantages")}
@@ -322,6 +349,7 @@ class Learner:
         """Surrogate, further terms, KL penalty and value loss of a micro-batch, and what they measured."""
         batch, algorithm, mask = train.rollout, self._algorithm, train.rollout.response_mask
         has_kl = any(stage.kl_coefs)
+        # The only forward pass with a gradient; prompts, padding and untrained turns have no weight in the loss.
         stats = self._actor(
             batch,
             stage.temperature,
@@ -329,17 +357,25 @@ class Learner:
             entropy_gradient=self._objective.entropy_gradient,
         )
         weights = torch.where(mask, self._normaliser(batch.turn_ids, size), 0.0)
-        # With one update per batch the old policy is the current one, and its log-probs need no pass of their own.
+
+        # With one update per batch the old policy is the current one, and its log-probs need no pass of their own. The
+        # engine's differ from them by precision and kernels; weights for that difference multiply the advantages, and
+        # are no part of the ratio that PPO clips, which is the current policy over the old one.
         old = train.old_logprobs if self._reuses_samples else stats.logprobs.detach()
         gap = torch.where(mask, old - batch.sampler_logprobs, 0.0)
         corrections, found = self._importance(gap, mask)
         train = replace(train, old_logprobs=old, advantages=train.advantages * corrections)
+
+        # The surrogate, and what is measured on the way.
         surrogate = self._surrogate(stats, train, weights)
         loss, n_tokens = surrogate.loss, mask.sum()
         found = found | surrogate.metrics
         found["gap"] = Ratio(gap.abs().sum(), n_tokens)
         found["policy/entropy"] = Ratio(masked_sum(stats.entropy.detach(), mask), n_tokens)
         by_turn = {"advantage": train.advantages.abs()}
+
+        # The penalty that holds the policy to the reference. Where the KL is paid in the reward it is measured all the
+        # same, for the log and for coefficients that adapt to it.
         if has_kl:
             reference = stats._replace(logprobs=train.ref_logprobs)
             if self._whole_kl:
@@ -347,7 +383,8 @@ class Learner:
                     stage.reference, self._actor, batch, stage.temperature, whole_distribution=True
                 )
             by_turn["kl"] = kl = self._kl(stats, reference, old, mask)
-            # Every turn has a coefficient of its own: SCoRe's beta2 holds the first attempt, beta1 the second.
+            # Every turn has a coefficient of its own: SCoRe's beta2 holds the first attempt, beta1 the second. Off the
+            # response, where the turn is -1, any will do: the weight is 0.
             coefs = torch.tensor(self.control.coefs, dtype=kl.dtype, device=kl.device)[batch.turn_ids.clamp(min=0)]
             if not algorithm.kl_in_reward:
                 loss = loss + masked_sum(weights * coefs * kl, mask)
@@ -355,12 +392,14 @@ class Learner:
             for k in range(len(stage.kl_coefs)):
                 of_turn = batch.turn_ids == k
                 found[f"{name} {k}"] = Ratio(masked_sum(values, of_turn), of_turn.any(1).sum())
+
+        # Further terms, and the critic's loss.
         for weight, term in self._objective.terms:
             out = term(stats, train, weights)
             loss = loss + weight * out.loss
             found |= out.metrics
         found["policy/loss"] = Ratio(loss.detach(), 0.0)
-        if critic_only:
+        if critic_only:  # times 0 and not left out: data-parallel wrappers wait for a gradient of every parameter
             loss = 0.0 * loss
         if algorithm.critic.kind != "none":
             value = self._value_loss(stats.values, train, size)
@@ -371,24 +410,24 @@ class Learner:
     def _surrogate(self, stats: SampledStats, train: TrainBatch, weights: Tensor) -> LossOutput:
         """The surrogate on the tokens that masks leave it, and what they took out."""
         metrics: dict[str, Ratio] = {}
-        mask, kept = train.rollout.response_mask, train.kept
+        batch, mask, kept = train.rollout, train.rollout.response_mask, train.kept
         if self._algorithm.token_mask != "none":
+            # A mask that ranks the tokens of the rollout batch was taken in `score`; others look at the ratio now.
             kept = kept if self._masks_whole else self._token_mask(stats, train, None)
             metrics["policy/token_mask"] = Ratio((mask & ~kept).sum(), mask.sum())
-        seen = self._on_policy(stats, train, metrics) if self._algorithm.off_policy_mask else train
-        out = self._objective.surrogate(stats, seen, weights if self._marks else torch.where(kept, weights, 0.0))
+        if threshold := self._algorithm.off_policy_mask:
+            on_policy = off_policy_mask(
+                stats.logprobs, batch.sampler_logprobs, train.advantages, batch.turn_ids, threshold=threshold
+            )
+            metrics["policy/off_policy_masked"] = Ratio((mask & ~on_policy).sum(), mask.sum())
+            # The surrogate must not see dropped turns at all, so they leave the mask; the weights were counted before
+            # and stay, so that dropping a turn does not make the others count more.
+            turn_ids = torch.where(on_policy, batch.turn_ids, -1)
+            train = replace(train, rollout=replace(batch, response_mask=on_policy, turn_ids=turn_ids))
+        # A token that is not kept loses its weight and nothing else: ratios per turn and clip fractions still count it.
+        # Tokens that are only marked keep their gradient; a term of the loss reads which they are.
+        out = self._objective.surrogate(stats, train, weights if self._marks else torch.where(kept, weights, 0.0))
         return LossOutput(out.loss, metrics | out.metrics)
-
-    def _on_policy(self, stats: SampledStats, train: TrainBatch, metrics: dict[str, Ratio]) -> TrainBatch:
-        """The rows without the bad turns that the policy has left behind."""
-        batch, threshold = train.rollout, self._algorithm.off_policy_mask
-        kept = off_policy_mask(
-            stats.logprobs, batch.sampler_logprobs, train.advantages, batch.turn_ids, threshold=threshold
-        )
-        n_tokens = batch.response_mask.sum()
-        metrics["policy/off_policy_masked"] = Ratio(n_tokens - kept.sum(), n_tokens)
-        seen = replace(batch, response_mask=kept, turn_ids=torch.where(kept, batch.turn_ids, -1))
-        return replace(train, rollout=seen)
 
     def _value_loss(self, values: Tensor, train: TrainBatch, size: StepSize) -> LossOutput:
         """Every response token learns its value; with turns as actions only the first of each turn does."""

@@ -148,6 +148,8 @@ def clipped_pg_loss(
         log_rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     rho = log_rho.exp()
     clipped = rho.clamp(1 - clip_low, 1 + clip_high)
+    # The smaller of the two is a lower bound on the gain: a token whose ratio has left the range in the direction that
+    # its advantage asks for has no gradient, one that has left it the other way still has one and comes back.
     surrogate = torch.minimum(rho * advantages, clipped * advantages)
     with torch.no_grad():
         n_tokens, is_clipped = mask.sum(), mask & (clipped * advantages < rho * advantages)
@@ -169,6 +171,7 @@ def gspo_loss(
     """
     mask, turn_ids = batch.rollout.response_mask, batch.rollout.turn_ids
     log_rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    # Every token of a turn gets the turn's mean, so the gradient of each reaches the log-probs of all of them.
     counts = per_turn(mask.to(log_rho.dtype), turn_ids).clamp(min=1)
     of_turn = per_turn(log_rho, turn_ids) / counts
     return clipped_pg_loss(stats, batch, weights, clip_low=clip_low, clip_high=clip_high, log_rho=of_turn)
@@ -184,7 +187,7 @@ def cispo_loss(
     has no lower limit, which is ``clip_low=1``.
     """
     mask = batch.rollout.response_mask
-    with torch.no_grad():
+    with torch.no_grad():  # the ratio is a weight; the gradient comes from the log-probs alone
         rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         clipped = rho.clamp(1 - clip_low, 1 + clip_high)
         n_tokens, is_clipped = mask.sum(), mask & (clipped != rho)
@@ -230,6 +233,8 @@ def value_loss(
         weights: ``[B, T]``.
         clip: Largest change of a value that still earns; 0 for no limit.
     """
+    # The larger of both errors, as PPO takes the smaller gain: a value that has moved further than the clip has no
+    # gradient, unless it has moved away from the return.
     error = torch.where(mask, values - returns, 0.0).square()
     if clip:
         near = old_values + (values - old_values).clamp(-clip, clip)
@@ -279,6 +284,7 @@ def token_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, 
 @IMPORTANCE.register("sequence", options=Cap)
 def sequence_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
     """``min(exp(sum_t (old[t] - sampler[t])), cap)`` for all tokens of an episode: unbiased but for the cap."""
+    # ``gap`` is 0 off the response, so the sum over a row is that over the episode's sampled tokens.
     return _capped(torch.where(mask, gap.sum(1, keepdim=True), 0.0).clamp(max=MAX_LOG_RATIO).exp(), mask, cap)
 
 
@@ -307,6 +313,7 @@ def off_policy_mask(
         turn_ids: ``[B, T]``, -1 off the response.
         threshold: In nats per token.
     """
+    # A mean over the turn and not a sum, or long turns would always count as left behind.
     mask = turn_ids >= 0
     counts = per_turn(mask.float(), turn_ids).clamp(min=1)
     drift = per_turn(torch.where(mask, sampler_logprobs - logprobs.detach(), 0.0), turn_ids) / counts

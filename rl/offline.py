@@ -26,7 +26,7 @@ from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.source import task_at
 from rl.trainer import Totals
-from rl.types import Episode, Turn, derive_seed
+from rl.types import Episode, RunStoppedError, Turn, derive_seed
 
 Encode = Callable[[str], Sequence[int]]
 KeepRule = Callable[..., list[Any]]
@@ -100,7 +100,7 @@ def keep_star(episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_ri
     rows = []
     for episode in _finished(episodes):
         first, last = episode.turns[0], episode.turns[-1]
-        if _right(last) and (keep_right_to_right or not _right(first)):
+        if last.correct and (keep_right_to_right or not first.correct):
             rows.append(SFTRow.from_turn(last.prompt_ids, last.action_ids, Revision.of(first, last)))
     return rows
 
@@ -114,11 +114,12 @@ def keep_pairs(
     The prompt is the one that the environment showed after the wrong attempt, token for token; the response is the
     right attempt's own tokens.
     """
+    # Draws hang on the task alone, here and below: what is kept of one task does not depend on the others.
     rows = []
     for task_id, attempts in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "pairs", task_id))
-        right = [episode for episode in attempts if _right(episode.turns[0])]
-        wrong = [episode for episode in attempts if not _right(episode.turns[0])]
+        right = [episode for episode in attempts if episode.turns[0].correct]
+        wrong = [episode for episode in attempts if not episode.turns[0].correct]
         if not right:
             continue
         drafts = rng.sample(wrong, min(per_task, len(wrong)))
@@ -142,7 +143,8 @@ def keep_relabelled(episodes: Sequence[Episode], seed: int, encode: Encode, *, p
     rows = []
     for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "relabel", task_id))
-        right = [[turn for turn in turns if _right(turn)] for turns in zip(*(e.turns for e in group), strict=False)]
+        # By turn; zip ends with the shortest episode, so that every turn looked at is one that all of them played.
+        right = [[turn for turn in turns if turn.correct] for turns in zip(*(e.turns for e in group), strict=False)]
         anywhere = [turn for turns in right for turn in turns]
         if not anywhere:
             continue
@@ -171,8 +173,8 @@ def keep_verified(
     rows = []
     for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "verify", task_id))
-        right = [episode for episode in group if _right(episode.turns[0])]
-        wrong = [episode for episode in group if not _right(episode.turns[0])]
+        right = [episode for episode in group if episode.turns[0].correct]
+        wrong = [episode for episode in group if not episode.turns[0].correct]
         for draft in rng.sample(right, min(per_task, len(right))):
             rows.append(judged(draft, says_right, draft.turns[0]))
         for draft in rng.sample(wrong, min(per_task, len(wrong))) if right else ():
@@ -190,9 +192,11 @@ def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: 
     rows = []
     for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "dpo", task_id))
-        seconds = [episode.turns[1] for episode in group if _right(episode.turns[1])]
-        right = seconds or [episode.turns[0] for episode in group if _right(episode.turns[0])]
-        wrong = [episode for episode in group if not _right(episode.turns[1])]
+        # The rejected answer was sampled behind a first attempt; right ones that were too are nearer to what is written
+        # there than first attempts are.
+        seconds = [episode.turns[1] for episode in group if episode.turns[1].correct]
+        right = seconds or [episode.turns[0] for episode in group if episode.turns[0].correct]
+        wrong = [episode for episode in group if not episode.turns[1].correct]
         for episode in rng.sample(wrong, min(per_task, len(wrong))) if right else ():
             chosen, rejected = rng.choice(right), episode.turns[1]
             revision = Revision.of(episode.turns[0], chosen)
@@ -208,11 +212,8 @@ def _by_task(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
 
 
 def _finished(episodes: Sequence[Episode]) -> Iterator[Episode]:
+    # An episode that ended after its first attempt never saw the prompt of a second one, which the rows are made of.
     return (episode for episode in episodes if not episode.failed and len(episode.turns) > 1)
-
-
-def _right(turn: Turn) -> bool:
-    return turn.correct
 
 
 class OfflineTrainer:
@@ -269,36 +270,45 @@ class OfflineTrainer:
         self.totals = Totals()
 
     def collect(self) -> list[Episode]:
-        """One round's share of the budget of sampled episodes or tokens, or what was recorded elsewhere."""
+        """One round's share of the budget of sampled episodes or tokens, or what was recorded elsewhere.
+
+        Raises:
+            RunStoppedError: If a budget of tokens cannot be spent, because no episode gets as far as a token.
+        """
         if self._recorded is not None:
             return list(self._recorded)
         budget, iterations = self._config.training, self._offline.iterations
+        # How many tokens a group will have is not known, so with a budget of tokens small chunks are sampled until it
+        # is spent. Tasks go on where the round before ended, in the same endless stream as online training's.
         n_groups = budget.episodes // (iterations * self._offline.group_size)
         chunk = TOKEN_CHUNK if budget.tokens else 128
         episodes: list[Episode] = []
         n_tokens = done = 0
         while done < n_groups or budget.tokens:
             size = chunk if budget.tokens else min(chunk, n_groups - done)
-            new = self._rollout.run(self._plans(size), self._offline.temperature)
+            plans = []
+            for position in range(self._position, self._position + size):
+                task = task_at(self._tasks, self._config.seed, position)
+                for member in range(self._offline.group_size):
+                    draw = derive_seed(self._config.seed, "collect", position, task.id, member)
+                    plans.append(EpisodePlan(task, position, draw))
+            self._position += size
+            new = self._rollout.run(plans, self._offline.temperature)
             episodes += new
             done += size
-            n_tokens += sampled_tokens(new)
+            n_new = sampled_tokens(new)
+            n_tokens += n_new
+            if budget.tokens and not n_new:  # such a budget would never be spent
+                said = next((episode.error for episode in new if episode.error is not None), "no error is given")
+                raise RunStoppedError(
+                    f"{self._offline.name}: not a token was sampled in {len(new)} episodes, so that "
+                    f"training.tokens={budget.tokens} is never spent. First: {said}"
+                )
             share = n_tokens * iterations / budget.tokens if budget.tokens else done / n_groups
             self._on_progress("sampling", min(1.0, (self.round + share) / iterations))
             if budget.tokens and share >= 1.0:
                 break
         return episodes
-
-    def _plans(self, n_groups: int) -> list[EpisodePlan]:
-        """The next groups of the endless stream of tasks."""
-        plans = []
-        for position in range(self._position, self._position + n_groups):
-            task = task_at(self._tasks, self._config.seed, position)
-            for member in range(self._offline.group_size):
-                draw = derive_seed(self._config.seed, "collect", position, task.id, member)
-                plans.append(EpisodePlan(task, position, draw))
-        self._position += n_groups
-        return plans
 
     def train_round(self, episodes: Sequence[Episode]) -> dict[str, Any]:
         """Keeps rows, restarts from the base if the method does, and fine-tunes.
@@ -321,6 +331,7 @@ class OfflineTrainer:
             if self._recorded is not None:
                 hint = "offline.conversations holds nothing of what it keeps, such as right second attempts"
             raise NothingKeptError(f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; {hint}")
+        # The engine sampled these episodes with the weights of the round before, which are given up only now.
         if self._offline.restart:
             self._model.load_state_dict(self._base)
         outcome = self._learn(

@@ -62,7 +62,14 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
         raise FileNotFoundError(f"{path}: there is no such file or folder, so no conversation can be read from it")
     if getattr(getattr(env, "unwrapped", env), "has_roles", False):
         raise ValueError("env.between: a role between attempts has a conversation of its own; a file's row holds one")
-    rows, faults = _rows(place)
+    # Every faulty row is collected before anything is raised: a file is mended in one go, not row by row.
+    if place.is_file():
+        rows, faults = read_table(place)
+    else:
+        rows, faults = [], []
+        for name, part in read_splits(str(place), None).items():
+            where = f"{place}, split {name}" if name else str(place)
+            rows += [Row(f"{where}, row {i}", row) for i, row in enumerate(part, 1)]
     n_rows = len(rows) + len(faults)
     by_id, asked = {task.id: task for task in tasks}, _asked(env, tasks)
     found = []
@@ -80,14 +87,6 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
     return found
 
 
-def _rows(place: Path) -> tuple[list[Row], list[Fault]]:
-    if place.is_file():
-        return read_table(place)
-    splits = read_splits(str(place), None)
-    named = {name: f", split {name}" if name else "" for name in splits}
-    return [Row(f"{place}{named[s]}, row {i}", row) for s, part in splits.items() for i, row in enumerate(part, 1)], []
-
-
 def _asked(env: TextEnv, tasks: Sequence[Task]) -> dict[str, Task]:
     """Tasks by their question, and by the message in which the environment asks it."""
     found = {}
@@ -102,10 +101,8 @@ def _asked(env: TextEnv, tasks: Sequence[Task]) -> dict[str, Task]:
 
 def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recorded:
     """Raises ValueError if it is no conversation about one of the tasks."""
-    column = next((name for name in MESSAGES if name in row.values), None)
-    if column is None:
-        raise ValueError(f"no column is called {' or '.join(MESSAGES)}; it has {', '.join(row.values)}")
-    messages = [_message(one, place) for place, one in enumerate(_listed(row.values[column], column), 1)]
+    # Which task it is about. Of several questions of this environment the last is meant: examples come before it.
+    messages = _messages(row.values)
     users = [i for i, one in enumerate(messages) if one.role == "user" and one.content.strip() in asked]
     if isinstance(task_id := row.values.get("task_id"), str) and task_id in by_id:
         task = by_id[task_id]
@@ -118,6 +115,8 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
         raise ValueError(f"no task of this environment asks {first[:60]!r}; a column task_id or question may say which")
     if (role := row.values.get("role", SOLVER)) != SOLVER:
         raise ValueError(f"it is what {role} said, which is no attempt")
+
+    # Which messages are the policy's.
     if replies := row.values.get("replies"):
         own = _named(messages, replies)
     else:  # what stands before the question are examples; a request to look again may ask it once more
@@ -128,7 +127,26 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
     return Recorded(row.where, task, tuple(one.content for one in own))
 
 
+def _messages(values: dict[str, Any]) -> list[Message]:
+    """The conversation of a row, its roles and contents checked."""
+    column = next((name for name in MESSAGES if name in values), None)
+    if column is None:
+        raise ValueError(f"no column is called {' or '.join(MESSAGES)}; it has {', '.join(values)}")
+    if not isinstance(cell := values[column], list) or not cell:
+        raise ValueError(f"{column} must be a list of messages; this is {str(cell)[:60]}")
+    messages = []
+    for place, one in enumerate(cell, 1):
+        role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            raise ValueError(
+                f"message {place} must be {{role: system, user or assistant, content: a text}}; this is {str(one)[:60]}"
+            )
+        messages.append(Message(role, content))
+    return messages
+
+
 def _named(messages: Sequence[Message], replies: Any) -> list[Message]:
+    """The messages that ``replies`` names, as ``experiments.export`` writes it."""
     try:
         own = [messages[reply["message"]] for reply in replies]
     except (TypeError, KeyError, IndexError):
@@ -138,23 +156,8 @@ def _named(messages: Sequence[Message], replies: Any) -> list[Message]:
     return own
 
 
-def _listed(cell: Any, column: str) -> list[Any]:
-    if not isinstance(cell, list) or not cell:
-        raise ValueError(f"{column} must be a list of messages; this is {str(cell)[:60]}")
-    return cell
-
-
-def _message(one: Any, place: int) -> Message:
-    role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
-    if role not in ("system", "user", "assistant") or not isinstance(content, str):
-        raise ValueError(
-            f"message {place} must be {{role: system, user or assistant, content: a text}}; this is {str(one)[:60]}"
-        )
-    return Message(role, content)
-
-
 class _Told:
-    """An environment that hears what was recorded, whatever a tokenizer made of it, and ends the episode after that."""
+    """An environment that is given the recorded texts in place of decoded tokens, and ends after the last of them."""
 
     def __init__(self, env: TextEnv, texts: Sequence[str]) -> None:
         self.unwrapped, self._env, self._texts = getattr(env, "unwrapped", env), env, list(texts)
@@ -170,7 +173,7 @@ class _Told:
 
 
 class _Reader:
-    """An engine that says what was said: the next text of the episode that asks."""
+    """An engine whose samples are the recorded texts: the next one of the episode that asks."""
 
     streams = True
 
@@ -187,6 +190,7 @@ class _Reader:
         for request in requests:
             text = self._texts[request.id][self._said[request.id]]
             self._said[request.id] += 1
+            # As if the policy had sampled it: the text's ids and the end of turn, so that the next prompt extends it.
             ids = (*self._renderer.tokenizer.encode(text, add_special_tokens=False), self._renderer.end_id)
             cut = ids[: request.max_new_tokens]  # by the context alone
             finish = Finish.STOP if cut == ids else Finish.LENGTH
@@ -209,7 +213,7 @@ class _Reader:
 def replay(
     recorded: Sequence[Recorded], make_env: Callable[[], TextEnv], renderer: Renderer, context_length: int
 ) -> Iterator[Episode]:
-    """The episodes that these conversations are here, in their order, with log-probs of 0: nobody knows them.
+    """Plays conversations in an environment: episodes in their order, with log-probs of 0, since none were recorded.
 
     Args:
         recorded: From :func:`read_conversations`.
@@ -220,7 +224,9 @@ def replay(
     groups = {task: i for i, task in enumerate(dict.fromkeys(one.task.id for one in recorded))}
     for start in range(0, len(recorded), _TOGETHER):
         part = recorded[start : start + _TOGETHER]
-        environments = iter([_Told(make_env(), one.texts) for one in part])  # one is built for each, in their order
+        # The rollout plays environments in the order in which it builds them, which is that of the plans; so each hears
+        # the texts of its own conversation.
+        environments = iter([_Told(make_env(), one.texts) for one in part])
         reader = _Reader(renderer, [one.texts for one in part])
         rollout = Rollout(reader, renderer, lambda envs=environments: next(envs), [context_length], context_length)
         plans = [EpisodePlan(one.task, groups[one.task.id], start + i) for i, one in enumerate(part)]

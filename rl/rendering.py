@@ -79,15 +79,21 @@ class Renderer:
         self.tokenizer, self.stop_strings = tokenizer, tuple(stop_strings)
         # The template asks for the time by calling this; as an argument it hides the function of the same name.
         self._kwargs = {"strftime_now": today.strftime, **(template_kwargs or {})}
+        # Probe the template before it is used: how it takes contents, and with which token an answer ends. In the
+        # history some templates write another end than behind the last answer, which is what the model learnt to write.
         self._blocks = self._wants_blocks()
         self._before_end, self._end_text, self.end_id = self._find_end_of_turn(end_ids)
-        self.end_ids = frozenset({self._last_turn_end(), *end_ids})
+        last = self.end_id if self._final_end_id is None else self._final_end_id
+        self.end_ids = frozenset({last, *end_ids})
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
+        # What closes an answer that was cut off: white space, if the template writes any, and the end token. Encoded
+        # behind an end token, since a tokenizer may treat the beginning of a text in another way.
         self._system_fault: str | None = None
         closing = tokenizer.encode(self._end_text + self._before_end + self._end_text, add_special_tokens=False)
         self._closing = tuple(closing[closing.index(self.end_id) + 1 :])
         # A group shares its question, and most feedback is the same text: what was rendered is kept.
         self._ids = lru_cache(maxsize=65536)(self._render)
+        # With thoughts dropped nothing is appended, so no rule of appending can be broken.
         self.drops_thoughts = thoughts == "drop"
         if self.drops_thoughts:
             self._marks = self._marks_of_thoughts()
@@ -136,6 +142,8 @@ class Renderer:
         text = self.tokenizer.decode(action_ids[:-1] if ended else action_ids, skip_special_tokens=False)
         text = text[: min((i for stop in self.stop_strings if (i := text.find(stop)) >= 0), default=len(text))]
         for start, end, opened in self._marks:
+            # The last end mark counts: a model may think again after it began to answer. Without one the thought was
+            # cut off; where the prompt opened it, all of the action is thought.
             if end in text:
                 text = text.rpartition(end)[2].lstrip("\n")
             elif opened or start in text:
@@ -168,6 +176,8 @@ class Renderer:
             generate: Go on to where the next answer begins.
             behind_answer: They follow a question and an answer, whose text and end are left out of the result.
         """
+        # A template takes conversations from their beginning alone, so what follows an answer is rendered behind a
+        # known question and answer, which are then cut off with all that stands before them.
         before = (Message("user", _USER), Message("assistant", _ANSWER)) if behind_answer else ()
         chat: list[dict[str, Any]] = [{"role": one.role, "content": one.content} for one in (*before, *messages)]
         if self._blocks:
@@ -188,7 +198,7 @@ class Renderer:
 
     def _wants_blocks(self) -> bool:
         """Whether the template reads lists of content blocks alone, as those of models that also see images do."""
-        self._blocks = False
+        self._blocks = False  # which `_template` reads
         try:
             return _USER not in self._template([Message("user", _USER)], generate=True)
         except TemplateError:
@@ -199,6 +209,7 @@ class Renderer:
         added = self.tokenizer.added_tokens_decoder
         specials = {added[i].content if i in added else self.tokenizer.convert_ids_to_tokens(i): i for i in added}
         specials |= dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
+        # Of two that begin at the same place the longer one: a token's text may be the beginning of another's.
         found = [(text.index(name), -len(name), name) for name in specials if name in text]
         if not found:
             return None
@@ -227,10 +238,6 @@ class Renderer:
             )
         return found
 
-    def _last_turn_end(self) -> int:
-        # What ends the last answer is what the model learnt to write; in the history some templates write another.
-        return self.end_id if self._final_end_id is None else self._final_end_id
-
     def _fault(self, chat: Sequence[Message], start: str = "") -> tuple[bool, str] | None:
         """How a whole rendering differs from an appended one; whether in the answers alone, and in which words.
 
@@ -244,6 +251,7 @@ class Renderer:
         whole = self._template(chat, generate=True)
         appended, closing = self._template(questions[:n_opening], generate=True), self._before_end + self._end_text
         for answer, question in zip(answers, questions[n_opening:], strict=True):
+            # Where the generation prompt opens the thought, the model does not write the opening again.
             opened = bool(start) and appended.rstrip().endswith(start.strip())
             appended += (answer.removeprefix(start) if opened else answer) + closing
             appended += self._template([question], True, behind_answer=True)
@@ -270,6 +278,8 @@ class Renderer:
             roles = ("user", "assistant", "user", "assistant", "user")
             return self._fault([Message(role, text) for role, text in zip(roles, texts, strict=True)], start)
 
+        # Plain answers first; then, for each mark of thoughts that the template names, answers with a thought in every
+        # spacing that is known. One spacing that is kept is enough: it is the one that the template was written for.
         template, opening = str(self.tokenizer.chat_template), self._template([Message("user", _USER)], generate=True)
         plain = fault("", "")
         faults = [plain] if plain else []
@@ -278,6 +288,8 @@ class Renderer:
                 found = [fault(start, end) for start, end in spacings]
                 # One that keeps thoughts may write an empty one where there is none.
                 faults = [] if None in found else [*faults, *filter(None, found)]
+        # A fault outside of the answers would put other words into the context than the template's, and no setting
+        # helps. One in the answers alone leaves a choice, which model.thoughts makes.
         if broken := next((words for in_answers, words in faults if not in_answers), None):
             raise TemplateError(f"the chat template is not append-only. {self._remedy()}. {broken}")
         if faults and thoughts != "keep":
@@ -287,6 +299,7 @@ class Renderer:
                 "or drop to take earlier thoughts out, every turn being a sequence of its own. "
                 f"{self._remedy()}. {faults[-1][1]}"
             )
+        # As ids too: texts that are equal may be split into tokens in another way where they are joined.
         last = self._ids((Message("user", _LAST),), behind_answer=True)
         chat = [Message("user", _USER), Message("assistant", _ANSWER), Message("user", _LAST)]
         if self._render(tuple(chat), behind_answer=False)[-len(last) :] != last:

@@ -55,6 +55,7 @@ class _Play:
 
     plan: EpisodePlan
     env: Any = None
+    """``None`` where none could be built; the episode has failed then."""
     role: str = SOLVER
     prompt_ids: tuple[int, ...] = ()
     limit: int | None = None
@@ -66,14 +67,14 @@ class _Play:
     error: str | None = None
 
     def fail(self, error: str) -> None:
-        """A crash of an environment is a value, counted and masked; never a reward of 0."""
+        """Breaks the episode off: it is counted and never trained on, which is not the same as a reward of 0."""
         self.stop, self.error = StopReason.ENV_ERROR, error
 
 
 def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
     """Runs requests to their end; completions come back in the order of the requests."""
     engine.submit(requests)
-    by_id: dict[int, Completion] = {}
+    by_id: dict[int, Completion] = {}  # an engine finishes short answers first
     while len(by_id) < len(requests):
         finished = engine.step()
         if not finished and not engine.pending:
@@ -125,6 +126,8 @@ class Rollout:
         Returns:
             Episodes; one whose environment raised has ``stop_reason`` ``ENV_ERROR`` and carries the error.
         """
+        # ``moved`` are the episodes that know what they read next, ``stepping`` those whose environment is at work in a
+        # thread, with the turn that it judges; all others wait for the engine.
         engine = self._engine
         engine.wake()
         plays = [self._open(plan) for plan in plans]
@@ -133,6 +136,7 @@ class Rollout:
         stepping: dict[Future, tuple[int, Turn]] = {}
         with ThreadPoolExecutor(VERIFICATION_THREADS) as threads:
             while True:
+                # Ask: every episode that moved asks for its next turn, or is over.
                 requests = []
                 for index in moved:
                     request = self._go_on(index, plays[index], temperature)
@@ -144,6 +148,9 @@ class Rollout:
                         on_episode(request)
                 if len(episodes) == len(plays):
                     return [episodes[index] for index in range(len(plays))]
+
+                # Sample, then verify: in a thread where other processes do the work, so that the engine goes on
+                # meanwhile. Python code would only fight this thread for the interpreter lock, so it runs here.
                 engine.submit(requests)
                 moved = []
                 for index, turn in self._sample(plays, idle=not stepping):
@@ -153,6 +160,7 @@ class Rollout:
                     else:
                         self._take(play, turn, partial(env.step, turn.text))
                         moved.append(index)
+
                 # An engine that decodes whole batches waits for all verdicts, so that every run gets the same batches;
                 # a streaming one waits only where it has nothing to decode in the meantime.
                 if stepping and not (engine.streams and engine.pending):
@@ -165,11 +173,11 @@ class Rollout:
                     moved.append(index)
 
     def _sample(self, plays: Sequence[_Play], idle: bool) -> list[tuple[int, Turn]]:
-        """Lets the engine work for a while: the turns that it finished, of which episode, not yet paid.
+        """Lets the engine work for a while; returns the turns that it finished, with their episodes, not yet verified.
 
         Args:
             plays: All episodes.
-            idle: Nobody verifies, so episodes go on only if the engine has something to do.
+            idle: No environment is at work, so that episodes go on only if the engine has something to do.
         """
         if idle and not self._engine.pending:
             raise RuntimeError("the engine is idle but episodes wait for it")
@@ -206,6 +214,7 @@ class Rollout:
         except BaseException as error:  # an environment that calls sys.exit() ends its own episode, not the run
             play.fail(f"reset: {error!r}")
             return play
+        # An attempt was sampled behind its own prompt; behind another one its log-probs and its verdict mean nothing.
         if first is not None and first.prompt_ids != play.prompt_ids:
             play.fail("replay: the first attempt answers another prompt")
         elif first is not None:
@@ -213,19 +222,21 @@ class Rollout:
         return play
 
     def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
-        """Adds a turn as the environment pays it; then the episode is over, or somebody's next prompt is known.
+        """Hands a turn to the environment and adds it with its reward; then the next prompt is known, or the end.
 
         Args:
             play: The episode.
-            turn: What was written, not yet paid.
+            turn: What was written, not yet verified.
             step: Hands it to the environment.
             request: What is said then, in place of the environment's words.
         """
         started = time.perf_counter()
         try:
             observation, reward, terminated, truncated, info = step()
+            # A future is done already and takes no time here: what threads take is counted where the loop waits.
             self.times.verification += time.perf_counter() - started
             score = info.get("score")
+            # The turn is kept whatever ended the episode, so that the log shows the answer at which a verifier failed.
             play.turns.append(
                 replace(turn, score=score, reward=float(reward), trained=turn.trained and info.get("trained", True))
             )
@@ -253,6 +264,8 @@ class Rollout:
         if not isinstance(play.role, str):  # roles are sorted and written to files
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
         play.limit = info.get("max_new_tokens")
+        # Every role has a conversation of its own: it goes on from what *this* role read and wrote last, not from the
+        # turn before. Sampled ids are appended as they are, since decoding and encoding them again may give others.
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
         if self._renderer.drops_thoughts:
             said = play.said.setdefault(play.role, [])
@@ -275,12 +288,16 @@ class Rollout:
                     f"{self._context_length}: leave such tasks out, or take a model with a longer context"
                 )
         if play.stop is None:
+            # Limits count the role's own attempts. The seed counts all turns of the episode, so that two roles never
+            # draw with the same numbers.
             n_before = sum(turn.role == play.role for turn in play.turns)
             limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)], play.limit or room)
             seed = derive_seed(play.plan.seed, "turn", len(play.turns))
             return Request(index, play.prompt_ids, limit, temperature, seed)
-        if play.stop is not StopReason.ENV_ERROR:
+        if play.stop is not StopReason.ENV_ERROR:  # one that raised may be in any state and is not used again
             self._free_envs.append(play.env)
+        # What the environment's own limit of steps ended is truncated in gymnasium's sense, and trained on like any
+        # other. What must not be trained on carries an error (:attr:`Episode.failed`).
         broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
         return Episode(
             task_id=play.plan.task.id,

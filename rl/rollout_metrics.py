@@ -13,7 +13,7 @@ from rl.analysis.revisions import Revision, draft_errors, kind_shares
 from rl.backends.distributed import Distributed
 from rl.backends.flops import Flops, peak_memory_gib
 from rl.trainer import Step
-from rl.types import Episode, Finish, Group, Turn
+from rl.types import Episode, Finish, Group
 
 
 def sampled_tokens(episodes: Sequence[Episode]) -> int:
@@ -61,16 +61,19 @@ def describe(step: Step, distributed: Distributed | None = None, flops: Flops | 
     metrics |= {f"policy/kl_ref_t{k + 1}": value for k, value in enumerate(measured.kl)}
     metrics |= {f"policy/abs_advantage_t{k + 1}": value for k, value in enumerate(measured.advantage)}
     metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(step.kl_coefs)}
+    # From means of squares, which add up over processes as variances do not.
     if "critic/return" in metrics:
         variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
         error = metrics["critic/error"]
         metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
+    # A conversation that fills several rows has its rewards in each of them; it is counted in its first row alone.
     starts = torch.tensor([i for i, row in enumerate(batch.rows) if not row.first], dtype=torch.long)
-    rows = batch.train.rollout.rows(starts)  # one a conversation
+    rows = batch.train.rollout.rows(starts)
     sums = shaped_rewards(rows.rewards, rows.n_turns, step.stage).sum(0).tolist()
     shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(rows))) for k, value in enumerate(sums)}
     metrics |= {name: ratio.value for name, ratio in distributed.sum_ratios(shares).items()}
 
+    # Speeds are of all processes, taken as n times this one's: each has an equal share of the tasks.
     seconds, n = batch.seconds, distributed.n_processes
     kept_tokens, wall = sampled_tokens(batch.episodes) * n, sum(seconds.values())
     update = max(seconds["update"], 1e-9)
@@ -89,7 +92,7 @@ def describe(step: Step, distributed: Distributed | None = None, flops: Flops | 
 def token_advantages(step: Step, n: int) -> dict[int, list[list[float]]]:
     """Of the first ``n`` episodes that were trained on, by index: per turn, the advantage of every sampled token."""
     found: dict[int, list[list[float]]] = {}
-    for i, row in enumerate(step.batch.rows):
+    for i, row in enumerate(step.batch.rows):  # in the order of their episodes
         if row.episode >= n:
             break
         turns = found.setdefault(row.episode, [[] for _ in step.episodes[row.episode].turns])
@@ -106,6 +109,7 @@ def conversation_rows(step: Step, n: int, decode: Callable[[Sequence[int]], str]
         n: How many episodes; all if there are fewer.
         decode: Token ids to text. A prompt is shown from where the turn before it ended.
     """
+    # Evenly over the step, since the episodes of a group stand next to each other.
     episodes, rows = step.episodes, []
     n = min(n, len(episodes))
     chosen = [i * len(episodes) // n for i in range(n)]
@@ -154,26 +158,38 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Di
         max_turns: K; every turn's metrics are present, so that processes can be added up.
         distributed: Adds ratios over processes.
     """
+    # Ratios and not quotients: they are added up over processes and divided once.
     good = [episode for episode in episodes if not episode.failed]
     sampled = [turn for episode in good for turn in episode.sampled]
     masked = Ratio(float(sum(not turn.trained for turn in sampled)), float(len(sampled)))
     groups = to_groups(good)
     last = [[episode.attempts[-1].correct for episode in group.episodes] for group in groups]
     mixed = [len({tuple(turn.reward for turn in e.turns) for e in group.episodes}) > 1 for group in groups]
-    n = float(len(groups))
+    n_groups = float(len(groups))
     parts = [
         {
             "rollout/masked_fraction": masked,
-            "group/mixed_fraction": Ratio(float(sum(mixed)), n),
-            "group/all_correct_fraction": Ratio(float(sum(map(all, last))), n),
-            "group/all_wrong_fraction": Ratio(float(n - sum(map(any, last))), n),
+            "group/mixed_fraction": Ratio(float(sum(mixed)), n_groups),
+            "group/all_correct_fraction": Ratio(float(sum(map(all, last))), n_groups),
+            "group/all_wrong_fraction": Ratio(float(n_groups - sum(map(any, last))), n_groups),
         }
     ]
     if max_turns > 1:
         parts.append(kind_shares(_revisions(good)))
     for k in range(max_turns):
         turns = [e.attempts[k] for e in good if e.given <= k < len(e.attempts)]
-        parts.append({f"{name}_t{k + 1}": ratio for name, ratio in _turn_metrics(turns).items()})
+        n, trained = float(len(turns)), [turn for turn in turns if turn.trained]
+        verdicts = Counter(turn.score.verdict for turn in turns if turn.score is not None)
+        of_turn = {
+            "reward/raw": Ratio(sum(turn.reward for turn in trained), float(len(trained))),
+            "rollout/tokens": Ratio(float(sum(len(turn.action_ids) for turn in turns)), n),
+            "rollout/truncated": Ratio(float(sum(turn.finish is Finish.LENGTH for turn in turns)), n),
+            "rollout/accuracy": Ratio(float(verdicts[Verdict.CORRECT]), n),
+            "rollout/no_answer": Ratio(float(verdicts[Verdict.NO_ANSWER]), n),
+            "rollout/ambiguous": Ratio(float(verdicts[Verdict.AMBIGUOUS]), n),
+            "rollout/verifier_timeout": Ratio(float(verdicts[Verdict.TIMEOUT]), n),
+        }
+        parts.append({f"{name}_t{k + 1}": ratio for name, ratio in of_turn.items()})
     return {name: ratio.value for name, ratio in distributed.sum_ratios(total(parts)).items()}
 
 
@@ -189,20 +205,6 @@ def errors_trained_on(step: Step, distributed: Distributed) -> dict[str, int]:
 def _revisions(episodes: Sequence[Episode]) -> list[Revision]:
     pairs = [episode.attempts[:2] for episode in episodes if len(episode.attempts) > 1]
     return [Revision.of(*pair) for pair in pairs]
-
-
-def _turn_metrics(turns: list[Turn]) -> dict[str, Ratio]:
-    n = float(len(turns))
-    verdicts = Counter(turn.score.verdict for turn in turns if turn.score is not None)
-    return {
-        "reward/raw": Ratio(sum(turn.reward for turn in turns if turn.trained), float(sum(t.trained for t in turns))),
-        "rollout/tokens": Ratio(float(sum(len(turn.action_ids) for turn in turns)), n),
-        "rollout/truncated": Ratio(float(sum(turn.finish is Finish.LENGTH for turn in turns)), n),
-        "rollout/accuracy": Ratio(float(verdicts[Verdict.CORRECT]), n),
-        "rollout/no_answer": Ratio(float(verdicts[Verdict.NO_ANSWER]), n),
-        "rollout/ambiguous": Ratio(float(verdicts[Verdict.AMBIGUOUS]), n),
-        "rollout/verifier_timeout": Ratio(float(verdicts[Verdict.TIMEOUT]), n),
-    }
 
 
 declare(

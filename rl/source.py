@@ -49,6 +49,7 @@ class EpisodeSource:
         self._rollouts, self._tasks, self._distributed = rollouts, list(tasks), distributed
         name, options = config.env.group_reward, config.env.group_reward_options
         self._group_reward = GROUP_REWARDS.bind(name, options) if name is not None else None
+        # One clock for all rollouts: a step may use those of one attempt and those of several.
         self.times = PhaseTimes()
         """Seconds spent so far, of all rollouts together."""
         for rollout in rollouts.values():
@@ -76,6 +77,7 @@ class EpisodeSource:
         plans = [
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
         ]
+        # Every process needs all of the attempts, since it cannot know which tasks will come to it.
         episodes = self._rollouts[1].run(plans, self._algorithm.temperature)
         found = {episode.task_id: episode.turns[0] for episode in episodes if not episode.failed}
         self._first = {task_id: turn for part in self._distributed.gather([found]) for task_id, turn in part.items()}
@@ -91,6 +93,8 @@ class EpisodeSource:
             stage: Attempts, rewards, offline share; resolved.
             budget: Episodes that may still be sampled, over all processes; ``None`` for no limit.
         """
+        # ``missing`` and ``room`` are the same on every process, so that all of them sample as many rounds: each round
+        # ends in collectives.
         rank, n, size = self._distributed.rank, self._distributed.n_processes, self._config.training.tasks_per_step
         missing = [len(range(r, size, n)) for r in range(n)]  # groups that every process still has to draw
         room = math.inf if budget is None else budget
@@ -104,6 +108,7 @@ class EpisodeSource:
             if not rounds_left:
                 kept += groups
                 break
+            # Replace groups without a gradient only if what is missing everywhere still fits into the budget.
             good = [group for group in groups if has_gradient(group.episodes, stage)]
             still = self._distributed.each(missing[rank] - len(good))
             if not any(still) or sum(still) * stage.group_size > room:
@@ -122,6 +127,8 @@ class EpisodeSource:
             stage: Attempts, offline share, group size, temperature.
         """
         seed, size, positions, plans = self._config.seed, stage.group_size, [], []
+        # Deal the stream's next places out in turn, one to each process that still takes some. Which tasks a step
+        # trains on is then the same for any number of processes.
         n, start = sum(counts), self._position
         drawn = range(start, start + n) if self.curriculum is None else self.curriculum.take(start, n)
         self._position, stream = drawn[-1] + 1, iter(drawn)
@@ -133,10 +140,12 @@ class EpisodeSource:
             # A whole group reads the same attempt, so that its second attempts are compared in the same situation.
             reads = derive_seed(seed, "offline?", position) / 2**63 < stage.offline_first_attempts
             first = self._first.get(task.id) if reads else None
+            # Seeds hang on the place in the stream: a resumed run, or one with more processes, samples the same.
             step, place = divmod(position, self._config.training.tasks_per_step)
             for member in range(size):
                 draw = derive_seed(seed, "train", step, place, task.id, member)
                 plans.append(EpisodePlan(task, position, draw, first))
+        # A curriculum learns pass rates from what the verifier said; rewards of a whole group do not change that.
         episodes = self._rollouts[stage.attempts].run(plans, stage.temperature)
         groups = [Group(position, tuple(episodes[i * size :][:size])) for i, position in enumerate(positions)]
         if self._group_reward is not None:

@@ -130,6 +130,8 @@ def high_entropy(stats: SampledStats, train: TrainBatch, whole: Whole, *, share:
     kept = torch.zeros_like(mask)
     for k in range(train.rollout.rewards.shape[1] if by_turn else 1):
         among = turn_ids == k if by_turn else mask
+        # Every process takes part in every gathering, also with no token of the turn; the threshold is then the same
+        # on all of them.
         everywhere = whole.everywhere(stats.entropy[among])
         if len(everywhere):
             n = math.ceil(share * len(everywhere))
@@ -145,7 +147,7 @@ def dual_clip(stats: SampledStats, train: TrainBatch, whole: Whole | None, *, li
     with the limit 3). Their surrogate is constant there; here the token is left out: the same gradient.
     """
     mask = train.rollout.response_mask
-    ratio = log_ratio(stats.logprobs.detach(), train.old_logprobs, mask)
+    ratio = log_ratio(stats.logprobs.detach(), train.old_logprobs, mask)  # compared in logs: nothing overflows
     return mask & ~((train.advantages < 0) & (ratio > math.log(limit)))
 
 
@@ -159,6 +161,7 @@ def clip_covariance(
     2e-4 of the tokens, of those whose covariance lies between 1 and 5, out of the gradient.
     """
     covariance, mask = token_covariance(stats.logprobs, train, whole)
+    # Random numbers of the tokens order the candidates, and the first n of all processes are left out.
     candidates = mask & (covariance >= low) & (covariance <= high)
     n = math.floor(share * len(whole.everywhere(covariance[mask])))
     return mask & ~_first(whole.noise, candidates, n, whole)
@@ -178,6 +181,7 @@ def mark_covariance(stats: SampledStats, train: TrainBatch, whole: Whole, *, sha
 
 def row_noise(batch: RolloutBatch, seed: int) -> Tensor:
     """``[B, T]`` uniform in [0, 1), drawn for each row from a seed that its own tokens give."""
+    # From the tokens and not from the row's place, which another number of processes would change.
     noise = torch.empty(batch.input_ids.shape)
     for row, (ids, n) in enumerate(zip(batch.input_ids, batch.lengths.tolist(), strict=True)):
         generator = torch.Generator().manual_seed(derive_seed(seed, "tokens", *ids[:n].tolist()))
@@ -189,12 +193,14 @@ def token_covariance(logprobs: Tensor, train: TrainBatch, whole: Whole) -> tuple
     """``(log pi - mean) (A - mean)`` of every response token, means over all of them; and the mask, both ``[B, T]``."""
     mask = train.rollout.response_mask
     mean_logprob, mean_advantage = (whole.everywhere(x[mask]).double().mean() for x in (logprobs, train.advantages))
+    # Means in double precision, so that the order in which rows and processes are added up does not show in them.
     covariance = (logprobs - mean_logprob.float()) * (train.advantages - mean_advantage.float())
     return torch.where(mask, covariance, 0.0), mask
 
 
 def _first(order: Tensor, among: Tensor, n: int, whole: Whole) -> Tensor:
     """The ``n`` tokens of all processes that come first in an order; ``[B, T]`` bool."""
+    # All processes find the same threshold; tokens that tie with the n-th are taken too, whichever process has them.
     everywhere = whole.everywhere(order[among])
     n = min(n, len(everywhere))
     if not n:

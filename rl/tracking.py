@@ -47,6 +47,7 @@ def removed_on_error(path: Path) -> Iterator[None]:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error comes from a disk, or one's share of it, that has no room left; libraries wrap it in theirs."""
+    # Libraries raise errors of their own from it, or while they handle it; either chain is followed.
     seen: list[BaseException] = [error]
     for one in seen:  # grows as it is read
         if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -92,6 +93,7 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    # "-dirty" says that the code was not what the commit holds. Without git, or outside of a repository, nobody knows.
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -109,6 +111,7 @@ class JsonLines:
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A resumed run writes the steps since the checkpoint again; left in the file they would stand there twice.
         if size is not None and path.exists():
             os.truncate(path, min(size, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8")
@@ -158,6 +161,7 @@ class Tracker:
     def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, mirror: Mirror | None = None) -> None:
         self.folder, self._mirror = folder, mirror
         self._conversations: JsonLines | None = None
+        # ``sizes`` without a file's name (a checkpoint from before the first table) cuts that file to nothing.
         path = folder / "conversations.jsonl"
         if sizes is not None and path.exists():
             self._conversations = JsonLines(path, sizes.get("conversations", 0))

@@ -102,6 +102,7 @@ class Pending:
     @classmethod
     def joined(cls, parts: Sequence["Pending"]) -> "Pending":
         """The parts of several processes as one process's, for every optimiser step the same rows as all of theirs."""
+        # Each part counts its rows and its episodes from 0; below each other they begin where the part before ends.
         starts = list(accumulate((len(part.train) for part in parts), initial=0))
         places = list(accumulate((len(part.episodes) for part in parts), initial=0))
         plan = [
@@ -122,7 +123,9 @@ class Pending:
         )
 
     def emptied(self) -> "Pending":
-        """Nothing to do and nothing measured: the share of a process that another one has taken over."""
+        """The same optimiser steps without any rows: the share of a process whose work another one has taken over."""
+        # As many optimiser steps as the others, without rows: a process that left out a step's collectives would leave
+        # the others waiting in them.
         nothing = [{name: torch.zeros_like(pair) for name, pair in part.items()} for part in self.parts]
         plan = [rows[:0] for rows in self.plan]
         return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
@@ -156,10 +159,6 @@ class Step:
         return self.batch.episodes
 
 
-def _nothing() -> None:
-    pass
-
-
 class Trainer:
     """Runs one online algorithm.
 
@@ -188,7 +187,8 @@ class Trainer:
         self._model, self._pad_id, self._distributed, self._engine = model, pad_id, distributed, engine
         self.stages = config.algorithm.resolved(config.env.attempts)
         self._reads_first = any(stage.offline_first_attempts for stage in self.stages)
-        n_envs = {1: 0} if self._reads_first else {}  # by number of attempts, as many as play at a time
+        # An environment plays one episode at a time, so each number of attempts needs as many as its largest batch.
+        n_envs = {1: 0} if self._reads_first else {}
         for stage in self.stages:
             at_a_time = config.training.tasks_per_step // distributed.n_processes * stage.group_size
             n_envs[stage.attempts] = max(at_a_time, n_envs.get(stage.attempts, 0))
@@ -214,6 +214,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Part of the budget that is spent: of tokens, optimiser steps or sampled episodes."""
+        # Sampled episodes and not steps taken: groups that dynamic sampling replaced have cost their share too.
         budget = self._config.training
         if budget.tokens:
             return min(1.0, self.totals.sampled_tokens / budget.tokens)
@@ -226,12 +227,13 @@ class Trainer:
         """Whether the budget has no room for another rollout batch."""
         if not self._counts_episodes:
             return self.progress >= 1.0
+        # The next batch is as large as its stage's groups make it, and must fit into what is left.
         done = min(self.totals.episodes // self._per_step, self.n_steps - 1)
         stage = next(stage for stage, (_, end) in zip(self.stages, self._spans, strict=True) if done < end)
         size = self._config.training.tasks_per_step * stage.group_size
         return self.totals.episodes + size > self.n_steps * self._per_step
 
-    def train_step(self, after_update: Callable[[], None] = _nothing) -> Step:
+    def train_step(self, after_update: Callable[[], None] = lambda: None) -> Step:
         """One rollout batch and its updates, or the rest of one that a checkpoint interrupted.
 
         Sample, score, compare, update: :class:`rl.source.EpisodeSource` samples, :class:`rl.learner.Learner` scores the
@@ -243,8 +245,9 @@ class Trainer:
         Raises:
             RunStoppedError: If too many episodes failed, or the engine samples from another policy.
         """
+        # Where the budget is, in rollout batches, decides the stage; where in the stage, the learning rate. The totals
+        # change at the end of a step alone, so that a step which a checkpoint interrupted finds the same place again.
         began = time.perf_counter()
-        # Where the budget is, in rollout batches, decides the stage; where in the stage, the learning rate.
         spent = self.totals.episodes / self._per_step if self._counts_episodes else self.progress * self.n_steps
         done = min(int(spent), self.n_steps - 1)
         index = next(i for i, (_, end) in enumerate(self._spans) if done < end)
@@ -253,8 +256,12 @@ class Trainer:
             self._begin_stage(index)
         position = (spent - start) * self._stage_updates / (end - start)
 
+        # Sample, score and compare. What is pending belongs to the state: a checkpoint between two optimiser steps must
+        # hold the batch that they share, with its old log-probs and advantages.
         before = 0.0 if self._pending is None else sum(self._pending.seconds.values())
         pending = self._pending = self._pending or self._sample(stage)
+
+        # Update: the optimiser steps of the batch, epochs times minibatches, less those taken before an interruption.
         while pending.done < len(pending.plan):
             started = time.perf_counter()
             rows = pending.train.rows(pending.plan[pending.done])
@@ -266,6 +273,8 @@ class Trainer:
             if pending.done < len(pending.plan):
                 after_update()
 
+        # The policy gradient holds for samples of the policy alone, so an engine that sampled from another one ends the
+        # run. KL coefficients adapt last: the log shows those that the step was taken with.
         measured = self.learner.measured(pending.parts)
         gap, limit = measured.gap, self._config.training.max_sampler_gap
         if limit and gap > limit:  # what is no number was refused before, with its cause, or is to be left out
@@ -276,6 +285,8 @@ class Trainer:
             )
         kl_coefs = tuple(self.learner.control.coefs)
         self.learner.control.update(measured.kl, measured.advantage)
+
+        # Publish: the weights' version is the number of steps taken, which the next batch's episodes must carry.
         self.step += 1
         self._pending = None
         self._engine.load_weights(() if self._shares_weights else full_weights(self._model), self.step)
@@ -288,14 +299,16 @@ class Trainer:
         totals.updates = self.n_updates
         in_phases = sum(pending.seconds.values()) - before
         pending.seconds["other"] += max(0.0, time.perf_counter() - began - in_phases)
-        for name, value in pending.seconds.items():
+        for name, value in pending.seconds.items():  # of the batch, an interrupted process's part included
             totals.seconds[name] += value
         return Step(stage, index, pending, measured, self.learner.lr, kl_coefs, replace(totals))
 
     def _begin_stage(self, index: int) -> None:
         stage, algorithm, (start, end) = self.stages[index], self._algorithm, self._spans[index]
         n_steps = end - start
-        if self._counts_episodes:  # larger groups make fewer steps of the same episodes
+        # A schedule ends where the stage does, so it needs the optimiser steps that the stage will take: with a budget
+        # of episodes, larger groups make fewer rollout batches of the same episodes, rounded up.
+        if self._counts_episodes:
             n_steps = -(-n_steps * algorithm.group_size // stage.group_size)
         self._stage_updates = n_steps * algorithm.epochs * algorithm.minibatches
         self.learner.enter_stage(stage, self._stage_updates, is_first=self._stage_index < 0)
@@ -303,6 +316,7 @@ class Trainer:
 
     def _sample(self, stage: StageConfig) -> Pending:
         """Samples a rollout batch, refuses it if something is wrong with it, scores and compares its episodes."""
+        # The base's first attempts, which offline groups read, are sampled while the policy still is the base.
         times, started = replace(self.source.times), time.perf_counter()
         read_first = self.source.prepare() if self.step == 0 and self._reads_first else []
         room = self.n_steps * self._per_step - self.totals.episodes if self._counts_episodes else None
@@ -312,6 +326,7 @@ class Trainer:
         sampling = self.source.times.sampling - times.sampling
         verification = self.source.times.verification - times.verification
 
+        # Count over all processes before anything is refused: all of them must come to the same decision.
         trainable = drop_failed(episodes, self.learner.compares_groups)
         batch = to_rollout_batch(trainable, self._pad_id, stage.attempts, self._algorithm.mask_cut_off)
         spoken = [turn for episode in [*read_first, *everything] for turn in episode.turns[episode.given :]]
@@ -340,7 +355,8 @@ class Trainer:
                 f"training.max_failed_fraction={limit:.0%}. First: {what}"
             )
         for episode in episodes:
-            # An episode may end with the attempt that it read.
+            # Stale weights would make samples off-policy in silence. Where an episode ended with the attempt that it
+            # read, nothing was sampled.
             sampled = len(episode.turns) > episode.given and episode.error is None
             if sampled and episode.policy_version != self.step:
                 raise RunStoppedError(
@@ -350,16 +366,22 @@ class Trainer:
         if not counts.trainable:
             raise RunStoppedError(f"step {self.step}: no episode is left to train on")
 
+        # Scores are fixed here, once for all epochs. Scoring runs the model, so its time is the update's.
         started = time.perf_counter()
         train = self.learner.score(batch, stage)
         update = time.perf_counter() - started
         seconds = {"sampling": sampling, "verification": verification, "update": update}
         seconds["other"] = max(0.0, wall - sampling - verification)
+        # The batch has rows of trainable episodes; the log looks them up among all of this process's episodes.
         places = {id(episode): i for i, episode in enumerate(episodes)}
         rows = [row._replace(episode=places[id(trainable[row.episode])]) for row in conversations(trainable)]
+        # Every epoch is a partition of the rows of its own. An optimiser step needs a row on some process, so where
+        # masks have left fewer rows than minibatches there are fewer steps, as many on every process.
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
         plan, n_parts = [], self._algorithm.minibatches
-        for _ in range(self._algorithm.epochs):  # a partition each; with fewer rows than parts some are empty
+        if n_parts > 1:
+            n_parts = min(n_parts, max(self._distributed.each(len(rows))))
+        for _ in range(self._algorithm.epochs):
             order = torch.arange(len(rows)) if n_parts == 1 else torch.randperm(len(rows), generator=generator)
             plan += order.tensor_split(n_parts)
         return Pending(train, episodes, rows, counts, n_resampled, curriculum, seconds, plan)
@@ -392,6 +414,7 @@ class Trainer:
         self.totals = Totals(**shared["totals"])
         self.source.load_state(shared["source"])
         if shared["stage"] >= 0:
+            # The stage's optimiser and references must exist before the checkpoint's tensors can be read into them.
             self._begin_stage(shared["stage"])
             self._stage_began = shared["stage_began"]
             self.learner.load_state(shared["learner"])
@@ -408,6 +431,7 @@ def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
         shares: Of the stages, which divide the run.
         n_steps: Rollout batches of the whole run.
     """
+    # Ends are rounded, not lengths, so that the stages' steps add up to the run's.
     ends = [0, *(round(n_steps * passed / sum(shares)) for passed in accumulate(shares))]
     ends[-1] = n_steps
     return list(pairwise(ends))

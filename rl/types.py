@@ -1,4 +1,4 @@
-"""The nouns of learning, all frozen.
+"""The data types of sampling and learning, all frozen.
 
 ``True`` in a mask means *use this token*. Entry t of a ``[B, T]`` tensor is about token t itself, so nothing is shifted
 outside the function that reads logits. Shape letters: B episodes, K turns, T tokens, G groups, V vocabulary.
@@ -134,6 +134,8 @@ class Episode:
         if (self.stop_reason is StopReason.ENV_ERROR or unread) != (self.error is not None):
             raise ValueError("an error needs its message, and a message needs an error")
         read: dict[str, tuple[int, ...]] = {}  # every role has a conversation of its own
+        # The append-only rule: one row of tokens can hold the whole conversation only if every prompt repeats, token
+        # for token, what the role had read and written before.
         for turn in self.turns:
             seen = read.get(turn.role, ())
             if not turn.restarts and turn.prompt_ids[: len(seen)] != seen:
@@ -184,6 +186,7 @@ class _RowTensors:
 
     def rows(self, index: Sequence[int] | Tensor, n_tokens: int | None = None):
         """The given rows, cut to the first ``n_tokens`` tokens."""
+        # Field by field, so that a new tensor of the batch is selected too without anyone thinking of it here.
         index = torch.as_tensor(index)
         values = []
         for item in fields(self):  # type: ignore[arg-type]
@@ -192,6 +195,7 @@ class _RowTensors:
                 values.append(value.rows(index, n_tokens))
                 continue
             value = value[index]
+            # ``[B, T]`` tensors are cut; these two are ``[B, K]``, a column for each turn.
             per_token = value.ndim == 2 and item.name not in ("rewards", "compared")
             values.append(value[:, :n_tokens] if per_token and n_tokens is not None else value)
         return type(self)(*values)
@@ -296,6 +300,7 @@ def derive_seed(run_seed: int, *coordinates: str | int) -> int:
 
     Seeds are derived, never added up: neighbours are unrelated, and the order of drawing does not matter.
     """
+    # hashlib, since python's hash() of a text is salted anew in every process. 63 bits fit into a signed integer.
     text = "/".join(map(str, (run_seed, *coordinates)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

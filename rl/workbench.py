@@ -62,6 +62,7 @@ class Workbench:
             config: The run.
             distributed: Processes and device; ``None`` for this process alone.
         """
+        # Cheap things first: an unknown engine, environment or option is refused before a model is loaded.
         distributed = distributed or Distributed()
         make_engine = ENGINES[config.engine.name]
         seed_everything(config.seed)
@@ -118,6 +119,7 @@ class Workbench:
 
     def publish(self, version: int) -> None:
         """Hands the model's weights to the engine; with several processes all of them must call it."""
+        # An engine that samples from the model itself needs the version alone: gathering its weights would copy them.
         shared = getattr(self.engine, "shares_weights", False)
         self.engine.load_weights(() if shared else full_weights(self.model), version)
 
@@ -131,6 +133,7 @@ class Workbench:
         Args:
             changes: What differs from ``config.env``; inner dictionaries are merged.
         """
+        # Merged through the schema, so that a misspelt key is refused as it is in a config.
         env: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.config.env), changes))
         config = replace(self.config, env=env.settled())
         return replace(self, config=config, taskset=make_taskset(env))
@@ -183,6 +186,7 @@ class Workbench:
         found = read_conversations(path, env, self.tasks(split))
         make = partial(make_env, config, self.taskset, split)
         episodes = list(replay(found, make, self.renderer, self.context_length))
+        # A verdict is of the whole answer; learning the tokens of a part of it would pay for something else.
         if cut := [one for one in episodes if any(turn.finish is Finish.LENGTH for turn in one.turns)]:
             raise ValueError(
                 f"{path}: {len(cut)} of {len(episodes)} conversations do not fit into the context of "
@@ -200,6 +204,7 @@ def seed_everything(seed: int) -> None:
 
 def content_of(config: RunConfig) -> dict[str, str]:
     """Hashes of what a config only names: the training tasks, the model, and a chat template in a file of its own."""
+    # A config names these by path alone. A file whose contents changed would resume as if nothing had happened.
     found = hash_model(config.model.path, config.model.revision)
     found["training tasks"] = hash_tasks(make_taskset(config.env).load(Split.TRAIN))
     if (template := config.model.chat_template) is not None and Path(template).exists():
@@ -222,6 +227,8 @@ def make_env(
     config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0, feedback: str | None = None
 ) -> TextEnv:
     """An environment over an already loaded task set."""
+    # ``None`` leaves the choice to the environment's author, as an empty or absent value in the config does. Options
+    # belong to the feedback that they were given for, so another feedback starts without any.
     chosen = {name: getattr(config, name) or None for name in EPISODE}
     if attempts:
         chosen["attempts"] = attempts

@@ -81,6 +81,7 @@ class Countdown:
                 sign = rng.choice("+-*/")
                 text, value = f"({text} {sign} {number})", _apply(sign, value, Fraction(number))
             if value.denominator == 1 and 1 <= value <= self._max_target:
+                # Shuffled, or the order of the numbers would give the expression away.
                 shown = rng.sample(numbers, len(numbers))
                 question = (
                     f"Use each of the numbers {', '.join(map(str, shown))} exactly once, with +, -, *, / and "
@@ -113,6 +114,7 @@ class Countdown:
 def plain(expression: str) -> str:
     r"""An expression without LaTeX: ``\frac{a}{b}`` is ``((a)/(b))``, ``\times`` is ``*``."""
     expression = expression[: MAX_CHARACTERS + 1]
+    # A fraction within a fraction is replaced from the inside, one level each time.
     while (replaced := _FRACTION.sub(r"((\1)/(\2))", expression)) != expression:
         expression = replaced
     for latex, sign in _LATEX.items():
@@ -136,7 +138,7 @@ _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "
 
 
 def _value(node: ast.expr, used: list[int]) -> Fraction:
-    if isinstance(node, ast.Constant) and type(node.value) is int:
+    if isinstance(node, ast.Constant) and type(node.value) is int:  # True is an int to isinstance
         used.append(node.value)
         return Fraction(node.value)
     if isinstance(node, ast.BinOp) and type(node.op) in _SIGNS:

@@ -92,19 +92,17 @@ def public_cases(prompt: str, name: str) -> tuple[Case, ...]:
     Doctest examples (``>>> f(1)`` with the value on the next line) and the arrows that HumanEval's authors used
     (``f(1) ==> 2``, ``f(1) == 2``, ``f(1) -> 2``).
     """
+    # The last definition is the one to complete; helper functions of the prompt stand before it.
     docstring = prompt[prompt.rfind(f"def {name}") :]
-    pairs = [*_doctest_examples(docstring), *_ARROWS.findall(docstring)]
+    try:
+        examples = doctest.DocTestParser().get_examples(docstring.replace('"""', "").replace("'''", ""))
+    except ValueError:  # indentation that doctest does not accept; the arrows may still be read
+        examples = []
+    pairs = [*((example.source, example.want) for example in examples), *_ARROWS.findall(docstring)]
     cases: list[Case] = []
     for call, value in pairs:
+        # Only what is a call of this function with plain values; prose around an arrow is none.
         found = value.strip() and declare_all(f"assert {call.strip()} == ({value.strip()})")
         if found and found[0].name == name and found[0] not in cases:
             cases.append(found[0])
     return tuple(cases)
-
-
-def _doctest_examples(docstring: str) -> list[tuple[str, str]]:
-    try:
-        examples = doctest.DocTestParser().get_examples(docstring.replace('"""', "").replace("'''", ""))
-    except ValueError:
-        return []
-    return [(example.source, example.want) for example in examples]

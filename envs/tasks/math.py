@@ -77,6 +77,7 @@ class Math(MathGrading, Published):
         if split == Split.TEST:
             return self._checked(_tasks("math500", test, ()))
         rest = self._rows(_REST, "math")
+        # Only solutions with a single box: of several the last one may be a part of the answer.
         validation = [row | {"answer": _single_box(row["solution"])} for row in rest]
         if split == Split.VALIDATION:
             return self._checked(_tasks("math/test", validation, test))
@@ -105,4 +106,5 @@ def _tasks(name: str, rows: list[dict[str, Any]], later: Iterable[dict[str, Any]
 
 def _content(problem: str) -> str:
     """A question without what copies of it differ in: case, white space, dollars, sentence marks, fraction sizes."""
+    # For telling copies apart only: what is shown to the policy is the row's own text.
     return re.sub(r"[\s$.,;:?!]|\\[,;:! ]", "", problem.lower().replace("\\dfrac", "\\frac"))

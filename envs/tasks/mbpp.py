@@ -94,6 +94,8 @@ def tests_of(row: dict[str, Any], code: str) -> FunctionTests:
     setup = row["test_setup_code"]
     if len(cases) == len(found) and not setup.strip():
         return FunctionTests(tuple(cases[:1]), tuple(cases[1:]), gold=code)
+    # Where some are not plain, or there is code to set up, all assertions go to the judge; the one that the question
+    # shows is public as well, where it can be declared alone.
     public = tuple(found[0] or ()) if not setup.strip() else ()
     names = sorted(names_read("\n".join([setup, *row["test_list"]])) & defined.keys())
     return FunctionTests(public, code=CheckCode(tuple(row["test_list"]), setup, tuple(names)), gold=code)

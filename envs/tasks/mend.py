@@ -116,6 +116,7 @@ class Mend:
         """One task of any split; ``info`` has the terms ``m, a, b, c`` and the equation as it is asked."""
         m, solution = rng.choice(self._factors), rng.randint(0, self._max_answer)
         a = rng.choice((-1, 1)) * rng.randint(1, self._max_inner)
+        # A multiple of m, so that the toy can write the right side as m * (a whole number).
         b = 0 if rng.random() < self._p_zero else m * rng.choice((-1, 1)) * rng.randint(1, self._max_outer)
         terms = (m, a, b, m * (solution + a) + b)
         equation = written(terms, "x", self._notation)
@@ -127,12 +128,14 @@ class Mend:
 
     def verify(self, task: Task, response: str) -> Score:
         """1 if the response is the task's equation with the solution in the place of ``x``."""
+        # What is told follows from the response's own equation alone, so it is the same for every verdict.
         offered, told = self._offered(response), self.told(task, response)
         if len(offered) != 1:
             verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
             return Score(0.0, verdict, None, reason, told)
         answer, both = offered[0], sides(offered[0])
         holds = both is not None and both[0] == both[1]
+        # An equation that holds is easily found (1 = 1); it has to be the one that was asked for.
         number = re.fullmatch(_pattern(task), answer, re.ASCII)
         if number is None:
             verdict = Verdict.NO_ANSWER if both is None else Verdict.WRONG

@@ -69,7 +69,7 @@ class ModChain:
         match = _RESPONSE.fullmatch(response.strip())
         if match is None:
             return Score(0.0, Verdict.NO_ANSWER, None, "malformed")
-        answer = match[1] or match[2]
+        answer = match[1] or match[2]  # of the quick form, of the worked one
         return Score.of(answer == task.gold, answer, "worked" if match[2] else "quick")
 
     def gold_response(self, task: Task) -> str:

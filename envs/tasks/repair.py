@@ -88,7 +88,7 @@ class Repair(CodeTasks):
             p_pass, p_factor = self._p_pass[k], self._p_factor[k]
             slots.append(PASS if share < p_pass else rng.choice(factors if share < p_pass + p_factor else ADDENDS))
         gold = written(slots, rng.randrange(10))
-        outputs = [run(gold, x) for x in range(10)]
+        outputs = [run(gold, x) for x in range(10)]  # modulo 10 these are all inputs that there are
         question = f"a{slots[0]} b{slots[1]} c? d{slots[2]} f(0)=={outputs[0]}"
         cases = [Case("f", (x,), y) for x, y in enumerate(outputs)]
         tests = FunctionTests(tuple(cases[:1]), tuple(cases[1:]))
@@ -144,7 +144,7 @@ def kind_of_error(task: Task, response: str) -> str:
     wrong = [name for name, mine, right in zip("abcd", program, gold, strict=True) if mine != right and name != "c"]
     if wrong:
         return f"slot {wrong[0]}" if len(wrong) == 1 else "several slots"
-    off = (program[2] - gold[2]) % 10
+    off = (program[2] - gold[2]) % 10  # told as the nearer of the two ways round: -4 to 5
     return f"constant {off if off <= 5 else off - 10:+d}"
 
 
@@ -162,6 +162,7 @@ def without_comment(response: str) -> str:
 def mended(task: Task, constant: int) -> str:
     """The *mended* response to a program of the task's own structure whose constant was this one."""
     slots = task.info["slots"]
+    # Slot d comes after the constant: an addend does not change a difference, a factor is undone by its inverse.
     off = (task.info["want"] - run(written(slots, constant), 0)) % 10
     shift = off * INVERSES.get(slots[2], 1) % 10
     return written(slots, constant + shift, f"fix {off} {shift}")

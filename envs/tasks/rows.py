@@ -183,6 +183,7 @@ class Rows:
             for row in part:
                 try:
                     task = self._task(row, columns)
+                    # A column that says the split goes before the name of the file that the row is in.
                     own = str(cell_at(row.values, columns["split"])) if "split" in columns else name
                     read.tasks[self._split_of(task, own, given)].append(task)
                 except ValueError as error:
@@ -191,6 +192,7 @@ class Rows:
                 read.places[task.id] = row.where
                 if "answer" in columns and isinstance(answer := row.values.get(columns["answer"]), str):
                     read.answers[task.id] = answer
+        # In this order: a wrong answer must not decide which of two equal questions stays, nor be shown as an example.
         self._take_unpaid_out(read)
         self._take_repeated_out(read)
         self._refuse_or_report(read, found, "given" if given else "by the content of the questions")
@@ -242,6 +244,7 @@ class Rows:
             question += shown
         elif not gold:
             raise ValueError("the answer is empty")
+        # By file and line: stable while rows are only added behind, and what a person would look for.
         place, _, number = row.where.rpartition(", ")
         return Task(f"{Path(place).name}/{number.split()[-1]}", question, gold, info)
 
@@ -294,6 +297,7 @@ class Rows:
     def _take_repeated_out(self, read: _Read) -> None:
         """A question is in one split only and once there; with two answers, or in a later split, it is a fault."""
         seen: dict[str, tuple[Task, Split]] = {}
+        # What is evaluated on keeps its questions; training loses those that stand there too.
         for split in (Split.TEST, Split.VALIDATION, Split.TRAIN):
             kept = []
             for task in read.tasks[split]:

@@ -119,6 +119,7 @@ def _apps(row: dict[str, Any]) -> Problem:
         tests = [(_lines(stdin), _lines(stdout)) for stdin, stdout in tests]
     elif "class Solution" in starter:
         function = f"Solution.{function}"
+    # The format does not say which tests are public: those whose input and output stand in the text.
     shown = [test for test in tests if all(_stands_in(question, part) for part in test)]
     solutions = _json(row.get("solutions") or "[]")
     return Problem(
@@ -275,6 +276,7 @@ class StdinCode(CodeTasks, Published):
         if self._format is None:
             return [self._generated(*each) for each in draw_problems(split, self._sizes[Split(split)], self._seed)]
         parts = self._format.parts
+        # A validation split that the data set lacks is taken from training, by the hash of the question.
         wanted = split if split in parts or split is Split.TEST else Split.TRAIN
         if wanted not in parts:
             return []
@@ -303,7 +305,7 @@ class StdinCode(CodeTasks, Published):
             except (ValueError, KeyError, TypeError) as error:
                 refused.append(f"row {number + 1}: {type(error).__name__}: {error}")
                 continue
-            tasks.setdefault(normalise_question(task.question), task)
+            tasks.setdefault(normalise_question(task.question), task)  # some problems are published twice
         if refused:
             _log.warning("%s: %d problems have no tests that can be used, first %s", part, len(refused), refused[0])
         return list(tasks.values())
@@ -333,6 +335,8 @@ class StdinCode(CodeTasks, Published):
 
 
 def _case(function: str, args: Any, expected: Any, kinds: list[str]) -> Case:
+    # Code without annotations has no kinds, and tests may have more arguments than it names: those are taken as they
+    # are.
     of_args, of_result = kinds[:-1], kinds[-1] if kinds else ""
     values = [_structured(kind, value) for kind, value in zip(of_args + [""] * len(args), args, strict=False)]
     return Case(function, tuple(values), _structured(of_result, expected))
@@ -341,6 +345,7 @@ def _case(function: str, args: Any, expected: Any, kinds: list[str]) -> Case:
 def _annotations(starter: str, function: str) -> list[str]:
     """Annotations of the arguments and of the result in the code that is given to begin with; empty if it has none."""
     try:
+        # Starters end with the colon of a function that has no body yet.
         tree = parse(f"{starter.rstrip()} pass" if starter.rstrip().endswith(":") else starter)
     except SyntaxError:
         return []

@@ -87,6 +87,7 @@ def draw_problems(split: Split, n: int, seed: int) -> list[tuple[str, str, list[
         content = behaviour(steps)
         if split_of(content) == split and content not in found:
             problem = _problem(steps, form, show)
+            # A program that always prints the same must not pass, so results have to differ.
             if len({output for _, output in problem[2]}) > 3:
                 found[content] = problem
     if len(found) < n:
@@ -95,6 +96,7 @@ def draw_problems(split: Split, n: int, seed: int) -> list[tuple[str, str, list[
 
 
 def _problem(steps: Steps, form: _Form, show: _Show) -> tuple[str, str, list[tuple[str, str]], int]:
+    # Tests depend on the problem alone: the same one has the same tests, whatever the seed and the split's size.
     rng = random.Random(repr([(step.code, k) for step, k in steps]) + form.words + show.words)
     is_list = steps[-1][0] is ENDS[0]
     tests = []

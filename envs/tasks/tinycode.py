@@ -121,6 +121,7 @@ def draw_steps(rng: random.Random, n_steps: tuple[int, int]) -> Steps:
     """Between so many steps and so many, each of which changes something, and an end."""
     while True:
         steps = [_draw_step(rng) for _ in range(rng.randint(*n_steps))] + [(rng.choice(ENDS), 0)]
+        # Leaving out any one step must change what comes out: "sort, then sort" is a longer question and no harder one.
         if not any(_same(steps, steps[:i] + steps[i + 1 :]) for i in range(len(steps) - 1)):
             return steps
 

@@ -78,6 +78,7 @@ class _InForm:
         return in_form(task.gold, self._form)
 
     def verify(self, task: Task, response: str) -> Score:
+        # The same answer twice is one answer; two different ones are a hedge and are not paid, whichever is right.
         offered = list(dict.fromkeys(self._read(task, one) for one in candidates(response, self._form)))
         if not offered or offered == [""]:
             return Score(0.0, Verdict.NO_ANSWER)
@@ -209,6 +210,7 @@ class ChoiceAnswers(_InForm):
         """``B`` of ``(b)``, ``B.``, ``B) text``, or of the choice's own text."""
         choices: Mapping[str, str] = task.info.get("choices") or {}
         said = " ".join(re.sub(r"\\text\{(.*)\}", r"\1", offered).split())
+        # The text of a choice goes before a letter: a choice may be called "B".
         for letter, text in choices.items():
             if said.casefold() == " ".join(text.split()).casefold():
                 return letter
@@ -375,6 +377,7 @@ class CodeAnswers(CodeTasks):
                 cell = json.loads(cell)
             except ValueError:
                 raise ValueError(f"the tests begin like JSON and are none: {cell[:60]}") from None
+        # In the order of certainty: pairs have names, assertions are a list or Python, and everything else is refused.
         pairs = _pairs(cell)
         if pairs:
             shown = [f"Input:\n{stdin}\nOutput:\n{stdout}" for stdin, stdout in pairs[: self._public]]

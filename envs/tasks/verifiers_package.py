@@ -76,6 +76,7 @@ class VerifiersTasks:
 
     def verify(self, task: Task, response: str) -> Score:
         """The weighted sum of the task's own rewards for a trace in which the model says this."""
+        # Its rewards are coroutines; the threads that a rollout verifies in run no event loop yet.
         value = asyncio.run(_scored(self._own[task.id], task.question, response))
         paid = min(max(value, 0.0), 1.0)
         verdict = Verdict.CORRECT if value >= self._right else Verdict.WRONG

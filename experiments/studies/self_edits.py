@@ -251,15 +251,14 @@ def select_and_learn(
 def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dict[str, Any]:
     """Accuracy of each test passage after its edit, what the edits are like, and what became of the known facts."""
     lines = [line for edit in edits.written for line in lines_of(edit)]
+    taught = worth(cfg, base, model, edits.documents, edits.entities, derive_seed(seed, "worth")).mean(1)
     every = answers(model, copies(model, 1), np.array([[*range(KNOWN), *edits.entities]]), base.facts)[0]
     ids, learned = padded([p + e for p, e in zip(edits.prompts, edits.written, strict=True)], 7 + BUDGET + 1, 7)
     with torch.no_grad():
         logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits[learned[:, 1:]].log_softmax(-1)
     return {
         "n": len(edits.entities),
-        "accuracy": worth(cfg, base, model, edits.documents, edits.entities, derive_seed(seed, "worth"))
-        .mean(1)
-        .tolist(),
+        "accuracy": taught.tolist(),
         "without_edit": float(every[KNOWN:].mean()),
         "known": float(every[:KNOWN].mean()),
         "told": float(told_rightly(edits, base.facts).mean()),

@@ -88,7 +88,7 @@ class World:
         self.scrambled = orders[int(np.argmin(alike))]
         """Symbols that say nothing about the quality of those they stand for."""
         self.test = np.arange(CONTEXTS) * CONTEXTS + rng.permutation(CONTEXTS)
-        """A prompt for each c and each d, neither judged nor written for in training."""
+        """A prompt for each c and each d, never judged in training, and written for only at random, by the base."""
         self.train = np.setdiff1d(np.arange(CONTEXTS**2), self.test)
 
     def worth(self, prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ def auroc(scores: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarr
     n_right, n_wrong = int(label.sum()), int((~label).sum())
     if not n_right or not n_wrong:
         return float("nan")
+    # The sum of the right ones' ranks less what they take up among themselves counts the pairs that they win; tied
+    # scores have the mean of their ranks, which is half a win.
     ranks = rankdata(np.asarray(scores, float).ravel())
     return float((ranks[label].sum() - n_right * (n_right + 1) / 2) / (n_right * n_wrong))
 
@@ -30,6 +32,7 @@ def brier(probabilities: Sequence[float] | np.ndarray, right: Sequence[bool] | n
 def ece(probabilities: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, n_bins: int = 10) -> float:
     """Expected calibration error over equal bins (Guo et al., arXiv 1706.04599): mean |accuracy - confidence|."""
     p, label = np.asarray(probabilities, float).ravel(), np.asarray(right, float).ravel()
+    # Means of a bin times its share of the answers: the division by the bin's size cancels. 1.0 is in the last bin.
     bins = np.minimum((p * n_bins).astype(int), n_bins - 1)
     gaps = [abs((label[bins == b] - p[bins == b]).sum()) for b in range(n_bins)]
     return float(np.sum(gaps) / len(p))

@@ -122,6 +122,8 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Finding:
 
     A claim about arms that this size of the study does not have is not measured.
     """
+    # Over seeds where there are several: training runs are what is independent. One run with a value for each question
+    # still says something about other questions, so that is its interval then.
     found = {int(seed): np.atleast_1d(np.asarray(value, float)) for seed, value in claim.per_seed(rows).items()}
     by_seed = {seed: float(np.mean(value)) for seed, value in sorted(found.items()) if not np.isnan(value).any()}
     values, over = np.array(list(by_seed.values())), "seeds"
@@ -134,6 +136,7 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Finding:
 
 
 def _verdict(claim: Claim, low: float, high: float) -> Verdict:
+    # Neither inside nor outside: the interval crosses the line. Without an interval (nan) all comparisons are false.
     inside, outside = {
         "above": (low > claim.than, high <= claim.than),
         "below": (high < claim.than, low >= claim.than),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from envs import Task
 from rewards.lookup import Lookup
 
-if TYPE_CHECKING:  # the nouns of sampling import torch
+if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
     from rl.types import Turn
 
 WITHOUT_FIRST, OTHERS_FIRST, TOLD_VERDICT = "without_first", "others_first", "told_verdict"
@@ -51,6 +51,7 @@ class Scene:
 
     def others(self) -> "Iterator[Turn]":
         """First attempts at the other tasks, the farthest one first: half a list away, and on from there."""
+        # Neighbours in a list may be alike (sorted, or of one template); n // 2 + k = 0 mod n would be the task itself.
         n = len(self.tasks)
         return (self.firsts[(self.index + n // 2 + k) % n] for k in range(n) if (n // 2 + k) % n)
 
@@ -135,6 +136,7 @@ def other_error(scene: Scene) -> Change | None:
     where that is ``None``, the first other task's score is taken for which the environment says something else.
     """
     own, score = scene.said(scene.own.score), scene.own.score
+    # A score of another task says something else of this attempt; where the sentence is the same, the next is tried.
     scores = (turn.score for turn in scene.others())
     hook = scene.hook("other_error")
     if hook is not None and score is not None:

@@ -30,6 +30,7 @@ def copeland(first_BOK: np.ndarray, pairs: np.ndarray, lengths_BN: np.ndarray, t
     n = lengths_BN.shape[1]
     wins_BO, n_judged = first_BOK.sum(-1), first_BOK.shape[-1]
     won_BN = np.zeros(lengths_BN.shape)
+    # A judgment of 1/2 counts half for either side.
     for o, (i, j) in enumerate(pairs):
         for winner, loser, wins in ((i, j, wins_BO[:, o]), (j, i, n_judged - wins_BO[:, o])):
             own, other = lengths_BN[:, winner], lengths_BN[:, loser]

@@ -66,6 +66,7 @@ def shift(
     Returns:
         The shift; ``None`` if a seed makes no error, or has seen none.
     """
+    # A table per seed and task, since tasks are what the bootstrap draws; kinds are those of either side.
     kinds = sorted({kind for counts in learned for kind in counts} | {row.errors[0] for one in rows for row in one})
     kinds = [kind for kind in kinds if kind]
     own = np.stack([_by_task(one, kinds, task_ids) for one in rows])
@@ -81,15 +82,22 @@ def shift(
     def unseen(own_DE: np.ndarray, s: int) -> np.ndarray:
         return _normalised(own_DE) @ hardly_SE[s]
 
+    # Is the distance more than two draws of this size differ by if they come from one distribution?
     measured, draws = bootstrap.statistic(own, variation)
+    # Resampling adds to a total variation what sampling has added already: E[draws] - measured estimates the bias, and
+    # measured - bias = 2 measured - E[draws]. The ends are reflected with it (the basic bootstrap), so that the upper
+    # quantile gives the lower end.
+    lowest, highest = np.nanquantile(draws, (0.025, 0.975))
+    corrected = (2 * measured - value for value in (float(np.nanmean(draws)), float(highest), float(lowest)))
     by_chance = _by_chance((own.sum(2) > 0).sum(1), seen_SE, own.sum(1))
+    # Whether the policy mends what it was shown less often than what it was not shown.
     wrong = [(row, s) for s, one in enumerate(rows) for row in one if row.errors[0]]
     mended: dict[bool, list[bool]] = {True: [], False: []}
     for row, s in wrong:
         mended[bool(hardly_SE[s, kinds.index(row.errors[0])])].append(row.correct[row.at(2)])
     share, share_draws = bootstrap.statistic(own, unseen)
     return Shift(
-        _corrected(measured, draws),
+        Interval(*(min(1.0, max(0.0, value)) for value in corrected)),
         by_chance,
         measured > by_chance,
         Interval(share, *map(float, np.nanquantile(share_draws, (0.025, 0.975)))),
@@ -111,13 +119,6 @@ def _by_task(rows: Sequence[EvalRow], kinds: Sequence[str], task_ids: Sequence[s
 def _normalised(counts_DE: np.ndarray) -> np.ndarray:
     totals = counts_DE.sum(-1, keepdims=True)
     return np.divide(counts_DE, totals, out=np.full_like(counts_DE, np.nan), where=totals > 0)
-
-
-def _corrected(measured: float, draws: np.ndarray) -> Interval:
-    """Resampling adds to a total variation what sampling has added already, so it is taken off once."""
-    low, high = np.nanquantile(draws, (0.025, 0.975))
-    ends = (2 * measured - value for value in (float(np.nanmean(draws)), float(high), float(low)))
-    return Interval(*(min(1.0, max(0.0, value)) for value in ends))
 
 
 def _by_chance(n_own: np.ndarray, seen_SE: np.ndarray, own_SE: np.ndarray) -> float:

@@ -22,6 +22,7 @@ GAIN_ABOVE = 0.03
 def gaps(right_NK: np.ndarray, scores_NK: np.ndarray) -> np.ndarray:
     """``[N]`` accuracy of the best-scored of K answers, ties averaged, minus the mean accuracy of all K."""
     right = np.asarray(right_NK, float)
+    # Ties are averaged: picking the first of equal scores would favour whatever was sampled first.
     best = scores_NK >= scores_NK.max(1, keepdims=True)
     return (right * best).sum(1) / best.sum(1) - right.mean(1)
 

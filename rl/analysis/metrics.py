@@ -77,6 +77,7 @@ def describe(name: str) -> Metric:
     Raises:
         KeyError: If there is none, naming the nearest.
     """
+    # Greedy up to the last slash: a mode has slashes of its own, as in eval/transfer/longer/accuracy_t1.
     general = re.sub(r"^eval/.+/", "eval/<mode>/", re.sub(r"_t\d+$", "_t<k>", name))
     known = catalogue()
     if general not in known:

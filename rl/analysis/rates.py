@@ -106,7 +106,7 @@ def rate(name: str, label: str, unit: str, **more: Any) -> Callable[[Callable], 
 
 def declared(attempts: int, where: Where = Where.LOG) -> dict[str, Rate]:
     """The rates of episodes of up to ``attempts`` attempts, by name, families resolved to one entry per attempt."""
-    return _declared(attempts, where, tuple(RATES))
+    return _declared(attempts, where, tuple(RATES))  # the names as a key: what is registered later is found too
 
 
 @lru_cache
@@ -127,7 +127,7 @@ def named(name: str) -> Rate:
     Raises:
         UnknownNameError: If there is none.
     """
-    base, _, k = name.rpartition("_t")
+    base, _, k = name.rpartition("_t")  # a rate may end in _t2 by itself; then its own name is the one that counts
     return RATES[f"{base}_t<k>"].at(int(k)) if k.isdigit() and name not in RATES else RATES[name]
 
 

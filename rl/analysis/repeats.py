@@ -13,7 +13,7 @@ def ordered_alike(reward_NK: np.ndarray, truth_NK: np.ndarray) -> float:
     """
     right, pairs = 0.0, 0
     for reward, truth in zip(reward_NK, truth_NK, strict=True):
-        above = truth[:, None] > truth[None]
+        above = truth[:, None] > truth[None]  # every pair once, the better sample first
         same = np.sign(reward[:, None] - reward[None])
         pairs += int(above.sum())
         right += float(((same > 0) + 0.5 * (same == 0))[above].sum())
@@ -34,10 +34,12 @@ def reliability(reward_NKR: np.ndarray) -> dict[str, float]:
     repeats = reward_NKR.shape[2]
     if min(reward_NKR.shape[1:]) < 2:
         return {}
+    # One-way analysis of variance: the variance of means over R repeats is the samples' own plus noise / R.
     noise = float(reward_NKR.var(2, ddof=1).mean())
     total = float(reward_NKR.mean(2).var(1, ddof=1).mean())
     samples = max(total - noise / repeats, 0.0)
     if not samples > 0:
         return {"reliability": 0.0, "reliability_of_one": 0.0}
+    # Reliability of R repeats is s / (s + noise / R) (Spearman-Brown); it reaches .8 at R = 4 noise / s.
     found = {"reliability": samples / total, "reliability_of_one": samples / (samples + noise)}
     return found | {"repeats_needed": float(max(1, ceil(4 * noise / samples)))}

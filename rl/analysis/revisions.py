@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rl.analysis.metrics import Ratio, declare
 from rl.analysis.rates import edit_ratio
 
-if TYPE_CHECKING:  # the nouns of sampling import torch
+if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
     from rl.types import Turn
 
 EDIT_BINS = 20

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.analysis.rates import measure
 
-if TYPE_CHECKING:  # the nouns of sampling import torch
+if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
     from rl.types import Episode
 
 LONGER = "longer"
@@ -91,6 +91,7 @@ class EvalRow:
     @classmethod
     def of(cls, episode: "Episode", arm: str, seed: int, mode: str, sample: int, attempts: int) -> "EvalRow":
         """The row of an episode in an environment that allows ``attempts``."""
+        # The solver's turns are the attempts; everybody else's stand between them.
         turns = episode.attempts
         roles = {turn.role for turn in turns}
         said = [turn for turn in episode.turns if turn.role not in roles]

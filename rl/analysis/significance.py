@@ -53,8 +53,15 @@ def newcombe_paired(
     n_last, n_first = n_both + n_last_only, n_both + n_first_only
     p_last, p_first = n_last / n, n_first / n
     (low_last, high_last), (low_first, high_first) = wilson(n_last, n, level), wilson(n_first, n, level)
-    phi = _phi(n_both, n_first_only, n_last_only, n_neither, n)
+    # Correlation of the pair; a positive covariance is continuity-corrected towards 0, never beyond it.
+    covariance = n_both * n_neither - n_first_only * n_last_only
+    if covariance > 0:
+        covariance = max(covariance - n / 2, 0.0)
+    margins = n_first * (n - n_first) * n_last * (n - n_last)
+    phi = covariance / sqrt(margins) if margins else 0.0
 
+    # Distances of Wilson's limits from the two proportions, added like standard deviations of correlated variables. The
+    # lower limit of a difference takes the lower one of the last attempt and the upper one of the first.
     def distance(a: float, b: float) -> float:
         return sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
 
@@ -62,16 +69,6 @@ def newcombe_paired(
     low = delta - distance(p_last - low_last, high_first - p_first)
     high = delta + distance(high_last - p_last, p_first - low_first)
     return max(-1.0, low), min(1.0, high)
-
-
-def _phi(both: int, first_only: int, last_only: int, neither: int, n: int) -> float:
-    margins = (both + first_only) * (last_only + neither) * (both + last_only) * (first_only + neither)
-    if margins == 0:
-        return 0.0
-    covariance = both * neither - first_only * last_only
-    if covariance > 0:
-        covariance = max(covariance - n / 2, 0.0)
-    return covariance / sqrt(margins)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -38,6 +38,7 @@ def summarise(rows: Sequence[EvalRow]) -> dict[str, float]:
 
 def _means(values_SN: np.ndarray) -> np.ndarray:
     """``[S]`` means over the tasks that have a value, ``nan`` for a seed without any."""
+    # Not nanmean, which warns about a seed without values.
     known = ~np.isnan(values_SN)
     sums, n = np.where(known, values_SN, 0.0).sum(1), known.sum(1)
     return np.divide(sums, n, out=np.full(len(n), np.nan), where=n > 0)
@@ -58,6 +59,8 @@ class Cells:
     @property
     def mean(self) -> float:
         """Over samples, tasks and seeds; ``nan`` if the rate says nothing about any episode."""
+        # Numerator and denominator are averaged apart and divided at the end: the mean over *episodes* that the rate is
+        # about. A mean of quotients by task would weigh a task with one such sample like one with many.
         above, below = (float(_means(_means(part)[None])[0]) for part in (self.above, self.below))
         return above / below if below > 0 else float("nan")
 
@@ -98,6 +101,7 @@ def tabulate(rows: Sequence[EvalRow], mode: str) -> dict[str, ArmTable]:
         if row.mode == mode:
             of_task = episodes[row.arm, row.seed].setdefault(row.task_id, [])
             of_task += [] if row.failed else [row]
+    # A failed episode is a missing value and not a missing task: its task stays, with the samples that did not fail.
     order = list(next(iter(episodes.values()), {}))
     names = list(declared(max((row.attempts for row in rows if row.mode == mode), default=1)))
     tables = {}
@@ -144,6 +148,8 @@ class Bootstrap:
     """
 
     def __init__(self, n_seeds: int, n_tasks: int, draws: int = DRAWS, seed: int = 0) -> None:
+        # ``[draws, N]`` and ``[draws, S]`` weights: how often a task or a seed is drawn, as a share. A resampled
+        # mean is then a product of matrices. They are drawn once for all arms, which is what makes differences paired.
         rng = np.random.default_rng(seed)
         self._n_seeds, self._n_tasks = n_seeds, n_tasks
         self._drawn: dict[Cells, np.ndarray] = {}
@@ -154,6 +160,7 @@ class Bootstrap:
         """``[draws]`` resampled values of a rate; ``nan`` where a draw holds no episode that the rate is about."""
         if cells not in self._drawn:  # an arm is compared with every other one
             found = self._means(cells.above)
+            # A rate that is about every sample needs no denominator.
             if np.nanmin(cells.below, initial=1.0) < 1:
                 below = self._means(cells.below)
                 found = np.divide(found, below, out=np.full_like(found, np.nan), where=below > 0)
@@ -201,6 +208,7 @@ class Bootstrap:
 
     def p_value(self, left: Cells, right: Cells) -> float:
         """Two-sided: twice the share of draws whose difference has the other sign or is 0, at least 2 / draws."""
+        # Draws on 0 count for both tails. Where none has the other sign, its share is only known to be below one draw.
         draws = np.round(self.draws(left) - self.draws(right), 6)  # equal arms tie in every draw
         draws = draws[~np.isnan(draws)]
         if not len(draws):
@@ -245,6 +253,7 @@ def by_responses(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
     n_attempts = max(row.attempts for row in groups[0])
     points = []
     for k in range(1, n + 1):
+        # k responses in a sequence of K attempts are k / K episodes, where that is a whole number.
         episodes = k // n_attempts if k % n_attempts == 0 else 0
         points.append(
             {

@@ -22,9 +22,9 @@ class Trained:
 
     Args:
         arm: Its name in the rows.
-        kind: What its rewards or labels are from, or its texts where it learns them as they are. ``self``: from the
-            model itself; ``oracle``: from a checker, or real data; ``control``: from neither, such as a coin, or the
-            form alone.
+        kind: What tells it which texts to learn. ``self``: the model, by its verdicts or by what a copy of it learns
+            from them; or nothing does, and it learns its own texts as they are. ``oracle``: a checker of each, or they
+            are real data. ``control``: what knows neither, such as a coin, the form alone, or a judge made to err.
         gain: What training brought on held-out questions, as a share in [-1, 1].
         reward_accuracy: How often the signal is right before training, in [0, 1]: the share of rewards, labels or
             ordered pairs that are the true ones; a number where it is known, such as a coin's. ``None`` for an oracle,
@@ -173,7 +173,7 @@ def rank_correlation(found: Sequence[Point], seed: int = 0) -> tuple[float, floa
     if not groups:
         return float("nan"), float("nan"), float("nan")
     rho = _spearman(np.concatenate(groups))
-    if len(groups) < 3:
+    if len(groups) < 3:  # two studies give three different draws, which are no interval
         return rho, float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(groups), (DRAWS, len(groups)))

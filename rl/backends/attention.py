@@ -51,14 +51,17 @@ def attend_grouped(
     """
     (n_rows, n_queries, n_new, width), n_keys = query.shape, key.shape[1]
     device = query.device.type
+    # Prompts are left to the fused kernels, and masks that are added to the scores to transformers.
     mine = n_new == 1 and n_queries > n_keys and device in ("cpu", "cuda") and not dropout
     mine = mine and (attention_mask is None or attention_mask.dtype is torch.bool)
     if not mine or any(others.get(name) is not None for name in ("position_bias", "softcap", "s_aux")):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
     # A buffer's rows and heads can be seen as one dimension without copying.
+    # G queries of one head of keys become G rows of one product: [B * H, G, D] times [B * H, D, T].
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     grouped = (query * (width**-0.5 if scaling is None else scaling)).reshape(n_rows * n_keys, -1, width)
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    # Autocast would make bfloat16 of the scores again, so the precision is chosen here.
     with torch.autocast(device, enabled=False):
         # As in a fused kernel: products of half precision, their sums and the softmax in float32.
         wide: Any = {"out_dtype": torch.float32} if device == "cuda" and kind in (torch.float16, torch.bfloat16) else {}

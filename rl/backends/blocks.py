@@ -46,6 +46,7 @@ def sample(
     pad_id: int = 0,
 ) -> Tensor:
     """``[B, n_new]`` sampled tokens, greedy at temperature 0; ``pad_id`` after the first ``end_id``."""
+    # The first pass reads the prompts, each further one the tokens just drawn; ids of one length need no mask.
     cache, ids = DynamicCache(), prompts_BP
     done, out = torch.zeros(len(prompts_BP), dtype=torch.bool), []
     for _ in range(n_new):
@@ -68,6 +69,7 @@ def next_logprobs(model: Any, ids_BT: Tensor) -> Tensor:
 
 def token_losses(model: Any, ids_BT: Tensor, learned_BT: Tensor) -> Tensor:
     """``[N]`` nats of the N learned tokens, in row-major order."""
+    # Logits at t predict the token at t + 1, so ids lose their last column and targets their first.
     logits = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
     kept = learned_BT[:, 1:]
     return cross_entropy(logits[kept], ids_BT[:, 1:][kept], reduction="none")
@@ -124,6 +126,7 @@ def fit(
             return step
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / warmup) * (1 - 0.95 * step / steps)
+        # One mean over the tokens of all layouts: a mean of means would weigh a short layout's tokens more.
         losses = [token_losses(model, ids, learned) for ids, learned in batches(step)]
         take_step(model, optimizer, torch.cat(losses).mean())
     return steps
@@ -171,10 +174,13 @@ def policy_loss(model: Any, batch: RolloutBatch, advantage: str = "rloo", **opti
         Mean over episodes of the mean over an episode's tokens (GRPO's 1/|o|), and the entropy in nats per token.
     """
     estimator = ADVANTAGES.bind(advantage, options)
+    # Without a critic the values are 0; one process, so nothing is summed over others. Entry t is about token t, which
+    # the logits at t - 1 predict: hence the shift by one of advantages, mask and ids.
     advantages = estimator(batch.rewards, torch.zeros(batch.input_ids.shape), batch, lambda total: total)[:, 1:]
     mask, ids = batch.response_mask[:, 1:], batch.input_ids
     logprobs = log_softmax(model(input_ids=ids[:, :-1], use_cache=False).logits[mask], -1)
     chosen = logprobs.gather(1, ids[:, 1:][mask][:, None])[:, 0]
+    # Every episode weighs the same, whatever its length, and its tokens share that weight.
     weights = (1.0 / mask.sum(1, keepdim=True).clamp(min=1)).expand(mask.shape)[mask] / len(ids)
     entropy = -(logprobs.exp() * logprobs).sum(-1).detach().mean()
     return -(chosen * advantages[mask] * weights).sum(), entropy

@@ -13,7 +13,7 @@ Copies = dict[str, Tensor]
 
 
 def copies(model: Any, n: int) -> Copies:
-    """Of a model's present weights, which stay as they are."""
+    """``n`` times a model's present weights, which stay as they are."""
     return {name: one.detach()[None].repeat(n, *[1] * one.dim()) for name, one in model.named_parameters()}
 
 
@@ -38,6 +38,7 @@ def fit_copies(model: Any, start: Copies, batches: Callable[[int], Tensor], step
         nats = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
         return (nats * (target != 0).flatten()).sum() / (target != 0).sum().clamp(min=1)
 
+    # The gradient of M losses with M sets of weights in one pass: a loop over copies would make M small ones.
     weights, gradient = dict(start), vmap(grad(loss))
     mean, square = ({name: torch.zeros_like(one) for name, one in start.items()} for _ in range(2))
     for step in range(1, steps + 1):
@@ -45,5 +46,6 @@ def fit_copies(model: Any, start: Copies, batches: Callable[[int], Tensor], step
             mean[name].mul_(0.9).add_(g, alpha=0.1)
             square[name].mul_(0.99).addcmul_(g, g, value=0.01)
             scale = (square[name] / (1 - 0.99**step)).sqrt() + 1e-8
+            # Not in place: at the first step these are still the caller's tensors.
             weights[name] = weights[name] - lr * mean[name] / (1 - 0.9**step) / scale
     return weights

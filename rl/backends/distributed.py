@@ -69,6 +69,8 @@ class Distributed:
         if self.shards and self.n_processes > 1:
             from torch.distributed.fsdp import fully_shard
 
+            # Layers first: each is gathered for its own forward and backward pass and let go after it; what is left
+            # (embedding, norm, head) is gathered with the whole.
             keep = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
             for layer in layers:
                 fully_shard(layer, reshard_after_forward=not keep)
@@ -91,7 +93,7 @@ class Distributed:
 
     def each(self, value: int) -> list[int]:
         """The value of every process, by rank."""
-        table = torch.zeros(self.n_processes, dtype=torch.float64)
+        table = torch.zeros(self.n_processes, dtype=torch.float64)  # a sum with one number a process is a gather
         table[self.rank] = value
         return [int(x) for x in self.sum(table)]
 
@@ -120,6 +122,7 @@ class Distributed:
                 result = work()
             except Exception as caught:
                 error = caught
+        # An error is sent too: a process that waited for a result would wait until the time limit of the group.
         result, error = self.broadcast((result, error))
         if error is not None:
             raise error
@@ -129,6 +132,8 @@ class Distributed:
         """Ratios added over processes; every process must hold the same names."""
         if self.n_processes == 1:
             return ratios
+        # Sorted, since the sum is over places: every process must put the same name at the same one. Numerators and
+        # denominators are added apart, so that a process with more tokens weighs more.
         names = sorted(ratios)
         table = torch.tensor([[ratios[name].num, ratios[name].den] for name in names], dtype=torch.float64)
         return {name: Ratio(*row) for name, row in zip(names, self.sum(table).tolist(), strict=True)}
@@ -161,6 +166,7 @@ def _wants_fsdp2() -> bool:
         return False
     if os.environ.get("FSDP_VERSION", "2") != "2":
         raise ValueError("FSDP 1 is not supported: set fsdp_version: 2 in the accelerate config")
+    # Remembered under a name of our own, for the next time that it is asked for in this process.
     os.environ["ERRATA_FSDP2"] = "true"
     return True
 

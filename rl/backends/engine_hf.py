@@ -70,10 +70,12 @@ class HFEngine:
         self.shares_weights, self._precision = shares_weights, precision
         self._model, self._pad_id, self._stops = model, pad_id, stops
         self._causal, modules = bare_model(model), list(model.modules())
+        # Asked of the modules once and not in every step; only what a model has is prepared for in a batch.
         self._packs = any(isinstance(module, OneDNNLinear) for module in modules)
         self._groups = any(getattr(module, "num_key_value_groups", 1) > 1 for module in modules)
         self._end_ids = torch.tensor(sorted(end_ids))
         text: Any = self._causal.config.get_text_config()
+        # Keys and values of one token in all layers.
         self._token_bytes = 2 * text.num_hidden_layers * key_width(text) * model.dtype.itemsize
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
@@ -95,9 +97,11 @@ class HFEngine:
         """Decodes one batch to its end."""
         if not self._pending:
             return []
+        # Rows of a batch are padded to the longest prompt and decoded to the highest limit, so like goes with like.
         self._pending.sort(key=lambda request: (len(request.prompt_ids), request.max_new_tokens, request.id))
         n_rows = self._rows_that_fit()
         batch, self._pending = self._pending[:n_rows], self._pending[n_rows:]
+        # The trainer's own module is sampled with, and is left in the mode that it was in.
         training = self._model.training
         self._model.eval()
         try:
@@ -120,6 +124,7 @@ class HFEngine:
         first = self._pending[: self._max_batch_size]
         if self._model.device.type != "cpu":
             return len(first)
+        # The first n rows take n times their longest row, to which all of them are padded.
         longest = np.maximum.accumulate([len(request.prompt_ids) + request.max_new_tokens for request in first])
         return max(1, int((np.arange(1, len(first) + 1) * longest * self._token_bytes <= BATCH_BYTES).sum()))
 
@@ -150,11 +155,17 @@ class HFEngine:
 
         The first pass reads ``[U, P]`` new tokens of the prompts, U distinct ones of B where nothing is cached yet, and
         copies their keys and values to the rows that share them. Each further pass reads ``[B, 1]``: the tokens just
-        sampled. B shrinks whenever half of the rows are done, since a decoding step costs what its batch costs.
+        sampled. B shrinks whenever half of the rows are done, since a decoding step costs what its batch costs; earlier
+        would not pay, since dropping rows copies the cache of those that stay.
+
+        Pass ``position`` of these finds ``cached + P + position - 1`` columns in the cache; the mask has one for each
+        of them and one for the token that the pass reads.
         """
         cache, lengths = self._store.take(batch)
         rows = _Rows(batch, lengths, self._pad_id, self._model.device)
         input_ids, mask = rows.prompt_ids, rows.attention_mask
+        # The episodes of a group begin alike: each distinct first prompt is read in one row. Later turns differ, and
+        # what is cached of them is in rows of their own already.
         distinct: dict[tuple[int, ...], int] = {}
         which = [distinct.setdefault(request.prompt_ids, len(distinct)) for request in batch]
         shared = len(distinct) < len(batch) and not any(lengths)
@@ -163,22 +174,28 @@ class HFEngine:
             input_ids, mask = input_ids[owners], mask[owners]
         replay: FixedStep | None = None
         for position in count():
+            # 1. Read the prompts, or the tokens that were sampled last.
             if replay is not None:
                 logits = replay(input_ids[:, 0])
             else:
+                # Positions count the real tokens of each row, so padding on the left does not move them.
+                positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+                if position:  # rows that are done and not dropped yet are read on, and may not leave the context
+                    positions = torch.minimum(positions, rows.last_positions)
                 logits = call_decoder(
                     self._causal,
                     cache,
                     input_ids=input_ids,
                     attention_mask=mask,
-                    # Positions count the real tokens of each row.
-                    position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :],
+                    position_ids=positions,
                     logits_to_keep=1,
                 ).logits[:, -1]
+            # 2. A row for every request, whether it shared its prompt or not.
             if shared and position == 0:
                 index = torch.tensor(which, device=logits.device)
                 cache.reorder_cache(index)
                 logits = logits[index]
+            # 3. Sample, and drop what is done once it is half of the batch.
             tokens = rows.sample(logits, position, self._end_ids, self._stops)
             n_alive = int(rows.alive.sum())
             if shrinks := 2 * n_alive <= len(rows.alive):
@@ -188,8 +205,13 @@ class HFEngine:
                 keep = rows.drop_finished()
                 cache.reorder_cache(keep)
                 tokens = tokens[keep]
+            # 4. A recorded step holds for the rows that it was recorded with. The mask has not grown yet: it is that
+            # of the columns that the cache has.
             if self._replays is not None and (shrinks or position == 0):
-                replay = self._replays.start(cache, rows.attention_mask, tokens, rows.steps_left(position))
+                replay = self._replays.start(
+                    cache, rows.attention_mask, rows.last_positions, tokens, rows.steps_left(position)
+                )
+            # What rows that are done sample goes into the cache with the others' tokens, and nobody reads it.
             rows.attention_mask = torch.nn.functional.pad(rows.attention_mask, (0, 1), value=1)
             input_ids, mask = tokens[:, None], rows.attention_mask
         return rows
@@ -207,6 +229,7 @@ class _Rows:
     Attributes:
         prompt_ids: ``[R, P]`` what is still to be read of the prompts, padded on the left.
         attention_mask: ``[B, C]`` of the cache's columns, for the B rows that are left.
+        last_positions: ``[B, 1]`` of the last token that each row may sample.
         alive: ``[B]`` bool on the host; False on rows that are done and not dropped yet.
         index: ``[B]`` the request of each row.
         tokens: ``[R, A]`` sampled, ``n_sampled`` of each; ``logprobs`` beside them.
@@ -218,6 +241,8 @@ class _Rows:
         new = [request.prompt_ids[n:] for request, n in zip(batch, cached, strict=True)]
         width, cached_width = max(map(len, new)), max(cached)
         self.prompt_ids = torch.tensor([[pad_id] * (width - len(ids)) + list(ids) for ids in new], device=device)
+        # Two blocks, each padded on its left: cached columns, then those of what is still to be read. A row's tokens
+        # are in order all the same, with padding between them that no query sees and no position counts.
         real = [[0] * (cached_width - n) + [1] * n for n in cached]
         real = [row + [0] * (width - len(ids)) + [1] * len(ids) for row, ids in zip(real, new, strict=True)]
         self.attention_mask = torch.tensor(real, device=device)
@@ -227,6 +252,8 @@ class _Rows:
         self._seeds = np.array([request.seed for request in batch], dtype=np.uint64)
         self._limits = torch.tensor([request.max_new_tokens for request in batch])
         self._temperatures = torch.tensor([request.temperature for request in batch], device=device)
+        last = [[len(request.prompt_ids) + request.max_new_tokens - 1] for request in batch]
+        self.last_positions = torch.tensor(last, device=device)
         self.stopped = np.zeros(n_rows, dtype=bool)
         self.n_sampled = np.zeros(n_rows, dtype=np.int64)
         self.tokens = np.zeros((n_rows, longest), dtype=np.int64)
@@ -241,12 +268,14 @@ class _Rows:
     ) -> Tensor:
         """Draws the next token of every row, ``[B]``, and records it for the rows that are alive."""
         tokens, logprobs = draw(logits_BV, self._temperatures, uniforms(self._seeds, position))
+        # Whether a row has ended is decided on the host: here each step waits for the device.
         cpu_tokens = tokens.cpu()
         alive = self.alive.numpy()
         living = self.index[alive]
         self.tokens[living, position] = cpu_tokens.numpy()[alive]
         self.logprobs[living, position] = logprobs.cpu().numpy()[alive]
         self.n_sampled[living] = position + 1
+        # A row that its limit cuts off is done too, but it has not stopped.
         ended = torch.isin(cpu_tokens, end_ids) & self.alive
         if stops is not None:
             spelt = [i for i in living if stops(self.tokens[i, : position + 1].tolist())]
@@ -266,6 +295,7 @@ class _Rows:
         self._limits, self.alive = self._limits[keep], self.alive[keep]
         keep = keep.to(self._device)
         self.attention_mask, self._temperatures = self.attention_mask[keep], self._temperatures[keep]
+        self.last_positions = self.last_positions[keep]
         return keep
 
 
@@ -288,8 +318,10 @@ class RoomyLayer(DynamicLayer):
         for buffer, held, new in zip(self._buffers, (self.keys, self.values), (key_states, value_states), strict=True):
             n_held = held.shape[-2] if held.numel() else 0
             total, room = n_held + new.shape[-2], buffer
-            # Rows that were dropped or selected have left the buffer: what is held then lies somewhere else.
+            # Rows that were dropped or selected have left the buffer: what is held then lies somewhere else. It is told
+            # by its address, since a view of a buffer's first columns begins where the buffer does.
             if room is None or room.data_ptr() != held.data_ptr() or total > room.shape[-2]:
+                # A quarter more each time, so that in T steps all is copied about log T times.
                 room = new.new_empty(*new.shape[:-2], total + total // 4 + 16, new.shape[-1])
                 if n_held:
                     room[..., :n_held, :] = held
@@ -303,7 +335,14 @@ class RoomyLayer(DynamicLayer):
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """One turn: the tokens whose keys and values are held, and where they lie in the cache of the batch it was in."""
+    """One turn: the tokens whose keys and values are held, and where they lie in the cache of the batch it was in.
+
+    Args:
+        token_ids: Prompt and answer, without the last sampled token.
+        layers: Keys and values ``[B, H, C, D]`` of the whole batch by layer, shared by all turns that ended together.
+        row: In the batch.
+        columns: Of each token, ``len(token_ids)`` of them.
+    """
 
     token_ids: tuple[int, ...]
     layers: list[tuple[Tensor, Tensor]]
@@ -334,6 +373,7 @@ class KVStore:
         done = np.flatnonzero(~rows.alive.numpy())
         if not self._enabled or not len(done):
             return
+        # The tensors are counted once for all rows that refer to them; what does not fit is read again next turn.
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         held = {id(kept.layers): kept.layers for kept in self.kept.values()} | {id(layers): layers}
         if sum(x.nbytes for one in held.values() for pair in one for x in pair) > MAX_BYTES:
@@ -341,7 +381,8 @@ class KVStore:
         masks = rows.attention_mask.cpu().numpy()
         for row in done:
             i = rows.index[row]
-            # The last sampled token was never read; what lies behind it in the cache is not the row's.
+            # The last sampled token was never read, so it has no key. The row may have been read on after its end,
+            # until half of the batch was done: what lies behind in the cache is not the row's.
             token_ids = rows.batch[i].prompt_ids + tuple(rows.tokens[i, : rows.n_sampled[i] - 1].tolist())
             columns = np.flatnonzero(masks[row])[: len(token_ids)]
             self.kept[rows.batch[i].id] = _Kept(token_ids, layers, int(row), columns)
@@ -353,7 +394,7 @@ class KVStore:
         cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         found: dict[int, _Kept] = {}
         for i, request in enumerate(requests):
-            kept = self.kept.pop(request.id, None)
+            kept = self.kept.pop(request.id, None)  # the batch's cache is freed with the last row that refers to it
             n = len(kept.token_ids) if kept else 0
             # At least one token must be left to be read: its logits are what comes next.
             if kept and n < len(request.prompt_ids) and request.prompt_ids[:n] == kept.token_ids:
@@ -361,6 +402,8 @@ class KVStore:
         lengths = [len(found[i].token_ids) if i in found else 0 for i in range(len(requests))]
         if not found:
             return cache, lengths
+        # Columns are gathered to the right edge, so that what is read next stands behind the last one of every row.
+        # Rows of which nothing is held stay zeros, which the mask hides.
         width = max(lengths)
         for index, pair in enumerate(next(iter(found.values())).layers):
             gathered = []
@@ -382,11 +425,13 @@ def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:
         seeds: ``[B]`` uint64.
         position: Index of the sampled token within its turn.
     """
+    # Python's integers do not wrap around at 64 bits, NumPy's arrays do, without a warning.
     offset = (position + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
     x = seeds + np.uint64(offset)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
+    # 53 bits are what a float64 holds exactly; more could round up to 1.
     return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -407,6 +452,8 @@ def draw(logits_BV: Tensor, temperatures_B: Tensor, uniforms_B: np.ndarray) -> t
     logprobs_BV = torch.log_softmax(logits_BV.float() / torch.where(greedy, 1.0, temperatures_B)[:, None], dim=-1)
     # In float64, so that the sum over a large vocabulary does not move the inverse.
     cumulative = logprobs_BV.double().exp().cumsum(-1)
+    # The target is scaled by the sum, which rounding keeps from being 1. ``right`` skips tokens of probability 0, also
+    # where the uniform number is 0; the clamp is for a target that rounds up to the sum itself.
     targets = torch.as_tensor(uniforms_B, device=logits_BV.device)[:, None] * cumulative[:, -1:]
     sampled = torch.searchsorted(cumulative, targets, right=True).squeeze(1).clamp(max=logits_BV.shape[1] - 1)
     tokens = torch.where(greedy, logprobs_BV.argmax(-1), sampled)

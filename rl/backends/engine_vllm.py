@@ -81,7 +81,7 @@ class VLLMEngine:
                 max_tokens=request.max_new_tokens,
                 temperature=request.temperature,
                 seed=request.seed,
-                logprobs=0,
+                logprobs=0,  # of the sampled token and no other
                 stop_token_ids=self._end_ids,
                 ignore_eos=True,  # the end tokens above stop, and nothing else
                 detokenize=False,
@@ -93,18 +93,16 @@ class VLLMEngine:
         """Decodes one token for every running request; returns those that are finished."""
         if not self._waiting:
             return []
-        done = []
-        for output in self._engine.step():
-            if output.finished:
-                done.append(self._completion(int(output.request_id), output.outputs[0]))
-        return done
-
-    def _completion(self, request_id: int, output: Any) -> Completion:
-        self._waiting.discard(request_id)
-        ids = tuple(output.token_ids)
-        logprobs = tuple(entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True))
-        finish = Finish.STOP if output.finish_reason == "stop" else Finish.LENGTH
-        return Completion(request_id, ids, logprobs, finish, self.policy_version)
+        completions = []
+        for finished in (output for output in self._engine.step() if output.finished):
+            request_id, answer = int(finished.request_id), finished.outputs[0]
+            self._waiting.discard(request_id)
+            ids = tuple(answer.token_ids)
+            # vLLM returns a table of log-probs for every token, the sampled one in it.
+            logprobs = tuple(entry[token].logprob for entry, token in zip(answer.logprobs, ids, strict=True))
+            finish = Finish.STOP if answer.finish_reason == "stop" else Finish.LENGTH
+            completions.append(Completion(request_id, ids, logprobs, finish, self.policy_version))
+        return completions
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Loads weights into the running engine, whatever its parallel layout, and forgets cached prefixes.
@@ -114,10 +112,10 @@ class VLLMEngine:
         """
         if self._waiting:
             raise RuntimeError(f"{len(self._waiting)} requests are being decoded: weights can only change between them")
-        self.wake()
+        self.wake()  # asleep, the engine has no place to load them into
         runner = self._engine.model_executor.driver_worker.worker.model_runner
         runner.reload_weights(weights_iterator=self._converted(named))
-        self._llm.reset_prefix_cache()
+        self._llm.reset_prefix_cache()  # its keys and values are those of the old weights
         self.policy_version = version
 
     def _converted(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -162,7 +160,7 @@ def _arguments(
     engine = config.engine
     arguments: dict[str, Any] = {
         "dtype": engine.dtype or trainer_dtype(config),
-        "load_format": "dummy",
+        "load_format": "dummy",  # random weights, until load_weights brings the policy's
         "skip_tokenizer_init": True,
         "max_model_len": context_length,
         "max_num_seqs": engine.max_batch_size,
@@ -177,6 +175,6 @@ def _arguments(
             "gpu_memory_utilization": engine.gpu_memory_utilization,
             "enable_sleep_mode": engine.sleep_level > 0,
         }
-    if distributed.n_processes > 1:
+    if distributed.n_processes > 1:  # the launcher has started the processes; vLLM is not to start its own
         arguments["distributed_executor_backend"] = "external_launcher"
     return arguments | engine.options

@@ -59,7 +59,7 @@ class VLLMHttpEngine:
         self._down: set[str] = set()
         self._run, self._loaded = uuid.uuid4().hex[:8], ""
         self._lock = threading.Lock()
-        self._next = distributed.rank
+        self._next = distributed.rank  # so that the ranks do not all begin with the first replica
         self._threads = ThreadPoolExecutor(PER_REPLICA * len(self._urls))
         self._futures: set[Future[Completion]] = set()
         self.policy_version = 0
@@ -114,6 +114,8 @@ class VLLMHttpEngine:
             self._next += 1
             turn = self._next
             up = [url for url in self._urls if url not in self._down]
+        # With none left those that answer are taken back, if they hold the newest weights: one that was restarted has
+        # the weights it was started with, and its samples would be of another policy.
         if not up:
             up = [url for url in self._urls if self._holds_the_weights(url)]
             with self._lock:
@@ -183,7 +185,7 @@ class VLLMHttpEngine:
         else:
             for _ in named:  # gathering sharded weights takes all processes
                 pass
-        self._distributed.wait()
+        self._distributed.wait()  # until the main process has written
         errors: dict[str, str] = {}
         if self._distributed.is_main:
             errors = dict(filter(None, self._threads.map(lambda url: self._load(url, folder), self._urls)))
@@ -211,7 +213,7 @@ class VLLMHttpEngine:
         for name, tensor in named:
             shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
             n_bytes += tensor.numel() * tensor.element_size()
-            if n_bytes >= 2**30:
+            if n_bytes >= 2**30:  # a file of a GiB at a time, so that the host never holds a second copy of the model
                 save_file(shard, folder / f"{n_shards:05d}.safetensors")
                 shard, n_bytes, n_shards = {}, 0, n_shards + 1
         save_file(shard, folder / f"{n_shards:05d}.safetensors")

@@ -47,6 +47,7 @@ class Flops:
 
 def peak_memory_gib(device: torch.device) -> float:
     """Most memory that this process has held: the GPU's, or resident on a CPU."""
+    # Of what tensors took, not of what PyTorch's allocator has reserved and could give back.
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     with contextlib.suppress(OSError, StopIteration):

@@ -98,6 +98,8 @@ class _Played:
         found: dict[str, list[Any]] = {
             name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "episode_reward")
         }
+        # One completion is all that follows the first prompt: attempts, and between them what the environment says,
+        # which is the part of a later prompt that is in no text before it.
         for episode in episodes:
             first = episode.turns[0].prompt_ids if episode.turns else (renderer.end_id,)
             ids, mask, logprobs = [], [], []

@@ -29,7 +29,8 @@ def no_answer() -> str:
     try:
         get_session().head(constants.ENDPOINT, timeout=REACH_S)
     except Exception as error:  # of whichever HTTP client the hub's library has
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are not imported yet, and for jobs
+        # The client has read the variable when it was imported; libraries that come later, and jobs, read it then.
+        os.environ["HF_HUB_OFFLINE"] = "1"
         constants.HF_HUB_OFFLINE = True
         return f"{constants.ENDPOINT} does not answer: {str(error) or type(error).__name__}"
     return ""

@@ -56,6 +56,7 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
             continue
         layer = layers.get(name.removesuffix(".base_layer.weight"))
         if layer is not None and name.endswith(".base_layer.weight"):
+            # One layer's product at a time: merging in place would change what is trained.
             update = layer.get_delta_weight(layer.active_adapters[0]).to(parameter.dtype)
             yield base_name(name), parameter + update
         else:

@@ -172,6 +172,7 @@ def _others(config: TrainConfig, sizes: Sizes, part: float) -> dict[str, float]:
 
 def rows_at_once(max_batch_size: int, sizes: Sizes, length: float, on_cpu: bool) -> int:
     """Rows of that many tokens that the engine decodes together at most."""
+    # As in HFEngine._rows_that_fit, for rows of one length.
     row = 2 * sizes.layers * sizes.keys * sizes.bytes * max(1.0, length)
     return min(max_batch_size, max(1, int(BATCH_BYTES / row))) if on_cpu else max_batch_size
 
@@ -181,24 +182,21 @@ def _sampling(config: Any, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, 
     if config.engine.name != "hf":  # an engine of its own: what it takes is its own setting
         return {}
     rows = min(load.rows, rows_at_once(config.engine.max_batch_size, sizes, load.length, on_cpu))
-    cache = 2 * sizes.layers * sizes.keys * sizes.bytes * rows
+    cache = 2 * sizes.layers * sizes.keys * sizes.bytes * rows  # per token of every row
+    # Earlier turns wait for the next one in the engine's store; what the last turn read is in the batch's own cache.
     kept = min(MAX_BYTES, cache * (load.length - load.answers[-1])) if len(load.answers) > 1 else 0.0
     # A row's log-probs in float32, and twice in float64 to sum them up.
     drawing = rows * sizes.vocabulary * (2 * sizes.bytes + 4 + 16)
     return {"key-value cache": 1.25 * cache * load.length + kept, "logits": drawing, "scratch": BLOCK}
 
 
-def _layer(sizes: Sizes, optim: OptimConfig) -> tuple[float, float]:
-    """Bytes that a pass keeps of a token in one layer, and of a layer that is computed again in the backward pass."""
+def _passes(sizes: Sizes, optim: OptimConfig, tokens: float, logits: float) -> dict[str, float]:
+    """Bytes that a forward pass over so many tokens keeps for the backward pass; ``logits`` in bytes already."""
     width = 2 if optim.mixed_precision == "bf16" else sizes.bytes
     norms = 6 * sizes.hidden * max(width, 4)  # their input and two products, in float32
-    kept = norms + (5 * sizes.hidden + 4 * sizes.keys + 4 * sizes.feed_forward) * width
-    return kept, sizes.hidden * width
-
-
-def _passes(sizes: Sizes, optim: OptimConfig, tokens: float, logits: float) -> dict[str, float]:
-    whole, again = _layer(sizes, optim)
-    kept = sizes.layers * again + whole if optim.gradient_checkpointing else sizes.layers * whole
+    layer = norms + (5 * sizes.hidden + 4 * sizes.keys + 4 * sizes.feed_forward) * width
+    # With checkpointing a layer keeps its input, and one layer at a time all that its backward pass needs.
+    kept = sizes.layers * sizes.hidden * width + layer if optim.gradient_checkpointing else sizes.layers * layer
     return {"activations": tokens * kept, "logits": logits}
 
 
@@ -207,12 +205,16 @@ def _update_online(config: TrainConfig, sizes: Sizes, load: Load) -> dict[str, f
     algorithm, optim = config.algorithm, config.algorithm.optim
     size = max(1.0, load.update_rows / algorithm.minibatches)
     rows = max(1.0, min(size, optim.micro_batch_tokens // load.length))
+    # Layers that are computed again cannot lend their keys and values (see rl.backends.trunk.Trunk).
     shared = 1 if optim.gradient_checkpointing else min(load.group, rows)
     tokens = rows * (load.length - load.prompt) + rows / shared * load.prompt
     answers = rows * sum(load.answers)
     width = 2 if optim.mixed_precision == "bf16" else sizes.bytes
     whole = algorithm.kl == "full" and any(any(stage.kl_coefs) for stage in algorithm.resolved())
     entropy = any(term.loss == "entropy" for stage in algorithm.resolved() for term in stage.terms.values())
+    # How often a pass holds the logits: the fused head never makes them, and SampledLogprobs keeps them and returns
+    # their gradient. Log-probs of the whole vocabulary, or an entropy with a gradient, put float32 copies into the
+    # graph.
     copies = 0.0 if algorithm.fused_head else 7.0 if whole else 5.0 if entropy else 2.0
     return _passes(sizes, optim, tokens, copies * answers * sizes.vocabulary * max(width, 4 if copies > 2 else width))
 

@@ -82,7 +82,11 @@ def _plain(model: Any, ids: tuple[int, ...]) -> Tensor:
 
 
 def _engine_gap(model: Any, renderer: Renderer) -> float:
-    """Largest difference between the engine's log-probs and the model's, over two turns of five conversations."""
+    """Largest difference between the engine's log-probs and the model's, over two turns of five conversations.
+
+    Prompts of two lengths are padded, limits of 3 to 11 tokens let rows end and be dropped one by one, and the second
+    turn begins with the first one's keys and values.
+    """
     engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     prompts = [renderer.opening([Message("user", _QUESTIONS[i % 2])]) for i in range(5)]
     requests = [Request(i, prompt, 3 + 2 * i, 1.0, 7919 * i) for i, prompt in enumerate(prompts)]
@@ -104,6 +108,7 @@ def _engine_gap(model: Any, renderer: Renderer) -> float:
 def _actor_gap(model: Any, renderer: Renderer) -> float:
     """The same for the trainer's forward pass, in train mode, on rows of which some share a prompt."""
     prompts = [renderer.opening([Message("user", question)]) for question in _QUESTIONS]
+    # Three rows share one prompt and two another, so that sharing is worth it and is what is measured.
     rows = [(prompts[i // 3], prompts[0][: 3 + 2 * i]) for i in range(5)]
     n, width = len(rows), max(len(prompt) + len(answer) for prompt, answer in rows)
     input_ids = torch.full((n, width), renderer.pad_id)
@@ -119,7 +124,7 @@ def _actor_gap(model: Any, renderer: Renderer) -> float:
     )
     actor = Actor(model)
     training = model.training
-    actor.train()
+    actor.train()  # as in the update; noise that switch_noise_off missed would show here
     try:
         with torch.no_grad():
             logprobs = actor(batch.to(model.device), 1.0).logprobs.cpu()

@@ -197,6 +197,7 @@ class Actor(nn.Module):
         """
         zeros = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=batch.input_ids.device)
         distribution, mask = zeros.new_zeros(0), batch.response_mask
+        # All N response tokens of the rows are scored as one list; at the end they are put back to their places.
         if self._fused_temperature is not None:
             hidden_ND, logprobs_N, entropy_N = self._fused(batch, temperature)
         else:
@@ -204,6 +205,7 @@ class Actor(nn.Module):
             logits_NV = self._head.logits(hidden_ND)
             logits_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
             if whole_distribution or entropy_gradient:
+                # These need the whole ``[N, V]`` in the graph; otherwise only the logits are kept, see SampledLogprobs.
                 whole_NV = torch.log_softmax(logits_NV.float(), dim=-1)
                 logprobs_N = whole_NV.gather(1, targets_N[:, None]).squeeze(1)
                 with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
@@ -213,6 +215,7 @@ class Actor(nn.Module):
                 logprobs_N, entropy_N = SampledLogprobs.apply(logits_NV, targets_N)
         values = zeros
         if self.value_head is not None:
+            # In float32, as the head is: a regression onto returns is not to be rounded to bfloat16.
             read = hidden_ND.detach() if self._detach_values else hidden_ND
             values = zeros.masked_scatter(mask, self.value_head(read.float()).squeeze(-1).float())
         return SampledStats(
@@ -223,6 +226,11 @@ class Actor(nn.Module):
         )
 
     def _fused(self, batch: RolloutBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states ``[N, D]``, log-probs and entropy ``[N]`` of TRL's head, which never makes the logits.
+
+        It divides by a temperature that is fixed when it is built, reads whole rows (no shared prompts), and returns
+        ``[B, T - 1]``: entry t - 1 is about token t. The hidden states before the same tokens are caught on their way.
+        """
         if temperature != self._fused_temperature:
             raise ValueError(f"the fused head was built for temperature {self._fused_temperature}, not {temperature}")
         caught: list[Tensor] = []
@@ -272,14 +280,15 @@ def _value_head(model: Any) -> nn.Linear:
 class SampledLogprobs(torch.autograd.Function):
     """``log softmax(logits)[target]`` and, without gradient, the entropy of every row; both ``[N]`` float32.
 
-    ``log_softmax`` followed by ``gather`` keeps an ``[N, V]`` result for the backward pass and makes two more on the
-    way there. Here the logits themselves are all that is kept, and rows are worked on in blocks that stay in a CPU's
-    cache.
+    With ``n = logsumexp(z)`` the log-prob is ``z[target] - n`` and the entropy ``n - sum(p * z)``: both need one number
+    of a row beside its logits. ``log_softmax`` followed by ``gather`` keeps an ``[N, V]`` result for the backward pass
+    and makes two more on the way there. Here the logits themselves are all that is kept, and rows are worked on in
+    blocks that stay in a CPU's cache.
     """
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        """The norm of every row is all that is kept beside the logits."""
+        """Logits ``[N, V]`` of any precision and targets ``[N]``; the sums over the vocabulary are in float32."""
         norms, entropies = [], []
         ctx.block = max(1, BLOCK_ENTRIES // max(1, logits_NV.shape[1]))
         for rows in logits_NV.split(ctx.block):
@@ -288,6 +297,7 @@ class SampledLogprobs(torch.autograd.Function):
             probabilities = (block - norm[:, None]).exp_()
             norms.append(norm)
             entropies.append(norm - probabilities.mul_(block).sum(-1))
+        # An empty batch has no blocks, and torch.cat wants at least one tensor.
         empty = logits_NV.new_zeros(0, dtype=torch.float32)
         norm_N = torch.cat([empty, *norms])
         ctx.save_for_backward(logits_NV, targets_N, norm_N)
@@ -301,6 +311,7 @@ class SampledLogprobs(torch.autograd.Function):
         logits_NV, targets_N, norm_N = ctx.saved_tensors
         gradient_N = gradients[0]
         out = torch.empty_like(logits_NV)
+        # Written block by block into the result, so that float32 is needed of a block only.
         parts = zip(*(x.split(ctx.block) for x in (out, logits_NV, norm_N, gradient_N)), strict=True)
         for into, block, norm, gradient in parts:
             into.copy_((block.float() - norm[:, None]).exp_().mul_(-gradient[:, None]))
@@ -325,6 +336,7 @@ class References:
 
     def __init__(self, actor: Actor, needed: set[str], distributed: Distributed) -> None:
         self._model, self._lora = actor.model, has_lora(actor.model)
+        # Adapters can be switched off, which is the base, but there is only one set of them.
         if self._lora and "previous" in needed:
             raise ValueError("algorithm.stages: reference=previous needs full tuning; set model.lora.rank=0")
         self._frozen = {}

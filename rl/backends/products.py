@@ -43,16 +43,24 @@ class OneDNNLinear(nn.Linear):
         """``input @ weight.T + bias``."""
         weight = self.weight
         # Looked up anew in every call: a model may be moved, cast, sharded or run under autocast after it was loaded.
+        # Under autocast the product is to be in bfloat16, and what is not a plain tensor (a shard of FSDP, a quantised
+        # weight) has kernels of its own.
         ours = weight.device.type == "cpu" and weight.dtype is input.dtype is torch.float32 and input.numel()
         if not ours or torch.is_autocast_enabled("cpu") or type(weight.data) is not Tensor:
             return super().forward(input)
         if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
             return _Product.apply(input, weight, self.bias)
+        # The packed copy would miss the gradient of the weight, so it serves only where there is none.
         return _product(input, weight if self.packed is None else self.packed, self.bias)
 
 
 class _Product(torch.autograd.Function):
-    """The product with its two gradients, each a product again."""
+    """``[..., I] @ [I, O] + [O]`` with its two gradients, each a product again.
+
+    The operator of the forward pass has no derivative of its own. With ``G = dL/dY`` the gradient of the input is
+    ``G W`` and that of the weight ``G^T X``; the operator transposes its second argument, so it is handed ``W^T`` and
+    ``X^T``.
+    """
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
@@ -62,6 +70,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient,), (input, weight_OI) = gradients, ctx.saved_tensors
+        # The weight's gradient sums over all tokens: N of them, whatever dimensions they are in.
         gradient_NO, input_NI = (x.reshape(-1, x.shape[-1]) for x in (gradient, input))
         of_input, of_weight, of_bias = ctx.needs_input_grad
         return (
@@ -84,6 +93,7 @@ def packed_weights(model: nn.Module, n_steps: int) -> Iterator[None]:
         n_steps: How many tokens will be decoded at most; for few of them nothing is packed.
     """
     layers = [module for module in model.modules() if isinstance(module, OneDNNLinear)] if n_steps >= MIN_STEPS else []
+    # Released at the end whatever happens: after an optimiser step the copy would be that of the old weights.
     try:
         for layer in layers:
             if layer.weight.device.type == "cpu" and layer.weight.dtype is torch.float32:

@@ -110,6 +110,7 @@ def run_trainer(make: Callable[[str], Any], tokens_per_pass: int) -> dict[str, f
     return {
         "steps": float(outcome.global_step),
         "loss": float(outcome.training_loss),
+        # The epoch is a fraction where training stopped within one.
         "gradient_tokens": float(tokens_per_pass * (trainer.state.epoch or 0.0)),
     }
 
@@ -168,7 +169,8 @@ def shared_arguments(
         "logging_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "seed": seed % 2**31,
+        "seed": seed % 2**31,  # derived seeds have 64 bits, and NumPy's generator takes 32
+        # The trainer would move the model to a GPU that is there, also where the run is told to stay on the CPU.
         "use_cpu": model.device.type == "cpu",
         "dataloader_pin_memory": False,
     }

@@ -31,18 +31,27 @@ def call_decoder(decoder: Any, cache: DynamicCache | None = None, **arguments: A
 
     Recurrent models take no positions and name their cache ``cache_params``; models with ALiBi count positions
     themselves. What is left out is checked by its effect: see :mod:`rl.backends.model_check`.
+
+    Args:
+        decoder: A causal language model, or its trunk.
+        cache: What was read before; it grows by the columns of this call. ``None`` for no cache at all.
+        **arguments: ``input_ids`` and ``position_ids`` ``[B, T]``; ``attention_mask`` ``[B, C + T]``, of the C columns
+            of the cache and the T new ones; ``logits_to_keep``.
     """
     known = known_parameters(type(decoder))
     if cache is not None and "past_key_values" in known:
         arguments["past_key_values"] = cache
     elif cache is not None:
         arguments["cache_params"] = cache
-        if arguments["input_ids"].shape[1] == 1:  # the mask is of the tokens that are read, and none is padding
+        # A recurrent state has no columns: these models multiply the mask with the tokens that they read now, and a
+        # mask of all columns does not have their shape. Of single tokens none is padding.
+        if arguments["input_ids"].shape[1] == 1:
             arguments["attention_mask"] = None
     return decoder(**{name: value for name, value in arguments.items() if name in known}, use_cache=cache is not None)
 
 
 _TRUNKS: dict[type, tuple[str, type]] = {}
+"""By class of models: the trunk's name in it, and the class of what the trunk returns."""
 
 
 def trunk_of(causal: Any) -> Any:
@@ -64,6 +73,7 @@ def trunk_of(causal: Any) -> Any:
             for name, module in causal.named_modules()
             if module is not causal
         ]
+        # A hook runs when its module has returned, so the outermost module that returns hidden states comes last.
         with torch.no_grad():
             causal(input_ids=torch.zeros(1, 1, dtype=torch.long, device=causal.device))
         for hook in hooks:
@@ -100,7 +110,8 @@ class Head:
     """The head of a causal language model, with all that it does beside a matrix product.
 
     Soft caps, scales and heads of two parts are written in every model's ``forward``, so that is what runs, with
-    something in the trunk's place that hands back given hidden states.
+    something in the trunk's place that hands back given hidden states. The swap lasts for one call: in between, the
+    model that is sampled from, saved and moved to a device is whole.
 
     Args:
         causal: The model. The head keeps a reference to it and is no module itself: it owns no parameters.
@@ -109,6 +120,8 @@ class Head:
     def __init__(self, causal: Any) -> None:
         self._causal, self._answer = causal, _Answer()
         self._answer.trunk = trunk_of(causal)
+        # ``_modules`` is written to directly: what stands in the trunk's place is no module, and assigning it as an
+        # attribute would be refused.
         path, self._output = _TRUNKS[type(causal)]
         parent, _, self._name = path.rpartition(".")
         self._children = causal.get_submodule(parent)._modules
@@ -143,6 +156,9 @@ class Trunk:
     def hidden(self, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
         """What stands before each of the N response tokens, in row-major order.
 
+        The logits that predict the token at place t come from the hidden state at place t - 1, so that one is returned
+        for the token at t.
+
         Which tokens are read, gathered and scored is decided on the host: on the device, every question of that kind
         would wait for all work that is queued there. So the rows are fetched from it once.
 
@@ -154,11 +170,13 @@ class Trunk:
         """
         ids, mask, device = batch.input_ids, batch.attention_mask, batch.input_ids.device
         host = torch.stack([ids, mask.long(), batch.response_mask.long()]).cpu()
+        # Places in the flattened ``[B * T]`` rows. ``places - 1`` is in the same row, as no response is at position 0.
         places = host[2].flatten().nonzero().squeeze(1).to(device)
         targets_N = ids.flatten()[places]
         plan = shared_prompts(host) if self.shares else None
         if plan is not None:
             return _with_shared_prompts(self.module, host, *plan, device), targets_N
+        # Rows are padded on the right, so the default positions are right, and no token sees what is behind it.
         output = call_decoder(self.module, input_ids=ids, attention_mask=mask.long())
         return output.last_hidden_state.flatten(0, 1)[places - 1], targets_N
 
@@ -166,7 +184,8 @@ class Trunk:
 def shared_prompts(host: Tensor) -> tuple[list[int], list[int]] | None:
     """A row for each distinct prompt, U of them, and which of them each row has; ``None`` where sharing does not pay.
 
-    A prompt is what lies before the first response token, so every row needs one.
+    A prompt is what lies before the first response token, so every row needs one. Rows with the same prompt are found
+    by its token ids, whichever group they are of.
 
     Args:
         host: ``[3, B, T]`` int64 on the host: ids, attention mask, response mask.
@@ -185,12 +204,17 @@ def shared_prompts(host: Tensor) -> tuple[list[int], list[int]] | None:
 def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: list[int], device: torch.device) -> Tensor:
     """Two passes: ``[U, P]`` distinct prompts, then ``[B, R]`` of what follows, over the prompts' keys and values.
 
+    The longest of the U prompts has P tokens, and the longest rest of the B rows has R. A prompt of length p lies in
+    the last p of the P columns that the first pass reads; the rest of its row, the tokens from place p on, lies in the
+    first columns of the second pass, which the cache puts behind the P of the prompts.
+
     Prompts are padded on the left, so that in the cache the rest of every row stands right behind its prompt's last
     token, as if they had been read together; positions count each row's own tokens, so the padding between rows of
     different length changes nothing. Selecting the cache's rows by ``which`` copies keys and values in the graph: the
     gradient of a prompt is the sum over the rows that read it.
     """
     ids, attention, response = host
+    # 1. The prompts, moved to the right edge. ``columns`` is each column's place in its row, negative in the padding.
     starts_B = response.argmax(1)
     starts_U = starts_B[owners]
     width = int(starts_U.max())
@@ -204,8 +228,10 @@ def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: lis
         attention_mask=prompt_mask.long().to(device),
         position_ids=columns.clamp(min=0).to(device),
     ).last_hidden_state
+    # 2. Every row gets its prompt's keys and values: the cache is [B, H, P, D] in every layer from here on.
     which_B = torch.tensor(which, device=device)
     cache.batch_select_indices(which_B)
+    # 3. The rests, cut out of the rows. Shorter ones run over the row's end: clamped, and masked by ``inside``.
     n_rest = int((attention.sum(1) - starts_B).max())
     places = starts_B[:, None] + torch.arange(n_rest)
     inside = places < ids.shape[1]
@@ -218,7 +244,8 @@ def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: lis
         attention_mask=torch.cat([prompt_mask[which].long(), rest_mask], dim=1).to(device),
         position_ids=places.to(device),
     ).last_hidden_state
-    # The token at place s + j was predicted from place s + j - 1: the prompt's last token for j = 0.
+    # 4. The token at place p + j was predicted from place p + j - 1: the prompt's last token for j = 0, in column -1 of
+    # the first pass since prompts are padded on the left. In row-major order, as the tokens are, only the response.
     before = torch.cat([prompt[which_B, -1:], rest[:, :-1]], dim=1)
     picked = (response.gather(1, places) * inside).flatten().nonzero().squeeze(1)
     return before.flatten(0, 1)[picked.to(device)]

@@ -41,6 +41,7 @@ class HeadPadding:
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         if not on_cpu or size in CPU_HEAD_SIZES:
             return cls(config, size, size)
+        # Doubled until it fits: the rotation frequencies of a head are among those of one twice as large.
         padded = 2 * size
         while padded < CPU_HEAD_SIZES[0]:
             padded *= 2

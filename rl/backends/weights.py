@@ -23,6 +23,7 @@ BUCKET_BYTES = 512 * 2**20
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks of a model: the parts that are gathered one at a time when weights are sharded."""
+    # The largest list of modules: others hold adapters, experts or the stages of an encoder.
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))) if stacks else []
 
@@ -65,17 +66,15 @@ def load_pretrained(model: Any, folder: Path) -> None:
     stored = type(causal).from_pretrained(folder, dtype=next(causal.parameters()).dtype)
     weights = dict(stored.named_parameters())
     for name, parameter in model.named_parameters():
+        # The stored base has the adapters in it already. With B = 0 their product is 0, and A may stay as it is.
         if ".lora_B." in name:
             nn.init.zeros_(local(parameter))
         elif ".lora_" not in name:
-            _fill(parameter, weights[base_name(name)].detach())
-
-
-def _fill(parameter: Tensor, whole: Tensor) -> None:
-    with torch.no_grad():
-        if isinstance(parameter, DTensor):
-            whole = distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements)
-        parameter.copy_(whole)
+            whole = weights[base_name(name)].detach()
+            if isinstance(parameter, DTensor):  # every process has read the whole tensor and keeps its part
+                whole = distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements)
+            with torch.no_grad():
+                parameter.copy_(whole)
 
 
 def trained_tensors(name: str, module: nn.Module, frozen: bool = False) -> dict[str, Tensor]:
@@ -88,12 +87,13 @@ def trained_tensors(name: str, module: nn.Module, frozen: bool = False) -> dict[
     """
     parameters = {key: p.detach() for key, p in module.named_parameters() if frozen or p.requires_grad}
     buffers = {key for key, _ in module.named_buffers()}
+    # Of the buffers only those that are saved: tables such as RoPE's frequencies are computed anew.
     parameters |= {key: tensor for key, tensor in module.state_dict().items() if key in buffers}
     return {f"{name}.{key}": tensor for key, tensor in parameters.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments of an optimiser, live, by the place of their parameter."""
+    """The moments of an optimiser, live, by the place of their parameter: an optimiser knows no names."""
     return {
         f"optimizer.{i}.{key}": value
         for i, parameter in enumerate(parameters_of(optimizer))
@@ -111,6 +111,7 @@ def optimizer_scalars(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 def make_room(optimizer: torch.optim.Optimizer, scalars: list[dict[str, Any]]) -> None:
     """Gives a new optimiser the state that :func:`optimizer_scalars` returned, and moments that can be read into."""
     for parameter, saved in zip(parameters_of(optimizer), scalars, strict=True):
+        # zeros_like keeps the sharding, so that a checkpoint of any number of processes is read into the right part.
         optimizer.state[parameter] = {
             key: torch.zeros_like(parameter, requires_grad=False) if value is None else value
             for key, value in saved.items()
@@ -118,6 +119,7 @@ def make_room(optimizer: torch.optim.Optimizer, scalars: list[dict[str, Any]]) -
 
 
 def _is_moment(value: Any) -> bool:
+    # Adam's count of steps is a tensor too, of no dimension; it is the same on all processes.
     return isinstance(value, Tensor) and value.ndim > 0
 
 

@@ -221,6 +221,7 @@ class AlgorithmConfig:
             positive="group_size temperature epochs minibatches",
             not_negative="off_policy_mask dynamic_sampling",
         )
+        # What stages take from the algorithm can only be checked once it is filled in.
         stages = self.resolved()
         refuse(not stages, "algorithm.stages: every stage has share=0; give at least one a share of the run")
         refuse(
@@ -252,11 +253,13 @@ class AlgorithmConfig:
         from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
         from rl.token_masks import TOKEN_MASKS
 
+        # ``options`` builds the dataclass registered with a name, which refuses unknown keys and values out of range.
         NORMALISERS.options(self.normaliser, self.normaliser_options)
         KLS.options(self.kl, self.kl_options)
         IMPORTANCE.options(self.importance, self.importance_options)
         TOKEN_MASKS.options(self.token_mask, self.token_mask_options)
         marks = bool(TOKEN_MASKS.fact(self.token_mask, "marks"))
+        # A mask that marks and the term that reads its marks do nothing without each other.
         for stage in stages:
             losses = [stage.loss, *(term.loss for term in stage.terms.values())]
             refuse(
@@ -269,6 +272,7 @@ class AlgorithmConfig:
             f"algorithm.token_mask={self.token_mask} looks at what several updates on a batch did to it: set "
             "algorithm.epochs or algorithm.minibatches above 1",
         )
+        # Whole distributions are ``[N, V]``: never kept over a rollout batch, and never built by the fused head.
         whole = KLS.fact(self.kl, "distribution")
         refuse(
             self.fused_head and bool(whole),
@@ -322,6 +326,8 @@ class AlgorithmConfig:
             group_size=stage.group_size or self.group_size,
             temperature=stage.temperature or self.temperature,
             advantage=stage.advantage or self.advantage,
+            # Options belong to the function that they were given for: a stage with a function of its own takes none of
+            # the algorithm's, one without changes single ones.
             advantage_options=({} if stage.advantage else self.advantage_options) | stage.advantage_options,
             loss=stage.loss or self.loss,
             loss_options=({} if stage.loss else self.loss_options) | stage.loss_options,

@@ -59,6 +59,8 @@ def check_numbers(
         "in [0, 1]": lambda x: 0 <= x <= 1,
         "finite": lambda x: True,
     }
+    # OmegaConf checks types only of what comes from YAML and the command line; a text in a number's place would fail
+    # later, in a comparison. ``???`` is its mark of a missing value. A bool is a number to python, and has no range.
     for item in fields(config):
         value, key = getattr(config, item.name), f"{where}.{item.name}" if where else item.name
         refuse(
@@ -68,5 +70,5 @@ def check_numbers(
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, bool) or not isinstance(number, Real):
                 continue
-            wanted = ranges[item.name]
+            wanted = ranges[item.name]  # a KeyError here is a numeric field that was put into none of the lists
             refuse(not math.isfinite(number) or not fits[wanted](number), f"{key}={value}: must be {wanted}")

@@ -140,6 +140,7 @@ class EngineConfig:
             positive="max_batch_size gpu_memory_utilization timeout_s",
             not_negative="retries sleep_level",
         )
+        # An option of another engine is refused where it would do nothing; engines of one's own may read any.
         local, served = (
             "dtype gpu_memory_utilization enforce_eager prefix_caching sleep_level options",
             "urls weights_dir",
@@ -220,6 +221,7 @@ class EnvConfig:
             TypeError: If the task set has no such option.
             ValueError: If a function has no such option, or nobody says how many turns an episode has.
         """
+        # What is given wins, then what the environment's author chose; only the result can be checked by name.
         envs.refuse_unknown_options(self.id, self.task_options)
         chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE}, self.task_options)
         refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")

@@ -161,6 +161,11 @@ def test_a_verifier_that_raises_is_known_when_the_file_is_read(tmp_path):
         rows_of(write(tmp_path, lines(ROWS)), verify=f"{__name__}:needs_a_level").load(Split.TRAIN)
 
 
+def test_a_list_within_lists_without_end_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"no row could be read.*line 1: JSON that is nested too deeply"):
+        all_of(rows_of(write(tmp_path, "[" * 100_000, "deep.json")))
+
+
 def test_the_same_question_and_answer_again_counts_once(tmp_path, capsys):
     again = {"question": "what is 7  + 1?", "answer": "8.0"}
     assert len(all_of(rows_of(write(tmp_path, lines([*ROWS, again]))))) == 40

@@ -9,6 +9,8 @@ import pytest
 
 from experiments.evidence import build
 from experiments.evidence import page as pages
+from experiments.evidence.episodes import Packed
+from experiments.evidence.model import Figure, Mark, Panel, Series, Table
 from experiments.evidence.page import page as page_of
 from experiments.evidence.store import Store
 from tests.experiments.test_evidence import stored  # noqa: F401
@@ -337,3 +339,20 @@ def test_nothing_is_complained_about_and_nothing_is_fetched(browser, page):
     text = page.read_text(encoding="utf-8")
     assert 'src="http' not in text
     assert "@import" not in text
+
+
+def test_a_page_that_begins_with_a_figure_shows_it_first_and_links_to_nothing_that_is_not_there(browser, page):
+    gains = Figure("Points.", [Panel("", "x", "y", [Series("self", [0.5], [0.1], mark=Mark.POINTS)])], id="F1")
+    made = [gains, Table("The systems.", ["system", "gain"], [["SQLM", "+0.1"]], id="T1")]
+    pages.assemble("The thesis", "", made, Packed({})).write(beside := page.with_name("thesis.html"))
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.get(beside.as_uri())
+    wait(lambda: browser.find_element("tag name", "body").get_attribute("data-ready"))
+    links = [one.text for one in browser.find_elements("css selector", "nav a") if one.is_displayed()]
+    assert links == ["Answer", "Figures", "Tables"]
+    tops = [browser.find_element("id", one).rect["y"] for one in ("verdict", "figures", "tables")]
+    assert tops == sorted(tops)
+    assert not browser.find_element("id", "episodes").is_displayed()
+    browser.close()
+    browser.switch_to.window(first)

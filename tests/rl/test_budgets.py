@@ -1,6 +1,7 @@
 """Runs end where their budget says: sampled episodes, sampled tokens or optimiser steps; probes hold attempts fixed."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,8 +9,10 @@ from envs import Split
 from rl.config import AlgorithmConfig, OfflineConfig, SFTConfig, StageConfig, TrainingConfig
 from rl.offline import OfflineTrainer
 from rl.probe import first_turns, second_attempts
+from rl.types import RunStoppedError
 from rl.workbench import Workbench
 from tests.helpers import build_trainer, log_step, modchain_config, named
+from tests.helpers import episode as an_episode
 
 
 def run(trainer):
@@ -86,6 +89,17 @@ def test_offline_budgets():
     assert all(1000 <= n < 1000 + 16 * 4 * 10 for n in tokens)  # a round overdraws by less than 16 groups of 4
     with pytest.raises(ValueError, match="fewer than the rounds"):
         offline(TrainingConfig(updates=1))
+
+
+def test_a_budget_of_tokens_that_nothing_spends_ends_the_run(monkeypatch):
+    """Every episode is broken off before its first token: sampling on would never end."""
+    trainer = offline(TrainingConfig(tokens=2000))
+    broken = SimpleNamespace(
+        run=lambda plans, temperature: [an_episode((), error="the sandbox is gone") for _ in plans]
+    )
+    monkeypatch.setattr(trainer, "_rollout", broken)
+    with pytest.raises(RunStoppedError, match=r"64 episodes.*training\.tokens=2000 .*First: the sandbox is gone"):
+        trainer.collect()
 
 
 def test_a_probe_reads_the_attempts_that_it_was_given():

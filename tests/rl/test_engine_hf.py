@@ -9,6 +9,7 @@ from envs import Message
 from rl.backends import attention
 from rl.backends.attention import attend_grouped
 from rl.backends.engine_hf import HFEngine, draw, uniforms
+from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 from rl.rollout import complete
 from rl.types import Finish, Request, derive_seed
 
@@ -306,3 +307,47 @@ def test_a_model_that_reads_its_mask_otherwise_decodes_as_before(modchain, monke
     with pytest.warns(UserWarning, match="LlamaForCausalLM decodes step by step"):
         found = complete(engine, asked)
     assert [one.action_ids for one in found] == [one.action_ids for one in expected]
+
+
+@pytest.mark.parametrize("replays", [False, True])
+def test_rows_that_are_done_do_not_leave_the_context(replays):
+    """A row is read on until half of its batch is done; learned positions end with the context."""
+    tokenizer = tiny_tokenizer([str(i) for i in range(9)], spaced=True)
+    model = tiny_gpt2(tokenizer, hidden_size=8, n_layers=1, n_heads=2, context=24).eval()
+    asked = [Request(0, (5,) * 22, 2, 1.0, 1), Request(1, (5, 6), 22, 1.0, 2), Request(2, (5, 7), 22, 1.0, 3)]
+    found = complete(HFEngine(model, [99], 0, replays=replays), asked)
+    assert [len(one.action_ids) for one in found] == [2, 22, 22]
+    for request, one in zip(asked, found, strict=True):
+        alone = complete(HFEngine(model, [99], 0, replays=False), [request])[0]
+        assert one.action_ids == alone.action_ids
+        assert one.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+
+
+class Recording:
+    """A step whose captures fail in turn."""
+
+    def __init__(self, *faults):
+        self.faults = list(faults)
+
+    def record(self, tokens):
+        fault = self.faults.pop(0)
+        if isinstance(fault, tuple):  # a capture that is broken by the first fails again at its end
+            try:
+                raise fault[0]
+            finally:
+                raise fault[1]
+        if fault is not None:
+            raise fault
+
+
+def test_a_capture_that_fails_is_tried_again_only_for_want_of_memory(modchain):
+    from rl.backends.replay import Replays
+
+    replays, full = Replays(modchain[0]), torch.OutOfMemoryError("full")
+    replays._record(Recording(full, None), torch.zeros(1))
+    with pytest.warns(UserWarning, match="no memory to capture"):
+        replays._record(Recording(full, full), torch.zeros(1))
+    assert replays.possible
+    with pytest.warns(UserWarning, match=r"would not do \(the cause\)"):
+        replays._record(Recording((RuntimeError("the cause"), RuntimeError("capture invalidated"))), torch.zeros(1))
+    assert not replays.possible

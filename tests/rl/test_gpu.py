@@ -107,6 +107,27 @@ def test_replayed_steps_sample_what_the_others_do(modchain):
         model.to("cpu")
 
 
+def test_a_step_that_waits_for_the_device_is_not_captured(modchain, monkeypatch):
+    from rl.backends.engine_hf import HFEngine
+    from rl.backends.replay import FixedStep
+    from tests.rl.test_engine_hf import over_two_turns
+
+    model, tokenizer, renderer = modchain
+    model, ends = model.to("cuda"), tokenizer.convert_tokens_to_ids(["3", "7"])
+    step = FixedStep._step
+    try:
+        expected = over_two_turns(HFEngine(model, ends, renderer.pad_id, replays=False), renderer)
+        engine = HFEngine(model, ends, renderer.pad_id, replays=True)
+        monkeypatch.setattr(FixedStep, "_step", lambda self: (self._column.item(), step(self))[1])
+        with pytest.warns(UserWarning, match="synchronizing"):
+            found = over_two_turns(engine, renderer)
+        assert [one.action_ids for one in found] == [one.action_ids for one in expected]
+        assert torch.cuda.get_sync_debug_mode() == 0
+        torch.cuda.empty_cache()  # refused while a capture goes on
+    finally:
+        model.to("cpu")
+
+
 @pytest.mark.parametrize("name", ["star", "dpo", "iterated_rft"])
 def test_offline_methods_train(name, tmp_path):
     from experiments.arms import run_offline

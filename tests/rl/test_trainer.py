@@ -149,6 +149,16 @@ def test_several_updates_per_batch_use_the_old_policy():
     assert [len(part) for part in step.batch.plan] == [11, 11, 10] * 2
 
 
+def test_fewer_rows_than_minibatches_make_fewer_steps(monkeypatch):
+    """Episodes whose rewards say nothing are no failures, so a batch may be left with hardly any rows."""
+    monkeypatch.setattr("rl.trainer.drop_failed", lambda episodes, _: drop_failed(episodes, True)[:2])
+    algorithm = AlgorithmConfig(name="x", group_size=4, epochs=2, minibatches=3, stages=named(StageConfig()))
+    trainer, _ = build_trainer(modchain_config(algorithm=algorithm, tasks_per_step=1))
+    step = trainer.train_step()
+    assert [len(part) for part in step.batch.plan] == [1, 1] * 2
+    assert step.totals.updates == 4
+
+
 def test_single_turn_training_samples_one_attempt():
     algorithm = AlgorithmConfig(
         name="x", group_size=4, stages=named(StageConfig(attempts=1, reward_weights=[1.0], kl_coefs=[0.03]))

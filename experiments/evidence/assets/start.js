@@ -22,6 +22,9 @@ drawDots();
 drawAbsent();
 if (!exhibits.some((item) => item.kind === "figure")) byId("figures").hidden = true;
 if (data.empty) byId("episodes").hidden = true;
+const linkTo = (id) => document.querySelector(`nav a[href="#${id}"]`);
+if (exhibits[0]?.kind === "figure") for (const of of [byId, linkTo]) of("tables").before(of("figures"));  // what comes first stands first
+for (const one of document.querySelectorAll("main > section")) linkTo(one.id).hidden = one.hidden;
 
 const goTo = (id) => byId(id)?.scrollIntoView();
 for (const one of document.querySelectorAll("nav a")) one.addEventListener("click", (event) => { event.preventDefault(); goTo(one.hash.slice(1)); });
