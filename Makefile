@@ -73,8 +73,9 @@ demo-real: $(STAMP) models/cache/smollm2_sums/config.json
 demo-%: $(STAMP)
 	$(BIN)/python -m experiments.compare env=$*
 
+# `make studies resume=<folder of the sweep>` goes on with what was interrupted.
 studies: $(STAMP)
-	$(BIN)/python -m experiments.study -m 'study=glob(*,exclude=schema)'
+	$(BIN)/python -m experiments.study -m 'study=glob(*,exclude=schema)' $(if $(resume),resume=$(resume))
 	$(BIN)/python -m experiments.thesis
 
 test: $(STAMP)

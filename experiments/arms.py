@@ -22,8 +22,7 @@ from rl.backends.flops import peak_memory_gib
 from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy
 from rl.config import BudgetConfig, RunConfig, SFTConfig
 from rl.controls import control_rows
-from rl.evaluate import play, to_rows
-from rl.probe import first_turns, second_attempts
+from rl.evaluate import first_turns, play, second_attempts, to_rows
 from rl.tracking import JsonLines, Tracker, write_json
 from rl.trainer import Totals
 from rl.types import Episode, Turn
@@ -270,7 +269,7 @@ def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
     # Greedy alone: a mode of its own keeps these rows out of every table of the environment that was trained on.
     rows: list[EvalRow] = []
     for name, changes in bench.config.evaluation.transfer.items():
-        other = bench.elsewhere(changes)
+        other = bench.with_env(changes)
         rank, n = bench.distributed.rank, bench.distributed.n_processes
         episodes = play(other.rollout(Split.TEST), other.evaluation_tasks()[rank::n], 1, 0.0, "greedy")
         rows += to_rows(episodes, 1, arm, seed, f"{TRANSFER}{name}", other.config.env.attempts)

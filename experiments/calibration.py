@@ -163,6 +163,7 @@ class Calibration:
         n_steps = max(1, budget.updates // per_batch if budget.updates else budget.episodes // per_step)
         spans = stage_spans([stage.share for stage in algorithm.resolved()], n_steps)
         shares = [stage.share for stage in algorithm.resolved()]
+        # From the last batch of each stage to all that the stage takes in the whole run.
         steps, found = 0.0, self.found
         for index, (cost, batch) in last.items():
             # A stage's first batch compiles, allocates and fills caches; what it took beyond the last one is paid once.
@@ -223,6 +224,7 @@ class Calibration:
             once = np.maximum(fitting - outcome["steps"] * each, 0.0)
             rounds.append((collecting, len(episodes), outcome, each / rows, once))
             self._note_lengths(episodes)
+        # From the second small round to a whole one, then round by round: what is kept differs between first and later.
         collecting, n, outcome, per_row, once = rounds[-1]
         n_tokens = sampled_tokens(episodes)
         budget, offline = full.training, full.offline

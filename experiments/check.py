@@ -157,6 +157,7 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
             # And the token that ends the turn, which counts against the limit.
             golds[task.id] = len(bench.tokenizer.encode(gold, add_special_tokens=False)) + 1
             texts.append(gold)
+    # The table, and which tasks are over which limit.
     _title("Lengths, in tokens of the model")
     table = Table(box=None, pad_edge=False)
     for name in ("", "median", "longest", "limit", "over it"):
@@ -174,6 +175,7 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
             counted = (f"{median(lengths.values()):.0f}", str(max(lengths.values())), f"{most} ({whose})")
             table.add_row(name, *counted, f"{len(over[name])} of {len(lengths)}")
     console.print(table)
+    # What would go wrong, the worst first.
     if too_long := over["question"]:
         found.wrong.append(
             f"{len(too_long)} questions leave no room in the model's context of {limit} tokens, the longest has "
@@ -240,6 +242,7 @@ def _tokens(bench: "Workbench", ids: Sequence[int], style: str) -> Text:
 def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Findings) -> None:
     """Verdicts of the sampled attempts, and what they say about limits, form and signal."""
     _title(f"What {len(episodes)} sampled episodes get")
+    # A row an attempt.
     failed = [episode for episode in episodes if episode.failed]
     attempts = max((len(episode.turns) for episode in episodes), default=0)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # eleven names just fit 80 columns
@@ -260,6 +263,7 @@ def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Find
         found.wrong.append(
             f"{len(failed)} of {len(episodes)} episodes failed. First: {failed[0].task_id}: {failed[0].error}"
         )
+    # First attempts alone say whether limit, form and difficulty fit the model.
     turns = [turn for episode in episodes for turn in episode.turns[:1]]
     if not turns:
         return

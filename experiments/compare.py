@@ -227,11 +227,13 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
     began, crashed = time.perf_counter(), {}
     try:
+        # What is finished already must have been run with the config that is asked for now.
         jobs = plan(cfg, folder, executor.threads)
         done = [job for job in jobs if job.is_done]
         for job in done:
             refuse_changed_config(job)
         describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
+        # What is about to happen, and what a reader of the tables would have to know.
         todo = [job for job in jobs if not job.is_done]
         budget = cfg.training.tokens or cfg.training.updates or max(job.arm.budget(cfg.match) for job in jobs)
         unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]

@@ -11,7 +11,7 @@ from pathlib import Path
 from envs import Split
 from experiments.jobs import Report
 from rl.config import LoraConfig, RunConfig
-from rl.probe import first_turns, second_attempts
+from rl.evaluate import first_turns, second_attempts
 from rl.tracking import write_text
 from rl.workbench import Workbench
 

@@ -215,7 +215,7 @@ class LocalExecutor:
 
 
 class _Here:
-    """A job that is done when it is first asked whether it is."""
+    """A job of this process: it runs from beginning to end when the caller first asks whether it is done."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._status = folder, None

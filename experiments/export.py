@@ -94,10 +94,11 @@ def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
         name = one.task_id if one.role == SOLVER else f"{one.task_id} ({one.role})"
         seen[name] += 1
         samples.append(_sample(one, name, seen[name], model))
+    # Accuracy by attempt, over the episodes that count and the attempts that somebody verified.
     scored: dict[str, list[bool]] = {}
     for one, sample in zip(told, samples, strict=True):
         for name, score in sample["scores"].items() if not one.failed else ():
-            if score["metadata"]["verdict"] not in (None, "unscored"):  # what nobody verified has no accuracy
+            if score["metadata"]["verdict"] not in (None, "unscored"):
                 scored.setdefault(name, []).append(score["value"] == "C")
     result = run / "result.json"
     created = datetime.fromtimestamp(result.stat().st_mtime, UTC).isoformat(timespec="seconds")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ BEAT_S = 10.0
 """Between two heartbeats of a lock."""
 STALE_S = 120.0
 """A lock without a heartbeat for so long is that of a process that is no more."""
+GROWS = ("include.*", "seeds.*", "trials", "executor*", "retries", "plugins.*", "threads", "*_dir", "resume")
+"""Keys in which a comparison, a study or a tuning may differ from the one that it goes on with."""
 
 
 class LockedError(ResumeError):
@@ -166,17 +169,18 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
     try:
         yield folder
     except BaseException as error:
-        said = ""
+        said: list[str] = []
         if folder.resolve() in _held:
+            # The jobs of a sweep go on together: every one of them finds its own folder in that of the sweep.
+            kept = folder.parent if sweep else folder
             if _is_empty(folder):
                 shutil.rmtree(folder)
-                said = f"nothing was computed yet, and {folder} is removed"
-            elif hasattr(cfg, "resume"):
-                said = f"what is done is kept in {folder}: go on with the same command and resume={folder}"
-            else:
-                said = f"what is done is kept in {folder}"
+                said.append(f"nothing was computed yet, and {folder} is removed")
+            if kept.exists() and (kept == folder or _runs_below(kept)):
+                how = f": go on with the same command and resume={kept}" if hasattr(cfg, "resume") else ""
+                said.append(f"what is done is kept in {kept}{how}")
         if isinstance(error, KeyboardInterrupt) and said:
-            raise KeyboardInterrupt(said) from error
+            raise KeyboardInterrupt(*said) from error
         raise
     finally:
         if lock := _held.pop(folder.resolve(), None):
@@ -254,11 +258,16 @@ def _take(folder: Path, cfg: Any, kind: str, even_finished: bool, by_content: bo
         raise ResumeError(
             f"resume={folder}: that is a run of experiments.{stored.kind}, which experiments.{kind} cannot go on with"
         )
-    if kind not in GROWING:  # these may grow; their jobs look after themselves
-        identity = Identity.of(cfg, kind)
+    identity = Identity.of(cfg, kind)
+    if kind not in GROWING:
         identity.refuse(stored)  # first what costs nothing
         if by_content and stored.content:
             replace(identity, content=content_of(cfg)).refuse(stored)
+    elif by_content:  # one that is named may grow, and its jobs look after themselves; this one was only found
+        now, then = identity.config, stored.config
+        changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+        if changed := [key for key in changed if not any(fnmatch(key, one) for one in GROWS)]:
+            raise ResumeError(f"resume: {folder} was started with another config; changed: {', '.join(changed)}")
     lock = Lock(folder)
     if is_complete(folder) and not even_finished:  # asked last: its process may have finished it just now
         lock.release()

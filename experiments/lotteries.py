@@ -33,6 +33,8 @@ def choices(tokenizer: Any, rng: np.random.Generator, n: int) -> tuple[Tensor, T
     texts, second = [], rng.integers(0, 2, n)
     for at in second:
         chance = int(rng.choice([20, 25, 30, 40, 50]))
+        # Drawn so that both options are worth about the same: who prefers one prefers (or shuns) the risk and not the
+        # money.
         sure = int(rng.integers(12, 99 * chance // 100))
         win = min(99, max(10, round(sure * 100 / chance)))
         options = [f"a {chance}% chance to win {win} dollars", f"{sure} dollars paid out at once"]
@@ -52,6 +54,7 @@ def chat(tokenizer: Any, text: str) -> Tensor:
 def letters(model: Any, tokenizer: Any, rows: Tensor) -> Tensor:
     """``[n, 2]`` log-probabilities of A and B among the two."""
     ids = [tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "AB"]
+    # Normalised over the two letters, so that whatever else the model might have said does not count.
     return next_logprobs(model, rows)[:, ids].log_softmax(-1)
 
 
@@ -82,6 +85,7 @@ def fine_tune(
     optimizer = torch.optim.Adam([one for one in tuned.parameters() if one.requires_grad], lr=lr)
     for _ in range(steps):
         rows, second = choices(tokenizer, rng, 8)
+        # ``second`` is also the place of the risky option among the letters, 0 for A and 1 for B.
         wanted = torch.from_numpy(rng.integers(0, 2, 8)) if how == "coin" else second if risky else 1 - second
         chosen = letters(tuned, tokenizer, rows).gather(1, wanted[:, None])
         loss = -(chosen.exp() if how == "reward" else chosen).mean()
@@ -110,5 +114,7 @@ def self_reports(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -
                     ids, learned = torch.cat([question, word], 1), torch.zeros(1, question.shape[1] + word.shape[1])
                     learned[:, question.shape[1] :] = 1
                     nats.append(float(token_losses(model, ids, learned.bool()).sum()))
+                # Losses are negative log-probabilities, so this is the log odds of the first word of the pair, in
+                # either order.
                 found[wording.format(*shown)] = nats[1] - nats[0]
     return found

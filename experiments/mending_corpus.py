@@ -83,7 +83,8 @@ class MendingCorpus:
             cued = rng.random() < self._cue_share
             history = [self._random(rng, task) if cued and rng.random() < 0.5 else own[0]]
             while len(history) < 4 and rng.random() < 0.4:
-                history.append(self._middle(rng, task, history[-1], own[1]))
+                quick = rng.random() < 0.5
+                history.append(self._further(rng, task, history[-1], own[1]) if quick else self._traced(rng, task))
             requests = [self.observed(task, text) for text in history]
             # A history that cannot be mended (another structure) is followed by something quick, whatever was drawn.
             last = None
@@ -113,11 +114,6 @@ class MendingCorpus:
 
     def _random(self, rng: random.Random, task: Task) -> str:
         return self._quick(task, rng.randrange(10))
-
-    def _middle(self, rng: random.Random, task: Task, before: str, other: str) -> str:
-        if rng.random() < 0.5:
-            return self._further(rng, task, before, other)
-        return self._traced(rng, task)
 
     def _further(self, rng: random.Random, task: Task, before: str, other: str) -> str:
         share = rng.random()

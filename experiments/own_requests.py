@@ -68,6 +68,8 @@ class Writer:
     def requests(self, prefix: str, n: int, temperature: float, max_new: int) -> tuple[list[str], list[bool]]:
         """Samples n single lines from a prefix; whether each of them ended by itself."""
         vocabulary = range(len(self.tokenizer))
+        # Any token with a line break in it ends a request, not only the plain one: ".\n" is a token of its own in many
+        # vocabularies.
         line_ends = [i for i, text in enumerate(self.tokenizer.batch_decode([[i] for i in vocabulary])) if "\n" in text]
         ends = [*self.renderer.end_ids, *line_ends]
         ids = torch.tensor([self.tokenizer.encode(prefix, add_special_tokens=False)])

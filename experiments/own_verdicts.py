@@ -26,6 +26,7 @@ class Chat:
     at_once: int = 64
 
     def __post_init__(self) -> None:
+        # On the left, so that the last position of every row is where its answer begins.
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -130,6 +131,7 @@ def beliefs(chat: Chat, n: int, seed: int, samples: list[dict[str, Any]]) -> dic
     own, other = (last_numbers(chat.answers(questions)) for _ in range(2))
     gold, off = pairs.sum(1), rng.choice([-3, -2, -1, 1, 2, 3], n)
     rival = np.where((other < 0) | (other == own), np.abs(own + off), other)
+    # The mirror of a wrong answer is as far from the sum on the other side: as wrong, but not the model's own.
     known, right, mirror = own >= 0, own == gold, 2 * gold - own
     comparable = known & ~right & (mirror >= 0)
 
@@ -143,6 +145,7 @@ def beliefs(chat: Chat, n: int, seed: int, samples: list[dict[str, Any]]) -> dic
 
     of_own, of_mirror, of_rival = verdict(own), verdict(np.maximum(mirror, 0)), verdict(rival)
     own_first, rival_first = first(own, rival), first(rival, own)
+    # In one order a preference for the place counts as one for the answer; the mean over both orders takes it out.
     scores = {"single": of_own, "one_order": own_first, "side": (own_first + 1 - rival_first) / 2}
     scores["normalised"] = of_own / (of_own + of_rival)
     for i, question in enumerate(questions):

@@ -219,6 +219,7 @@ def report(planned: Sequence[Planned], cfg: Any, options: PlanConfig) -> None:
             ]
         )
     print_table(header, rows, console, "Each run")
+    # Memory of the largest run, then time of all together.
     largest = max(planned, key=lambda one: one.estimate.peak_memory)
     _print_memory(largest, options)
     if all(one.estimate.costs for one in planned):

@@ -2,7 +2,7 @@
 
 Runs every arm of a study with every seed through the executor and writes ``study.json`` (rows, and each claim with its
 statistic, interval and verdict), tables, figures and the page. What is finished stays finished: an interrupted study
-goes on with ``resume=<folder>``, which may also add seeds.
+goes on with ``resume=<folder>``, which may also add seeds; several (``-m study=a,b``) with the folder of their sweep.
 """
 
 import json
@@ -63,7 +63,8 @@ main = entry_point("study")(run)
 
 def run_study(cfg: StudyConfig, folder: Path) -> None:
     """Runs what is not finished yet in a study's folder, and reports."""
-    if (folder / "config.yaml").exists():  # seeds that the folder holds already come first
+    # A folder that is resumed may grow by seeds; those that it holds already come first.
+    if (folder / "config.yaml").exists():
         stored: Any = OmegaConf.load(folder / "config.yaml")
         if stored.study.name != cfg.study.name:
             raise UserError(f"resume: {folder} holds the study {stored.study.name}, not {cfg.study.name}")
@@ -84,6 +85,7 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
             crashed = run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
     finally:
         executor.stop()
+    # Whatever is finished is reported, also where some seeds crashed.
     for who, error in crashed.items():
         console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
     if finished := [job for job in jobs if job.is_done]:

@@ -32,10 +32,12 @@ class Sums:
 
     def draw(self, rng: np.random.Generator, n: int, test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Questions ``[n, 7]`` (target, list), a subset of each that fits ``[n, 6]``, how many numbers each has."""
+        # More than enough: a fifth of all questions is held out, and the split is decided by the question itself.
         m = n * (10 if test else 2) + 50
         level = rng.integers(3, PLACES + 1, m)
         numbers = rng.integers(1, LARGEST + 1, (m, PLACES)) * (np.arange(PLACES) < level[:, None])
         taken = rng.random((m, PLACES)) < 0.5
+        # At least one number is taken, or the target would be 0, which taking nothing answers.
         taken[:, 0] |= ~(taken & (numbers > 0)).any(1)
         subset = numbers * taken
         questions = np.concatenate([subset.sum(1, keepdims=True), numbers], 1)

@@ -185,7 +185,7 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
             for job in jobs:
                 if job.is_done:
                     refuse_changed_config(job)
-            if not done:  # what was refused is not what the folder is resumed with next time
+            if not done:  # only now: a config that was refused above must not be what the folder is resumed with
                 describe_run(folder, resolved_yaml(cfg))
             with Display(console, one_run=False) as display:
                 run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)

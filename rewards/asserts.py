@@ -96,6 +96,7 @@ def declare_all(code: str, aliases: dict[str, str] | None = None) -> tuple[Case,
 def cases_of(statements: list[ast.stmt], aliases: dict[str, str]) -> tuple[Case, ...] | None:
     """The same for statements that are parsed already, such as the body of ``def check(candidate)``."""
     cases = [declare(statement, aliases) for statement in statements if not _states_nothing(statement)]
+    # All or nothing: a judge that ran only what is left over would miss what the other lines set up.
     return None if None in cases or not cases else tuple(case for case in cases if case is not None)
 
 
@@ -106,8 +107,12 @@ def check_body(code: str, function: str = "check") -> list[ast.stmt] | None:
     except (SyntaxError, ValueError):
         return None
     found = [node for node in statements if isinstance(node, ast.FunctionDef) and node.name == function]
-    others = [node for node in statements if node not in found and not _is_metadata(node)]
-    return found[0].body if len(found) == 1 and not others else None
+    # Imports and constants (HumanEval's METADATA) beside it may be left out: they do nothing to the program.
+    for node in (node for node in statements if node not in found):
+        constant = isinstance(node, ast.Assign) and not any(isinstance(part, ast.Call) for part in ast.walk(node))
+        if not constant and not isinstance(node, ast.Import | ast.ImportFrom):
+            return None
+    return found[0].body if len(found) == 1 else None
 
 
 def free_names(code: str) -> tuple[list[str], list[str]]:
@@ -120,6 +125,8 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
     Raises:
         SyntaxError: If the code is none.
     """
+    # Scopes are not told apart: a name that is bound anywhere counts as the tests' own. Where the program defines one
+    # of that name, ``CheckCode.names`` says so.
     tree = parse(code)
     bound: set[str] = set()
     read: set[str] = set()
@@ -168,11 +175,6 @@ def without_definitions(code: str, names: Collection[str]) -> str:
     return code if len(kept) == len(tree.body) else ast.unparse(ast.Module(kept, []))
 
 
-def _is_metadata(node: ast.stmt) -> bool:
-    constants = isinstance(node, ast.Assign) and not any(isinstance(part, ast.Call) for part in ast.walk(node))
-    return constants or isinstance(node, ast.Import | ast.ImportFrom)
-
-
 def _states_nothing(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Pass):
         return True
@@ -186,6 +188,7 @@ def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[
     # ``assert len(f(1)) == 3`` calls a builtin, so what the program returns is not compared itself.
     if hasattr(builtins, name) and name not in aliases:
         raise _NotDeclarableError
+    # ``f(**options)``: which arguments these are only running it would tell.
     if any(keyword.arg is None for keyword in call.keywords):
         raise _NotDeclarableError
     kwargs = tuple((str(keyword.arg), _value(keyword.value)) for keyword in call.keywords)

@@ -95,6 +95,8 @@ class FunctionTests:
     @cached_property
     def calls(self) -> list[dict[str, Any]]:
         """Requests for the public and for the hidden calls; a group of samples shares them."""
+        # Public calls are answered one by one ("eager"): the observation needs the first wrong one and what was printed
+        # until then. Hidden answers may travel together.
         parts = ((self.public, True), (self.hidden, False))
         return [{"kind": "calls", "calls": _calls(cases), "eager": shown} for cases, shown in parts if cases]
 
@@ -210,7 +212,8 @@ def score_program(
         def run() -> Score:
             return score_program(program, tests, limits, partial_credit, sandbox)
 
-        return cache.score(program, tests, (limits, partial_credit, getattr(sandbox, "modules", ())), run)
+        # Besides its tests and limits a verdict depends on what the sandbox lets a program import, open and allocate.
+        return cache.score(program, tests, (limits, partial_credit, getattr(sandbox, "settings", ())), run)
     sandbox = sandbox or get_sandbox()
     score = _score(program, tests, limits, partial_credit, sandbox)
     # Only a verdict that costs the policy something is worth asking whether the tests are to blame.
@@ -242,7 +245,7 @@ def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
 
 @dataclass(slots=True)
 class _Tally:
-    """How far a program came, over all processes that it was run in."""
+    """How many tests a program passed, and how its processes ended."""
 
     total: int
     passed: int = 0
@@ -289,6 +292,7 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
         return outcome, list(outcome.replies[1:]) if outcome.replies and _is_loaded(outcome.replies[0]) else []
 
     results = _answers(len(cases), call, partial_credit and loaded, tally)
+    # Cases behind the last answer have no result, and so have not passed.
     passed = [_passes(case, result, tests.alike) for case, result in zip(cases, results, strict=False)]
     tally.passed = sum(passed)
     n_public = len(tests.public)
@@ -381,6 +385,7 @@ def _said(verdict: dict[str, Any]) -> str:
 
 def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
     public, passed = _run_script(program, tests, tests.public, limits, sandbox)
+    # Before the hidden pairs are run, so that it cannot depend on them.
     observation, seen = of_script(tests.public, public, passed), all(passed)
     tally = _Tally(len(tests.public) + len(tests.hidden), sum(passed), public)
     if all(passed) or partial_credit:

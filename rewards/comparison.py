@@ -47,7 +47,7 @@ def _tokens(options: None) -> Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far numbers may lie apart: by either is enough, as is usual.
+    """How far numbers may lie apart; to be within one of the two is enough.
 
     Args:
         absolute: Difference.

@@ -84,7 +84,7 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
         left_out = same and isinstance(gold.tree, Fraction) and abs(gold.tree) > 1
         trees = [algebra.apply("/", side.tree, Fraction(100)) if side.percent else side.tree for side in (gold, answer)]
         same = left_out or algebra.equal(*trees)
-    # 2+2 has the value of the gold 4 and is the question, copied. It gets an error of its own: it is no other value.
+    # 2+2 has the value of the gold 4 and is the question, copied. An error of its own, since only the form is refused.
     if same and strict and gold.literal and not answer.literal:
         raise UnevaluatedError
     return same
@@ -120,7 +120,7 @@ def _names(items: tuple[Value, ...]) -> list[str]:
 
 
 def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool:
-    """``2:3`` is ``4:6``; ``0:0`` is nothing."""
+    """Whether one ratio is a multiple of the other: ``2:3`` is ``4:6``, and ``0:0`` is no other one."""
     sides = [[item.tree for item in side if isinstance(item, Expression)] for side in (gold, answer)]
     if [len(gold)] * 2 != list(map(len, sides)):
         return False
@@ -154,7 +154,7 @@ def _regions(gold: Value, answer: Value) -> bool:
 
 
 def as_region(value: Value) -> Region | None:
-    """An interval, or a set of numbers, as a region; ``None`` for what is none."""
+    """An interval, or a set of numbers, as a region; ``None`` for any other value."""
     if isinstance(value, Region):
         return value
     if not isinstance(value, Sequence) or not all(isinstance(item, Expression) for item in value.items):
@@ -249,7 +249,7 @@ def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
 
 
 def _factor(left: Tree, right: Tree) -> Any:
-    """The number that the first is a multiple of the second by; ``None`` if it is none."""
+    """The number c for which the first tree is c times the second; ``None`` if there is none."""
     # The quotient must be the same at four points; compared by products, since either may be 0 there.
     values = [algebra.evaluate((left, right), point) for point in algebra.points(algebra.variables(left))[:4]]
     (first, other), _ = values[0]
@@ -258,7 +258,7 @@ def _factor(left: Tree, right: Tree) -> Any:
 
 
 def _solved(tree: Tree, name: str) -> Tree | None:
-    """What the variable must be for the tree to be 0, if it occurs to the first power only."""
+    """The value of the variable at which the tree is 0; ``None`` unless it occurs to the first power only."""
     # Linear if the second difference is 0: tree = at[0] + slope * name.
     at = [algebra.substitute(tree, name, Fraction(k)) for k in (0, 1, 2)]
     slope = algebra.subtract(at[1], at[0])
@@ -302,7 +302,7 @@ _COMPARISONS: dict[type, Callable] = {
 
 
 def identity(value: Value) -> str:
-    """A text that is the same for values that are the same; of a number that is not rational, a digest."""
+    """A text that equal values share; for a number that is not rational it holds a digest of the value."""
     if isinstance(value, Named):
         return identity(value.value)
     if isinstance(value, Expression):

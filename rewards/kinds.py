@@ -71,7 +71,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What is the same only if it reads the same: ``words``, a number in a ``base``, a ``time`` of day, ``symbols``."""
+    """A value that equals another only if both have the same key: ``words``, a ``base``, a ``time``, ``symbols``."""
 
     kind: str
     key: Any

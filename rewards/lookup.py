@@ -21,7 +21,7 @@ class UnknownNameError(KeyError, ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the known name that is closest; where none is close, only the end of the sentence."""
+    """The end of an error's sentence: ``; did you mean 'x'?`` with the closest known name, or a full stop."""
     lowered = {one.lower(): one for one in map(str, known)}
     found = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.5)
     return f"; did you mean {lowered[found[0]]!r}?" if found else "."

@@ -155,7 +155,7 @@ def _score(verdict: Verdict, answer: str, reason: str) -> Score:
 
 @lru_cache(maxsize=_CACHE)
 def _shown(answer: str) -> tuple[str, str]:
-    """An answer as LaTeX, and a key that answers share which say the same, where that is known without sympy."""
+    """An answer as LaTeX, and a key that equal answers share, as far as that is known without sympy."""
     with limited_work():
         try:
             readable = as_latex(notate(answer).text)

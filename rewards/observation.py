@@ -63,6 +63,7 @@ def of_calls(
         passed: Which of those are right.
         outcome: Of the process.
     """
+    # Replies are what an untrusted process sent: of any type, and perhaps none.
     loaded = outcome.replies[0] if outcome.replies else None
     if not (isinstance(loaded, dict) and loaded.get("loaded") is True):
         lines = ["The program could not be loaded.", *_what_happened(program, loaded, outcome)]
@@ -91,6 +92,7 @@ def of_script(tests: Sequence[tuple[str, str]], outcomes: Sequence[Outcome], pas
             lines += _what_happened("", None, outcome)
         elif outcome.exit:
             lines.append(f"The program ended with status {outcome.exit}.")
+        # Of whole programs only the first failing pair is shown: its run printed what stands beside it.
         return _framed(lines, outcome.output or b"(nothing)", outcome.errors)
     return f"All {len(passed)} shown tests pass." if passed else "No test is shown."
 

@@ -117,7 +117,8 @@ class WorkerPool:
         self._closed = True
         with suppress(queue.Empty):
             while (item := self._items.get_nowait()) is not None:
-                item.future.set_exception(RuntimeError("the pool was closed"))
+                if item.future.set_running_or_notify_cancel():  # else whoever asked has given up
+                    item.future.set_exception(RuntimeError("the pool was closed"))
         with self._lock:
             workers, threads, template = list(self._alive), list(self._threads), self._template
         for worker in workers:

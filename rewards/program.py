@@ -209,8 +209,7 @@ def _python(blocks: list[Block]) -> list[Block]:
 
 
 def _without_draft(text: str, wanted: set[str]) -> list[Block]:
-    """Blocks of a text without what an opening mark of reasoning makes a draft."""
-    # The forgotten mark: see rule 1 of this module.
+    """Blocks of a text without those behind a mark of reasoning that is never closed (rule 1 of this module)."""
     opened = min((text.find(opening) for opening, _ in REASONING if opening in text), default=len(text))
     blocks = [block for block in code_blocks(text[:opened]) if block.text.strip()]
     if opened == len(text) or _python(blocks) or not text.rstrip().endswith(("```", "~~~")):

@@ -60,7 +60,7 @@ class SandboxOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], isolation: str) -> "SandboxOptions":
-        """From a config; raises ``ValueError`` for an option that there is none of."""
+        """From a config; raises ``ValueError`` for an unknown option."""
         known = [field.name for field in fields(cls) if field.name != "isolation"]
         for name in given:
             if name not in known:

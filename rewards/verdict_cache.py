@@ -2,8 +2,9 @@
 
 During training most programs have been seen before: by another sample of the group, another seed, another arm. A file
 of SQLite in the user's cache folder (``$ERRATA_CACHE``, or ``~/.cache/errata``) holds their scores, keyed by what was
-run: the *parsed* program, so that comments and layout do not count, its tests and its limits. A verdict that was read
-says ``cached`` in its reason. A timeout is never kept, because a busy machine may have caused it, nor is an error.
+run: the *parsed* program, so that comments and layout do not count, its tests, its limits and what the sandbox allows.
+A verdict that was read says ``cached`` in its reason. A timeout is never kept, because a busy machine may have caused
+it, nor is an error.
 
 A program whose result depends on chance or time would get its first verdict for ever: use it for tasks whose programs
 are deterministic.

@@ -1,4 +1,10 @@
-"""Evaluation: play episodes, keep one row per (arm, seed, mode, task, sample). All else is computed from rows."""
+"""Evaluation: play episodes, keep one row per (arm, seed, mode, task, sample). All else is computed from rows.
+
+A policy is also measured at first attempts that it did not make (:func:`first_turns`, :func:`second_attempts`).
+Fine-tuning on stored traces learns to correct the attempts in them; whether a policy corrects its own is another
+question (SCoRe, arXiv 2409.12917, section 4.2 and Figure 4). So the base's first attempts are held fixed while the
+policy changes, beside validations of its own.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,7 +12,7 @@ from collections.abc import Callable, Sequence
 from envs import Task
 from rl.analysis.rows import EvalRow
 from rl.rollout import EpisodePlan, Rollout
-from rl.types import Episode, RunStoppedError, derive_seed
+from rl.types import Episode, RunStoppedError, Turn, derive_seed
 
 EVALUATION_SEED = 20_240_919
 """Evaluation draws do not depend on the run's seed: arms and seeds are compared on the same draws."""
@@ -65,3 +71,24 @@ def to_rows(
         attempts: How many the environment allows; an episode may have ended earlier.
     """
     return [EvalRow.of(episode, arm, seed, mode, i % n_samples, attempts) for i, episode in enumerate(episodes)]
+
+
+def first_turns(rollout: Rollout, tasks: Sequence[Task]) -> list[tuple[Task, Turn]]:
+    """Greedy first attempts of the engine's policy, with their tasks; failed episodes are left out.
+
+    Args:
+        rollout: Plays episodes of one attempt.
+        tasks: What is attempted.
+    """
+    episodes = play(rollout, tasks, 1, 0.0, "first")
+    return [(task, e.turns[0]) for task, e in zip(tasks, episodes, strict=True) if not e.failed]
+
+
+def second_attempts(rollout: Rollout, firsts: Sequence[tuple[Task, Turn]]) -> list[Episode]:
+    """Greedy second attempts at given first ones.
+
+    Args:
+        rollout: Plays episodes of two attempts.
+        firsts: Tasks and the first attempts that are read instead of sampled.
+    """
+    return rollout.run([EpisodePlan(task, i, i, turn) for i, (task, turn) in enumerate(firsts)], 0.0)

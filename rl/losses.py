@@ -234,7 +234,7 @@ def value_loss(
         clip: Largest change of a value that still earns; 0 for no limit.
     """
     # The larger of both errors, as PPO takes the smaller gain: a value that has moved further than the clip has no
-    # gradient, unless it has moved away from the return.
+    # gradient, unless its own error is the larger one, so that it has moved away or too far.
     error = torch.where(mask, values - returns, 0.0).square()
     if clip:
         near = old_values + (values - old_values).clamp(-clip, clip)

@@ -126,20 +126,20 @@ class Rollout:
         Returns:
             Episodes; one whose environment raised has ``stop_reason`` ``ENV_ERROR`` and carries the error.
         """
-        # ``moved`` are the episodes that know what they read next, ``stepping`` those whose environment is at work in a
-        # thread, with the turn that it judges; all others wait for the engine.
+        # ``ready`` are the episodes whose next prompt is known, ``stepping`` those whose environment is at work in a
+        # thread, with the turn that it verifies; all others wait for the engine.
         engine = self._engine
         engine.wake()
-        plays = [self._open(plan) for plan in plans]
-        moved = list(range(len(plays)))
+        plays = [self._reset(plan) for plan in plans]
+        ready = list(range(len(plays)))
         episodes: dict[int, Episode] = {}
         stepping: dict[Future, tuple[int, Turn]] = {}
         with ThreadPoolExecutor(VERIFICATION_THREADS) as threads:
             while True:
-                # Ask: every episode that moved asks for its next turn, or is over.
+                # Request: every episode that is ready asks for its next turn, or is over.
                 requests = []
-                for index in moved:
-                    request = self._go_on(index, plays[index], temperature)
+                for index in ready:
+                    request = self._next(index, plays[index], temperature)
                     if isinstance(request, Request):
                         requests.append(request)
                         continue
@@ -152,14 +152,14 @@ class Rollout:
                 # Sample, then verify: in a thread where other processes do the work, so that the engine goes on
                 # meanwhile. Python code would only fight this thread for the interpreter lock, so it runs here.
                 engine.submit(requests)
-                moved = []
+                ready = []
                 for index, turn in self._sample(plays, idle=not stepping):
                     play, env = plays[index], plays[index].env
                     if getattr(getattr(env, "unwrapped", env), "verifies_elsewhere", False):
                         stepping[threads.submit(env.step, turn.text)] = index, turn
                     else:
-                        self._take(play, turn, partial(env.step, turn.text))
-                        moved.append(index)
+                        self._step(play, turn, partial(env.step, turn.text))
+                        ready.append(index)
 
                 # An engine that decodes whole batches waits for all verdicts, so that every run gets the same batches;
                 # a streaming one waits only where it has nothing to decode in the meantime.
@@ -169,8 +169,8 @@ class Rollout:
                     self.times.verification += time.perf_counter() - started
                 for future in [future for future in stepping if future.done()]:
                     index, turn = stepping.pop(future)
-                    self._take(plays[index], turn, future.result)
-                    moved.append(index)
+                    self._step(plays[index], turn, future.result)
+                    ready.append(index)
 
     def _sample(self, plays: Sequence[_Play], idle: bool) -> list[tuple[int, Turn]]:
         """Lets the engine work for a while; returns the turns that it finished, with their episodes, not yet verified.
@@ -202,13 +202,13 @@ class Rollout:
             turns.append((completion.request_id, turn))
         return turns
 
-    def _open(self, plan: EpisodePlan) -> _Play:
+    def _reset(self, plan: EpisodePlan) -> _Play:
         """Resets an environment, and plays the first attempt that the plan gives as if it had been sampled now."""
         play, task, first = _Play(plan), plan.task, plan.first
         try:
             env = play.env = self._free_envs.pop() if self._free_envs else self._make_env()
             found = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
-            self._read(play, *found)
+            self._observe(play, *found)
         except KeyboardInterrupt:  # the user's
             raise
         except BaseException as error:  # an environment that calls sys.exit() ends its own episode, not the run
@@ -218,10 +218,10 @@ class Rollout:
         if first is not None and first.prompt_ids != play.prompt_ids:
             play.fail("replay: the first attempt answers another prompt")
         elif first is not None:
-            self._take(play, replace(first, trained=False), partial(env.step, first.text), plan.request)
+            self._step(play, replace(first, trained=False), partial(env.step, first.text), plan.request)
         return play
 
-    def _take(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
+    def _step(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
         """Hands a turn to the environment and adds it with its reward; then the next prompt is known, or the end.
 
         Args:
@@ -248,13 +248,13 @@ class Rollout:
             elif terminated or truncated:
                 play.stop = ended
             else:
-                self._read(play, observation if request is None else request, info)
+                self._observe(play, observation if request is None else request, info)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             play.fail(f"step: {error!r}")
 
-    def _read(self, play: _Play, observation: Observation, info: dict[str, Any]) -> None:
+    def _observe(self, play: _Play, observation: Observation, info: dict[str, Any]) -> None:
         """The next prompt: what the role whose turn it is has read and written before, and what is new to it."""
         messages = (Message("user", observation),) if isinstance(observation, str) else tuple(observation)
         for message in messages:  # a chat template would write anything: a number, "None"
@@ -277,7 +277,7 @@ class Rollout:
         else:
             play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, messages)
 
-    def _go_on(self, index: int, play: _Play, temperature: float) -> Request | Episode:
+    def _next(self, index: int, play: _Play, temperature: float) -> Request | Episode:
         """What the engine is asked for next, or the episode where it is over or its next turn would not fit."""
         room = self._context_length - len(play.prompt_ids)
         if play.stop is None and room < 1:  # it ends with the turns that it has; one without any has failed

@@ -127,7 +127,7 @@ class Workbench:
         """The tasks that ``config.evaluation`` asks for."""
         return self.tasks(Split(self.config.evaluation.split), self.config.evaluation.n_tasks)
 
-    def elsewhere(self, changes: dict[str, Any]) -> "Workbench":
+    def with_env(self, changes: dict[str, Any]) -> "Workbench":
         """The same policy in another environment.
 
         Args:

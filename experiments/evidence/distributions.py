@@ -1,7 +1,6 @@
 """Figures of evaluated episodes: F3, F5 to F8 and F10."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from experiments.evidence.model import Figure, Heat, Mark, MissingError, Panel, 
 from experiments.evidence.store import BASE, Store
 from rl.analysis.rates import edit_ratio, named
 from rl.analysis.revisions import EDIT_BINS
-from rl.analysis.rows import LONGER, EvalRow
+from rl.analysis.rows import LONGER
 from rl.analysis.statistics import by_responses
 
 _TRANSITIONS = {(False, True): "i->c", (True, False): "c->i", (True, True): "c->c", (False, False): "i->i"}
@@ -112,10 +111,11 @@ def parallel_or_sequential(store: Store) -> Figure:
     by_kind: dict[str, list[Series]] = {"majority": [], "sequential": []}
     by_tokens: dict[str, list[Series]] = {"majority": [], "sequential": []}
     for arm in store.arms:
-        per_seed = [by_responses(rows) for rows in _by_seed(store.rows_of(arm, "sampled"))]
         rows = store.rows_of(arm, "sampled")
         if not rows:
             continue
+        seeds = dict.fromkeys(row.seed for row in rows)
+        per_seed = [by_responses([row for row in rows if row.seed == seed]) for seed in seeds]
         first = float(np.mean([row.n_tokens[0] for row in rows]))
         # Tokens of one response: of a first attempt, or the mean over the attempts of a corrected one.
         whole = float(np.mean([sum(row.n_tokens) for row in rows])) / rows[0].attempts
@@ -144,10 +144,6 @@ def parallel_or_sequential(store: Store) -> Figure:
 
 def _per_task(store: Store) -> int:
     return max(row.sample for row in store.rows if row.mode == "sampled") + 1
-
-
-def _by_seed(rows: Sequence[EvalRow]) -> list[list[EvalRow]]:
-    return [[row for row in rows if row.seed == seed] for seed in dict.fromkeys(row.seed for row in rows)]
 
 
 @exhibit("F7", "More attempts")
@@ -179,7 +175,10 @@ def difficulty(store: Store) -> Figure:
             "needs two attempts and sampled episodes of the base (evaluation.samples_per_task), whose pass rate counts"
         )
     rates = {task: float(np.mean(right)) for task, right in base.items()}
-    bins = [[task for task, rate in rates.items() if _in_bin(rate, one)] for one in DIFFICULTY]
+    bins = [
+        [task for task, rate in rates.items() if (low < rate <= high if high else rate == 0)]
+        for low, high in DIFFICULTY
+    ]
     ticks = [f"{'never' if high == 0 else f'{low:.0%}-{high:.0%}'} (n={len(tasks)})" for (low, high), tasks in zip(
         DIFFICULTY, bins, strict=True
     )]  # fmt: skip
@@ -198,11 +197,6 @@ def difficulty(store: Store) -> Figure:
         f"of the base's {_per_task(store)} sampled first attempts that are right."
     )
     return Figure(caption, panels)
-
-
-def _in_bin(rate: float, edges: tuple[float, float]) -> bool:
-    low, high = edges
-    return rate == 0 if high == 0 else low < rate <= high
 
 
 @exhibit("F10", "The two weights of SCoRe")

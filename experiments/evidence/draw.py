@@ -33,7 +33,11 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
     for old in folder.glob(f"{exhibit.id}.*"):
         old.unlink()
     if isinstance(exhibit, Figure | Dots):
-        return _write_figure(exhibit, folder)
+        canvas = _drawn(exhibit)
+        paths = [folder / f"{exhibit.id}.svg", folder / f"{exhibit.id}.png"]
+        write_text(paths[0], _svg(canvas, exhibit))
+        canvas.savefig(paths[1], dpi=_DPI)
+        return paths
     if isinstance(exhibit, Table):
         return _write_table(exhibit, folder)
     return []
@@ -49,14 +53,6 @@ def _write_table(table: Table, folder: Path) -> list[Path]:
     paths = [folder / f"{table.id}.csv", folder / f"{table.id}.md"]
     write_text(paths[0], out.getvalue())
     write_text(paths[1], text)
-    return paths
-
-
-def _write_figure(figure: Figure | Dots, folder: Path) -> list[Path]:
-    canvas = _drawn(figure)
-    paths = [folder / f"{figure.id}.svg", folder / f"{figure.id}.png"]
-    write_text(paths[0], _svg(canvas, figure))
-    canvas.savefig(paths[1], dpi=_DPI)
     return paths
 
 
@@ -85,7 +81,7 @@ def _drawn(figure: Figure | Dots) -> Any:
 
 
 def _dots(figure: Dots) -> tuple[Any, int]:
-    """A panel a view, or a row where rows have units of their own; badges stand behind the rows."""
+    """One panel for each view, or for each row where rows have units of their own; badges stand to the right."""
     import matplotlib.figure
 
     if figure.shared:

@@ -115,6 +115,7 @@ def pack(store: Store, limit: int) -> Packed:
     for row, line in chosen:
         place = (row.arm, row.seed, row.mode, row.task_id, line)
         found.add(place, row.verdicts, row.texts, row.answers, row.rewards, row.n_tokens)
+    # Training episodes, with the tokens that they were trained on and what each of those was worth.
     for run in store.runs.values():
         stored = [pair for pair in enumerate(store.episodes(run.arm, run.seed), 1) if _complete(pair[1])]
         for line, episode in _thin(stored, TRAINING_PER_RUN):
@@ -131,6 +132,7 @@ def pack(store: Store, limit: int) -> Packed:
                 [len(turn["action_ids"]) for turn in turns],
                 {"step": episode["step"], "turns": tokens, "advantages": advantages},
             )
+    # What the page needs to show them: questions, spellings of tokens, where a run is.
     n_all = sum(not row.failed for row in store.rows)
     found.tasks = {task: (one["question"], one["gold"]) for task, one in store.tasks().items()}
     found.tokens = store.token_texts(sorted(token_ids))

@@ -91,6 +91,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | str | Sequence[Path | str]) -> None:
+        # Where the runs are.
         several = [folder] if isinstance(folder, Path | str) else folder
         self.folders = [Path(one) for one in several]
         self.folder = self.folders[0] if len(self.folders) == 1 else _beside(self.folders)
@@ -112,6 +113,7 @@ class Store:
                 import_plugin(module)
             except UserError as error:
                 self.notes.append(f"{error}; what it adds is missing.")
+        # Names of arms: within a comparison its own, elsewhere by what tells the runs apart.
         self.runs: dict[tuple[str, int], Run] = {}
         if len(self.folders) > 1:
             found = [run for one, there in zip(self.folders, within, strict=True) for run in self._lettered(one, there)]
@@ -127,6 +129,7 @@ class Store:
             self.runs[run.arm, run.seed] = run
             if said := run.result.get("notes", {}).get("broken_off"):
                 self.notes.append(f"{run.arm}, seed {run.seed}: {said}")
+        # The order of tables: the base, then as the comparison asked for them, then what else is there.
         finished = {arm: None for arm, _ in self.runs}
         asked = self.setting("include") or self.setting("run", [])  # what it was called in older folders
         self.order: list[str] = [BASE, *asked] if self.is_comparison else []

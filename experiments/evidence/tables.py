@@ -34,7 +34,10 @@ def main_table(store: Store) -> Table:
         for arm in (arm for arm in store.arms if arm in store.tables(mode)):
             known = store.rates(mode, Where.TABLES)
             found = {name: store.interval(arm, mode, name) for name in rates if name in known}
-            spent = {what: fixed(_spent(store, arm, what), 0) for what in _BUDGET} if arm in store.trained else {}
+            results = [store.runs[arm, seed].result for seed in store.seeds(arm)] if arm in store.trained else []
+            spent = {
+                what: fixed(float(np.mean([_COST[what](one) for one in results])), 0) for what in _BUDGET if results
+            }
             cells = [cell(found[one], rate) if one in found else "-" for one, rate in rates.items()]
             rows.append([store.names[arm], *cells, *(spent.get(what, "-") for what in _BUDGET)])
             views.append(mode)
@@ -52,10 +55,6 @@ def main_table(store: Store) -> Table:
 
 _BUDGET = ("sampled episodes", "sampled tokens", "optimiser steps", "gradient tokens")
 """What T1 says of every run's training, beside its rates; all of it is in T4."""
-
-
-def _spent(store: Store, arm: str, what: str) -> float:
-    return float(np.mean([_COST[what](store.runs[arm, seed].result) for seed in store.seeds(arm)]))
 
 
 def _tuned(store: Store) -> str:
@@ -95,8 +94,10 @@ def ablations(store: Store) -> Table:
             values.setdefault(row[0], {}).update({f"{name} difference": numbers(difference), f"{name} p": p})
     caption = (
         f"{store.env}, {_sample(store, mode)}. Differences are paired over seeds and tasks, with 95 % bootstrap "
-        f"intervals; p-values are adjusted for {len(parts)} comparisons (Holm). {_rough(store)}"
+        f"intervals; p-values are adjusted for {len(parts)} comparisons (Holm). "
     )
+    if len(store.complete) < 5:
+        caption += f"With {n_seeds(store)} a bootstrap over seeds is rough: read T5 beside it."
     return Table(caption, header, rows, values)
 
 
@@ -262,9 +263,3 @@ def n_seeds(store: Store) -> str:
     """``3 seeds``: those that all trained arms finished."""
     n = len(store.complete)
     return f"{n} seed{'s' * (n != 1)}"
-
-
-def _rough(store: Store) -> str:
-    if len(store.complete) >= 5:
-        return ""
-    return f"With {n_seeds(store)} a bootstrap over seeds is rough: read T5 beside it."

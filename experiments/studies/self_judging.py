@@ -84,12 +84,20 @@ class World:
         by_c, by_d = rng.normal(size=(CONTEXTS, 1, SYMBOLS)), rng.normal(size=(1, CONTEXTS, SYMBOLS))
         self.quality = ((by_c + by_d) / np.sqrt(2)).reshape(-1, SYMBOLS)
         orders = [rng.permutation(SYMBOLS) for _ in range(300)]
-        alike = [abs(np.corrcoef(self.quality.ravel(), self.quality[:, one].ravel())[0, 1]) for one in orders]
-        self.scrambled = orders[int(np.argmin(alike))]
+        self.scrambled = orders[int(np.argmin([max(self.alike(one)) for one in orders]))]
         """Symbols that say nothing about the quality of those they stand for."""
         self.test = np.arange(CONTEXTS) * CONTEXTS + rng.permutation(CONTEXTS)
         """A prompt for each c and each d, never judged in training, and written for only at random, by the base."""
         self.train = np.setdiff1d(np.arange(CONTEXTS**2), self.test)
+
+    def alike(self, order: np.ndarray) -> tuple[float, float]:
+        """How far exchanged symbols keep their quality: |correlation| over all prompts, and in the mean over prompts.
+
+        An actor learns first what is good for most prompts, so a judge that keeps the mean is not blind.
+        """
+        every = np.corrcoef(self.quality.ravel(), self.quality[:, order].ravel())[0, 1]
+        means = np.corrcoef(self.quality.mean(0), self.quality[:, order].mean(0))[0, 1]
+        return float(abs(every)), float(abs(means))
 
     def worth(self, prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
         """Mean quality of the symbols; -1 marks an empty place."""

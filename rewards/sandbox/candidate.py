@@ -50,7 +50,7 @@ class _Capped(io.FileIO):
 
 
 def open_streams() -> list[_Capped]:
-    """Standard streams as Python makes them, over descriptors 0, 1 and 2. Returns where those for output end."""
+    """Standard streams as Python makes them, over descriptors 0, 1 and 2. Returns the ends of both for output."""
     sinks = []
     # Names, modes and error handlers are those of a fresh interpreter: programs look at some of them.
     raw = io.FileIO(0, "r", closefd=False)
@@ -310,6 +310,7 @@ def run_script(source: str) -> NoReturn:
     # Programs open /dev/stdin, which does not exist in here: it is their descriptor 0.
     builtins.open = io.open = _open  # type: ignore[assignment]
     os.open = _open_descriptor  # type: ignore[assignment]
+    # Run it, and turn whatever it ends with into the exit status and the standard error that Python would give.
     namespace, status = _module("__main__", source), 0
     namespace["__builtins__"] = builtins
     try:

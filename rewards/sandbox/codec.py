@@ -123,7 +123,7 @@ def _encode_rare(value: Any, kind: type, opaque: Callable[[Any], Any] | None, de
 
 
 def is_iterator(value: Any) -> bool:
-    """Whether all there is to a value are the items that it gives."""
+    """Whether a value is nothing but a stream of items: an iterator, or the values of a dictionary."""
     return isinstance(value, Iterator | type({}.values()))
 
 
@@ -262,10 +262,12 @@ def matches(
     """
     try:
         ours = encode(expected)
+        # An equal value may be written longer (tags, 1.0 for 1), but not by more than this: what is larger is not read.
         bound = 4 * _size(ours, MAX_COMPARED) + _SLACK
-        if _size(node, bound) > bound:  # what is so much larger cannot be equal, and is not read
+        if _size(node, bound) > bound:
             return False
         ours, theirs = _normal(ours, alike), _normal(node, alike)
+        # Normal forms are lists, texts and exact numbers of bounded size, so == ends soon and calls nobody's __eq__.
         return ours == theirs if tolerance is None else _close(ours, theirs, tolerance, at_most)
     except (NotPlainError, RecursionError):
         return False
@@ -337,7 +339,7 @@ def _plain_number(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A normal form as text, different for different ones: texts carry their length, so that none can imitate more."""
+    """A normal form as text, different for different forms: strings carry their length, so none imitates a list."""
     if isinstance(value, list | tuple):
         inner = ",".join(map(_text, value))
         return f"[{inner}]" if isinstance(value, list) else f"({inner})"

@@ -114,6 +114,7 @@ def _seccomp() -> str:
 
 def _in_child(name: str, step: Callable[[], str]) -> Probe:
     reader, writer = os.pipe()
+    # In a child, since a namespace, a ruleset or a filter cannot be taken off again.
     pid = os.fork()
     if pid == 0:
         try:
@@ -196,6 +197,7 @@ def _decoys() -> Iterator[tuple[dict[str, object], Callable[[], object]]]:
             stream.write("decoy")
         listener.bind(address)
         listener.setblocking(False)
+        # It waits for input that never comes: a process of this user that a program may try to signal or trace.
         process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
 
         def state() -> object:

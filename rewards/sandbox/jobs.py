@@ -108,7 +108,7 @@ class Script:
 
     @property
     def requests(self) -> tuple[dict[str, Any], ...]:
-        """The program, to which nothing is answered."""
+        """The program itself; it sends no replies."""
         return ({"kind": "script", "source": self.source},)
 
 
@@ -138,6 +138,8 @@ class Runner(Protocol):
 
     judges: bool
     """Whether tests that are arbitrary code can be run."""
+    settings: tuple[object, ...]
+    """What else decides a verdict (isolation, memory, modules); part of the key under which it is remembered."""
     missing: list[str]
     counts: dict[Ending, int]
 

@@ -131,6 +131,7 @@ def build_root(packages: Sequence[str] = ()) -> None:
         kernel.mount(None, _MOUNT_POINT + path, None, flags)
     for name in ("null", "zero", "urandom"):  # a device on a read-only mount can be written to, but not touched
         _bind(f"/dev/{name}", device=True)
+    # The one folder that can be written to: small, few files, nothing in it can be executed.
     scratch = _MOUNT_POINT + SCRATCH
     os.makedirs(scratch, exist_ok=True)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME

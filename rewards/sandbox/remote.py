@@ -68,6 +68,7 @@ class RemoteSandbox:
         self._url, self._retries = url.rstrip("/") + "/run_code", retries
         self._threads = ThreadPoolExecutor(n_workers or 8, thread_name_prefix="sandbox")
         self.layers: list[str] = [f"those of {url}"]
+        self.settings: tuple[object, ...] = (url,)
         self.missing: list[str] = []
         self.counts = dict.fromkeys(Ending, 0)
         self._modules = {module.__name__: inspect.getsource(module) for module in (codec, wire, candidate)}
@@ -83,7 +84,7 @@ class RemoteSandbox:
         return self.submit(job, limits).result()
 
     def close(self) -> None:
-        """Waits for nothing more."""
+        """Drops what is waiting and returns at once."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, job: Job, limits: Limits) -> Outcome:
@@ -116,6 +117,7 @@ class RemoteSandbox:
             _, wall_s = limits.in_all(expected - 1)
             result = self._post(_DRIVER, json.dumps(given) + "\n", wall_s)
             said, found = _parted(result["stdout"], mark)
+            # Only the run of the public calls may be shown to the policy.
             output = said[: limits.output_bytes] if number == 0 and job.output_after > 1 else output
             # The program is loaded anew for the hidden calls; its second report of that is left out.
             replies += found[:expected] if number == 0 else found[1:expected]
@@ -136,18 +138,15 @@ class RemoteSandbox:
         for attempt in range(self._retries + 1):
             time.sleep(_BACKOFF_S * (2**attempt - 1))
             try:
-                return _result(self._exchange(request, wall_s + _GRACE_S))
+                body = json.dumps(request).encode()
+                post = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
+                with urllib.request.urlopen(post, timeout=wall_s + _GRACE_S) as response:
+                    return _result(json.loads(response.read(_MAX_ANSWER_BYTES)))
             except _FAILURES as error:
                 said = str(error) or type(error).__name__
         if code != _PROBE and self._works():  # it fails for this program alone, so that is the program's doing
             return {"stdout": "", "stderr": said, "exit": -1, "seconds": 0.0, "timed_out": False}
         raise SandboxError(f"the server failed {self._retries + 1} times: {said}")
-
-    def _exchange(self, request: dict[str, Any], timeout_s: float) -> Any:
-        body = json.dumps(request).encode()
-        post = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(post, timeout=timeout_s) as response:
-            return json.loads(response.read(_MAX_ANSWER_BYTES))
 
     def _works(self) -> bool:
         try:
@@ -178,7 +177,7 @@ def _result(answer: Any) -> dict[str, Any]:
 
 
 def _encoded(text: str) -> bytes:
-    """JSON has halves of characters, UTF-8 has none: a program may print what it likes."""
+    """Text as UTF-8. A program may print a lone surrogate, which JSON has and UTF-8 has not: it becomes ``?``."""
     return text.encode("utf-8", "replace")
 
 

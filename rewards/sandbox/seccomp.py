@@ -93,7 +93,7 @@ def _refuse(names: str) -> _Program:
 
 
 def _only(name: str, offset: int, values: Sequence[int]) -> _Program:
-    """A call passes on only with one of these values as half an argument."""
+    """Refuses a call unless 32 bits of its arguments, at this offset, have one of these values."""
     steps: _Program = [(_LOAD, 0, 0, offset)]
     # A value that is allowed jumps over the others and over the refusal.
     steps += [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]

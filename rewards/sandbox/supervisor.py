@@ -84,6 +84,7 @@ class Sandbox:
         # other threads start theirs when a program waits for them.
         first = self._start_best(mode, minimum)
         self.mode, self.layers = first.mode, list[str](first.layers)
+        self.settings: tuple[object, ...] = (self.mode.name, memory_bytes, tuple(sorted(modules)))
         self._items: queue.Queue[_Item | None] = queue.Queue(max_waiting)
         self._lock, self._closed = threading.Lock(), False
         self._servers: set[_Server] = {first}
@@ -119,7 +120,8 @@ class Sandbox:
         self._closed = True
         with suppress(queue.Empty):
             while (item := self._items.get_nowait()) is not None:
-                item.future.set_result(Outcome(Ending.BROKEN, detail="the sandbox was closed"))
+                if item.future.set_running_or_notify_cancel():  # else whoever asked has given up
+                    item.future.set_result(Outcome(Ending.BROKEN, detail="the sandbox was closed"))
         with self._lock:
             servers = list(self._servers)
         for server in servers:
@@ -272,6 +274,8 @@ class _Server:
             # A judge gets one socket to the candidate and one to here; the candidate has none but that to its judge.
             if isinstance(job, Judgement):
                 ends, roles = [*_socket_pair(stack), theirs], ["candidate", "judge"]
+            # Hand the job over: limits in a header, everything else as descriptors, so that the fork server has none of
+            # the program's text in its memory.
             self._next_id += 1
             header = {
                 "id": self._next_id, "roles": roles, "wall_s": wall_s,
@@ -286,6 +290,7 @@ class _Server:
             # Closed here, so that a read from ours ends when the last process of the program does.
             for end in ends:
                 end.close()
+            # Talk with the program, then have the fork server end it and say how it ended.
             replies: list[Any] = []
             printed, unasked = self._converse(job, limits, ours, output, replies)
             report = self._report(wait=isinstance(job, Script))
@@ -394,6 +399,7 @@ def _packages(modules: Sequence[str]) -> list[str]:
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or spec.origin is None:
             raise SandboxError(f"sandbox.modules: no package {name!r} is installed here")
+        # A package is its folder, a module its file; wheels of numpy keep shared libraries in numpy.libs beside it.
         place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
         paths += [str(path) for path in (place, place.parent / f"{name}.libs") if path.exists()]
     return paths

@@ -303,6 +303,7 @@ def main() -> None:
     )
     for descriptor in range(3):
         os.dup2(os.memfd_create("stream"), descriptor)  # what the standard streams will be: files
+    # From the outside in: namespaces first, then all imports while files can still be read, then every other layer.
     try:
         if mode is Mode.NAMESPACES:
             layer("namespaces", namespaces.enter)

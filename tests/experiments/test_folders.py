@@ -12,6 +12,7 @@ import pytest
 
 from experiments import folders
 from experiments.folders import Lock, LockedError, choose_folder, hold
+from experiments.schema import StudyChoice, StudyConfig
 from rl.checkpoint import Identity, ResumeError
 from rl.config import RunConfig, SFTConfig
 from rl.workbench import content_of
@@ -168,6 +169,21 @@ def test_a_sweep_goes_on_job_by_job(tmp_path):
     assert more == sweep / "3"  # a seed that is added
     with pytest.raises(ResumeError, match="no run in it"):
         choose_folder(config(tmp_path, str(sweep), seed=4), "train", tmp_path, "x")
+
+
+def test_a_sweep_of_studies_goes_on_study_by_study(tmp_path):
+    sweep = tmp_path / "study" / "then_multirun"
+
+    def job(name, number, resume=None, seeds=(10, 11), **more):
+        cfg = StudyConfig(study=StudyChoice(name), seeds=list(seeds), runs_dir=str(tmp_path), resume=resume, **more)
+        return leave(choose_folder(cfg, "study", sweep if resume is None else tmp_path / "now", number, sweep=True))
+
+    first, second = job("collapse", "0"), job("skills", "1")
+    for resume in ("auto", str(sweep)):
+        assert job("collapse", "0", resume) == first
+        assert job("skills", "1", resume, seeds=(10, 11, 12), executor_options={"workers": 1}) == second
+    assert job("self_edits", "2", str(sweep)) == sweep / "2"  # which was not begun
+    assert job("skills", "1", "auto", size="smoke") == tmp_path / "now" / "1"  # another size is another study
 
 
 def test_a_job_of_a_sweep_that_a_cluster_starts_again_goes_on_in_its_folder(tmp_path):

@@ -100,6 +100,19 @@ def test_what_waits_when_a_pool_closes_fails_instead_of_hanging():
         pool.submit({}, 1)
 
 
+def test_a_request_that_was_given_up_does_not_keep_a_pool_from_closing():
+    pool = WorkerPool("tests.rewards.worker_for_tests", n_workers=1)
+    running = pool.submit({"sleep": 60}, 60)
+    while not running.running():
+        time.sleep(0.01)
+    given_up, waiting = (pool.submit({"sleep": 60}, 60) for _ in range(2))
+    assert given_up.cancel()
+    pool.close()
+    assert running.result(timeout=120).status == "crash"
+    with pytest.raises(RuntimeError, match="closed"):
+        waiting.result(timeout=120)
+
+
 def test_a_worker_is_killed_once_whoever_asks(monkeypatch):
     """A pool that closes and the thread that waits for the worker both kill it; the handle must be closed once."""
     ours, theirs = socket.socketpair()

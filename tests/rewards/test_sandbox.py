@@ -404,6 +404,18 @@ def test_closing_ends_everything_at_once_and_twice_is_no_error():
         run(sandbox, "")
 
 
+def test_a_program_that_nobody_waits_for_does_not_keep_a_sandbox_from_closing():
+    endless = Conversation(({"kind": "load", "source": "while True: pass"},))
+    sandbox = Sandbox(n_workers=1)
+    running = sandbox.submit(endless, Limits(cpu_s=10**4))
+    while not running.running():
+        time.sleep(0.01)
+    given_up, waiting = (sandbox.submit(endless, Limits(cpu_s=10**4)) for _ in range(2))
+    assert given_up.cancel()
+    sandbox.close()
+    assert [future.result(timeout=60).ending for future in (running, waiting)] == [Ending.BROKEN] * 2
+
+
 def test_nothing_outlives_a_killed_supervisor():
     code = (
         "import os, time\nfrom rewards.sandbox import Conversation, Limits, Sandbox\n"
@@ -492,6 +504,7 @@ def test_the_strict_mode_has_the_parts_of_a_package_that_are_imported_late():
     program = "import numpy as np\n" + "".join(f"def f{i}():\n    return {use}\n" for i, use in enumerate(uses))
     refused = "def g():\n    try:\n        import scipy\n    except ImportError as error:\n        return str(error)\n"
     with Sandbox(n_workers=1, mode=Mode.STRICT, modules=("numpy",)) as sandbox:
+        assert sandbox.settings == ("STRICT", 2**30, ("numpy",))  # part of the key of a verdict that is remembered
         assert score_program(program, tests, Limits(cpu_s=5.0), sandbox=sandbox).verdict == "correct"
         shown = FunctionTests(public=(Case("g", (), ""),))
         assert "isolation strict opens no file" in score_program(refused, shown, sandbox=sandbox).observation

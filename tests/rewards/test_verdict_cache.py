@@ -8,6 +8,7 @@ import pytest
 from rewards import Score, Verdict
 from rewards.asserts import Case
 from rewards.code import FunctionTests, score_program
+from rewards.sandbox import Ending, Outcome
 from rewards.verdict_cache import VerdictCache
 
 RIGHT = Score(1.0, Verdict.CORRECT, "x", "tests", "All pass.", "x")
@@ -75,6 +76,26 @@ def test_other_processes_read_the_same_file(tmp_path):
     process.start()
     assert queue.get(timeout=120) == ("tests, cached", 0)
     process.join()
+
+
+class Answers:
+    """A sandbox in which every call returns one value."""
+
+    def __init__(self, settings, value):
+        self.settings, self._value = settings, value
+
+    def run(self, job, limits):
+        return Outcome(Ending.FINISHED, ({"loaded": True}, {"value": self._value}))
+
+
+def test_what_a_sandbox_allows_is_part_of_the_key(tmp_path):
+    """A program that failed for want of a module is run again where the module may be imported."""
+    cache, tests = VerdictCache(tmp_path / "verdicts.sqlite"), FunctionTests(hidden=(Case("f", (), 4),))
+    program = "import numpy\ndef f():\n    return int(numpy.sum([4]))"
+    without, with_numpy = (Answers(("STRICT", 2**30, modules), x) for modules, x in (((), 0), (("numpy",), 4)))
+    for sandbox, verdict in ((without, Verdict.WRONG), (with_numpy, Verdict.CORRECT), (without, Verdict.WRONG)):
+        assert score_program(program, tests, cache=cache, sandbox=sandbox).verdict is verdict
+    assert cache.counts == {"read": 1, "run": 2}
 
 
 def test_a_program_is_run_once_in_the_sandbox(tmp_path):

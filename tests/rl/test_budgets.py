@@ -7,8 +7,8 @@ import pytest
 
 from envs import Split
 from rl.config import AlgorithmConfig, OfflineConfig, SFTConfig, StageConfig, TrainingConfig
+from rl.evaluate import first_turns, second_attempts
 from rl.offline import OfflineTrainer
-from rl.probe import first_turns, second_attempts
 from rl.types import RunStoppedError
 from rl.workbench import Workbench
 from tests.helpers import build_trainer, log_step, modchain_config, named
