@@ -242,6 +242,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
             + f"in {folder}"
             + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
             highlight=False,
+            soft_wrap=True,
         )
         if note := next(filter(None, (uneven_budget(job.arm.config) for job in jobs)), ""):
             console.print(f"[yellow]note:[/] of every run: {note}", highlight=False)
