@@ -1,8 +1,9 @@
 """Episodes from an engine and environments of text.
 
-An episode goes on as soon as its own turn is verified, whatever the others do; with a streaming engine verification
-runs while others decode. Every request's seed is derived from the episode's seed and the turn, so neither the batch nor
-the order of completion changes what is sampled.
+With a streaming engine an episode goes on as soon as its own turn is verified, while others decode; with one that
+answers whole batches, as ``hf``, the next batch waits for the verdicts of all that were in this one. Every request's
+seed is derived from the episode's seed and the turn, so neither the batch nor the order of completion changes what is
+sampled.
 """
 
 import time

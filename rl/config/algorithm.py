@@ -121,7 +121,8 @@ class CriticConfig:
         kind: Where values come from: ``none``; ``shared``, a linear head on the policy's last hidden state; or
             ``separate``, a second network, started from the base, with a linear head.
         detach: For ``shared``: the value loss trains the head alone, not the trunk.
-        coef: Weight of the value loss (``shared``), whose gradient meets the policy's.
+        coef: Weight of the value loss. With ``shared`` its gradient meets the policy's; that of a ``separate`` critic
+            is scaled by it too, which AdamW undoes except where the gradient is clipped.
         clip: Values move at most this far from the old ones in the loss; 0 for no clipping.
         lr: Learning rate of the value head and of a separate critic; 0 takes ``optim.lr``.
         warmup_steps: Rollout batches at the start of the run on which only the critic is trained.
@@ -176,7 +177,7 @@ class AlgorithmConfig:
         importance: Weight samples by trainer over sampler probabilities, for engines of another precision or kernel: a
             name in :data:`rl.losses.IMPORTANCE`.
         importance_options: The weighting's own options, such as ``cap``.
-        off_policy_mask: Drop episodes of negative advantage that the current policy finds less likely than the sampler
+        off_policy_mask: Drop turns of negative advantage that the current policy finds less likely than the sampler
             by more than this, in nats per token; 0 for none.
         token_mask: Which response tokens the surrogate trains on: a name in :data:`rl.token_masks.TOKEN_MASKS`.
         token_mask_options: The mask's own options, such as ``share``.
