@@ -144,3 +144,38 @@ def test_the_table_is_long_and_names_only_what_exists():
 def test_other_values_that_cannot_be(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+# What the schema alone checks, and what packages below this one check by themselves.
+TYPED = [cls for cls in CLASSES if cls.__name__ not in ("HubConfig", "PushConfig")]
+TYPED = [cls for cls in TYPED if cls.__module__.split(".")[0] not in ("envs", "rewards")]
+
+
+@pytest.mark.parametrize("cls", TYPED, ids=lambda cls: cls.__name__)
+def test_nothing_but_what_is_declared(cls):
+    """Of python, and of a function's own options, for which OmegaConf has no schema."""
+    base = BASE.get(cls.__name__, {})
+    default = cls(**base)
+    plain = {name: value for name, value in vars(default).items() if type(value) in (bool, int, float)}
+    for name, value in plain.items():
+        for wrong in (None, "many", 0 if isinstance(value, bool) else True):
+            with pytest.raises(ValueError, match=rf"{name}=.*is needed here"):
+                cls(**(base | {name: wrong}))
+
+
+@pytest.mark.parametrize(
+    ("lookup", "name", "given", "message"),
+    [
+        (ADVANTAGES, "grpo", {"scale": 0}, r"algorithm\.advantage_options\.scale=0: true or false is needed here"),
+        (LOSSES, "ppo", {"clip_low": None}, r"algorithm\.loss_options\.clip_low=null: a number is needed here"),
+        (
+            EXECUTORS,
+            "submitit",
+            {"gpus_per_job": None},
+            r"executor_options\.gpus_per_job=null: a whole number is needed",
+        ),
+    ],
+)
+def test_options_of_another_type_are_refused_by_their_whole_key(lookup, name, given, message):
+    with pytest.raises(ValueError, match=message):
+        lookup.options(name, given)
