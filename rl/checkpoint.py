@@ -120,7 +120,8 @@ class Identity:
             for key in sorted(now.keys() | then.keys())
             if now.get(key) != then.get(key) and not any(fnmatch(key, name) for name in free)
         ]
-        # A budget alone may grow: a finished run goes on, and its first part is what the longer run would have done.
+        # A budget alone may grow while the run is unfinished: what is done is what the longer run would have done. A
+        # finished run, with its result and its policy, stays as it is; whoever opens the folder refuses it.
         if changed and all(change.split()[0] in _BUDGET for change in changed):
             changed = [] if self._may_grow(then) else [*changed, "a budget may only grow, and only where no schedule "
             "of the learning rate and no further stage stretches over it"]  # fmt: skip
