@@ -179,3 +179,18 @@ def test_nothing_but_what_is_declared(cls):
 def test_options_of_another_type_are_refused_by_their_whole_key(lookup, name, given, message):
     with pytest.raises(ValueError, match=message):
         lookup.options(name, given)
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"lrr": 1.0}, r"^algorithm\.stages\.first\.optim\.lrr: .*did you mean 'lr'"),
+        ({"lr": -1.0}, r"^algorithm\.stages\.first\.optim\.lr=-1\.0: must be positive"),
+        ({"schedule": "up"}, r"^algorithm\.stages\.first\.optim\.schedule=up: use constant"),
+    ],
+)
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_optimiser_of_a_stage_is_refused_by_the_stages_key(optim, message, share):
+    stages = {"first": schema.StageConfig(share=share, optim=optim), "then": schema.StageConfig()}
+    with pytest.raises(ValueError, match=message):
+        schema.AlgorithmConfig(name="x", stages=stages)
