@@ -47,7 +47,7 @@ def check_numbers(
     the schema, so that a new field cannot go unchecked.
 
     Args:
-        config: A dataclass; lists of numbers are checked number by number.
+        config: A dataclass; lists and mappings of numbers are checked number by number.
         where: The key of the config, as in ``algorithm.critic``; empty for an entry point's own fields.
         positive: Names of fields above 0, separated by spaces.
         not_negative: Names of fields that may be 0.
@@ -66,18 +66,22 @@ def check_numbers(
     }
     for item, kind, may_be_none in _declared(config):
         value, key = getattr(config, item.name), f"{where}.{item.name}" if where else item.name
-        for entry in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(value, dict):
+            entries = [(f"{key}.{name}", entry, entry) for name, entry in value.items()]
+        else:  # a list is shown whole
+            entries = [(key, value, entry) for entry in (value if isinstance(value, (list, tuple)) else [value])]
+        for at, shown, entry in entries:
             # OmegaConf checks types only of what has a schema, so not of a function's own options, and nobody those of
             # python. ``???`` is its mark of a missing value. A bool is a number to python, and has no range.
             if kind is not None and entry != "???" and not (entry is None and may_be_none):
                 is_number = isinstance(entry, Real) and not isinstance(entry, bool)
                 fits_kind = {bool: isinstance(entry, bool), str: entry is not None and not isinstance(entry, Real)}
-                said = "null" if value is None else value
-                refuse(not fits_kind.get(kind, is_number), f"{key}={said}: {_NEEDED[kind]} is needed here")
+                said = "null" if shown is None else shown
+                refuse(not fits_kind.get(kind, is_number), f"{at}={said}: {_NEEDED[kind]} is needed here")
             if isinstance(entry, bool) or not isinstance(entry, Real) or (kind is None and item.name not in ranges):
                 continue
             wanted = ranges[item.name]  # a KeyError here is a numeric field that was put into none of the lists
-            refuse(not math.isfinite(entry) or not fits[wanted](entry), f"{key}={value}: must be {wanted}")
+            refuse(not math.isfinite(entry) or not fits[wanted](entry), f"{at}={shown}: must be {wanted}")
 
 
 def _declared(config: Any) -> Iterator[tuple[Any, type | None, bool]]:
@@ -88,7 +92,7 @@ def _declared(config: Any) -> Iterator[tuple[Any, type | None, bool]]:
         hints = {}
     for item in fields(config):
         hint = hints.get(item.name, Any)
-        inner = get_args(hint)[0] if get_origin(hint) is list else hint
+        inner = get_args(hint)[-1] if get_origin(hint) in (list, dict) else hint
         parts = get_args(inner) if get_origin(inner) in (Union, UnionType) else (inner,)
         plain = [part for part in parts if part is not NoneType]
         yield item, plain[0] if len(plain) == 1 and plain[0] in _NEEDED else None, NoneType in parts
