@@ -90,6 +90,16 @@ class Config:
     n_test: int = 80
     chain: int = 8
 
+    def __post_init__(self) -> None:
+        if self.passages + self.n_test > NEW:
+            raise ValueError(
+                f"settings.passages={self.passages} and settings.n_test={self.n_test}: "
+                f"there are {NEW} passages for both; use fewer"
+            )
+
+
+RANGES = {"errors": (0, 1)}
+
 
 @dataclass
 class Base:

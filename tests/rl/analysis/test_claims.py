@@ -99,12 +99,13 @@ def test_the_gate_announces_and_is_checked():
     assert [row["gate_hit"] for row in outcomes] == [True, False, False, True]
     _, cells, said = record([*outcomes, {"seed": 0, "accuracy": 1.0}])
     assert len(cells) == 4
-    assert said == "The gate was right in 2 of 4 trainings."
+    assert said == "The gate was right in 2 of 4 trainings. One that is always open would have been right in 2 of 4."
     untrained = {"seed": 0} | shut.outcome(None, "y")
     _, cells, said = record([*outcomes, untrained])
     assert cells[-1][-2:] == ["nothing was trained", "not tested"]
     assert said == (
-        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained."
+        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained. "
+        "One that is always open would have been right in 2 of 4."
     )
     assert record([untrained])[2].startswith("No prediction was tested. 1 more")
     assert with_outcome([*outcomes, untrained, {"seed": 0}]) == outcomes
