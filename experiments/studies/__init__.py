@@ -76,14 +76,14 @@ def settings_of(study: Study, given: Mapping[str, Any]) -> Any:
         ValueError: For a setting that the study does not have, or a value that it cannot have.
     """
     known, types = [field.name for field in fields(study.Config)], get_type_hints(study.Config)
-    cfg = OmegaConf.structured(study.Config)
+    cfg: Any = OmegaConf.structured(study.Config)
     for key, value in given.items():
         if key not in known:
             raise ValueError(f"settings.{key}: unknown{nearest(key, known)} Known: {', '.join(known)}")
         try:
             cfg = OmegaConf.merge(cfg, {key: value})
-        except OmegaConfBaseException as error:
-            raise ValueError(f"settings.{key}={value}: use {KINDS.get(types[key], types[key])}") from error
+        except OmegaConfBaseException:
+            raise ValueError(f"settings.{key}={value}: use {KINDS.get(types[key], types[key])}") from None
     for key in known:
         refuse_out_of_range(key, cfg[key], getattr(study, "RANGES", {}))
     return OmegaConf.to_object(cfg)
