@@ -264,6 +264,9 @@ class Rollout:
         if not isinstance(play.role, str):  # roles are sorted and written to files
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
         play.limit = info.get("max_new_tokens")
+        # Read outside of what catches an environment's errors, so that a wrong one would end the run.
+        if play.limit is not None and (type(play.limit) is not int or play.limit < 1):
+            raise TypeError(f"info['max_new_tokens'] must be a positive int, got {play.limit!r:.200}")
         # Every role has a conversation of its own: it goes on from what *this* role read and wrote last, not from the
         # turn before. Sampled ids are appended as they are, since decoding and encoding them again may give others.
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)

@@ -262,11 +262,12 @@ class Trainer:
         pending = self._pending = self._pending or self._sample(stage)
 
         # Update: the optimiser steps of the batch, epochs times minibatches, less those taken before an interruption.
+        rests = self.step < self._algorithm.critic.warmup_steps
         while pending.done < len(pending.plan):
             started = time.perf_counter()
             rows = pending.train.rows(pending.plan[pending.done])
             self.learner.set_lr(self.n_updates - self._stage_began, position + pending.done)
-            pending.parts.append(self.learner.update(rows, stage, self.step < self._algorithm.critic.warmup_steps))
+            pending.parts.append(self.learner.update(rows, stage, rests))
             pending.done += 1
             self.n_updates += 1
             pending.seconds["update"] += time.perf_counter() - started
@@ -284,7 +285,8 @@ class Trainer:
                 "trained (stale weights, another precision, chat template or temperature)"
             )
         kl_coefs = tuple(self.learner.control.coefs)
-        self.learner.control.update(measured.kl, measured.advantage)
+        if not rests:  # a policy that rests has not left the reference, whatever the weight of the KL
+            self.learner.control.update(measured.kl, measured.advantage)
 
         # Publish: the weights' version is the number of steps taken, which the next batch's episodes must carry.
         self.step += 1

@@ -288,6 +288,7 @@ THESIS = Thesis(
     "Post-completion learning", "right answers, and a score that is paid for agreeing with them",
     "a checker of the answer", True, "pcl_brier",
     trained("oracle", "pcl_brier", "rl_only", "rl_brier", "pcl_published", "rl_published", "oracle_labels"),
+    without="rl_only",
 )  # fmt: skip
 
 EXHIBITS = (

@@ -367,7 +367,7 @@ CLAIMS = (
 THESIS = Thesis(
     "SEAL", "own edits that are best answered from afterwards", "questions with known answers", True, "self_edit",
     (
-        *trained("self", "self_edit", "listed"),
+        *trained("indirect", "self_edit", "listed"),  # paid by what questions with known answers say
         Trained("unselected", "self", grown("unselected", "accuracy"), 0.5),  # its own text; selected by a coin
         *trained("oracle", "true_lines"),
     ),

@@ -336,9 +336,10 @@ def brings(arm: str, kind: str) -> Trained:
 
 THESIS = Thesis(
     "Ctx2Skill", "tasks that it fails, by the word of a Judge", "the book itself: grading is exact", True, "drifting",
-    (brings("drifting", "oracle"), brings("steady", "oracle"), brings("noisy_judge", "control"),
+    (brings("drifting", "oracle"), brings("steady", "oracle"), brings("noisy_judge", "indirect"),
      brings("coin_judge", "control")),
     "real tasks solved, without any training",
+    without="coin_judge",
 )
 
 EXHIBITS = (
