@@ -162,7 +162,7 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
                 (waiting[who],) = executor.submit([job.folder])
                 continue
             del waiting[who]
-            display.finished(who, len(jobs))
+            display.ended(who, len(jobs), crashed=bool(error))
             if error:
                 failed[who] = error
     return failed

@@ -60,7 +60,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
         self._all: TaskID | None = None
-        self._n_finished = self._n_jobs = 0
+        self._n_ended = self._n_jobs = 0
         self._began = time.monotonic()
         self._quiet = bool(os.environ.get("ERRATA_QUIET"))
 
@@ -98,23 +98,23 @@ class Display:
         """A line that stays."""
         self._bars.console.print(line, highlight=False)
 
-    def finished(self, who: str, n_jobs: int) -> None:
-        """Takes a job's bars off the screen and counts it."""
+    def ended(self, who: str, n_jobs: int, crashed: bool = False) -> None:
+        """Takes a job's bars off the screen, counts it, and says whether it finished or crashed."""
         for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
             self._bars.remove_task(self._tasks.pop(key))
-        if n_jobs != self._n_jobs or self._n_finished == n_jobs:  # another lot of jobs begins
+        if n_jobs != self._n_jobs or self._n_ended == n_jobs:  # another lot of jobs begins
             self._began = self._began if not self._n_jobs else time.monotonic()
-            self._n_jobs, self._n_finished = n_jobs, 0
-        self._n_finished += 1
+            self._n_jobs, self._n_ended = n_jobs, 0
+        self._n_ended += 1
         if self._all is None:
-            self._all = self._bars.add_task("jobs finished", total=n_jobs, who="all", note="")
-        self._bars.update(self._all, completed=self._n_finished, total=n_jobs)
+            self._all = self._bars.add_task("jobs ended", total=n_jobs, who="all", note="")
+        self._bars.update(self._all, completed=self._n_ended, total=n_jobs)
         if not self._quiet and not self._console.is_terminal:
-            # As if the others took as long as those that are finished; jobs that run at once are counted in that rate.
-            n_left = n_jobs - self._n_finished
-            seconds = (time.monotonic() - self._began) / self._n_finished * n_left
+            # As if the others took as long as those that have ended; jobs that run at once are counted in that rate.
+            n_left = n_jobs - self._n_ended
+            seconds = (time.monotonic() - self._began) / self._n_ended * n_left
             left = f", about {duration(seconds)} left" if n_left else ""
-            print(f"finished {who} ({self._n_finished}/{n_jobs}{left})", flush=True)
+            print(f"{'crashed' if crashed else 'finished'} {who} ({self._n_ended}/{n_jobs}{left})", flush=True)
 
     def summary(self, result: Any, folder: Path) -> None:
         """Rates with n, throughput and where the time went."""

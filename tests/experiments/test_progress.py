@@ -120,15 +120,17 @@ def test_ctrl_c_while_modules_load_is_one_line(capsys, tmp_path):
 def test_the_time_left_of_a_comparison_is_told_and_quiet_tells_nothing(capsys, monkeypatch):
     out = Console(file=StringIO())
     with Display(out, one_run=False) as display:
-        display.finished("a/0", 2)
-        display.finished("b/0", 2)
-    first, second = capsys.readouterr().out.splitlines()
+        display.ended("a/0", 2)
+        display.ended("b/0", 2)
+        display.ended("c/0", 1, crashed=True)
+    first, second, third = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"finished a/0 \(1/2, about [\d.,]+ (s|min|h) left\)", first)
     assert second == "finished b/0 (2/2)"
+    assert third == "crashed c/0 (1/1)"
     assert [duration(n) for n in (5, 600, 36000)] == ["5 s", "10 min", "10.0 h"]
     monkeypatch.setenv("ERRATA_QUIET", "1")
     with Display(out) as display:
         display.reporter("a")("training", 0.5, {"rollout/episodes": 3})
         display.reporter("a")("validation", 1.0, {"eval/validation/n": 3, "rollout/episodes": 3})
-        display.finished("a/0", 2)
+        display.ended("a/0", 2)
     assert capsys.readouterr().out == out.file.getvalue() == ""  # type: ignore[attr-defined]
