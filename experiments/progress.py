@@ -28,6 +28,8 @@ from experiments.planned import compared
 from experiments.run_health import lasting
 from rl.analysis.printing import duration, fixed
 from rl.analysis.rates import Where, reported
+from rl.budget import planned_steps, smallest_budget, steps_of_stages
+from rl.config import TrainConfig
 from rl.tracking import describe_run
 
 NAME_WIDTH = 12
@@ -203,7 +205,7 @@ def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None
         console.print(f"the run in {folder} is finished", highlight=False)
         return
     describe_run(folder, resolved_yaml(cfg))
-    if note := uneven_budget(cfg):
+    for note in filter(None, (uneven_budget(cfg), skipped_stages(cfg))):
         console.print(f"[yellow]note:[/] {note}", highlight=False)
     with Display(console) as display:
         result = run(cfg, folder, display.reporter(who))
@@ -234,6 +236,23 @@ def uneven_budget(cfg: Any) -> str:
     return (
         f"training.{name}={asked} is no multiple of {of}, so this run {'takes' if unit else 'samples'} {spent:,} "
         f"{unit or 'episodes'}; give a multiple, or make a step smaller"
+    )
+
+
+def skipped_stages(cfg: Any) -> str:
+    """Which stages of an online run its budget is too small for; empty where every stage takes a step."""
+    if not isinstance(cfg, TrainConfig) or cfg.training.tokens:  # what a step costs in tokens is not known before it
+        return ""
+    steps = steps_of_stages(cfg, planned_steps(cfg))
+    if all(steps) or not any(steps):  # a run without any step is refused
+        return ""
+    names = [name for name, stage in cfg.algorithm.stages.items() if stage.share]
+    skipped = [f"algorithm.stages.{name}" for name, n in zip(names, steps, strict=True) if not n]
+    key = "updates" if cfg.training.updates else "episodes"
+    return (
+        f"training.{key}={getattr(cfg.training, key)} has no step for {', '.join(skipped)}: give at least "
+        f"training.{key}={smallest_budget(cfg, all)}"
+        f"{'' if cfg.training.updates else ', or make a step smaller (training.tasks_per_step)'}"
     )
 
 
