@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from envs import Message, StopReason, Task, TextEnv
@@ -264,7 +265,11 @@ class Rollout:
         play.role = info.get("role", SOLVER)
         if not isinstance(play.role, str):  # roles are sorted and written to files
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
-        play.limit = info.get("max_new_tokens")
+        # The limit is used outside of what catches an environment's errors, where a wrong one would end the run.
+        limit = info.get("max_new_tokens")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1):
+            raise TypeError(f"info['max_new_tokens'] must be a positive int, got {limit!r:.200}")
+        play.limit = None if limit is None else int(limit)
         # Every role has a conversation of its own: it goes on from what *this* role read and wrote last, not from the
         # turn before. Sampled ids are appended as they are, since decoding and encoding them again may give others.
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
