@@ -152,6 +152,8 @@ def refuse_unknown_options(env_id: str, options: Mapping[str, Any]) -> None:
     """Raises ``TypeError`` if a task set has no such option; gymnasium's environments check theirs themselves."""
     if (env_id := find(env_id)) not in ENVIRONMENTS:
         return
+    if not isinstance(options, Mapping):
+        raise TypeError(f"{env_id}: options={options!r:.200}: a mapping is needed, {{'<option>': <value>}}")
     factory = ENVIRONMENTS[env_id][0]
     known = [name for name in inspect.signature(factory).parameters if name != "self"]
     for name in options:

@@ -66,7 +66,7 @@ def find_file(path: str, names: Sequence[str], source: str) -> Path:
     Raises:
         FileNotFoundError: If there is no such file; says where it is published.
     """
-    place = Path(path).expanduser()
+    place = Path(str(path)).expanduser()  # a folder called 2024 is a number to YAML
     found = [place] if place.is_file() else [place / name for name in names if (place / name).is_file()]
     if not found:
         raise FileNotFoundError(
@@ -83,7 +83,9 @@ def no_such_path(path: str) -> str:
     there = [one.name for one in place.parent.iterdir()] if place.parent.is_dir() else []
     near = difflib.get_close_matches(place.name, there, n=1, cutoff=0.6)
     hint = f"; did you mean {str(place.parent / near[0])!r}?" if near else ""
-    return f"env.options.path={path}: there is no such file or folder in {Path.cwd()}{hint}"
+    # What is no relative path is looked for at one place, which ~ does not show.
+    where = f" in {Path.cwd()}" if not place.is_absolute() else f": {place}" if str(place) != path else ""
+    return f"env.options.path={path}: there is no such file or folder{where}{hint}"
 
 
 def refuse_missing_columns(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: str) -> None:

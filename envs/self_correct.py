@@ -6,6 +6,7 @@ must not share a table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import gymnasium
@@ -123,6 +124,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             raise ValueError(
                 f"render_mode={render_mode}: use ansi, which makes render() return the conversation as text"
             )
+        if not isinstance(attempts, Integral) or isinstance(attempts, bool):
+            raise ValueError(f"attempts={attempts!r}: a whole number is needed here")
         if attempts < 1:
             raise ValueError(f"attempts={attempts}: an episode needs at least one")
         self.taskset, self.split, self.attempts, self.render_mode = taskset, Split(split), attempts, render_mode
@@ -181,6 +184,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     ) -> tuple[tuple[Message, ...], dict[str, Any]]:
         """Starts an episode on ``options["task"]``, or on a task drawn by ``seed``."""
         super().reset(seed=seed)
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(f"reset(options={options!r:.200}): a mapping is needed, {{'task': <an envs.Task>}}")
         for name in options or {}:
             if name != "task":
                 raise ValueError(f"reset(options={{{name!r}: ...}}): unknown{nearest(name, ['task'])} Known: task")
@@ -205,8 +210,12 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
 
     def step(self, action: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
         """Verifies one attempt, or hears what is said of it."""
-        if self._task is None or self._over:
+        if self._task is None:
+            raise RuntimeError("no episode was begun: call reset() first")
+        if self._over:
             raise RuntimeError("the episode is over: call reset()")
+        if not isinstance(action, str):
+            raise TypeError(f"a response must be text, got {action!r:.100}")
         if self._asked:
             return self._hear(action)
         score = self.taskset.verify(self._task, action)

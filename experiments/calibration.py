@@ -26,11 +26,11 @@ from experiments.planned import PlanConfig, spent
 from rl.backends.distributed import Distributed
 from rl.backends.flops import forget_peak, memory_gib, peak_memory_gib
 from rl.backends.memory import Load, Sizes, memory, rows_at_once
+from rl.budget import stage_spans
 from rl.checkpoint import Checkpoints, save_policy
 from rl.config import RunConfig, SFTConfig, TrainConfig, TrainingConfig
 from rl.offline import NothingKeptError
 from rl.rollout_metrics import describe, sampled_tokens
-from rl.trainer import stage_spans
 from rl.workbench import Workbench
 
 CHEAP_S = 3.0

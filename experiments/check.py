@@ -49,7 +49,16 @@ def run(cfg: CheckConfig) -> None:
     console.print(
         f"{cfg.env.id}: {', '.join(f'{n} {split}' for split, n in sizes.items())}; {cfg.env.attempts} attempts"
     )
+    if "few_shot" in cfg.env.task_options and (shown := len(getattr(taskset, "examples", ()))):
+        console.print(f"{shown} more training rows are shown as examples (env.options.few_shot).")
     found.better += size_notes(sizes)
+    # Of rows that are cut by shares more can be had for the asking.
+    few = [name for name in ("validation", "test") if sizes[name] < 100 and name in cfg.env.task_options]
+    if few:
+        shares = " ".join(f"env.options.{name}=..." for name in few)
+        found.better.append(
+            f"take a larger share of the rows, {shares}, where the data have no such split of their own"
+        )
     first = next((split for split in Split if tasks[split]), None)
     if first is None:
         raise UserError(f"{cfg.env.id} has no tasks at all")

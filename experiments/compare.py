@@ -20,7 +20,7 @@ from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
 from experiments.planned import PLANNED, lines
-from experiments.progress import Display, print_table, uneven_budget
+from experiments.progress import Display, print_table, skipped_stages, uneven_budget
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards import nearest
@@ -162,7 +162,7 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
                 (waiting[who],) = executor.submit([job.folder])
                 continue
             del waiting[who]
-            display.finished(who, len(jobs))
+            display.ended(who, len(jobs), crashed=bool(error))
             if error:
                 failed[who] = error
     return failed
@@ -246,6 +246,9 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         )
         if note := next(filter(None, (uneven_budget(job.arm.config) for job in jobs)), ""):
             console.print(f"[yellow]note:[/] of every run: {note}", highlight=False)
+        for name, note in {job.arm.name: skipped_stages(job.arm.config) for job in jobs}.items():
+            if note:
+                console.print(f"[yellow]note:[/] of {name}: {note}", highlight=False)
         trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
         if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
             console.print(f"[yellow]not tuned, beside arms that are:[/] {', '.join(untuned)}", highlight=False)

@@ -38,6 +38,14 @@ def config(program: str, *overrides: str, **values: Any) -> Any:
     """
     if program not in _ENTRY_POINTS:
         raise ValueError(f"{program}: no program{nearest(program, _ENTRY_POINTS)} Known: {', '.join(_ENTRY_POINTS)}")
+    for one in overrides:
+        if not isinstance(one, str):
+            raise ValueError(f"{one!r}: an override is a text, as 'seed=1'")
+    for key, value in values.items():
+        folder = Path(CONFIGS) / key
+        if folder.is_dir() and not isinstance(value, str | Path | list | tuple | dict):
+            options = sorted(one.stem for one in folder.glob("*.yaml"))
+            raise ValueError(f"{key}={value!r}: the name of one is needed here. Known: {', '.join(options)}")
     given = [*(line for key, value in values.items() for line in _lines(key, value)), *overrides]
     register_schemas()
     held = GlobalHydra.instance().hydra  # of a program that this is called in

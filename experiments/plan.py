@@ -118,9 +118,16 @@ def read_options(given: Sequence[str]) -> PlanConfig:
     for one in given:
         if (key := one.partition("=")[0]).removeprefix("plan.") not in names:
             raise UserError(unknown(key, [f"plan.{name}" for name in names]))
+    merged: Any = OmegaConf.structured(PlanConfig)
+    for one in given:
+        try:
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([one.removeprefix("plan.")]))
+        except OmegaConfBaseException as error:
+            # As Hydra says it of an override, so that it is explained in the same words.
+            as_hydra = OmegaConfBaseException(f"Error merging override {one}\n{error}")
+            raise UserError(explain(as_hydra)) from error
     try:
-        changes = OmegaConf.from_dotlist([one.removeprefix("plan.") for one in given])
-        found: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(PlanConfig), changes))
+        found: Any = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(f"{' '.join(given)}: {explain(error)}") from error
     except ValueError as error:

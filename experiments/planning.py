@@ -15,9 +15,9 @@ from experiments.calibration import Estimate, load_of, n_saves
 from experiments.planned import PlanConfig, size
 from rl.backends.memory import Sizes, memory
 from rl.backends.policy import load_tokenizer
+from rl.budget import stage_spans
 from rl.config import SFTConfig, TrainConfig
 from rl.rendering import Renderer
-from rl.trainer import stage_spans
 from rl.workbench import make_env, make_taskset
 
 if TYPE_CHECKING:

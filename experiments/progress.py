@@ -28,6 +28,8 @@ from experiments.planned import compared
 from experiments.run_health import lasting
 from rl.analysis.printing import duration, fixed
 from rl.analysis.rates import Where, reported
+from rl.budget import planned_steps, smallest_budget, steps_of_stages
+from rl.config import TrainConfig
 from rl.tracking import describe_run
 
 NAME_WIDTH = 12
@@ -60,7 +62,7 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._last_line: dict[str, float] = {}
         self._all: TaskID | None = None
-        self._n_finished = self._n_jobs = 0
+        self._n_ended = self._n_jobs = 0
         self._began = time.monotonic()
         self._quiet = bool(os.environ.get("ERRATA_QUIET"))
 
@@ -98,23 +100,23 @@ class Display:
         """A line that stays."""
         self._bars.console.print(line, highlight=False)
 
-    def finished(self, who: str, n_jobs: int) -> None:
-        """Takes a job's bars off the screen and counts it."""
+    def ended(self, who: str, n_jobs: int, crashed: bool = False) -> None:
+        """Takes a job's bars off the screen, counts it, and says whether it finished or crashed."""
         for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
             self._bars.remove_task(self._tasks.pop(key))
-        if n_jobs != self._n_jobs or self._n_finished == n_jobs:  # another lot of jobs begins
+        if n_jobs != self._n_jobs or self._n_ended == n_jobs:  # another lot of jobs begins
             self._began = self._began if not self._n_jobs else time.monotonic()
-            self._n_jobs, self._n_finished = n_jobs, 0
-        self._n_finished += 1
+            self._n_jobs, self._n_ended = n_jobs, 0
+        self._n_ended += 1
         if self._all is None:
-            self._all = self._bars.add_task("jobs finished", total=n_jobs, who="all", note="")
-        self._bars.update(self._all, completed=self._n_finished, total=n_jobs)
+            self._all = self._bars.add_task("jobs ended", total=n_jobs, who="all", note="")
+        self._bars.update(self._all, completed=self._n_ended, total=n_jobs)
         if not self._quiet and not self._console.is_terminal:
-            # As if the others took as long as those that are finished; jobs that run at once are counted in that rate.
-            n_left = n_jobs - self._n_finished
-            seconds = (time.monotonic() - self._began) / self._n_finished * n_left
+            # As if the others took as long as those that have ended; jobs that run at once are counted in that rate.
+            n_left = n_jobs - self._n_ended
+            seconds = (time.monotonic() - self._began) / self._n_ended * n_left
             left = f", about {duration(seconds)} left" if n_left else ""
-            print(f"finished {who} ({self._n_finished}/{n_jobs}{left})", flush=True)
+            print(f"{'crashed' if crashed else 'finished'} {who} ({self._n_ended}/{n_jobs}{left})", flush=True)
 
     def summary(self, result: Any, folder: Path) -> None:
         """Rates with n, throughput and where the time went."""
@@ -203,7 +205,7 @@ def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None
         console.print(f"the run in {folder} is finished", highlight=False)
         return
     describe_run(folder, resolved_yaml(cfg))
-    if note := uneven_budget(cfg):
+    for note in filter(None, (uneven_budget(cfg), skipped_stages(cfg))):
         console.print(f"[yellow]note:[/] {note}", highlight=False)
     with Display(console) as display:
         result = run(cfg, folder, display.reporter(who))
@@ -234,6 +236,23 @@ def uneven_budget(cfg: Any) -> str:
     return (
         f"training.{name}={asked} is no multiple of {of}, so this run {'takes' if unit else 'samples'} {spent:,} "
         f"{unit or 'episodes'}; give a multiple, or make a step smaller"
+    )
+
+
+def skipped_stages(cfg: Any) -> str:
+    """Which stages of an online run its budget is too small for; empty where every stage takes a step."""
+    if not isinstance(cfg, TrainConfig) or cfg.training.tokens:  # what a step costs in tokens is not known before it
+        return ""
+    steps = steps_of_stages(cfg, planned_steps(cfg))
+    if all(steps) or not any(steps):  # a run without any step is refused
+        return ""
+    names = [name for name, stage in cfg.algorithm.stages.items() if stage.share]
+    skipped = [f"algorithm.stages.{name}" for name, n in zip(names, steps, strict=True) if not n]
+    key = "updates" if cfg.training.updates else "episodes"
+    return (
+        f"training.{key}={getattr(cfg.training, key)} has no step for {', '.join(skipped)}: give at least "
+        f"training.{key}={smallest_budget(cfg, all)}"
+        f"{'' if cfg.training.updates else ', or make a step smaller (training.tasks_per_step)'}"
     )
 
 

@@ -8,7 +8,7 @@ goes on with ``resume=<folder>``, which may also add seeds; several (``-m study=
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from experiments.report import write_exhibits
 from experiments.schema import StudyConfig, StudySeedConfig
 from experiments.studies import STUDIES, load, settings_of
 from rewards import nearest
-from rl.analysis.claims import Finding, judge
+from rl.analysis.claims import Figure, Finding, judge
 from rl.tracking import describe_run, write_json
 
 
@@ -79,8 +79,8 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
             refuse_changed_config(job)
         describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
         n_arms = len(load(cfg.study.name).ARMS)
-        said = f"{cfg.study.name}, size {cfg.size}: {n_arms} arms x {len(cfg.seeds)} seeds, in {folder}"
-        console.print(said + (f"; {len(done)} seeds are finished already" if done else ""), highlight=False)
+        said = f"{cfg.study.name}, size {cfg.size}: {n_arms} arms x {seeds_of(cfg.seeds)}, in {folder}"
+        console.print(said + (f"; finished already: {seeds_of(done)}" if done else ""), highlight=False)
         with Display(console, one_run=False) as display:
             crashed = run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
     finally:
@@ -101,8 +101,13 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
         console.print(f"{time.time() - began:.0f} s; page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
         console.print(f"all studies: {root / 'index.html'}", highlight=False, soft_wrap=True)
     if crashed:
-        raise UserError(f"{len(crashed)} seeds crashed; see error.txt and job.log in {folder}/seeds. "
+        raise UserError(f"crashed: {seeds_of(crashed)}; see error.txt and job.log in {folder}/seeds. "
                         f"resume={folder} tries them again")  # fmt: skip
+
+
+def seeds_of(counted: Sized) -> str:
+    """So many seeds, in words."""
+    return f"{len(counted)} seed{'' if len(counted) == 1 else 's'}"
 
 
 def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Finding]:
@@ -110,13 +115,22 @@ def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Fin
     study = load(cfg.study.name)
     rows = [row for job in jobs for row in json.loads((job.folder / "result.json").read_text("utf-8"))["rows"]]
     lines = [line for job in jobs for line in (job.folder / "rows.jsonl").read_text("utf-8").splitlines()]
-    findings = [judge(claim, rows) for claim in study.CLAIMS]
-    made = exhibits(findings, rows, study.EXHIBITS)
+    # Sentences, titles and captions name settings in braces.
+    settings = asdict(settings_of(study, chosen(cfg)))
+    claims = [replace(one, sentence=one.sentence.format(**settings)) for one in study.CLAIMS]
+    figures = [
+        replace(one, title=one.title.format(**settings), caption=one.caption.format(**settings))
+        if isinstance(one, Figure)
+        else one
+        for one in study.EXHIBITS
+    ]
+    findings = [judge(claim, rows) for claim in claims]
+    made = exhibits(findings, rows, figures)
     result = {
         "study": cfg.study.name,
         "size": cfg.size,
         "seeds": [job.seed for job in jobs],
-        "settings": asdict(settings_of(study, chosen(cfg))),
+        "settings": settings,
         "claims": [one.to_json() for one in findings],
         "rows": rows,
     }

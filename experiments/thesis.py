@@ -22,10 +22,25 @@ from experiments.evidence.studies import no_samples
 from experiments.report import write_exhibits
 from experiments.schema import ThesisConfig
 from experiments.studies import STUDIES, load
-from rl.analysis.claims import Row, Verdict, grown
+from rl.analysis.claims import Row, grown
 from rl.analysis.gate import record, with_outcome
 from rl.analysis.printing import fixed
-from rl.analysis.thesis import KINDS, Line, Point, Thesis, Trained, line, points, rank_correlation, sentence
+from rl.analysis.thesis import (
+    KINDS,
+    WORDS,
+    Interval,
+    Line,
+    Point,
+    Thesis,
+    Trained,
+    Within,
+    line,
+    points,
+    pooled,
+    sentence,
+    shown,
+    within_studies,
+)
 from rl.tracking import oldest_first, write_json
 
 THESIS = "Self-generated data works precisely when the generation stays anchored to a verifiable reality."
@@ -102,22 +117,25 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     lines = [line(name, thesis, rows, claims) for name, thesis, rows, claims in read]
     every = [point for name, thesis, rows, _ in read for point in points(name, thesis, rows)]
     # An oracle's signal is right by definition: with its points the correlation would be there by construction.
-    unsure, own = ([point for point in every if point.kind in kinds] for kinds in (("self", "control"), ("self",)))
-    correlation, of_own = rank_correlation(unsure), rank_correlation(own)
-    told = sentence(lines, correlation, of_own, len(unsure))
+    unsure = [point for point in every if point.kind != "oracle"]
+    within, of_own = within_studies(unsure), within_studies([point for point in every if point.kind == "self"])
+    all_at_once = pooled(unsure)
+    told = sentence(lines, within, of_own, all_at_once, len(unsure))
     gate_rows = [dict(row, gate_cell=f"{name}: {row['gate_cell']}")
                  for name, one in found.items() for row in one.rows if row.get("gate_cell")]  # fmt: skip
-    made: list[Exhibit] = [systems_table(lines), *gate_table(gate_rows), points_table(every)]
-    titles = ["The systems", *["The gate"] * bool(gate_rows), "Every arm"]
+    tables = [systems_table(lines), within_table(within, of_own, all_at_once), *gate_table(gate_rows)]
+    made: list[Exhibit] = [*tables, points_table(every)]
+    titles = ["The systems", "Within studies", *["The gate"] * bool(gate_rows), "Every arm"]
     made = [replace(one, id=f"T{i}", title=title) for i, (one, title) in enumerate(zip(made, titles, strict=True), 1)]
-    drawn = [*gain_figures(every, correlation, of_own), *gate_figure(gate_rows)]
+    drawn = [*gain_figures(every, within, of_own, all_at_once), *gate_figure(gate_rows)]
     made = [*(replace(one, id=f"F{i}") for i, one in enumerate(drawn, 1)), *made]
     missing = [name for name in (*STUDIES, SELF_CORRECTION) if name not in found]
     result = {
         "thesis": THESIS,
         "sentence": told,
-        "correlation": correlation,
-        "correlation_of_self_reward": of_own,
+        "correlation_within_studies": asdict(within),
+        "correlation_within_studies_of_self_reward": asdict(of_own),
+        "correlation_of_all_points": all_at_once,
         "missing": missing,
         "read": {name: str(one.folder) for name, one in found.items()},
         "systems": [asdict(one) | {"thesis": about(one.thesis), "verdict": one.verdict} for one in lines],
@@ -143,10 +161,9 @@ def systems_table(lines: Sequence[Line]) -> Table:
     cells = [
         [
             f"{one.thesis.system}\n{one.study}",
-            {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts"}.get(one.verdict, "cannot tell")
-            + ("\nanchored" if one.thesis.anchored else "\nnot anchored"),
-            f"{fixed(one.mean, 3, signed=True)} [{fixed(one.low, 3, signed=True)}, {fixed(one.high, 3, signed=True)}]\n"
-            + " ".join(fixed(value, 3, signed=True) for value in one.by_seed.values()),
+            WORDS[one.verdict] + ("\nanchored" if one.thesis.anchored else "\nnot anchored"),
+            f"{shown((one.mean, one.low, one.high), 3)}\n"
+            + "; ".join([" ".join(fixed(value, 3, signed=True) for value in one.by_seed.values()), *one.remarks]),
             fixed(one.oracle, 3, signed=True) if one.oracle == one.oracle else "-",
             f"{one.thesis.signal}\n{one.thesis.anchor}",
             one.thesis.measure,
@@ -156,11 +173,27 @@ def systems_table(lines: Sequence[Line]) -> Table:
     ]
     caption = (
         "Gain: of the arm that is the published system, mean over seeds with its 95 % Student-t interval, below it "
-        "each seed. A system fits the thesis if it is anchored and gains (the interval is above 0), or neither. The "
+        "each seed and, where there are such, other readings of it and an arm that lacks what is studied. A system "
+        "fits the thesis if it is anchored and gains (the interval is above 0), or neither (it is below). The "
         "oracle arm is the first that stands beside it. Below what it learns from: what holds that to the truth."
     )
     header = ["system", "the thesis", "gain", "oracle", "learns from", "gain of what", "claims"]
     return Table(caption, header, cells, lead=5)
+
+
+def within_table(within: Within, of_own: Within, all_at_once: Interval) -> Table:
+    """The rank correlation of each study."""
+    both = (within, of_own)
+    cells = [[study, *(fixed(one.by_study.get(study, np.nan), 2, signed=True) for one in both)]
+             for study in within.by_study]  # fmt: skip
+    cells.append(["mean over studies", *(shown((one.mean, one.low, one.high)) for one in both)])
+    caption = (
+        "Rank correlation of gain with the accuracy of the signal before training, over the arms and seeds of a study "
+        "without its oracles; 95 % Student-t intervals over studies. Left out is what has no two different values. In "
+        f"one heap the points give {shown(all_at_once)}: there a student that is measured against its teacher stands "
+        "below a model that is measured against its own start, however right their signals."
+    )
+    return Table(caption, ["study", "all but oracles", "self-reward arms"], cells)
 
 
 def gate_table(rows: Sequence[Row]) -> list[Table]:
@@ -182,28 +215,42 @@ def points_table(every: Sequence[Point]) -> Table:
     return Table("One point of the figure for each seed, in the order of the seeds.", header, cells)
 
 
-def gain_figures(every: Sequence[Point], correlation: Sequence[float], of_own: Sequence[float]) -> list[Figure]:
-    """Gain against the accuracy of the signal: by what an arm is trained on, and the same points by study."""
+def gain_figures(every: Sequence[Point], within: Within, of_own: Within, all_at_once: Interval) -> list[Figure]:
+    """Gain against the accuracy of the signal: by study, and the same points by what an arm is trained on."""
 
-    def cloud(name: str, mine: Sequence[Point]) -> Series:
-        return Series(name, [one.reward_accuracy for one in mine], [one.gain for one in mine], mark=Mark.POINTS)
+    def cloud(name: str, mine: Sequence[Point], lines: Sequence[tuple[list[float], list[float]]] = ()) -> Series:
+        x, y = [one.reward_accuracy for one in mine], [one.gain for one in mine]
+        return Series(name, x, y, runs=lines, mark=Mark.POINTS)
 
+    of_study = []
+    for study in dict.fromkeys(one.study for one in every):
+        mine = [one for one in every if one.study == study]
+        of_study.append(cloud(study, mine, fitted([one for one in mine if one.kind != "oracle"])))
     kinds = [cloud(kind, mine) for kind in KINDS if (mine := [one for one in every if one.kind == kind])]
-    studies = dict.fromkeys(one.study for one in every)
-    of_study = [cloud(study, [one for one in every if one.study == study]) for study in studies]
     axes = ("share of the signal that is right before training", "gain (share)")
-    said = [f"{fixed(rho, 2, signed=True)} [{fixed(low, 2, signed=True)}, {fixed(high, 2, signed=True)}]"
-            for rho, low, high in (correlation, of_own)]  # fmt: skip
+    said = [shown((one.mean, one.low, one.high)) for one in (within, of_own)]
     caption = (
-        f"{len(every)} arms and seeds of {len(studies)} studies. An oracle's signal is right by definition; rank "
-        f"correlation of the others {said[0]}, of self-reward arms alone {said[1]}; 95 % bootstrap intervals over "
-        "studies."
+        f"{len(every)} arms and seeds of {len(of_study)} studies. An oracle's signal is right by definition; a line is "
+        f"the least-squares line of a study's other arms. Their rank correlation within a study is {said[0]} on "
+        f"average over {len(within.by_study)} studies, that of self-reward arms alone {said[1]} over "
+        f"{len(of_own.by_study)}. Gains of different studies are on different scales, so that all points in one heap "
+        f"({shown(all_at_once)}) are not to be read as one cloud."
     )
     title = "Gain against the accuracy of the signal"
     return [
-        Figure(caption, [Panel("", *axes, kinds, zero=True)], title=title),
-        Figure("The same points.", [Panel("", *axes, of_study, zero=True)], title=f"{title}, by study"),
+        Figure(caption, [Panel("", *axes, of_study, zero=True)], title=title),
+        Figure("The same points.", [Panel("", *axes, kinds, zero=True)], title=f"{title}, by what is trained on"),
     ]
+
+
+def fitted(mine: Sequence[Point]) -> list[tuple[list[float], list[float]]]:
+    """Both ends of the least-squares line through points; none where all stand at one place of the x axis."""
+    x, y = (np.array([getattr(one, name) for one in mine]) for name in ("reward_accuracy", "gain"))
+    if not mine or np.ptp(x) == 0:
+        return []
+    slope = np.cov(x, y)[0, 1] / x.var(ddof=1)
+    ends = np.array([x.min(), x.max()])
+    return [(ends.tolist(), (y.mean() + slope * (ends - x.mean())).tolist())]
 
 
 def gate_figure(rows: Sequence[Row]) -> list[Figure]:

@@ -92,7 +92,8 @@ def submit_math(
     """The same without waiting for sympy: ``asyncio.wrap_future`` makes the result awaitable."""
     # Cut to one character more than is ever read: a megabyte in a box is not copied about any further, and what was cut
     # is still longer than ``decide`` accepts.
-    offered = [answer[: _longest(gold) + 1] for answer in candidates(response, form, reasoning)]
+    longest = _longest(gold)  # a gold that is no text is refused whatever the response offers
+    offered = [answer[: longest + 1] for answer in candidates(response, form, reasoning)]
     # Before the budget begins, so that the response is not charged for what its gold costs. From here on it is cached.
     _read(gold)
     # One budget for the whole response: many boxes, each of them just affordable, must not add up to minutes.

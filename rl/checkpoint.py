@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,8 @@ _FREE = (
 )
 """Config keys that may change on resume: they do not decide what is learned, or name files whose contents decide."""
 _BUDGET = ("training.episodes", "training.tokens", "training.updates")
+_NAME = r"\d+(_\d+)?"
+"""Of a checkpoint's folder: ``<step>_<updates>`` online, ``<round>`` offline."""
 
 
 class ResumeError(ValueError):
@@ -117,7 +120,8 @@ class Identity:
             for key in sorted(now.keys() | then.keys())
             if now.get(key) != then.get(key) and not any(fnmatch(key, name) for name in free)
         ]
-        # A budget alone may grow: a finished run goes on, and its first part is what the longer run would have done.
+        # A budget alone may grow while the run is unfinished: what is done is what the longer run would have done. A
+        # finished run, with its result and its policy, stays as it is; whoever opens the folder refuses it.
         if changed and all(change.split()[0] in _BUDGET for change in changed):
             changed = [] if self._may_grow(then) else [*changed, "a budget may only grow, and only where no schedule "
             "of the learning rate and no further stage stretches over it"]  # fmt: skip
@@ -216,7 +220,7 @@ class Checkpoints:
         """Writes a checkpoint; all processes must call it.
 
         Args:
-            name: Of the folder; later ones sort later.
+            name: Of the folder, ``<step>_<updates>`` or ``<round>`` with leading zeros, so that later ones sort later.
             owner: What is saved.
             extra: Further state of the main process, JSON types.
 
@@ -324,8 +328,10 @@ class Checkpoints:
     def _names(self) -> list[str]:
         if not self._folder.exists():
             return []
-        # Steps are written with leading zeros, so names sort by age; those that begin with a point were never finished.
-        return sorted(path.name for path in self._folder.iterdir() if not path.name.startswith("."))
+        # Steps are written with leading zeros, so names sort by age. Those that begin with a point were never finished,
+        # and whatever else somebody put here is no checkpoint: it is neither loaded, nor counted, nor removed.
+        found = [path for path in self._folder.iterdir() if re.fullmatch(_NAME, path.name) and path.is_dir()]
+        return sorted(path.name for path in found)
 
 
 def _hash_meta(meta: dict[str, Any]) -> str:

@@ -55,6 +55,9 @@ class StarOptions:
 
     keep_right_to_right: bool = False
 
+    def __post_init__(self) -> None:
+        check_numbers(self, "offline.rule_options")
+
 
 @dataclass(frozen=True)
 class DrawOptions:

@@ -1,8 +1,9 @@
 """Episodes from an engine and environments of text.
 
-An episode goes on as soon as its own turn is verified, whatever the others do; with a streaming engine verification
-runs while others decode. Every request's seed is derived from the episode's seed and the turn, so neither the batch nor
-the order of completion changes what is sampled.
+With a streaming engine an episode goes on as soon as its own turn is verified, while others decode; with one that
+answers whole batches, as ``hf``, the next batch waits for the verdicts of all that were in this one. Every request's
+seed is derived from the episode's seed and the turn, so neither the batch nor the order of completion changes what is
+sampled.
 """
 
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 from envs import Message, StopReason, Task, TextEnv
@@ -263,7 +265,11 @@ class Rollout:
         play.role = info.get("role", SOLVER)
         if not isinstance(play.role, str):  # roles are sorted and written to files
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
-        play.limit = info.get("max_new_tokens")
+        # The limit is used outside of what catches an environment's errors, where a wrong one would end the run.
+        limit = info.get("max_new_tokens")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1):
+            raise TypeError(f"info['max_new_tokens'] must be a positive int, got {limit!r:.200}")
+        play.limit = None if limit is None else int(limit)
         # Every role has a conversation of its own: it goes on from what *this* role read and wrote last, not from the
         # turn before. Sampled ids are appended as they are, since decoding and encoding them again may give others.
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)

@@ -7,7 +7,7 @@ rollout batch; :mod:`rl.checkpoint` writes it to disk.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -17,14 +17,12 @@ from rl.advantages import Estimator
 from rl.backends.distributed import Distributed
 from rl.backends.weights import full_weights
 from rl.batching import Row, conversations, join_rows, to_rollout_batch
+from rl.budget import planned_steps, smallest_budget, stage_spans, steps_of_stages
 from rl.config import StageConfig, TrainConfig
 from rl.learner import Learner, Measured, Sums
 from rl.rollout import Rollout
 from rl.source import EpisodeSource, drop_failed
 from rl.types import Engine, Episode, RunStoppedError, TrainBatch, derive_seed
-
-TOKEN_STEPS = 1000
-"""Resolution of the stages of a run whose budget is tokens."""
 
 
 @dataclass(slots=True)
@@ -195,14 +193,13 @@ class Trainer:
         rollouts = {attempts: make_rollout(attempts, n) for attempts, n in n_envs.items()}
         self.source = EpisodeSource(config, rollouts, tasks, distributed)
         self.learner = Learner(config, model, pad_id, distributed)
-        budget, per_batch = config.training, config.algorithm.epochs * config.algorithm.minibatches
+        budget = config.training
         self._per_step = budget.tasks_per_step * config.algorithm.group_size
         """Episodes of a rollout batch with the algorithm's own group size: the unit that stages share."""
         self._counts_episodes = not (budget.tokens or budget.updates)
-        n_steps = budget.updates // per_batch if budget.updates else budget.episodes // self._per_step
-        self.n_steps = TOKEN_STEPS if budget.tokens else max(1, n_steps)
+        self.n_steps = planned_steps(config)
         """Rollout batches of the run, if none of its groups are replaced and all stages have the same groups; with a
-        budget of tokens their number is not known, and stages share :data:`TOKEN_STEPS` parts of the budget."""
+        budget of tokens their number is not known, and stages share :data:`rl.budget.TOKEN_STEPS` parts of it."""
         self._spans = stage_spans([stage.share for stage in self.stages], self.n_steps)
         self._stage_index, self._stage_began, self._stage_updates = -1, 0, 1
         self._pending: Pending | None = None
@@ -262,11 +259,12 @@ class Trainer:
         pending = self._pending = self._pending or self._sample(stage)
 
         # Update: the optimiser steps of the batch, epochs times minibatches, less those taken before an interruption.
+        rests = self.step < self._algorithm.critic.warmup_steps
         while pending.done < len(pending.plan):
             started = time.perf_counter()
             rows = pending.train.rows(pending.plan[pending.done])
             self.learner.set_lr(self.n_updates - self._stage_began, position + pending.done)
-            pending.parts.append(self.learner.update(rows, stage, self.step < self._algorithm.critic.warmup_steps))
+            pending.parts.append(self.learner.update(rows, stage, rests))
             pending.done += 1
             self.n_updates += 1
             pending.seconds["update"] += time.perf_counter() - started
@@ -284,7 +282,8 @@ class Trainer:
                 "trained (stale weights, another precision, chat template or temperature)"
             )
         kl_coefs = tuple(self.learner.control.coefs)
-        self.learner.control.update(measured.kl, measured.advantage)
+        if not rests:  # a policy that rests has not left the reference, whatever the weight of the KL
+            self.learner.control.update(measured.kl, measured.advantage)
 
         # Publish: the weights' version is the number of steps taken, which the next batch's episodes must carry.
         self.step += 1
@@ -424,19 +423,6 @@ class Trainer:
         self._engine.load_weights(() if self._shares_weights else full_weights(self._model), self.step)
 
 
-def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
-    """First step of each stage and first step after it, in rollout batches.
-
-    Args:
-        shares: Of the stages, which divide the run.
-        n_steps: Rollout batches of the whole run.
-    """
-    # Ends are rounded, not lengths, so that the stages' steps add up to the run's.
-    ends = [0, *(round(n_steps * passed / sum(shares)) for passed in accumulate(shares))]
-    ends[-1] = n_steps
-    return list(pairwise(ends))
-
-
 def refuse_config(config: TrainConfig, n_processes: int) -> None:
     """Raises ValueError for values that cannot work together, before anything is sampled."""
     algorithm, size = config.algorithm, config.training.tasks_per_step
@@ -465,5 +451,16 @@ def refuse_config(config: TrainConfig, n_processes: int) -> None:
                 "sequence of its own, so no critic's value and no KL in the reward reaches from a turn to the one "
                 "before it; set turn_gamma=0"
             )
+    n_steps = planned_steps(config)
+    if not any(steps_of_stages(config, n_steps)):
+        spans = stage_spans([stage.share for stage in stages], n_steps)
+        name, group = next(
+            (name, one.group_size) for name, one, (_, end) in zip(names, stages, spans, strict=True) if end
+        )
+        raise ValueError(
+            f"training.episodes={config.training.episodes}: the first batch, of algorithm.stages.{name}, samples "
+            f"{size * group} episodes (training.tasks_per_step={size} times group_size={group}), so no step would be "
+            f"taken; give at least training.episodes={smallest_budget(config, any)}, or make a step smaller"
+        )
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")

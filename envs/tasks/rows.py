@@ -100,10 +100,19 @@ class Rows:
         few_shot: int | Sequence[int] = 0,
         on_bad_rows: str = "refuse",
     ) -> None:
+        # A folder called 2024 is a number to YAML.
+        path = str(path) if isinstance(path, int | Path) and not isinstance(path, bool) else path
+        if not isinstance(path, str | None):
+            raise ValueError(f"env.options.path={path}: the path of a file or folder is needed here")
         if not path:
             raise ValueError("env.options.path is missing: env=rows reads a file of yours, env.options.path=my.jsonl")
         if not (validation >= 0 and test >= 0 and validation + test < 1):
             raise ValueError(f"env.options: validation={validation} and test={test} are shares, together less than 1")
+        listed = isinstance(few_shot, Sequence) and not isinstance(few_shot, str)
+        if not listed and (not isinstance(few_shot, int) or isinstance(few_shot, bool) or few_shot < 0):
+            raise ValueError(
+                f"env.options.few_shot={few_shot}: a whole number from 0 on, or a list of lines, is needed"
+            )
         if on_bad_rows not in ("refuse", "skip"):
             raise ValueError(f"env.options.on_bad_rows={on_bad_rows}: use refuse or skip")
         for name in splits or {}:

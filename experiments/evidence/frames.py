@@ -44,8 +44,14 @@ def load_rows(folder: Path | str) -> "pandas.DataFrame":
 
     Raises:
         FileNotFoundError: If no finished run and no finished seed of a study is there.
+        NotADirectoryError: If the folder is a file.
+        TypeError: If the folder is no path.
     """
+    if not isinstance(folder, Path | str):
+        raise TypeError(f"load_rows takes the folder of runs, got {folder!r:.100}")
     folder = Path(folder)
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file: load_rows takes the folder of runs that it is in")
     records = [
         {"study": study_of(seed), **row} for seed in study_seeds(folder) for row in read_jsonl(seed / "rows.jsonl")
     ]

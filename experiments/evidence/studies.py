@@ -157,8 +157,11 @@ def curves(figure: Figure, rows: Sequence[Row]) -> Drawn:
             lines = [_line(arm, [row for row in rows if row["arm"] == arm], figure.x, column) for arm in arms]
             panels.append(Panel(title, figure.x_label or figure.x, label, [one for one in lines if one is not None]))
     seeds = sorted({row["seed"] for row in rows})
-    bands = f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean, band from the smallest to the largest"
-    return Drawn(f"{figure.caption} {bands}{'' if figure.x == 'arm' else ', thin every seed'}.".strip(), panels,
+    said = f"Seed {seeds[0]}." if len(seeds) == 1 else (
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean, band from the smallest to the largest"
+        f"{'' if figure.x == 'arm' else ', thin every seed'}."
+    )  # fmt: skip
+    return Drawn(f"{figure.caption} {said}".strip(), panels,
                  title=figure.title)  # fmt: skip
 
 
@@ -191,12 +194,12 @@ def study_page(
         samples: What its arms wrote.
     """
     lead, _, rest = about.strip().partition("\n\n")
-    seeds = ", ".join(str(seed) for seed in result["seeds"])
+    seeds = ("seed " if len(result["seeds"]) == 1 else "seeds ") + ", ".join(map(str, result["seeds"]))
     settings = ", ".join(f"{key} {value}" for key, value in result["settings"].items())
     paragraphs = "".join(f"<p>{html.escape(part)}</p>" for part in rest.split("\n\n") if part.strip())
     below = (
         f"<p>{html.escape(lead)}</p><details><summary><h2>How it was made</h2></summary>{paragraphs}"
-        f'<p class="caption">Size {html.escape(result["size"])}, seeds {seeds}. Settings: {html.escape(settings)}.'
+        f'<p class="caption">Size {html.escape(result["size"])}, {seeds}. Settings: {html.escape(settings)}.'
         "</p></details>"
     )
     return assemble(f"Study: {result['study']}", below, made, _pack(samples))

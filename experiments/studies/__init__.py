@@ -11,10 +11,12 @@ import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.evidence.model import plain
 from rewards import Lookup, nearest
@@ -46,6 +48,8 @@ class Study(Protocol):
     ARMS: Sequence[str]
     CLAIMS: Sequence[Claim]
     EXHIBITS: Sequence[Figure | Callable[[Sequence[Mapping[str, Any]]], Any]]
+    # Where it has numbers of another range than ``settings_of`` takes them for: RANGES: Mapping[str, tuple], each the
+    # smallest and the largest value of a setting.
 
     def prepare(self, cfg: Any, seed: int) -> Any:
         """What the arms of a seed have in common."""
@@ -63,16 +67,47 @@ def load(name: str) -> Study:
 
 
 def settings_of(study: Study, given: Mapping[str, Any]) -> Any:
-    """A study's ``Config`` with some values changed, their types checked.
+    """A study's ``Config`` with some values changed, their types and ranges checked.
+
+    A whole number is a count, at least 1; a width divides among four heads; a learning rate is above 0; every number is
+    finite. The study's ``RANGES`` say where it is otherwise, and which numbers are shares.
 
     Raises:
-        ValueError: For a setting that the study does not have.
+        ValueError: For a setting that the study does not have, or a value that it cannot have.
     """
-    known = [field.name for field in fields(study.Config)]
-    for key in given:
+    known, types = [field.name for field in fields(study.Config)], get_type_hints(study.Config)
+    cfg: Any = OmegaConf.structured(study.Config)
+    for key, value in given.items():
         if key not in known:
             raise ValueError(f"settings.{key}: unknown{nearest(key, known)} Known: {', '.join(known)}")
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(study.Config), dict(given)))
+        try:
+            cfg = OmegaConf.merge(cfg, {key: value})
+        except OmegaConfBaseException:
+            raise ValueError(f"settings.{key}={value}: use {KINDS.get(types[key], types[key])}") from None
+    for key in known:
+        refuse_out_of_range(key, cfg[key], getattr(study, "RANGES", {}))
+    return OmegaConf.to_object(cfg)
+
+
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def refuse_out_of_range(key: str, value: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises ``ValueError`` for a number that a setting of that name cannot have."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    low, high = ranges.get(key, (1 if isinstance(value, int) else -inf, inf))
+    kind, instead = KINDS[type(value)], ""
+    if not isfinite(value):
+        instead = f"{kind} that is finite"
+    elif not low <= value <= high:
+        instead = f"{kind} of at least {low}" if high == inf else f"{kind} from {low} to {high}"
+    elif key in ("width", "hidden_size") and value % 8:
+        instead = "a multiple of 8"
+    elif (key == "lr" or key.endswith("_lr")) and value <= 0:
+        instead = f"{kind} above 0"
+    if instead:
+        raise ValueError(f"settings.{key}={value}: use {instead}")
 
 
 def run_seed(name: str, given: Mapping[str, Any], seed: int, folder: Path, report: Callable[..., None]) -> None:

@@ -16,6 +16,7 @@ the same in every generation, so that ``accumulate`` sees each sentence less oft
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +51,9 @@ class Config:
     zipf: float = 1.1
     cold: float = 0.9
     real_share: float = 0.1
+
+
+RANGES = {"n_nouns": (8, inf), "zipf": (0, inf), "cold": (0, inf), "real_share": (0, 1)}
 
 
 # The language: subject, verb, object. Nouns follow Zipf's law; the verb must suit the subject's class, the object the
@@ -249,7 +253,7 @@ CLAIMS = (
           ahead("replace", "accumulate_subsample", "loss"), paper=KAZDAN),
     Claim("subsample_dearer", "At a fixed budget accumulation loses more than without one (nats, the difference)",
           ahead("accumulate_subsample", "accumulate", "loss"), paper=KAZDAN),
-    Claim("some_real_helps", "A tenth of real sentences in every generation lowers the loss (nats, the difference)",
+    Claim("some_real_helps", "A share of {real_share} of real sentences lowers the loss (nats, the difference)",
           ahead("replace", "mix", "loss"), paper=SHUMAILOV),
     Claim("types_die", "Replacing, fewer types of nouns survive than with everything kept (the difference)",
           ahead("accumulate", "replace", "types"), paper=GERSTGRASSER),
@@ -257,9 +261,9 @@ CLAIMS = (
           grown("replace", "tail"), "near", margin=0.05),
     Claim("table_tail_conserved", "In the table, replacing at temperature 1 moves the rare quarter by less than .05",
           grown("replace", "table_tail"), "near", margin=0.05),
-    Claim("cold_tail_dies", "Replacing at temperature 0.9 takes more than .1 off the rare quarter's probability",
+    Claim("cold_tail_dies", "Replacing at temperature {cold} takes more than .1 off the rare quarter's probability",
           lost("replace", "tail_cold"), than=0.1, paper=SHUMAILOV),
-    Claim("cold_table_tail_dies", "In the table, replacing at temperature 0.9 takes more than .1 off the rare quarter",
+    Claim("cold_table_tail_dies", "In the table, replacing at temperature {cold} takes more than .1 off that quarter",
           lost("replace", "table_tail_cold"), than=0.1, paper=SHUMAILOV),
     Claim("checker_raises_accuracy", "Learning from checked sentences alone raises the share that is lawful",
           grown("verified", "accuracy")),
@@ -279,11 +283,11 @@ THESIS = Thesis(
 
 EXHIBITS = (
     Figure("Loss on real sentences", "step", "loss", x_label="generation", y_label="nats per held-out sentence"),
-    Figure("The same at temperature 0.9", "step", "loss_cold", x_label="generation", y_label="nats per sentence"),
+    Figure("The same at temperature {cold}", "step", "loss_cold", x_label="generation", y_label="nats per sentence"),
     Figure("Types that survive", "step", "types", x_label="generation", y_label="distinct subjects"),
     Figure("The rare quarter", "step", "tail", x_label="generation", y_label="probability"),
-    Figure("The rare quarter at 0.9", "step", "tail_cold", x_label="generation", y_label="probability"),
-    Figure("The rare quarter at 0.9, table", "step", "table_tail_cold", x_label="generation", y_label="probability"),
+    Figure("The rare quarter at {cold}", "step", "tail_cold", x_label="generation", y_label="probability"),
+    Figure("The rare quarter at {cold}, table", "step", "table_tail_cold", x_label="generation", y_label="probability"),
     Figure("Types that survive, table", "step", "table_types", x_label="generation", y_label="distinct nouns"),
     Figure("Sentences that pass the checker", "step", "accuracy", x_label="generation", y_label="share"),
     Figure("Distinct right sentences", "step", "solutions", x_label="generation", y_label="sentences"),

@@ -22,6 +22,7 @@ are exact, not near; no preference data.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ class Config:
     temperature: float = 0.7
     max_new: int = 48
     export: str = ""
+
+
+RANGES = {"wrong": (0, 1), "sure": (0, 1), "temperature": (0, inf)}
 
 
 # ---------------------------------------------------------------- teacher and students

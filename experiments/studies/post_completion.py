@@ -18,6 +18,7 @@ per region instead of per completion, and there is no KL penalty.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,10 @@ class Config:
     score_weight: float = 0.5
     n_test: int = 2000
     measure_every: int = 40
+
+
+# A group is compared with itself, so that one completion alone would teach nothing.
+RANGES = {"score_noise": (0, 1), "misread": (0, 1), "group": (2, inf), "score_weight": (0, inf)}
 
 
 # ---------------------------------------------------------------- the task: S 3 1 4 _ _ : t8 | s4 <end>
@@ -190,7 +195,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 
         if step % cfg.measure_every == 0 or step == cfg.rl_steps:
             agrees = ((told > 0.5) == (correct > 0.5))[is_score].float().mean()
-            found = {"step": step, "entropy": float(entropy), "reward_accuracy": float(agrees)}
+            found = {"step": step, "entropy": float(entropy), "verdict_accuracy": float(agrees)}
             rows.append(measure(cfg, model, seed, samples if step == cfg.rl_steps else None) | found)
     return rows
 
@@ -283,6 +288,7 @@ THESIS = Thesis(
     "Post-completion learning", "right answers, and a score that is paid for agreeing with them",
     "a checker of the answer", True, "pcl_brier",
     trained("oracle", "pcl_brier", "rl_only", "rl_brier", "pcl_published", "rl_published", "oracle_labels"),
+    without="rl_only",
 )  # fmt: skip
 
 EXHIBITS = (
@@ -290,7 +296,7 @@ EXHIBITS = (
         "What the score says",
         "step",
         ("auroc_told", "told_when_wrong", "share_of_ones", "brier"),
-        caption="Self-scores of own samples at temperature 1, 2,000 test questions.",
+        caption="Self-scores of own samples at temperature 1, {n_test:,} test questions.",
         x_label="step of reinforcement learning",
         y_label="share",
     ),
@@ -298,7 +304,7 @@ EXHIBITS = (
         "Accuracy, stopped at the separator",
         "step",
         ("accuracy", "accuracy_sampled"),
-        caption="Greedy decoding, and temperature 1; 2,000 test questions.",
+        caption="Greedy decoding, and temperature 1; {n_test:,} test questions.",
         x_label="step of reinforcement learning",
         y_label="accuracy (share)",
     ),

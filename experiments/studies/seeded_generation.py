@@ -55,6 +55,9 @@ class Config:
     n_test: int = 2000
 
 
+RANGES = {"mislabelled": (0, 1), "misjudged": (0, 1)}
+
+
 # ---------------------------------------------------------------- the world: WRITE c2 x8 x11 x9 x14 x12 yes x9 <end>
 
 DOMAINS, SYMBOLS, OF_DOMAIN, LENGTH = 6, 24, 8, 5

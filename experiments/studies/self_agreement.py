@@ -76,6 +76,9 @@ class Config:
     model: str = ""
 
 
+RANGES = {"chooses_right": (0, 1), "misread": (0, 1), "habit": (0, 1)}
+
+
 GROUP = 8
 """Answers that are sampled to a question and compared with each other."""
 
@@ -268,7 +271,7 @@ def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, 
         "accuracy_with_4": float(right[misread_by(question) > 0].mean()),
         "own_yes": float(own.mean()),
         "yes_to_anything": float(p_yes(model, question, rng.integers(0, TOP + 1, 800)).mean()),
-        "reward_accuracy": float(((own > 0.5) == right).mean()),
+        "verdict_accuracy": float(((own > 0.5) == right).mean()),
         "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
         "distinct": len(np.unique(answer)) / (TOP + 1),
         "malformed": float((given < 0).mean()),
@@ -313,7 +316,8 @@ LOOP = ARMS[1:]
 THESIS = Thesis(
     "Self-agreement (T3)", "its own P(yes) of its answer", "nothing: the verifier is the model", False, "own_verdict",
     (
-        *trained("self", "own_verdict", "frozen_verdict", "verdict_as_action"),
+        # Before training all three verdicts are the base's.
+        *trained("self", "own_verdict", "frozen_verdict", "verdict_as_action", signal="verdict_accuracy"),
         Trained("side_by_side", "self", grown("side_by_side", "accuracy")),
         *trained("oracle", "oracle"),
         Trained("random", "control", grown("random", "accuracy"), 0.5),
@@ -324,7 +328,15 @@ EXHIBITS = (
     Figure("Accuracy", "step", "accuracy", LOOP, x_label="optimiser step", y_label="share of sampled answers right"),
     Figure("Its own P(yes)", "step", "own_yes", LOOP, x_label="optimiser step", y_label="mean P(yes) of its answers"),
     Figure("Yes to anything", "step", "yes_to_anything", LOOP, x_label="optimiser step", y_label="P(yes), random sums"),
-    Figure("Verdict against truth", "step", "reward_accuracy", LOOP, x_label="optimiser step", y_label="share right"),
+    Figure(
+        "Verdict against truth",
+        "step",
+        "verdict_accuracy",
+        LOOP,
+        "How often the model's own verdict of that step is right, in every arm, whatever pays it.",
+        "optimiser step",
+        "share right",
+    ),
     Figure("Entropy of answers", "step", "entropy", LOOP, x_label="optimiser step", y_label="nats"),
     Figure("With a 4", "step", "accuracy_with_4", LOOP, x_label="optimiser step", y_label="accuracy on such questions"),
 )

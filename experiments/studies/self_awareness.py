@@ -64,6 +64,9 @@ class Config:
     model_lr: float = 3e-3
 
 
+RANGES = {"lapses": (0, 1)}
+
+
 # ---------------------------------------------------------------- agents, their choices, words for them
 
 AGENTS, NEW, OPTIONS = 200, 40, 12

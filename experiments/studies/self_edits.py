@@ -90,6 +90,16 @@ class Config:
     n_test: int = 80
     chain: int = 8
 
+    def __post_init__(self) -> None:
+        if self.passages + self.n_test > NEW:
+            raise ValueError(
+                f"settings.passages={self.passages} and settings.n_test={self.n_test}: "
+                f"there are {NEW} passages for both; use fewer"
+            )
+
+
+RANGES = {"errors": (0, 1)}
+
 
 @dataclass
 class Base:
@@ -357,7 +367,7 @@ CLAIMS = (
 THESIS = Thesis(
     "SEAL", "own edits that are best answered from afterwards", "questions with known answers", True, "self_edit",
     (
-        *trained("self", "self_edit", "listed"),
+        *trained("indirect", "self_edit", "listed"),  # paid by what questions with known answers say
         Trained("unselected", "self", grown("unselected", "accuracy"), 0.5),  # its own text; selected by a coin
         *trained("oracle", "true_lines"),
     ),

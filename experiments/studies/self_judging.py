@@ -17,6 +17,7 @@ same actor; ``no_judge_reward``, ``one_order`` and ``no_gate`` each leave one pa
 
 import copy
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,10 @@ class Config:
     responses: int = 4
     judgments: int = 4
     evaluate_every: int = 50
+
+
+# Responses to a prompt are compared with each other.
+RANGES = {"world": (0, inf), "judge_accuracy": (0, 1), "responses": (2, inf)}
 
 
 # The layout:  actor  A c d : x3 x1 ... <end>      judge  J c d : x3 x1 ... _ | x2 ... _ ? first|second

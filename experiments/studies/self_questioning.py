@@ -19,6 +19,7 @@ majority that is not unanimous. The gate reads the votes: accuracy of the most f
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,15 @@ class Config:
     n_frozen: int = 48
     n_test: int = 400
     measure_every: int = 25
+
+
+RANGES = {
+    **dict.fromkeys(("noise", "target", "weak_target"), (0, 1)),
+    "group": (2, inf),  # of which each answer is compared with the others
+    "penalty": (0, inf),
+    "n_test": (1, len(FOR_TESTS) // 2),
+    "n_frozen": (1, int((~HELD_OUT).sum())),
+}
 
 
 @dataclass
@@ -361,7 +371,7 @@ EXHIBITS = (
            "Training problems since the measurement before; masked: answers without a signal.", "optimiser step",
            "share"),
     Figure("What becomes of variety", "step", ("entropy", "distinct_answers", "distinct_problems"), SHORT,
-           "Nats per answer token, distinct ones of 8 answers, problems posed so far.", "optimiser step"),
+           "Nats per answer token, distinct ones of {group} answers, problems posed so far.", "optimiser step"),
     Figure("Without the KL penalty, and from a weak base", "step", ("accuracy", "reward_accuracy", "entropy"), LONG,
            "Held-out problems; reward accuracy on training problems.", "optimiser step"),
     Figure("The frozen set", "step", ("set_accuracy", "set_wrong_votes"), ("frozen",),

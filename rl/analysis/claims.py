@@ -136,10 +136,11 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Finding:
 
 
 def _verdict(claim: Claim, low: float, high: float) -> Verdict:
-    # Neither inside nor outside: the interval crosses the line. Without an interval (nan) all comparisons are false.
+    # Neither inside nor outside: the interval crosses the line. Without an interval (nan) all comparisons are false,
+    # and seeds that are all on the line itself tell nothing.
     inside, outside = {
-        "above": (low > claim.than, high <= claim.than),
-        "below": (high < claim.than, low >= claim.than),
+        "above": (low > claim.than, low < claim.than and high <= claim.than),
+        "below": (high < claim.than, high > claim.than and low >= claim.than),
         "near": (
             claim.than - claim.margin <= low and high <= claim.than + claim.margin,
             low > claim.than + claim.margin or high < claim.than - claim.margin,

@@ -104,4 +104,7 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
     said = f"The gate was right in {hits} of {len(compared)} trainings." if compared else "No prediction was tested."
     if untested:
         said += f" {untested} more of its readings were not tested: nothing was trained."
+    if compared:
+        gained = sum(bool(row["gate_hit"]) == bool(row["gate_expects"]) for row in compared)
+        said += f" One that is always open would have been right in {gained} of {len(compared)}."
     return header, cells, said

@@ -4,11 +4,12 @@ What a researcher varies is a name in an open lookup, with the function's own op
 functions of tensors and are imported when a config is checked, so that this module itself imports no torch.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from omegaconf import MISSING
 
+from rewards.lookup import nearest
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 from rl.config.optim import OptimConfig
 
@@ -121,7 +122,8 @@ class CriticConfig:
         kind: Where values come from: ``none``; ``shared``, a linear head on the policy's last hidden state; or
             ``separate``, a second network, started from the base, with a linear head.
         detach: For ``shared``: the value loss trains the head alone, not the trunk.
-        coef: Weight of the value loss (``shared``), whose gradient meets the policy's.
+        coef: Weight of the value loss. With ``shared`` its gradient meets the policy's; that of a ``separate`` critic
+            is scaled by it too, which AdamW undoes except where the gradient is clipped.
         clip: Values move at most this far from the old ones in the loss; 0 for no clipping.
         lr: Learning rate of the value head and of a separate critic; 0 takes ``optim.lr``.
         warmup_steps: Rollout batches at the start of the run on which only the critic is trained.
@@ -176,7 +178,7 @@ class AlgorithmConfig:
         importance: Weight samples by trainer over sampler probabilities, for engines of another precision or kernel: a
             name in :data:`rl.losses.IMPORTANCE`.
         importance_options: The weighting's own options, such as ``cap``.
-        off_policy_mask: Drop episodes of negative advantage that the current policy finds less likely than the sampler
+        off_policy_mask: Drop turns of negative advantage that the current policy finds less likely than the sampler
             by more than this, in nats per token; 0 for none.
         token_mask: Which response tokens the surrogate trains on: a name in :data:`rl.token_masks.TOKEN_MASKS`.
         token_mask_options: The mask's own options, such as ``share``.
@@ -222,6 +224,8 @@ class AlgorithmConfig:
             not_negative="off_policy_mask dynamic_sampling",
         )
         # What stages take from the algorithm can only be checked once it is filled in.
+        for name, stage in self.stages.items():
+            self._check_optim(f"algorithm.stages.{name}.optim", stage.optim)
         stages = self.resolved()
         refuse(not stages, "algorithm.stages: every stage has share=0; give at least one a share of the run")
         refuse(
@@ -245,6 +249,19 @@ class AlgorithmConfig:
                 if stage.optim[key] != getattr(self.optim, key)
             ]
             refuse(bool(changed), f"algorithm.stages: optim.{changed[:1]} holds for the whole run; set algorithm.optim")
+
+    def _check_optim(self, where: str, given: dict[str, Any]) -> None:
+        """Raises ValueError for what a stage's optimiser cannot have, by the stage's own key."""
+        known = [item.name for item in fields(OptimConfig)]
+        for key in given:
+            refuse(
+                key not in known,
+                f"{where}.{key}: there is no such key{nearest(key, known)} Known: {', '.join(known)}",
+            )
+        try:
+            replace(self.optim, **given)
+        except ValueError as error:
+            raise ValueError(str(error).replace("optim.", f"{where}.", 1)) from None
 
     def _check_lookups(self, stages: list[StageConfig]) -> None:
         """Every name and its options, before anything runs; and what estimators need."""

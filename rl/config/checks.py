@@ -1,9 +1,13 @@
 """How a config refuses a value."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import fields
 from numbers import Real
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_NEEDED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -36,13 +40,14 @@ def refuse_idle(config: Any, where: str, names: str, because: str) -> None:
 def check_numbers(
     config: Any, where: str, *, positive: str = "", not_negative: str = "", fraction: str = "", any_sign: str = ""
 ) -> None:
-    """Raises ValueError for a number that a field cannot have, naming its key.
+    """Raises ValueError for a value that a field cannot have, naming its key.
 
-    Every number of the config must be finite and, by the field's name, in its range. A numeric field that is in none of
-    the lists is a mistake of the schema, so that a new field cannot go unchecked.
+    Switches, numbers and texts must be what the dataclass declares: no null, and no number for a switch. Every number
+    must be finite and, by the field's name, in its range. A numeric field that is in none of the lists is a mistake of
+    the schema, so that a new field cannot go unchecked.
 
     Args:
-        config: A dataclass; lists of numbers are checked number by number.
+        config: A dataclass; lists and mappings of numbers are checked number by number.
         where: The key of the config, as in ``algorithm.critic``; empty for an entry point's own fields.
         positive: Names of fields above 0, separated by spaces.
         not_negative: Names of fields that may be 0.
@@ -59,16 +64,35 @@ def check_numbers(
         "in [0, 1]": lambda x: 0 <= x <= 1,
         "finite": lambda x: True,
     }
-    # OmegaConf checks types only of what comes from YAML and the command line; a text in a number's place would fail
-    # later, in a comparison. ``???`` is its mark of a missing value. A bool is a number to python, and has no range.
-    for item in fields(config):
+    for item, kind, may_be_none in _declared(config):
         value, key = getattr(config, item.name), f"{where}.{item.name}" if where else item.name
-        refuse(
-            isinstance(item.default, Real) and type(value) is str and value != "???",
-            f"{key}={value}: a {type(item.default).__name__} is needed here",
-        )
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, bool) or not isinstance(number, Real):
+        if isinstance(value, dict):
+            entries = [(f"{key}.{name}", entry, entry) for name, entry in value.items()]
+        else:  # a list is shown whole
+            entries = [(key, value, entry) for entry in (value if isinstance(value, (list, tuple)) else [value])]
+        for at, shown, entry in entries:
+            # OmegaConf checks types only of what has a schema, so not of a function's own options, and nobody those of
+            # python. ``???`` is its mark of a missing value. A bool is a number to python, and has no range.
+            if kind is not None and entry != "???" and not (entry is None and may_be_none):
+                is_number = isinstance(entry, Real) and not isinstance(entry, bool)
+                fits_kind = {bool: isinstance(entry, bool), str: entry is not None and not isinstance(entry, Real)}
+                said = "null" if shown is None else shown
+                refuse(not fits_kind.get(kind, is_number), f"{at}={said}: {_NEEDED[kind]} is needed here")
+            if isinstance(entry, bool) or not isinstance(entry, Real) or (kind is None and item.name not in ranges):
                 continue
             wanted = ranges[item.name]  # a KeyError here is a numeric field that was put into none of the lists
-            refuse(not math.isfinite(number) or not fits[wanted](number), f"{key}={value}: must be {wanted}")
+            refuse(not math.isfinite(entry) or not fits[wanted](entry), f"{at}={shown}: must be {wanted}")
+
+
+def _declared(config: Any) -> Iterator[tuple[Any, type | None, bool]]:
+    """Every field with the plain type of its entries, ``None`` if it has no such type, and whether they may be None."""
+    try:
+        hints = get_type_hints(type(config))
+    except NameError:  # somebody's own dataclass, with annotations that only a type checker can read
+        hints = {}
+    for item in fields(config):
+        hint = hints.get(item.name, Any)
+        inner = get_args(hint)[-1] if get_origin(hint) in (list, dict) else hint
+        parts = get_args(inner) if get_origin(inner) in (Union, UnionType) else (inner,)
+        plain = [part for part in parts if part is not NoneType]
+        yield item, plain[0] if len(plain) == 1 and plain[0] in _NEEDED else None, NoneType in parts

@@ -208,7 +208,7 @@ class EnvConfig:
     seeds: dict[str, int] = field(default_factory=lambda: {"train": 1000, "validation": 100, "test": 200})
 
     def __post_init__(self) -> None:
-        check_numbers(self, "env", positive="max_new_tokens", not_negative="attempts")
+        check_numbers(self, "env", positive="max_new_tokens", not_negative="attempts seeds")
         refuse(not self.max_new_tokens, "env.max_new_tokens is empty: give a token limit")
         unknown = sorted(set(self.seeds) - set(Split))
         refuse(bool(unknown), f"env.seeds: unknown split {', '.join(unknown)}; use {', '.join(Split)}")

@@ -205,6 +205,13 @@ WRONG = [
     ({"path": "my.jsonl", "validation": 0.5, "test": 0.5}, "together less than 1"),
     ({"path": "my.jsonl", "splits": {"trian": "x"}}, "no such split"),
     ({"path": "my.jsonl", "few_shot": 99}, "env.options.few_shot=99: the training split has"),
+    *(
+        ({"path": "my.jsonl", "few_shot": one}, f"few_shot={one}: a whole number from 0 on")
+        for one in (-3, "abc", True)
+    ),
+    ({"path": 5}, "env.options.path=5: there is no such file or folder in"),
+    ({"path": ["my.jsonl"]}, r"env.options.path=\['my.jsonl'\]: the path of a file or folder is needed"),
+    ({"path": "~/no-such.jsonl"}, r"path=~/no-such.jsonl: there is no such file or folder: /.*/no-such\.jsonl"),
     ({"path": "my.jsonl", "encoding": "utf-9"}, "Python knows no encoding"),
     ({"path": "latin.jsonl"}, r"latin\.jsonl, line 2: byte 0xe9 is not utf-8.*env\.options\.encoding=cp1252"),
     (

@@ -180,6 +180,10 @@ def test_a_conversation_that_does_not_fit_the_shared_memory_says_so():
         (lambda: make(render_mode="human"), "render_mode=human: use ansi"),
         (lambda: make().reset(options={"tsk": 1}), r"reset\(options=.*did you mean 'task'"),
         (lambda: make().reset(options={"task": "1"}), "takes an envs.Task, got '1'"),
+        (lambda: make().reset(options=["task"]), r"reset\(options=\['task'\]\): a mapping is needed"),
+        (lambda: envs.make("errata/modchain-v1", options=[1]), r"options=\[1\]: a mapping is needed"),
+        (lambda: make(attempts="2"), "attempts='2': a whole number is needed here"),
+        (lambda: make(attempts=True), "attempts=True: a whole number is needed here"),
         (lambda: make().taskset.load("trian"), "split=trian.*did you mean 'train'"),
         (lambda: envs.Task("a", "b", 3), "task a: the gold must be text, got 3"),
         (lambda: envs.Task("a", None, "3"), "task a: the question must be text, got None"),
@@ -189,6 +193,18 @@ def test_a_conversation_that_does_not_fit_the_shared_memory_says_so():
 def test_a_mistake_in_the_call_is_one_sentence(act, message):
     with pytest.raises((ValueError, TypeError), match=message):
         act()
+
+
+@pytest.mark.parametrize("action", [None, 5, {"content": "x"}])
+@pytest.mark.parametrize("env_id", ["errata/modchain-v1", "errata/repair-v1"])
+def test_an_action_is_a_text_of_an_episode_that_was_begun(env_id, action):
+    env = envs.make(env_id, options={"n_train": 2, "n_validation": 1, "n_test": 1})
+    with pytest.raises(RuntimeError, match="no episode was begun"):
+        env.step("x")
+    env.reset(seed=1)
+    with pytest.raises(TypeError, match="a response must be text, got"):
+        env.step(action)
+    env.step("x")  # the episode goes on
 
 
 def test_names_do_where_enums_are():

@@ -34,7 +34,9 @@ def run(cfg, arm, seed, base, samples):
 
 
 CLAIMS = (
-    Claim("gains", "The own reward helps.", minus(last("own", "accuracy"), last("nobody", "accuracy"))),
+    Claim(
+        "gains", "The own reward helps {gain} of the way.", minus(last("own", "accuracy"), last("nobody", "accuracy"))
+    ),
     Claim("oracle is better", "The oracle helps more.", minus(last("oracle", "accuracy"), last("own", "accuracy"))),
 )
 EXHIBITS = (

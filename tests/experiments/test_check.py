@@ -72,6 +72,12 @@ def test_what_would_go_wrong_is_said_with_its_remedy(tmp_path, capsys, change, r
     assert f"must: {message}" in said or message in said.partition("What to change")[2], said
 
 
+def test_rows_that_are_shown_as_examples_are_counted_and_the_shares_are_named(tmp_path, capsys):
+    said, _ = checked(capsys, "env=rows", write(tmp_path, chains(100)), "env.options.few_shot=3")
+    assert "3 more training rows are shown as examples" in said
+    assert "a larger share of the rows, env.options.validation=... env.options.test=..., where" in said
+
+
 def test_without_a_model_the_data_are_looked_at_all_the_same(tmp_path, capsys):
     said, wrong = checked(capsys, "env=rows", write(tmp_path, chains(100)))
     assert not wrong

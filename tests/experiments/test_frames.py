@@ -65,9 +65,14 @@ def test_a_study_and_a_folder_of_studies(tmp_path):
     assert len(load_rows(tmp_path)) == 2
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_and_what_is_no_folder_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished run"):
         load_rows(tmp_path)
+    (tmp_path / "result.json").touch()
+    with pytest.raises(NotADirectoryError, match=r"result.json is a file: load_rows takes the folder"):
+        load_rows(tmp_path / "result.json")
+    with pytest.raises(TypeError, match="takes the folder of runs, got None"):
+        load_rows(None)  # type: ignore[arg-type]
 
 
 def test_it_is_imported_without_torch_and_pandas():

@@ -196,8 +196,10 @@ def test_options_that_are_none_are_named():
     assert read_options(["plan.steps=3", "plan.calibrate=false"]) == PlanConfig(calibrate=False, steps=3)
     with pytest.raises(UserError, match=r"unknown key 'plan.calbrate'; did you mean 'plan.calibrate'"):
         read_options(["plan.calbrate=false"])
-    with pytest.raises(UserError, match=r"plan.steps=abc: "):
-        read_options(["plan.steps=abc"])
+    with pytest.raises(UserError, match=r"^plan.steps=abc: a whole number is needed here$"):
+        read_options(["plan.calibrate=false", "plan.steps=abc"])
+    with pytest.raises(UserError, match=r"^plan.calibrate=maybe: true or false is needed here$"):
+        read_options(["plan.calibrate=maybe", "plan.steps=3"])
     with pytest.raises(UserError, match=r"plan.steps=0: must be positive"):
         read_options(["plan.steps=0"])
 

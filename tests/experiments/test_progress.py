@@ -13,11 +13,11 @@ from rich.console import Console
 import experiments
 from experiments.arms import ArmResult
 from experiments.cli import UserError
-from experiments.progress import Display, duration, print_table, shown_run, uneven_budget
+from experiments.progress import Display, duration, print_table, shown_run, skipped_stages, uneven_budget
 from rl.analysis.rows import broken_off
 from rl.analysis.statistics import summarise
 from rl.backends import hub
-from rl.config import AlgorithmConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig, TrainingConfig
+from rl.config import AlgorithmConfig, OfflineConfig, RunConfig, SFTConfig, StageConfig, TrainConfig, TrainingConfig
 from tests.conftest import ROOT
 from tests.helpers import row
 
@@ -78,6 +78,29 @@ def test_a_budget_that_is_no_multiple_of_a_step_is_said():
     assert "so this run samples 96 episodes" in uneven_budget(offline)
 
 
+def test_a_stage_for_which_the_budget_has_no_step_is_said():
+    def asked(*shares, group_size=0, **budget):
+        stages = {f"stage{i}": StageConfig(share=share) for i, share in enumerate(shares, 1)}
+        stages["stage1"].group_size = group_size
+        algorithm = AlgorithmConfig(group_size=8, minibatches=2, stages=stages)
+        return TrainConfig(name="x", algorithm=algorithm, training=TrainingConfig(tasks_per_step=128, **budget))
+
+    assert skipped_stages(asked(1, 1, episodes=1024)) == (
+        "training.episodes=1024 has no step for algorithm.stages.stage1: give at least training.episodes=2048, or make "
+        "a step smaller (training.tasks_per_step)"
+    )
+    assert skipped_stages(asked(1, 1, updates=2)) == (
+        "training.updates=2 has no step for algorithm.stages.stage1: give at least training.updates=4"
+    )
+    # A stage with large groups may use up what the next one would begin with.
+    assert "stages.stage2: give at least training.episodes=4096" in skipped_stages(
+        asked(1, 1, group_size=24, episodes=3072)
+    )
+    enough = [asked(1, 1, episodes=2048), asked(1, 0, 1, updates=4), asked(1, 1, group_size=24, episodes=4096)]
+    unknown = [asked(1, 1, tokens=9), RunConfig(name="x"), SFTConfig(name="x", offline=OfflineConfig())]
+    assert {skipped_stages(cfg) for cfg in enough + unknown} == {""}
+
+
 def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     from huggingface_hub import constants
 
@@ -120,15 +143,17 @@ def test_ctrl_c_while_modules_load_is_one_line(capsys, tmp_path):
 def test_the_time_left_of_a_comparison_is_told_and_quiet_tells_nothing(capsys, monkeypatch):
     out = Console(file=StringIO())
     with Display(out, one_run=False) as display:
-        display.finished("a/0", 2)
-        display.finished("b/0", 2)
-    first, second = capsys.readouterr().out.splitlines()
+        display.ended("a/0", 2)
+        display.ended("b/0", 2)
+        display.ended("c/0", 1, crashed=True)
+    first, second, third = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"finished a/0 \(1/2, about [\d.,]+ (s|min|h) left\)", first)
     assert second == "finished b/0 (2/2)"
+    assert third == "crashed c/0 (1/1)"
     assert [duration(n) for n in (5, 600, 36000)] == ["5 s", "10 min", "10.0 h"]
     monkeypatch.setenv("ERRATA_QUIET", "1")
     with Display(out) as display:
         display.reporter("a")("training", 0.5, {"rollout/episodes": 3})
         display.reporter("a")("validation", 1.0, {"eval/validation/n": 3, "rollout/episodes": 3})
-        display.finished("a/0", 2)
+        display.ended("a/0", 2)
     assert capsys.readouterr().out == out.file.getvalue() == ""  # type: ignore[attr-defined]

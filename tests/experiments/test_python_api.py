@@ -72,12 +72,18 @@ def test_texts_are_taken_as_they_are(tmp_path):
     assert made.hub.repo is None
 
 
+def test_an_override_is_a_text():
+    with pytest.raises(ValueError, match="5: an override is a text, as 'seed=1'"):
+        config("train", 5, env="repair")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("program", "values", "said"),
     [
         ("trian", {}, "did you mean 'train'"),
         ("train", {"evn": "repair"}, "did you mean 'env'"),
         ("train", {"env": "repiar"}, "did you mean 'repair'"),
+        ("train", {"env": None}, "env=None: the name of one is needed here. Known: addition, "),
         ("train", {"training": {"episodse": 1}}, "did you mean 'training.episodes'"),
         ("train", {"training": {"episodes": "many"}}, "a whole number is needed here"),
         ("train", {"seed": -1}, "seed=-1"),

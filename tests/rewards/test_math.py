@@ -103,7 +103,7 @@ def test_many_boxes_share_one_budget():
 
 
 @pytest.mark.parametrize(
-    ("response", "gold"), [(None, "7"), (7, "7"), (b"7", "7"), ("\\boxed{7}", 7), ("\\boxed{7}", None)]
+    ("response", "gold"), [(None, "7"), (7, "7"), (b"7", "7"), ("\\boxed{7}", 7), ("\\boxed{7}", None), ("x", None)]
 )
 def test_what_is_no_text_is_named(response, gold):
     with pytest.raises(TypeError, match="must be text, got"):

@@ -21,8 +21,8 @@ from rl.advantages import (
     turn_starts,
     whiten_turns,
 )
+from rl.budget import stage_spans
 from rl.config import AlgorithmConfig, CriticConfig, StageConfig
-from rl.trainer import stage_spans
 from tests.helpers import batch, credit, episode, named
 
 SCORE_1 = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.3, 0.03])

@@ -60,6 +60,16 @@ def test_a_budget_of_tokens_knows_no_decay():
         build_trainer(cfg)
 
 
+def test_a_budget_below_the_first_batch_is_refused_before_anything_is_sampled():
+    large = replace(TWO_STAGES, minibatches=1, stages=named(StageConfig(group_size=16)))
+    with pytest.raises(
+        ValueError, match=r"training\.episodes=96: .*stages\.stage1, samples 128 .*training\.episodes=128,"
+    ):
+        build_trainer(modchain_config(algorithm=large, episodes=96))
+    trainer, _ = build_trainer(modchain_config(algorithm=large, episodes=128))
+    assert run(trainer) == [0]
+
+
 def test_a_run_has_one_budget():
     with pytest.raises(ValueError, match="one budget"):
         TrainingConfig(tokens=5, updates=5)

@@ -133,6 +133,9 @@ def test_the_table_is_long_and_names_only_what_exists():
         (lambda: schema.StageConfig(reward_weights=[], kl_coefs=[]), "one entry per turn"),
         (lambda: schema.TrainingConfig(select="first"), "use last, best"),
         (lambda: schema.TrainingConfig(max_failed_fraction=1.5), r"max_failed_fraction=1\.5"),
+        (lambda: schema.EnvConfig(seeds={"train": -5}), r"env\.seeds\.train=-5: must be at least 0"),
+        (lambda: schema.EnvConfig(seeds={"train": None}), r"env\.seeds\.train=null: a whole number is needed here"),
+        (lambda: schema.EnvConfig(prompts_text={"system": 3}), r"env\.prompts_text\.system=3: a text is needed here"),
         (lambda: schema.EngineConfig("vllm", gpu_memory_utilization=1.5), "gpu_memory_utilization"),
         (lambda: LOSSES.options("ppo", {"clip_low": 1.5}), "clip_low"),
         (lambda: IMPORTANCE.options("token", {"cap": 0.5}), "cap"),
@@ -144,3 +147,53 @@ def test_the_table_is_long_and_names_only_what_exists():
 def test_other_values_that_cannot_be(make, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+# What the schema alone checks, and what packages below this one check by themselves.
+TYPED = [cls for cls in CLASSES if cls.__name__ not in ("HubConfig", "PushConfig")]
+TYPED = [cls for cls in TYPED if cls.__module__.split(".")[0] not in ("envs", "rewards")]
+
+
+@pytest.mark.parametrize("cls", TYPED, ids=lambda cls: cls.__name__)
+def test_nothing_but_what_is_declared(cls):
+    """Of python, and of a function's own options, for which OmegaConf has no schema."""
+    base = BASE.get(cls.__name__, {})
+    default = cls(**base)
+    plain = {name: value for name, value in vars(default).items() if type(value) in (bool, int, float)}
+    for name, value in plain.items():
+        for wrong in (None, "many", 0 if isinstance(value, bool) else True):
+            with pytest.raises(ValueError, match=rf"{name}=.*is needed here"):
+                cls(**(base | {name: wrong}))
+
+
+@pytest.mark.parametrize(
+    ("lookup", "name", "given", "message"),
+    [
+        (ADVANTAGES, "grpo", {"scale": 0}, r"algorithm\.advantage_options\.scale=0: true or false is needed here"),
+        (LOSSES, "ppo", {"clip_low": None}, r"algorithm\.loss_options\.clip_low=null: a number is needed here"),
+        (
+            EXECUTORS,
+            "submitit",
+            {"gpus_per_job": None},
+            r"executor_options\.gpus_per_job=null: a whole number is needed",
+        ),
+    ],
+)
+def test_options_of_another_type_are_refused_by_their_whole_key(lookup, name, given, message):
+    with pytest.raises(ValueError, match=message):
+        lookup.options(name, given)
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"lrr": 1.0}, r"^algorithm\.stages\.first\.optim\.lrr: .*did you mean 'lr'"),
+        ({"lr": -1.0}, r"^algorithm\.stages\.first\.optim\.lr=-1\.0: must be positive"),
+        ({"schedule": "up"}, r"^algorithm\.stages\.first\.optim\.schedule=up: use constant"),
+    ],
+)
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_optimiser_of_a_stage_is_refused_by_the_stages_key(optim, message, share):
+    stages = {"first": schema.StageConfig(share=share, optim=optim), "then": schema.StageConfig()}
+    with pytest.raises(ValueError, match=message):
+        schema.AlgorithmConfig(name="x", stages=stages)

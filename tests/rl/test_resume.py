@@ -95,9 +95,19 @@ def test_the_best_policy_survives_an_interruption(tmp_path):
     assert run.load_best()["accuracy"] >= best["accuracy"]
 
 
-def test_only_the_last_checkpoints_are_kept(tmp_path):
+def test_only_the_last_checkpoints_are_kept_and_nothing_else_is_counted(tmp_path):
+    others = ["000000_00000000.old", "999999_99999999", "notes.txt", "zz_mine"]
+    for name in others:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    for name in ("notes.txt", "999999_99999999"):  # a file, whatever its name
+        (tmp_path / "checkpoints" / name).rmdir()
+        (tmp_path / "checkpoints" / name).write_text("mine")
     _, written = play(config(SCORE, save_every=1, keep_last=3), tmp_path)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == written[-3:]
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()} - set(others)
+    assert sorted(kept) == written[-3:]
+    assert all((tmp_path / "checkpoints" / name).exists() for name in others)
+    newest = online(config(SCORE, save_every=1, keep_last=3), tmp_path).trainer
+    assert f"{newest.step:06d}_{newest.n_updates:08d}" == written[-1]
 
 
 def test_a_changed_config_is_refused_by_name(tmp_path):

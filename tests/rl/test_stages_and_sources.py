@@ -125,7 +125,11 @@ def test_dynamic_sampling_replaces_groups_without_a_gradient_within_the_budget()
 
 def test_a_critic_warms_up_before_the_policy_moves():
     algorithm = AlgorithmConfig(
-        name="x", advantage="gae", group_size=4, critic=CriticConfig("separate", warmup_steps=2)
+        name="x",
+        advantage="gae",
+        group_size=4,
+        critic=CriticConfig("separate", warmup_steps=2),
+        stages=named(StageConfig(kl_coefs=[0.1, 0.1], kl_targets=[0.1, 0.1])),
     )
     trainer, bench = build_trainer(modchain_config(algorithm=algorithm, episodes=4 * 32))
     before = weights(bench.model)
@@ -133,7 +137,9 @@ def test_a_critic_warms_up_before_the_policy_moves():
     trainer.train_step()
     assert torch.equal(weights(bench.model), before)
     assert first["critic/loss"] > 0
+    assert trainer.learner.control.coefs == [0.1, 0.1]  # the KL is 0 because nothing moved, not because of its weight
     trainer.train_step()
+    assert trainer.learner.control.coefs != [0.1, 0.1]
     assert not torch.equal(weights(bench.model), before)
 
 

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 
 import gymnasium
+import numpy
 import pytest
 
 import envs
@@ -126,6 +127,15 @@ class Broken(Echo):
         reward = {"nan": float("nan"), "nothing": None}.get(self.where, 1.0)
         info = {"score": Score(0.0, Verdict.ERROR, reason="down")} if self.where == "verifier" else {}
         info |= {"role": 7} if self.where == "role" else {}
+        limits = {
+            "no limit": None,
+            "limit of text": "8",
+            "limit of 0": 0,
+            "limit below 0": -1,
+            "a yes": True,
+            "numpy": numpy.int64(2),
+        }
+        info |= {"max_new_tokens": limits[self.where]} if self.where in limits else {}
         info |= {"stop_reason": "tired"} if self.where == "reason" else {}
         info |= {"error": None} if self.where == "no_words" else {}
         again = {"number": 7, "list": [1, 2], "empty": [Message("user", None)]}.get(self.where, "again")  # type: ignore
@@ -143,6 +153,12 @@ class Broken(Echo):
         ("nothing", 3, "step:"),
         ("verifier", 3, "down"),
         ("role", 3, "must be a string"),
+        ("no limit", 0, ""),
+        ("numpy", 0, ""),
+        ("limit of text", 3, "must be a positive int, got '8'"),
+        ("limit of 0", 3, "must be a positive int, got 0"),
+        ("limit below 0", 3, "must be a positive int, got -1"),
+        ("a yes", 3, "must be a positive int, got True"),
         ("exit", 3, "step: SystemExit(3)"),
         ("cancelled", 3, "step: CancelledError"),
         ("reason", 3, "tired"),

@@ -37,7 +37,7 @@ def rows(cells, slope):
             start = {key: value + noise for key, value in START.items()}
             found.append({"arm": arm, "seed": seed, "step": 0, "gap": gap + noise, "gap_by_level": levels, **start})
             row = {"arm": arm, "seed": seed, "step": 1, "first_gain": gain + 2 * noise, "gain_by_level": gains}
-            found.append(row | {key: value + 2 * noise for key, value in end.items()})
+            found.append(row | {"trained": 1.0} | {key: value + 2 * noise for key, value in end.items()})
     return found
 
 
@@ -48,7 +48,7 @@ def test_the_verdicts_follow_the_rows():
 def test_a_round_that_trained_nothing_is_no_gain():
     """Of three seeds the second keeps too little in round 1: claims about gains read the two others."""
     trained = [
-        {key: value for key, value in row.items() if key not in ("first_gain", "gain_by_level")}
+        {key: value for key, value in row.items() if key not in ("first_gain", "gain_by_level", "trained")}
         if (row["arm"], row["seed"], row["step"]) == ("own", 1, 1) else row
         for row in rows(GOOD, 0.5)
     ]  # fmt: skip
@@ -57,7 +57,9 @@ def test_a_round_that_trained_nothing_is_no_gain():
     found = {one.name: judge(one, trained).n_seeds for one in study.CLAIMS}
     assert (found["one round helps"], found["it is the verdicts"], found["pass@1 rises"]) == (2, 2, 3)
     by_arm = {one.arm: known(one.gain, trained) for one in study.THESIS.arms}
-    assert by_arm["own"] == pytest.approx({0: 0.1, 2: 0.1004})
+    assert by_arm["own"] == pytest.approx({0: 0.15, 2: 0.1502})  # at the end, of all rounds
+    (of_first_round,) = study.THESIS.also.values()
+    assert known(of_first_round, trained) == pytest.approx({0: 0.1, 2: 0.1004})
 
 
 def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():

@@ -38,6 +38,9 @@ def test_readers_take_the_first_and_the_last_step_whatever_the_order():
         ("above", 0.0, 0.0, [], "not measured"),
         ("below", 0.5, 0.0, [0.1, 0.11, 0.12], "holds"),
         ("below", 0.5, 0.0, [0.9, 0.91, 0.92], "does not hold"),
+        ("above", 0.0, 0.0, [0.0, 0.0], "cannot tell"),
+        ("below", 0.5, 0.0, [0.5, 0.5, 0.5], "cannot tell"),
+        ("above", 0.0, 0.0, [-0.2, -0.2], "does not hold"),
         ("near", 0.5, 0.1, [0.49, 0.5, 0.51], "holds"),
         ("near", 0.5, 0.1, [0.9, 0.91, 0.92], "does not hold"),
         ("near", 0.5, 0.01, [0.49, 0.5, 0.51], "cannot tell"),
@@ -99,12 +102,13 @@ def test_the_gate_announces_and_is_checked():
     assert [row["gate_hit"] for row in outcomes] == [True, False, False, True]
     _, cells, said = record([*outcomes, {"seed": 0, "accuracy": 1.0}])
     assert len(cells) == 4
-    assert said == "The gate was right in 2 of 4 trainings."
+    assert said == "The gate was right in 2 of 4 trainings. One that is always open would have been right in 2 of 4."
     untrained = {"seed": 0} | shut.outcome(None, "y")
     _, cells, said = record([*outcomes, untrained])
     assert cells[-1][-2:] == ["nothing was trained", "not tested"]
     assert said == (
-        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained."
+        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained. "
+        "One that is always open would have been right in 2 of 4."
     )
     assert record([untrained])[2].startswith("No prediction was tested. 1 more")
     assert with_outcome([*outcomes, untrained, {"seed": 0}]) == outcomes

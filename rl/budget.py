@@ -1,0 +1,69 @@
+"""How a budget is divided: the rollout batches of a run, and those of each stage."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, count, pairwise
+
+from rl.config import TrainConfig
+
+TOKEN_STEPS = 1000
+"""Resolution of the stages of a run whose budget is tokens."""
+
+
+def planned_steps(config: TrainConfig) -> int:
+    """Rollout batches of a run with the algorithm's own group size; :data:`TOKEN_STEPS` for a budget of tokens."""
+    budget, unit = config.training, _unit(config)
+    return TOKEN_STEPS if budget.tokens else max(1, (budget.updates or budget.episodes) // unit)
+
+
+def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
+    """First step of each stage and first step after it, in rollout batches.
+
+    Args:
+        shares: Of the stages, which divide the run.
+        n_steps: Rollout batches of the whole run.
+    """
+    # Ends are rounded, not lengths, so that the stages' steps add up to the run's.
+    ends = [0, *(round(n_steps * passed / sum(shares)) for passed in accumulate(shares))]
+    ends[-1] = n_steps
+    return list(pairwise(ends))
+
+
+def steps_of_stages(config: TrainConfig, n_steps: int) -> list[int]:
+    """Rollout batches that each stage takes, if none of its groups are replaced.
+
+    Args:
+        config: The run.
+        n_steps: Its budget, in rollout batches with the algorithm's own group size.
+    """
+    stages = config.algorithm.resolved(config.env.attempts)
+    spans = stage_spans([stage.share for stage in stages], n_steps)
+    if config.training.tokens or config.training.updates:
+        return [end - start for start, end in spans]
+    # Stages with groups of their own spend the episodes faster or slower, and a batch must fit into what is left.
+    size, per_step = config.training.tasks_per_step, _unit(config)
+    spent, taken = 0, [0] * len(stages)
+    while True:
+        place = min(spent // per_step, n_steps - 1)
+        index = next(i for i, (_, end) in enumerate(spans) if place < end)
+        spent += size * stages[index].group_size
+        if spent > n_steps * per_step:
+            return taken
+        taken[index] += 1
+
+
+def smallest_budget(config: TrainConfig, enough: Callable[[Iterable[int]], bool]) -> int:
+    """The smallest number of episodes or updates with which the stages' steps are enough.
+
+    Args:
+        config: The run; its budget is not one of tokens.
+        enough: ``any`` for one step at all, ``all`` for a step of every stage.
+    """
+    return _unit(config) * next(n for n in count(1) if enough(steps_of_stages(config, n)))
+
+
+def _unit(config: TrainConfig) -> int:
+    """What a rollout batch takes from a budget of updates, or from one of episodes."""
+    algorithm = config.algorithm
+    if config.training.updates:
+        return algorithm.epochs * algorithm.minibatches
+    return config.training.tasks_per_step * algorithm.group_size
