@@ -53,7 +53,8 @@ SERVED = {
     # A name in paths and tables; the others are read by the config itself, which hands out what they come to.
     "EnvConfig": {"name", "dataset", "options"},
     "AlgorithmConfig": {"advantage", "advantage_options", "loss", "loss_options", "terms"},
-    # Read where there are adapters, a tracker, a step that is not finite, whose own tests have them.
+    # Read where there are adapters (tests/rl/test_policy.py), a tracker (tests/rl/test_tracking.py), or a step that is
+    # not finite (tests/rl/test_interruptions.py).
     "LoraConfig": {"alpha", "targets"},
     "TrackingConfig": {"project"},
     "TrainingConfig": {"nonfinite"},
@@ -98,11 +99,11 @@ def reachable(cls):
     return found
 
 
-def unread(cls, found, of_training=()):
-    """Fields below an entry point that nothing read, but for those that only training reads."""
+def unread(cls, found, idle=()):
+    """Fields below an entry point that nothing read, but for those that this kind of run has no use for."""
     expected = {(node.__name__, item.name) for node in reachable(cls) for item in fields(node)}
     served = {(name, field) for name, names in SERVED.items() for field in names}
-    return sorted(expected - found - served - set(of_training))
+    return sorted(expected - found - served - set(idle))
 
 
 ONLINE = {
@@ -184,8 +185,8 @@ def test_an_evaluation_reads_every_field(tmp_path):
     shared = {name: getattr(cfg, name) for name in ("threads", "model", "env", "engine", "evaluation")}
     with reads(found):
         run_base(schema.RunConfig(seed=0, name="x", **shared), tmp_path, lambda *_: None)
-    of_training = [("EnvConfig", "group_reward"), ("EnvConfig", "group_reward_options"), ("EvalConfig", "fixed_first")]
-    assert unread(schema.RunConfig, found, of_training) == []
+    idle = [("EnvConfig", "group_reward"), ("EnvConfig", "group_reward_options"), ("EvalConfig", "fixed_first")]
+    assert unread(schema.RunConfig, found, idle) == []
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,14 @@ def test_only_adapters_are_trained_and_the_base_costs_no_copy():
     assert metrics["policy/sampler_gap"] < 1e-4
 
 
+def test_adapters_have_their_scale_and_stand_where_they_were_asked_for():
+    model, _ = load_policy(ModelConfig(path=PATH, lora=LoraConfig(rank=2, alpha=6.0, targets=["q_proj"])))
+    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    assert adapted
+    assert all(name.endswith("q_proj") for name in adapted)
+    assert {scale for module in adapted.values() for scale in module.scaling.values()} == {3.0}  # alpha over rank
+
+
 def test_unknown_adapter_targets_are_named():
     with pytest.raises(ValueError, match=r"model\.lora\.targets=\['nonsense'\]"):
         load_policy(ModelConfig(path=PATH, lora=LoraConfig(rank=2, targets=["nonsense"])))
