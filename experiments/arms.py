@@ -24,8 +24,7 @@ from rl.config import BudgetConfig, RunConfig, SFTConfig
 from rl.controls import control_rows
 from rl.evaluate import first_turns, play, second_attempts, to_rows
 from rl.tracking import JsonLines, Tracker, write_json
-from rl.trainer import Totals
-from rl.types import Episode, Turn
+from rl.types import Episode, Totals, Turn
 from rl.workbench import Workbench, content_of, make_env
 
 VALIDATION_TASKS = 200

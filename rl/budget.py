@@ -1,5 +1,6 @@
 """How a budget is divided: the rollout batches of a run, and those of each stage."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, count, pairwise
 
@@ -58,7 +59,29 @@ def smallest_budget(config: TrainConfig, enough: Callable[[Iterable[int]], bool]
         config: The run; its budget is not one of tokens.
         enough: ``any`` for one step at all, ``all`` for a step of every stage.
     """
-    return _unit(config) * next(n for n in count(1) if enough(steps_of_stages(config, n)))
+
+    def reaches(n_steps: int) -> bool:
+        return enough(steps_of_stages(config, n_steps))
+
+    # A stage with a share of a ten-thousandth needs ten thousand batches: doubled, and halved, not tried one by one.
+    top = next(2**i for i in count() if reaches(2**i))
+    return _unit(config) * (bisect_left(range(1, top + 1), True, key=reaches) + 1)
+
+
+def refuse_small_budget(config: TrainConfig) -> None:
+    """Raises ValueError for a budget that is smaller than the first batch, with which no step would be taken."""
+    n_steps, size = planned_steps(config), config.training.tasks_per_step
+    if any(steps_of_stages(config, n_steps)):
+        return
+    stages = config.algorithm.resolved(config.env.attempts)
+    names = [name for name, stage in (config.algorithm.stages or {"main": stages[0]}).items() if stage.share]
+    first = next(i for i, (_, end) in enumerate(stage_spans([stage.share for stage in stages], n_steps)) if end)
+    group = stages[first].group_size
+    raise ValueError(
+        f"training.episodes={config.training.episodes}: the first batch, of algorithm.stages.{names[first]}, samples "
+        f"{size * group} episodes (training.tasks_per_step={size} times group_size={group}), so no step would be "
+        f"taken; give at least training.episodes={smallest_budget(config, any)}, or make a step smaller"
+    )
 
 
 def _unit(config: TrainConfig) -> int:

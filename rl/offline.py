@@ -25,8 +25,7 @@ from rl.config.checks import check_numbers
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.source import task_at
-from rl.trainer import Totals
-from rl.types import Episode, RunStoppedError, Turn, derive_seed
+from rl.types import Episode, RunStoppedError, Totals, Turn, derive_seed
 
 Encode = Callable[[str], Sequence[int]]
 KeepRule = Callable[..., list[Any]]

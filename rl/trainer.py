@@ -17,26 +17,12 @@ from rl.advantages import Estimator
 from rl.backends.distributed import Distributed
 from rl.backends.weights import full_weights
 from rl.batching import Row, conversations, join_rows, to_rollout_batch
-from rl.budget import planned_steps, smallest_budget, stage_spans, steps_of_stages
+from rl.budget import planned_steps, refuse_small_budget, stage_spans
 from rl.config import StageConfig, TrainConfig
 from rl.learner import Learner, Measured, Sums
 from rl.rollout import Rollout
 from rl.source import EpisodeSource, drop_failed
-from rl.types import Engine, Episode, RunStoppedError, TrainBatch, derive_seed
-
-
-@dataclass(slots=True)
-class Totals:
-    """What a run has spent so far; a response is one sampled attempt."""
-
-    episodes: int = 0
-    responses: int = 0
-    sampled_tokens: int = 0
-    gradient_tokens: int = 0
-    updates: int = 0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"sampling": 0.0, "verification": 0.0, "update": 0.0, "other": 0.0}
-    )
+from rl.types import Engine, Episode, RunStoppedError, Totals, TrainBatch, derive_seed
 
 
 class Counts(NamedTuple):
@@ -122,8 +108,7 @@ class Pending:
 
     def emptied(self) -> "Pending":
         """The same optimiser steps without any rows: the share of a process whose work another one has taken over."""
-        # As many optimiser steps as the others, without rows: a process that left out a step's collectives would leave
-        # the others waiting in them.
+        # A process that left out a step's collectives would leave the others waiting in them.
         nothing = [{name: torch.zeros_like(pair) for name, pair in part.items()} for part in self.parts]
         plan = [rows[:0] for rows in self.plan]
         return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
@@ -451,16 +436,6 @@ def refuse_config(config: TrainConfig, n_processes: int) -> None:
                 "sequence of its own, so no critic's value and no KL in the reward reaches from a turn to the one "
                 "before it; set turn_gamma=0"
             )
-    n_steps = planned_steps(config)
-    if not any(steps_of_stages(config, n_steps)):
-        spans = stage_spans([stage.share for stage in stages], n_steps)
-        name, group = next(
-            (name, one.group_size) for name, one, (_, end) in zip(names, stages, spans, strict=True) if end
-        )
-        raise ValueError(
-            f"training.episodes={config.training.episodes}: the first batch, of algorithm.stages.{name}, samples "
-            f"{size * group} episodes (training.tasks_per_step={size} times group_size={group}), so no step would be "
-            f"taken; give at least training.episodes={smallest_budget(config, any)}, or make a step smaller"
-        )
+    refuse_small_budget(config)
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")

@@ -11,7 +11,7 @@ Four log-probs, never mixed up: ``sampler_`` (the engine that sampled), ``old_``
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -376,3 +376,17 @@ class Engine(Protocol):
     def close(self) -> None:
         """Releases everything."""
         ...
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a run has spent so far; a response is one sampled attempt."""
+
+    episodes: int = 0
+    responses: int = 0
+    sampled_tokens: int = 0
+    gradient_tokens: int = 0
+    updates: int = 0
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"sampling": 0.0, "verification": 0.0, "update": 0.0, "other": 0.0}
+    )

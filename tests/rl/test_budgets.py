@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from envs import Split
+from rl.budget import smallest_budget, steps_of_stages
 from rl.config import AlgorithmConfig, OfflineConfig, SFTConfig, StageConfig, TrainingConfig
 from rl.evaluate import first_turns, second_attempts
 from rl.offline import OfflineTrainer
@@ -123,3 +124,12 @@ def test_a_probe_reads_the_attempts_that_it_was_given():
         assert (episode.given, episode.turns[0].trained) == (1, False)
         assert episode.turns[0].action_ids == turn.action_ids
         assert episode.turns[1].trained
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.07, 0.0001])
+def test_the_smallest_budget_of_every_stage(share):
+    stages = {"one": StageConfig(share=share), "two": StageConfig(share=1.0, group_size=8)}
+    cfg = modchain_config(tasks_per_step=2, algorithm=AlgorithmConfig(name="x", group_size=4, stages=stages))
+    n = smallest_budget(cfg, all) // 8
+    assert all(steps_of_stages(cfg, n))
+    assert not all(steps_of_stages(cfg, n - 1))
