@@ -103,8 +103,8 @@ def read_comparison(root: Path) -> Read | None:
         for seed in one["seeds"] if one["trained"] else ():
             row = {"arm": one["arm"], "seed": seed["seed"], "step": 0, "accuracy": base}
             rows += [row, row | {"step": 1, "accuracy": seed["rates"][name]}]
-    shown = [online, *(arm for arm in ("star", "pair_sft") if arm in arms and arm != online)]
-    trained = tuple(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in shown)
+    named = [online, *(arm for arm in ("star", "pair_sft") if arm in arms and arm != online)]
+    trained = tuple(Trained(arm, "oracle", grown(arm, "accuracy")) for arm in named)
     signal = "its second attempts, and whether they are right"
     measure = "last attempt, minus the base"
     thesis = Thesis("SCoRe", signal, "a verifier of answers", True, online, trained, measure)
@@ -209,8 +209,8 @@ def points_table(every: Sequence[Point]) -> Table:
     cells = []
     for study, arm, kind in dict.fromkeys((one.study, one.arm, one.kind) for one in every):
         mine = [one for one in every if (one.study, one.arm) == (study, arm)]
-        shown = [[fixed(one.reward_accuracy, 2) for one in mine], [fixed(one.gain, 3, signed=True) for one in mine]]
-        cells.append([study, arm, kind, " ".join(str(one.seed) for one in mine), *map(" ".join, shown)])
+        values = [[fixed(one.reward_accuracy, 2) for one in mine], [fixed(one.gain, 3, signed=True) for one in mine]]
+        cells.append([study, arm, kind, " ".join(str(one.seed) for one in mine), *map(" ".join, values)])
     header = ["study", "arm", "kind", "seeds", "accuracy of the signal before training", "held-out gain"]
     return Table("One point of the figure for each seed, in the order of the seeds.", header, cells)
 

@@ -2,7 +2,8 @@
 
 A study is a module with ``Config`` (a dataclass of plain values), ``ARMS`` (names), ``prepare(cfg, seed)`` (what a
 seed's arms share, such as the base model), ``run(cfg, arm, seed, base, samples)`` (rows; texts to browse are appended
-to ``samples``), ``CLAIMS`` and ``EXHIBITS``; where it trains on a signal, ``THESIS`` says how that is held against the
+to ``samples``), ``CLAIMS`` and ``EXHIBITS``, whose texts may name settings in braces (``{k} samples``; a brace that is
+meant is written twice); where it trains on a signal, ``THESIS`` says how that is held against the
 thesis of all studies (:mod:`rl.analysis.thesis`). Randomness comes from the seed alone and ``base`` is not changed, so
 that the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
 """
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.evidence.model import plain
 from rewards import Lookup, nearest
 from rl.analysis.claims import Claim, Figure
+from rl.config.checks import NEEDED
 from rl.tracking import write_json, write_text
 
 STUDIES: Lookup[str] = Lookup("study.name")
@@ -69,8 +71,8 @@ def load(name: str) -> Study:
 def settings_of(study: Study, given: Mapping[str, Any]) -> Any:
     """A study's ``Config`` with some values changed, their types and ranges checked.
 
-    A whole number is a count, at least 1; a width divides among four heads; a learning rate is above 0; every number is
-    finite. The study's ``RANGES`` say where it is otherwise, and which numbers are shares.
+    A whole number is a count, at least 1; a width is a multiple of 8, for four heads of even size; a learning rate is
+    above 0; every number is finite. The study's ``RANGES`` say where it is otherwise, and which numbers are shares.
 
     Raises:
         ValueError: For a setting that the study does not have, or a value that it cannot have.
@@ -83,13 +85,10 @@ def settings_of(study: Study, given: Mapping[str, Any]) -> Any:
         try:
             cfg = OmegaConf.merge(cfg, {key: value})
         except OmegaConfBaseException:
-            raise ValueError(f"settings.{key}={value}: use {KINDS.get(types[key], types[key])}") from None
+            raise ValueError(f"settings.{key}={value}: use {NEEDED.get(types[key], types[key])}") from None
     for key in known:
         refuse_out_of_range(key, cfg[key], getattr(study, "RANGES", {}))
     return OmegaConf.to_object(cfg)
-
-
-KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def refuse_out_of_range(key: str, value: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -97,7 +96,7 @@ def refuse_out_of_range(key: str, value: Any, ranges: Mapping[str, tuple[float, 
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     low, high = ranges.get(key, (1 if isinstance(value, int) else -inf, inf))
-    kind, instead = KINDS[type(value)], ""
+    kind, instead = NEEDED[type(value)], ""
     if not isfinite(value):
         instead = f"{kind} that is finite"
     elif not low <= value <= high:

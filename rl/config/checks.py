@@ -7,7 +7,8 @@ from numbers import Real
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-_NEEDED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+NEEDED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+"""What a value must be, in words, by the type that its field declares."""
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -77,7 +78,7 @@ def check_numbers(
                 is_number = isinstance(entry, Real) and not isinstance(entry, bool)
                 fits_kind = {bool: isinstance(entry, bool), str: entry is not None and not isinstance(entry, Real)}
                 said = "null" if shown is None else shown
-                refuse(not fits_kind.get(kind, is_number), f"{at}={said}: {_NEEDED[kind]} is needed here")
+                refuse(not fits_kind.get(kind, is_number), f"{at}={said}: {NEEDED[kind]} is needed here")
             if isinstance(entry, bool) or not isinstance(entry, Real) or (kind is None and item.name not in ranges):
                 continue
             wanted = ranges[item.name]  # a KeyError here is a numeric field that was put into none of the lists
@@ -95,4 +96,4 @@ def _declared(config: Any) -> Iterator[tuple[Any, type | None, bool]]:
         inner = get_args(hint)[-1] if get_origin(hint) in (list, dict) else hint
         parts = get_args(inner) if get_origin(inner) in (Union, UnionType) else (inner,)
         plain = [part for part in parts if part is not NoneType]
-        yield item, plain[0] if len(plain) == 1 and plain[0] in _NEEDED else None, NoneType in parts
+        yield item, plain[0] if len(plain) == 1 and plain[0] in NEEDED else None, NoneType in parts
