@@ -186,3 +186,30 @@ def micro_batches(lengths_B: Tensor, group_ids_B: Tensor, token_budget: int) -> 
             size, width = size + 1, wider
         yield torch.from_numpy(order[start : start + size]), width
         start += size
+
+
+def sum_of_turns(values_BT: Tensor, turn_ids_BT: Tensor, n_columns: int) -> Tensor:
+    """The sum over each turn's tokens, ``[B, K]``."""
+    column = torch.where(turn_ids_BT >= 0, turn_ids_BT, n_columns)  # what is no response goes into a spare column
+    sums = torch.zeros(len(values_BT), n_columns + 1, dtype=values_BT.dtype, device=values_BT.device)
+    return sums.scatter_add(1, column, values_BT)[:, :n_columns]
+
+
+def to_tokens(values_BK: Tensor, turn_ids_BT: Tensor) -> Tensor:
+    """Every response token gets its turn's value; everything else 0. ``[B, T]``."""
+    values_BT = values_BK.gather(1, turn_ids_BT.clamp(min=0))
+    return torch.where(turn_ids_BT >= 0, values_BT, torch.zeros_like(values_BT))
+
+
+def turn_starts(turn_ids_BT: Tensor) -> Tensor:
+    """``[B, T]`` bool: True at the first token of every turn."""
+    before = torch.cat([torch.full_like(turn_ids_BT[:, :1], -1), turn_ids_BT[:, :-1]], dim=1)
+    return (turn_ids_BT >= 0) & (turn_ids_BT != before)
+
+
+def first_of_turns(values_BT: Tensor, turn_ids_BT: Tensor, n_columns: int) -> Tensor:
+    """Every turn's value at its first token, ``[B, K]``; 0 for turns that were not played."""
+    starts = turn_starts(turn_ids_BT)
+    out = torch.zeros(len(values_BT), n_columns + 1, dtype=values_BT.dtype, device=values_BT.device)
+    column = torch.where(starts, turn_ids_BT, n_columns)  # everything but a turn's start goes into a spare column
+    return out.scatter(1, column, values_BT)[:, :n_columns]

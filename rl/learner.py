@@ -1,7 +1,7 @@
 """What changes during training: policy, critic, optimiser, KL weights. Scores rollout batches, takes steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rl.advantages import Estimator, advantages, sum_of_turns, turn_starts
+from rl.advantages import advantages
 from rl.analysis.metrics import Ratio, declare
 from rl.backends.distributed import Distributed, full, local
 from rl.backends.policy import Actor, Critic, References
 from rl.backends.weights import decoder_layers, make_room, optimizer_scalars, optimizer_tensors, trained_tensors
-from rl.batching import micro_batches, placeholder
-from rl.config import EnvConfig, OptimConfig, StageConfig, TrainConfig
+from rl.batching import micro_batches, placeholder, sum_of_turns, turn_starts
+from rl.config import StageConfig, TrainConfig
 from rl.kl import KLS, KLControl
 from rl.losses import (
     IMPORTANCE,
-    LOSSES,
     NORMALISERS,
     LossOutput,
+    Objective,
     StepSize,
     masked_sum,
     off_policy_mask,
@@ -49,38 +49,6 @@ class Measured(NamedTuple):
     kl: list[float]
     advantage: list[float]
     log: dict[str, float]
-
-
-class Objective(NamedTuple):
-    """What a stage minimises, looked up once.
-
-    Args:
-        stage: Resolved.
-        optim: Its optimiser.
-        estimator: Of its advantages.
-        surrogate: Term of the loss that off-policy masking reaches.
-        terms: Further terms and their weights.
-        entropy_gradient: Whether one of them differentiates the entropy.
-        token_budget: Tokens that an episode of the stage might have.
-    """
-
-    stage: StageConfig
-    optim: OptimConfig
-    estimator: Estimator
-    surrogate: Callable[..., LossOutput]
-    terms: list[tuple[float, Callable[..., LossOutput]]]
-    entropy_gradient: bool
-    token_budget: float
-
-    @classmethod
-    def of(cls, stage: StageConfig, env: EnvConfig) -> "Objective":
-        """Of a resolved stage in an environment."""
-        terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
-        names = [stage.loss, *(term.loss for term in stage.terms.values())]
-        surrogate = LOSSES.bind(stage.loss, stage.loss_options)
-        budget = float(env.token_budget(stage.attempts))
-        entropy = any(LOSSES.fact(name, "entropy") for name in names)
-        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, budget)
 
 
 class Learner:

@@ -11,12 +11,15 @@ were scored before the update (:class:`rl.types.TrainBatch`), ``weights`` is ``[
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewards import Lookup
+from rl.advantages import Estimator
 from rl.analysis.metrics import Ratio, declare
+from rl.config import EnvConfig, OptimConfig, StageConfig
 from rl.config.checks import check_numbers
 from rl.kl import MAX_LOG_RATIO, log_ratio
 from rl.types import SampledStats, TrainBatch
@@ -333,3 +336,35 @@ declare(
         "critic/return_square": ("reward^2", "mean squared return"),
     }
 )
+
+
+class Objective(NamedTuple):
+    """What a stage minimises, looked up once.
+
+    Args:
+        stage: Resolved.
+        optim: Its optimiser.
+        estimator: Of its advantages.
+        surrogate: Term of the loss that off-policy masking reaches.
+        terms: Further terms and their weights.
+        entropy_gradient: Whether one of them differentiates the entropy.
+        token_budget: Tokens that an episode of the stage might have.
+    """
+
+    stage: StageConfig
+    optim: OptimConfig
+    estimator: Estimator
+    surrogate: Callable[..., LossOutput]
+    terms: list[tuple[float, Callable[..., LossOutput]]]
+    entropy_gradient: bool
+    token_budget: float
+
+    @classmethod
+    def of(cls, stage: StageConfig, env: EnvConfig) -> "Objective":
+        """Of a resolved stage in an environment."""
+        terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
+        names = [stage.loss, *(term.loss for term in stage.terms.values())]
+        surrogate = LOSSES.bind(stage.loss, stage.loss_options)
+        budget = float(env.token_budget(stage.attempts))
+        entropy = any(LOSSES.fact(name, "entropy") for name in names)
+        return cls(stage, OptimConfig(**stage.optim), Estimator.of(stage), surrogate, terms, entropy, budget)

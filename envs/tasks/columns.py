@@ -1,6 +1,7 @@
 """Which column of somebody's file is what: by the usual names, or named; and what stands in a cell."""
 
 import json
+import re
 import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,6 +158,24 @@ def _whole(what: str, text: str) -> str:
             "from texts that are whole"
         ) from None
     return text
+
+
+def number(text: str) -> float | None:
+    """The number that a text is, ``None`` if it is none; commas of thousands and a unit of money do not count."""
+    digits = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)"  # 1,234,567 and 12,34,567, but not 1,5
+    found = re.fullmatch(
+        rf"[$€£]?\s*([+-]?(?:{digits}\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%?)\.?",
+        text.strip().replace("\N{MINUS SIGN}", "-"),
+    )
+    if found is None:
+        return None
+    return float(found[1].replace(",", "")) / (100 if found[2] else 1)
+
+
+def refuse_other_notation(text: str) -> None:
+    """A gold of 1.234,50 would be read as two numbers, and no response would be right."""
+    if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?\d{1,3}(\.\d{3}){2,}", text.strip()):
+        raise ValueError(f"the answer {text[:40]!r} has points between thousands: write it as 1234.50")
 
 
 def choices_of(cell: Any) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from envs.base import Task
 from envs.tasks.code import CodeTasks
-from envs.tasks.columns import text_of
+from envs.tasks.columns import number, refuse_other_notation, text_of
 from envs.tasks.grading import MathGrading
 from envs.tasks.mbpp import tests_of
 from rewards import Lookup, Score, Verdict
@@ -115,7 +115,7 @@ class MathAnswers(MathGrading):
     def gold(self, cell: Any) -> str:
         """The answer of a whole solution too: what follows ``####``, or its only box."""
         text = text_of(cell)
-        _refuse_other_notation(text)
+        refuse_other_notation(text)
         if "####" in text:
             return text.rpartition("####")[2].strip()
         found = boxed(text)
@@ -167,7 +167,7 @@ class NumberAnswers(_InForm):
     def gold(self, cell: Any) -> str:
         """A number as it is written."""
         text = text_of(cell)
-        _refuse_other_notation(text)
+        refuse_other_notation(text)
         if number(text) is None:
             raise ValueError(f"the answer {text[:40]!r} is no number")
         return text
@@ -177,24 +177,6 @@ class NumberAnswers(_InForm):
         if given is None or wanted is None:
             return False
         return abs(given - wanted) <= max(self._absolute, self._relative * abs(wanted))
-
-
-def number(text: str) -> float | None:
-    """The number that a text is, ``None`` if it is none; commas of thousands and a unit of money do not count."""
-    digits = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)"  # 1,234,567 and 12,34,567, but not 1,5
-    found = re.fullmatch(
-        rf"[$€£]?\s*([+-]?(?:{digits}\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%?)\.?",
-        text.strip().replace("\N{MINUS SIGN}", "-"),
-    )
-    if found is None:
-        return None
-    return float(found[1].replace(",", "")) / (100 if found[2] else 1)
-
-
-def _refuse_other_notation(text: str) -> None:
-    """A gold of 1.234,50 would be read as two numbers, and no response would be right."""
-    if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?\d{1,3}(\.\d{3}){2,}", text.strip()):
-        raise ValueError(f"the answer {text[:40]!r} has points between thousands: write it as 1234.50")
 
 
 @VERIFIERS.register("choice", options=FormOptions)

@@ -22,7 +22,7 @@ from rl.backends.attention import grouped_attention
 from rl.backends.lora import bare_model
 from rl.backends.products import OneDNNLinear, packed_weights
 from rl.backends.replay import FixedStep, Replays
-from rl.backends.trunk import call_decoder, keeps_everything, trunk_of
+from rl.backends.trunk import call_decoder, keeps_everything, key_width, trunk_of
 from rl.types import Completion, Finish, Request
 
 MAX_BYTES = 2 * 2**30
@@ -30,14 +30,6 @@ MAX_BYTES = 2 * 2**30
 BATCH_BYTES = 2**30
 """Keys and values of the rows that are decoded together on a CPU: a cache that grows is copied, so that two or three
 times as much is needed, and the host's memory belongs to other processes too. A GPU's belongs to the run."""
-
-
-def key_width(text: Any) -> int:
-    """Width of the keys of a layer, all heads together, from the config of a language model; values are as wide."""
-    heads = getattr(text, "num_attention_heads", 1) or 1
-    return (getattr(text, "num_key_value_heads", None) or heads) * (
-        getattr(text, "head_dim", None) or text.hidden_size // heads
-    )
 
 
 class HFEngine:
@@ -75,8 +67,7 @@ class HFEngine:
         self._groups = any(getattr(module, "num_key_value_groups", 1) > 1 for module in modules)
         self._end_ids = torch.tensor(sorted(end_ids))
         text: Any = self._causal.config.get_text_config()
-        # Keys and values of one token in all layers.
-        self._token_bytes = 2 * text.num_hidden_layers * key_width(text) * model.dtype.itemsize
+        self._token_bytes = 2 * text.num_hidden_layers * key_width(text) * model.dtype.itemsize  # in all layers
         self._max_batch_size = max_batch_size
         self._pending: list[Request] = []
         self._store = KVStore(self._causal)
@@ -426,8 +417,7 @@ def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:
         position: Index of the sampled token within its turn.
     """
     # Python's integers do not wrap around at 64 bits, NumPy's arrays do, without a warning.
-    offset = (position + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-    x = seeds + np.uint64(offset)
+    x = seeds + np.uint64((position + 1) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rl.backends.engine_hf import BATCH_BYTES, MAX_BYTES, key_width
+from rl.backends.engine_hf import BATCH_BYTES, MAX_BYTES
+from rl.backends.trunk import key_width
 from rl.config import ModelConfig, OptimConfig, SFTConfig, TrainConfig
 from rl.offline import KEEP_RULES
 

@@ -20,6 +20,14 @@ WORTH = 0.1
 """Sharing pays from this part of a batch's tokens on: it takes a second pass through the layers."""
 
 
+def key_width(text: Any) -> int:
+    """Width of the keys of a layer, all heads together, from the config of a language model; values are as wide."""
+    heads = getattr(text, "num_attention_heads", 1) or 1
+    return (getattr(text, "num_key_value_heads", None) or heads) * (
+        getattr(text, "head_dim", None) or text.hidden_size // heads
+    )
+
+
 @lru_cache(maxsize=64)
 def known_parameters(kind: type) -> frozenset[str]:
     """What a class of decoders can be called with."""

@@ -10,17 +10,14 @@ from rl.advantages import (
     ADVANTAGES,
     Estimator,
     advantages,
-    first_of_turns,
     has_gradient,
     just_here,
     returns_to_go,
     returns_vary,
     shaped_rewards,
-    sum_of_turns,
-    to_tokens,
-    turn_starts,
     whiten_turns,
 )
+from rl.batching import first_of_turns, sum_of_turns, to_tokens, turn_starts
 from rl.budget import stage_spans
 from rl.config import AlgorithmConfig, CriticConfig, StageConfig
 from tests.helpers import batch, credit, episode, named

@@ -10,6 +10,7 @@ from rl.backends import attention
 from rl.backends.attention import attend_grouped
 from rl.backends.engine_hf import HFEngine, draw, uniforms
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.backends.trunk import key_width
 from rl.rollout import complete
 from rl.types import Finish, Request, derive_seed
 
@@ -52,7 +53,7 @@ def test_rows_that_do_not_fit_into_memory_together_are_decoded_after_each_other(
     together = [c.action_ids for c in complete(engine, asked)]
     longest = max(len(request.prompt_ids) + request.max_new_tokens for request in asked)
     config = modchain[0].config
-    row = 2 * 4 * config.num_hidden_layers * engine_hf.key_width(config) * longest
+    row = 2 * 4 * config.num_hidden_layers * key_width(config) * longest
     monkeypatch.setattr(engine_hf, "BATCH_BYTES", 3 * row)
     engine.submit(asked)
     sizes, found = [], {}
