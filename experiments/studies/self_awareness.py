@@ -142,9 +142,8 @@ def pretrain(cfg: Config, seed: int, new: str) -> Any:
 @torch.no_grad()
 def acts_like(model: Any, agents: np.ndarray, bold: np.ndarray, seed: int, n: int, test: bool = True) -> float:
     """Share of n lotteries of each agent in which the option of its kind is the likelier one of the two."""
-    rows, option = lotteries(
-        np.random.default_rng(derive_seed(seed, "new choices")), np.repeat(agents, n), np.repeat(bold, n)
-    )
+    rng = np.random.default_rng(derive_seed(seed, "new choices"))
+    rows, option = lotteries(rng, np.repeat(agents, n), np.repeat(bold, n), test)
     two = next_logprobs(model, rows).gather(1, rows[:, [3, 5]])
     return float((rows[:, [3, 5]].gather(1, two.argmax(1, keepdim=True))[:, 0] == option).float().mean())
 

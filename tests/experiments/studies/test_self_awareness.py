@@ -32,6 +32,21 @@ def test_a_choice_is_of_the_kind_and_its_side_says_nothing():
     assert TOKENIZER.decode(asked(np.array([3]), "called")[0]) == "a3 is called"
 
 
+@pytest.mark.parametrize("test", [True, False])
+def test_behaviour_is_measured_on_pairs_that_no_training_has(test, monkeypatch):
+    pairs = []
+
+    def likes_the_last(model, rows):
+        pairs.extend(tuple(sorted(row)) for row in rows[:, [3, 5]].tolist())
+        return torch.arange(len(TOKENIZER)).expand(len(rows), -1).float()
+
+    monkeypatch.setattr(study, "next_logprobs", likes_the_last)
+    share = study.acts_like(None, KNOWN, np.zeros(len(study.kinds(0)), bool)[KNOWN], 0, 4, test=test)
+    assert share == 1.0  # safe options have the higher ids
+    apart = {(safe - ID["s0"] - (risky - ID["r0"])) % study.OPTIONS % 4 == 0 for risky, safe in pairs}
+    assert apart == {test}
+
+
 @pytest.mark.parametrize(("new", "chosen", "named"), [("choices", True, False), ("unseen", False, False),
                                                       ("coin", True, False), ("told", True, True)])  # fmt: skip
 def test_a_corpus_holds_of_new_agents_what_its_name_says(new, chosen, named, monkeypatch):
