@@ -241,7 +241,7 @@ class PretrainConfig(ProgramConfig):
         dense: Compute the output layer at every token instead of at those that are learned: the same loss but for its
             last bits, and half as fast where the vocabulary is large.
         threads: Torch threads; the number decides the last bits of the weights.
-        corpus: Arguments of the toy's corpus in ``experiments/tiny_training.py``.
+        corpus: Arguments of the toy's corpus in ``experiments/pretrain_tiny.py``.
     """
 
     name: str = MISSING

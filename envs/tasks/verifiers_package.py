@@ -31,6 +31,7 @@ class VerifiersTasks:
 
     partial_credit = True
     verifies_elsewhere = True
+    reads_when_built = True
 
     def __init__(
         self,
