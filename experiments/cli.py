@@ -45,7 +45,7 @@ from experiments.schema import (
 from rewards import nearest
 from rewards.sandbox import SandboxError
 from rl import config as schema
-from rl.tracking import is_disk_full
+from rl.tracking import IDENTITY, is_disk_full
 
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 _GROUPS = {
@@ -110,7 +110,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
             # Before Hydra reads them: a folder that is resumed brings its own overrides, and a free mapping needs its
             # ++.
-            arguments = with_stored(sys.argv[1:]) if config_name in GROWING else sys.argv[1:]
+            arguments = with_stored(sys.argv[1:], config_name) if config_name in GROWING else sys.argv[1:]
             groups = [path.name for path in Path(CONFIGS).iterdir() if path.is_dir()]
             sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name], groups)
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
@@ -132,17 +132,21 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
     return decorate
 
 
-def with_stored(arguments: list[str]) -> list[str]:
+def with_stored(arguments: list[str], program: str) -> list[str]:
     """Arguments that resume a program, after those that it was last started with; what is given anew counts."""
     given = {one.partition("=")[0].lstrip("+~"): one.partition("=")[2] for one in arguments}
     path = Path(given.get("resume", "")) / "run.json"
     if "resume" not in given or not path.exists():
         return arguments
     try:
-        program, *stored = json.loads(path.read_text(encoding="utf-8"))["command"]
-    except (OSError, ValueError, KeyError, TypeError):  # another program's; that no run is in it is said of the folder
+        started, *stored = json.loads(path.read_text(encoding="utf-8"))["command"]
+        identity = path.with_name(IDENTITY)
+        kind = json.loads(identity.read_text(encoding="utf-8"))["kind"] if identity.exists() else program
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with the folder is said when it is opened
         return arguments
-    if "ipykernel" in program:  # a notebook's own arguments are no overrides
+    if kind != program:  # so is this
+        return arguments
+    if "ipykernel" in started:  # a notebook's own arguments are no overrides
         return arguments
     kept = [one for one in stored if "=" in one and one.partition("=")[0].lstrip("+~") not in given]
     return [*kept, *arguments]
@@ -152,7 +156,7 @@ def _end(error: Exception) -> None:
     """Ends the program with a message, if the user can mend what is wrong; else lets the error through."""
     # What a user's config, data or machine can cause. Anything else is a fault of the program and keeps its traceback.
     kinds: tuple[type[BaseException], ...] = (UserError, ValueError, TypeError, KeyError, FileNotFoundError)
-    kinds += (ModuleNotFoundError, SandboxError, HydraException, OmegaConfBaseException)
+    kinds += (FileExistsError, ModuleNotFoundError, SandboxError, HydraException, OmegaConfBaseException)
     if "rl.types" in sys.modules:  # else nothing can have raised it
         from rl.types import RunStoppedError
 

@@ -1,5 +1,6 @@
 """The schema of the entry points that are more than one run; what a run needs is in ``rl/config.py``."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -375,6 +376,10 @@ class PushConfig(ProgramConfig):
     repo: str = MISSING
     private: bool = True
 
+    def __post_init__(self) -> None:
+        if self.repo != MISSING and not re.fullmatch("[^/]+/[^/]+", self.repo):
+            raise ValueError(f"repo={self.repo}: write it as <owner>/<name>")
+
 
 @dataclass
 class ExportConfig(ProgramConfig):
@@ -409,6 +414,8 @@ class ReportConfig(ProgramConfig):
 
     def __post_init__(self) -> None:
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
+        if self.run in ([], ""):
+            raise ValueError("run: name a folder of runs, or several as run=[<folder>,<folder>]")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
         check_numbers(self, "", not_negative="page_episodes")
 
