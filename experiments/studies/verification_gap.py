@@ -9,7 +9,7 @@ Smallest version: a two-layer Llama learns subset sums (hard to make, easy to ch
 yes/no checks of both. Solutions of sums are few and checks are plenty; facts and their checks are seen equally often.
 That asymmetry is all there is to the gap. The gate (``rl.analysis.gate``) reads it on held-out questions and announces
 what a round of rejection fine-tuning will bring, whatever filters it. Beside it: a younger checkpoint of the same
-model, verdicts that are shuffled (so that the filter only drops malformed answers), no filter, and the checker as oracle.
+model, verdicts that are shuffled (so that the filter only drops malformed answers), no filter, the checker as oracle.
 
 Simplified: verification is one yes/no token; the filter is a threshold; held-out sums are a fifth of all sums, never
 seen as solution or check. All facts belong to the table of pre-training; a round asks for one half of them and is
@@ -323,7 +323,7 @@ EXHIBITS = (
            ("own", "own_replay", "no_filter", "oracle", "young", "shuffled"),
            "Held-out subset sums, {k} samples of each question at temperature 1.", "round", "share"),
     Figure("What one round brings", "arm", ("first_gain", "reward_accuracy"), None,
-           "Gain in held-out accuracy; pairs of answers to a training question that the filter orders as the truth does.",
+           "Gain in held-out accuracy; pairs of answers to a training question that the filter orders as the truth.",
            "arm", "share"),
     Figure("What becomes of variety", "step", ("entropy", "distinct_answers", "length"),
            ("own", "own_replay", "no_filter", "oracle", "young", "shuffled"),
