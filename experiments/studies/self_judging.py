@@ -224,7 +224,8 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     def play(about: np.ndarray, n: int) -> Played:
         return tournament(cfg, arm, base, model, rng.choice(about, n), rng, generator)
 
-    for_gate, first = play(world.test, QUESTIONS), play(world.train, QUESTIONS)
+    n_read = QUESTIONS // 2  # prompts; each has several pairs
+    for_gate, first = play(world.test, n_read), play(world.train, n_read)
     gate, accuracies = Gate.read(for_gate.worth > 0, for_gate.rewards), [signal_accuracy(first.rewards, first.worth)]
     for step in range(cfg.steps + 1):
         if step % cfg.evaluate_every == 0 or step == cfg.steps:

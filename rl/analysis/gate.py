@@ -112,13 +112,14 @@ class Gate:
 
         Args:
             gain: Held-out accuracy after training on the signal minus before; ``None`` where nothing was
-                trained (too few answers passed, say). Such a prediction was not tested: it is no hit and no miss.
+                trained (too few answers passed, say). Such a prediction was not tested: it is no hit and no miss. Nor
+                is one of a gate that had nothing to read.
             cell: What was trained, in words.
             kind: Whose signal it was: ``self``, ``oracle``, ``control`` or ``indirect`` (:mod:`rl.analysis.thesis`).
         """
         read = {"gate_cell": cell, "gate_gap": self.gap, "gate_low": self.low, "gate_high": self.high}
         read |= {"gate_kind": kind}
-        hit = None if gain is None else self.expects == (gain > GAIN_ABOVE)
+        hit = None if gain is None or np.isnan(self.gap) else self.expects == (gain > GAIN_ABOVE)
         return read | {"gate_expects": self.expects, "gate_gain": gain, "gate_hit": hit}
 
 
@@ -133,11 +134,11 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
     known = [row for row in rows if row.get("gate_cell") is not None]
     cells = [
         [
-            *(str(row["gate_cell"]), _kind(row), str(row["seed"]), percent(row["gate_gap"], signed=True)),
-            f"{percent(row['gate_low'], signed=True)}, {percent(row['gate_high'], signed=True)}",
+            *(str(row["gate_cell"]), _kind(row), str(row["seed"]), _percent(row["gate_gap"])),
+            f"{_percent(row['gate_low'])}, {_percent(row['gate_high'])}",
             "expect improvement" if row["gate_expects"] else "do not expect it",
             *(
-                ("nothing was trained", "not tested")
+                ("-", "not tested")
                 if row.get("gate_hit") is None
                 else (percent(row["gate_gain"], signed=True), "hit" if row["gate_hit"] else "miss")
             ),
@@ -148,7 +149,7 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
     hits, untested = sum(row["gate_hit"] for row in compared), len(known) - len(compared)
     said = f"The gate was right in {hits} of {len(compared)} trainings." if compared else "No prediction was tested."
     if untested:
-        said += f" {untested} more of its readings were not tested: nothing was trained."
+        said += f" {untested} more of its readings were not tested: nothing was trained, or read."
     if compared:
         gained = sum(bool(row["gate_hit"]) == bool(row["gate_expects"]) for row in compared)
         said += f" One that is always open would have been right in {gained} of {len(compared)}."
@@ -157,6 +158,11 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
         counted = ", ".join(f"{kind} {sum(hit)} of {len(hit)}" for kind, hit in of_kinds.items())
         said += f" By whose signal it was: {counted}."
     return header, cells, said
+
+
+def _percent(value: float | None) -> str:
+    # Stored, what is not a number is None: of nothing there is no gap.
+    return "-" if value is None or np.isnan(value) else percent(value, signed=True)
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -125,12 +125,15 @@ def test_the_gate_announces_and_is_checked():
     assert said == "The gate was right in 2 of 4 trainings. One that is always open would have been right in 2 of 4."
     untrained = {"seed": 0} | shut.outcome(None, "y")
     _, cells, said = record([*outcomes, untrained])
-    assert cells[-1][-2:] == ["nothing was trained", "not tested"]
+    assert cells[-1][-2:] == ["-", "not tested"]
     assert said == (
-        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained. "
+        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained, or read. "
         "One that is always open would have been right in 2 of 4."
     )
     both = [*outcomes, {"seed": 0} | shut.outcome(0.0, "y", "control")]
     assert record(both)[2].endswith("By whose signal it was: self 2 of 4, control 1 of 1.")
+    unread = {"seed": 0} | Gate.of_texts(np.zeros(0), right[:, 0]).outcome(0.1, "z") | {"gate_gap": None}  # as stored
+    assert record([unread | {"gate_low": None, "gate_high": None}])[1][0][3:5] == ["-", "-, -"]
+    assert unread["gate_hit"] is None
     assert record([untrained])[2].startswith("No prediction was tested. 1 more")
     assert with_outcome([*outcomes, untrained, {"seed": 0}]) == outcomes
