@@ -205,7 +205,7 @@ class _RowTensors:
         # On its way to a device a tensor need not be waited for: what reads it there is queued behind it. On the way
         # back the host would read it too early.
         options: dict[str, Any] = {} if torch.device(device).type == "cpu" else {"non_blocking": True}
-        values = [getattr(self, item.name) for item in fields(self)]
+        values = [getattr(self, item.name) for item in fields(self)]  # type: ignore[arg-type]
         return type(self)(*(x.to(device, **options) if isinstance(x, Tensor) else x.to(device) for x in values))
 
 
