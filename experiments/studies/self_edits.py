@@ -54,6 +54,7 @@ from rl.analysis.repeats import reliability
 from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, fit, sample
 from rl.backends.copies import Copies, copies, fit_copies, logits_of
+from rl.backends.meters import answer_meters
 from rl.backends.tiny import tiny_gpt2
 from rl.types import derive_seed
 
@@ -256,10 +257,8 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
     lines = [line for edit in edits.written for line in lines_of(edit)]
     taught = worth(cfg, base, model, edits.documents, edits.entities, derive_seed(seed, "worth")).mean(1)
     every = answers(model, copies(model, 1), np.array([[*range(KNOWN), *edits.entities]]), base.facts)[0]
-    ids, learned = padded([p + e for p, e in zip(edits.prompts, edits.written, strict=True)], 7 + BUDGET + 1, 7)
-    with torch.no_grad():
-        logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits[learned[:, 1:]].log_softmax(-1)
-    return {
+    ids, _ = padded([p + e for p, e in zip(edits.prompts, edits.written, strict=True)], 7 + BUDGET + 1, 7)
+    return answer_meters(model, ids[:, :7], ids[:, 7:], len(ids)) | {
         "n": len(edits.entities),
         "accuracy": taught.tolist(),
         "without_edit": float(every[KNOWN:].mean()),
@@ -267,9 +266,7 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
         "told": float(told_rightly(edits, base.facts).mean()),
         "questions": float(np.mean([line[0] == ID["ask"] for line in lines])) if lines else 0.0,
         "reversed": float(np.mean([line[0] == ID["back"] for line in lines])) if lines else 0.0,
-        "length": float(np.mean([len(edit) for edit in edits.written])),
         "distinct_answers": len({tuple(token for token in edit if token < ID["e0"]) for edit in edits.written}),
-        "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
     }
 
 
