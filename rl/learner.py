@@ -255,7 +255,8 @@ class Learner:
             # Measurements are added up where they are: reading one would wait for the device in every micro-batch. In
             # double precision, because counts of tokens exceed what float32 holds exactly.
             for name, ratio in found.items():
-                pair = [torch.as_tensor(x, device=loss.device).detach().double() for x in (ratio.num, ratio.den)]
+                pair = [torch.as_tensor(x, dtype=torch.float64).detach() for x in (ratio.num, ratio.den)]
+                pair = [x.to(loss.device, non_blocking=True) for x in pair]
                 sums[name] = sums.get(name, 0.0) + torch.stack(pair)
 
         # Take the step only if losses and gradients are finite on *every* process: numbers are summed and one that is
@@ -358,7 +359,8 @@ class Learner:
             by_turn["kl"] = kl = self._kl(stats, reference, old, mask)
             # Every turn has a coefficient of its own: SCoRe's beta2 holds the first attempt, beta1 the second. Off the
             # response, where the turn is -1, any will do: the weight is 0.
-            coefs = torch.tensor(self.control.coefs, dtype=kl.dtype, device=kl.device)[batch.turn_ids.clamp(min=0)]
+            coefs = torch.tensor(self.control.coefs, dtype=kl.dtype).to(kl.device, non_blocking=True)
+            coefs = coefs[batch.turn_ids.clamp(min=0)]
             if not algorithm.kl_in_reward:
                 loss = loss + masked_sum(weights * coefs * kl, mask)
         for name, values in by_turn.items():
