@@ -41,13 +41,15 @@ class Measured(NamedTuple):
     Args:
         gap: |trainer - sampler| log-prob per response token; a large one stops the run.
         kl: KL of each turn per episode, which its weight may follow; empty without a KL.
-        advantage: |advantage| of each turn per episode, which the weight may follow too.
+        advantage: |advantage| of each turn per episode.
+        balance: |advantage| of the later turns by the KL of the first one, which the first weight may follow.
         log: What is only looked at; it steers nothing.
     """
 
     gap: float
     kl: list[float]
     advantage: list[float]
+    balance: float
     log: dict[str, float]
 
 
@@ -297,9 +299,12 @@ class Learner:
         rows = self._distributed.sum(table).tolist()
         means = {name: num / den if den else math.nan for name, (num, den) in zip(names, rows, strict=True)}
         gap, turns = means.pop("gap"), range(n_turns)
+        # Numerators are sums over the whole batch, whoever played a turn, so that they weigh as they do in the loss.
+        nums = {name: num for name, (num, _) in zip(names, rows, strict=True)}
+        later, first_kl = sum(nums[f"advantage {k}"] for k in turns[1:]), nums.get("kl 0", 0.0)
         advantage = [means.pop(f"advantage {k}") for k in turns]
         kl = [means.pop(f"kl {k}") for k in turns if f"kl {k}" in means]
-        return Measured(gap, kl, advantage, means)
+        return Measured(gap, kl, advantage, later / first_kl if first_kl else math.nan, means)
 
     def _not_finite(self, train: TrainBatch, numbers: dict[str, float]) -> list[str]:
         """What is not finite on any process, causes first; ``numbers`` are losses and gradient norms."""
