@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,6 +65,30 @@ def padded(rows: Sequence[Line], n: int, from_place: int = 1) -> Learned:
     return ids, (ids != 0) & (torch.arange(n) >= from_place)
 
 
+def corpus(rng: np.random.Generator, facts: np.ndarray, errors: float) -> list[Learned]:
+    """A batch of what a writer of edits has read: facts of known entities in all forms, and edits of passages.
+
+    Passages of new entities tell facts that are drawn afresh each time: they have names, and no more is known.
+
+    Args:
+        rng: What is drawn from.
+        facts: ``[entities, attributes]`` true values.
+        errors: Share of wrong values in the edits.
+    """
+    e, a, f = rng.integers(0, KNOWN, 64), rng.integers(0, ATTRIBUTES, 64), rng.integers(0, 3, 64)
+    told = [
+        tell(("say", "back", "ask")[form], entity, at, int(facts[entity, at]))
+        for entity, at, form in zip(e.tolist(), a.tolist(), f.tolist(), strict=True)
+    ]
+    written = []
+    for entity in rng.integers(0, KNOWN + NEW, 20).tolist():
+        true = facts[entity] if entity < KNOWN else rng.integers(0, VALUES, ATTRIBUTES)
+        prompt = ("edit", "list")[rng.integers(2)]
+        edit = joined(scripted(rng, entity, true, prompt, errors))
+        written.append([*passage(entity, true), ID[prompt], *edit])
+    return [padded(told, 5), padded(written, 7 + BUDGET + 1, 7)]
+
+
 @dataclass
 class Edits:
     """One or more edits of each of some passages, in a row."""
@@ -84,3 +109,16 @@ def told_rightly(edits: Edits, facts: np.ndarray) -> np.ndarray:
         sum(any(tell(form, e, a, int(facts[e, a])) in lines for form in ("say", "ask")) for a in range(ATTRIBUTES))
         for e, lines in zip(edits.entities, map(lines_of, edits.written), strict=True)
     ])  # fmt: skip
+
+
+def show(edits: Edits, facts: np.ndarray, step: int, accuracy: Sequence[float], samples: list[dict[str, Any]]) -> None:
+    """Passages, their edits, and what they were worth, to be read."""
+    for i, told in enumerate(told_rightly(edits, facts)):
+        samples.append({
+            "step": step,
+            "prompt": TOKENIZER.decode(edits.prompts[i]),
+            "answer": TOKENIZER.decode(edits.written[i]),
+            "right": bool(told == ATTRIBUTES),
+            "attributes told rightly": f"{told} of {ATTRIBUTES}",
+            "answers right after it": f"{accuracy[i]:.2f}",
+        })  # fmt: skip
