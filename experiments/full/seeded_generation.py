@@ -21,6 +21,7 @@ from experiments.full import FAILS, HOLDS, OPEN, Expected, Setting, carried
 from experiments.full.cost import Work
 from experiments.full.speaker import Said, Speaker
 from experiments.studies import seeded_generation as study
+from rl.analysis.gate import Gate
 from rl.types import derive_seed
 
 WORDS = {
@@ -66,7 +67,8 @@ def work(cfg: Config) -> dict[str, Work]:
     steps = Work(2 * cfg.max_list + cfg.max_new, 4 * cfg.prompt) + Work(cfg.max_list + cfg.max_new, cfg.prompt)
     student = cfg.student_steps * cfg.batch * Work(trained=cfg.prompt) + cfg.n_test * Work(read=cfg.prompt)
     once = cfg.instances * steps + cfg.n_test * Work(read=cfg.prompt)
-    return {arm: student + (once if arm == ARMS[0] else Work()) for arm in ARMS}
+    read = {"whole": cfg.instances * Work(read=cfg.prompt), "real": cfg.instances * Work(read=cfg.prompt)}
+    return {arm: student + (once if arm == ARMS[0] else read.get(arm, Work())) for arm in ARMS}
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     """What the arm makes of the instances, and a student on it."""
     rng = np.random.default_rng(derive_seed(seed, "arms"))
     made = {"real": base.real, "whole": base.whole}.get(arm, base.written)
-    after = base.labels if made is base.written else np.array([one.label for one in made])
+    with base.speaker.as_it_was():  # what the model says by itself; of what it wrote this is its correction
+        own = base.labels if made is base.written else judged(base.speaker, made)
+    after = own if made is base.written else np.array([one.label for one in made])
     coin = rng.random(len(made)) < 0.5
     label_of = {"corrected": after, "coin": coin, "true_labels": np.array([one.truth for one in made])}
     readable = np.array([one.readable for one in made])
@@ -199,7 +203,9 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     rows = [Said(speaker.prompt(one.question), words[one.label], "") for one in data]
     speaker.fit(rows, cfg.student_steps, cfg.batch, derive_seed(seed, "student rows"))
     right = judged(speaker, base.test) == np.array([one.label for one in base.test])
-    return [row | {"step": 0}, row | {"step": 1, "accuracy": float(right.mean())}]
+    gain = float(right.mean()) - base.accuracy if data else None
+    told = Gate.of_texts((final == truth)[kept], (own == truth)[readable]).outcome(gain, arm, study.THESIS.kind(arm))
+    return [row | {"step": 0}, row | {"step": 1, "accuracy": float(right.mean())} | told]
 
 
 TARGEN = "arXiv 2310.17876"

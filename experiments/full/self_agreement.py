@@ -22,6 +22,7 @@ from experiments.full.problems import Answered, Problems, answer, problems, show
 from experiments.full.speaker import Speaker, advantages
 from experiments.studies import self_agreement as study
 from rl.analysis.calibration import auroc, ece
+from rl.analysis.gate import Gate, mean_told, signal_accuracy
 from rl.types import derive_seed
 
 
@@ -72,7 +73,8 @@ def work(cfg: Config) -> dict[str, Work]:
     for arm in ARMS[1:]:
         verdicts = {"own_verdict": 1, "frozen_verdict": 1, "side_by_side": 2}.get(arm, 0) * short
         step = Work(n * cfg.max_new, cfg.asked * cfg.prompt + n * verdicts, n * whole)
-        found[arm] = cfg.steps * step + looks * cfg.n_test * Work(cfg.max_new, cfg.prompt + short)
+        gate = Work(cfg.group * cfg.max_new, cfg.prompt + cfg.group * verdicts)
+        found[arm] = cfg.steps * step + cfg.n_test * (gate + looks * Work(cfg.max_new, cfg.prompt + short))
     return found
 
 
@@ -108,7 +110,17 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
     if arm == "base":
         tasks = of.draw(rng, cfg.questions, test=True)
         return [believes(cfg, base, of, tasks, seed, rng, samples)]
-    test, rows = of.draw(np.random.default_rng(derive_seed(seed, "tests")), cfg.n_test, test=True), []
+    test, rows = (
+        of.draw(np.random.default_rng(derive_seed(seed, "tests")), cfg.n_test, test=True),
+        list[dict[str, Any]](),
+    )
+
+    def play(tasks: Any, what: Any) -> tuple[Answered, np.ndarray]:
+        found = answer(base, of, tasks, derive_seed(seed, arm, what), cfg.max_new, cfg.group)
+        return found, np.where(found.formed, earned(arm, base, found, rng), 0.0)
+
+    before = play(of.draw(rng, cfg.n_test, test=True), "gate")
+    gate, accuracies = Gate.read(before[0].right, before[1]), [signal_accuracy(before[1], before[0].right)]
     for step in range(cfg.steps + 1):
         if step % cfg.evaluate_every == 0 or step == cfg.steps:
             found = answer(base, of, test, derive_seed(seed, "evaluate"), cfg.max_new, 1)
@@ -116,12 +128,13 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
             show(found, step, samples, 10)
             agrees = float(((own > 0.5) == found.right.ravel()).mean())
             rows.append(found.meters() | {"step": step, "own_yes": float(own.mean()), "verdict_accuracy": agrees})
-        if step == cfg.steps:
-            return rows
-        tasks = of.draw(rng, cfg.asked, test=False)
-        found = answer(base, of, tasks, derive_seed(seed, arm, step), cfg.max_new, cfg.group)
-        reward = np.where(found.formed, earned(arm, base, found, rng), 0.0)
-        base.step(found.rows, advantages(reward))
+            rows[-1]["reward_accuracy"] = mean_told(accuracies)
+            accuracies.clear()
+        if step < cfg.steps:
+            found, reward = play(of.draw(rng, cfg.asked, test=False), step)
+            accuracies.append(signal_accuracy(reward, found.right))
+            base.step(found.rows, advantages(reward))
+    rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm, study.THESIS.kind(arm))
     return rows
 
 

@@ -20,7 +20,8 @@ from experiments.full import FAILS, HOLDS, OPEN, Expected, Setting, carried
 from experiments.full.cost import Work
 from experiments.full.speaker import Said, Speaker
 from experiments.studies import self_edits as study
-from rl.analysis.repeats import ordered_alike, reliability
+from rl.analysis.gate import Gate, signal_accuracy
+from rl.analysis.repeats import reliability
 from rl.types import derive_seed
 
 
@@ -206,7 +207,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
                  for one in test]  # fmt: skip
         found = [worth(cfg, base, one, text, of_worth) for one, text in zip(test, texts, strict=True)]
         return [{"step": 0, "n": len(test), "accuracy": found}]
-    rows = [measure(cfg, base, arm, test, seed, 0, samples)]
+    rows, gates = [measure(cfg, base, arm, test, seed, 0, samples)], list[Gate]()
     for step in range(1, cfg.rounds + 1):
         edits = write(cfg, base, arm, train, cfg.edits, derive_seed(seed, arm, step))
         truth = np.array(
@@ -219,12 +220,15 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
                               for edit in many] for one, many in zip(train, edits, strict=True)])  # fmt: skip
             score = runs.mean(2)
             row = reliability(runs) | {"reward": float(score.mean()), "best_reward": float(score.max(1).mean())}
-            row |= {"reward_accuracy": ordered_alike(score, truth)}
+            row |= {"reward_accuracy": signal_accuracy(score, truth)}
+        gates.append(Gate.read(truth / len(FACTS), score))
         best = (score + 1e-6 * rng.random(score.shape)).argmax(1)
         chosen = [many[i] for many, i in zip(edits, best, strict=True)]
         steps = max(1, cfg.tune_epochs * len(chosen) // cfg.batch)
         base.fit(chosen, steps, cfg.batch, derive_seed(seed, "tune", step))
         rows.append(measure(cfg, base, arm, test, seed, step, samples) | row)
+    gain = float(np.mean(rows[-1]["accuracy"]) - np.mean(rows[0]["accuracy"]))
+    rows[-1] |= gates[0].outcome(gain, arm, study.THESIS.kind(arm))
     return rows
 
 

@@ -22,6 +22,7 @@ from experiments.full.problems import Answered, Problems, answer, problems, show
 from experiments.full.speaker import Said, Speaker, advantages
 from experiments.studies import self_judging as study
 from rl.analysis.copeland import agreement, copeland, ordered_pairs
+from rl.analysis.gate import Gate, mean_told, signal_accuracy
 from rl.types import derive_seed
 
 
@@ -60,7 +61,7 @@ ARMS = ("self_judging", "oracle", "random", "no_judge_reward", "one_order", "no_
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """Each step: responses, a question for each shown pair, and both trained; each measurement: responses and pairs."""
+    """A step: responses, questions about pairs, and both trained; a measurement or the gate: responses and pairs."""
     n, looks = cfg.responses, 1 + -(-cfg.steps // cfg.evaluate_every)
     answered, judged = cfg.prompt + cfg.max_new, cfg.prompt + 2 * cfg.max_new + 60
     found = {}
@@ -70,6 +71,8 @@ def work(cfg: Config) -> dict[str, Work]:
         step = Work(n * cfg.max_new, cfg.prompt + shown * judged, n * answered + verdicts * judged)
         look = Work(n * cfg.max_new, cfg.prompt + n * (n - 1) * judged)
         found[arm] = cfg.steps * cfg.prompts * step + looks * cfg.n_test * look
+        gate = Work(n * cfg.max_new, cfg.prompt + shown * judged)
+        found[arm] += cfg.n_test * gate
     return found
 
 
@@ -100,15 +103,15 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
     one, other = pairs.T
     k = max(1, cfg.judgments * n * (n - 1) // 2 // len(pairs))  # judgments of each order
     pair_of = np.minimum(one, other) * n + np.maximum(one, other)
-    rows, hits = [], list[float]()
+    gate = read_gate(cfg, arm, base, of, seed, rng)
+    rows, hits = list[dict[str, Any]](), list[float]()
     for step in range(cfg.steps + 1):
         if step % cfg.evaluate_every == 0 or step == cfg.steps:
             rows.append(evaluate(cfg, base, of, test, seed, step, samples))
-            if hits:
-                rows[-1]["reward_accuracy"] = float(np.mean(hits))
-            hits = []
+            rows[-1]["reward_accuracy"] = mean_told(hits)
+            hits.clear()
         if step == cfg.steps:
-            return rows
+            break
         found = answer(base, of, of.draw(rng, cfg.prompts, test=False), derive_seed(seed, arm, step), cfg.max_new, n)
         chance, asked = says_first(base, found, pairs)
         votes_BOK = (rng.random((*chance.shape, k)) < (0.5 if arm == "random" else chance[..., None])).astype(float)
@@ -117,11 +120,9 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
         paying = np.repeat((1 + truth_BO)[..., None] / 2, k, 2) if arm == "oracle" else votes_BOK
         lengths_BN = np.array([[max(1, len(said.ids)) for said in many] for many in found.said])
         rewards_BN = copeland(paying, pairs, lengths_BN, inf if arm == "no_gate" else 0.2)
-        ordered = np.sign(rewards_BN[:, one] - rewards_BN[:, other])
-        if (told := (ordered != 0) & (truth_BO != 0)).any():
-            hits.append(float((ordered == truth_BO)[told].mean()))
-            if step == 0:  # before anything was learned
-                rows[0]["reward_accuracy"] = hits[0]
+        hits.append(signal_accuracy(rewards_BN, worth_BN))
+        if step == 0:  # before anything was learned
+            rows[0]["reward_accuracy"] = hits[0]
         learned, weights = found.rows, [advantages(rewards_BN)]
         if arm != "no_judge_reward":  # the K judgments of an unordered pair are compared with each other
             paid_BOK = agreement(votes_BOK, pairs, rewards_BN)
@@ -135,7 +136,23 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
             back[:, order] = of_pairs.reshape(paid_BOK.shape)
             weights.append(back.ravel())
         base.step(learned, np.concatenate(weights))
+    gain = rows[-1]["worthy"] - rows[0]["worthy"]
+    rows[-1] |= gate.outcome(gain, arm, study.THESIS.kind(arm))
     return rows
+
+
+def read_gate(cfg: Config, arm: str, speaker: Speaker, of: Problems, seed: int, rng: np.random.Generator) -> Gate:
+    """What the arm's reward tells of held-out responses before training: verdicts by their probabilities."""
+    tasks = of.draw(rng, cfg.n_test, test=True)
+    found, pairs = (
+        answer(speaker, of, tasks, derive_seed(seed, "gate"), cfg.max_new, cfg.responses),
+        ordered_pairs(cfg.responses, both_orders=arm != "one_order"),
+    )
+    chance, _ = says_first(speaker, found, pairs)
+    lengths_BN = np.array([[max(1, len(said.ids)) for said in many] for many in found.said])
+    rewards = copeland(chance[..., None], pairs, lengths_BN, inf if arm == "no_gate" else 0.2)
+    told = {"oracle": found.right.astype(float), "random": rng.random(found.right.shape)}
+    return Gate.read(found.right, told.get(arm, rewards))
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from experiments.full.cost import Work
 from experiments.full.problems import Answered, Products, answer, show
 from experiments.full.speaker import Said, Speaker, advantages
 from experiments.studies import self_questioning as study
-from rl.analysis.gate import Gate
+from rl.analysis.gate import Gate, mean_told, signal_accuracy
 from rl.types import derive_seed
 
 TOPIC = "Write one new problem: a product of two numbers from {} to {}. Only the problem, like 12 x 34, unsolved."
@@ -109,7 +109,8 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
     drawn = of.draw(np.random.default_rng(derive_seed(seed, "tests")), 2 * cfg.n_test, test=True)
     test, for_gate = drawn[: cfg.n_test], drawn[cfg.n_test :]
     voted = answer(base, of, for_gate, derive_seed(seed, "gate"), cfg.max_new, cfg.group)
-    gate = Gate.read(voted.right, voted.votes)
+    scores = np.nan_to_num(paid(arm, voted, rng)) if arm in ("oracle", "form", "random") else voted.votes
+    gate = Gate.read(voted.right, scores)
     fixed = of.draw(rng, cfg.n_frozen, test=False)
     at_start = answer(base, of, fixed, derive_seed(seed, "vote"), cfg.max_new, 64) if arm == "frozen" else None
     rows, seen, log = [], set[str](), list[dict[str, float]]()
@@ -143,20 +144,17 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
             if at_start is not None:
                 rows[-1] |= on_the_set(cfg, base, of, fixed, at_start, seed)
             for name in log[0] if log else ():
-                values = [one[name] for one in log if not np.isnan(one[name])]
-                rows[-1][name] = float(np.mean(values)) if values else float("nan")
+                rows[-1][name] = mean_told([one[name] for one in log])
             log.clear()
-    if arm in ("majority", "band", "frozen"):
-        rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm)
+    rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm, study.THESIS.kind(arm))
     return rows
 
 
 def meters(found: Answered, reward: np.ndarray, usable: np.ndarray) -> dict[str, float]:
     """How often the reward is the true one, how many answers earn none, and what was posed."""
     told = ~np.isnan(reward)
-    agrees = (reward > 0)[told] == found.right[told]
     return {
-        "reward_accuracy": float(agrees.mean()) if len(agrees) else float("nan"),
+        "reward_accuracy": signal_accuracy(reward, np.where(told, found.right, np.nan)),
         "masked": float(1 - told.mean()),
         "in_band": float(in_band(found).mean()),
         "usable": float(usable.mean()),

@@ -22,7 +22,7 @@ from experiments.full.problems import Answered, answer, check, problems, show
 from experiments.full.speaker import Speaker
 from experiments.studies import verification_gap as study
 from rl.analysis.calibration import auroc
-from rl.analysis.gate import Gate, gaps
+from rl.analysis.gate import Gate, gaps, signal_accuracy
 from rl.analysis.statistics import pass_at_k
 from rl.types import derive_seed
 
@@ -104,7 +104,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
     rows: list[dict[str, Any]] = [measured(*before) | {"step": 0}]
     n_rounds = cfg.rounds if arm == "own" else 1
     for step in range(1, n_rounds + 1):
-        reading = Gate.read(gate[0].right, gate[1])
+        reading = Gate.read(gate[0].right, signal(arm, *gate))
         pool, odds = asked(of.draw(rng, cfg.n_filtered, test=False), cfg.samples, f"pool {step}")
         accepted = odds > log(cfg.keep_above / (1 - cfg.keep_above))
         kept = {"oracle": pool.right, "no_filter": pool.formed}.get(arm, accepted) & pool.formed
@@ -114,17 +114,22 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
         after = asked(for_test, cfg.k, f"test {step}")
         gain = float(after[0].right.mean() - before[0].right.mean())
         row = measured(*after) | {"step": step, "kept": float(kept.mean()), "trained": float(trains)}
-        row |= {"reward_accuracy": float((kept == pool.right).mean())}
-        if trains:
-            row |= {"first_gain": gain} if step == 1 else {}
-        if arm in ("own", "shuffled"):
-            row |= reading.outcome(gain if trains else None, f"{arm}, round {step}")
+        row |= {"reward_accuracy": signal_accuracy(kept, pool.right)}
+        if trains and step == 1:
+            row["first_gain"] = gain
+        row |= reading.outcome(gain if trains else None, f"{arm}, round {step}", study.THESIS.kind(arm))
         rows.append(row)
         before = after
         if step < n_rounds:
             gate = asked(for_gate, cfg.k, f"gate {step}")
     show(before[0], rows[-1]["step"], samples)
     return rows
+
+
+def signal(arm: str, found: Answered, odds: np.ndarray) -> np.ndarray:
+    """``[N, K]`` what decides which answers an arm keeps; ``-inf`` for what is none."""
+    truths = {"oracle": found.right.astype(float), "no_filter": np.zeros(odds.shape)}
+    return np.where(found.formed, truths.get(arm, odds), -np.inf)
 
 
 def own_odds(speaker: Speaker, found: Answered) -> np.ndarray:

@@ -116,7 +116,7 @@ def dry(name, folder, **settings):
 
 
 SMALLER = {
-    "skills": {"contexts": 1, "tests": 1},
+    "skills": {"contexts": 1, "tests": 2},
     "collapse": {"generations": 1, "blocks": 9},
     "seeded_generation": {"instances": 6, "n_test": 2},
 }
