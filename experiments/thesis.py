@@ -84,8 +84,12 @@ def read_studies(root: Path, size: str) -> dict[str, Read]:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["size"] != size or result["study"] not in STUDIES:
             continue
+        if result.get("dry_run"):
+            said = f"{path.parent}: left out, a dry run on random weights says nothing of {result['study']}"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            continue
         claims = {one["name"]: one["verdict"] for one in result["claims"]}
-        thesis = getattr(load(result["study"]), "THESIS", None)
+        thesis = getattr(load(result["study"], size), "THESIS", None)
         found[result["study"]] = Read(thesis, result["rows"], claims, path.parent)
     return dict(sorted(found.items()))
 
