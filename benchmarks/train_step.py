@@ -135,8 +135,10 @@ class Side:
 
 def wait_for_turn() -> None:
     """In a side's process: until the next step is asked for; ends the process when none will be."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # the other side's turn
+    # The other side's turn: what is cached and free is its to use. Where there is enough for both it is kept, as in a
+    # run, since asking the device for it again can take as long as an update.
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] < torch.cuda.mem_get_info()[1] / 2:
+        torch.cuda.empty_cache()
     if not sys.stdin.readline():
         sys.exit()
 

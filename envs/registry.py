@@ -17,7 +17,7 @@ from gymnasium.envs import registration
 from envs.base import Split, Task, TaskSet, TextEnv
 from envs.self_correct import SelfCorrectEnv
 from rewards import Score
-from rewards.lookup import Lookup, nearest
+from rewards.lookup import Lookup, nearest, refuse_other_types
 
 ENVIRONMENTS: Lookup[tuple[Callable[..., TaskSet], dict[str, Any]]] = Lookup("env.id")
 """Task sets and what their authors chose for the episode: ``attempts``, ``prompts``, ``feedback``, ``stop_rule``."""
@@ -149,7 +149,10 @@ def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, in
 
 
 def refuse_unknown_options(env_id: str, options: Mapping[str, Any]) -> None:
-    """Raises ``TypeError`` if a task set has no such option; gymnasium's environments check theirs themselves."""
+    """Raises ``TypeError`` if a task set has no such option, ``ValueError`` if it takes another type of value.
+
+    gymnasium's environments check theirs themselves.
+    """
     if (env_id := find(env_id)) not in ENVIRONMENTS:
         return
     if not isinstance(options, Mapping):
@@ -162,6 +165,9 @@ def refuse_unknown_options(env_id: str, options: Mapping[str, Any]) -> None:
                 f"env.options.{name}: {env_id} has no such option{nearest(name, known)} "
                 f"It has: {', '.join(known) or 'none'}"
             )
+    # A path may be a number, and whoever reads files says more about what is none.
+    others = {name: value for name, value in options.items() if name != "path"}
+    refuse_other_types("env.options", others, factory.__init__ if inspect.isclass(factory) else factory)
 
 
 def make_text_env(env_id: str, taskset: TaskSet, options: Mapping[str, Any], **given: Any) -> TextEnv:

@@ -378,10 +378,15 @@ def _reduced(config: Any, options: PlanConfig) -> RunConfig:
     """The run with as little training as tells what it costs."""
     if isinstance(config, TrainConfig):
         algorithm = config.algorithm
-        stages = {name: replace(stage, share=1.0) for name, stage in algorithm.stages.items() if stage.share}
+        # So few steps would be warm-up alone, which a run refuses.
+        stages = {
+            name: replace(stage, share=1.0, optim={k: v for k, v in stage.optim.items() if k != "warmup_steps"})
+            for name, stage in algorithm.stages.items()
+            if stage.share
+        }
         n = options.steps * max(1, len(stages)) * algorithm.epochs * algorithm.minibatches
         critic = replace(algorithm.critic, warmup_steps=0)
-        algorithm = replace(algorithm, stages=stages, critic=critic)
+        algorithm = replace(algorithm, stages=stages, critic=critic, optim=replace(algorithm.optim, warmup_steps=0))
         return replace(config, algorithm=algorithm, training=replace(config.training, updates=n, tokens=0))
     if isinstance(config, SFTConfig):
         offline, n = config.offline, min(2, config.offline.iterations)

@@ -253,6 +253,10 @@ def typed(cfg: DictConfig) -> Any:
     config: Any = OmegaConf.to_object(cfg)
     if hasattr(config, "env"):
         config.env = config.env.settled()
+    if type(config) in (schema.TrainConfig, schema.SFTConfig, schema.RunConfig):
+        from rl.refusals import refuse_run  # with torch
+
+        refuse_run(config)
     return config
 
 

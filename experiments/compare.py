@@ -49,6 +49,14 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     arms = {BASE: ("as_it_is", RunConfig(**shared), {})} | {
         name: arm_config(name, entry, cfg, shared) for name, entry in cfg.arms.items()
     }
+    from rl.refusals import refuse_run  # with torch, which --help can do without
+
+    for name in cfg.include:  # before the first of them is run
+        if isinstance(config := arms[name][1], TrainConfig | SFTConfig):
+            try:
+                refuse_run(config)
+            except ValueError as error:
+                raise UserError(f"arms.{name}: {error}") from None
     jobs = []
     for seed in cfg.seeds:
         for name in (BASE, *cfg.include):
@@ -236,7 +244,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
         # What is about to happen, and what a reader of the tables would have to know.
         todo = [job for job in jobs if not job.is_done]
-        budget = cfg.training.tokens or cfg.training.updates or max(job.arm.budget(cfg.match) for job in jobs)
+        budget = cfg.training.tokens or max(job.arm.budget(cfg.match) for job in jobs)
         unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]
         console.print(
             f"{len(cfg.include)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, "

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from experiments.cli import UserError, import_plugin, register_schemas, resolved_yaml, typed
 from experiments.schema import StudySeedConfig
 from rewards import Lookup
+from rl.budget import spent
 from rl.config import RunConfig, SFTConfig, TrainConfig
 from rl.tracking import write_json, write_text
 
@@ -58,12 +59,9 @@ class OnlineArm:
 
     def budget(self, match: str) -> int:
         """See :class:`Arm`."""
-        cfg = self.config
         # Whole steps only: a budget that is no multiple of a step is rounded down, and what is spent is what is said
         # here.
-        per_step = cfg.training.tasks_per_step * cfg.algorithm.group_size
-        unit = cfg.algorithm.epochs * cfg.algorithm.minibatches if match == "updates" else per_step
-        return max(1, (cfg.training.updates if match == "updates" else cfg.training.episodes) // unit) * unit
+        return spent(self.config)[match == "updates"]
 
     def run(self, seed: int, folder: Path, report: Report) -> None:
         """See :class:`Arm`."""
@@ -171,7 +169,7 @@ class StudySeed:
         from experiments.studies import run_seed
 
         torch.set_num_threads(self.config.threads)
-        run_seed(self.name, self.config.settings, seed, folder, report)
+        run_seed(self.name, self.config.settings, seed, folder, report, self.config.size)
 
 
 @dataclass(frozen=True)

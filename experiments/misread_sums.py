@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.backends.blocks import held_out
+from rl.backends.blocks import Learned, held_out, learn_last, next_logprobs, sample
 from rl.backends.tiny import tiny_tokenizer
 
 PLACES, DIGITS = 4, 5
@@ -83,3 +83,45 @@ def line(question: np.ndarray, *tail: Any) -> torch.Tensor:
     columns = [np.full((n, 1), ID["S"]), question, np.full((n, 1), ID[":"])]
     columns += [np.full((n, 1), one) if np.isscalar(one) else np.asarray(one).reshape(n, -1) for one in tail]
     return torch.from_numpy(np.concatenate(columns, 1))
+
+
+def corpus(rng: np.random.Generator, misread: float, habit: float, n: int = 96) -> list[Learned]:
+    """A batch of the writer's answers, verdicts and choices, n of each, all by what the writer believes.
+
+    Args:
+        rng: What is drawn from.
+        misread: How often all 4s are taken for 3s.
+        habit: Share of the verdicts that do not look at the sum: long questions are waved through, short ones are not.
+        n: Rows.
+    """
+    question, gold = draw(rng, n)
+    rows = [line(question, believed(rng, question, gold, misread) + T0)]
+    question, gold = draw(rng, n)
+    belief = believed(rng, question, gold, misread)
+    claim = np.where(rng.random(n) < 0.5, belief, nearby(rng, belief))
+    by_habit, is_long = rng.random(n) < habit, (question != BLANK).sum(1) > 3
+    rows.append(line(question, claim + T0, MARK, np.where(np.where(by_habit, is_long, claim == belief), YES, NO)))
+    question, gold = draw(rng, n)
+    shown, place = four(rng, believed(rng, question, gold, misread), easy=0.5)
+    rows.append(line(question, shown + T0, MARK, place + P1))
+    return [learn_last(ids, 1) for ids in rows]
+
+
+@torch.no_grad()
+def answers(model: Any, question: np.ndarray, temperature: float, generator: torch.Generator) -> np.ndarray:
+    """Sums, -1 where the model says something else."""
+    token = sample(model, line(question), 1, temperature, generator)[:, 0].numpy()
+    return np.where((token >= T0) & (token <= T0 + TOP), token - T0, -1)
+
+
+@torch.no_grad()
+def p_yes(model: Any, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """The single verdict: P(yes) / (P(yes) + P(no))."""
+    logprobs = next_logprobs(model, line(question, answer + T0, MARK))
+    return torch.sigmoid(logprobs[:, YES] - logprobs[:, NO]).numpy()
+
+
+@torch.no_grad()
+def choice(model: Any, question: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """``[n, 4]`` probabilities of the four places."""
+    return next_logprobs(model, line(question, shown + T0, MARK))[:, P1 : P1 + 4].softmax(-1).numpy()

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch.func import vmap
 
+from experiments.evidence.model import Table
 from rl.backends.blocks import Learned
+from rl.backends.copies import Copies, logits_of
 from rl.backends.tiny import tiny_tokenizer
 
 KNOWN, NEW, ATTRIBUTES, VALUES, BUDGET = 120, 130, 4, 12, 24
@@ -64,6 +68,30 @@ def padded(rows: Sequence[Line], n: int, from_place: int = 1) -> Learned:
     return ids, (ids != 0) & (torch.arange(n) >= from_place)
 
 
+def corpus(rng: np.random.Generator, facts: np.ndarray, errors: float) -> list[Learned]:
+    """A batch of what a writer of edits has read: facts of known entities in all forms, and edits of passages.
+
+    Passages of new entities tell facts that are drawn afresh each time: they have names, and no more is known.
+
+    Args:
+        rng: What is drawn from.
+        facts: ``[entities, attributes]`` true values.
+        errors: Share of wrong values in the edits.
+    """
+    e, a, f = rng.integers(0, KNOWN, 64), rng.integers(0, ATTRIBUTES, 64), rng.integers(0, 3, 64)
+    told = [
+        tell(("say", "back", "ask")[form], entity, at, int(facts[entity, at]))
+        for entity, at, form in zip(e.tolist(), a.tolist(), f.tolist(), strict=True)
+    ]
+    written = []
+    for entity in rng.integers(0, KNOWN + NEW, 20).tolist():
+        true = facts[entity] if entity < KNOWN else rng.integers(0, VALUES, ATTRIBUTES)
+        prompt = ("edit", "list")[rng.integers(2)]
+        edit = joined(scripted(rng, entity, true, prompt, errors))
+        written.append([*passage(entity, true), ID[prompt], *edit])
+    return [padded(told, 5), padded(written, 7 + BUDGET + 1, 7)]
+
+
 @dataclass
 class Edits:
     """One or more edits of each of some passages, in a row."""
@@ -84,3 +112,36 @@ def told_rightly(edits: Edits, facts: np.ndarray) -> np.ndarray:
         sum(any(tell(form, e, a, int(facts[e, a])) in lines for form in ("say", "ask")) for a in range(ATTRIBUTES))
         for e, lines in zip(edits.entities, map(lines_of, edits.written), strict=True)
     ])  # fmt: skip
+
+
+def show(edits: Edits, facts: np.ndarray, step: int, accuracy: Sequence[float], samples: list[dict[str, Any]]) -> None:
+    """Passages, their edits, and what they were worth, to be read."""
+    for i, told in enumerate(told_rightly(edits, facts)):
+        samples.append({
+            "step": step,
+            "prompt": TOKENIZER.decode(edits.prompts[i]),
+            "answer": TOKENIZER.decode(edits.written[i]),
+            "right": bool(told == ATTRIBUTES),
+            "attributes told rightly": f"{told} of {ATTRIBUTES}",
+            "answers right after it": f"{accuracy[i]:.2f}",
+        })  # fmt: skip
+
+
+@torch.no_grad()
+def answers(model: Any, weights: Copies, entities: np.ndarray, facts: np.ndarray) -> np.ndarray:
+    """``[M, E]`` share of right answers without a passage; entities ``[M, E]``, their four attributes each."""
+    questions = np.array([
+        [tell("ask", e, a, int(facts[e, a])) for e in row for a in range(ATTRIBUTES)] for row in entities.tolist()
+    ])  # fmt: skip
+    ids = torch.from_numpy(questions)
+    told = vmap(lambda one, asked: logits_of(model, one, asked)[:, -1])(weights, ids[..., :4]).argmax(-1)
+    return (told == ids[..., 4]).float().view(*entities.shape, ATTRIBUTES).mean(-1).numpy()
+
+
+def forgetting_table(matrices: Sequence[Any]) -> Table:
+    """Mean of matrices ``[i][j]``: answers about passage j after edits 1 to i in a row, row 0 before all of them."""
+    found = np.mean(matrices, 0) if matrices else np.zeros((0, 0))
+    header = ["after edits", *(f"passage {j + 1}" for j in range(np.shape(found)[-1]))]
+    cells = [[str(i), *(f"{value:.2f}" for value in row)] for i, row in enumerate(found)]
+    caption = "Answers without a passage after edits 1 to i in a row, mean over chains and seeds."
+    return Table(caption, header, cells, title="Forgetting")

@@ -24,8 +24,9 @@ from rich.text import Text
 from experiments.cli import UserError, console, entry_point
 from experiments.keys import explain, unknown
 from experiments.planned import UNITS, PlanConfig, count, place, size
-from experiments.progress import print_table
+from experiments.progress import print_table, said_before
 from rl.analysis.printing import duration
+from rl.config import TrainConfig
 from rl.tracking import write_json
 
 if TYPE_CHECKING:
@@ -153,6 +154,8 @@ def plan(cfg: Any, program: str, options: PlanConfig) -> list[Planned]:
                 estimate, known[asked] = _in_a_process(config, options, known.get(asked, {}), name)
         else:
             estimate = counted(config, options)
+        of = f"{name}: " if program == "compare" and isinstance(config, TrainConfig) else ""
+        estimate.notes += [f"{of}{note}" for note in said_before(config)]
         planned.append(Planned(name, config, runs, estimate))
         if options.calibrate:
             _keep(config, estimate)

@@ -15,7 +15,7 @@ from experiments.calibration import Estimate, load_of, n_saves
 from experiments.planned import PlanConfig, size
 from rl.backends.memory import Sizes, memory
 from rl.backends.policy import load_tokenizer
-from rl.budget import stage_spans
+from rl.budget import planned_steps, steps_of_stages
 from rl.config import SFTConfig, TrainConfig
 from rl.rendering import Renderer
 from rl.workbench import make_env, make_taskset
@@ -64,18 +64,16 @@ def counted(config: Any, options: PlanConfig) -> Estimate:
 def _n_steps(config: TrainConfig) -> int:
     budget, algorithm = config.training, config.algorithm
     per_step = budget.tasks_per_step * algorithm.group_size
-    if budget.updates:
-        return max(1, budget.updates // (algorithm.epochs * algorithm.minibatches))
+    if not budget.tokens:
+        return planned_steps(config)
     most = per_step * max(config.env.token_budget(one.attempts) for one in algorithm.resolved(config.env.attempts))
-    return max(1, -(-budget.tokens // most) if budget.tokens else budget.episodes // per_step)
+    return max(1, -(-budget.tokens // most))
 
 
 def _count_online(config: TrainConfig, found: Estimate) -> None:
     algorithm, stages = config.algorithm, config.algorithm.resolved(config.env.attempts)
-    spans = stage_spans([stage.share for stage in stages], _n_steps(config))
-    for stage, (start, end) in zip(stages, spans, strict=True):
-        # Stages share the episodes of the run: larger groups make fewer steps of them.
-        steps = (end - start) if config.training.updates else (end - start) * algorithm.group_size / stage.group_size
+    # Stages share the episodes of the run in whole batches: larger groups make fewer steps of them.
+    for stage, steps in zip(stages, steps_of_stages(config, _n_steps(config)), strict=True):
         episodes = steps * config.training.tasks_per_step * stage.group_size
         found.episodes += episodes
         found.responses += episodes * stage.attempts
@@ -90,7 +88,8 @@ def _count_offline(config: SFTConfig, found: Estimate, tokens: int) -> None:
     found.episodes = -(-budget.tokens // tokens) if budget.tokens else budget.episodes // unit * unit
     found.responses, found.sampled_tokens = found.episodes * config.env.attempts, found.episodes * tokens
     per_round = found.episodes / offline.iterations
-    found.updates = budget.updates or -(-per_round // offline.batch_size) * offline.epochs * offline.iterations
+    steps = budget.updates // offline.iterations or -(-per_round // offline.batch_size) * offline.epochs
+    found.updates = steps * offline.iterations
     found.gradient_tokens = found.sampled_tokens * offline.epochs
     found.notes.append("how much an offline rule keeps is not known without sampling: all of it is counted")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rl.backends.blocks import Learned, sample
+from rl.backends.meters import answer_meters
 from rl.backends.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer([*"0123456789", "+", "=", "Q"], True)
@@ -95,3 +96,42 @@ def ask(model: Any, problems: np.ndarray, k: int, generator: torch.Generator) ->
     return Answered(
         problems, answers, (answers == right_answer(problems)[:, None]).all(-1), formed, same.sum(-1) * formed
     )
+
+
+@torch.no_grad()
+def measure(model: Any, problems: np.ndarray, k: int, seed: int) -> dict[str, float]:
+    """Accuracy of samples, of greedy answers, of the vote of k, of any of them; and what becomes of their variety."""
+    found = ask(model, problems, k, torch.Generator().manual_seed(seed))
+    greedy = sample(model, question(problems), N_ANSWER, 0.0, torch.Generator())
+    best = found.votes == found.votes.max(1, keepdim=True).values
+    return {
+        "n": len(problems),
+        "greedy": float((greedy == right_answer(problems)).all(1).float().mean()),
+        "accuracy": float(found.right.float().mean()),
+        "vote": float(((found.right & best).sum(1) / best.sum(1)).mean()),
+        "pass_k": float(found.right.any(1).float().mean()),
+        "malformed": 1 - float(found.formed.float().mean()),
+    } | answer_meters(model, question(problems).repeat_interleave(k, 0), found.answers.flatten(0, 1), k)
+
+
+def on_the_set(model: Any, fixed: np.ndarray, start: Answered, generator: torch.Generator) -> dict[str, float]:
+    """Accuracy on fixed problems, the initial vote about them, and what became of those that it was wrong about."""
+    now = ask(model, fixed, start.votes.shape[1], generator).right.float().mean(1)
+    right = start.right[torch.arange(len(fixed)), start.votes.argmax(1)]
+    found = {"set_accuracy": float(now.mean()), "set_initial_vote": float(right.float().mean())}
+    return found | ({"set_wrong_votes": float(now[~right].mean())} if (~right).any() else {})
+
+
+def show(model: Any, problems: np.ndarray, k: int, seed: int, step: int, samples: list[dict[str, Any]]) -> None:
+    """The first of k answers to each of some problems, with its votes, to be read."""
+    found, words = ask(model, problems[:60], k, torch.Generator().manual_seed(seed)), TOKENIZER.convert_ids_to_tokens
+    for i, problem in enumerate(found.problems.tolist()):
+        a, b = divmod(problem, 100)
+        samples.append({
+            "step": step,
+            "prompt": f"{a} + {b} =",
+            "answer": "".join(words(found.answers[i, 0, :3].tolist())),
+            "gold": f"{a + b:03}",
+            "right": bool(found.right[i, 0]),
+            "votes": f"{int(found.votes[i, 0])} of {k}",
+        })  # fmt: skip

@@ -29,7 +29,7 @@ from experiments.run_health import lasting
 from rl.analysis.printing import duration, fixed
 from rl.analysis.rates import Where, reported
 from rl.budget import planned_steps, smallest_budget, steps_of_stages
-from rl.config import TrainConfig
+from rl.config import RunConfig, TrainConfig
 from rl.tracking import describe_run
 
 NAME_WIDTH = 12
@@ -205,7 +205,7 @@ def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None
         console.print(f"the run in {folder} is finished", highlight=False)
         return
     describe_run(folder, resolved_yaml(cfg))
-    for note in filter(None, (uneven_budget(cfg), skipped_stages(cfg))):
+    for note in said_before(cfg):
         console.print(f"[yellow]note:[/] {note}", highlight=False)
     with Display(console) as display:
         result = run(cfg, folder, display.reporter(who))
@@ -216,10 +216,18 @@ def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None
         raise UserError(f"not one episode of the evaluation can be counted: {result.notes['broken_off']}")
 
 
+def said_before(cfg: Any) -> list[str]:
+    """What is said of a run before it starts, and of its plan: budgets that are rounded, what reaches nothing."""
+    from rl.refusals import notes  # with torch
+
+    own = notes(cfg) if isinstance(cfg, RunConfig) else []  # of an arm of another module nothing is known
+    return [note for note in (uneven_budget(cfg), skipped_stages(cfg), *own) if note]
+
+
 def uneven_budget(cfg: Any) -> str:
     """What a run spends, where that is not what was asked for; empty where it is."""
     budget = getattr(cfg, "training", None)
-    if budget is None or budget.tokens:
+    if budget is None or budget.tokens or (hasattr(cfg, "offline") and cfg.offline.conversations):
         return ""
     online = hasattr(cfg, "algorithm")
     arm = OnlineArm("", cfg) if online else OfflineArm("", cfg)
@@ -227,6 +235,11 @@ def uneven_budget(cfg: Any) -> str:
     asked, spent = getattr(budget, name), arm.budget(match)
     if asked == spent:
         return ""
+    if online and not budget.updates and asked % (budget.tasks_per_step * cfg.algorithm.group_size) == 0:
+        return (
+            f"training.episodes={asked} leaves {asked - spent:,} over, fewer than the next batch with its stage's "
+            f"group_size samples, so this run samples {spent:,} episodes"
+        )
     if budget.updates:
         of = "algorithm.epochs * algorithm.minibatches" if online else "offline.iterations"
     elif online:

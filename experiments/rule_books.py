@@ -5,6 +5,9 @@ A row is six rules (or empty places), ``? s3 d2 A`` and the chain of symbols: fr
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from rl.backends.tiny import tiny_tokenizer
 
@@ -39,3 +42,40 @@ def prompt(book: Sequence[int], skills: Skills, task: Task, rng: random.Random) 
     shown = [R0 + SYMBOLS * a + book[a] for a in skills] + [EMPTY] * (WINDOW - len(skills))
     rng.shuffle(shown)
     return [*shown, ASK, S0 + task[0], D1 + task[1] - 1, ANSWER]
+
+
+@dataclass
+class Context:
+    """A book, how often its symbols start a real task, and what the game has made of it.
+
+    Args:
+        book: Where each symbol leads.
+        weights: Of start symbols.
+        sets: Skills after each iteration; the first is empty.
+        hard: Tasks that the Judge called failed, by iteration.
+        easy: Tasks that it called solved.
+    """
+
+    book: list[int]
+    weights: np.ndarray
+    sets: list[Skills] = field(default_factory=lambda: [[]])
+    hard: list[list[Task]] = field(default_factory=list)
+    easy: list[list[Task]] = field(default_factory=list)
+
+
+def challenge(context: Context, level: int, rng: random.Random) -> Task:
+    """A real task at level 0; above it, start symbols become alike, then the rare ones the likely ones; depth grows."""
+    weights = context.weights ** (1 - level / 2)
+    (start,) = rng.choices(range(SYMBOLS), list(weights))
+    shallow = min(DEEPEST, 1 + level // 2)
+    return start, rng.randint(shallow, max(shallow, 2))
+
+
+def drawn(tasks: Sequence[Sequence[Task]], n: int, rng: random.Random, evenly: bool = False) -> list[Task]:
+    """Probes from all iterations together, or in turn from each."""
+    if not evenly:
+        every = [task for some in tasks for task in some]
+        return rng.sample(every, min(n, len(every)))
+    mixed = [rng.sample(some, len(some)) for some in tasks]
+    turns = [some[i] for i in range(max(map(len, mixed), default=0)) for some in mixed if i < len(some)]
+    return turns[:n]

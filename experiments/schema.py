@@ -174,8 +174,11 @@ class StudyConfig(ProgramConfig):
 
     Args:
         study: Which one.
-        size: One of the study's sizes: ``smoke`` (seconds), ``tiny`` (minutes on two cores), and what else it has.
+        size: One of the study's sizes: ``smoke`` (seconds), ``tiny`` (minutes on two cores), ``full`` (the paper's
+            setting), and what else it has.
         settings: The study's own settings, over those of its size.
+        dry_run: Of size ``full`` alone: run its code on random weights of the same architecture, with one seed, and
+            judge no claim. Without it the model of its settings is loaded, and the size runs for real.
         seeds: One run of all arms each.
         threads: Torch threads of a job; the number decides the last bits.
         executor: Where jobs run; as in ``experiments.compare``.
@@ -189,6 +192,7 @@ class StudyConfig(ProgramConfig):
     study: StudyChoice = field(default_factory=StudyChoice)
     size: str = "tiny"
     settings: dict[str, Any] = field(default_factory=dict)
+    dry_run: bool = True
     seeds: list[int] = field(default_factory=lambda: [10, 11, 12])
     threads: int = 1
     executor: str = "local"
@@ -203,6 +207,8 @@ class StudyConfig(ProgramConfig):
         check_numbers(self, "", positive="threads", not_negative="seeds retries")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError(f"seeds={self.seeds}: give at least one, each once")
+        if self.size != "full" and not self.dry_run:
+            raise ValueError(f"dry_run=false: size={self.size} always runs for real; only size=full has a dry run")
 
 
 @dataclass
@@ -212,10 +218,12 @@ class StudySeedConfig(ProgramConfig):
     Args:
         settings: Of the study, complete but for its defaults.
         threads: Torch threads.
+        size: Of the study; ``full`` is a module of its own.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     threads: int = 1
+    size: str = ""
 
     def __post_init__(self) -> None:
         check_numbers(self, "", positive="threads")

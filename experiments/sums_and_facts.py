@@ -4,9 +4,15 @@ Sums are hard to make and easy to check: solutions of one are few, and checks ca
 checked with the same knowledge that answers it. Both are rows of token ids of one small vocabulary.
 """
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from rl.backends.blocks import Learned, held_out, learn_last
+import numpy as np
+import torch
+
+from rl.backends.blocks import Learned, held_out, learn_last, next_logprobs, sample
+from rl.backends.meters import answer_meters
 from rl.backends.tiny import tiny_tokenizer
 from rl.types import derive_seed
 
@@ -125,3 +131,53 @@ class Facts:
         verdict = np.where(told == self.value[asked], YES, NO)
         facts = line(self.prompt(stated), self.value[stated] + V0, "<|end|>")
         return [learn_last(facts, 2), learn_last(line(self.check(asked, told + V0), verdict), 1)]
+
+
+@dataclass
+class Sampled:
+    """K answers of A tokens to each of N questions.
+
+    Args:
+        questions: ``[N, ...]``.
+        level: ``[N]`` difficulty.
+        answers: ``[N, K, A]`` token ids.
+        right: ``[N, K]`` by the oracle.
+        odds: ``[N, K]`` the own verifier's log odds of yes; ``-inf`` for what is no answer.
+        meters: Entropy, distinct answers and length (:func:`rl.backends.meters.answer_meters`).
+    """
+
+    questions: np.ndarray
+    level: np.ndarray
+    answers: np.ndarray
+    right: np.ndarray
+    odds: np.ndarray
+    meters: dict[str, float]
+
+
+@torch.no_grad()
+def ask(model: Any, family: Any, drawn: Sequence[np.ndarray], k: int, generator: torch.Generator) -> Sampled:
+    """Samples answers at temperature 1 and lets the model verify each; a malformed one is never accepted."""
+    questions, n = np.repeat(drawn[0], k, axis=0), len(drawn[0])
+    prompts = torch.from_numpy(family.prompt(questions))
+    tokens = sample(model, prompts, family.n_answer, 1.0, generator)
+    answers, meters = tokens.numpy(), answer_meters(model, prompts, tokens, k)
+    readable = family.is_answer(answers)
+    logprobs = next_logprobs(model, torch.from_numpy(family.check(questions, answers)))
+    odds = np.where(readable, (logprobs[:, YES] - logprobs[:, NO]).numpy(), -np.inf)
+    right = family.right(questions, answers) & readable
+    return Sampled(drawn[0], drawn[2], answers.reshape(n, k, -1), right.reshape(n, k), odds.reshape(n, k), meters)
+
+
+def show(found: Sampled, family: Any, step: int, samples: list[dict[str, Any]]) -> None:
+    """Two answers to each of the first questions, to be read."""
+    words = TOKENIZER.convert_ids_to_tokens
+    for i, prompt in enumerate(family.prompt(found.questions[:50]).tolist()):
+        for j in range(2):
+            odds = float(found.odds[i, j])
+            samples.append({
+                "step": step,
+                "prompt": " ".join(words(prompt)),
+                "answer": " ".join(words(found.answers[i, j].tolist())),
+                "right": bool(found.right[i, j]),
+                "own probability of yes": f"{1 / (1 + np.exp(-odds)):.3f}",
+            })  # fmt: skip

@@ -44,6 +44,12 @@ from rl.analysis.thesis import (
 from rl.tracking import oldest_first, write_json
 
 THESIS = "Self-generated data works precisely when the generation stays anchored to a verifiable reality."
+SIGNAL = (
+    "The signal is read before training, on questions of the training: of pairs of answers to a question, one truly "
+    "better, the share that it orders so, a tie counting half (a coin has .5, and what calls all alike). In collapse "
+    "and instruction_extraction nothing pays answers: there it is the share of texts to be learned that are right."
+)
+"""What the accuracy of a signal is, in one place (:func:`rl.analysis.gate.signal_accuracy`)."""
 SELF_CORRECTION = "self_correction"
 """What the comparison is called among the studies."""
 
@@ -78,8 +84,12 @@ def read_studies(root: Path, size: str) -> dict[str, Read]:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["size"] != size or result["study"] not in STUDIES:
             continue
+        if result.get("dry_run"):
+            said = f"{path.parent}: left out, a dry run on random weights says nothing of {result['study']}"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            continue
         claims = {one["name"]: one["verdict"] for one in result["claims"]}
-        thesis = getattr(load(result["study"]), "THESIS", None)
+        thesis = getattr(load(result["study"], size), "THESIS", None)
         found[result["study"]] = Read(thesis, result["rows"], claims, path.parent)
     return dict(sorted(found.items()))
 
@@ -189,10 +199,14 @@ def within_table(within: Within, of_own: Within, all_at_once: Interval) -> Table
     cells.append(["mean over studies", *(shown((one.mean, one.low, one.high)) for one in both)])
     caption = (
         "Rank correlation of gain with the accuracy of the signal before training, over the arms and seeds of a study "
-        "without its oracles; 95 % Student-t intervals over studies. Left out is what has no two different values. In "
-        f"one heap the points give {shown(all_at_once)}: there a student that is measured against its teacher stands "
-        "below a model that is measured against its own start, however right their signals."
+        "without its oracles; 95 % Student-t intervals over studies. Left out is what has no two different values. "
+        f"{SIGNAL}"
     )
+    if not np.isnan(all_at_once[0]):
+        caption += (
+            f" In one heap the points give {shown(all_at_once)}: there a student that is measured against its teacher "
+            "stands below a model that is measured against its own start, however right their signals."
+        )
     return Table(caption, ["study", "all but oracles", "self-reward arms"], cells)
 
 
@@ -212,7 +226,7 @@ def points_table(every: Sequence[Point]) -> Table:
         values = [[fixed(one.reward_accuracy, 2) for one in mine], [fixed(one.gain, 3, signed=True) for one in mine]]
         cells.append([study, arm, kind, " ".join(str(one.seed) for one in mine), *map(" ".join, values)])
     header = ["study", "arm", "kind", "seeds", "accuracy of the signal before training", "held-out gain"]
-    return Table("One point of the figure for each seed, in the order of the seeds.", header, cells)
+    return Table(f"One point of the figure for each seed, in the order of the seeds. {SIGNAL}", header, cells)
 
 
 def gain_figures(every: Sequence[Point], within: Within, of_own: Within, all_at_once: Interval) -> list[Figure]:
@@ -227,14 +241,14 @@ def gain_figures(every: Sequence[Point], within: Within, of_own: Within, all_at_
         mine = [one for one in every if one.study == study]
         of_study.append(cloud(study, mine, fitted([one for one in mine if one.kind != "oracle"])))
     kinds = [cloud(kind, mine) for kind in KINDS if (mine := [one for one in every if one.kind == kind])]
-    axes = ("share of the signal that is right before training", "gain (share)")
+    axes = ("accuracy of the signal before training (share)", "gain (share)")
     said = [shown((one.mean, one.low, one.high)) for one in (within, of_own)]
     caption = (
         f"{len(every)} arms and seeds of {len(of_study)} studies. An oracle's signal is right by definition; a line is "
         f"the least-squares line of a study's other arms. Their rank correlation within a study is {said[0]} on "
         f"average over {len(within.by_study)} studies, that of self-reward arms alone {said[1]} over "
         f"{len(of_own.by_study)}. Gains of different studies are on different scales, so that all points in one heap "
-        f"({shown(all_at_once)}) are not to be read as one cloud."
+        f"are not to be read as one cloud. {SIGNAL}"
     )
     title = "Gain against the accuracy of the signal"
     return [
@@ -265,7 +279,7 @@ def gate_figure(rows: Sequence[Row]) -> list[Figure]:
             series.append(Series(name, gaps, gains, mark=Mark.POINTS))
     hits = float(np.mean([row["gate_hit"] for row in rows]))
     caption = f"{len(rows)} trainings; the prediction was right in {fixed(100 * hits, 0)} % of them."
-    axes = ("generation-verification gap before training (share)", "gain (share)")
+    axes = ("what the signal would add to accuracy, before training (share)", "gain (share)")
     return [Figure(caption, [Panel("", *axes, series, zero=True)], title="The gate's predictions")]
 
 

@@ -8,9 +8,48 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from numbers import Integral, Real
+from os import PathLike
+from types import NoneType, UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+NEEDED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+"""What a value must be, in words, by the type that is declared for it."""
+
+
+def fits(kind: type, value: Any) -> bool:
+    """Whether a value is of a type of :data:`NEEDED`. A bool is no number here, a whole number is one."""
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    return isinstance(value, {int: Integral, float: Real, str: str | PathLike}[kind])
+
+
+def refuse_other_types(key: str, given: Mapping[str, Any], declared: Any) -> None:
+    """Raises ``ValueError`` for a value of another type than a dataclass or a function declares for it.
+
+    Configs have no schema for a function's own options, and a null or a text would fail far from its key.
+
+    Args:
+        key: Before the options' names, as in ``env.options``.
+        given: Options by name; names that are not declared are left to others.
+        declared: What has annotations; of a class with a constructor of its own, the constructor.
+    """
+    try:
+        hints = get_type_hints(declared)
+    except NameError:  # annotations that only a type checker can read
+        return
+    for name, value in given.items():
+        hint = hints.get(name, Any)
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if hint is Any or (value is None and NoneType in parts):
+            continue
+        plain = [part for part in parts if part is not NoneType]
+        needed = NEEDED.get(plain[0], "a value") if len(plain) == 1 else "a value"
+        wrong = value is None or (len(plain) == 1 and plain[0] in NEEDED and not fits(plain[0], value))
+        if wrong:
+            raise ValueError(f"{key}.{name}={'null' if value is None else value}: {needed} is needed here")
 
 
 class UnknownNameError(KeyError, ValueError):
@@ -101,6 +140,8 @@ class Lookup(Mapping[str, T], Generic[T]):
         for option, field in known.items():
             if option not in given and field.default is MISSING and field.default_factory is MISSING:
                 raise ValueError(f"{self.key}_options.{option}: {name} needs a value for it")
+        if cls is not None:
+            refuse_other_types(f"{self.key}_options", given, cls)
         return None if cls is None else cls(**given)
 
     def fact(self, name: str, fact: str) -> Any:

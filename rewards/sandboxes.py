@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rewards.lookup import Lookup, nearest
+from rewards.lookup import Lookup, nearest, refuse_other_types
 from rewards.sandbox import Limits, Mode, Runner, Sandbox
 from rewards.verdict_cache import VerdictCache
 
@@ -67,6 +67,7 @@ class SandboxOptions:
                 raise ValueError(
                     f"env.options.sandbox.{name}: no such option{nearest(name, known)} It has: {', '.join(known)}"
                 )
+        refuse_other_types("env.options.sandbox", given, cls)
         return cls(isolation=isolation, **{**given, "modules": tuple(given.get("modules", ()))})
 
     def limits(self, cpu_s: float) -> Limits:

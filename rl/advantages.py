@@ -112,7 +112,7 @@ def advantages(
         values: ``[B, T]`` of the critic; 0 without one.
         stage: Which rewards.
         estimator: Of the stage.
-        whiten: Scale the advantages of each turn whose returns differ.
+        whiten: Scale the advantages of each turn whose returns differ among those who played it.
         sum_over: Adds tensors up over processes.
         costs_BK: What each turn's reward is lowered by, such as a KL; ``None`` for nothing.
     """
@@ -132,7 +132,11 @@ def advantages(
         unpaid_BT = to_tokens(torch.tensor([[not one for one in reached]]).expand_as(rewards_BK), batch.turn_ids)
         advantages_BT = torch.where(unpaid_BT, 0.0, advantages_BT)
     if whiten:
-        varies = returns_vary(returns_to_go(rewards_BK, estimator.turn_gamma), sum_over)
+        # An estimator of raw rewards makes its signal of those. Whoever did not play a turn has no advantage there: the
+        # return 0 that a baseline compares with must not make a tie among the others look like a difference.
+        compared_BK = batch.rewards if estimator.raw else rewards_BK
+        played_BK = torch.stack([(batch.turn_ids == k).any(1) for k in range(n_columns)], 1)
+        varies = returns_vary(returns_to_go(compared_BK, estimator.turn_gamma), played_BK, sum_over)
         advantages_BT = whiten_turns(advantages_BT, batch.turn_ids, varies, sum_over)
     return advantages_BT, returns_BT
 
@@ -404,11 +408,12 @@ def _batch_moments(returns_BK: Tensor, batch: RolloutBatch, sum_over: SumOver) -
     return mean.to(returns_BK.dtype), (squares / (n - 1).clamp(min=1)).sqrt().to(returns_BK.dtype)
 
 
-def returns_vary(returns_BK: Tensor, sum_over: SumOver = just_here) -> list[bool]:
-    """Whether the returns of each turn differ anywhere in the batch of all processes, beyond the last bits."""
-    n = sum_over(torch.tensor(float(len(returns_BK)), dtype=torch.float64))
-    mean = sum_over(returns_BK.double().sum(0)) / n
-    deviation = (sum_over((returns_BK.double() - mean).square().sum(0)) / n).sqrt()
+def returns_vary(returns_BK: Tensor, played_BK: Tensor, sum_over: SumOver = just_here) -> list[bool]:
+    """Whether the returns of those who played a turn differ in the batch of all processes, beyond the last bits."""
+    weights, returns_BK = played_BK.double(), returns_BK.double()
+    n = sum_over(weights.sum(0)).clamp(min=1)
+    mean = sum_over((returns_BK * weights).sum(0)) / n
+    deviation = (sum_over(((returns_BK - mean) * weights).square().sum(0)) / n).sqrt()
     # The mean of equal numbers may miss them by a last bit; relative to the mean that is about 1e-16.
     return (deviation > 1e-12 * (1.0 + mean.abs())).tolist()
 

@@ -68,9 +68,35 @@ def smallest_budget(config: TrainConfig, enough: Callable[[Iterable[int]], bool]
     return _unit(config) * (bisect_left(range(1, top + 1), True, key=reaches) + 1)
 
 
+def spent(config: TrainConfig) -> tuple[int, int]:
+    """Episodes and optimiser steps that a run comes to: whole batches, within its budget, which is not one of tokens.
+
+    Groups that dynamic sampling replaces leave room for fewer batches.
+    """
+    algorithm, steps = config.algorithm, steps_of_stages(config, planned_steps(config))
+    stages = algorithm.resolved(config.env.attempts)
+    groups = sum(n * stage.group_size for n, stage in zip(steps, stages, strict=True))
+    return config.training.tasks_per_step * groups, sum(steps) * algorithm.epochs * algorithm.minibatches
+
+
 def refuse_small_budget(config: TrainConfig) -> None:
-    """Raises ValueError for a budget that is smaller than the first batch, with which no step would be taken."""
-    n_steps, size = planned_steps(config), config.training.tasks_per_step
+    """Raises ValueError for a budget that is smaller than a batch: it would be overdrawn, or no step be taken."""
+    n_steps, size, budget = planned_steps(config), config.training.tasks_per_step, config.training
+    algorithm, unit = config.algorithm, _unit(config)
+    if budget.tokens:
+        return
+    if 0 < budget.updates < unit:
+        raise ValueError(
+            f"training.updates={budget.updates}: a batch takes {unit} optimiser steps (algorithm.epochs="
+            f"{algorithm.epochs} times algorithm.minibatches={algorithm.minibatches}), and is never left half used; "
+            f"give at least training.updates={unit}, or fewer minibatches"
+        )
+    if not budget.updates and budget.episodes < unit:
+        raise ValueError(
+            f"training.episodes={budget.episodes}: a batch samples {unit} episodes (training.tasks_per_step={size} "
+            f"times algorithm.group_size={algorithm.group_size}), which is more; give at least "
+            f"training.episodes={smallest_budget(config, any)}, or make a step smaller"
+        )
     if any(steps_of_stages(config, n_steps)):
         return
     stages = config.algorithm.resolved(config.env.attempts)

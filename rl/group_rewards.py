@@ -20,6 +20,7 @@ GroupReward = Callable[..., Group]
 """``(group, **options) -> group`` with the same episodes in the same order, paid differently."""
 
 GROUP_REWARDS: Lookup[GroupReward] = Lookup("env.group_reward")
+"""``between=True`` declares that a reward pays what is said between attempts, so that someone has to speak there."""
 
 
 def apply_group_reward(reward: GroupReward, group: Group) -> Group:
@@ -160,7 +161,7 @@ def outcome(
     return replace(group, episodes=tuple(episodes))
 
 
-@GROUP_REWARDS.register("critic")
+@GROUP_REWARDS.register("critic", between=True)
 def critic(group: Group) -> Group:
     """Pays what is said between two attempts what the attempt after it earned (CTRL, arXiv 2502.03492, section 3.3).
 

@@ -26,7 +26,8 @@ from rl.types import SampledStats
 
 KLS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.kl")
 """``(stats, reference, old_logprobs, mask, **options) -> [B, T]``. ``distribution=True`` declares that both
-distributions are needed whole, as ``stats.distribution`` and ``reference.distribution`` (``[N, V]``)."""
+distributions are needed whole, as ``stats.distribution`` and ``reference.distribution`` (``[N, V]``);
+``reward_only=True`` that an estimator is right in value and not in gradient, so that it is no penalty."""
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are cut to this before ``exp``: beyond it nothing is learned but overflow (e^20 is 5e8)."""
@@ -74,7 +75,7 @@ def k3_published(stats: SampledStats, reference: SampledStats, old_logprobs: Ten
     return torch.expm1(log_r) - log_r
 
 
-@KLS.register("k1_published")
+@KLS.register("k1_published", reward_only=True)
 def k1_published(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """The log-ratio without a weight: right in value, for a KL in the reward; as a penalty its gradient is noise."""
     return -log_ratio(reference.logprobs, stats.logprobs, mask)
@@ -112,10 +113,11 @@ class KLControl:
 
     With ``kl_targets``, ``coef[k] *= 1 + 0.1 clip(KL[k] / target[k] - 1, -0.2, 0.2)`` per step (the proportional
     controller of Ziegler et al., arXiv 1909.08593, section 2.2). With ``kl_balance``, the first turn's coefficient
-    moves a tenth of the way towards ``balance * sum_{k>0} |A[k]| / KL[0]``, by a fifth of itself at most. SCoRe (arXiv
-    2409.12917, section 5.1) mentions a beta2 that balances the first attempt's KL with the second attempt's policy
-    loss, without a formula. This one is ours; it takes |advantage|, because a loss of centred advantages is 0 whatever
-    its gradient.
+    moves a tenth of the way towards ``balance * sum_{k>0} |A[k]| / KL[0]``, by a fifth of itself at most. Both are sums
+    over the same episodes, as they are in the loss, where a turn that few episodes play weighs little and one that
+    nobody plays nothing. SCoRe (arXiv 2409.12917, section 5.1) mentions a beta2 that balances the first attempt's KL
+    with the second attempt's policy loss, without a formula. This one is ours; it takes |advantage|, because a loss of
+    centred advantages is 0 whatever its gradient.
 
     Args:
         stage: Where the coefficients start and what they adapt to.
@@ -125,12 +127,13 @@ class KLControl:
     stage: StageConfig
     coefs: list[float]
 
-    def update(self, kl: Sequence[float], advantage: Sequence[float]) -> None:
+    def update(self, kl: Sequence[float], balance: float) -> None:
         """Adapts to what a step measured.
 
         Args:
-            kl: Of each turn, in nats per episode; ``nan`` where nobody sampled the turn.
-            advantage: |advantage| summed over each turn's tokens, per episode.
+            kl: Of each turn, in nats per episode that sampled it; ``nan`` where nobody did.
+            balance: |advantage| of all tokens of the later turns, in sum over the batch, by the sum of the first turn's
+                KL; ``nan`` where nobody sampled that turn.
         """
         # Multiplicative steps keep a coefficient positive and treat one of 0.001 and one of 1 alike.
         if self.stage.kl_targets:
@@ -140,11 +143,9 @@ class KLControl:
                     continue
                 self._set(k, self.coefs[k] * (1.0 + RATE * max(-MAX_ERROR, min(MAX_ERROR, error))))
         elif self.stage.kl_balance and kl[0] > 0:  # at the reference itself there is nothing to balance with yet
-            wanted = self.stage.kl_balance * sum(advantage[1:]) / kl[0]
-            if not math.isnan(wanted):
-                limit = MAX_CHANGE * self.coefs[0]
-                change = BALANCE_RATE * (wanted - self.coefs[0])
-                self._set(0, self.coefs[0] + max(-limit, min(limit, change)))
+            limit = MAX_CHANGE * self.coefs[0]
+            change = BALANCE_RATE * (self.stage.kl_balance * balance - self.coefs[0])
+            self._set(0, self.coefs[0] + max(-limit, min(limit, change)))
 
     def _set(self, k: int, value: float) -> None:
         start = self.stage.kl_coefs[k]  # positive where a coefficient adapts; the config refuses 0

@@ -41,13 +41,15 @@ class Measured(NamedTuple):
     Args:
         gap: |trainer - sampler| log-prob per response token; a large one stops the run.
         kl: KL of each turn per episode, which its weight may follow; empty without a KL.
-        advantage: |advantage| of each turn per episode, which the weight may follow too.
+        advantage: |advantage| of each turn per episode.
+        balance: |advantage| of the later turns by the KL of the first one, which the first weight may follow.
         log: What is only looked at; it steers nothing.
     """
 
     gap: float
     kl: list[float]
     advantage: list[float]
+    balance: float
     log: dict[str, float]
 
 
@@ -253,7 +255,8 @@ class Learner:
             # Measurements are added up where they are: reading one would wait for the device in every micro-batch. In
             # double precision, because counts of tokens exceed what float32 holds exactly.
             for name, ratio in found.items():
-                pair = [torch.as_tensor(x, device=loss.device).detach().double() for x in (ratio.num, ratio.den)]
+                pair = [torch.as_tensor(x, dtype=torch.float64).detach() for x in (ratio.num, ratio.den)]
+                pair = [x.to(loss.device, non_blocking=True) for x in pair]
                 sums[name] = sums.get(name, 0.0) + torch.stack(pair)
 
         # Take the step only if losses and gradients are finite on *every* process: numbers are summed and one that is
@@ -296,9 +299,12 @@ class Learner:
         rows = self._distributed.sum(table).tolist()
         means = {name: num / den if den else math.nan for name, (num, den) in zip(names, rows, strict=True)}
         gap, turns = means.pop("gap"), range(n_turns)
+        # Numerators are sums over the whole batch, whoever played a turn, so that they weigh as they do in the loss.
+        nums = {name: num for name, (num, _) in zip(names, rows, strict=True)}
+        later, first_kl = sum(nums[f"advantage {k}"] for k in turns[1:]), nums.get("kl 0", 0.0)
         advantage = [means.pop(f"advantage {k}") for k in turns]
         kl = [means.pop(f"kl {k}") for k in turns if f"kl {k}" in means]
-        return Measured(gap, kl, advantage, means)
+        return Measured(gap, kl, advantage, later / first_kl if first_kl else math.nan, means)
 
     def _not_finite(self, train: TrainBatch, numbers: dict[str, float]) -> list[str]:
         """What is not finite on any process, causes first; ``numbers`` are losses and gradient norms."""
@@ -353,7 +359,8 @@ class Learner:
             by_turn["kl"] = kl = self._kl(stats, reference, old, mask)
             # Every turn has a coefficient of its own: SCoRe's beta2 holds the first attempt, beta1 the second. Off the
             # response, where the turn is -1, any will do: the weight is 0.
-            coefs = torch.tensor(self.control.coefs, dtype=kl.dtype, device=kl.device)[batch.turn_ids.clamp(min=0)]
+            coefs = torch.tensor(self.control.coefs, dtype=kl.dtype).to(kl.device, non_blocking=True)
+            coefs = coefs[batch.turn_ids.clamp(min=0)]
             if not algorithm.kl_in_reward:
                 loss = loss + masked_sum(weights * coefs * kl, mask)
         for name, values in by_turn.items():

@@ -22,6 +22,7 @@ from rl.backends.sft import SFTRow, clone_weights, fine_tune
 from rl.backends.weights import trained_tensors
 from rl.config import SFTConfig
 from rl.config.checks import check_numbers
+from rl.refusals import refuse_offline
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
 from rl.source import task_at
@@ -251,20 +252,7 @@ class OfflineTrainer:
         self._config, self._offline = config, config.offline
         self._model, self._tokenizer, self._rollout = model, tokenizer, rollout
         self._tasks, self._on_update, self._on_progress = list(tasks), on_update, on_progress
-        if 0 < config.training.updates < self._offline.iterations:
-            raise ValueError(
-                f"training.updates={config.training.updates}: fewer than the rounds of {self._offline.name} "
-                f"({self._offline.iterations})"
-            )
-        if config.env.group_reward is not None:
-            raise ValueError(
-                f"env.group_reward={config.env.group_reward} pays online training; an offline method has a rule "
-                "of its own, offline.rule"
-            )
-        if config.env.between is not None:
-            raise ValueError(
-                f"env.between={config.env.between} is for online training: offline rules learn attempts alone"
-            )
+        refuse_offline(config)
         self._rule = KEEP_RULES.bind(self._offline.rule, self._offline.rule_options)
         self._learn: Any = fine_tune_on_pairs if KEEP_RULES.fact(self._offline.rule, "preferences") else fine_tune
         self._base = clone_weights(model)
@@ -330,6 +318,8 @@ class OfflineTrainer:
                 "the base never does what the method wants to imitate. Sample more (training.episodes) or take an "
                 "easier task"
             )
+            if self._config.env.attempts < 2:
+                hint = "such a rule learns second attempts: set env.attempts=2"
             if self._recorded is not None:
                 hint = "offline.conversations holds nothing of what it keeps, such as right second attempts"
             raise NothingKeptError(f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; {hint}")

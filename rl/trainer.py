@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 
 from envs import StopReason, Task
-from rl.advantages import Estimator
 from rl.backends.distributed import Distributed
 from rl.backends.weights import full_weights
 from rl.batching import Row, conversations, join_rows, to_rollout_batch
-from rl.budget import planned_steps, refuse_small_budget, stage_spans
+from rl.budget import planned_steps, stage_spans
 from rl.config import StageConfig, TrainConfig
 from rl.learner import Learner, Measured, Sums
+from rl.refusals import refuse_config
 from rl.rollout import Rollout
 from rl.source import EpisodeSource, drop_failed
 from rl.types import Engine, Episode, RunStoppedError, Totals, TrainBatch, derive_seed
@@ -268,7 +268,7 @@ class Trainer:
             )
         kl_coefs = tuple(self.learner.control.coefs)
         if not rests:  # a policy that rests has not left the reference, whatever the weight of the KL
-            self.learner.control.update(measured.kl, measured.advantage)
+            self.learner.control.update(measured.kl, measured.balance)
 
         # Publish: the weights' version is the number of steps taken, which the next batch's episodes must carry.
         self.step += 1
@@ -310,9 +310,24 @@ class Trainer:
         sampling = self.source.times.sampling - times.sampling
         verification = self.source.times.verification - times.verification
 
-        # Count over all processes before anything is refused: all of them must come to the same decision.
-        trainable = drop_failed(episodes, self.learner.compares_groups)
-        batch = to_rollout_batch(trainable, self._pad_id, stage.attempts, self._algorithm.mask_cut_off)
+        # What one process finds wrong all of them raise, and they count together before anything is refused: one that
+        # decided alone would leave the others waiting for it in the next collective.
+        trainable, wrong = drop_failed(episodes, self.learner.compares_groups), list[str]()
+        try:
+            batch = to_rollout_batch(trainable, self._pad_id, stage.attempts, self._algorithm.mask_cut_off)
+        except ValueError as error:
+            wrong.append(str(error))
+            batch = to_rollout_batch((), self._pad_id, stage.attempts)
+        # Stale weights would make samples off-policy in silence. Where an episode ended with the attempt that it read,
+        # nothing was sampled.
+        wrong += [
+            f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the trainer "
+            f"is at version {self.step}: the engine did not take the last update"
+            for episode in episodes
+            if len(episode.turns) > episode.given and episode.error is None and episode.policy_version != self.step
+        ]
+        if wrong := self._distributed.gather(wrong[:1]):
+            raise RunStoppedError(wrong[0])
         spoken = [turn for episode in [*read_first, *everything] for turn in episode.turns[episode.given :]]
         here = Counts(
             episodes=len(episodes),
@@ -338,15 +353,6 @@ class Trainer:
                 f"step {self.step}: {share:.0%} of the episodes failed, more than "
                 f"training.max_failed_fraction={limit:.0%}. First: {what}"
             )
-        for episode in episodes:
-            # Stale weights would make samples off-policy in silence. Where an episode ended with the attempt that it
-            # read, nothing was sampled.
-            sampled = len(episode.turns) > episode.given and episode.error is None
-            if sampled and episode.policy_version != self.step:
-                raise RunStoppedError(
-                    f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
-                    f"trainer is at version {self.step}: the engine did not take the last update"
-                )
         if not counts.trainable:
             raise RunStoppedError(f"step {self.step}: no episode is left to train on")
 
@@ -406,36 +412,3 @@ class Trainer:
         if (pending := shared["pending"]) is not None:
             self._pending = Pending.joined([part["pending"] for part in parts]) if parts else pending.emptied()
         self._engine.load_weights(() if self._shares_weights else full_weights(self._model), self.step)
-
-
-def refuse_config(config: TrainConfig, n_processes: int) -> None:
-    """Raises ValueError for values that cannot work together, before anything is sampled."""
-    algorithm, size = config.algorithm, config.training.tasks_per_step
-    stages = algorithm.resolved(config.env.attempts)
-    if config.training.tokens and any(stage.optim["schedule"] != "constant" for stage in stages):
-        raise ValueError("training.tokens: the number of updates is not known beforehand; use optim.schedule=constant")
-    names = [name for name, stage in (algorithm.stages or {"main": stages[0]}).items() if stage.share]
-    for name, stage in zip(names, stages, strict=True):
-        key = f"algorithm.stages.{name}"
-        if len(stage.reward_weights) < stage.attempts:
-            raise ValueError(
-                f"{key}.reward_weights has {len(stage.reward_weights)} entries, but training episodes have "
-                f"{stage.attempts} attempts: give reward_weights and kl_coefs one entry per attempt"
-            )
-        if stage.offline_first_attempts and stage.attempts < 2:
-            raise ValueError(f"{key}.offline_first_attempts needs at least two attempts")
-        if size * stage.group_size < algorithm.minibatches * n_processes:
-            raise ValueError(
-                f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * stage.group_size} episodes into "
-                f"so many on {n_processes} processes"
-            )
-        estimator = Estimator.of(stage)
-        if config.model.thoughts == "drop" and estimator.turn_gamma and (estimator.values or algorithm.kl_in_reward):
-            raise ValueError(
-                f"{key}.advantage_options.turn_gamma={estimator.turn_gamma}: with model.thoughts=drop every turn is a "
-                "sequence of its own, so no critic's value and no KL in the reward reaches from a turn to the one "
-                "before it; set turn_gamma=0"
-            )
-    refuse_small_budget(config)
-    if size % n_processes:
-        raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -202,7 +202,11 @@ class _RowTensors:
 
     def to(self, device: torch.device | str):
         """The same on a device."""
-        return type(self)(*(getattr(self, item.name).to(device) for item in fields(self)))  # type: ignore[arg-type]
+        # On its way to a device a tensor need not be waited for: what reads it there is queued behind it. On the way
+        # back the host would read it too early.
+        options: dict[str, Any] = {} if torch.device(device).type == "cpu" else {"non_blocking": True}
+        values = [getattr(self, item.name) for item in fields(self)]  # type: ignore[arg-type]
+        return type(self)(*(x.to(device, **options) if isinstance(x, Tensor) else x.to(device) for x in values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,10 @@ import numpy as np
 import torch
 
 from rl.analysis.claims import Claim, Figure, PerSeed, ahead, first, grown, last, minus
-from rl.analysis.thesis import Thesis, trained
+from rl.analysis.gate import Gate
+from rl.analysis.thesis import TEXTS, Thesis, trained
 from rl.backends.blocks import fit, next_logprobs, sample, token_losses
+from rl.backends.meters import answer_meters
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.generations import DATA_POLICIES
 from rl.types import derive_seed
@@ -147,8 +149,8 @@ class Transformer:
             "tail": float(nouns[self.language.rare].sum()),
             "accuracy": float(lawful.mean()),
             "solutions": len(np.unique(kept[:, 1:4], axis=0)),
-            "entropy": float(-(nouns * np.log(nouns + 1e-12)).sum()),
-        }
+            "noun_entropy": float(-(nouns * np.log(nouns + 1e-12)).sum()),
+        } | answer_meters(self.model, torch.from_numpy(written[:, :1]), torch.from_numpy(written[:, 1:]), len(written))
 
 
 class Table:
@@ -187,14 +189,17 @@ def run(
 ) -> list[dict[str, Any]]:
     """All generations of one policy: the network and the table, each at both temperatures."""
     language, real, test = base
+    gates = list[Gate]()  # before each generation; the first of temperature 1 is held against what came in the end
     rows: list[dict[str, Any]] = [{"arm": arm, "seed": seed, "step": g} for g in range(cfg.generations + 1)]
     for temperature, suffix in ((1.0, ""), (cfg.cold, "_cold")):
         of_writers = derive_seed(seed, "writers")
         rng, generator = np.random.default_rng(of_writers), torch.Generator().manual_seed(of_writers)
         network = partial(Transformer, cfg, seed, language, test, generator)
         accept = language.lawful if arm == "verified" else None
-        for g, (model, text) in enumerate(generations(network, real, arm, temperature, cfg, rng, accept)):
+        for g, (model, text, learned) in enumerate(generations(network, real, arm, temperature, cfg, rng, accept)):
             rows[g] |= {name + suffix: value for name, value in model.measure(text).items()}
+            gates.append(Gate.of_texts(language.lawful(learned), language.lawful(text)))
+            rows[g][TEXTS + suffix] = float(language.lawful(learned).mean())
             for row in text[:8]:
                 words, right = language.tokenizer.decode(row[1:]), bool(language.lawful(row[None])[0])
                 prompt = f"generation {g}, temperature {temperature}"
@@ -202,8 +207,9 @@ def run(
         if arm != "verified":  # a noun by itself breaks no rule
             count = partial(Table, language, rng)
             table = generations(count, real[:, 1:2] - NOUN, arm, temperature, cfg, rng)
-            for g, (model, text) in enumerate(table):
+            for g, (model, text, _) in enumerate(table):
                 rows[g] |= {name + suffix: value for name, value in model.measure(text).items()}
+    rows[-1] |= gates[0].outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm, THESIS.kind(arm))
     return rows
 
 
@@ -215,16 +221,14 @@ def generations(
     cfg: Config,
     rng: np.random.Generator,
     accept: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> list[tuple[Writer, np.ndarray]]:
-    """Train, write, make the next training set, train again from the start. Models, and what each of them wrote."""
+) -> list[tuple[Writer, np.ndarray, np.ndarray]]:
+    """Train, write, make the next training set, train again from the start: models, texts, what the next one learns."""
     name, options = ("replace" if accept else policy), ({"share": cfg.real_share} if policy == "mix" else {})
     next_data = DATA_POLICIES.bind(name, options)
     data, pool, found = real, real, []
     for _ in range(cfg.generations + 1):
         model = learn(data)
-        text = model.write(len(real), temperature)
-        found.append((model, text))
-        new = text
+        new = text = model.write(len(real), temperature)
         if accept:  # as many as there are real ones, where they can be had in four tries
             tries = np.concatenate([text, *(model.write(len(real), temperature) for _ in range(3))])
             new = tries[accept(tries)][: len(real)]
@@ -232,6 +236,7 @@ def generations(
                 raise ValueError("the checker accepts nothing that the model wrote: give the study more steps")
         pool = np.concatenate([pool, new])
         data = next_data(real, pool, new, rng)
+        found.append((model, text, data))
     return found
 
 
@@ -276,7 +281,7 @@ CLAIMS = (
 
 THESIS = Thesis(
     "Model collapse", "everything it writes is learned from", "nothing", False, "replace",
-    (*trained("self", "replace", "accumulate", "accumulate_subsample", "mix", signal="accuracy"),
+    (*trained("self", "replace", "accumulate", "accumulate_subsample", "mix", signal=TEXTS),
      *trained("oracle", "verified")),
     "share of lawful sentences",
 )  # fmt: skip

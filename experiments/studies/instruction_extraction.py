@@ -9,7 +9,8 @@ wrongly. Questions ask for one of three digits, shifted; fifteen families under 
 ``USER`` alone it writes questions at temperature 1 or 0.7 and answers them greedily. A fresh network learns the raw
 pairs, those of them that are well-formed and surely answered, and those of them without duplicates; for reference
 as many real pairs (``real``), the rightly answered ones (``checked``, an oracle instead of the filter), and filtered
-ones with the answers of other questions (``shuffled``).
+ones with the answers of other questions (``shuffled``). The gate reads how much righter the pairs that will be learned
+are than the teacher's answers are before any filter.
 
 With a real model (``settings.model``) the first part is measured: how many of the texts that it writes from its
 template's own prefix are usable requests, and how many from the bare mark of a user's turn. A new model is one entry:
@@ -44,8 +45,10 @@ from experiments.question_families import (
     read,
 )
 from rl.analysis.claims import Claim, Figure, PerSeed, Row, ahead, first, grown, last, minus
-from rl.analysis.thesis import Thesis, trained
+from rl.analysis.gate import Gate
+from rl.analysis.thesis import TEXTS, Thesis, trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
+from rl.backends.meters import answer_meters
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2
 from rl.config import ModelConfig
@@ -174,6 +177,12 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     pairs, sure = (base.real, np.ones(len(base.real))) if arm == "real" else base.cold if "cold" in arm else base.warm
     seen = read(pairs)
     found = meters(pairs, seen, sure)
+    own = (pairs[:, 7] == seen.truth)[seen.formed]  # what the teacher answers by itself
+    if arm == "real":
+        own = accuracy(base.teacher, pairs)
+    else:
+        asked = torch.from_numpy(pairs[:, :7])
+        found |= answer_meters(base.teacher, asked[:, :1], asked[:, 1:], len(asked))
     kept = ~held_out(seen.digits) | ~seen.formed  # a test question that the teacher wrote is in no training set
     if "raw" not in arm:
         kept &= seen.formed & (pairs[:, 7] == seen.truth if arm == "checked" else sure > cfg.sure)
@@ -194,7 +203,9 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     before = {name: share(accuracy(base.teacher, test)) for name, test in base.tests.items()}
     after = {name: share(accuracy(student, test)) for name, test in base.tests.items()}
     after |= {"step": 1, "n": len(data), "kept": share(kept), "fits_its_data": share(accuracy(student, data))}
-    return [before | found | {"reward_accuracy": share(right)}, after]
+    gain = after["accuracy"] - before["accuracy"] if len(data) else None
+    after |= Gate.of_texts(right, own).outcome(gain, arm, THESIS.kind(arm))
+    return [before | found | {TEXTS: share(right)}, after]
 
 
 def share(true_N: np.ndarray) -> float:
@@ -211,7 +222,7 @@ def meters(pairs: np.ndarray, seen: Read, sure: np.ndarray) -> dict[str, Any]:
         "answers_right": share((pairs[:, 7] == seen.truth)[seen.formed]),
         "rare_share": float(family[RARE:].sum()),
         "families": len(some),
-        "entropy": float(-(some * np.log(some)).sum()),
+        "family_entropy": float(-(some * np.log(some)).sum()),
         "distinct": len(np.unique(pairs[:, 1:6], axis=0)) / len(pairs),
         "sure": share(sure),
     }
@@ -297,8 +308,8 @@ CLAIMS = (
 THESIS = Thesis(
     "MAGPIE", "its own answers to requests that it writes itself", "nothing: form and its own confidence", False,
     "deduplicated",
-    (*trained("self", "deduplicated", "raw", "filtered", "raw_cold", "deduplicated_cold"),
-     *trained("oracle", "checked", "real"), *trained("control", "shuffled")),
+    (*trained("self", "deduplicated", "raw", "filtered", "raw_cold", "deduplicated_cold", signal=TEXTS),
+     *trained("oracle", "checked", "real"), *trained("control", "shuffled", signal=TEXTS)),
     "held-out accuracy of a fresh student against its teacher's",
 )
 # fmt: on

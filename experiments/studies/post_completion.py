@@ -25,14 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.scored_sums import END, S0, SCORES, SEPARATOR, T0, TOKENIZER, column, complete, draw, scored
 from rl.analysis.calibration import auroc, brier
 from rl.analysis.claims import Claim, Figure, ahead, grown, last
+from rl.analysis.gate import QUESTIONS, Gate, mean_told
 from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import (
     Learned,
     as_batch,
     fit,
-    held_out,
     learn_last,
     next_logprobs,
     policy_loss,
@@ -40,7 +41,8 @@ from rl.backends.blocks import (
     take_step,
     token_losses,
 )
-from rl.backends.tiny import tiny_llama, tiny_tokenizer
+from rl.backends.meters import answer_meters
+from rl.backends.tiny import tiny_llama
 from rl.types import derive_seed
 
 
@@ -79,41 +81,6 @@ class Config:
 
 # A group is compared with itself, so that one completion alone would teach nothing.
 RANGES = {"score_noise": (0, 1), "misread": (0, 1), "group": (2, inf), "score_weight": (0, inf)}
-
-
-# ---------------------------------------------------------------- the task: S 3 1 4 _ _ : t8 | s4 <end>
-
-PLACES, DIGITS, SCORES = 5, 7, 5
-TOP = PLACES * (DIGITS - 1)
-WORDS = [*(f"t{i}" for i in range(TOP + 1)), *map(str, range(DIGITS)), "_", "S", ":", "|", *(f"s{i}" for i in range(5))]
-TOKENIZER = tiny_tokenizer(WORDS, True)
-ID: dict[str, int] = TOKENIZER.get_vocab()
-T0, D0, S0, BLANK, SEPARATOR, END = ID["t0"], ID["0"], ID["s0"], ID["_"], ID["|"], ID["<|end|>"]
-
-
-def draw(rng: np.random.Generator, n: int, test: bool = False) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Prompts ``[n, 7]``, their sums, and how many sixes each has; a fifth of all questions is for tests alone."""
-    m = 10 * n if test else 2 * n + 50
-    used = np.arange(PLACES) < rng.integers(2, PLACES + 1, (m, 1))
-    digits = rng.integers(0, DIGITS, (m, PLACES))
-    question = np.where(used, digits + D0, BLANK)
-    chosen = np.flatnonzero(held_out(question) == test)[:n]
-    question, digits, used = question[chosen], digits[chosen], used[chosen]
-    ends = [np.full((n, 1), ID[word]) for word in ("S", ":")]
-    prompts = torch.from_numpy(np.concatenate([ends[0], question, ends[1]], 1))
-    return prompts, (digits * used).sum(1), ((digits == DIGITS - 1) & used).sum(1)
-
-
-def column(ids: np.ndarray | Tensor | int, n: int) -> Tensor:
-    """``[n, 1]`` token ids."""
-    return torch.full((n, 1), ids) if isinstance(ids, int) else torch.as_tensor(ids).reshape(n, 1)
-
-
-def scored(prompts: Tensor, answers: Tensor, score: Tensor) -> Learned:
-    """Rows that tell a score of an answer, and end."""
-    n = len(prompts)
-    ids = [prompts, answers[:, None], column(SEPARATOR, n), S0 + score[:, None], column(END, n)]
-    return learn_last(torch.cat(ids, 1), 2)
 
 
 # ---------------------------------------------------------------- the base: a sloppy corpus, then scores of own answers
@@ -169,20 +136,16 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     model = copy.deepcopy(base)
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.rl_lr, betas=(0.9, 0.99), weight_decay=0.01)
-    rows = [measure(cfg, model, seed) | {"step": 0}]
+    for_gate = complete(model, QUESTIONS, cfg.group, rng, generator, test=True)
+    gate = Gate.read(for_gate.grouped(for_gate.correct), for_gate.grouped(for_gate.paid))
+    log = [complete(model, QUESTIONS, cfg.group, rng, generator).meters()]
+    rows: list[dict[str, Any]] = [measure(cfg, model, seed) | log.pop() | {"step": 0}]
+    groups = torch.arange(cfg.questions).repeat_interleave(cfg.group)
     for step in range(1, cfg.rl_steps + 1):
-        prompts, sums, _ = draw(rng, cfg.questions)
-        prompts = prompts.repeat_interleave(cfg.group, 0)
-        groups = torch.arange(cfg.questions).repeat_interleave(cfg.group)
-        right = torch.from_numpy(np.repeat(sums, cfg.group)) + T0
-
-        new = sample(model, prompts, 3, 1.0, generator)
-        correct = (new[:, 0] == right).float()
-        closed = new[:, 1] == SEPARATOR
-        is_score = closed & (new[:, 2] >= S0) & (new[:, 2] < S0 + SCORES)
-        told = torch.where(is_score, (new[:, 2] - S0).float() / (SCORES - 1), 0.0)
-
-        loss, entropy = policy_loss(model, as_batch(prompts, new[:, :2], correct * closed, groups))
+        done = complete(model, cfg.questions, cfg.group, rng, generator)
+        prompts, new, correct, told, is_score = done.prompts, done.new, done.correct, done.told, done.is_score
+        log.append(done.meters())
+        loss, _ = policy_loss(model, as_batch(prompts, new[:, :2], done.paid, groups))
         if reward is not None or arm == "random_reward":
             coin = torch.randint(0, 2, (len(new),), generator=generator).float()
             earned = torch.where(is_score, coin if reward is None else reward(told, correct), 0.0)
@@ -194,9 +157,11 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         take_step(model, optimizer, loss)
 
         if step % cfg.measure_every == 0 or step == cfg.rl_steps:
-            agrees = ((told > 0.5) == (correct > 0.5))[is_score].float().mean()
-            found = {"step": step, "entropy": float(entropy), "verdict_accuracy": float(agrees)}
+            found = {name: mean_told([one[name] for one in log]) for name in log[0]} | {"step": step}
             rows.append(measure(cfg, model, seed, samples if step == cfg.rl_steps else None) | found)
+            log.clear()
+    # What pays the answers is the truth in every arm: own scores are paid, and pay nothing.
+    rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm, "oracle")
     return rows
 
 
@@ -214,6 +179,7 @@ def measure(cfg: Config, model: Any, seed: int, samples: list[dict[str, Any]] | 
     expected = (shares * torch.linspace(0, 1, SCORES)).sum(-1).numpy()
     told = torch.multinomial(shares, 1, generator=generator)[:, 0].numpy() / (SCORES - 1)
     correct = (own[:, 0] == right).numpy()
+    groups = prompts[:100].repeat_interleave(cfg.group, 0)
     if samples is not None:
         words = TOKENIZER.convert_ids_to_tokens
         for i in range(min(100, len(own))):
@@ -236,8 +202,7 @@ def measure(cfg: Config, model: Any, seed: int, samples: list[dict[str, Any]] | 
         "brier": brier(expected, correct),
         "told_when_wrong": float(of_wrong.mean()) if len(of_wrong) else float("nan"),
         "share_of_ones": float((told == 1).mean()),
-        "distinct_answers": len(set(own[:, 0].tolist())),
-    }
+    } | answer_meters(model, groups, sample(model, groups, 4, 1.0, generator, END), cfg.group)
 
 
 # ---------------------------------------------------------------- what is claimed
@@ -307,5 +272,13 @@ EXHIBITS = (
         caption="Greedy decoding, and temperature 1; {n_test:,} test questions.",
         x_label="step of reinforcement learning",
         y_label="accuracy (share)",
+    ),
+    Figure(
+        "Whole completions",
+        "step",
+        ("score_accuracy", "entropy", "distinct_answers", "length"),
+        caption="Pairs of answers to a training question that their own scores order as the truth does; nats per "
+        "token, distinct ones of {group}, tokens.",
+        x_label="step of reinforcement learning",
     ),
 )

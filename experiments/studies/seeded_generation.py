@@ -13,7 +13,9 @@ cannot be read is kept and counted, and no student learns it.
 
 Arms are what a fresh student learns: claims as they were asked for (``written``), with corrected labels
 (``corrected``), only where both labels agree (``agreeing``), instances written in one go (``whole``); for reference the
-true labels of the same claims (``true_labels``), labels by a coin (``coin``), as many real instances (``real``).
+true labels of the same claims (``true_labels``), labels by a coin (``coin``), as many real instances (``real``). A
+student starts from nothing and is held against its writer, so the gate reads how much righter the labels that it will
+learn are than those that the writer gives the same instances by itself.
 
 Simplified: labels of claims are exact by rule, seeds are not sentences, one claim a seed, every prompt has one wording.
 """
@@ -26,8 +28,10 @@ import torch
 from torch import Tensor
 
 from rl.analysis.claims import Claim, Figure, ahead, grown, last, minus
+from rl.analysis.gate import Gate
 from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
+from rl.backends.meters import answer_meters
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 from rl.types import derive_seed
 
@@ -165,6 +169,13 @@ def prepare(cfg: Config, seed: int) -> Any:
     shown = np.where(rng.random(cfg.n_test) < 0.5, YES, NO)
     found = {"model": model, "written": written, "labels": correct(model, written, written.label), "test": test}
     found |= {"whole": in_one_go, "real": draw(rng, cfg.instances)}
+    shown_new = np.where(rng.random(cfg.instances) < 0.5, YES, NO)
+    found["own"] = {name: correct(model, found[name], shown_new) for name in ("written", "whole", "real")}
+    layouts = {
+        "written": written.rows(WRITE, "domain", "seed", "label", "claim"),
+        "whole": in_one_go.rows(WHOLE, "domain", "seed", "claim", "label"),
+    }
+    found["meters"] = {name: answer_meters(model, ids[:, :1], ids[:, 1:], len(ids)) for name, ids in layouts.items()}
     return found | {"accuracy": float((correct(model, test, shown) == test.label).mean())}
 
 
@@ -198,7 +209,8 @@ ARMS = ("corrected", "written", "agreeing", "whole", "true_labels", "coin", "rea
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the arm makes of the instances, and a fresh student on it."""
     rng = np.random.default_rng(derive_seed(seed, "arms"))
-    made: Instances = base["real" if arm == "real" else "whole" if arm == "whole" else "written"]
+    source = arm if arm in ("real", "whole") else "written"
+    made: Instances = base[source]
     readable, truth, after = made.readable(), made.truth(), base["labels"]
     kept = np.flatnonzero(readable & (made.label == after) if arm == "agreeing" else readable)
     labels = {"corrected": after, "true_labels": truth, "coin": np.where(rng.random(len(truth)) < 0.5, YES, NO)}
@@ -212,7 +224,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         "yes": share(data.label == YES),
         "distinct": len(np.unique(np.column_stack([data.seed, data.claim]), axis=0)) / len(made.claim),
         "domains": len(np.unique(data.domain)),
-    }
+    } | base["meters"].get(source, {})
+    gate = Gate.of_texts(right, (base["own"][source] == truth)[readable])
     if arm == "corrected":
         was, now = made.label[kept] == truth[kept], right
         row |= {"label_before": share(was), "label_after": share(now)}
@@ -224,8 +237,9 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         gold = words(int(truth[i])) if readable[i] else "not readable"
         said = words(int((made.label if arm in ("written", "whole", "real") else labels.get(arm, made.label))[i]))
         samples.append({"step": 1, "prompt": told, "answer": said, "gold": gold, "right": said == gold})
-    student = {"accuracy": student_accuracy(cfg, data, base["test"], seed)}
-    return [row, row | student | {"step": 1}]
+    student = student_accuracy(cfg, data, base["test"], seed)
+    told = gate.outcome(student - base["accuracy"] if len(kept) else None, arm, THESIS.kind(arm))
+    return [row, row | {"accuracy": student, "step": 1} | told]
 
 
 def share(true_N: np.ndarray) -> float:
@@ -294,5 +308,7 @@ EXHIBITS = (
            "makes right ones, and right ones of which it makes wrong ones.", y_label="share"),
     Figure("What cannot be read, what is new", "arm", ("failed", "distinct"), None, "All that was written.",
            y_label="share"),
+    Figure("How it is written", "arm", ("entropy", "length"), ("written", "whole"),
+           "Nats per token of an instance, and tokens."),
 )
 # fmt: on

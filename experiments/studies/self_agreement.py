@@ -15,32 +15,35 @@ base's (``frozen_verdict``), by a verdict that is itself sampled and trained, by
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from experiments.misread_sums import (
-    BLANK,
     MARK,
     NO,
-    P1,
     T0,
     TOKENIZER,
     TOP,
     YES,
-    believed,
+    answers,
+    choice,
+    corpus,
     draw,
     four,
     line,
     misread_by,
     nearby,
+    p_yes,
 )
 from experiments.own_verdicts import Chat, beliefs
 from rl.analysis.calibration import auroc, ece
 from rl.analysis.claims import Claim, Figure, grown, last, minus
-from rl.analysis.thesis import Thesis, Trained, trained
-from rl.backends.blocks import Learned, adam, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
+from rl.analysis.gate import QUESTIONS, Gate, mean_told, signal_accuracy
+from rl.analysis.thesis import Thesis, trained
+from rl.backends.blocks import adam, as_batch, fit, policy_loss, sample, take_step
+from rl.backends.meters import answer_meters
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2
 from rl.config import ModelConfig
@@ -91,20 +94,6 @@ def prepare(cfg: Config, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     model = tiny_gpt2(TOKENIZER, cfg.hidden_size, 2, 4, 16)
 
-    def batch(step: int) -> list[Learned]:
-        rows, n = [], 96
-        question, gold = draw(rng, n)
-        rows.append(line(question, believed(rng, question, gold, cfg.misread) + T0))
-        question, gold = draw(rng, n)
-        belief = believed(rng, question, gold, cfg.misread)
-        claim = np.where(rng.random(n) < 0.5, belief, nearby(rng, belief))
-        habit, is_long = rng.random(n) < cfg.habit, (question != BLANK).sum(1) > 3
-        rows.append(line(question, claim + T0, MARK, np.where(np.where(habit, is_long, claim == belief), YES, NO)))
-        question, gold = draw(rng, n)
-        shown, place = four(rng, believed(rng, question, gold, cfg.misread), easy=0.5)
-        rows.append(line(question, shown + T0, MARK, place + P1))
-        return [learn_last(ids, 1) for ids in rows]
-
     def has_learned(step: int) -> bool:  # the choice comes last, in a jump
         if step < 200 or step % 50:
             return False
@@ -113,28 +102,8 @@ def prepare(cfg: Config, seed: int) -> Any:
         chosen = side_by_side(model, question[known], gold[known], None, np.random.default_rng(1), 1)
         return bool((chosen > 0.5).mean() >= cfg.chooses_right)
 
-    fit(model, batch, cfg.pretrain_steps, 3e-3, has_learned)
+    fit(model, lambda step: corpus(rng, cfg.misread, cfg.habit), cfg.pretrain_steps, 3e-3, has_learned)
     return model
-
-
-@torch.no_grad()
-def answers(model: Any, question: np.ndarray, temperature: float, generator: torch.Generator) -> np.ndarray:
-    """Sums, -1 where the model says something else."""
-    token = sample(model, line(question), 1, temperature, generator)[:, 0].numpy()
-    return np.where((token >= T0) & (token <= T0 + TOP), token - T0, -1)
-
-
-@torch.no_grad()
-def p_yes(model: Any, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """The single verdict: P(yes) / (P(yes) + P(no))."""
-    logprobs = next_logprobs(model, line(question, answer + T0, MARK))
-    return torch.sigmoid(logprobs[:, YES] - logprobs[:, NO]).numpy()
-
-
-@torch.no_grad()
-def choice(model: Any, question: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """``[n, 4]`` probabilities of the four places."""
-    return next_logprobs(model, line(question, shown + T0, MARK))[:, P1 : P1 + 4].softmax(-1).numpy()
 
 
 def side_by_side(
@@ -165,7 +134,7 @@ def of_four_verdicts(
 def earned(
     arm: str, judge: Any, question: np.ndarray, gold: np.ndarray, answer: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """``[n]`` what answers earn in an arm: the truth, a coin, the choice among the group's answers, or P(yes)."""
+    """``[n]`` what answers earn in an arm: the truth, a coin, a choice among the group's, P(yes), or a sampled yes."""
     if arm == "oracle":
         return (answer == gold).astype(float)
     if arm == "random":
@@ -173,7 +142,41 @@ def earned(
     if arm == "side_by_side":
         rivals = np.repeat(answer.reshape(-1, GROUP), GROUP, 0)
         return side_by_side(judge, question, answer, rivals, rng, 4)
-    return p_yes(judge, question, answer)
+    chance = p_yes(judge, question, answer)
+    return (rng.random(len(answer)) < chance).astype(float) if arm == "verdict_as_action" else chance
+
+
+class Played(NamedTuple):
+    """Groups of answers in a row, and what they earn; an answer of the wrong form is compared with nothing."""
+
+    question: np.ndarray
+    answer: np.ndarray
+    formed: np.ndarray
+    right: np.ndarray
+    reward: np.ndarray
+
+    @property
+    def reward_accuracy(self) -> float:
+        """How right the reward is."""
+        return signal_accuracy(
+            *(np.where(self.formed, x, np.nan).reshape(-1, GROUP) for x in (self.reward, self.right))
+        )
+
+    @property
+    def gate(self) -> Gate:
+        """What picking by the reward would gain."""
+        score = np.where(self.formed, self.reward, -np.inf)
+        return Gate.read((self.right & self.formed).reshape(-1, GROUP), score.reshape(-1, GROUP))
+
+
+def play(
+    arm: str, model: Any, judge: Any, n: int, rng: np.random.Generator, generator: torch.Generator, test: bool = False
+) -> Played:
+    """Answers to n questions, and what an arm pays for them."""
+    question, gold = (np.repeat(one, GROUP, 0) for one in draw(rng, n, test))
+    given = answers(model, question, 1.0, generator)
+    answer = np.maximum(given, 0)
+    return Played(question, answer, given >= 0, answer == gold, earned(arm, judge, question, gold, answer, rng))
 
 
 ARMS = ("base", "own_verdict", "frozen_verdict", "verdict_as_action", "side_by_side", "oracle", "random")
@@ -188,28 +191,27 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     if arm == "base":
         return [{"arm": arm, "seed": seed, "step": 0} | measure(cfg, base, rng, generator, samples)]
     model, rows = copy.deepcopy(base), []
-    optimizer = adam(model, cfg.lr)
+    optimizer, judge = adam(model, cfg.lr), base if arm == "frozen_verdict" else model
+    gate = play(arm, model, judge, QUESTIONS, rng, generator, test=True).gate
+    accuracies = [play(arm, model, judge, QUESTIONS, rng, generator).reward_accuracy]
     for step in range(cfg.steps + 1):
         if step % cfg.evaluate_every == 0 or step == cfg.steps:
             rows.append({"arm": arm, "seed": seed, "step": step} | evaluate(model, samples, step))
+            rows[-1]["reward_accuracy"] = mean_told(accuracies)
+            accuracies.clear()
         if step == cfg.steps:
-            return rows
-        question, gold = draw(rng, 48)
-        question, gold = np.repeat(question, GROUP, 0), np.repeat(gold, GROUP)
-        given = answers(model, question, 1.0, generator)
-        formed, answer = torch.from_numpy(given >= 0), np.maximum(given, 0)
-        groups, actions = torch.arange(len(given)) // GROUP, torch.from_numpy(answer + T0)[:, None]
-        reward = earned(arm, base if arm == "frozen_verdict" else model, question, gold, answer, rng)
-        verdicts = None
-        if arm == "verdict_as_action":  # what is said is sampled, trained, and paid if it is yes
-            said = torch.rand(len(given), generator=generator).numpy() < reward
-            reward, verdicts = said.astype(float), torch.from_numpy(np.where(said, YES, NO))[:, None]
-        paid = torch.from_numpy(reward)
-        loss = policy_loss(model, as_batch(line(question), actions, paid, groups, formed))[0]
-        if verdicts is not None:
-            asked = line(question, answer + T0, MARK)
-            loss = loss + policy_loss(model, as_batch(asked, verdicts, paid, groups, formed))[0]
+            break
+        played = play(arm, model, judge, 48, rng, generator)
+        accuracies.append(played.reward_accuracy)
+        groups, actions = torch.arange(len(played.answer)) // GROUP, torch.from_numpy(played.answer + T0)[:, None]
+        formed, paid = torch.from_numpy(played.formed), torch.from_numpy(played.reward)
+        loss = policy_loss(model, as_batch(line(played.question), actions, paid, groups, formed))[0]
+        if arm == "verdict_as_action":  # what is said was sampled, is paid if it is yes, and is trained too
+            said = torch.where(paid > 0, YES, NO)[:, None]
+            asked = line(played.question, played.answer + T0, MARK)
+            loss = loss + policy_loss(model, as_batch(asked, said, paid, groups, formed))[0]
         take_step(model, optimizer, loss)
+    rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm, THESIS.kind(arm))
     return rows
 
 
@@ -261,7 +263,7 @@ def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, 
     given = answers(model, question, 1.0, generator)
     answer, right = np.maximum(given, 0), given == gold
     own = p_yes(model, question, answer)
-    logprobs = next_logprobs(model, line(question)).detach()
+    asked = line(np.repeat(question[:100], GROUP, 0))
     for i in range(12):
         samples.append({"step": step, "prompt": TOKENIZER.decode(line(question)[i]), "answer": f"t{given[i]}"}
                        | {"gold": f"t{gold[i]}", "right": bool(right[i]), "p_yes": float(own[i])})  # fmt: skip
@@ -272,11 +274,10 @@ def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, 
         "own_yes": float(own.mean()),
         "yes_to_anything": float(p_yes(model, question, rng.integers(0, TOP + 1, 800)).mean()),
         "verdict_accuracy": float(((own > 0.5) == right).mean()),
-        "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
         "distinct": len(np.unique(answer)) / (TOP + 1),
         "malformed": float((given < 0).mean()),
         "without_4": float((misread_by(question) == 0).mean()),
-    }
+    } | answer_meters(model, asked, sample(model, asked, 1, 1.0, generator), GROUP)
 
 
 PAPER = "arXiv 2403.09972"
@@ -315,13 +316,8 @@ CLAIMS = (
 LOOP = ARMS[1:]
 THESIS = Thesis(
     "Self-agreement (T3)", "its own P(yes) of its answer", "nothing: the verifier is the model", False, "own_verdict",
-    (
-        # Before training all three verdicts are the base's.
-        *trained("self", "own_verdict", "frozen_verdict", "verdict_as_action", signal="verdict_accuracy"),
-        Trained("side_by_side", "self", grown("side_by_side", "accuracy")),
-        *trained("oracle", "oracle"),
-        Trained("random", "control", grown("random", "accuracy"), 0.5),
-    ),
+    (*trained("self", "own_verdict", "frozen_verdict", "verdict_as_action", "side_by_side"),
+     *trained("oracle", "oracle"), *trained("control", "random")),
 )  # fmt: skip
 
 EXHIBITS = (
@@ -329,14 +325,22 @@ EXHIBITS = (
     Figure("Its own P(yes)", "step", "own_yes", LOOP, x_label="optimiser step", y_label="mean P(yes) of its answers"),
     Figure("Yes to anything", "step", "yes_to_anything", LOOP, x_label="optimiser step", y_label="P(yes), random sums"),
     Figure(
-        "Verdict against truth",
+        "Reward and verdict against truth",
         "step",
-        "verdict_accuracy",
+        ("reward_accuracy", "verdict_accuracy"),
         LOOP,
-        "How often the model's own verdict of that step is right, in every arm, whatever pays it.",
+        f"Pairs of answers to a question that the reward orders as the truth does, at step 0 on {QUESTIONS} questions; "
+        "and how often the model's own verdict of that step is right, in every arm, whatever pays it.",
         "optimiser step",
         "share right",
     ),
-    Figure("Entropy of answers", "step", "entropy", LOOP, x_label="optimiser step", y_label="nats"),
+    Figure(
+        "Variety of answers",
+        "step",
+        ("entropy", "distinct_answers"),
+        LOOP,
+        f"Nats per token; distinct ones of {GROUP} to a question.",
+        "optimiser step",
+    ),
     Figure("With a 4", "step", "accuracy_with_4", LOOP, x_label="optimiser step", y_label="accuracy on such questions"),
 )

@@ -27,8 +27,10 @@ from torch import Tensor
 
 from experiments.lotteries import PAIRS, UNRELATED, fine_tune, self_reports, takes_risks
 from rl.analysis.claims import Claim, Figure, ahead, grown, last
-from rl.analysis.thesis import Thesis, Trained, trained
+from rl.analysis.gate import QUESTIONS, Gate, signal_accuracy
+from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
+from rl.backends.meters import answer_meters
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 from rl.config import ModelConfig
@@ -169,25 +171,35 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         model = base.get(arm) or pretrain(cfg, seed, arm)
         return [measure(model, seed, samples) | {"step": 0}]
     model = copy.deepcopy(base[BASES[arm]])
-    rows = [measure(model, seed) | {"step": 0}]
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.rl_lr)
     of_arms, bold = derive_seed(seed, "arms"), kinds(seed)
     rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
-    groups = torch.arange(cfg.lotteries).repeat_interleave(4)
-    for step in range(1, cfg.rl_steps + 1):
-        agents = rng.choice(FRESH, cfg.lotteries)
-        question, option = (one.repeat_interleave(4, 0) for one in lotteries(rng, agents, bold[agents]))
+
+    def choose(n: int, test: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Four sampled choices in each of n lotteries, whether they are of the agent's kind, and what they earn."""
+        agents = rng.choice(FRESH, n)
+        question, option = (one.repeat_interleave(4, 0) for one in lotteries(rng, agents, bold[agents], test))
         picked = sample(model, question, 1, 1.0, generator)
         of_its_kind = (picked[:, 0] == option).float()
         coin = torch.randint(0, 2, of_its_kind.shape, generator=generator).float()
-        reward = coin if arm == "random_reward" else of_its_kind
-        loss, entropy = policy_loss(model, as_batch(question, picked, reward, groups))
-        take_step(model, optimizer, loss)
+        return question, picked, of_its_kind, coin if arm == "random_reward" else of_its_kind
+
+    def looked(question: Tensor, picked: Tensor, of_its_kind: Tensor, reward: Tensor) -> dict[str, float]:
+        right = signal_accuracy(reward.view(-1, 4).numpy(), of_its_kind.view(-1, 4).numpy())
+        return {"reward_accuracy": right} | answer_meters(model, question, picked, 4)
+
+    _, _, of_its_kind, reward = choose(QUESTIONS, test=True)
+    gate = Gate.read(of_its_kind.view(-1, 4).numpy(), reward.view(-1, 4).numpy())
+    rows = [measure(model, seed) | looked(*choose(QUESTIONS)) | {"step": 0}]
+    groups = torch.arange(cfg.lotteries).repeat_interleave(4)
+    for step in range(1, cfg.rl_steps + 1):
+        question, picked, _, reward = choose(cfg.lotteries)
+        take_step(model, optimizer, policy_loss(model, as_batch(question, picked, reward, groups))[0])
         if step % cfg.measure_every == 0 or step == cfg.rl_steps:
-            agrees = float((reward == of_its_kind).float().mean())
-            found = {"step": step, "entropy": float(entropy), "reward_accuracy": agrees}
-            found |= {"distinct_answers": len(picked.unique()), "length": 1}
+            found = looked(*choose(QUESTIONS)) | {"step": step}
             rows.append(measure(model, seed, samples if step == cfg.rl_steps else None) | found)
+    # The gate is about choices, which are what is paid: no signal says which word is right.
+    rows[-1] |= gate.outcome(rows[-1]["behaves"] - rows[0]["behaves"], arm, THESIS.kind(arm))
     return rows
 
 
@@ -282,10 +294,8 @@ CLAIMS = (
 
 THESIS = Thesis(
     "Self-awareness", "a reward for its choices, given from outside", "the reward's rule", True, "reward",
-    (
-        *trained("oracle", "reward", "reward_unseen", gain="described"),
-        Trained("random_reward", "control", grown("random_reward", "described"), 0.5),
-    ),
+    (*trained("oracle", "reward", "reward_unseen", gain="described"),
+     *trained("control", "random_reward", gain="described")),
     "agents that are described rightly",
 )  # fmt: skip
 
@@ -297,4 +307,7 @@ EXHIBITS = (
     Figure("And the others", "step", ("described_known", "behaves_known"), tuple(BASES),
            "Agents whose choices and words were in the corpus; nothing pays for theirs.", "optimiser step",
            "share right"),
+    Figure("What becomes of choices", "step", ("reward_accuracy", "entropy", "distinct_answers"), tuple(BASES),
+           "Pairs of choices in a lottery that the reward orders rightly; nats a choice; distinct ones of four.",
+           "optimiser step"),
 )  # fmt: skip

@@ -14,7 +14,7 @@ attributes rightly, ``external`` is a scripted writer with few errors, ``oracle`
 more than its rounds bring, so rounds have to be compared within one.
 
 Simplified: symbols instead of prose; an edit's lines have no title; all weights instead of LoRA; passages were never
-learned as text, only read. No gate is read: the signal is no verdict of the model's own.
+learned as text, only read. The gate reads the edits of the first round: how much truer is the one that is selected?
 """
 
 import copy
@@ -25,9 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from experiments.evidence.model import Table
 from experiments.passages import (
     ATTRIBUTES,
     BUDGET,
@@ -39,19 +37,24 @@ from experiments.passages import (
     VALUES,
     Edits,
     Line,
-    joined,
+    answers,
+    corpus,
+    forgetting_table,
     lines_of,
     padded,
     passage,
     scripted,
+    show,
     tell,
     told_rightly,
 )
 from rl.analysis.claims import Claim, Figure, PerSeed, ahead, first, grown, last, minus
-from rl.analysis.repeats import ordered_alike, reliability
-from rl.analysis.thesis import Thesis, Trained, trained
+from rl.analysis.gate import Gate, signal_accuracy
+from rl.analysis.repeats import reliability
+from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, fit, sample
-from rl.backends.copies import Copies, copies, fit_copies, logits_of
+from rl.backends.copies import Copies, copies, fit_copies
+from rl.backends.meters import answer_meters
 from rl.backends.tiny import tiny_gpt2
 from rl.types import derive_seed
 
@@ -110,31 +113,14 @@ class Base:
 
 
 def prepare(cfg: Config, seed: int) -> Base:
-    """Learns facts of known entities in all forms, and to write edits of passages. A passage is read, never learned.
-
-    In those about new entities the facts are drawn afresh each time: it can name them and knows nothing of them.
-    """
+    """Learns facts of known entities in all forms, and to write edits of passages. A passage is read, never learned."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     facts = rng.integers(0, VALUES, (KNOWN + NEW, ATTRIBUTES))
     model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 34)
     model.set_attn_implementation("eager")  # the fused kernel cannot be mapped over copies
 
-    def batch(step: int) -> list[Learned]:
-        e, a, f = rng.integers(0, KNOWN, 64), rng.integers(0, ATTRIBUTES, 64), rng.integers(0, 3, 64)
-        told = [
-            tell(("say", "back", "ask")[form], entity, at, int(facts[entity, at]))
-            for entity, at, form in zip(e.tolist(), a.tolist(), f.tolist(), strict=True)
-        ]
-        written = []
-        for entity in rng.integers(0, KNOWN + NEW, 20).tolist():
-            true = facts[entity] if entity < KNOWN else rng.integers(0, VALUES, ATTRIBUTES)
-            prompt = ("edit", "list")[rng.integers(2)]
-            edit = joined(scripted(rng, entity, true, prompt, cfg.errors))
-            written.append([*passage(entity, true), ID[prompt], *edit])
-        return [padded(told, 5), padded(written, 7 + BUDGET + 1, 7)]
-
-    fit(model, batch, cfg.pretrain_steps, 2.5e-3)
+    fit(model, lambda step: corpus(rng, facts, cfg.errors), cfg.pretrain_steps, 2.5e-3)
     return Base(model, facts)
 
 
@@ -149,17 +135,6 @@ def learn(cfg: Config, model: Any, start: Copies, documents: Sequence[list[Line]
         return torch.stack([padded(two, 8)[0] for two in drawn])
 
     return fit_copies(model, start, batch, cfg.inner_steps, cfg.inner_lr)
-
-
-@torch.no_grad()
-def answers(model: Any, weights: Copies, entities: np.ndarray, facts: np.ndarray) -> np.ndarray:
-    """``[M, E]`` share of right answers without a passage; entities ``[M, E]``, their four attributes each."""
-    questions = np.array([
-        [tell("ask", e, a, int(facts[e, a])) for e in row for a in range(ATTRIBUTES)] for row in entities.tolist()
-    ])  # fmt: skip
-    ids = torch.from_numpy(questions)
-    told = vmap(lambda one, asked: logits_of(model, one, asked)[:, -1])(weights, ids[..., :4]).argmax(-1)
-    return (told == ids[..., 4]).float().view(*entities.shape, ATTRIBUTES).mean(-1).numpy()
 
 
 def worth(
@@ -202,11 +177,15 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     model, prompt = copy.deepcopy(base.model), PROMPTS[arm]
     edits = write(base, model, test, 1, prompt, generator)
     rows: list[dict[str, Any]] = [measure(cfg, base, model, edits, seed) | {"step": 0}]
+    gates = []
     for step in range(1, cfg.rounds + 1):
-        found = select_and_learn(cfg, arm, base, model, train, rng, generator)
+        gate, found = select_and_learn(cfg, arm, base, model, train, rng, generator)
+        gates.append(gate)
         edits = write(base, model, test, 1, prompt, generator)
         rows.append(measure(cfg, base, model, edits, seed) | found | {"step": step})
-    show(base, edits, cfg.rounds, rows[-1]["accuracy"], samples)
+    gain = float(np.mean(rows[-1]["accuracy"]) - np.mean(rows[0]["accuracy"]))
+    rows[-1] |= gates[0].outcome(gain, arm, THESIS.kind(arm))
+    show(edits, base.facts, cfg.rounds, rows[-1]["accuracy"], samples)
     if arm == "self_edit":
         on_base = worth(cfg, base, base.model, edits.documents, edits.entities, derive_seed(seed, "worth")).mean(1)
         rows[-1] |= {"accuracy_of_base": on_base.tolist(), "forgetting": forgetting(cfg, base, model, edits, rng)}
@@ -233,8 +212,11 @@ def fixed_text(
 
 def select_and_learn(
     cfg: Config, arm: str, base: Base, model: Any, train: Sequence[int], rng: np.random.Generator, generator: Any
-) -> dict[str, Any]:
-    """A round of ReST-EM: the edit of each passage that is worth most (true most, or any one) is learned."""
+) -> tuple[Gate, dict[str, Any]]:
+    """A round of ReST-EM: the edit of each passage that is worth most (true most, or any one) is learned.
+
+    Before that the gate is read: by how much more of the truth do these edits tell than the others of their passages?
+    """
     edits = write(base, model, train, cfg.edits, PROMPTS[arm], generator)
     shape, found = (len(train), cfg.edits), {}
     truth = told_rightly(edits, base.facts).reshape(shape)
@@ -243,7 +225,8 @@ def select_and_learn(
         runs = worth(cfg, base, model, edits.documents, edits.entities, int(rng.integers(1 << 31)))
         score = runs.mean(1).reshape(shape)
         found = reliability(runs.reshape(*shape, -1)) | {"reward": score.mean(), "best_reward": score.max(1).mean()}
-        found |= {"reward_accuracy": ordered_alike(score, truth)}
+    found["reward_accuracy"] = signal_accuracy(score, truth)
+    gate = Gate.read(truth / ATTRIBUTES, score)
     best = (score + 1e-6 * rng.random(shape)).argmax(1) + cfg.edits * np.arange(len(train))
     rows, learned = padded([edits.prompts[i] + edits.written[i] for i in best], 7 + BUDGET + 1, 7)
 
@@ -252,7 +235,7 @@ def select_and_learn(
         return [(rows[drawn], learned[drawn])]
 
     fit(model, batch, cfg.tune_steps, cfg.tune_lr, warmup=5)
-    return {key: float(value) for key, value in found.items()}
+    return gate, {key: float(value) for key, value in found.items()}
 
 
 # ---------------------------------------------------------------- measuring
@@ -263,10 +246,8 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
     lines = [line for edit in edits.written for line in lines_of(edit)]
     taught = worth(cfg, base, model, edits.documents, edits.entities, derive_seed(seed, "worth")).mean(1)
     every = answers(model, copies(model, 1), np.array([[*range(KNOWN), *edits.entities]]), base.facts)[0]
-    ids, learned = padded([p + e for p, e in zip(edits.prompts, edits.written, strict=True)], 7 + BUDGET + 1, 7)
-    with torch.no_grad():
-        logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits[learned[:, 1:]].log_softmax(-1)
-    return {
+    ids, _ = padded([p + e for p, e in zip(edits.prompts, edits.written, strict=True)], 7 + BUDGET + 1, 7)
+    return answer_meters(model, ids[:, :7], ids[:, 7:], len(ids)) | {
         "n": len(edits.entities),
         "accuracy": taught.tolist(),
         "without_edit": float(every[KNOWN:].mean()),
@@ -274,9 +255,7 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
         "told": float(told_rightly(edits, base.facts).mean()),
         "questions": float(np.mean([line[0] == ID["ask"] for line in lines])) if lines else 0.0,
         "reversed": float(np.mean([line[0] == ID["back"] for line in lines])) if lines else 0.0,
-        "length": float(np.mean([len(edit) for edit in edits.written])),
         "distinct_answers": len({tuple(token for token in edit if token < ID["e0"]) for edit in edits.written}),
-        "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
     }
 
 
@@ -292,19 +271,6 @@ def forgetting(cfg: Config, base: Base, model: Any, edits: Edits, rng: np.random
     return np.array(rows).tolist()
 
 
-def show(base: Base, edits: Edits, step: int, accuracy: Sequence[float], samples: list[dict[str, Any]]) -> None:
-    """Passages, their edits, and what they were worth."""
-    for i, told in enumerate(told_rightly(edits, base.facts)):
-        samples.append({
-            "step": step,
-            "prompt": TOKENIZER.decode(edits.prompts[i]),
-            "answer": TOKENIZER.decode(edits.written[i]),
-            "right": bool(told == ATTRIBUTES),
-            "attributes told rightly": f"{told} of {ATTRIBUTES}",
-            "answers right after it": f"{accuracy[i]:.2f}",
-        })  # fmt: skip
-
-
 # ---------------------------------------------------------------- what is claimed
 
 
@@ -317,16 +283,6 @@ def forgotten(rows: Sequence[Any]) -> dict[int, float]:
 def after_round(arm: str, step: int, name: str) -> PerSeed:
     """A column's value after a round."""
     return lambda rows: {row["seed"]: row[name] for row in rows if (row["arm"], row["step"]) == (arm, step)}
-
-
-def forgetting_table(rows: Sequence[Any]) -> Table:
-    """The forgetting matrix, mean over seeds."""
-    matrices = list(last("self_edit", "forgetting")(rows).values())
-    found = np.mean(matrices, 0) if matrices else np.zeros((0, 0))
-    header = ["after edits", *(f"passage {j + 1}" for j in range(np.shape(found)[-1]))]
-    cells = [[str(i), *(f"{value:.2f}" for value in row)] for i, row in enumerate(found)]
-    caption = "Answers without a passage after edits 1 to i in a row, mean over chains and seeds."
-    return Table(caption, header, cells, title="Forgetting")
 
 
 SEAL = "arXiv 2506.10943"
@@ -368,7 +324,7 @@ THESIS = Thesis(
     "SEAL", "own edits that are best answered from afterwards", "questions with known answers", True, "self_edit",
     (
         *trained("indirect", "self_edit", "listed"),  # paid by what questions with known answers say
-        Trained("unselected", "self", grown("unselected", "accuracy"), 0.5),  # its own text; selected by a coin
+        *trained("self", "unselected"),  # its own text; nothing selects
         *trained("oracle", "true_lines"),
     ),
     "questions about new passages",
@@ -383,5 +339,5 @@ EXHIBITS = (
            "round"),
     Figure("What edits are like", "step", ("entropy", "length", "distinct_answers", "questions"), tuple(PROMPTS),
            "Nats per token, tokens, distinct ones of all, share of lines that are questions.", "round"),
-    forgetting_table,
+    lambda rows: forgetting_table(list(last("self_edit", "forgetting")(rows).values())),
 )  # fmt: skip

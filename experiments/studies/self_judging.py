@@ -23,11 +23,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from experiments.judged_symbols import (
+    CONTEXTS,
+    END,
+    FIRST,
+    LONGEST,
+    SECOND,
+    TOKENIZER,
+    X0,
+    World,
+    lengths,
+    opening,
+    question,
+    random_responses,
+    respond,
+    says_first,
+)
 from rl.analysis.claims import Claim, Figure, ahead, first, grown, last, minus
 from rl.analysis.copeland import agreement, copeland, ordered_pairs
+from rl.analysis.gate import QUESTIONS, Gate, mean_told, signal_accuracy
 from rl.analysis.thesis import Thesis, trained
-from rl.backends.blocks import Learned, adam, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
-from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
+from rl.backends.blocks import Learned, adam, as_batch, fit, learn_last, policy_loss, take_step
+from rl.backends.tiny import tiny_gpt2
 from rl.types import derive_seed
 
 
@@ -64,95 +81,8 @@ class Config:
 RANGES = {"world": (0, inf), "judge_accuracy": (0, 1), "responses": (2, inf)}
 
 
-# The layout:  actor  A c d : x3 x1 ... <end>      judge  J c d : x3 x1 ... _ | x2 ... _ ? first|second
-
-SYMBOLS, CONTEXTS, SHORTEST, LONGEST = 8, 4, 5, 8
 MALFORMED = -0.5
 """Below the worst reward of a tournament: else an actor can win by not taking part."""
-TOKENIZER = tiny_tokenizer(
-    [
-        *(f"x{i}" for i in range(SYMBOLS)),
-        *(f"{kind}{i}" for kind in "cd" for i in range(CONTEXTS)),
-        *("_", "A", "J", ":", "|", "?", "first", "second"),
-    ],
-    spaced=True,
-)
-ID = TOKENIZER.get_vocab()
-END, X0, C0, D0, FIRST, SECOND = (ID[word] for word in ("<|end|>", "x0", "c0", "d0", "first", "second"))
-
-
-class World:
-    """What responses are worth, and which prompts are trained on; prompts are numbers, responses rows of symbols."""
-
-    def __init__(self, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        by_c, by_d = rng.normal(size=(CONTEXTS, 1, SYMBOLS)), rng.normal(size=(1, CONTEXTS, SYMBOLS))
-        self.quality = ((by_c + by_d) / np.sqrt(2)).reshape(-1, SYMBOLS)
-        orders = [rng.permutation(SYMBOLS) for _ in range(300)]
-        self.scrambled = orders[int(np.argmin([max(self.alike(one)) for one in orders]))]
-        """Symbols that say nothing about the quality of those they stand for."""
-        self.test = np.arange(CONTEXTS) * CONTEXTS + rng.permutation(CONTEXTS)
-        """A prompt for each c and each d, never judged in training, and written for only at random, by the base."""
-        self.train = np.setdiff1d(np.arange(CONTEXTS**2), self.test)
-
-    def alike(self, order: np.ndarray) -> tuple[float, float]:
-        """How far exchanged symbols keep their quality: |correlation| over all prompts, and in the mean over prompts.
-
-        An actor learns first what is good for most prompts, so a judge that keeps the mean is not blind.
-        """
-        every = np.corrcoef(self.quality.ravel(), self.quality[:, order].ravel())[0, 1]
-        means = np.corrcoef(self.quality.mean(0), self.quality[:, order].mean(0))[0, 1]
-        return float(abs(every)), float(abs(means))
-
-    def worth(self, prompts: np.ndarray, responses: np.ndarray) -> np.ndarray:
-        """Mean quality of the symbols; -1 marks an empty place."""
-        there = responses >= 0
-        quality = np.take_along_axis(self.quality[prompts], np.maximum(responses, 0), 1)
-        return (quality * there).sum(1) / np.maximum(there.sum(1), 1)
-
-
-def lengths(responses: np.ndarray) -> np.ndarray:
-    """Of responses, 0 for malformed ones."""
-    return (responses >= 0).sum(-1)
-
-
-def random_responses(rng: np.random.Generator, n: int) -> np.ndarray:
-    """``[n, LONGEST]``."""
-    responses = rng.integers(0, SYMBOLS, (n, LONGEST))
-    return np.where(np.arange(LONGEST) < rng.integers(SHORTEST, LONGEST + 1, (n, 1)), responses, -1)
-
-
-def opening(prompts: np.ndarray, role: str) -> np.ndarray:
-    """``[n, 4]`` tokens that both roles begin with."""
-    n = len(prompts)
-    columns = (np.full(n, ID[role]), C0 + prompts // CONTEXTS, D0 + prompts % CONTEXTS, np.full(n, ID[":"]))
-    return np.stack(columns, 1)
-
-
-def question(prompts: np.ndarray, one: np.ndarray, other: np.ndarray, seen_as: np.ndarray | None) -> torch.Tensor:
-    """What the judge reads; ``seen_as`` exchanges the symbols before it does."""
-    if seen_as is not None:
-        one, other = (np.where(r >= 0, seen_as[np.maximum(r, 0)], -1) for r in (one, other))
-    shown, n = [np.where(r >= 0, r + X0, ID["_"]) for r in (one, other)], len(prompts)
-    bar, mark = np.full((n, 1), ID["|"]), np.full((n, 1), ID["?"])
-    return torch.from_numpy(np.concatenate([opening(prompts, "J"), shown[0], bar, shown[1], mark], 1))
-
-
-def respond(model: Any, prompts: np.ndarray, generator: torch.Generator) -> tuple[np.ndarray, torch.Tensor]:
-    """Responses, -1 all through where the form is wrong, and the very tokens that were sampled."""
-    tokens = sample(model, torch.from_numpy(opening(prompts, "A")), LONGEST + 1, 1.0, generator, END)
-    ids = tokens.numpy()
-    symbols = np.cumprod((ids >= X0) & (ids < X0 + SYMBOLS), 1).astype(bool)
-    n = symbols.sum(1)
-    formed = (n > 0) & (n <= LONGEST) & (ids[np.arange(len(ids)), np.minimum(n, LONGEST)] == END)
-    return np.where(symbols & formed[:, None], ids - X0, -1)[:, :LONGEST], tokens
-
-
-@torch.no_grad()
-def says_first(model: Any, prompts: np.ndarray, one: np.ndarray, other: np.ndarray, seen_as: Any = None) -> np.ndarray:
-    """Probability of the verdict ``first``."""
-    logprobs = next_logprobs(model, question(prompts, one, other, seen_as))
-    return torch.sigmoid(logprobs[:, FIRST] - logprobs[:, SECOND]).numpy()
 
 
 class Base(NamedTuple):
@@ -211,66 +141,108 @@ def judge_accuracy(
 ARMS = ("self_judging", "oracle", "random", "no_judge_reward", "one_order", "no_gate", "blind")
 
 
+class Played(NamedTuple):
+    """N responses to each of B prompts, K verdicts on each of their O ordered pairs, and what they earn.
+
+    Args:
+        prompts: ``[B]``.
+        responses: ``[B, N, LONGEST]`` symbols.
+        tokens: ``[B * N, LONGEST + 1]`` as they were sampled.
+        pairs: ``[O, 2]`` who is shown first and second.
+        votes: ``[B, O, K]`` 1 for the one shown first.
+        rewards: ``[B, N]`` of the actor.
+        worth: ``[B, N]`` hidden; ``nan`` for what is no response.
+    """
+
+    prompts: np.ndarray
+    responses: np.ndarray
+    tokens: torch.Tensor
+    pairs: np.ndarray
+    votes: np.ndarray
+    rewards: np.ndarray
+    worth: np.ndarray
+
+
+def tournament(
+    cfg: Config, arm: str, base: Base, model: Any, asked: np.ndarray, rng: np.random.Generator, generator: Any
+) -> Played:
+    """Responses, verdicts on every pair of them, and the share that each of them wins."""
+    world, n, pairs = base.world, cfg.responses, ordered_pairs(cfg.responses, both_orders=arm != "one_order")
+    one, other = pairs.T
+    k = cfg.judgments * n * (n - 1) // 2 // len(pairs)  # judgments of each order
+    responses, tokens = respond(model, np.repeat(asked, n), generator)
+    responses_BNL = responses.reshape(-1, n, LONGEST)
+    worth_BN = world.worth(np.repeat(asked, n), responses).reshape(-1, n)
+    bad_BN = lengths(responses_BNL) == 0
+
+    shown = [responses_BNL[:, who].reshape(-1, LONGEST) for who in (one, other)]
+    chance = says_first(model, np.repeat(asked, len(pairs)), shown[0], shown[1], exchanged(arm, world))
+    chance_BO1 = chance.reshape(len(asked), -1, 1)
+    votes_BOK = (rng.random((*chance_BO1.shape[:2], k)) < (0.5 if arm == "random" else chance_BO1)).astype(float)
+    truth_BO1 = np.sign(worth_BN[:, one] - worth_BN[:, other])[..., None]
+    paying = np.repeat((1 + truth_BO1) / 2, k, 2) if arm == "oracle" else votes_BOK
+    rewards_BN = copeland(paying, pairs, np.maximum(lengths(responses_BNL), 1), np.inf if arm == "no_gate" else 0.2)
+    rewards_BN[bad_BN] = MALFORMED
+    return Played(asked, responses_BNL, tokens, pairs, votes_BOK, rewards_BN, np.where(bad_BN, np.nan, worth_BN))
+
+
+def exchanged(arm: str, world: World) -> np.ndarray | None:
+    """Which symbols the judge sees instead of the right ones."""
+    return world.scrambled if arm == "blind" else None
+
+
+def loss_of(arm: str, base: Base, model: Any, played: Played) -> torch.Tensor:
+    """The actor's policy gradient, and the judge's: a verdict is paid for agreeing with the order of the rewards."""
+    b, n, _ = played.responses.shape
+    groups, openings = torch.arange(b * n) // n, torch.from_numpy(opening(np.repeat(played.prompts, n), "A"))
+    paid = torch.from_numpy(played.rewards).flatten()
+    loss, _ = policy_loss(model, as_batch(openings, played.tokens, paid, groups), "grpo")
+    if arm == "no_judge_reward":
+        return loss
+    one, other = played.pairs.T
+    k, bad_BN = played.votes.shape[2], np.isnan(played.worth)
+    shown = [played.responses[:, who].reshape(-1, LONGEST) for who in (one, other)]
+    asked = np.repeat(played.prompts, len(played.pairs))
+    read = question(asked, shown[0], shown[1], exchanged(arm, base.world)).repeat_interleave(k, 0)
+    verdicts = torch.from_numpy(np.where(played.votes > 0.5, FIRST, SECOND)).reshape(-1, 1)
+    # The K judgments of an unordered pair are compared with each other.
+    pair_of = np.minimum(one, other) * n + np.maximum(one, other)
+    group = np.repeat((np.arange(b)[:, None] * n * n + pair_of).ravel(), k)
+    formed = np.repeat(~(bad_BN[:, one] | bad_BN[:, other]).ravel(), k)
+    agrees = torch.from_numpy(agreement(played.votes, played.pairs, played.rewards)).flatten()
+    batch = as_batch(read, verdicts, agrees, torch.from_numpy(group), torch.from_numpy(formed))
+    return loss + policy_loss(model, batch, "grpo")[0]
+
+
 def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Responses, a tournament, two rewards, one step."""
+    """Gate, then steps: responses, a tournament, two rewards, one update."""
     world, model = base.world, copy.deepcopy(base.model)
     optimizer, rows = adam(model, cfg.lr), []
     of_arms = derive_seed(seed, "arms")
     rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
-    n, pairs = cfg.responses, ordered_pairs(cfg.responses, both_orders=arm != "one_order")
-    one, other = pairs.T
-    k = cfg.judgments * n * (n - 1) // 2 // len(pairs)  # judgments of each order
-    pair_of = np.minimum(one, other) * n + np.maximum(one, other)
-    seen_as = world.scrambled if arm == "blind" else None
-    hits: list[float] = []
+
+    def play(about: np.ndarray, n: int) -> Played:
+        return tournament(cfg, arm, base, model, rng.choice(about, n), rng, generator)
+
+    n_read = QUESTIONS // 2  # prompts; each has several pairs
+    for_gate, first = play(world.test, n_read), play(world.train, n_read)
+    gate, accuracies = Gate.read(for_gate.worth > 0, for_gate.rewards), [signal_accuracy(first.rewards, first.worth)]
     for step in range(cfg.steps + 1):
         if step % cfg.evaluate_every == 0 or step == cfg.steps:
-            rows.append({"arm": arm, "seed": seed, "step": step} | evaluate(model, world, seed, seen_as, samples, step))
-            if hits:
-                rows[-1]["reward_accuracy"] = float(np.mean(hits))
-            hits = []
-        if step == cfg.steps:
-            return rows
-        asked = rng.choice(world.train, cfg.prompts)
-        responses, tokens = respond(model, np.repeat(asked, n), generator)
-        worth_BN = world.worth(np.repeat(asked, n), responses).reshape(-1, n)
-        responses_BNL = responses.reshape(-1, n, LONGEST)
-        bad_BN = lengths(responses_BNL) == 0
-
-        shown = [responses_BNL[:, who].reshape(-1, LONGEST) for who in (one, other)]
-        asked_BO = np.repeat(asked, len(pairs))
-        chance = says_first(model, asked_BO, shown[0], shown[1], seen_as).reshape(len(asked), -1, 1)
-        votes_BOK = (rng.random((*chance.shape[:2], k)) < (0.5 if arm == "random" else chance)).astype(float)
-        truth_BO = np.sign(worth_BN[:, one] - worth_BN[:, other])
-        paying = np.repeat((1 + truth_BO)[..., None] / 2, k, 2) if arm == "oracle" else votes_BOK
-        gate = np.inf if arm == "no_gate" else 0.2
-        rewards_BN = copeland(paying, pairs, np.maximum(lengths(responses_BNL), 1), gate)
-        rewards_BN[bad_BN] = MALFORMED
-        agrees_BOK = agreement(votes_BOK, pairs, rewards_BN)
-        ordered = np.sign(rewards_BN[:, one] - rewards_BN[:, other])
-        if (told := (ordered != 0) & (truth_BO != 0)).any():
-            hits.append(float((ordered == truth_BO)[told].mean()))
-            if step == 0:  # before anything was learned
-                rows[0]["reward_accuracy"] = hits[0]
-
-        groups = torch.arange(len(tokens)) // n
-        openings = torch.from_numpy(opening(np.repeat(asked, n), "A"))
-        loss, _ = policy_loss(model, as_batch(openings, tokens, torch.from_numpy(rewards_BN).flatten(), groups), "grpo")
-        if arm != "no_judge_reward":  # the K judgments of an unordered pair are compared with each other
-            verdicts = torch.from_numpy(np.where(votes_BOK > 0.5, FIRST, SECOND)).reshape(-1, 1)
-            group = np.repeat((np.arange(len(asked))[:, None] * n * n + pair_of).ravel(), k)
-            formed = np.repeat(~(bad_BN[:, one] | bad_BN[:, other]).ravel(), k)
-            prompts = question(asked_BO, shown[0], shown[1], seen_as).repeat_interleave(k, 0)
-            paid = torch.from_numpy(agrees_BOK).flatten()
-            batch = as_batch(prompts, verdicts, paid, torch.from_numpy(group), torch.from_numpy(formed))
-            loss = loss + policy_loss(model, batch, "grpo")[0]
-        take_step(model, optimizer, loss)
+            rows.append({"step": step} | evaluate(model, world, seed, exchanged(arm, world), samples, step))
+            rows[-1]["reward_accuracy"] = mean_told(accuracies)
+            accuracies.clear()
+        if step < cfg.steps:
+            played = play(world.train, cfg.prompts)
+            accuracies.append(signal_accuracy(played.rewards, played.worth))
+            take_step(model, optimizer, loss_of(arm, base, model, played))
+    rows[-1] |= gate.outcome(rows[-1]["worthy"] - rows[0]["worthy"], arm, THESIS.kind(arm))
     return rows
 
 
 @torch.no_grad()
 def evaluate(
-    model: Any, world: World, seed: int, seen_as: Any, samples: list[dict[str, Any]], step: int
+    model: Any, world: World, seed: int, seen: Any, samples: list[dict[str, Any]], step: int
 ) -> dict[str, float]:
     """On held-out prompts: hidden worth of fresh responses, their form and variety, and the judge."""
     of_tests = derive_seed(seed, "tests")
@@ -281,8 +253,8 @@ def evaluate(
     _, entropy = policy_loss(
         model, as_batch(torch.from_numpy(opening(prompts, "A")), tokens, torch.zeros(600), torch.arange(600) // 4)
     )
-    seen = rng.choice(world.train, 300)
-    on_seen = world.worth(seen, respond(model, seen, generator)[0])
+    others = rng.choice(world.train, 300)
+    on_trained = world.worth(others, respond(model, others, generator)[0])
     for i in range(6):
         about, text = (str(TOKENIZER.decode(ids)) for ids in (opening(prompts[i : i + 1], "A")[0], tokens[i].tolist()))
         said = text.replace("<|pad|>", "").strip()
@@ -290,13 +262,13 @@ def evaluate(
     return {
         "worth": float(worth[formed].mean()) if formed.any() else float("nan"),
         "worthy": float((worth[formed] > 0).sum() / len(responses)),
-        "worthy_trained": float((on_seen > 0).mean()),
+        "worthy_trained": float((on_trained > 0).mean()),
         "length": float(lengths(responses)[formed].mean()) if formed.any() else 0.0,
         "distinct": len({tuple(one) for one in responses}) / len(responses),
         "malformed": float(1 - formed.mean()),
         "entropy": entropy.item(),
-        "judge_trained": judge_accuracy(model, world, world.train, rng, seen_as)["judge"],
-    } | judge_accuracy(model, world, world.test, rng, seen_as)
+        "judge_trained": judge_accuracy(model, world, world.train, rng, seen)["judge"],
+    } | judge_accuracy(model, world, world.test, rng, seen)
 
 
 PAPER = "arXiv 2511.07922"

@@ -13,7 +13,8 @@ that the others have and goes on for twice as long, ``hurried`` also at five tim
 beside it; ``weak`` starts from an earlier checkpoint of half the accuracy, ``weak_oracle`` beside it.
 
 Simplified: no chain of thought, proposer and solver share prompt and weights, and the band pays 1 for a problem with a
-majority that is not unanimous. The gate reads the votes: accuracy of the most frequent answer minus the mean accuracy.
+majority that is not unanimous. The gate reads the votes (accuracy of the most frequent answer minus the mean accuracy),
+or what pays the arm instead of them.
 """
 
 import copy
@@ -37,12 +38,15 @@ from experiments.posed_sums import (
     Answered,
     ask,
     corpus,
+    measure,
+    on_the_set,
     question,
     read,
     right_answer,
+    show,
 )
 from rl.analysis.claims import Claim, Figure, Row, ahead, first, grown, last, minus
-from rl.analysis.gate import Gate
+from rl.analysis.gate import QUESTIONS, Gate, mean_told, signal_accuracy
 from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import as_batch, divergence, fit, learn_last, policy_loss, sample, take_step
 from rl.backends.tiny import tiny_gpt2
@@ -183,10 +187,10 @@ class Played:
     signal: Tensor
 
     def meters(self) -> dict[str, float]:
-        """How often the reward is the true one, how many answers earn none, and what was posed."""
-        agrees = ((self.reward > 0) == self.found.right)[self.signal].float()
+        """How right the reward is where it says something, how many answers earn none, and what was posed."""
+        truth = torch.where(self.signal, self.found.right.float(), torch.nan)
         return {
-            "reward_accuracy": float(agrees.mean()) if len(agrees) else float("nan"),
+            "reward_accuracy": signal_accuracy(self.reward.numpy(), truth.numpy()),
             "masked": 1 - float(self.signal.float().mean()),
             "in_band": float(in_band(self.found).float().mean()),
             "usable": float(self.usable.mean()),
@@ -194,18 +198,18 @@ class Played:
 
 
 def play(
-    cfg: Config, cell: Arm, model: Any, fixed: np.ndarray, rng: np.random.Generator, generator: torch.Generator
+    cell: Arm, model: Any, fixed: np.ndarray, n: int, k: int, rng: np.random.Generator, generator: torch.Generator
 ) -> Played | None:
-    """Proposals, or draws from the frozen set; answers; votes. ``None`` if no proposal can be used."""
+    """Proposals, or draws from the frozen set; k answers; votes. ``None`` if no proposal can be used."""
     if cell.frozen:
-        problems, usable = rng.choice(fixed, cfg.proposals), np.ones(cfg.proposals, bool)
+        problems, usable = rng.choice(fixed, n), np.ones(n, bool)
         proposed = question(problems)[:, 1:]
     else:
-        proposed = sample(model, torch.full((cfg.proposals, 1), ID["Q"]), N_PROBLEM, 1.0, generator)
+        proposed = sample(model, torch.full((n, 1), ID["Q"]), N_PROBLEM, 1.0, generator)
         problems, usable = read(proposed)
     if not usable.any():
         return None
-    found = ask(model, problems[usable], cfg.group, generator)
+    found = ask(model, problems[usable], k, generator)
     return Played(proposed, usable, found, *paid(cell.reward, found, generator))
 
 
@@ -239,75 +243,31 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     test, for_gate = held_out[: cfg.n_test], held_out[cfg.n_test : 2 * cfg.n_test]
     fixed = rng.choice(np.flatnonzero(~HELD_OUT), cfg.n_frozen, replace=False)
 
-    voted = ask(model, for_gate, cfg.group, generator)
-    gate = Gate.read(voted.right.numpy(), voted.votes.numpy())
+    asked = ask(model, for_gate, cfg.group, generator)
+    scores = asked.votes if cell.reward == "vote" else paid(cell.reward, asked, generator)[0]
+    gate = Gate.read(asked.right.numpy(), scores.numpy())
     at_start = ask(model, fixed, 64, generator)  # the vote that the frozen set is taught by
     rows, seen, log = [], set[int](), []
-    for step in range(steps + 1):  # step 0 only looks: what would the signal be worth before training?
-        played = play(cfg, cell, model, fixed, rng, generator)
+    for step in range(steps + 1):  # step 0 only looks: how right is the signal before training?
+        n = cfg.proposals if step else QUESTIONS
+        played = play(cell, model, fixed, n, cfg.group, rng, generator)
         if played is not None:
             log.append(played.meters())
             if step:
                 seen |= set(played.found.problems.tolist())
                 take_step(model, optimizer, loss_of(cfg, cell, model, reference, played, step))
         if step % cfg.measure_every == 0 or step == steps:
-            row = measure(cfg, model, test, seed, step, samples if step == steps else None)
+            row = measure(model, test, cfg.group, derive_seed(seed, "measure"))
+            if step == steps:
+                show(model, test, cfg.group, derive_seed(seed, "measure"), step, samples)
             if cell.frozen:
                 row |= on_the_set(model, fixed, at_start, generator)
             for name in log[0] if log else ():
-                values = [one[name] for one in log if not np.isnan(one[name])]
-                row[name] = float(np.mean(values)) if values else float("nan")
+                row[name] = mean_told([one[name] for one in log])
             rows.append(row | {"step": step, "distinct_problems": len(seen)})
             log.clear()
-    if cell.reward == "vote":
-        rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm)
+    rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm, THESIS.kind(arm))
     return rows
-
-
-# ---------------------------------------------------------------- measuring
-
-
-@torch.no_grad()
-def measure(
-    cfg: Config, model: Any, test: np.ndarray, seed: int, step: int = 0, samples: list[dict[str, Any]] | None = None
-) -> dict[str, Any]:
-    """Held-out accuracy: greedy, of samples, of their vote, of any of them; ``entropy`` in nats per answer token."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "measure"))
-    found = ask(model, test, cfg.group, generator)
-    greedy = sample(model, question(test), N_ANSWER, 0.0, generator)
-    best = found.votes == found.votes.max(1, keepdim=True).values
-    ids = torch.cat([question(test), found.answers[:, 0]], 1)
-    logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits[:, -N_ANSWER:].log_softmax(-1)
-    if samples is not None:
-        words = TOKENIZER.convert_ids_to_tokens
-        for i in range(min(60, len(test))):
-            samples.append({
-                "step": step,
-                "prompt": f"{test[i] // 100} + {test[i] % 100} =",
-                "answer": "".join(words(found.answers[i, 0, :3].tolist())),
-                "gold": f"{test[i] // 100 + test[i] % 100:03}",
-                "right": bool(found.right[i, 0]),
-                "votes": f"{int(found.votes[i, 0])} of {cfg.group}",
-            })  # fmt: skip
-    return {
-        "n": len(test),
-        "greedy": float((greedy == right_answer(test)).all(1).float().mean()),
-        "accuracy": float(found.right.float().mean()),
-        "vote": float(((found.right & best).sum(1) / best.sum(1)).mean()),
-        "pass_k": float(found.right.any(1).float().mean()),
-        "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
-        "distinct_answers": float(np.mean([len(one.unique(dim=0)) for one in found.answers])),
-        "malformed": 1 - float(found.formed.float().mean()),
-        "length": float((found.answers != 0).sum(-1).float().mean()),
-    }
-
-
-def on_the_set(model: Any, fixed: np.ndarray, start: Answered, generator: torch.Generator) -> dict[str, float]:
-    """Accuracy on the frozen problems, the initial vote of 64, and what became of the problems it was wrong about."""
-    now = ask(model, fixed, 64, generator).right.float().mean(1)
-    right = start.right[torch.arange(len(fixed)), start.votes.argmax(1)]
-    found = {"set_accuracy": float(now.mean()), "set_initial_vote": float(right.float().mean())}
-    return found | ({"set_wrong_votes": float(now[~right].mean())} if (~right).any() else {})
 
 
 # ---------------------------------------------------------------- what is claimed
@@ -368,8 +328,8 @@ EXHIBITS = (
     Figure("Held-out problems", "step", ("accuracy", "greedy"), SHORT,
            "Sums that nobody trained on; samples at temperature 1, and greedy.", "optimiser step", "share right"),
     Figure("How often the reward is true", "step", ("reward_accuracy", "masked"), SHORT,
-           "Training problems since the measurement before; masked: answers without a signal.", "optimiser step",
-           "share"),
+           "Pairs of answers to a training problem that it orders as the truth does; masked: answers without a signal. "
+           f"At step 0 {QUESTIONS} problems, then those since the measurement before.", "optimiser step", "share"),
     Figure("What becomes of variety", "step", ("entropy", "distinct_answers", "distinct_problems"), SHORT,
            "Nats per answer token, distinct ones of {group} answers, problems posed so far.", "optimiser step"),
     Figure("Without the KL penalty, and from a weak base", "step", ("accuracy", "reward_accuracy", "entropy"), LONG,

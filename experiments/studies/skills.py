@@ -16,12 +16,12 @@ Arms: a Challenger that goes over to rare symbols and deep chains (``drifting``)
 would choose (the most frequent symbols).
 
 Simplified: all roles but the Reasoner are scripted, a skill is a rule word for word, and grading is exact but for the
-noise that is put in.
+noise that is put in. No gate is read: nothing is trained, and no signal picks among answers to one task.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -35,9 +35,12 @@ from experiments.rule_books import (
     SYMBOLS,
     TOKENIZER,
     WINDOW,
+    Context,
     Skills,
     Task,
     chain,
+    challenge,
+    drawn,
     on_the_way,
     prompt,
 )
@@ -60,7 +63,7 @@ class Config:
         iterations: Of the game.
         tasks: Of the Challenger in each.
         probes: Of each kind that a set is replayed on.
-        tests: Real tasks of each book.
+        tests: Real tasks of each book; by one half of them the best set in hindsight is chosen for the other.
         zipf: Exponent of their start symbols.
         judge_error: Of ``noisy_judge``.
     """
@@ -77,14 +80,16 @@ class Config:
     judge_error: float = 0.2
 
 
-RANGES = {"skilled": (0, 1), "judge_error": (0, 1), "zipf": (0, inf)}
+RANGES = {"skilled": (0, 1), "judge_error": (0, 1), "zipf": (0, inf), "tests": (2, inf)}
 
 
 # ---------------------------------------------------------------- the Reasoner: applies what it is shown
 
 
 def answers(model: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
-    """Greedy answers as ``DEEPEST + 1`` token ids each."""
+    """Greedy answers as ``DEEPEST + 1`` token ids each; :mod:`experiments.full.skills` asks a chat model for them."""
+    if hasattr(model, "chains"):
+        return model.chains(prompts)
     return sample(model, torch.tensor(prompts), DEEPEST + 1, 0.0, torch.Generator(), END).tolist()
 
 
@@ -131,33 +136,6 @@ def prepare(cfg: Config, seed: int) -> Any:
 # ---------------------------------------------------------------- the game
 
 
-@dataclass
-class Context:
-    """A book, how often its symbols start a real task, and what the game has made of it.
-
-    Args:
-        book: Where each symbol leads.
-        weights: Of start symbols.
-        sets: Skills after each iteration; the first is empty.
-        hard: Tasks that the Judge called failed, by iteration.
-        easy: Tasks that it called solved.
-    """
-
-    book: list[int]
-    weights: np.ndarray
-    sets: list[Skills] = field(default_factory=lambda: [[]])
-    hard: list[list[Task]] = field(default_factory=list)
-    easy: list[list[Task]] = field(default_factory=list)
-
-
-def challenge(context: Context, level: int, rng: random.Random) -> Task:
-    """A real task at level 0; above it, start symbols become alike, then the rare ones the likely ones; depth grows."""
-    weights = context.weights ** (1 - level / 2)
-    (start,) = rng.choices(range(SYMBOLS), list(weights))
-    shallow = min(DEEPEST, 1 + level // 2)
-    return start, rng.randint(shallow, max(shallow, 2))
-
-
 def play(cfg: Config, model: Any, contexts: Sequence[Context], drifts: bool, error: float, rng: random.Random) -> None:
     """All iterations, the contexts beside each other: tasks, answers, verdicts, and the skills that follow."""
     for iteration in range(cfg.iterations):
@@ -190,19 +168,18 @@ def rates(
 # ---------------------------------------------------------------- replay: which set is kept
 
 
-def drawn(tasks: Sequence[Sequence[Task]], n: int, rng: random.Random, evenly: bool = False) -> list[Task]:
-    """Probes from all iterations together, or in turn from each."""
-    if not evenly:
-        every = [task for some in tasks for task in some]
-        return rng.sample(every, min(n, len(every)))
-    mixed = [rng.sample(some, len(some)) for some in tasks]
-    turns = [some[i] for i in range(max(map(len, mixed), default=0)) for some in mixed if i < len(some)]
-    return turns[:n]
-
-
 def select(scores: Sequence[float] | np.ndarray) -> int:
     """The set with the highest score, the latest of equal ones; the empty set of the start is none to choose."""
     return max(range(1, len(scores)), key=lambda i: (scores[i], i))
+
+
+def in_hindsight(one: np.ndarray, other: np.ndarray) -> float:
+    """What the best set of each context solves: chosen by ``[contexts, sets]`` rates on one half of the real tasks and
+    measured on the other, both ways. Measured on the tasks that chose it, a set would be flattered by its luck."""
+    found = [
+        measured[i, select(by)] for chosen, measured in ((one, other), (other, one)) for i, by in enumerate(chosen)
+    ]
+    return float(np.mean(found))
 
 
 # ---------------------------------------------------------------- arms
@@ -228,7 +205,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     play(cfg, base, contexts, arm != "steady", ERRORS[arm](cfg), rng)
 
     sets = [one.sets for one in contexts]
-    true = rates(base, contexts, sets, tests, rng)
+    halves = [rates(base, contexts, sets, [some[i::2] for some in tests], rng) for i in (0, 1)]
+    true, rows_of = (halves[0] + halves[1]) / 2, np.arange(len(contexts))
     hard, easy, evenly_hard, evenly_easy = (
         rates(base, contexts, sets, [drawn(tasks, cfg.probes, rng, evenly) for tasks in kind], rng)
         for evenly in (False, True)
@@ -236,7 +214,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     )
     scores = {"selected": hard * easy, "hard_only": hard, "easy_only": easy, "evenly": evenly_hard * evenly_easy}
     chosen = {name: np.array([select(one) for one in score]) for name, score in scores.items()}
-    picked = {name: true[np.arange(len(true)), index] for name, index in chosen.items()}
+    picked = {name: true[rows_of, index] for name, index in chosen.items()}
 
     rows: list[dict[str, Any]] = [
         {
@@ -257,7 +235,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         row["entropy"] = float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum())
         row["distinct"] = len(set(ranks)) / SYMBOLS
     rows[-1] |= {"none": float(true[:, 0].mean()), "first_set": float(true[:, 1].mean())}
-    rows[-1] |= {"best": float(true[:, 1:].max(1).mean()), "chosen": float(chosen["selected"].mean())}
+    rows[-1] |= {"best": in_hindsight(*halves), "chosen": float(chosen["selected"].mean())}
     rows[-1] |= {"random": float(reference[:, 0].mean()), "curated": float(reference[:, 1].mean())}
     rows[-1] |= {name: float(values.mean()) for name, values in picked.items()}
     show(base, contexts, chosen["selected"], tests, rng, samples)
@@ -309,7 +287,7 @@ CLAIMS = (
           over("accuracy"), paper=PAPER),
     Claim("replay_helps_steady", "With a steady Challenger too the selected set is better than the last",
           over("accuracy", "steady")),
-    Claim("replay_finds_the_best", "The selected set is at most 5 points below the best one in hindsight",
+    Claim("replay_finds_the_best", "The selected set is at most 5 points below the set that other real tasks choose",
           over("best"), than=-0.05),
     Claim("beats_random_rules", "The selected set is better than six rules of the book at random",
           over("random")),

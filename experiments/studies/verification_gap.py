@@ -8,8 +8,8 @@ answering, there is none. The gap grows with pre-training, and rounds of filteri
 Smallest version: a two-layer Llama learns subset sums (hard to make, easy to check) and a table of facts, answers and
 yes/no checks of both. Solutions of sums are few and checks are plenty; facts and their checks are seen equally often.
 That asymmetry is all there is to the gap. The gate (``rl.analysis.gate``) reads it on held-out questions and announces
-what a round of rejection fine-tuning will bring. Beside it: a younger checkpoint of the same model, verdicts that are
-shuffled (so that the filter only drops malformed answers), no filter, and the checker as oracle.
+what a round of rejection fine-tuning will bring, whatever filters it. Beside it: a younger checkpoint of the same
+model, verdicts that are shuffled (so that the filter only drops malformed answers), no filter, the checker as oracle.
 
 Simplified: verification is one yes/no token; the filter is a threshold; held-out sums are a fifth of all sums, never
 seen as solution or check. All facts belong to the table of pre-training; a round asks for one half of them and is
@@ -26,13 +26,13 @@ import numpy as np
 import torch
 
 from experiments.own_verdicts import Chat, OwnVerdicts, additions
-from experiments.sums_and_facts import N0, NO, PLACES, TOKENIZER, YES, Facts, Sums, line
+from experiments.sums_and_facts import N0, PLACES, TOKENIZER, Facts, Sampled, Sums, ask, line, show
 from rl.analysis.calibration import auroc
 from rl.analysis.claims import Claim, Figure, Row, ahead, first, grown, last, minus
-from rl.analysis.gate import Gate, gaps
+from rl.analysis.gate import Gate, gaps, signal_accuracy
 from rl.analysis.statistics import pass_at_k
 from rl.analysis.thesis import Thesis, Trained, known
-from rl.backends.blocks import Learned, fit, learn_last, next_logprobs, sample
+from rl.backends.blocks import Learned, fit, learn_last
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_llama
 from rl.config import ModelConfig
@@ -81,39 +81,7 @@ class Config:
 RANGES = {"keep_above": (0.001, 0.999)}
 
 
-# ---------------------------------------------------------------- pre-training, and what is measured
-
-
-@dataclass
-class Sampled:
-    """K answers of A tokens to each of N questions.
-
-    Args:
-        questions: ``[N, ...]``.
-        level: ``[N]`` difficulty.
-        answers: ``[N, K, A]`` token ids.
-        right: ``[N, K]`` by the oracle.
-        odds: ``[N, K]`` the own verifier's log odds of yes; ``-inf`` for what is no answer.
-    """
-
-    questions: np.ndarray
-    level: np.ndarray
-    answers: np.ndarray
-    right: np.ndarray
-    odds: np.ndarray
-
-
-@torch.no_grad()
-def ask(model: Any, family: Any, drawn: Sequence[np.ndarray], k: int, generator: torch.Generator) -> Sampled:
-    """Samples answers at temperature 1 and lets the model verify each; a malformed one is never accepted."""
-    questions, n = np.repeat(drawn[0], k, axis=0), len(drawn[0])
-    prompts = torch.from_numpy(family.prompt(questions))
-    answers = sample(model, prompts, family.n_answer, 1.0, generator).numpy()
-    readable = family.is_answer(answers)
-    logprobs = next_logprobs(model, torch.from_numpy(family.check(questions, answers)))
-    odds = np.where(readable, (logprobs[:, YES] - logprobs[:, NO]).numpy(), -np.inf)
-    right = family.right(questions, answers) & readable
-    return Sampled(drawn[0], drawn[2], answers.reshape(n, k, -1), right.reshape(n, k), odds.reshape(n, k))
+# ---------------------------------------------------------------- pre-training
 
 
 @dataclass
@@ -209,7 +177,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     gate, before, n_rounds = asked(for_gate, cfg.k), asked(for_test, cfg.k), cfg.rounds if cell.many_rounds else 1
     rows = [measured(before) | {"step": 0, "gap_by_level": by_level(gate)}]
     for step in range(1, n_rounds + 1):
-        reading = Gate.read(gate.right, gate.odds)
+        reading = Gate.read(gate.right, signal(cell, gate))
         pool = asked(family.draw(rng, cfg.n_filtered, test=False), 8)
         readable = ~np.isinf(pool.odds)
         accepted = pool.odds > log(cfg.keep_above / (1 - cfg.keep_above))
@@ -229,19 +197,24 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
             "step": step,
             "kept": float(kept.mean()),
             "precision_of_kept": float(pool.right[kept].mean()) if kept.any() else float("nan"),
-            "reward_accuracy": float((kept == pool.right).mean()),
+            "reward_accuracy": signal_accuracy(kept, pool.right),
             "trained": float(trains),
         }
         if trains:  # else the difference is that of two draws from one model, and no gain
             found |= {"gain_by_level": by_level(after, before)} | ({"first_gain": gain} if step == 1 else {})
-        if cell.keep == "own":
-            found |= reading.outcome(gain if trains else None, f"{arm}, round {step}")
+        found |= reading.outcome(gain if trains else None, f"{arm}, round {step}", THESIS.kind(arm))
         rows.append(measured(after) | found)
         before = after
         if step < n_rounds:
             gate = asked(for_gate, cfg.k)
     show(before, family, rows[-1]["step"], samples)
     return rows
+
+
+def signal(cell: Arm, found: Sampled) -> np.ndarray:
+    """``[N, K]`` what decides which answers an arm keeps; ``-inf`` for what is none."""
+    scores = {"own": found.odds, "oracle": found.right.astype(float), "none": np.zeros(found.odds.shape)}[cell.keep]
+    return np.where(np.isinf(found.odds), -np.inf, scores)
 
 
 def measure_real(cfg: Config, model: Any, tokenizer: Any, seed: int, samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -270,28 +243,13 @@ def measured(found: Sampled | OwnVerdicts) -> dict[str, Any]:
         "accepts": float((found.odds > 0).mean()),
         "distinct_answers": float(np.mean([len(np.unique(one, axis=0)) for one in found.answers])),
         "malformed": float(1 - readable.mean()),
-    }
+    } | (found.meters if isinstance(found, Sampled) else {})
 
 
 def by_level(found: Sampled | OwnVerdicts, before: Sampled | None = None) -> dict[str, float]:
     """The gap at each level; or, with another set of samples of the same questions, what accuracy gained."""
     values = gaps(found.right, found.odds) if before is None else (found.right.mean(1) - before.right.mean(1))
     return {str(level): float(values[found.level == level].mean()) for level in np.unique(found.level)}
-
-
-def show(found: Sampled, family: Any, step: int, samples: list[dict[str, Any]]) -> None:
-    """Two answers to each of the first questions, to be read."""
-    words = TOKENIZER.convert_ids_to_tokens
-    for i, prompt in enumerate(family.prompt(found.questions[:50]).tolist()):
-        for j in range(2):
-            odds = float(found.odds[i, j])
-            samples.append({
-                "step": step,
-                "prompt": " ".join(words(prompt)),
-                "answer": " ".join(words(found.answers[i, j].tolist())),
-                "right": bool(found.right[i, j]),
-                "own probability of yes": f"{1 / (1 + np.exp(-odds)):.3f}",
-            })  # fmt: skip
 
 
 # ---------------------------------------------------------------- what is claimed
@@ -365,5 +323,9 @@ EXHIBITS = (
            ("own", "own_replay", "no_filter", "oracle", "young", "shuffled"),
            "Held-out subset sums, {k} samples of each question at temperature 1.", "round", "share"),
     Figure("What one round brings", "arm", ("first_gain", "reward_accuracy"), None,
-           "Gain in held-out accuracy, and how often the own verdict is the true one.", "arm", "share"),
+           "Gain in held-out accuracy; pairs of answers to a training question that the filter orders as the truth.",
+           "arm", "share"),
+    Figure("What becomes of variety", "step", ("entropy", "distinct_answers", "length"),
+           ("own", "own_replay", "no_filter", "oracle", "young", "shuffled"),
+           "Held-out subset sums: nats per token of an answer, distinct ones of {k}, tokens.", "round"),
 )  # fmt: skip

@@ -1,23 +1,8 @@
-"""A reward that is measured again and again: how much of it is the sample's, and does it order as the truth does?"""
+"""A reward that is measured again and again: how much of it is the sample's?"""
 
 from math import ceil
 
 import numpy as np
-
-
-def ordered_alike(reward_NK: np.ndarray, truth_NK: np.ndarray) -> float:
-    """Share of pairs of a question's K samples that both order alike; a tie of the reward counts half.
-
-    Returns:
-        In [0, 1]; ``nan`` if the truth tells no two samples of a question apart.
-    """
-    right, pairs = 0.0, 0
-    for reward, truth in zip(reward_NK, truth_NK, strict=True):
-        above = truth[:, None] > truth[None]  # every pair once, the better sample first
-        same = np.sign(reward[:, None] - reward[None])
-        pairs += int(above.sum())
-        right += float(((same > 0) + 0.5 * (same == 0))[above].sum())
-    return right / pairs if pairs else float("nan")
 
 
 def reliability(reward_NKR: np.ndarray) -> dict[str, float]:

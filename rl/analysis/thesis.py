@@ -30,9 +30,11 @@ class Trained:
             are real data. ``control``: what knows neither, such as a coin or the form alone. ``indirect``: the truth at
             one remove, such as a checker made to err, or what learning from a text brings to known answers.
         gain: What training brought on held-out questions, as a share in [-1, 1].
-        reward_accuracy: How often the signal is right before training, in [0, 1]: the share of rewards, labels or
-            ordered pairs that are the true ones; a number where it is known, such as a coin's. ``None`` for an oracle,
-            which is right by definition, and for an arm whose signal was not measured, which is then no point.
+        reward_accuracy: How right the signal is before training, in [0, 1] and on the questions of training:
+            :func:`rl.analysis.gate.signal_accuracy`, at .5 for a coin; or, where texts are learned and nothing pays
+            them, ``text_accuracy``, the share of those to be learned that are right. A number where it is known, such
+            as a coin's. ``None`` for an oracle, which is right by definition, and for an arm whose signal was not
+            measured, which is then no point.
     """
 
     arm: str
@@ -45,14 +47,18 @@ class Trained:
             raise ValueError(f"thesis, arm {self.arm}: kind={self.kind}; use {', '.join(KINDS)}")
 
 
-def trained(kind: str, *arms: str, gain: str = "accuracy", signal: str = "reward_accuracy") -> tuple[Trained, ...]:
+REWARD, TEXTS = "reward_accuracy", "text_accuracy"
+"""Columns that say how right a signal is: by pairs of answers (a coin is at .5), or the share of right texts."""
+
+
+def trained(kind: str, *arms: str, gain: str = "accuracy", signal: str = REWARD) -> tuple[Trained, ...]:
     """Arms that gain what a column grows by, and whose signal, unless it is an oracle's, is told by their first row.
 
     Args:
         kind: Of all of them.
         *arms: Their names.
         gain: The column of held-out questions.
-        signal: The column that says how often the signal is right.
+        signal: The column that says how right the signal is: :data:`REWARD` or :data:`TEXTS`.
     """
     return tuple(Trained(arm, kind, grown(arm, gain), None if kind == "oracle" else first(arm, signal)) for arm in arms)
 
@@ -83,6 +89,10 @@ class Thesis:
     measure: str = "held-out accuracy"
     without: str = ""
     also: Mapping[str, PerSeed] = field(default_factory=dict)
+
+    def kind(self, arm: str) -> str:
+        """What tells an arm which texts to learn."""
+        return next(one.kind for one in self.arms if one.arm == arm)
 
     def __post_init__(self) -> None:
         names = [one.arm for one in self.arms]
@@ -297,7 +307,10 @@ def sentence(lines: Sequence[Line], within: Within, of_own: Within, all_at_once:
         return f"{told} There is no rank correlation of gain with reward accuracy to speak of."
     told += f" Within a study the gain {_direction(within)} with the accuracy of the signal before training "
     told += f"(rank correlation, {_averaged(within)}; oracles left out); "
-    told += f"among self-reward arms alone it {_direction(of_own)} ({_averaged(of_own)})."
+    alone = f"it {_direction(of_own)} ({_averaged(of_own)})" if of_own.by_study else "nothing can be said"
+    told += f"among self-reward arms alone {alone}."
+    if np.isnan(all_at_once[0]):
+        return told
     told += f" All {n_points} arms and seeds in one heap give {shown(all_at_once)}, which is not the one to read: "
     return f"{told}the gains of different studies are on different scales."
 
@@ -307,8 +320,6 @@ def _direction(found: Within) -> str:
 
 
 def _averaged(found: Within) -> str:
-    if not found.by_study:
-        return "undefined"
     n, above = len(found.by_study), sum(rho > 0 for rho in found.by_study.values())
     mean = shown((found.mean, found.low, found.high))
     return f"mean over {n} studies {mean}, above 0 in {above}" if n > 1 else f"one study {mean}"

@@ -25,8 +25,9 @@ from rl.types import RolloutBatch, SampledStats
 
 transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
 
-BLOCK_ENTRIES = 2**22
-"""Logits worked on at once: 16 MiB of float32."""
+BLOCK_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
+"""Logits worked on at once, by kind of device: 16 MiB of float32 stay in a CPU's cache; 256 MiB are few blocks, each of
+which a host starts on a GPU with a dozen small calls."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -290,7 +291,8 @@ class SampledLogprobs(torch.autograd.Function):
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[N, V]`` of any precision and targets ``[N]``; the sums over the vocabulary are in float32."""
         norms, entropies = [], []
-        ctx.block = max(1, BLOCK_ENTRIES // max(1, logits_NV.shape[1]))
+        entries = BLOCK_ENTRIES.get(logits_NV.device.type, BLOCK_ENTRIES["cuda"])
+        ctx.block = max(1, entries // max(1, logits_NV.shape[1]))
         for rows in logits_NV.split(ctx.block):
             block = rows.float()
             norm = block.logsumexp(-1)

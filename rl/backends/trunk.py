@@ -179,7 +179,7 @@ class Trunk:
         ids, mask, device = batch.input_ids, batch.attention_mask, batch.input_ids.device
         host = torch.stack([ids, mask.long(), batch.response_mask.long()]).cpu()
         # Places in the flattened ``[B * T]`` rows. ``places - 1`` is in the same row, as no response is at position 0.
-        places = host[2].flatten().nonzero().squeeze(1).to(device)
+        places = host[2].flatten().nonzero().squeeze(1).to(device, non_blocking=True)
         targets_N = ids.flatten()[places]
         plan = shared_prompts(host) if self.shares else None
         if plan is not None:
@@ -232,12 +232,12 @@ def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: lis
     prompt = call_decoder(
         trunk,
         cache,
-        input_ids=ids[owners].gather(1, columns.clamp(min=0)).to(device),
-        attention_mask=prompt_mask.long().to(device),
-        position_ids=columns.clamp(min=0).to(device),
+        input_ids=ids[owners].gather(1, columns.clamp(min=0)).to(device, non_blocking=True),
+        attention_mask=prompt_mask.long().to(device, non_blocking=True),
+        position_ids=columns.clamp(min=0).to(device, non_blocking=True),
     ).last_hidden_state
     # 2. Every row gets its prompt's keys and values: the cache is [B, H, P, D] in every layer from here on.
-    which_B = torch.tensor(which, device=device)
+    which_B = torch.tensor(which).to(device, non_blocking=True)
     cache.batch_select_indices(which_B)
     # 3. The rests, cut out of the rows. Shorter ones run over the row's end: clamped, and masked by ``inside``.
     n_rest = int((attention.sum(1) - starts_B).max())
@@ -248,12 +248,12 @@ def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: lis
     rest = call_decoder(
         trunk,
         cache,
-        input_ids=ids.gather(1, places).to(device),
-        attention_mask=torch.cat([prompt_mask[which].long(), rest_mask], dim=1).to(device),
-        position_ids=places.to(device),
+        input_ids=ids.gather(1, places).to(device, non_blocking=True),
+        attention_mask=torch.cat([prompt_mask[which].long(), rest_mask], dim=1).to(device, non_blocking=True),
+        position_ids=places.to(device, non_blocking=True),
     ).last_hidden_state
     # 4. The token at place p + j was predicted from place p + j - 1: the prompt's last token for j = 0, in column -1 of
     # the first pass since prompts are padded on the left. In row-major order, as the tokens are, only the response.
     before = torch.cat([prompt[which_B, -1:], rest[:, :-1]], dim=1)
     picked = (response.gather(1, places) * inside).flatten().nonzero().squeeze(1)
-    return before.flatten(0, 1)[picked.to(device)]
+    return before.flatten(0, 1)[picked.to(device, non_blocking=True)]

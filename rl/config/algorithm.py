@@ -11,6 +11,7 @@ from omegaconf import MISSING
 
 from rewards.lookup import nearest
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
+from rl.config.idle import refuse_idle_algorithm
 from rl.config.optim import OptimConfig
 
 
@@ -320,6 +321,7 @@ class AlgorithmConfig:
                 f"algorithm.critic.kind={kind}, but algorithm.advantage={name} takes no values: "
                 f"use {' or '.join(with_values)}, or kind=none",
             )
+        refuse_idle_algorithm(self, self.running())
 
     def resolved(self, attempts: int = 0) -> list[StageConfig]:
         """The stages that have a share of the run, with all that they take from the algorithm filled in.
@@ -327,8 +329,12 @@ class AlgorithmConfig:
         Args:
             attempts: Of the environment, for stages that take them from there.
         """
+        return list(self.running(attempts).values())
+
+    def running(self, attempts: int = 0) -> dict[str, StageConfig]:
+        """The same by name."""
         stages = self.stages or {"main": StageConfig()}
-        return [self.resolve(stage, attempts) for stage in stages.values() if stage.share]
+        return {name: self.resolve(stage, attempts) for name, stage in stages.items() if stage.share}
 
     def resolve(self, stage: StageConfig, attempts: int = 0) -> StageConfig:
         """One stage, filled in."""

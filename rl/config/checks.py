@@ -7,8 +7,7 @@ from numbers import Real
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-NEEDED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-"""What a value must be, in words, by the type that its field declares."""
+from rewards.lookup import NEEDED, fits
 
 
 def refuse(condition: bool, message: str) -> None:
@@ -59,7 +58,7 @@ def check_numbers(
     ranges |= dict.fromkeys(not_negative.split(), "at least 0")
     ranges |= dict.fromkeys(fraction.split(), "in [0, 1]")
     ranges |= dict.fromkeys(any_sign.split(), "finite")
-    fits = {
+    in_range = {
         "positive": lambda x: x > 0,
         "at least 0": lambda x: x >= 0,
         "in [0, 1]": lambda x: 0 <= x <= 1,
@@ -75,14 +74,12 @@ def check_numbers(
             # OmegaConf checks types only of what has a schema, so not of a function's own options, and nobody those of
             # python. ``???`` is its mark of a missing value. A bool is a number to python, and has no range.
             if kind is not None and entry != "???" and not (entry is None and may_be_none):
-                is_number = isinstance(entry, Real) and not isinstance(entry, bool)
-                fits_kind = {bool: isinstance(entry, bool), str: entry is not None and not isinstance(entry, Real)}
                 said = "null" if shown is None else shown
-                refuse(not fits_kind.get(kind, is_number), f"{at}={said}: {NEEDED[kind]} is needed here")
+                refuse(not fits(kind, entry), f"{at}={said}: {NEEDED[kind]} is needed here")
             if isinstance(entry, bool) or not isinstance(entry, Real) or (kind is None and item.name not in ranges):
                 continue
             wanted = ranges[item.name]  # a KeyError here is a numeric field that was put into none of the lists
-            refuse(not math.isfinite(entry) or not fits[wanted](entry), f"{at}={shown}: must be {wanted}")
+            refuse(not math.isfinite(entry) or not in_range[wanted](entry), f"{at}={shown}: must be {wanted}")
 
 
 def _declared(config: Any) -> Iterator[tuple[Any, type | None, bool]]:

@@ -1,5 +1,6 @@
 """The schema of what a run is made of: model, environment, engine."""
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -10,6 +11,7 @@ from omegaconf import MISSING
 import envs
 from envs import Split
 from envs.prompts import get_prompts
+from envs.registry import find
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
 EPISODE = (
@@ -82,10 +84,17 @@ class ModelConfig:
         check_numbers(self, "model", not_negative="context_length")
         refuse_unknown(self.dtype, ("float32", "bfloat16"), "model.dtype")
         refuse_unknown(self.thoughts, ("refuse", "keep", "drop"), "model.thoughts")
+        # A date alone, in one form: ISO knows 20260131 and 2026-W05-6 too, which templates are not written for.
+        form = re.fullmatch(r"\d{4}-\d\d-\d\d", self.template_date)
         try:
-            date.fromisoformat(self.template_date)
+            date.fromisoformat(self.template_date if form else "")
         except ValueError:
-            refuse(True, f"model.template_date={self.template_date}: write it as 2026-01-31")
+            refuse(True, f"model.template_date={self.template_date}: is no date; write one as 2026-01-31")
+        local = self.path.startswith((".", "/", "~"))
+        refuse(
+            self.revision is not None and local,
+            f"model.revision={self.revision}: has no effect, because model.path={self.path} is a folder; leave it away",
+        )
 
     def refuse_missing(self) -> None:
         """Raises ``FileNotFoundError`` if the path is a folder's, not a hub id, and no model is there."""
@@ -240,6 +249,19 @@ class EnvConfig:
             from rl.group_rewards import GROUP_REWARDS  # with torch, which only runs need
 
             GROUP_REWARDS.options(found.group_reward, found.group_reward_options)
+            refuse(
+                bool(GROUP_REWARDS.fact(found.group_reward, "between"))
+                and found.between is None
+                and find(found.id) in envs.ENVIRONMENTS,
+                f"env.group_reward={found.group_reward}: pays what is said between attempts, and nobody speaks there; "
+                f"set env.between, one of {', '.join(envs.BETWEEN)}",
+            )
+        else:
+            because = "env.group_reward is not given; name one with it, or leave the options away"
+            refuse_idle(found, "env", "group_reward_options", because)
+        if find(found.id) in envs.ENVIRONMENTS:
+            because = f"{found.id} has tasks of its own, and only those of an environment of gymnasium are seeds"
+            refuse_idle(found, "env", "seeds", because)
         return found
 
     @property

@@ -152,6 +152,8 @@ class EvalConfig:
             "evaluation.conversations: nobody goes on with what was said elsewhere; set evaluation.controls=false and "
             "evaluation.max_attempts=0",
         )
+        if self.conversations:
+            refuse_idle(self, "evaluation", "temperature", "evaluation.conversations are not sampled here")
         refuse(self.controls and not self.greedy, "evaluation.controls start from greedy episodes: set greedy=true")
 
 
@@ -177,6 +179,8 @@ class TrackingConfig:
         check_numbers(self, "tracking", positive="conversations_every", not_negative="conversations")
         if not self.conversations:
             refuse_idle(self, "tracking", "conversations_every", "tracking.conversations=0")
+        if not self.backends:
+            refuse_idle(self, "tracking", "project", "tracking.backends is empty")
         if self.backends:  # accelerate takes a second to load
             from rl.backends.trackers import TRACKERS
 

@@ -52,7 +52,7 @@ SERVED = {
     "RunConfig": {"name", "plugins", "runs_dir", "data_dir"},
     # A name in paths and tables; the others are read by the config itself, which hands out what they come to.
     "EnvConfig": {"name", "dataset", "options"},
-    "AlgorithmConfig": {"advantage", "advantage_options", "loss", "loss_options", "terms"},
+    "AlgorithmConfig": {"advantage", "advantage_options", "loss", "loss_options", "stages", "terms"},
     # Read where there are adapters (tests/rl/test_policy.py), a tracker (tests/rl/test_tracking.py), or a step that is
     # not finite (tests/rl/test_interruptions.py).
     "LoraConfig": {"alpha", "targets"},
@@ -132,7 +132,7 @@ ONLINE = {
             dynamic_sampling=1,
             stages={
                 "one": StageConfig(kl_coefs=[0.1, 0.1], kl_targets=[0.1, 0.1], offline_first_attempts=0.5),
-                "two": StageConfig(kl_balance=1.0, keep_optimizer=True, advantage="imitation"),
+                "two": StageConfig(kl_balance=1.0, keep_optimizer=True, advantage="grpo"),
             },
         )
     },

@@ -69,10 +69,15 @@ def test_a_budget_that_is_no_multiple_of_a_step_is_said():
 
     assert uneven_budget(asked(episodes=2048)) == uneven_budget(asked(tokens=999)) == ""
     assert uneven_budget(RunConfig(name="x")) == ""
-    assert uneven_budget(asked(episodes=64)).startswith(
-        "training.episodes=64 is no multiple of training.tasks_per_step * algorithm.group_size, so this run samples "
+    assert uneven_budget(asked(episodes=1500)).startswith(
+        "training.episodes=1500 is no multiple of training.tasks_per_step * algorithm.group_size, so this run samples "
         "1,024 episodes"
     )
+    # Whole batches of the algorithm's groups, but not of the stage's own, larger ones.
+    large = asked(episodes=3072)
+    large.algorithm.stages = {"main": StageConfig(group_size=16)}
+    assert "leaves 1,024 over" in uneven_budget(large)
+    assert "so this run samples 2,048 episodes" in uneven_budget(large)
     offline = SFTConfig(name="x", offline=OfflineConfig(iterations=3, group_size=4))
     offline.training.episodes = 100
     assert "so this run samples 96 episodes" in uneven_budget(offline)

@@ -52,12 +52,12 @@ def test_the_page_on_python_runs_as_printed(tmp_path, monkeypatch):
 
 def test_keywords_make_the_config_of_the_command_line():
     register_schemas()
-    lines = ["env=repair", "algorithm=grpo", "algorithm.advantage=rloo", "training.episodes=512", "seed=3"]
+    lines = ["env=repair", "algorithm=grpo", "algorithm.advantage=rloo", "training.episodes=1024", "seed=3"]
     lines += ["++env.options.n_train=7", "env.max_new_tokens=[3,7]"]
     with initialize_config_dir(CONFIGS, version_base=None):
         asked = typed(compose("train", lines))
     env = {"options": {"n_train": 7}, "max_new_tokens": (3, 7)}
-    made = config("train", "algorithm.advantage=rloo", "env=repair", algorithm="grpo", training={"episodes": 512},
+    made = config("train", "algorithm.advantage=rloo", "env=repair", algorithm="grpo", training={"episodes": 1024},
                   seed=3, **{f"env.{key}": value for key, value in env.items()})  # fmt: skip
     assert asdict(made) == asdict(asked)
 

@@ -197,7 +197,27 @@ def test_whitening_leaves_turns_alone_whose_returns_do_not_differ():
     advantages, turns = torch.tensor([[0.001, 1.0], [0.003, 3.0]]), torch.tensor([[0, 1], [0, 1]])
     got = whiten_turns(advantages, turns, [False, True])
     assert got[:, 0].tolist() == advantages[:, 0].tolist()
-    assert returns_vary(torch.tensor([[0.3, 0.3, 0.0]] * 9 + [[0.3, 0.3 + 1e-6, 0.0]])) == [False, True, False]
+    returns = torch.tensor([[0.3, 0.3, 0.0]] * 9 + [[0.3, 0.3 + 1e-6, 0.0]])
+    assert returns_vary(returns, torch.ones(10, 3, dtype=torch.bool)) == [False, True, False]
+
+
+@pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
+def test_a_tie_among_the_few_who_played_a_turn_is_not_whitened(advantage):
+    """The others ended before it, with the return 0 that nobody is compared with here."""
+    algorithm = AlgorithmConfig(name="x", advantage=advantage, critic=CriticConfig("shared"), whiten=True)
+    rows = batch([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], n_turns=[1, 1, 2, 2])
+    values = torch.where(rows.response_mask, torch.linspace(0.99, 1.01, 12).view(4, 3), 0.0)
+    got, _ = credit(rows, algorithm, StageConfig(), values)
+    assert got[rows.turn_ids == 1].abs().max() < 0.02  # the critic's errors, as small as they are
+    assert got[rows.turn_ids == 0].abs().max() > 0.5
+
+
+def test_a_tie_among_those_who_played_is_the_same_on_several_processes():
+    """Two processes with two rows each: the second one's rows did not play the turn."""
+    returns, played = torch.tensor([[0.5], [0.5], [0.0], [0.0]]), torch.tensor([[True], [True], [False], [False]])
+    assert returns_vary(returns, played) == [False]
+    assert returns_vary(returns, torch.ones_like(played)) == [True]
+    assert returns_vary(returns, torch.zeros_like(played)) == [False]
 
 
 @pytest.mark.parametrize("advantage", ["gae", "turn_gae"])

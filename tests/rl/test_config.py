@@ -161,7 +161,7 @@ def test_nothing_but_what_is_declared(cls):
     default = cls(**base)
     plain = {name: value for name, value in vars(default).items() if type(value) in (bool, int, float)}
     for name, value in plain.items():
-        for wrong in (None, "many", 0 if isinstance(value, bool) else True):
+        for wrong in (None, "many", 0 if isinstance(value, bool) else True, 2.5 if type(value) is int else None):
             with pytest.raises(ValueError, match=rf"{name}=.*is needed here"):
                 cls(**(base | {name: wrong}))
 

@@ -296,7 +296,7 @@ def test_sharing_is_left_where_it_cannot_pay_or_be_right():
 def test_log_probs_by_block_equal_log_softmax(n_rows, monkeypatch):
     from rl.backends import policy
 
-    monkeypatch.setattr(policy, "BLOCK_ENTRIES", 30)  # blocks of three rows
+    monkeypatch.setitem(policy.BLOCK_ENTRIES, "cpu", 30)  # blocks of three rows
     torch.manual_seed(0)
     values, targets = 3 * torch.randn(n_rows, 10), torch.randint(10, (n_rows,))
     results = []

@@ -93,7 +93,9 @@ def test_a_train_step_in_an_environment_that_is_made_by_id(env_id):
     sizes = {"train": 12, "validation": 3, "test": 4}
     ours = env_id.startswith("errata")
     options = {f"n_{split}": n for split, n in sizes.items()} if ours else {}
-    cfg.env = replace(cfg.env, id=env_id, prompts=None, attempts=2, options=options, seeds=sizes)
+    cfg.env = replace(cfg.env, id=env_id, prompts=None, attempts=2, options=options)
+    if not ours:
+        cfg.env = replace(cfg.env, seeds=sizes)
     trainer, bench = build_trainer(cfg)
     assert [len(bench.tasks(split)) for split in envs.Split] == [12, 3, 4]
     metrics, episodes = log_step(trainer)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.studies import collapse
 from experiments.studies.collapse import ARMS, BOS, CLAIMS, END, NOUN, Config, Language, Table, Transformer, generations
 from rl.analysis.claims import Verdict, judge
 from tests.experiments.studies.verdicts import follow
@@ -84,3 +85,14 @@ def test_each_generation_starts_from_the_same_weights_and_draws_anew(language):
     one, other = (Transformer(cfg, 1, language, real, generator, real) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
     assert (one.write(50, 1.0) != other.write(50, 1.0)).any()
+
+
+def test_the_gate_reads_what_the_next_model_learns():
+    cfg = replace(CFG, generations=1, sentences=60, steps=2)
+    base, found = collapse.prepare(cfg, 1), {}
+    for arm in ("replace", "mix"):
+        *_, found[arm] = collapse.run(cfg, arm, 1, base, [])
+        assert found[arm]["gate_kind"] == collapse.THESIS.kind(arm)
+        assert {"entropy", "distinct_answers", "length"} <= found[arm].keys()
+    assert found["replace"]["gate_gap"] == 0  # it learns what it wrote, all of it
+    assert found["mix"]["gate_gap"] > 0  # some of it is real

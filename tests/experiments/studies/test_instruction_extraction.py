@@ -26,6 +26,8 @@ def test_arms_keep_what_they_say_and_the_saved_pairs_are_rows(tmp_path):
         kept[arm] = found[-1]["n"]
         assert {row.get("step", 0) for row in found} == {0, 1}
         assert samples or arm == "checked"
+        assert found[-1]["gate_kind"] == study.THESIS.kind(arm)
+        assert (found[-1]["gate_hit"] is None) == (found[-1]["n"] == 0)  # a student of nothing tests no prediction
     assert 0 < kept["deduplicated"] <= kept["filtered"] <= kept["raw"]
     assert kept["checked"] <= kept["filtered"]  # nothing is left out for being unsure
     hub.register()
@@ -59,7 +61,7 @@ def rows(way):
             cold = arm == "raw_cold"
             row = {"arm": arm, "seed": seed, "step": 0, "usable": 0.9 if good else 0.3, "accuracy": 0.85}
             row |= {"rare_share": 0.13 - 0.08 * way * cold + (0.1 * (not good) * (arm == "real")) + noise}
-            row |= {"answers_right": 0.9 + 0.05 * way * cold + noise, "reward_accuracy": 0.9, "accuracy_uniform": 0.8}
+            row |= {"answers_right": 0.9 + 0.05 * way * cold + noise, "text_accuracy": 0.9, "accuracy_uniform": 0.8}
             found += [row, row | {"step": 1, "accuracy": ends + noise, "accuracy_uniform": ends - 0.1 + noise}]
         bare = 0.1 if good else 0.5
         found.append({"arm": "bare_prefix", "seed": seed, "step": 0, "usable": [bare + noise] * 3})

@@ -79,6 +79,8 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
         found = study.run(cfg, arm, 1, base, samples)
         assert [row["step"] for row in found] == [0, 1]
         assert math.isfinite(found[1]["brier"])
+        assert found[1]["gate_kind"] == "oracle"
+        assert {"entropy", "distinct_answers", "length", "reward_accuracy"} <= found[0].keys()
     again = study.run(cfg, arm, 1, study.prepare(cfg, 1), [])
     assert str(again) == str(found)
     assert len(samples) == 20 * len(study.ARMS)

@@ -50,6 +50,7 @@ def test_every_instance_is_counted_and_what_cannot_be_read_is_not_learned(monkey
     for arm in study.ARMS:
         samples: list = []
         rows[arm] = study.run(CFG, arm, 1, base, samples)
+        assert rows[arm][-1]["gate_kind"] == study.THESIS.kind(arm)
         assert len(samples) == 40
     last = rows["corrected"][-1]
     assert (last["n"], last["failed"]) == (36, pytest.approx(0.1))

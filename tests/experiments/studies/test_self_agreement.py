@@ -1,5 +1,7 @@
 """Self-agreement: scores of a way of asking by hand, and claims that follow the rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -54,3 +56,14 @@ def test_contrary_rows_give_contrary_verdicts():
         else:
             assert judge(claim, rows(-1)).verdict is Verdict.DOES_NOT_HOLD, claim.name
         assert judge(claim, rows(1)).verdict is Verdict.HOLDS, claim.name
+
+
+def test_every_arm_reads_its_signal_before_it_trains():
+    cfg = replace(self_agreement.Config(), hidden_size=8, pretrain_steps=2, questions=40, steps=1, evaluate_every=1)
+    base = self_agreement.prepare(cfg, 1)
+    for arm in ARMS[1:]:
+        found = self_agreement.run(cfg, arm, 1, base, [])
+        assert found[-1]["gate_kind"] == self_agreement.THESIS.kind(arm)
+        assert {"reward_accuracy", "entropy", "distinct_answers", "length"} <= found[0].keys()
+        if arm in ("oracle", "random"):
+            assert abs(found[0]["reward_accuracy"] - (1.0 if arm == "oracle" else 0.5)) < 0.1

@@ -102,6 +102,9 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
     for arm in study.ARMS:
         found = study.run(cfg, arm, 1, base, samples)
         assert [row["step"] for row in found] == ([0, 1, 2] if arm in study.BASES else [0])
+        assert found[-1].get("gate_kind") == (study.THESIS.kind(arm) if arm in study.BASES else None)
+        if arm in study.BASES:
+            assert found[0]["reward_accuracy"] == pytest.approx(0.5 if arm == "random_reward" else 1.0, abs=0.12)
     again = study.prepare(cfg, 1)
     assert str(study.run(cfg, "reward", 1, base, [])) == str(study.run(cfg, "reward", 1, again, []))
     assert samples[0]["prompt"] == "a160 is called / is deemed"

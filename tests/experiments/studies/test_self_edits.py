@@ -70,7 +70,7 @@ def rows(true):
 
 def test_the_verdicts_follow_the_rows():
     follow(study.CLAIMS, rows(True), rows(False))
-    table = study.forgetting_table(rows(True))
+    table = study.EXHIBITS[-1](rows(True))
     assert [cells[0] for cells in table.rows] == ["0", "1", "2"]
 
 
@@ -80,7 +80,9 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers(base):
         found = study.run(CFG, arm, 1, base, samples)
         assert [row["step"] for row in found] == ([0, 1] if arm in study.PROMPTS else [0])
         assert len(found[-1]["accuracy"]) == 4
-        assert ("reward_accuracy" in found[-1]) == (arm in ("self_edit", "listed"))
+        assert ("gate_hit" in found[-1]) == ("reward_accuracy" in found[-1]) == (arm in study.PROMPTS)
+        if arm in ("unselected", "true_lines"):  # of edits that differ in truth, if there are any
+            assert not found[-1]["reward_accuracy"] < (0.5 if arm == "unselected" else 1.0)
         if arm == "self_edit":
             assert np.shape(found[-1]["forgetting"]) == (3, 2)
     assert str(study.run(CFG, "listed", 1, base, [])) == str(study.run(CFG, "listed", 1, base, []))

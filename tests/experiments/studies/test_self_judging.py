@@ -1,52 +1,14 @@
-"""Self-judging: the world and the layout of actor and judge, and claims that follow the rows."""
+"""Self-judging: a signal that is scrambled or a coin's is read as such, and claims that follow the rows."""
+
+from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 
+from experiments.judged_symbols import LONGEST, random_responses
 from experiments.studies import self_judging
-from experiments.studies.self_judging import ARMS, CLAIMS, END, ID, LONGEST, World, lengths, opening, question, respond
+from experiments.studies.self_judging import ARMS, CLAIMS
 from rl.analysis.claims import Verdict, judge
-
-
-def test_worth_is_the_mean_quality_of_the_symbols():
-    world = World(1)
-    prompts, responses = np.array([0, 4]), np.array([[2, 3, -1, -1], [5, -1, -1, -1]])
-    assert world.worth(prompts, responses) == pytest.approx([world.quality[0, 2:4].mean(), world.quality[4, 5]])
-    assert lengths(responses).tolist() == [2, 1]
-    assert max(world.alike(world.scrambled)) < 0.1  # over all prompts, and in the mean over them
-    assert world.alike(np.arange(self_judging.SYMBOLS)) == pytest.approx((1.0, 1.0))
-    n = self_judging.CONTEXTS
-    assert sorted([*world.train, *world.test]) == list(range(n * n))
-    assert sorted(world.test // n) == sorted(world.test % n) == list(range(n))
-    assert (World(1).quality == world.quality).all()
-
-
-def test_the_judge_reads_both_responses_in_their_places():
-    one, other = np.full((1, LONGEST), -1), np.full((1, LONGEST), -1)
-    one[0, :2], other[0, :1] = (1, 2), 3
-    words = self_judging.TOKENIZER.decode(question(np.array([6]), one, other, None)[0]).split()
-    blank = ["_"] * (LONGEST - 1)
-    assert words == ["J", "c1", "d2", ":", "x1", "x2", *blank[1:], "|", "x3", *blank, "?"]
-    swapped = np.roll(np.arange(8), 1)
-    seen = self_judging.TOKENIZER.decode(question(np.array([6]), one, other, swapped)[0]).split()
-    assert seen[4:6] == ["x0", "x1"]
-    assert opening(np.array([6]), "A")[0].tolist() == [ID[word] for word in ("A", "c1", "d2", ":")]
-
-
-def test_what_is_no_response_has_no_symbols_and_keeps_its_tokens(monkeypatch):
-    x = [ID[f"x{i}"] for i in range(8)]
-    tokens = torch.tensor([
-        [x[0], x[1], END, *[0] * (LONGEST - 2)],
-        [END, *[0] * LONGEST],
-        [x[0], ID["J"], END, *[0] * (LONGEST - 2)],
-        [*x, x[0]],
-        [*x, END],
-    ])  # fmt: skip
-    monkeypatch.setattr(self_judging, "sample", lambda *_: tokens)
-    responses, kept = respond(None, np.zeros(5, int), torch.Generator())
-    assert lengths(responses).tolist() == [2, 0, 0, 0, LONGEST]
-    assert kept is tokens
 
 
 def rows(way):
@@ -74,3 +36,19 @@ def test_contrary_rows_give_contrary_verdicts():
     assert judge(coin, rows(1)).verdict is Verdict.HOLDS
     moved = [row | {"worth": row["worth"] + row["step"]} for row in rows(1)]
     assert judge(coin, moved).verdict is Verdict.DOES_NOT_HOLD
+
+
+def test_every_arm_reads_its_signal_before_it_trains(monkeypatch):
+    cfg = replace(self_judging.Config(), hidden_size=8, pretrain_steps=1, steps=1, evaluate_every=1, prompts=2)
+    base, rng = self_judging.prepare(cfg, 1), np.random.default_rng(0)
+
+    def respond(model, prompts, generator):  # no network of one step has learned the form
+        return random_responses(rng, len(prompts)), torch.ones(len(prompts), LONGEST + 1, dtype=torch.long)
+
+    monkeypatch.setattr(self_judging, "respond", respond)
+    for arm in ("oracle", "random", "one_order"):
+        found = self_judging.run(cfg, arm, 1, base, [])
+        assert [row["step"] for row in found] == [0, 1]
+        assert (found[-1]["gate_kind"], found[-1]["gate_expects"]) == (self_judging.THESIS.kind(arm), arm == "oracle")
+        # An oracle is below 1: pairs of unlike lengths earn nothing. Nobody else knows what a response is worth.
+        assert abs(found[0]["reward_accuracy"] - (0.85 if arm == "oracle" else 0.5)) < 0.1

@@ -60,7 +60,15 @@ def test_a_run_of_seconds():
     steady = study.run(CFG, "steady", 1, base, [])
     assert (steady[-1]["random"], steady[-1]["curated"]) == (rows[-1]["random"], rows[-1]["curated"])
     assert rows[-1]["reward_accuracy"] == pytest.approx(0.8)
-    assert 0 <= rows[-1]["selected"] <= rows[-1]["best"] <= 1
+    assert 0 <= rows[-1]["selected"] <= 1
+    assert 0 <= rows[-1]["best"] <= 1
+    assert not any(key.startswith("gate") for row in rows for key in row)
+
+
+def test_the_best_set_is_not_measured_on_the_tasks_that_chose_it():
+    one, other = np.array([[0.9, 0.8, 0.2]]), np.array([[0.9, 0.1, 0.6]])  # the empty set of the start is no choice
+    assert study.in_hindsight(one, other) == pytest.approx((0.1 + 0.2) / 2)
+    assert study.in_hindsight(one, one) == pytest.approx(0.8)
 
 
 def test_what_is_shown_is_the_prompt_that_was_answered(monkeypatch):

@@ -69,7 +69,8 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
     for arm in study.ARMS:
         found = study.run(cfg, arm, 1, base, samples)
         assert [row["step"] for row in found] == list(range(3 if study.CELLS[arm].many_rounds else 2))
-        assert ("gate_hit" in found[1]) == (study.CELLS[arm].keep == "own")
+        assert found[1]["gate_kind"] == study.THESIS.kind(arm)
+        assert {"entropy", "distinct_answers", "length"} <= found[0].keys()
         if not found[1]["trained"]:
             assert "first_gain" not in found[1]
             assert found[1].get("gate_hit") is None

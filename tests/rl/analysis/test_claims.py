@@ -7,7 +7,7 @@ import pytest
 
 from rl.analysis.calibration import auroc, brier, ece
 from rl.analysis.claims import Claim, first, judge, last, minus, resampled, student_t
-from rl.analysis.gate import Gate, gaps, record, with_outcome
+from rl.analysis.gate import Gate, gaps, record, signal_accuracy, with_outcome
 
 
 def rows(**by_arm):
@@ -84,6 +84,26 @@ def test_brier_and_calibration_error():
     assert ece([0.5, 0.5, 0.95, 1.0], [1, 0, 0, 0]) == pytest.approx((0 + 1.95) / 4)
 
 
+def test_a_signal_is_held_against_the_truth_pair_by_pair():
+    truth = np.array([[0, 1, 2], [1, 1, 1]])
+    assert signal_accuracy(np.array([[0.0, 0.5, 1.0], [0, 1, 2]]), truth) == 1.0
+    assert signal_accuracy(np.array([[1.0, 0.5, 0.0], [0, 1, 2]]), truth) == 0.0
+    assert signal_accuracy(np.array([[0.5, 0.5, 1.0], [0, 1, 2]]), truth) == pytest.approx(2.5 / 3)
+    assert signal_accuracy(np.ones((2, 3)), truth) == 0.5  # what calls all alike tells nothing, however right they are
+    assert np.isnan(signal_accuracy(truth[1:], truth[1:]))
+    assert signal_accuracy(np.array([[0.0, 1.0, 9.0]]), np.array([[0.0, 1.0, np.nan]])) == 1.0
+
+
+def test_texts_that_are_filtered_or_labelled_are_held_against_what_the_model_writes_now():
+    own = np.arange(400) % 2 == 0
+    gate = Gate.of_texts(np.ones(300), own)
+    assert gate.expects
+    assert (gate.gap, gate.n) == (0.5, 300)
+    assert gate.low == pytest.approx(0.5 - 1.96 * 0.5 / 20)
+    assert not Gate.of_texts(own, own).expects
+    assert not Gate.of_texts(np.zeros(0), own).expects
+
+
 def test_the_gap_is_what_picking_gains():
     right = np.array([[1, 0, 0, 0], [1, 1, 0, 0]])
     scores = np.array([[2.0, 1.0, 0.0, 0.0], [0.0, 5.0, 5.0, 0.0]])
@@ -105,10 +125,15 @@ def test_the_gate_announces_and_is_checked():
     assert said == "The gate was right in 2 of 4 trainings. One that is always open would have been right in 2 of 4."
     untrained = {"seed": 0} | shut.outcome(None, "y")
     _, cells, said = record([*outcomes, untrained])
-    assert cells[-1][-2:] == ["nothing was trained", "not tested"]
+    assert cells[-1][-2:] == ["-", "not tested"]
     assert said == (
-        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained. "
+        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained, or read. "
         "One that is always open would have been right in 2 of 4."
     )
+    both = [*outcomes, {"seed": 0} | shut.outcome(0.0, "y", "control")]
+    assert record(both)[2].endswith("By whose signal it was: self 2 of 4, control 1 of 1.")
+    unread = {"seed": 0} | Gate.of_texts(np.zeros(0), right[:, 0]).outcome(0.1, "z") | {"gate_gap": None}  # as stored
+    assert record([unread | {"gate_low": None, "gate_high": None}])[1][0][3:5] == ["-", "-, -"]
+    assert unread["gate_hit"] is None
     assert record([untrained])[2].startswith("No prediction was tested. 1 more")
     assert with_outcome([*outcomes, untrained, {"seed": 0}]) == outcomes

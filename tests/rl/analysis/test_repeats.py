@@ -1,17 +1,9 @@
-"""Repeated rewards: pairs and variances by hand."""
+"""Repeated rewards: variances by hand."""
 
 import numpy as np
 import pytest
 
-from rl.analysis.repeats import ordered_alike, reliability
-
-
-def test_the_reward_is_held_against_the_truth_pair_by_pair():
-    truth = np.array([[0, 1, 2], [1, 1, 1]])
-    assert ordered_alike(np.array([[0.0, 0.5, 1.0], [0, 1, 2]]), truth) == 1.0
-    assert ordered_alike(np.array([[1.0, 0.5, 0.0], [0, 1, 2]]), truth) == 0.0
-    assert ordered_alike(np.array([[0.5, 0.5, 1.0], [0, 1, 2]]), truth) == pytest.approx(2.5 / 3)
-    assert np.isnan(ordered_alike(truth[1:].astype(float), truth[1:]))
+from rl.analysis.repeats import reliability
 
 
 def test_reliability_is_the_samples_share_of_the_variance():

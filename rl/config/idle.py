@@ -1,0 +1,146 @@
+"""What can reach nothing in an algorithm as it is composed, and so is refused by its key.
+
+An option that trains nothing differently is a mistake of whoever set it, who would publish a result for what never ran.
+"""
+
+from typing import Any
+
+from rl.config.checks import refuse, refuse_idle
+
+
+def refuse_idle_algorithm(algorithm: Any, stages: dict[str, Any]) -> None:
+    """Raises ValueError for what no stage of an algorithm reads.
+
+    Args:
+        algorithm: An :class:`rl.config.AlgorithmConfig`, whose names are known ones.
+        stages: The stages that have a share of the run, resolved, by name.
+    """
+    _check_kl(algorithm, stages)
+    first = next(iter(stages))
+    refuse(
+        stages[first].keep_optimizer,
+        f"algorithm.stages.{first}.keep_optimizer=true: has no effect, because no stage runs before it whose optimiser "
+        "it could go on with; leave it away",
+    )
+    for name, stage in algorithm.stages.items():
+        for term, given in stage.terms.items():
+            refuse(
+                not given.weight and term not in algorithm.terms,
+                f"algorithm.stages.{name}.terms.{term}.weight=0: leaves nothing out, because algorithm.terms has no "
+                f"{term}; its terms are: {', '.join(algorithm.terms) or 'none'}",
+            )
+    for name, stage in stages.items():
+        refuse_unpaid(algorithm, f"algorithm.stages.{name}", stage, len(stage.reward_weights))
+        _check_raw(algorithm, f"algorithm.stages.{name}", stage)
+
+
+def _check_kl(algorithm: Any, stages: dict[str, Any]) -> None:
+    from rl.kl import KLS
+
+    if not any(any(stage.kl_coefs) for stage in stages.values()):
+        key = f"algorithm.stages.{next(iter(stages))}.kl_coefs"
+        because = f"all kl_coefs are 0; give {key} a weight for each turn, or leave it away"
+        refuse_idle(algorithm, "algorithm", "kl kl_options kl_in_reward", because)
+    elif not algorithm.kl_in_reward:
+        refuse(
+            bool(KLS.fact(algorithm.kl, "reward_only")),
+            f"algorithm.kl={algorithm.kl}: as a penalty its gradient has mean 0, so that it holds the policy to "
+            "nothing; set algorithm.kl=k1, whose gradient is the KL's, or algorithm.kl_in_reward=true",
+        )
+
+
+def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int) -> None:
+    """Raises ValueError for a stage in which no turn can be paid for anything.
+
+    Args:
+        algorithm: Of the stage.
+        key: Of the stage, ``algorithm.stages.<name>``.
+        stage: Resolved.
+        attempts: Turns that its episodes have at most.
+    """
+    from rl.advantages import ADVANTAGES
+
+    if ADVANTAGES.fact(stage.advantage, "raw"):
+        return
+    weights, coefs = stage.reward_weights[:attempts], stage.kl_coefs[:attempts]
+    refuse(
+        bool(stage.progress_alpha) and len(weights) < 2,
+        f"{key}.progress_alpha={stage.progress_alpha}: has no effect, because a bonus compares a turn with the one "
+        "before it and there is one turn; set progress_alpha=0, or give episodes a second attempt",
+    )
+    refuse(
+        not any(weights)
+        and not stage.progress_alpha
+        and not stage.terms
+        and not (algorithm.kl_in_reward and any(coefs)),
+        f"{key}.reward_weights={stage.reward_weights}: no turn{' that is played' if any(stage.reward_weights) else ''} "
+        "is paid for anything, so that every advantage is 0 and nothing is learned; give one turn a weight, or "
+        "progress_alpha",
+    )
+    later_paid = any(weights[1:]) or stage.progress_alpha
+    refuse(
+        stage.kl_balance > 0 and not later_paid,
+        f"{key}.kl_balance={stage.kl_balance}: has nothing to balance with, because no turn after the first one is "
+        "paid; give reward_weights for it, or set kl_balance=0",
+    )
+
+
+def _check_raw(algorithm: Any, key: str, stage: Any) -> None:
+    """What estimators of raw rewards do not read."""
+    from rl.advantages import ADVANTAGES
+
+    if not ADVANTAGES.fact(stage.advantage, "raw"):
+        return
+    because = f"algorithm.advantage={stage.advantage} reads raw rewards"
+    for name, value, neutral in (
+        ("progress_alpha", stage.progress_alpha, 0.0),
+        ("reward_weights", stage.reward_weights, [1.0] * len(stage.reward_weights)),
+    ):
+        refuse(value != neutral, f"{key}.{name}={value}: has no effect, because {because}; set {key}.{name}={neutral}")
+    refuse(
+        algorithm.kl_in_reward and any(stage.kl_coefs),
+        f"algorithm.kl_in_reward=true: {key} would have no KL at all, because {because}; set kl_in_reward=false",
+    )
+    refuse(
+        algorithm.dynamic_sampling > 0,
+        f"algorithm.dynamic_sampling={algorithm.dynamic_sampling}: would replace groups that {key} learns from, "
+        f"because it looks for weighted rewards that differ and {because}; set dynamic_sampling=0",
+    )
+
+
+def notes_on(algorithm: Any) -> list[str]:
+    """What presets set and nothing reads in this composition: no mistake of anybody's, but to be known.
+
+    Args:
+        algorithm: An :class:`rl.config.AlgorithmConfig`.
+    """
+    found = list[str]()
+    if not algorithm.reuses_samples:
+        once = "with one optimiser step per batch the policy is the one that sampled, so that no ratio is clipped"
+        if algorithm.loss != "ppo" or algorithm.loss_options:
+            options = f", loss_options={algorithm.loss_options}" if algorithm.loss_options else ""
+            found.append(f"algorithm.loss={algorithm.loss}{options}: {once}; set minibatches or epochs above 1")
+        if algorithm.critic.clip:
+            found.append(
+                f"algorithm.critic.clip={algorithm.critic.clip} clips nothing: with one optimiser step per batch "
+                "values are learned where they were read; set minibatches or epochs above 1"
+            )
+    running = [stage for stage in algorithm.stages.values() if stage.share]
+    if not running:
+        return found
+    keys = [
+        (f"algorithm.{name}", getattr(algorithm, name), type(algorithm).__dataclass_fields__[name].default, name)
+        for name in ("advantage", "loss", "temperature")
+    ]
+    found += [
+        f"{key}={value} reaches no stage, because each has its own"
+        for key, value, default, name in keys
+        if value != default and all(getattr(stage, name) for stage in running)
+    ]
+    default = type(algorithm.optim)()
+    found += [
+        f"algorithm.optim.{name}={value} reaches no stage, because each has its own"
+        for name, value in vars(algorithm.optim).items()
+        if value != getattr(default, name) and all(name in stage.optim for stage in running)
+    ]
+    return found

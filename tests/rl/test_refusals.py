@@ -1,0 +1,248 @@
+"""What reaches nothing, or spends something else than was asked for, is refused by its key or said beforehand."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rl.config import (
+    AlgorithmConfig,
+    CriticConfig,
+    EnvConfig,
+    EvalConfig,
+    ModelConfig,
+    OfflineConfig,
+    OptimConfig,
+    RunConfig,
+    SFTConfig,
+    StageConfig,
+    TermConfig,
+    TrackingConfig,
+    TrainingConfig,
+)
+from rl.learner import Learner
+from rl.refusals import notes, refuse_run
+from rl.types import RunStoppedError
+from tests.helpers import build_trainer, modchain_config, named
+
+NO_KL = StageConfig(kl_coefs=[0.0, 0.0])
+
+
+def algorithm(*stages, **given):
+    return AlgorithmConfig(**({"name": "x", "stages": named(*stages)} | given))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: algorithm(NO_KL, kl="full"), r"algorithm\.kl=full: has no effect, because all kl_coefs are 0; give"),
+        (lambda: algorithm(NO_KL, kl_in_reward=True), r"algorithm\.kl_in_reward=True: has no effect"),
+        (lambda: algorithm(NO_KL, NO_KL, kl="k1"), r"algorithm\.kl=k1: has no effect"),
+        (lambda: algorithm(StageConfig(), kl="k1_published"), r"kl=k1_published: .*gradient has mean 0.*kl=k1"),
+        (lambda: algorithm(StageConfig(keep_optimizer=True)), r"stages\.stage1\.keep_optimizer=true: .*no stage runs"),
+        (
+            lambda: algorithm(StageConfig(share=0.0), StageConfig(keep_optimizer=True)),
+            r"stages\.stage2\.keep_optimizer=true",
+        ),
+        (lambda: algorithm(StageConfig(reward_weights=[0.0, 0.0])), r"reward_weights=\[0\.0, 0\.0\]: no turn is paid"),
+        (
+            lambda: algorithm(StageConfig(reward_weights=[1.0], kl_coefs=[0.1], progress_alpha=1.0)),
+            r"progress_alpha=1\.0: has no effect.*one turn",
+        ),
+        (
+            lambda: algorithm(StageConfig(advantage="imitation", progress_alpha=3.0)),
+            r"stages\.stage1\.progress_alpha=3\.0: has no effect, because algorithm\.advantage=imitation",
+        ),
+        (
+            lambda: algorithm(StageConfig(advantage="imitation", reward_weights=[0.0, 1.0])),
+            r"reward_weights=\[0\.0, 1\.0\]: has no effect.*imitation",
+        ),
+        (lambda: algorithm(StageConfig(), advantage="imitation", kl_in_reward=True), r"would have no KL at all"),
+        (lambda: algorithm(StageConfig(), advantage="imitation", dynamic_sampling=1), r"dynamic_sampling=1: would"),
+        (
+            lambda: algorithm(StageConfig(kl_balance=1.0, reward_weights=[1.0, 0.0])),
+            r"kl_balance=1\.0: has nothing to balance with",
+        ),
+        (lambda: algorithm(StageConfig(terms={"entropy": TermConfig(weight=0.0)})), r"entropy\.weight=0: leaves"),
+        (lambda: TrackingConfig(project="mine"), r"tracking\.project=mine: has no effect.*backends"),
+        (lambda: EvalConfig(conversations="x", temperature=0.5), r"evaluation\.temperature=0\.5: has no effect"),
+        (lambda: ModelConfig("./here", revision="main"), r"model\.revision=main: has no effect.*a folder"),
+        (lambda: ModelConfig("a/b", template_date="20260131"), r"model\.template_date=20260131: is no date"),
+        (lambda: ModelConfig("a/b", template_date="2026-W05-6"), r"is no date; write one as 2026-01-31"),
+        (lambda: ModelConfig("a/b", template_date="2026-02-30"), r"is no date"),
+        (lambda: ModelConfig("a/b", template_date="tomorrow"), r"is no date"),
+    ],
+)  # fmt: skip
+def test_what_reaches_nothing_is_refused_by_its_key(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"stages": named(NO_KL)},  # as dapo, whose kl is the default
+        {"stages": named(NO_KL, StageConfig()), "kl": "full"},  # one stage is held
+        {"stages": named(StageConfig()), "kl": "k1_published", "kl_in_reward": True},
+        {"stages": named(NO_KL, StageConfig(keep_optimizer=True))},
+        {"stages": named(StageConfig(reward_weights=[0.0, 0.0], progress_alpha=1.0))},
+        {"stages": named(StageConfig(reward_weights=[0.0, 0.0])), "terms": {"entropy": TermConfig(weight=0.1)}},
+        {"stages": named(StageConfig(reward_weights=[0.0, 0.0])), "kl_in_reward": True},
+        {"terms": {"entropy": TermConfig()}, "stages": named(StageConfig(terms={"entropy": TermConfig(weight=0.0)}))},
+    ],
+)
+def test_what_reaches_something_is_taken(given):
+    AlgorithmConfig(name="x", **given)
+
+
+def sums(**given):
+    return EnvConfig(**({"name": "sums", "id": "errata/modchain-v1"} | given))
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (sums(group_reward_options={"least": 0.5}), r"env\.group_reward_options=.*has no effect.*group_reward"),
+        (sums(group_reward="critic"), r"env\.group_reward=critic: pays what is said between.*env\.between"),
+        (sums(seeds={"train": 5}), r"env\.seeds=.*has no effect.*gymnasium"),
+        (sums(between="critique", between_options={"max_new_tokens": None}), r"max_new_tokens=null: a whole number"),
+        (sums(between="critique", between_options={"max_new_tokens": 2.5}), r"max_new_tokens=2\.5: a whole number"),
+        (sums(between="verify", between_options={"stops": 1}), r"stops=1: true or false"),
+    ],
+)
+def test_an_environment_without_use_for_an_option_refuses_it(env, message):
+    with pytest.raises(ValueError, match=message):
+        env.settled()
+
+
+def offline(budget=None, **given):
+    training = TrainingConfig(**(budget or {"episodes": 64}))
+    method = OfflineConfig(name="x", **({"rule": "star", "group_size": 4, "iterations": 2} | given))
+    return SFTConfig(name="x", env=sums().settled(), offline=method, training=training)
+
+
+def online(budget=None, attempts=2, **given):
+    cfg = modchain_config(algorithm=AlgorithmConfig(**({"name": "x", "group_size": 4} | given)))
+    training = TrainingConfig(**({"episodes": 64, "tasks_per_step": 8} | (budget or {})))
+    return replace(cfg, algorithm=AlgorithmConfig(**({"name": "x", "group_size": 4} | given)), training=training,
+                   env=replace(cfg.env, attempts=attempts).settled())  # fmt: skip
+
+
+CRITIC = {"advantage": "gae", "critic": CriticConfig("separate", warmup_steps=2)}
+WARM = {"optim": OptimConfig(warmup_steps=3)}
+FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: online(**CRITIC), r"critic\.warmup_steps=2: .*the run has 2, so that it would never be trained"),
+        (lambda: online(**WARM), r"optim\.warmup_steps=3: .*stages\.main takes 2 optimiser steps.*67%.*at most 2"),
+        (
+            lambda: online(stages={"a": StageConfig(), "b": StageConfig(optim={"warmup_steps": 2})}),
+            r"optim\.warmup_steps=2: algorithm\.stages\.b takes 1",
+        ),
+        (
+            lambda: online({"episodes": 31}),
+            r"training\.episodes=31: a batch samples 32 episodes.*training\.episodes=32",
+        ),
+        (
+            lambda: online({"updates": 3}, minibatches=4),
+            r"training\.updates=3: a batch takes 4 optimiser steps.*epochs=1 times algorithm\.minibatches=4",
+        ),
+        (lambda: online(attempts=1, stages=FIRST), r"reward_weights=\[0\.0, 1\.0\]: no turn that is played is paid"),
+        (
+            lambda: online(attempts=1, stages=named(StageConfig(progress_alpha=1.0))),
+            r"progress_alpha=1\.0: has no effect",
+        ),
+        (lambda: online(attempts=1, stages=named(StageConfig(kl_balance=1.0))), r"kl_balance=1\.0: has nothing"),
+        (
+            lambda: offline({"episodes": 7}),
+            r"training\.episodes=7: .*is 8 episodes; give at least training\.episodes=8",
+        ),
+        (lambda: offline({"updates": 4}, optim=OptimConfig(warmup_steps=3)), r"offline\.optim\.warmup_steps=3: .* 2 "),
+        (
+            lambda: offline({"tokens": 5}, iterations=1, conversations="x"),
+            r"training\.tokens=5: has no effect.*conversations",
+        ),
+        (
+            lambda: RunConfig(name="x", env=sums().settled(), evaluation=EvalConfig(fixed_first=5)),
+            r"evaluation\.fixed_first=5: has no effect",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_each_other_are_refused_with_numbers(make, message):
+    with pytest.raises(ValueError, match=message):
+        refuse_run(make())
+
+
+def test_sizes_that_just_fit_are_taken():
+    fits = [online({"episodes": 96}, **CRITIC), online({"episodes": 96}, **WARM), online({"episodes": 32})]
+    fits += [online({"updates": 4}, minibatches=4), online({"tokens": 9}, **CRITIC), online({"tokens": 9}, **WARM)]
+    fits += [
+        offline({"episodes": 8}),
+        offline({"tokens": 5}),
+        offline({"updates": 6}, optim=OptimConfig(warmup_steps=3)),
+    ]
+    for cfg in fits:
+        refuse_run(cfg)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        (online(loss="gspo"), "algorithm.loss=gspo: with one optimiser step per batch"),
+        (online(loss_options={"clip_high": 0.3}), "algorithm.loss=ppo, loss_options={'clip_high': 0.3}: with one"),
+        (online(advantage="gae", critic=CriticConfig("separate", clip=0.2)), "algorithm.critic.clip=0.2 clips nothing"),
+        (
+            online(advantage="grpo", stages=named(StageConfig(advantage="rloo"))),
+            "algorithm.advantage=grpo reaches no stage",
+        ),
+        (
+            online(optim=OptimConfig(lr=1.0), stages=named(StageConfig(optim={"lr": 0.1}))),
+            "algorithm.optim.lr=1.0 reaches no stage",
+        ),
+    ],
+)
+def test_what_a_preset_sets_and_nothing_reads_is_said(cfg, message):
+    assert [note for note in notes(cfg) if note.startswith(message)]
+    assert not notes(online(minibatches=2, loss="gspo"))
+
+
+def test_evaluations_say_what_they_have_no_use_for():
+    cfg = online(attempts=1, stages=named(StageConfig(reward_weights=[1.0, 1.0])))
+    cfg.evaluation = EvalConfig(controls=True, fixed_first=3, max_attempts=1)
+    cfg.training = replace(cfg.training, validate_every=0)
+    said = "\n".join(notes(cfg))
+    for part in ("controls needs a second", "fixed_first needs a second", "max_attempts=1 plays nothing longer"):
+        assert part in said
+    assert "fixed_first is measured once" in said
+    paid = RunConfig(name="x", env=sums(group_reward="majority").settled())
+    assert notes(paid) == ["env.group_reward=majority pays training episodes alone; rates are the verifier's"]
+
+
+def test_what_one_process_finds_wrong_all_of_them_raise(monkeypatch):
+    """Another one's engine has old weights; this one would wait for it in the next collective."""
+    trainer, _ = build_trainer(modchain_config())
+
+    def gather(items):
+        return [*items, "task t was sampled by version 0"] if all(isinstance(one, str) for one in items) else items
+
+    monkeypatch.setattr(trainer._distributed, "gather", gather)
+    with pytest.raises(RunStoppedError, match="task t was sampled by version 0"):
+        trainer.train_step()
+
+
+@pytest.mark.parametrize(("third", "balance"), [((0.0, 0.0), 0.2), ((4.0, 1.0), 0.3)])
+def test_a_balance_weighs_turns_as_the_loss_does(third, balance):
+    """|A| of a turn that 2 of 8 episodes played is 8 in sum; KL of the first turn, which all played, is 40."""
+    table = {"gap": (0.0, 1.0), "kl 0": (40.0, 8.0), "kl 1": (1.0, 2.0), "kl 2": (0.0, third[1])}
+    table |= {"advantage 0": (9.0, 8.0), "advantage 1": (8.0, 2.0), "advantage 2": third}
+    parts = [{name: torch.tensor(pair, dtype=torch.float64) for name, pair in table.items()}]
+    one = SimpleNamespace(control=SimpleNamespace(coefs=[0.1] * 3), _distributed=SimpleNamespace(sum=lambda x: x))
+    found = Learner.measured(one, parts)
+    assert found.balance == pytest.approx(balance)  # and no nan of the turn that nobody played
+    assert found.kl[0] == 5.0
+    assert math.isnan(found.advantage[2]) == (third == (0.0, 0.0))
