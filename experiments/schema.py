@@ -1,5 +1,6 @@
 """The schema of the entry points that are more than one run; what a run needs is in ``rl/config.py``."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -249,7 +250,7 @@ class PretrainConfig(ProgramConfig):
         dense: Compute the output layer at every token instead of at those that are learned: the same loss but for its
             last bits, and half as fast where the vocabulary is large.
         threads: Torch threads; the number decides the last bits of the weights.
-        corpus: Arguments of the toy's corpus in ``experiments/tiny_training.py``.
+        corpus: Arguments of the toy's corpus in ``experiments/pretrain_tiny.py``.
     """
 
     name: str = MISSING
@@ -383,6 +384,10 @@ class PushConfig(ProgramConfig):
     repo: str = MISSING
     private: bool = True
 
+    def __post_init__(self) -> None:
+        if self.repo != MISSING and not re.fullmatch("[^/]+/[^/]+", self.repo):
+            raise ValueError(f"repo={self.repo}: write it as <owner>/<name>")
+
 
 @dataclass
 class ExportConfig(ProgramConfig):
@@ -417,6 +422,8 @@ class ReportConfig(ProgramConfig):
 
     def __post_init__(self) -> None:
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
+        if self.run in ([], ""):
+            raise ValueError("run: name a folder of runs, or several as run=[<folder>,<folder>]")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
         check_numbers(self, "", not_negative="page_episodes")
 

@@ -8,9 +8,10 @@ thesis of all studies (:mod:`rl.analysis.thesis`). Randomness comes from the see
 that the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
 """
 
-import importlib
+import ast
+import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from math import inf, isfinite
 from pathlib import Path
@@ -66,9 +67,30 @@ class Study(Protocol):
         ...
 
 
+def refuse_unknown_settings(name: str, size: str, given: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` for a setting that a study does not have, by the source of its ``Config``, before torch."""
+    spec = importlib.util.find_spec(_module(name, size))
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
+    config = next((one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == "Config"), None)
+    if config is None or config.bases:  # it has fields that stand elsewhere; the module itself will tell
+        return
+    fields_of = (one.target for one in config.body if isinstance(one, ast.AnnAssign))
+    _refuse_unknown(given, [target.id for target in fields_of if isinstance(target, ast.Name)])
+
+
+def _refuse_unknown(given: Iterable[str], known: Sequence[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise ValueError(f"settings.{key}: unknown{nearest(key, known)} Known: {', '.join(known)}")
+
+
+def _module(name: str, size: str) -> str:
+    return FULL[name] if size == "full" and name in FULL else STUDIES[name]
+
+
 def load(name: str, size: str = "") -> Study:
     """A study's module, that of its size ``full`` where it has one; importing it loads torch."""
-    module: Any = importlib.import_module(FULL[name] if size == "full" and name in FULL else STUDIES[name])
+    module: Any = importlib.import_module(_module(name, size))
     return module
 
 
@@ -83,9 +105,8 @@ def settings_of(study: Study, given: Mapping[str, Any]) -> Any:
     """
     known, types = [field.name for field in fields(study.Config)], get_type_hints(study.Config)
     cfg: Any = OmegaConf.structured(study.Config)
+    _refuse_unknown(given, known)
     for key, value in given.items():
-        if key not in known:
-            raise ValueError(f"settings.{key}: unknown{nearest(key, known)} Known: {', '.join(known)}")
         try:
             cfg = OmegaConf.merge(cfg, {key: value})
         except OmegaConfBaseException:
