@@ -17,8 +17,8 @@ from rl.tracking import IDENTITY, files_below
 
 FILES = {
     "resume": "use a run's folder, or auto, or leave resume away to start a new run",
-    "evaluation.conversations": "give a file of conversations, or a folder of a run",
-    "offline.conversations": "give a file of conversations, or a folder of a run",
+    "evaluation.conversations": "give a file of conversations, or a folder that datasets saved",
+    "offline.conversations": "give a file of conversations, or a folder that datasets saved",
 }
 """Keys that name what must be there before a run begins, and what may be given."""
 NAMED = (
@@ -50,7 +50,8 @@ def refuse_before_torch(cfg: DictConfig) -> None:
     refuse_wrong_numbers(cfg)
     refuse_unknown_names(cfg)
     if "env" in cfg:
-        refuse_wrong_environment(OmegaConf.to_object(cfg.env))
+        env: Any = OmegaConf.to_object(cfg.env)
+        refuse_wrong_environment(env)
     if "model" in cfg and getattr(OmegaConf.get_type(cfg), "needs_model", True):
         model: Any = OmegaConf.to_object(cfg.model)
         model.refuse_missing()
@@ -91,7 +92,7 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
     """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
     arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
     nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
-    if issubclass(OmegaConf.get_type(cfg), schema.RunConfig):
+    if issubclass(OmegaConf.get_type(cfg) or dict, schema.RunConfig):
         schema.RunConfig(cfg.seed, cfg.threads)
     for where, node in nodes.items():
         kind: Any = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
