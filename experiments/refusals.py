@@ -1,5 +1,6 @@
 """What is wrong with a config and can be said before torch is loaded, which takes seconds to tens of them."""
 
+import sys
 from copy import deepcopy
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -60,10 +61,10 @@ def refuse_before_torch(cfg: DictConfig) -> None:
 def refuse_unknown_names(cfg: DictConfig) -> None:
     """Raises UserError for the name of an estimator, a rule, an engine and the like that nothing is registered under.
 
-    The names are read from the source of the modules that register them. With plugins, which may register more, nothing
-    is refused here.
+    The names are read from the source of the modules that register them. Plugins, a script and a notebook may register
+    more: with plugins, and once torch is loaded, nothing is refused here, and the lookups themselves are asked later.
     """
-    if cfg.get("plugins"):
+    if cfg.get("plugins") or "torch" in sys.modules:
         return
     arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
     groups = {"algorithm": schema.AlgorithmConfig, "offline": schema.OfflineConfig}
