@@ -157,7 +157,7 @@ EXPECTED = (
     Expected("better than a probe after RL", HOLDS, "an untrained digit of a 1.5B model is overconfident (arXiv "
              "2306.13063)"),
     Expected("published reward: always right", HOLDS, "its 0/0 pays an honest 0 nothing: computed, and so in the toy"),
-    Expected("published reward: says nothing", HOLDS, "follows from the claim above"),
+    Expected("published reward: says nothing", HOLDS, "one score for all tells nothing apart"),
     Expected("proper reward: not always right", HOLDS, "a proper rule pays honesty most; so in the toy"),
 )  # fmt: skip
 CLAIMS = carried(study.CLAIMS, EXPECTED)
