@@ -157,10 +157,9 @@ def _end(error: Exception) -> None:
     # What a user's config, data or machine can cause. Anything else is a fault of the program and keeps its traceback.
     kinds: tuple[type[BaseException], ...] = (UserError, ValueError, TypeError, KeyError, FileNotFoundError)
     kinds += (FileExistsError, ModuleNotFoundError, SandboxError, HydraException, OmegaConfBaseException)
-    if "rl.types" in sys.modules:  # else nothing can have raised it
-        from rl.types import RunStoppedError
-
-        kinds += (RunStoppedError,)
+    for module, name in (("rl.types", "RunStoppedError"), ("rl.backends.engine_vllm_http", "ReplicaError")):
+        if module in sys.modules:  # else nothing can have raised it
+            kinds += (getattr(sys.modules[module], name),)
     if isinstance(error, OSError) and is_disk_full(error):
         _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     # Before the kinds, since FileNotFoundError is one of them: of the system's errors the file's name is the message.

@@ -1,5 +1,6 @@
 """What is wrong with a config and can be said before torch is loaded, which takes seconds to tens of them."""
 
+import sys
 from copy import deepcopy
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from rl.tracking import IDENTITY, files_below
 
 FILES = {
     "resume": "use a run's folder, or auto, or leave resume away to start a new run",
-    "evaluation.conversations": "give a file of conversations, or a folder of a run",
-    "offline.conversations": "give a file of conversations, or a folder of a run",
+    "evaluation.conversations": "give a file of conversations, or a folder that datasets saved",
+    "offline.conversations": "give a file of conversations, or a folder that datasets saved",
 }
 """Keys that name what must be there before a run begins, and what may be given."""
 NAMED = (
@@ -50,7 +51,8 @@ def refuse_before_torch(cfg: DictConfig) -> None:
     refuse_wrong_numbers(cfg)
     refuse_unknown_names(cfg)
     if "env" in cfg:
-        refuse_wrong_environment(OmegaConf.to_object(cfg.env))
+        env: Any = OmegaConf.to_object(cfg.env)
+        refuse_wrong_environment(env)
     if "model" in cfg and getattr(OmegaConf.get_type(cfg), "needs_model", True):
         model: Any = OmegaConf.to_object(cfg.model)
         model.refuse_missing()
@@ -59,10 +61,10 @@ def refuse_before_torch(cfg: DictConfig) -> None:
 def refuse_unknown_names(cfg: DictConfig) -> None:
     """Raises UserError for the name of an estimator, a rule, an engine and the like that nothing is registered under.
 
-    The names are read from the source of the modules that register them. With plugins, which may register more, nothing
-    is refused here.
+    The names are read from the source of the modules that register them. Plugins, a script and a notebook may register
+    more: with plugins, and once torch is loaded, nothing is refused here, and the lookups themselves are asked later.
     """
-    if cfg.get("plugins"):
+    if cfg.get("plugins") or "torch" in sys.modules:
         return
     arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
     groups = {"algorithm": schema.AlgorithmConfig, "offline": schema.OfflineConfig}
@@ -91,7 +93,7 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
     """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
     arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
     nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
-    if issubclass(OmegaConf.get_type(cfg), schema.RunConfig):
+    if issubclass(OmegaConf.get_type(cfg) or dict, schema.RunConfig):
         schema.RunConfig(cfg.seed, cfg.threads)
     for where, node in nodes.items():
         kind: Any = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None

@@ -101,7 +101,8 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     """All generations of one policy: train from the start, measure, write, and make the next training set."""
     speaker, options = base.speaker, {"share": cfg.real_share} if arm == "mix" else {}
     next_data = DATA_POLICIES.bind(arm, options)
-    n, rows = len(base.real), [{"step": g} for g in range(cfg.generations + 1)]
+    n = len(base.real)
+    rows: list[dict[str, Any]] = [{"step": g, "n": n} for g in range(cfg.generations + 1)]
     # Of the tokens that are learned, the rarest that together make a quarter of the real text.
     tokens, counts = np.unique(base.real[:, cfg.block :], return_counts=True)
     order = np.argsort(counts, kind="stable")
@@ -116,7 +117,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
             loss = float(speaker.nats(as_said(base.test, cfg.block)).mean())
             new = write(speaker, base.real, cfg.block, temperature, derive_seed(seed, "write", suffix, g))
             rows[g] |= {name + suffix: value for name, value in meters(new[:, cfg.block :], rare).items()}
-            rows[g] |= {"loss" + suffix: loss, "n": n}
+            rows[g] |= {"loss" + suffix: loss}
             for row in as_said(new[:8], cfg.block):
                 told, prompt = (speaker.tokenizer.decode(ids) for ids in (row.ids, row.prompt))
                 samples.append({"step": g, "prompt": f"[temperature {temperature}] {prompt}", "answer": told})

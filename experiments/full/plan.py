@@ -9,10 +9,14 @@ from dataclasses import asdict
 from textwrap import wrap
 from typing import Any
 
+from experiments.full import FAILS, HOLDS, OPEN
 from experiments.full.cost import H100, H100_MEASURED, Work, hours, table
 from experiments.full.shapes import parameters_of
 from experiments.studies import FULL, STUDIES, load, settings_of
 from rl.analysis.printing import fixed
+
+_WORDS = {HOLDS: "holds", FAILS: "does not hold", OPEN: "open"}
+"""What is expected, in words: a claim that may come out either way is open."""
 
 
 def planned(name: str, cfg: Any, n_seeds: int) -> dict[str, Any]:
@@ -27,7 +31,7 @@ def planned(name: str, cfg: Any, n_seeds: int) -> dict[str, Any]:
     parameters, by_arm = parameters_of(cfg.model), study.work(cfg)
     header, rows = table(parameters, by_arm, n_seeds)
     total = n_seeds * sum(by_arm.values(), Work())
-    expected = [asdict(one) | {"verdict": str(one.verdict)} for one in study.EXPECTED]
+    expected = [asdict(one) | {"verdict": _WORDS[one.verdict]} for one in study.EXPECTED]
     names = {one["claim"] for one in expected}
     return {
         "study": name,
@@ -48,7 +52,7 @@ def lines(plan: dict[str, Any]) -> Iterator[str]:
     size = f"{fixed(plan['parameters'] / 1e9, 2)}B parameters"
     yield f"The paper's setting, {plan['study']}: {plan['setting']['model']}, {size}"
     yield "  " + ", ".join(f"{key} {value}" for key, value in plan["setting"].items() if value != "")
-    yield "Expected at this scale:"
+    yield "Expected at this scale, claim by claim:"
     yield from (f"- {one['verdict']}: {one['claim']} ({one['why']})" for one in plan["expected"])
     if plan["not_carried"]:
         yield f"- not measured at this size: {', '.join(plan['not_carried'])}"
@@ -91,7 +95,7 @@ def page(n_seeds: int = 3) -> str:
     rows = []
     for one in plans:
         counts = [sum(e["verdict"] == verdict for e in one["expected"])
-                  for verdict in ("holds", "does not hold", "cannot tell")]  # fmt: skip
+                  for verdict in _WORDS.values()]  # fmt: skip
         cost = f"{hours(one['gpu_hours'])} ({hours(one['gpu_hours_at_measured_shares'])})"
         cells = [f"[`{one['study']}`](#{one['study']})", one["setting"]["model"], cost, *map(str, counts),
                  str(len(one["not_carried"]))]  # fmt: skip

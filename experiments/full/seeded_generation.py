@@ -145,7 +145,7 @@ def prepare(cfg: Config, seed: int) -> Base:
     asked = [f"{domain}: {', '.join(words)}. Name one of {domain} that is {'' if label else 'not '}on this list, "
              "in one word." for domain, words, label in zip(domains, lists, labels, strict=True)]  # fmt: skip
     claims = [" ".join(words_of(text, 1)) for text in said(asked, "claim", cfg.max_new)]
-    written = [Instance(*one, bool(label)) for *one, label in zip(domains, lists, claims, labels, strict=True)]
+    written = list(map(Instance, domains, lists, claims, map(bool, labels)))
     one_go = said([f"Write one example: a kind of things, {LENGTH} different things of it, one more thing, and Yes if "
                    "it is among them or No if not. One line, with commas, a word each."] * n, "whole",
                   cfg.max_list + cfg.max_new)  # fmt: skip

@@ -213,7 +213,7 @@ EXPECTED = (
     Expected("joint_view_helps", HOLDS, f"dropping the joint step hurts ({T3})"),
     Expected("own_reward_rises", HOLDS, "it is what is trained"),
     Expected("own_accuracy_falls", OPEN, f"P(Yes) of a large model is partly right ({KADAVATH}), so accuracy may rise "
-             "first; in the toy it fell in two of three seeds"),
+             "first, and in the toy it need not fall"),
     Expected("frozen_no_remedy", OPEN, "as above, against a judge that does not move"),
     Expected("side_no_remedy", OPEN, "a better signal than single verdicts; may well raise accuracy"),
     Expected("oracle_rises", HOLDS, "GRPO on a checker raises GSM8K (arXiv 2402.03300)"),

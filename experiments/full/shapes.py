@@ -46,6 +46,12 @@ _CHATML = (
     "{% for one in messages %}<|im_start|>{{ one['role'] }}\n{{ one['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_QWEN3 = (
+    "{% for one in messages %}<|im_start|>{{ one['role'] }}\n"
+    "{{ one['content'].split('</think>')[-1].lstrip('\n') }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
 _LLAMA3 = (
     "<|begin_of_text|>{% for one in messages %}<|start_header_id|>{{ one['role'] }}<|end_header_id|>\n\n"
     "{{ one['content'] }}<|eot_id|>{% endfor %}"
@@ -53,7 +59,7 @@ _LLAMA3 = (
 )
 _TEMPLATES = {
     "qwen2": (_CHATML, ("<|endoftext|>", "<|im_end|>", "<|im_start|>")),
-    "qwen3": (_CHATML, ("<|endoftext|>", "<|im_end|>", "<|im_start|>")),
+    "qwen3": (_QWEN3, ("<|endoftext|>", "<|im_end|>", "<|im_start|>")),
     "llama": (_LLAMA3, ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")),
 }
 """Chat template of each family, and its special tokens: the first one pads, the second ends a turn."""

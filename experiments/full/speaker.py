@@ -48,7 +48,8 @@ class Speaker:
 
     def __init__(self, path: str, rank: int, lr: float, rows_at_once: int = 8) -> None:
         on_gpu = torch.cuda.is_available()
-        config = ModelConfig(path=path, dtype="bfloat16" if on_gpu else "float32",
+        # One question, one answer: what a template does to the thoughts of earlier answers is never seen.
+        config = ModelConfig(path=path, dtype="bfloat16" if on_gpu else "float32", thoughts="keep",
                              chat_template_kwargs={"enable_thinking": False})  # fmt: skip
         self.base, self.tokenizer = load_policy(config)
         self.base.to("cuda" if on_gpu else "cpu")
@@ -67,8 +68,7 @@ class Speaker:
         torch.manual_seed(seed)
         self.model = add_lora(self.base, self.lora).eval()
         if self.model.device.type == "cuda":  # memory for a longer step: activations are computed twice
-            self.model.gradient_checkpointing_enable()
-            self.model.enable_input_require_grads()
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._new_optimizer(self.lr)
 
     def _new_optimizer(self, lr: float) -> None:

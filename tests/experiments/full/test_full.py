@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -34,14 +35,14 @@ def config(name, **changed):
 
 @pytest.mark.parametrize("name", sorted(FULL))
 def test_every_study_composes_at_full_and_says_what_it_expects_and_costs(name):
-    study = load(name, "full")
+    study: Any = load(name, "full")
     cfg = settings_of(study, {})
     found = planned(name, cfg, 3)
     assert 1e9 < found["parameters"] < 1e10
     assert found["gpu_hours"] > 0
     assert found["gpu_hours_at_measured_shares"] > found["gpu_hours"]
     assert {one["claim"] for one in found["expected"]} == {claim.name for claim in study.CLAIMS}
-    assert all(one["why"] and one["verdict"] in set(Verdict) for one in found["expected"])
+    assert all(one["why"] and one["verdict"] in ("holds", "does not hold", "open") for one in found["expected"])
     assert set(study.work(cfg)) == set(study.ARMS) <= set(load(name).ARMS)
     told = "\n".join(lines(found))
     assert cfg.model in told
@@ -73,7 +74,7 @@ def test_twice_the_tokens_or_the_parameters_cost_twice_as_much():
     [("self_judging", "prompts"), ("skills", "contexts"), ("self_questioning", "proposals"), ("collapse", "blocks")],
 )
 def test_hours_follow_from_the_settings(name, setting):
-    study = load(name, "full")
+    study: Any = load(name, "full")
     cfg = settings_of(study, {})
     arms = study.work(cfg), study.work(replace(cfg, **{setting: 2 * getattr(cfg, setting)}))
     sampled = [sum(one.sampled for one in work.values()) for work in arms]
@@ -107,7 +108,7 @@ def dry(name, folder, **settings):
     """A dry run in this process: its result, with settings that make it smaller still."""
     cfg = config(name, settings=settings)
     (job,) = plan(cfg, folder)
-    study = load(name, "full")
+    study: Any = load(name, "full")
     write_dry_model(settings_of(study, {}).model, folder / "dry_model")
     job.write()
     job.arm.run(job.seed, job.folder, lambda *_: None)
@@ -125,7 +126,7 @@ SMALLER = {
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_dry_run_goes_from_end_to_end_and_judges_no_claim(name, tmp_path):
     result = dry(name, tmp_path, **SMALLER[name])
-    study = load(name, "full")
+    study: Any = load(name, "full")
     assert result["dry_run"] is True
     assert {row["arm"] for row in result["rows"]} == set(study.ARMS)
     assert {claim["verdict"] for claim in result["claims"]} == {"not measured"}
