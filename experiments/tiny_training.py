@@ -1,5 +1,6 @@
 """Trains the tiny base model of an embedded toy on its corpus; ``python -m experiments.pretrain_tiny`` calls it."""
 
+import inspect
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from envs import Message
 from experiments.mending_corpus import MendCorpus, RepairCorpus
 from experiments.schema import PretrainConfig
 from experiments.tiny_corpus import FIRST, SECOND, AdditionCorpus, Corpus, ModChainCorpus, SteeredCorpus, encoder
+from rewards import nearest
 from rl.backends.engine_hf import HFEngine
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.rendering import Renderer
@@ -34,6 +36,11 @@ def pretrain(cfg: PretrainConfig) -> Path:
     """
     seed_everything(cfg.seed)
     rng = random.Random(cfg.seed)
+    known = list(inspect.signature(CORPORA[cfg.name]).parameters)
+    if wrong := next((name for name in cfg.corpus if name not in known), None):
+        raise ValueError(
+            f"corpus.{wrong}: {cfg.name} has no such option{nearest(wrong, known)} It has: {', '.join(known)}"
+        )
     corpus = CORPORA[cfg.name](**cfg.corpus)
     tokenizer = tiny_tokenizer(corpus.words, corpus.spaced)
     model = tiny_llama(tokenizer, cfg.hidden_size, cfg.n_layers, cfg.n_heads, cfg.context)
