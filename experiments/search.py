@@ -125,7 +125,7 @@ def dimensions(space: Mapping[str, Any], family: str, arm: str) -> dict[str, Dim
             continue
         if not isinstance(leaf, Mapping):
             raise ValueError(
-                f"space: {path}={leaf} of {arm} is no dimension; give {{low: ..., high: ...}} or {{values: [...]}}"
+                f"space: {path} of {arm} is no dimension: {leaf}; give {{low: ..., high: ...}} or {{values: [...]}}"
             )
         try:
             given: dict[str, Any] = dict(leaf)
