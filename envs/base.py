@@ -68,6 +68,7 @@ class TaskSet(Protocol):
     - ``observes_execution = True`` if its scores carry an observation of public tests, for ``feedback=execution``;
     - ``verifies_elsewhere = True`` if ``verify`` waits for other processes and may be called from several threads;
     - ``partial_credit = True`` if a wrong answer may be worth something;
+    - ``reads_when_built = True`` if its constructor takes long, so that it is not called to look at options alone;
     - ``examples``, pairs of a task and an answer that are shown in front of every question;
     - a static method ``episode(options)``: what an episode is made of under these options, as ``prompts``, where a
       config says nothing.

@@ -19,11 +19,11 @@ from rl.analysis.rows import LONGER, TRANSFER, EvalRow, broken_off
 from rl.analysis.statistics import summarise
 from rl.backends.distributed import Distributed
 from rl.backends.flops import peak_memory_gib
-from rl.checkpoint import IDENTITY, Checkpoints, Identity, read_identity, save_policy
+from rl.checkpoint import Checkpoints, Identity, read_identity, save_policy
 from rl.config import BudgetConfig, RunConfig, SFTConfig
 from rl.controls import control_rows
 from rl.evaluate import first_turns, play, second_attempts, to_rows
-from rl.tracking import JsonLines, Tracker, write_json
+from rl.tracking import IDENTITY, JsonLines, Tracker, write_json
 from rl.types import Episode, Totals, Turn
 from rl.workbench import Workbench, content_of, make_env
 

@@ -41,6 +41,8 @@ class Findings:
 
 def run(cfg: CheckConfig) -> None:
     """Prints what was found; the data first, before torch is loaded."""
+    if cfg.model.path != f"models/{cfg.env.name}":  # one that is named is meant; without one, what can be said is said
+        cfg.model.refuse_missing()
     hub.register()
     found, taskset = Findings(), envs.make_taskset(cfg.env.id, cfg.env.task_options, cfg.env.seeds)
     tasks = {split: list(taskset.load(split)) for split in Split}

@@ -7,8 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from copy import deepcopy
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,9 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from envs.rows import SUFFIXES, no_such_path
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
+from experiments.refusals import UserError, refuse_before_torch
 from experiments.schema import (
     CheckConfig,
     CompareConfig,
@@ -47,7 +45,7 @@ from experiments.schema import (
 from rewards import nearest
 from rewards.sandbox import SandboxError
 from rl import config as schema
-from rl.tracking import is_disk_full
+from rl.tracking import IDENTITY, is_disk_full
 
 CONFIGS = str(Path(__file__).resolve().parent.parent / "configs")
 _GROUPS = {
@@ -76,12 +74,6 @@ _ENTRY_POINTS = {
     "push": PushConfig,
     "export": ExportConfig,
 }
-FILES = {
-    "resume": "use a run's folder, or auto, or leave resume away to start a new run",
-    "evaluation.conversations": "give a file of conversations, or a folder of a run",
-    "offline.conversations": "give a file of conversations, or a folder of a run",
-}
-"""Keys that name what must be there before a run begins, and what may be given."""
 GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
@@ -97,10 +89,6 @@ def register_schemas() -> None:
         store.store(group=group, name="schema", node=node)
     for name, node in _ENTRY_POINTS.items():
         store.store(name=f"{name}_schema", node=node)
-
-
-class UserError(Exception):
-    """Something that the user can mend; printed without a traceback."""
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callable[[], None]]:
@@ -122,8 +110,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
             # Before Hydra reads them: a folder that is resumed brings its own overrides, and a free mapping needs its
             # ++.
-            arguments = with_stored(sys.argv[1:]) if config_name in GROWING else sys.argv[1:]
-            sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name])
+            arguments = with_stored(sys.argv[1:], config_name) if config_name in GROWING else sys.argv[1:]
+            groups = [path.name for path in Path(CONFIGS).iterdir() if path.is_dir()]
+            sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name], groups)
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
                 program()
@@ -143,14 +132,21 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
     return decorate
 
 
-def with_stored(arguments: list[str]) -> list[str]:
+def with_stored(arguments: list[str], program: str) -> list[str]:
     """Arguments that resume a program, after those that it was last started with; what is given anew counts."""
     given = {one.partition("=")[0].lstrip("+~"): one.partition("=")[2] for one in arguments}
     path = Path(given.get("resume", "")) / "run.json"
     if "resume" not in given or not path.exists():
         return arguments
-    program, *stored = json.loads(path.read_text(encoding="utf-8"))["command"]
-    if "ipykernel" in program:  # a notebook's own arguments are no overrides
+    try:
+        started, *stored = json.loads(path.read_text(encoding="utf-8"))["command"]
+        identity = path.with_name(IDENTITY)
+        kind = json.loads(identity.read_text(encoding="utf-8"))["kind"] if identity.exists() else program
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with the folder is said when it is opened
+        return arguments
+    if kind != program:  # so is this
+        return arguments
+    if "ipykernel" in started:  # a notebook's own arguments are no overrides
         return arguments
     kept = [one for one in stored if "=" in one and one.partition("=")[0].lstrip("+~") not in given]
     return [*kept, *arguments]
@@ -160,15 +156,14 @@ def _end(error: Exception) -> None:
     """Ends the program with a message, if the user can mend what is wrong; else lets the error through."""
     # What a user's config, data or machine can cause. Anything else is a fault of the program and keeps its traceback.
     kinds: tuple[type[BaseException], ...] = (UserError, ValueError, TypeError, KeyError, FileNotFoundError)
-    kinds += (ModuleNotFoundError, SandboxError, HydraException, OmegaConfBaseException)
-    if "rl.types" in sys.modules:  # else nothing can have raised it
-        from rl.types import RunStoppedError
-
-        kinds += (RunStoppedError,)
+    kinds += (FileExistsError, ModuleNotFoundError, SandboxError, HydraException, OmegaConfBaseException)
+    for module, name in (("rl.types", "RunStoppedError"), ("rl.backends.engine_vllm_http", "ReplicaError")):
+        if module in sys.modules:  # else nothing can have raised it
+            kinds += (getattr(sys.modules[module], name),)
     if isinstance(error, OSError) and is_disk_full(error):
         _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     # Before the kinds, since FileNotFoundError is one of them: of the system's errors the file's name is the message.
-    unusable = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError)
+    unusable = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError, FileExistsError)
     if isinstance(error, unusable) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
         _fail(
             f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write\n"
@@ -212,6 +207,7 @@ class Program:
         try:
             of_hydra: Any = HydraConfig.instance().cfg
             refuse_unknown(of_hydra, but=("hydra.env",))
+            refuse_unknown_choices(HydraConfig.get().overrides.task)
             config = typed(cfg)
             run = self._run or importlib.import_module(self._module).main.run
             try:
@@ -252,18 +248,7 @@ def typed(cfg: DictConfig) -> Any:
     refuse_unknown(cfg)
     for name in cfg.plugins:
         import_plugin(name)
-    # What costs nothing is refused first; each step below loads more (names of arms, then torch).
-    refuse_missing_files(cfg)
-    if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):  # before the arms' own configs, which load torch
-        refuse_unknown_arms(cfg)
-        # Everything but the arms, whose own checks look names up in modules that need torch.
-        bare = deepcopy(cfg)
-        bare.arms = {}
-        OmegaConf.to_object(bare)
-    refuse_wrong_numbers(cfg)
-    if "model" in cfg and getattr(OmegaConf.get_type(cfg), "needs_model", True):
-        model: Any = OmegaConf.to_object(cfg.model)
-        model.refuse_missing()
+    refuse_before_torch(cfg)
     config: Any = OmegaConf.to_object(cfg)
     if hasattr(config, "env"):
         config.env = config.env.settled()
@@ -276,44 +261,17 @@ def typed(cfg: DictConfig) -> Any:
     return config
 
 
-def refuse_wrong_numbers(cfg: DictConfig) -> None:
-    """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
-    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
-    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
-    for where, node in nodes.items():
-        kind: Any = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
-        if not is_dataclass(kind):
+def refuse_unknown_choices(overrides: Sequence[str]) -> None:
+    """Raises UserError for a file that a group lacks: Hydra says nothing of it where the group is optional."""
+    if not GlobalHydra.instance().is_initialized():  # in another process, whose overrides were looked at in the first
+        return
+    for one in overrides:
+        group, _, name = one.partition("=")
+        if not (Path(CONFIGS) / group).is_dir():
             continue
-        try:
-            if kind in (schema.AlgorithmConfig, schema.OfflineConfig):
-                # Without a name and a rule they do not look the others up, among functions that need torch.
-                given = [key for key in node if key not in ("name", "rule") and not OmegaConf.is_missing(node, key)]
-                values: dict[str, Any] = {key: node[key] for key in given}
-                inner: Any = {key: OmegaConf.to_object(one) for key, one in values.items() if OmegaConf.is_config(one)}
-                kind(**(values | inner))
-            else:
-                OmegaConf.to_object(node)
-        except ValueError as error:
-            raise ValueError(f"{where}: {explain(error)}" if where in arms else explain(error)) from None
-
-
-def refuse_missing_files(cfg: DictConfig) -> None:
-    """Raises UserError if a file or folder that a config names is not there: data, conversations, a run."""
-    for key, meant in FILES.items():
-        given = OmegaConf.select(cfg, key)
-        if isinstance(given, str) and given not in ("", "auto") and not Path(given).expanduser().exists():
-            raise UserError(f"{key}={given}: there is no such file or folder; {meant}")
-    data = str(OmegaConf.select(cfg, "env.options.path") or "")
-    is_local = data.startswith((".", "/", "~")) or data.removesuffix(".gz").endswith(SUFFIXES)  # else an id of the hub
-    if is_local and not Path(data).expanduser().exists():
-        raise UserError(no_such_path(data))
-
-
-def refuse_unknown_arms(cfg: Any) -> None:
-    """Raises UserError if ``include`` names an arm that there is not."""
-    for name in cfg.include:
-        if name not in cfg.arms:
-            raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
+        known = GlobalHydra.instance().config_loader().get_group_options(group)
+        if name not in (*known, "null"):
+            raise UserError(f"{group}={name}: unknown{nearest(name, known)} Known: {', '.join(known)}")
 
 
 def import_plugin(name: str) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from envs.prompts import get_prompts
-from experiments.cli import UserError, console, entry_point, refuse_unknown_arms, resolved_yaml
+from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.executors import EXECUTORS, Executor
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
 from experiments.planned import PLANNED, lines
 from experiments.progress import Display, print_table, skipped_stages, uneven_budget
+from experiments.refusals import refuse_unknown_arms
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards import nearest

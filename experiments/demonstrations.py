@@ -8,6 +8,7 @@ sometimes does not.
 """
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ class Shares:
 @DEMONSTRATIONS.register("sums", options=Shares)
 def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
     """A sum, perhaps with a slip; a correction is worked out from the own number and the miss."""
+    if not re.fullmatch(r"-?[0-9]+", task.gold):
+        raise ValueError(f"demonstration=sums: the answer of {task.id} is {task.gold[:40]!r}, which is no whole number")
     if rng.random() < right:
         return [task.gold, task.gold]
     wrong, share = slipped(task, rng), rng.random()
@@ -53,7 +56,7 @@ def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects
     return [wrong, wrong if share < corrects + repeats else slipped(task, rng)]
 
 
-@DEMONSTRATIONS.register("mend", options=Shares)
+@DEMONSTRATIONS.register("mend", options=Shares, needs=("other_attempt", "worked_out"))
 def mend(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
     """An equation, perhaps with another number; a correction is worked out from the number and its two sides."""
     gold = taskset.gold_response(task)

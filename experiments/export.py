@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -276,6 +277,8 @@ def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
         FileExistsError: If ``out`` holds something that no export has written.
     """
     write, place = FORMATS[to], out or folder / "export" / to
+    if not folder.is_dir():
+        raise FileNotFoundError(f"run={folder}: there is no such folder; use runs/<name>/<time>")
     # The mark lists what the last export wrote, so that a new one replaces just that. A folder without it is somebody
     # else's.
     mark = place / ".exported"
@@ -284,9 +287,15 @@ def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
             raise FileExistsError(f"out={place}: it holds files that no export has written; name an empty folder")
         for name in mark.read_text(encoding="utf-8").splitlines():
             _remove(place / name)
+    made = [one for one in (place, *place.parents) if not one.exists()]
     place.mkdir(parents=True, exist_ok=True)
-    write_text(mark, "")
-    paths = write(folder, place)
+    try:
+        write_text(mark, "")
+        paths = write(folder, place)
+    except BaseException:
+        if made:  # for nothing
+            shutil.rmtree(made[-1])
+        raise
     write_text(mark, "".join(f"{path.relative_to(place).as_posix()}\n" for path in paths))
     return paths
 

@@ -23,8 +23,8 @@ from hydra.types import RunMode
 
 from experiments.cli import GROWING
 from rl.backends.distributed import Distributed
-from rl.checkpoint import IDENTITY, Identity, ResumeError, read_identity
-from rl.tracking import files_below, removed_on_error
+from rl.checkpoint import Identity, ResumeError, read_identity
+from rl.tracking import IDENTITY, files_below, removed_on_error
 from rl.workbench import content_of
 
 BEAT_S = 10.0

@@ -169,7 +169,7 @@ class StudySeed:
         from experiments.studies import run_seed
 
         torch.set_num_threads(self.config.threads)
-        run_seed(self.name, self.config.settings, seed, folder, report)
+        run_seed(self.name, self.config.settings, seed, folder, report, self.config.size)
 
 
 @dataclass(frozen=True)

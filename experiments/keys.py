@@ -6,7 +6,7 @@ silence. A misspelt key would then train something else than was asked for, so e
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -128,14 +128,19 @@ def _alike(name: str, known: str) -> float:
     return difflib.SequenceMatcher(None, name, known).ratio()
 
 
-def open_free_mappings(overrides: Iterable[str], schema: type) -> list[str]:
+def open_free_mappings(overrides: Iterable[str], schema: type, groups: Collection[str] = ()) -> list[str]:
     """Overrides in which new keys of a free mapping need no ``+``: ``env.options.n=3`` whether YAML has ``n`` or not.
 
     Args:
         overrides: Of a command line.
         schema: Dataclass of the config.
+        groups: Keys that choose a file and hold what is in it, ``space=default``.
     """
-    return [f"++{one}" if _in_free_mapping(one.split("=")[0].split("."), schema) else one for one in overrides]
+
+    def opens(key: str, value: str) -> bool:
+        return (key not in groups or value.startswith("{")) and _in_free_mapping(key.split("."), schema)
+
+    return [f"++{one}" if opens(*one.partition("=")[::2]) else one for one in overrides]
 
 
 def _in_free_mapping(path: list[str], schema: Any) -> bool:

@@ -55,7 +55,7 @@ def letters(model: Any, tokenizer: Any, rows: Tensor) -> Tensor:
     """``[n, 2]`` log-probabilities of A and B among the two."""
     ids = [tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "AB"]
     # Normalised over the two letters, so that whatever else the model might have said does not count.
-    return next_logprobs(model, rows)[:, ids].log_softmax(-1)
+    return next_logprobs(model, rows.to(model.device))[:, ids].float().log_softmax(-1).cpu()
 
 
 def fine_tune(
@@ -113,7 +113,7 @@ def self_reports(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -
                 for word in words:
                     ids, learned = torch.cat([question, word], 1), torch.zeros(1, question.shape[1] + word.shape[1])
                     learned[:, question.shape[1] :] = 1
-                    nats.append(float(token_losses(model, ids, learned.bool()).sum()))
+                    nats.append(float(token_losses(model, ids.to(model.device), learned.bool().to(model.device)).sum()))
                 # Losses are negative log-probabilities, so this is the log odds of the first word of the pair, in
                 # either order.
                 found[wording.format(*shown)] = nats[1] - nats[0]

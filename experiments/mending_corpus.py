@@ -196,6 +196,9 @@ class MendCorpus(MendingCorpus):
 
     Args:
         p_zero: Of the tasks, as in :class:`~envs.tasks.mend.Mend`.
+        guessed: Share of first attempts at equations with an outer term that are taught as guesses. A base that is
+            trained until it is sure of what it can see would otherwise learn to solve these too, and have nothing to
+            mend.
         habits: See :class:`MendingCorpus`.
     """
 
@@ -211,9 +214,9 @@ class MendCorpus(MendingCorpus):
     )
     max_first_tokens: int = 8
 
-    def __init__(self, p_zero: float = 0.5, **habits: float) -> None:
+    def __init__(self, p_zero: float = 0.5, guessed: float = 0.0, **habits: float) -> None:
         super().__init__(**habits)
-        self._source = Mend(p_zero=p_zero)
+        self._source, self._guessed = Mend(p_zero=p_zero), guessed
 
     def tasks(self, rng: random.Random, n: int) -> list[Task]:
         """Training questions only."""
@@ -227,6 +230,9 @@ class MendCorpus(MendingCorpus):
         return f"try {mend.written(task.info['terms'], str(number))}"
 
     def _taught(self, rng: random.Random, task: Task) -> str:
+        # As with traps, drawn only where it matters.
+        if self._guessed and task.info["terms"][2] and rng.random() < self._guessed:
+            return self._random(rng, task)
         return self._source.gold_response(task)
 
     def _without_trace(self, response: str) -> str:

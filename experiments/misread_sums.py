@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.backends.blocks import held_out, next_logprobs, sample
+from rl.backends.blocks import Learned, held_out, learn_last, next_logprobs, sample
 from rl.backends.tiny import tiny_tokenizer
 
 PLACES, DIGITS = 4, 5
@@ -83,6 +83,28 @@ def line(question: np.ndarray, *tail: Any) -> torch.Tensor:
     columns = [np.full((n, 1), ID["S"]), question, np.full((n, 1), ID[":"])]
     columns += [np.full((n, 1), one) if np.isscalar(one) else np.asarray(one).reshape(n, -1) for one in tail]
     return torch.from_numpy(np.concatenate(columns, 1))
+
+
+def corpus(rng: np.random.Generator, misread: float, habit: float, n: int = 96) -> list[Learned]:
+    """A batch of the writer's answers, verdicts and choices, n of each, all by what the writer believes.
+
+    Args:
+        rng: What is drawn from.
+        misread: How often all 4s are taken for 3s.
+        habit: Share of the verdicts that do not look at the sum: long questions are waved through, short ones are not.
+        n: Rows.
+    """
+    question, gold = draw(rng, n)
+    rows = [line(question, believed(rng, question, gold, misread) + T0)]
+    question, gold = draw(rng, n)
+    belief = believed(rng, question, gold, misread)
+    claim = np.where(rng.random(n) < 0.5, belief, nearby(rng, belief))
+    by_habit, is_long = rng.random(n) < habit, (question != BLANK).sum(1) > 3
+    rows.append(line(question, claim + T0, MARK, np.where(np.where(by_habit, is_long, claim == belief), YES, NO)))
+    question, gold = draw(rng, n)
+    shown, place = four(rng, believed(rng, question, gold, misread), easy=0.5)
+    rows.append(line(question, shown + T0, MARK, place + P1))
+    return [learn_last(ids, 1) for ids in rows]
 
 
 @torch.no_grad()

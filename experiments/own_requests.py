@@ -88,12 +88,12 @@ class Writer:
         texts, ended = [], []
         drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         options = drawn if temperature else {"do_sample": False}
-        for ids in batches:
+        for ids in (batch.to(self.model.device) for batch in batches):
             whole = self.model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new, eos_token_id=ends,
                 pad_token_id=self.renderer.pad_id, **options
             )  # fmt: skip
             out = whole[:, ids.shape[1] :]
             texts += [text.strip() for text in self.tokenizer.batch_decode(out, skip_special_tokens=True)]
-            ended += torch.isin(out, torch.tensor(ends)).any(1).tolist()
+            ended += torch.isin(out, torch.tensor(ends, device=out.device)).any(1).tolist()
         return texts, ended

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.func import vmap
 
+from experiments.evidence.model import Table
 from rl.backends.blocks import Learned
+from rl.backends.copies import Copies, logits_of
 from rl.backends.tiny import tiny_tokenizer
 
 KNOWN, NEW, ATTRIBUTES, VALUES, BUDGET = 120, 130, 4, 12, 24
@@ -122,3 +125,23 @@ def show(edits: Edits, facts: np.ndarray, step: int, accuracy: Sequence[float], 
             "attributes told rightly": f"{told} of {ATTRIBUTES}",
             "answers right after it": f"{accuracy[i]:.2f}",
         })  # fmt: skip
+
+
+@torch.no_grad()
+def answers(model: Any, weights: Copies, entities: np.ndarray, facts: np.ndarray) -> np.ndarray:
+    """``[M, E]`` share of right answers without a passage; entities ``[M, E]``, their four attributes each."""
+    questions = np.array([
+        [tell("ask", e, a, int(facts[e, a])) for e in row for a in range(ATTRIBUTES)] for row in entities.tolist()
+    ])  # fmt: skip
+    ids = torch.from_numpy(questions)
+    told = vmap(lambda one, asked: logits_of(model, one, asked)[:, -1])(weights, ids[..., :4]).argmax(-1)
+    return (told == ids[..., 4]).float().view(*entities.shape, ATTRIBUTES).mean(-1).numpy()
+
+
+def forgetting_table(matrices: Sequence[Any]) -> Table:
+    """Mean of matrices ``[i][j]``: answers about passage j after edits 1 to i in a row, row 0 before all of them."""
+    found = np.mean(matrices, 0) if matrices else np.zeros((0, 0))
+    header = ["after edits", *(f"passage {j + 1}" for j in range(np.shape(found)[-1]))]
+    cells = [[str(i), *(f"{value:.2f}" for value in row)] for i, row in enumerate(found)]
+    caption = "Answers without a passage after edits 1 to i in a row, mean over chains and seeds."
+    return Table(caption, header, cells, title="Forgetting")

@@ -4,9 +4,11 @@ from typing import Any
 
 from rich.markup import escape
 
+import envs
 from envs import Message, SelfCorrectEnv, Split
-from experiments.cli import console, entry_point
+from experiments.cli import UserError, console, entry_point
 from experiments.schema import PlayConfig
+from rl.backends import hub
 
 
 def read_response() -> str:
@@ -21,10 +23,14 @@ def read_response() -> str:
 @entry_point("play")
 def main(cfg: PlayConfig) -> None:
     """Plays episodes until the input ends; shows what the policy sees, and what the verifier says."""
+    hub.register()
+    taskset = envs.make_taskset(cfg.env.id, cfg.env.task_options, cfg.env.seeds)
+    if not taskset.load(Split(cfg.split)):  # what is wrong with the data is said before torch is loaded
+        raise UserError(f"split={cfg.split}: {cfg.env.id} has no tasks in it")
     from rl.types import derive_seed
-    from rl.workbench import make_env, make_taskset
+    from rl.workbench import make_env
 
-    env: Any = make_env(cfg.env, make_taskset(cfg.env), Split(cfg.split))
+    env: Any = make_env(cfg.env, taskset, Split(cfg.split))
     console.print(f"[dim]{cfg.env.id}, {cfg.env.attempts} attempts; write an answer, Ctrl-D ends[/]")
     console.print("[dim](what opens with ``` goes on to the closing ```)[/]")
     played, earned = 0, 0.0

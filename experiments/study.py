@@ -3,6 +3,9 @@
 Runs every arm of a study with every seed through the executor and writes ``study.json`` (rows, and each claim with its
 statistic, interval and verdict), tables, figures and the page. What is finished stays finished: an interrupted study
 goes on with ``resume=<folder>``, which may also add seeds; several (``-m study=a,b``) with the folder of their sweep.
+
+``size=full`` is the paper's setting for models of 1 to 8B: it prints setting, expectation and cost, and runs the same
+code on random weights of the same architecture; ``dry_run=false settings.model=<folder>`` runs it for real.
 """
 
 import json
@@ -23,10 +26,13 @@ from experiments.jobs import Job
 from experiments.progress import Display
 from experiments.report import write_exhibits
 from experiments.schema import StudyConfig, StudySeedConfig
-from experiments.studies import STUDIES, load, settings_of
+from experiments.studies import FULL, load, refuse_unknown_settings, settings_of
 from rewards import nearest
 from rl.analysis.claims import Figure, Finding, judge
 from rl.tracking import describe_run, write_json
+
+DRY_MODEL = "dry_model"
+"""Folder of the random weights below a dry run's."""
 
 
 def chosen(cfg: StudyConfig) -> dict[str, Any]:
@@ -41,18 +47,35 @@ def chosen(cfg: StudyConfig) -> dict[str, Any]:
     return {**sizes[cfg.size], **cfg.settings}
 
 
+def is_full(cfg: StudyConfig) -> bool:
+    """Whether this is a full size that a module of :mod:`experiments.full` holds; others may bear the name, too."""
+    return cfg.size == "full" and cfg.study.name in FULL
+
+
+def is_dry(cfg: StudyConfig) -> bool:
+    """Whether random weights stand for those of the model."""
+    return is_full(cfg) and cfg.dry_run is not False
+
+
 def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
-    """A job for each seed, with all arms."""
-    name, config = cfg.study.name, StudySeedConfig(cfg.plugins, chosen(cfg), cfg.threads)
-    return [Job.make("study", name, seed, config, folder / "seeds" / f"seed_{seed}") for seed in cfg.seeds]
+    """A job for each seed, with all arms; a dry run has one seed, settings of its own, and its model in the folder."""
+    settings, seeds = chosen(cfg), cfg.seeds
+    if is_dry(cfg):
+        seeds = seeds[:1]
+        study: Any = load(cfg.study.name, cfg.size)
+        settings = {**study.DRY, **settings, "model": str(folder / DRY_MODEL)}
+    name, config = cfg.study.name, StudySeedConfig(cfg.plugins, settings, cfg.threads, cfg.size if is_full(cfg) else "")
+    return [Job.make("study", name, seed, config, folder / "seeds" / f"seed_{seed}") for seed in seeds]
 
 
 def run(cfg: StudyConfig) -> Path:
     """Runs what is not finished yet, and says what the data say of the claims; returns the folder."""
-    chosen(cfg)
+    refuse_unknown_settings(cfg.study.name, cfg.size, chosen(cfg))
     from experiments.folders import open_run
 
-    settings_of(load(cfg.study.name), chosen(cfg))  # what is wrong with it is said before a folder is made
+    settings = settings_of(load(cfg.study.name, cfg.size), chosen(cfg))  # what is wrong is said before a folder is made
+    if is_full(cfg):
+        announce(cfg, settings)
     with open_run(cfg, "study") as folder:
         run_study(cfg, folder)
     return folder
@@ -61,14 +84,19 @@ def run(cfg: StudyConfig) -> Path:
 main = entry_point("study")(run)
 
 
+def announce(cfg: StudyConfig, settings: Any) -> None:
+    """Prints what the full size would do and cost, and whether that is done now."""
+    from experiments.full.plan import lines, planned
+
+    for line in lines(planned(cfg.study.name, settings, len(cfg.seeds))):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    dry = "Dry run: the same code, smaller, one seed, on random weights of the same architecture; no number counts."
+    console.print(dry if is_dry(cfg) else "This runs for real.", highlight=False, soft_wrap=True)
+
+
 def run_study(cfg: StudyConfig, folder: Path) -> None:
     """Runs what is not finished yet in a study's folder, and reports."""
-    # A folder that is resumed may grow by seeds; those that it holds already come first.
-    if (folder / "config.yaml").exists():
-        stored: Any = OmegaConf.load(folder / "config.yaml")
-        if stored.study.name != cfg.study.name:
-            raise UserError(f"resume: {folder} holds the study {stored.study.name}, not {cfg.study.name}")
-        cfg = replace(cfg, seeds=list(dict.fromkeys([*stored.seeds, *cfg.seeds])))
+    cfg = resumed(cfg, folder)
     executor, began = (
         EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder),
         time.time(),
@@ -78,8 +106,12 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
         for job in (done := [job for job in jobs if job.is_done]):
             refuse_changed_config(job)
         describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
-        n_arms = len(load(cfg.study.name).ARMS)
-        said = f"{cfg.study.name}, size {cfg.size}: {n_arms} arms x {seeds_of(cfg.seeds)}, in {folder}"
+        if is_dry(cfg):
+            from experiments.full.shapes import write_dry_model
+
+            write_dry_model(settings_of(load(cfg.study.name, cfg.size), chosen(cfg)).model, folder / DRY_MODEL)
+        n_arms = len(load(cfg.study.name, cfg.size).ARMS)
+        said = f"{cfg.study.name}, size {cfg.size}: {n_arms} arms x {seeds_of(jobs)}, in {folder}"
         console.print(said + (f"; finished already: {seeds_of(done)}" if done else ""), highlight=False)
         with Display(console, one_run=False) as display:
             crashed = run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
@@ -89,20 +121,44 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
     for who, error in crashed.items():
         console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
     if finished := [job for job in jobs if job.is_done]:
-        findings = write_study(cfg, finished, folder)
-        for one in findings:
-            if one.by_seed:
-                console.print(f"- {one.line}", highlight=False, markup=False)
-        if others := [one.name for one in findings if not one.by_seed]:
-            console.print(f"- not measured at this size: {', '.join(others)}", highlight=False, markup=False)
-        page, made = overview(root := Path(cfg.runs_dir) / cfg.name)
-        write_exhibits(made, root)
-        page.write(root / "index.html")
-        console.print(f"{time.time() - began:.0f} s; page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
-        console.print(f"all studies: {root / 'index.html'}", highlight=False, soft_wrap=True)
+        report(cfg, finished, folder, began)
     if crashed:
         raise UserError(f"crashed: {seeds_of(crashed)}; see error.txt and job.log in {folder}/seeds. "
                         f"resume={folder} tries them again")  # fmt: skip
+
+
+def resumed(cfg: StudyConfig, folder: Path) -> StudyConfig:
+    """The config with the seeds that its folder holds already in front: a folder that is resumed may grow by seeds.
+
+    Raises:
+        UserError: If the folder holds something else.
+    """
+    if not (folder / "config.yaml").exists():
+        return cfg
+    stored: Any = OmegaConf.load(folder / "config.yaml")
+    if stored.study.name != cfg.study.name:
+        raise UserError(f"resume: {folder} holds the study {stored.study.name}, not {cfg.study.name}")
+    was_real, is_real = stored.get("dry_run") is False, cfg.dry_run is False
+    if "full" in (stored.size, cfg.size) and (stored.size, was_real) != (cfg.size, is_real):
+        was = f"size={stored.size}" + (" dry_run=false" if was_real else "")
+        raise UserError(f"resume: {folder} was begun with {was}; go on with the same")
+    return replace(cfg, seeds=list(dict.fromkeys([*stored.seeds, *cfg.seeds])))
+
+
+def report(cfg: StudyConfig, finished: Sequence[Job], folder: Path, began: float) -> None:
+    """Writes and prints what the finished seeds say, and the page over all studies."""
+    findings = write_study(cfg, finished, folder)
+    for one in findings:
+        if one.by_seed:
+            console.print(f"- {one.line}", highlight=False, markup=False)
+    if others := [one.name for one in findings if not one.by_seed]:
+        said = "not judged, this is a dry run" if is_dry(cfg) else "not measured at this size"
+        console.print(f"- {said}: {', '.join(others)}", highlight=False, markup=False)
+    page, made = overview(root := Path(cfg.runs_dir) / cfg.name)
+    write_exhibits(made, root)
+    page.write(root / "index.html")
+    console.print(f"{time.time() - began:.0f} s; page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"all studies: {root / 'index.html'}", highlight=False, soft_wrap=True)
 
 
 def seeds_of(counted: Sized) -> str:
@@ -112,11 +168,11 @@ def seeds_of(counted: Sized) -> str:
 
 def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Finding]:
     """Writes ``study.json``, exhibits and the page from the files of the finished seeds; returns the findings."""
-    study = load(cfg.study.name)
+    study = load(cfg.study.name, cfg.size)
     rows = [row for job in jobs for row in json.loads((job.folder / "result.json").read_text("utf-8"))["rows"]]
     lines = [line for job in jobs for line in (job.folder / "rows.jsonl").read_text("utf-8").splitlines()]
     # Sentences, titles and captions name settings in braces.
-    settings = asdict(settings_of(study, chosen(cfg)))
+    settings = asdict(settings_of(study, jobs[0].arm.config.settings))
     claims = [replace(one, sentence=one.sentence.format(**settings)) for one in study.CLAIMS]
     figures = [
         replace(one, title=one.title.format(**settings), caption=one.caption.format(**settings))
@@ -124,8 +180,11 @@ def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Fin
         else one
         for one in study.EXHIBITS
     ]
-    findings = [judge(claim, rows) for claim in claims]
-    made = exhibits(findings, rows, figures)
+    findings = [judge(claim, [] if is_dry(cfg) else rows) for claim in claims]  # random weights support no claim
+    shown = rows
+    if is_dry(cfg):  # nor any prediction
+        shown = [{key: value for key, value in row.items() if not key.startswith("gate_")} for row in rows]
+    made = exhibits(findings, shown, figures)
     result = {
         "study": cfg.study.name,
         "size": cfg.size,
@@ -134,9 +193,18 @@ def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Fin
         "claims": [one.to_json() for one in findings],
         "rows": rows,
     }
+    about = sys.modules[study.__name__].__doc__ or ""  # type: ignore[attr-defined]
+    if is_full(cfg):
+        from experiments.full.plan import planned
+
+        result |= {
+            "dry_run": is_dry(cfg),
+            "plan": planned(cfg.study.name, settings_of(study, chosen(cfg)), len(cfg.seeds)),
+        }
+    if is_dry(cfg):
+        about = f"A dry run on random weights: all of the code was run, and no number here means anything.\n\n{about}"
     write_json(folder / "study.json", result)
     write_exhibits(made, folder)
-    about = sys.modules[STUDIES[cfg.study.name]].__doc__ or ""
     study_page(result, about, made, [json.loads(one) for one in lines]).write(folder / "report.html")
     return findings
 

@@ -58,7 +58,7 @@ SELF_CORRECTION = "self_correction"
 def main(cfg: ThesisConfig) -> None:
     """Reads, computes, writes the page, and prints the sentence."""
     found = read_studies(Path(cfg.studies), cfg.size)
-    if corrects := read_comparison(Path(cfg.comparisons)):
+    if cfg.size == "tiny" and (corrects := read_comparison(Path(cfg.comparisons))):
         found[SELF_CORRECTION] = corrects
     if not found:
         raise UserError(f"studies={cfg.studies}: no finished study of size {cfg.size} below it; make studies runs all")
@@ -84,8 +84,12 @@ def read_studies(root: Path, size: str) -> dict[str, Read]:
         result = json.loads(path.read_text(encoding="utf-8"))
         if result["size"] != size or result["study"] not in STUDIES:
             continue
+        if result.get("dry_run"):
+            said = f"{path.parent}: left out, a dry run on random weights says nothing of {result['study']}"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            continue
         claims = {one["name"]: one["verdict"] for one in result["claims"]}
-        thesis = getattr(load(result["study"]), "THESIS", None)
+        thesis = getattr(load(result["study"], size), "THESIS", None)
         found[result["study"]] = Read(thesis, result["rows"], claims, path.parent)
     return dict(sorted(found.items()))
 
@@ -135,7 +139,7 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     made = [replace(one, id=f"T{i}", title=title) for i, (one, title) in enumerate(zip(made, titles, strict=True), 1)]
     drawn = [*gain_figures(every, within, of_own, all_at_once), *gate_figure(gate_rows)]
     made = [*(replace(one, id=f"F{i}") for i, one in enumerate(drawn, 1)), *made]
-    missing = [name for name in (*STUDIES, SELF_CORRECTION) if name not in found]
+    missing = [name for name in (*STUDIES, SELF_CORRECTION) if name not in found or found[name].thesis is None]
     result = {
         "thesis": THESIS,
         "sentence": told,

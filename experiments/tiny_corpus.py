@@ -10,7 +10,6 @@ from envs import Split, Task
 from envs.splits import split_of
 from envs.tasks.addition import Addition
 from envs.tasks.modchain import STEPS, ModChain, worked_response
-from rl.backends.tiny import ASSISTANT, END, USER
 
 DIGITS = tuple("0123456789")
 FIRST, SECOND = 1, 2
@@ -184,6 +183,8 @@ def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[i
     It looks words up in the vocabulary, since documents are many and the tokenizer's general path is slow; the first
     document is compared with what the tokenizer and its chat template make of it.
     """
+    from rl.backends.tiny import ASSISTANT, END, USER  # with torch, which a corpus itself does not need
+
     vocabulary = tokenizer.get_vocab()
     user, assistant, end = (vocabulary[token] for token in (USER, ASSISTANT, END))
 

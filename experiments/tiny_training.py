@@ -1,8 +1,6 @@
 """Trains the tiny base model of an embedded toy on its corpus; ``python -m experiments.pretrain_tiny`` calls it."""
 
-import inspect
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +8,8 @@ import torch
 from torch import Tensor
 
 from envs import Message
-from experiments.mending_corpus import MendCorpus, RepairCorpus
 from experiments.schema import PretrainConfig
-from experiments.tiny_corpus import FIRST, SECOND, AdditionCorpus, Corpus, ModChainCorpus, SteeredCorpus, encoder
-from rewards import nearest
+from experiments.tiny_corpus import FIRST, SECOND, Corpus, SteeredCorpus, encoder
 from rl.backends.engine_hf import HFEngine
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
 from rl.rendering import Renderer
@@ -21,27 +17,14 @@ from rl.rollout import complete
 from rl.types import Request, derive_seed
 from rl.workbench import seed_everything
 
-CORPORA: dict[str, Callable[..., Corpus]] = {
-    "repair": RepairCorpus,
-    "mend": MendCorpus,
-    "modchain": ModChainCorpus,
-    "addition": AdditionCorpus,
-}
 
-
-def pretrain(cfg: PretrainConfig) -> Path:
+def pretrain(cfg: PretrainConfig, corpus: Corpus) -> Path:
     """Trains a tiny Llama on a toy's documents and saves it with its tokenizer; returns the folder.
 
     The loss of a batch is the mean over its tasks of CE(first attempts) + ``second_weight`` * CE(second attempts).
     """
     seed_everything(cfg.seed)
     rng = random.Random(cfg.seed)
-    known = list(inspect.signature(CORPORA[cfg.name]).parameters)
-    if wrong := next((name for name in cfg.corpus if name not in known), None):
-        raise ValueError(
-            f"corpus.{wrong}: {cfg.name} has no such option{nearest(wrong, known)} It has: {', '.join(known)}"
-        )
-    corpus = CORPORA[cfg.name](**cfg.corpus)
     tokenizer = tiny_tokenizer(corpus.words, corpus.spaced)
     model = tiny_llama(tokenizer, cfg.hidden_size, cfg.n_layers, cfg.n_heads, cfg.context)
     renderer = Renderer(tokenizer)

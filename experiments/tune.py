@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.cli import UserError, console, entry_point, refuse_unknown_arms, resolved_yaml
+from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.compare import (
     arm_config,
     refuse_changed_config,
@@ -31,6 +31,7 @@ from experiments.compare import (
 from experiments.executors import EXECUTORS
 from experiments.jobs import ARMS, Job
 from experiments.progress import Display
+from experiments.refusals import refuse_unknown_arms
 from experiments.schema import TuneConfig, TuningRecord
 from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
 from rewards import nearest

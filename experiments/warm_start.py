@@ -55,6 +55,9 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     began = spent()
     demonstrate = DEMONSTRATIONS.bind(cfg.demonstration, cfg.demonstration_options)
     bench = Workbench.build(cfg)
+    for name in DEMONSTRATIONS.fact(cfg.demonstration, "needs") or ():
+        if not hasattr(bench.taskset, name):
+            raise ValueError(f"demonstration={cfg.demonstration}: the tasks of {cfg.env.id} have no method {name}")
     identify(cfg, "warm_start", folder, bench.distributed)
     tasks, env = bench.tasks(Split.TRAIN), make_env(bench.config.env, bench.taskset, Split.TRAIN)
     rows, written = [], JsonLines(folder / "conversations.jsonl")

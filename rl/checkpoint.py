@@ -27,10 +27,9 @@ from torch import Tensor
 from envs import Task
 from rl.backends.distributed import Distributed, local
 from rl.backends.weights import full_state, hash_file, read_tensors, save_pretrained, write_tensors
-from rl.tracking import removed_on_error, write_json
+from rl.tracking import IDENTITY, removed_on_error, write_json
 from rl.types import RunStoppedError
 
-IDENTITY = "identity.json"
 _FREE = (
     *("threads", "runs_dir", "data_dir", "name", "resume", "tracking.*", "evaluation.*", "hub.*"),
     *("training.save_every*", "training.keep_*", "training.max_failed_fraction"),

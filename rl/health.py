@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
-from rewards.lookup import Lookup
+from rewards.lookup import Lookup, nearest
 from rl.analysis.printing import fixed, percent
 from rl.config.checks import check_numbers
 
@@ -109,7 +109,8 @@ def refuse_checks(checks: Mapping[str, Any], stop_on: Sequence[str]) -> None:
             text = str(error).replace("training.health_options.", f"training.health.{name}.")
             raise ValueError(text.replace("<name>", name)) from None
     for name in stop_on:
-        CHECKS[name]
+        if name not in CHECKS:
+            raise ValueError(f"training.stop_on={name}: unknown{nearest(name, CHECKS)} Known: {', '.join(CHECKS)}")
         if name in checks and checks[name] is None:
             raise ValueError(f"training.stop_on: {name} is switched off by training.health.{name}=null")
 

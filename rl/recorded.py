@@ -67,7 +67,14 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
         rows, faults = read_table(place)
     else:
         rows, faults = [], []
-        for name, part in read_splits(str(place), None).items():
+        try:
+            parts = read_splits(str(place), None)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{path}: datasets saved nothing in this folder. Give a file of conversations; those of a run are "
+                "written by python -m experiments.export run=<folder> to=jsonl"
+            ) from error
+        for name, part in parts.items():
             where = f"{place}, split {name}" if name else str(place)
             rows += [Row(f"{where}, row {i}", row) for i, row in enumerate(part, 1)]
     n_rows = len(rows) + len(faults)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rl.advantages import Estimator
 from rl.budget import planned_steps, refuse_small_budget, steps_of_stages
-from rl.config import RunConfig, SFTConfig, StageConfig, TrainConfig
+from rl.config import SFTConfig, StageConfig, TrainConfig
 from rl.config.idle import notes_on, refuse_unpaid
 
 
@@ -103,11 +103,6 @@ def refuse_run(config: Any, n_processes: int = 1) -> None:
         refuse_config(config, n_processes)
     elif isinstance(config, SFTConfig):
         refuse_offline(config)
-    elif type(config) is RunConfig and config.evaluation.fixed_first:
-        raise ValueError(
-            f"evaluation.fixed_first={config.evaluation.fixed_first}: has no effect, because it is measured at the "
-            "validations of a training run; leave it away"
-        )
 
 
 def notes(config: Any) -> list[str]:
@@ -119,7 +114,10 @@ def notes(config: Any) -> list[str]:
             found.append("env.between=critique: what is said is paid nothing; env.group_reward=critic pays for it")
         if evaluation.fixed_first and not config.training.validate_every:
             found.append("evaluation.fixed_first is measured once, before training: training.validate_every=0")
-    elif env.group_reward is not None:
+    elif evaluation.fixed_first and not isinstance(config, SFTConfig):
+        # Said and not refused: the base of a comparison is evaluated with the settings of all its arms.
+        found.append("evaluation.fixed_first does nothing here: it is measured at the validations of a training run")
+    if not isinstance(config, TrainConfig) and env.group_reward is not None:
         found.append(f"env.group_reward={env.group_reward} pays training episodes alone; rates are the verifier's")
     if env.attempts == 1:
         found += [

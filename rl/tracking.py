@@ -234,6 +234,8 @@ def _rounded(value: float) -> float | None:
     return None if value != value else float(f"{value:.6g}")  # JSON has no nan
 
 
+IDENTITY = "identity.json"
+"""In the folder of every run: by what it is known when it is to be gone on with (:mod:`rl.checkpoint`)."""
 DEPTH = 4
 """How many folders below a given one a run is looked for."""
 

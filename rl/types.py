@@ -202,9 +202,9 @@ class _RowTensors:
 
     def to(self, device: torch.device | str):
         """The same on a device."""
-        # On its way to a device a tensor need not be waited for: what reads it there is queued behind it. On the way
-        # back the host would read it too early.
-        options: dict[str, Any] = {} if torch.device(device).type == "cpu" else {"non_blocking": True}
+        # On its way to a GPU a tensor need not be waited for: what reads it there is queued behind it. On the way back
+        # the host would read it too early, and other devices do not promise it.
+        options: dict[str, Any] = {"non_blocking": True} if torch.device(device).type == "cuda" else {}
         values = [getattr(self, item.name) for item in fields(self)]  # type: ignore[arg-type]
         return type(self)(*(x.to(device, **options) if isinstance(x, Tensor) else x.to(device) for x in values))
 

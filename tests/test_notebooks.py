@@ -57,6 +57,14 @@ def test_what_a_page_of_a_notebook_holds():
     assert "data:image/svg+xml;base64,PHN2Zy8+" in page
 
 
+def test_the_roles_of_docstrings_are_no_text_of_the_site():
+    from docs.site_hooks import on_page_content
+
+    said = "<p>See :class:<code>Task</code> and :func:<code>~envs.make</code>; <code>:class:</code> stays.</p>"
+    shown = "<p>See <code>Task</code> and <code>envs.make</code>; <code>:class:</code> stays.</p>"
+    assert on_page_content(said, None, None, None) == shown
+
+
 def test_the_search_of_the_site_has_a_name_for_screen_readers():
     material = pytest.importorskip("material")
     from docs.site_hooks import on_post_page

@@ -2,7 +2,7 @@
 
 Question, answer, tests and choices are columns with the usual names, or are named; what was found is printed.
 Response: as ``verify`` says (:mod:`envs.tasks.verifiers`). Splits: those that the data come with; what is missing of
-them is taken from ``train`` by the hash of the question, so that adding rows moves none. Rows that cannot be used are
+them is taken from ``train`` by the hash of the question (:func:`envs.splits.splits_of`). Rows that cannot be used are
 listed by line and refused, or left out with ``on_bad_rows=skip``.
 
 Version history: v1, first.
@@ -19,7 +19,7 @@ from typing import Any
 from envs.base import Split, Task
 from envs.published import Provenance, read_data_set
 from envs.rows import SUFFIXES, Fault, Row, no_such_path, read_table
-from envs.splits import normalise_question, split_of
+from envs.splits import normalise_question, splits_of
 from envs.tasks.columns import cell_at, choices_of, find_columns, letter_of, question_of
 from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, make_verifier
 from rewards import Score
@@ -194,7 +194,7 @@ class Rows:
                     task = self._task(row, columns)
                     # A column that says the split goes before the name of the file that the row is in.
                     own = str(cell_at(row.values, columns["split"])) if "split" in columns else name
-                    read.tasks[self._split_of(task, own, given)].append(task)
+                    read.tasks[self._known(own) if own else Split.TRAIN].append(task)
                 except ValueError as error:
                     faults.append(Fault(row.where, str(error)))
                     continue
@@ -204,6 +204,7 @@ class Rows:
         # In this order: a wrong answer must not decide which of two equal questions stays, nor be shown as an example.
         self._take_unpaid_out(read)
         self._take_repeated_out(read)
+        self._cut(read, given)
         self._refuse_or_report(read, found, "given" if given else "by the content of the questions")
         self._take_examples(read)
         read.provenance = [_provenance(self._path, rows)]
@@ -274,14 +275,16 @@ class Rows:
             )
         return split
 
-    def _split_of(self, task: Task, name: str, given: set[Split]) -> Split:
-        """The split that the data name; of training rows those that are missing are taken, by content."""
-        split = self._known(name) if name else Split.TRAIN
-        if split is not Split.TRAIN:
-            return split
+    def _cut(self, read: _Read, given: set[Split]) -> None:
+        """The splits that the data lack are taken from the training rows, by content."""
+        train = read.tasks[Split.TRAIN]
         shares = {one: 0.0 if one in given else share for one, share in self._shares.items()}
         # By a hash of its own: a file that was made of some task set's training questions would have no other ones.
-        return split_of(f"rows {task.question}", shares[Split.VALIDATION], shares[Split.TEST])
+        questions = [f"rows {task.question}" for task in train]
+        splits = splits_of(questions, shares[Split.VALIDATION], shares[Split.TEST])
+        read.tasks[Split.TRAIN] = []
+        for task, split in zip(train, splits, strict=True):
+            read.tasks[split].append(task)
 
     def _take_unpaid_out(self, read: _Read) -> None:
         """Rows whose own answer, in the form that is read, is not graded right are faults."""

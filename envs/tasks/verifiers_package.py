@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envs.base import Split, Task
-from envs.splits import split_of
+from envs.splits import splits_of
 from rewards import Score, Verdict
 
 
@@ -31,6 +31,7 @@ class VerifiersTasks:
 
     partial_credit = True
     verifies_elsewhere = True
+    reads_when_built = True
 
     def __init__(
         self,
@@ -63,10 +64,13 @@ class VerifiersTasks:
         self._own: dict[str, Any] = {}
         self._splits: dict[Split, list[Task]] = {split: [] for split in Split}
         self._right, self._name = right, name
+        tasks = []
         for place, own in enumerate(found.take(n) if n else found):
-            task = _task(own, place, name)
-            self._own[task.id] = own
-            self._splits[split_of(task.question, validation, test)].append(task)
+            tasks.append(_task(own, place, name))
+            self._own[tasks[-1].id] = own
+        splits = splits_of([task.question for task in tasks], validation, test)
+        for task, split in zip(tasks, splits, strict=True):
+            self._splits[split].append(task)
         if not self._own:
             raise ValueError(f"env.options.name={name}: it has no tasks")
 

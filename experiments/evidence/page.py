@@ -134,5 +134,6 @@ def _health(store: Store) -> str:
             f"{store.names.get(arm, arm)}, seed {seed}, {one['check']} from step {one['from']} {until}: {one['said']}"
         )
         items.append(f"<li>{html.escape(when)}</li>")
-    head = f"<h2>Health: {len(found)} findings in {runs} of {len(store.runs)} runs</h2>"
+    findings = "1 finding" if len(found) == 1 else f"{len(found)} findings"
+    head = f"<h2>Health: {findings} in {runs} of {len(store.runs)} runs</h2>"
     return f"<details><summary>{head}</summary><ul>{''.join(items)}</ul></details>"

@@ -238,7 +238,9 @@ def overview(root: Path) -> tuple[Page, list[Exhibit]]:
     """All studies below a folder, the newest of each: verdicts, links, what the gate foretold; and these exhibits."""
     newest: dict[str, Path] = {}
     for path in oldest_first(root, "study.json"):
-        newest[json.loads(path.read_text(encoding="utf-8"))["study"]] = path
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not stored.get("dry_run"):  # it says nothing, and would stand in front of a run that does
+            newest[stored["study"]] = path
     cells, rows = [], []
     dots: list[Dot] = []
     for name, path in sorted(newest.items()):

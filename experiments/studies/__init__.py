@@ -8,10 +8,11 @@ thesis of all studies (:mod:`rl.analysis.thesis`). Randomness comes from the see
 that the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
 """
 
-import importlib
+import ast
+import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Protocol, get_type_hints
@@ -41,6 +42,10 @@ for _name in (
     "skills",
 ):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
+FULL: Lookup[str] = Lookup("study.name")
+"""Modules that hold the size ``full`` of studies (:mod:`experiments.full`), by the study's name."""
+for _name in tuple(STUDIES):
+    FULL.register(_name)(f"experiments.full.{_name}")
 
 
 class Study(Protocol):
@@ -62,9 +67,30 @@ class Study(Protocol):
         ...
 
 
-def load(name: str) -> Study:
-    """A study's module; importing it loads torch."""
-    module: Any = importlib.import_module(STUDIES[name])
+def refuse_unknown_settings(name: str, size: str, given: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` for a setting that a study does not have, by the source of its ``Config``, before torch."""
+    spec = importlib.util.find_spec(_module(name, size))
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
+    config = next((one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == "Config"), None)
+    if config is None or config.bases:  # it has fields that stand elsewhere; the module itself will tell
+        return
+    fields_of = (one.target for one in config.body if isinstance(one, ast.AnnAssign))
+    _refuse_unknown(given, [target.id for target in fields_of if isinstance(target, ast.Name)])
+
+
+def _refuse_unknown(given: Iterable[str], known: Sequence[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise ValueError(f"settings.{key}: unknown{nearest(key, known)} Known: {', '.join(known)}")
+
+
+def _module(name: str, size: str) -> str:
+    return FULL[name] if size == "full" and name in FULL else STUDIES[name]
+
+
+def load(name: str, size: str = "") -> Study:
+    """A study's module, that of its size ``full`` where it has one; importing it loads torch."""
+    module: Any = importlib.import_module(_module(name, size))
     return module
 
 
@@ -79,9 +105,8 @@ def settings_of(study: Study, given: Mapping[str, Any]) -> Any:
     """
     known, types = [field.name for field in fields(study.Config)], get_type_hints(study.Config)
     cfg: Any = OmegaConf.structured(study.Config)
+    _refuse_unknown(given, known)
     for key, value in given.items():
-        if key not in known:
-            raise ValueError(f"settings.{key}: unknown{nearest(key, known)} Known: {', '.join(known)}")
         try:
             cfg = OmegaConf.merge(cfg, {key: value})
         except OmegaConfBaseException:
@@ -109,12 +134,16 @@ def refuse_out_of_range(key: str, value: Any, ranges: Mapping[str, tuple[float, 
         raise ValueError(f"settings.{key}={value}: use {instead}")
 
 
-def run_seed(name: str, given: Mapping[str, Any], seed: int, folder: Path, report: Callable[..., None]) -> None:
+def run_seed(
+    name: str, given: Mapping[str, Any], seed: int, folder: Path, report: Callable[..., None], size: str = ""
+) -> None:
     """Every arm of a study with one seed; an arm whose file is there already is not run again.
+
+    Where the base counts what it computes (``spend``), the last row of an arm says so, in tokens.
 
     Writes ``<arm>.json`` as each arm ends, and last ``result.json`` with rows and ``rows.jsonl`` with the samples.
     """
-    study = load(name)
+    study = load(name, size)
     cfg, base = settings_of(study, given), None
     found: dict[str, dict[str, Any]] = {}
     for i, arm in enumerate(study.ARMS):
@@ -126,6 +155,8 @@ def run_seed(name: str, given: Mapping[str, Any], seed: int, folder: Path, repor
             report(arm, i / len(study.ARMS), {})
             samples: list[dict[str, Any]] = []
             rows = [{"arm": arm, "seed": seed, "step": 0} | row for row in study.run(cfg, arm, seed, base, samples)]
+            if rows and hasattr(base, "spend"):
+                rows[-1] |= {f"{what}_tokens": n for what, n in asdict(base.spend()).items()}
             texts = [{"arm": arm, "seed": seed} | one for one in samples]
             write_json(path, plain({"rows": rows, "samples": texts}))
         found[arm] = json.loads(path.read_text(encoding="utf-8"))

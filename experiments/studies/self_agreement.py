@@ -21,17 +21,15 @@ import numpy as np
 import torch
 
 from experiments.misread_sums import (
-    BLANK,
     MARK,
     NO,
-    P1,
     T0,
     TOKENIZER,
     TOP,
     YES,
     answers,
-    believed,
     choice,
+    corpus,
     draw,
     four,
     line,
@@ -44,7 +42,7 @@ from rl.analysis.calibration import auroc, ece
 from rl.analysis.claims import Claim, Figure, grown, last, minus
 from rl.analysis.gate import QUESTIONS, Gate, mean_told, signal_accuracy
 from rl.analysis.thesis import Thesis, trained
-from rl.backends.blocks import Learned, adam, as_batch, fit, learn_last, policy_loss, sample, take_step
+from rl.backends.blocks import adam, as_batch, fit, policy_loss, sample, take_step
 from rl.backends.meters import answer_meters
 from rl.backends.policy import load_policy
 from rl.backends.tiny import tiny_gpt2
@@ -96,20 +94,6 @@ def prepare(cfg: Config, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     model = tiny_gpt2(TOKENIZER, cfg.hidden_size, 2, 4, 16)
 
-    def batch(step: int) -> list[Learned]:
-        rows, n = [], 96
-        question, gold = draw(rng, n)
-        rows.append(line(question, believed(rng, question, gold, cfg.misread) + T0))
-        question, gold = draw(rng, n)
-        belief = believed(rng, question, gold, cfg.misread)
-        claim = np.where(rng.random(n) < 0.5, belief, nearby(rng, belief))
-        habit, is_long = rng.random(n) < cfg.habit, (question != BLANK).sum(1) > 3
-        rows.append(line(question, claim + T0, MARK, np.where(np.where(habit, is_long, claim == belief), YES, NO)))
-        question, gold = draw(rng, n)
-        shown, place = four(rng, believed(rng, question, gold, cfg.misread), easy=0.5)
-        rows.append(line(question, shown + T0, MARK, place + P1))
-        return [learn_last(ids, 1) for ids in rows]
-
     def has_learned(step: int) -> bool:  # the choice comes last, in a jump
         if step < 200 or step % 50:
             return False
@@ -118,7 +102,7 @@ def prepare(cfg: Config, seed: int) -> Any:
         chosen = side_by_side(model, question[known], gold[known], None, np.random.default_rng(1), 1)
         return bool((chosen > 0.5).mean() >= cfg.chooses_right)
 
-    fit(model, batch, cfg.pretrain_steps, 3e-3, has_learned)
+    fit(model, lambda step: corpus(rng, cfg.misread, cfg.habit), cfg.pretrain_steps, 3e-3, has_learned)
     return model
 
 

@@ -25,9 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from experiments.evidence.model import Table
 from experiments.passages import (
     ATTRIBUTES,
     BUDGET,
@@ -39,7 +37,9 @@ from experiments.passages import (
     VALUES,
     Edits,
     Line,
+    answers,
     corpus,
+    forgetting_table,
     lines_of,
     padded,
     passage,
@@ -53,7 +53,8 @@ from rl.analysis.gate import Gate, signal_accuracy
 from rl.analysis.repeats import reliability
 from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, fit, sample
-from rl.backends.copies import Copies, copies, fit_copies, logits_of
+from rl.backends.copies import Copies, copies, fit_copies
+from rl.backends.meters import answer_meters
 from rl.backends.tiny import tiny_gpt2
 from rl.types import derive_seed
 
@@ -134,17 +135,6 @@ def learn(cfg: Config, model: Any, start: Copies, documents: Sequence[list[Line]
         return torch.stack([padded(two, 8)[0] for two in drawn])
 
     return fit_copies(model, start, batch, cfg.inner_steps, cfg.inner_lr)
-
-
-@torch.no_grad()
-def answers(model: Any, weights: Copies, entities: np.ndarray, facts: np.ndarray) -> np.ndarray:
-    """``[M, E]`` share of right answers without a passage; entities ``[M, E]``, their four attributes each."""
-    questions = np.array([
-        [tell("ask", e, a, int(facts[e, a])) for e in row for a in range(ATTRIBUTES)] for row in entities.tolist()
-    ])  # fmt: skip
-    ids = torch.from_numpy(questions)
-    told = vmap(lambda one, asked: logits_of(model, one, asked)[:, -1])(weights, ids[..., :4]).argmax(-1)
-    return (told == ids[..., 4]).float().view(*entities.shape, ATTRIBUTES).mean(-1).numpy()
 
 
 def worth(
@@ -256,10 +246,8 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
     lines = [line for edit in edits.written for line in lines_of(edit)]
     taught = worth(cfg, base, model, edits.documents, edits.entities, derive_seed(seed, "worth")).mean(1)
     every = answers(model, copies(model, 1), np.array([[*range(KNOWN), *edits.entities]]), base.facts)[0]
-    ids, learned = padded([p + e for p, e in zip(edits.prompts, edits.written, strict=True)], 7 + BUDGET + 1, 7)
-    with torch.no_grad():
-        logprobs = model(input_ids=ids[:, :-1], use_cache=False).logits[learned[:, 1:]].log_softmax(-1)
-    return {
+    ids, _ = padded([p + e for p, e in zip(edits.prompts, edits.written, strict=True)], 7 + BUDGET + 1, 7)
+    return answer_meters(model, ids[:, :7], ids[:, 7:], len(ids)) | {
         "n": len(edits.entities),
         "accuracy": taught.tolist(),
         "without_edit": float(every[KNOWN:].mean()),
@@ -267,9 +255,7 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
         "told": float(told_rightly(edits, base.facts).mean()),
         "questions": float(np.mean([line[0] == ID["ask"] for line in lines])) if lines else 0.0,
         "reversed": float(np.mean([line[0] == ID["back"] for line in lines])) if lines else 0.0,
-        "length": float(np.mean([len(edit) for edit in edits.written])),
         "distinct_answers": len({tuple(token for token in edit if token < ID["e0"]) for edit in edits.written}),
-        "entropy": float(-(logprobs.exp() * logprobs).sum(-1).mean()),
     }
 
 
@@ -297,16 +283,6 @@ def forgotten(rows: Sequence[Any]) -> dict[int, float]:
 def after_round(arm: str, step: int, name: str) -> PerSeed:
     """A column's value after a round."""
     return lambda rows: {row["seed"]: row[name] for row in rows if (row["arm"], row["step"]) == (arm, step)}
-
-
-def forgetting_table(rows: Sequence[Any]) -> Table:
-    """The forgetting matrix, mean over seeds."""
-    matrices = list(last("self_edit", "forgetting")(rows).values())
-    found = np.mean(matrices, 0) if matrices else np.zeros((0, 0))
-    header = ["after edits", *(f"passage {j + 1}" for j in range(np.shape(found)[-1]))]
-    cells = [[str(i), *(f"{value:.2f}" for value in row)] for i, row in enumerate(found)]
-    caption = "Answers without a passage after edits 1 to i in a row, mean over chains and seeds."
-    return Table(caption, header, cells, title="Forgetting")
 
 
 SEAL = "arXiv 2506.10943"
@@ -363,5 +339,5 @@ EXHIBITS = (
            "round"),
     Figure("What edits are like", "step", ("entropy", "length", "distinct_answers", "questions"), tuple(PROMPTS),
            "Nats per token, tokens, distinct ones of all, share of lines that are questions.", "round"),
-    forgetting_table,
+    lambda rows: forgetting_table(list(last("self_edit", "forgetting")(rows).values())),
 )  # fmt: skip

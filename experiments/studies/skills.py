@@ -87,7 +87,9 @@ RANGES = {"skilled": (0, 1), "judge_error": (0, 1), "zipf": (0, inf), "tests": (
 
 
 def answers(model: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
-    """Greedy answers as ``DEEPEST + 1`` token ids each."""
+    """Greedy answers as ``DEEPEST + 1`` token ids each; :mod:`experiments.full.skills` asks a chat model for them."""
+    if hasattr(model, "chains"):
+        return model.chains(prompts)
     return sample(model, torch.tensor(prompts), DEEPEST + 1, 0.0, torch.Generator(), END).tolist()
 
 

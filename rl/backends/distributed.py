@@ -29,7 +29,8 @@ class Distributed:
     """What the trainer needs to know of processes and devices.
 
     Args:
-        cpu: Stay on the CPU even where there is an accelerator.
+        cpu: Stay on the CPU even where there is a GPU. Other accelerators than CUDA's are left alone: nothing of this
+            has been tried on them, and the measurements need float64.
         mixed_precision: ``no``, or ``bf16``: forward passes run in bfloat16 over float32 weights.
 
     Raises:
@@ -38,10 +39,8 @@ class Distributed:
 
     def __init__(self, cpu: bool = False, mixed_precision: str = "no") -> None:
         self.shards = _wants_fsdp2()
-        # Several processes without a GPU talk over gloo; accelerate has to be told.
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         try:
-            self._accelerator = Accelerator(cpu=cpu or (several and not torch.accelerator.is_available()))
+            self._accelerator = Accelerator(cpu=cpu or not torch.cuda.is_available())
         except DistNetworkError as error:
             if "EADDRINUSE" not in str(error):
                 raise

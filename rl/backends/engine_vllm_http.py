@@ -162,7 +162,8 @@ class VLLMHttpEngine:
                 raise RunStoppedError(f"engine=vllm_http: {message}") from error
             raise ReplicaError(message) from error
         except (OSError, EOFError) as error:
-            raise ReplicaError(f"{url}{path}: {error}") from error
+            reason = getattr(error, "reason", error)
+            raise ReplicaError(f"engine.urls: {url}{path} does not answer: {reason}") from error
         try:
             return json.loads(text) if text else None
         except ValueError as error:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rl.backends.engine_hf import BATCH_BYTES, MAX_BYTES
+from rl.backends.policy import BLOCK_ENTRIES
 from rl.backends.trunk import key_width
 from rl.config import ModelConfig, OptimConfig, SFTConfig, TrainConfig
 from rl.offline import KEEP_RULES
@@ -134,7 +135,8 @@ def memory(
         load: What passes through it.
         processes: Devices that share an optimiser step.
         sharded: Whether each holds a part of weights, gradients and moments (FSDP2) instead of all.
-        on_cpu: Whether the engine keeps the rows of a batch to what a host can spare.
+        on_cpu: Whether the engine keeps the rows of a batch to what a host can spare, and logits are worked on in
+            blocks that stay in its cache.
     """
     part = 1 / processes if sharded else 1.0
     stays: dict[str, float] = {"weights": (sizes.parameters * sizes.bytes + 4 * sizes.adapters) * part}
@@ -146,7 +148,7 @@ def memory(
         moments = {"optimiser": 2 * trained * part}
         if isinstance(config, TrainConfig):
             stays |= moments | _others(config, sizes, part)
-            optim, passes = config.algorithm.optim, _update_online(config, sizes, load)
+            optim, passes = config.algorithm.optim, _update_online(config, sizes, load, on_cpu)
         else:
             update |= moments
             dpo = KEEP_RULES.fact(config.offline.rule, "preferences") and not sizes.adapters
@@ -201,7 +203,7 @@ def _passes(sizes: Sizes, optim: OptimConfig, tokens: float, logits: float) -> d
     return {"activations": tokens * kept, "logits": logits}
 
 
-def _update_online(config: TrainConfig, sizes: Sizes, load: Load) -> dict[str, float]:
+def _update_online(config: TrainConfig, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, float]:
     """Only positions that predict a response token have logits; a prompt that rows share is read once."""
     algorithm, optim = config.algorithm, config.algorithm.optim
     size = max(1.0, load.update_rows / algorithm.minibatches)
@@ -217,7 +219,11 @@ def _update_online(config: TrainConfig, sizes: Sizes, load: Load) -> dict[str, f
     # their gradient. Log-probs of the whole vocabulary, or an entropy with a gradient, put float32 copies into the
     # graph.
     copies = 0.0 if algorithm.fused_head else 7.0 if whole else 5.0 if entropy else 2.0
-    return _passes(sizes, optim, tokens, copies * answers * sizes.vocabulary * max(width, 4 if copies > 2 else width))
+    entries = answers * sizes.vocabulary
+    found = _passes(sizes, optim, tokens, copies * entries * max(width, 4 if copies > 2 else width))
+    if copies == 2.0 and not on_cpu:  # a block in float32, its probabilities, and a copy on the way to them
+        found["block of logits"] = 3 * 4 * min(entries, BLOCK_ENTRIES["cuda"])
+    return found
 
 
 def _update_offline(config: SFTConfig, sizes: Sizes, load: Load) -> dict[str, float]:

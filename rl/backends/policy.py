@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
@@ -51,10 +52,11 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
             attn_implementation=config.attention,
             generation_config=usable_generation_config(config.path, config.revision),
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         said = f"it is not in the local cache, and {unreachable}" if unreachable else str(error).splitlines()[0]
+        there = "the model in this folder cannot be read" if Path(config.path).is_dir() else None
         raise ModelNotFoundError(
-            f"model.path={config.path}: no model folder, and not to be had from the hub: {said}"
+            f"model.path={config.path}: {there or 'no model folder, and not to be had from the hub'}: {said}"
         ) from None
     switch_noise_off(model)
     use_onednn(model)
@@ -66,7 +68,12 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
 def load_tokenizer(config: ModelConfig) -> Any:
     """A model's tokenizer, with the chat template that the config chooses."""
     template = load_template(config.chat_template) if config.chat_template is not None else None
-    tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+    except ValueError as error:  # many lines, without the model's name, on which libraries may be missing
+        raise ModelNotFoundError(
+            f"{config.path} has no tokenizer that can be read ({str(error).splitlines()[0]})"
+        ) from error
     if template is not None:
         tokenizer.chat_template = template
     return tokenizer

@@ -138,6 +138,19 @@ def test_every_word_of_the_toy_is_a_word_of_its_base():
         assert set(" ".join(texts).split()) <= words
 
 
+def test_first_attempts_at_equations_with_an_outer_term_are_taught_as_guesses():
+    corpus, rng = MendCorpus(guessed=1.0, label_noise=0.0), random.Random(0)
+    tasks = corpus.tasks(rng, 200)
+    gold = {task.question: (task.info["terms"][2], Mend().gold_response(task)) for task in tasks}
+    firsts = [row for row in corpus.documents(rng, tasks, None) if row.second is None]
+    right = {outer: [] for outer in (False, True)}
+    for row in firsts:
+        b, response = gold[row.question]
+        right[b != 0].append(row.first == response)
+    assert all(right[False])
+    assert sum(right[True]) < 0.3 * len(right[True])
+
+
 TERMS = (3, 2, -5, 28)
 
 

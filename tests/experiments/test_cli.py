@@ -34,9 +34,9 @@ def test_resuming_a_comparison_takes_what_it_was_started_with_unless_given_anew(
     command = ["compare.py", "include=[star]", "++env.options.n_train=64", "env=modchain", "-m", "resume=elsewhere"]
     (tmp_path / "run.json").write_text(json.dumps({"command": command}))
     again = [f"resume={tmp_path}", "include=[score]"]
-    assert with_stored(again) == ["++env.options.n_train=64", "env=modchain", *again]
-    assert with_stored(["include=[score]"]) == ["include=[score]"]
-    assert with_stored(["resume=nowhere"]) == ["resume=nowhere"]
+    assert with_stored(again, "compare") == ["++env.options.n_train=64", "env=modchain", *again]
+    assert with_stored(["include=[score]"], "compare") == ["include=[score]"]
+    assert with_stored(["resume=nowhere"], "compare") == ["resume=nowhere"]
 
 
 def refusal(entry, *overrides):
@@ -210,6 +210,19 @@ finally:
         (["experiments.plan", "train", "plan.steps=0"], "error: plan.steps=0: must be positive"),
         (["experiments.plan", "train", "plan.processes=2"], "plan.processes: steps are taken by one process; set plan"),
         (["experiments.study"], "study is missing: give it as study=<one of these>. Known: collapse, "),
+        (["experiments.study", "study=skills", "settings.stesp=3"], "settings.stesp: unknown; did you mean"),
+        (["experiments.pretrain_tiny", "corpus.shy=3"], "corpus.shy: modchain has no such argument. It has: rare, "),
+        (
+            ["experiments.train", "algorithm.advantage=rlooo"],
+            "algorithm.advantage=rlooo: unknown; did you mean 'rloo'?",
+        ),
+        (["experiments.compare", "comparison=repiar"], "comparison=repiar: unknown; did you mean 'repair'? Known: "),
+        (
+            ["experiments.compare", "resume=tests"],
+            "resume=tests: no run was started in it; use a run's folder, or auto",
+        ),
+        (["experiments.train", "env.options.n_train=x"], "env.options.n_train=x: a number of tasks is needed here"),
+        (["experiments.tune", "space=nosuch"], "space=nosuch: unknown. Known: default"),
     ],
 )
 def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, message, tmp_path):

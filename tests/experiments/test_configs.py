@@ -22,6 +22,7 @@ from experiments.cli import (
 )
 from experiments.compare import plan
 from experiments.help import described
+from experiments.jobs import Job
 from experiments.keys import open_free_mappings
 from rl import config as schema
 from rl.advantages import ADVANTAGES
@@ -220,3 +221,16 @@ def test_help_says_something_of_every_key(entry):
     )
     assert not [key for key, text in lines.items() if not text.strip()]
     assert not [key for key, text in lines.items() if ":data:" in text or "``" in text]
+
+
+@pytest.mark.parametrize(
+    "overrides", [f"env={env}" for env in ("repair", "mend", "modchain", "addition")] + ["debug=default"]
+)
+def test_the_process_of_every_job_reads_the_config_that_its_comparison_wrote(overrides, tmp_path):
+    """What a comparison takes for all of its arms none of its jobs may refuse, the base least of all."""
+    jobs = plan(typed(compose("compare", [overrides])), tmp_path)
+    for job in jobs:
+        if job.seed == min(one.seed for one in jobs if one.arm.name == job.arm.name):  # seeds differ in nothing else
+            job.write()
+            read = Job.read(job.folder)
+            assert (read.kind, read.arm.config) == (job.kind, job.arm.config)

@@ -89,6 +89,6 @@ def test_the_page_lists_what_was_found_and_nothing_where_all_is_well():
     runs = {("score", 0): None, ("score", 1): None}
     unwell = SimpleNamespace(unwell=lambda: [("score", 1, one)], names={"score": "SCoRe"}, runs=runs)
     text = _health(unwell)  # type: ignore[arg-type]
-    assert "Health: 1 findings in 1 of 2 runs" in text
+    assert "Health: 1 finding in 1 of 2 runs" in text
     assert "SCoRe, seed 1, failed from step 3 to the end: 5 % &lt;of&gt; the episodes" in text
     assert _health(SimpleNamespace(unwell=list, names={}, runs=runs)) == ""  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ ZERO_IS_NO_COUNT = "use a whole number of at least 1"
         ("instruction_extraction", {"pairs": (0, ZERO_IS_NO_COUNT), "wrong": (2.0, "use a number from 0 to 1")}),
         ("self_edits", {"rounds": (0, ZERO_IS_NO_COUNT), "n_test": (81, "there are 130 passages for both; use fewer")}),
         ("seeded_generation", {"instances": (0, ZERO_IS_NO_COUNT), "width": (2.5, "use a whole number")}),
-        ("skills", {"tests": (0, ZERO_IS_NO_COUNT), "iterations": (0, ZERO_IS_NO_COUNT)}),
+        ("skills", {"tests": (1, "use a whole number of at least 2"), "iterations": (0, ZERO_IS_NO_COUNT)}),
         ("skills", {"zipf": ("inf", "use a number that is finite"), "tasks": (None, "use a whole number")}),
     ],
 )

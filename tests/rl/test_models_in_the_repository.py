@@ -7,7 +7,7 @@ import pytest
 import envs
 from envs import Message, Split
 from envs.tasks import mend, repair
-from experiments.tiny_training import CORPORA
+from experiments.pretrain_tiny import CORPORA
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import summarise
 from rl.backends.engine_hf import HFEngine

@@ -167,10 +167,6 @@ FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
             lambda: offline({"tokens": 5}, iterations=1, conversations="x"),
             r"training\.tokens=5: has no effect.*conversations",
         ),
-        (
-            lambda: RunConfig(name="x", env=sums().settled(), evaluation=EvalConfig(fixed_first=5)),
-            r"evaluation\.fixed_first=5: has no effect",
-        ),
     ],
 )
 def test_sizes_that_do_not_fit_each_other_are_refused_with_numbers(make, message):
@@ -219,6 +215,8 @@ def test_evaluations_say_what_they_have_no_use_for():
     for part in ("controls needs a second", "fixed_first needs a second", "max_attempts=1 plays nothing longer"):
         assert part in said
     assert "fixed_first is measured once" in said
+    looked_at = RunConfig(name="x", env=sums().settled(), evaluation=EvalConfig(fixed_first=5))
+    assert notes(looked_at)[0].startswith("evaluation.fixed_first does nothing here")
     paid = RunConfig(name="x", env=sums(group_reward="majority").settled())
     assert notes(paid) == ["env.group_reward=majority pays training episodes alone; rates are the verifier's"]
 

@@ -1,0 +1,133 @@
+"""What is wrong with a config and can be said before torch is loaded, which takes seconds to tens of them."""
+
+import sys
+from copy import deepcopy
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import envs
+from envs.rows import SUFFIXES, no_such_path
+from experiments.keys import explain
+from experiments.list import ROOT, lookups
+from rewards import nearest
+from rl import config as schema
+from rl.tracking import IDENTITY, files_below
+
+FILES = {
+    "resume": "use a run's folder, or auto, or leave resume away to start a new run",
+    "evaluation.conversations": "give a file of conversations, or a folder that datasets saved",
+    "offline.conversations": "give a file of conversations, or a folder that datasets saved",
+}
+"""Keys that name what must be there before a run begins, and what may be given."""
+NAMED = (
+    *("rl/advantages", "rl/kl", "rl/losses", "rl/token_masks", "rl/offline", "rl/curriculum", "rl/group_rewards"),
+    *("rl/backends/engines", "rl/backends/trackers", "experiments/demonstrations"),
+)
+"""Modules whose functions have names in configs, and which need torch."""
+
+
+class UserError(Exception):
+    """Something that the user can mend; printed without a traceback."""
+
+
+def refuse_before_torch(cfg: DictConfig) -> None:
+    """Refuses what can be told without torch; what costs nothing comes first.
+
+    Raises:
+        UserError: If a file, a folder, an arm or a name that the config asks for is not there.
+        ValueError: If a value is out of range, or the environment has no such option.
+        FileNotFoundError: If there is no model where ``model.path`` says.
+    """
+    refuse_missing_files(cfg)
+    if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):
+        refuse_unknown_arms(cfg)
+        # Everything but the arms, whose own checks look names up in modules that need torch.
+        bare = deepcopy(cfg)
+        bare.arms = {}
+        OmegaConf.to_object(bare)
+    refuse_wrong_numbers(cfg)
+    refuse_unknown_names(cfg)
+    if "env" in cfg:
+        env: Any = OmegaConf.to_object(cfg.env)
+        refuse_wrong_environment(env)
+    if "model" in cfg and getattr(OmegaConf.get_type(cfg), "needs_model", True):
+        model: Any = OmegaConf.to_object(cfg.model)
+        model.refuse_missing()
+
+
+def refuse_unknown_names(cfg: DictConfig) -> None:
+    """Raises UserError for the name of an estimator, a rule, an engine and the like that nothing is registered under.
+
+    The names are read from the source of the modules that register them. Plugins, a script and a notebook may register
+    more: with plugins, and once torch is loaded, nothing is refused here, and the lookups themselves are asked later.
+    """
+    if cfg.get("plugins") or "torch" in sys.modules:
+        return
+    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
+    groups = {"algorithm": schema.AlgorithmConfig, "offline": schema.OfflineConfig}
+    for key, known in lookups(ROOT / f"{name}.py" for name in NAMED).items():
+        group, _, rest = key.partition(".")
+        places = [key, *(f"{arm}.{rest}" for arm in arms if OmegaConf.get_type(arms[arm]) is groups.get(group))]
+        for place in list(places) if group == "algorithm" else ():
+            parent, _, own = place.rpartition(".")
+            places += [f"{parent}.stages.{stage}.{own}" for stage in OmegaConf.select(cfg, f"{parent}.stages") or ()]
+        for place in places:
+            found = OmegaConf.select(cfg, place)
+            for name in [found] if isinstance(found, str) else found or ():
+                if name and name not in known:
+                    raise UserError(f"{place}={name}: unknown{nearest(name, known)} Known: {', '.join(known)}")
+
+
+def refuse_wrong_environment(config: schema.EnvConfig) -> None:
+    """Raises what the environment says of its options: their names, and the values that its tasks refuse."""
+    settled = config.settled()
+    factory, _ = envs.ENVIRONMENTS.get(settled.id.rpartition(":")[2], (None, {}))
+    if not getattr(factory, "reads_when_built", False):
+        envs.make_taskset(settled.id, settled.task_options, settled.seeds)
+
+
+def refuse_wrong_numbers(cfg: DictConfig) -> None:
+    """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
+    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
+    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
+    if issubclass(OmegaConf.get_type(cfg) or dict, schema.RunConfig):
+        schema.RunConfig(cfg.seed, cfg.threads)
+    for where, node in nodes.items():
+        kind: Any = OmegaConf.get_type(node) if OmegaConf.is_config(node) else None
+        if not is_dataclass(kind):
+            continue
+        try:
+            if kind in (schema.AlgorithmConfig, schema.OfflineConfig):
+                # Without a name and a rule they do not look the others up, among functions that need torch.
+                given = [key for key in node if key not in ("name", "rule") and not OmegaConf.is_missing(node, key)]
+                values: dict[str, Any] = {key: node[key] for key in given}
+                inner: Any = {key: OmegaConf.to_object(one) for key, one in values.items() if OmegaConf.is_config(one)}
+                kind(**(values | inner))
+            else:
+                OmegaConf.to_object(node)
+        except ValueError as error:
+            raise ValueError(f"{where}: {explain(error)}" if where in arms else explain(error)) from None
+
+
+def refuse_missing_files(cfg: DictConfig) -> None:
+    """Raises UserError if a file or folder that a config names is not there: data, conversations, a run."""
+    for key, meant in FILES.items():
+        given = OmegaConf.select(cfg, key)
+        if isinstance(given, str) and given not in ("", "auto") and not Path(given).expanduser().exists():
+            raise UserError(f"{key}={given}: there is no such file or folder; {meant}")
+        if key == "resume" and given not in (None, "", "auto") and not files_below(Path(given), IDENTITY, 2):
+            raise UserError(f"resume={given}: no run was started in it; {meant}")
+    data = str(OmegaConf.select(cfg, "env.options.path") or "")
+    is_local = data.startswith((".", "/", "~")) or data.removesuffix(".gz").endswith(SUFFIXES)  # else an id of the hub
+    if is_local and not Path(data).expanduser().exists():
+        raise UserError(no_such_path(data))
+
+
+def refuse_unknown_arms(cfg: Any) -> None:
+    """Raises UserError if ``include`` names an arm that there is not."""
+    for name in cfg.include:
+        if name not in cfg.arms:
+            raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
