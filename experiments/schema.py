@@ -177,8 +177,8 @@ class StudyConfig(ProgramConfig):
         size: One of the study's sizes: ``smoke`` (seconds), ``tiny`` (minutes on two cores), ``full`` (the paper's
             setting), and what else it has.
         settings: The study's own settings, over those of its size.
-        dry_run: Of size ``full`` alone: run its code on random weights of the same architecture, with one seed, and
-            judge no claim. Without it the model of its settings is loaded, and the size runs for real.
+        dry_run: Of size ``full`` alone, which without a word does it: run its code on random weights of the same
+            architecture, with one seed, and judge no claim. ``false`` loads the model of its settings, and is real.
         seeds: One run of all arms each.
         threads: Torch threads of a job; the number decides the last bits.
         executor: Where jobs run; as in ``experiments.compare``.
@@ -192,7 +192,7 @@ class StudyConfig(ProgramConfig):
     study: StudyChoice = field(default_factory=StudyChoice)
     size: str = "tiny"
     settings: dict[str, Any] = field(default_factory=dict)
-    dry_run: bool = True
+    dry_run: bool | None = None
     seeds: list[int] = field(default_factory=lambda: [10, 11, 12])
     threads: int = 1
     executor: str = "local"
@@ -207,8 +207,9 @@ class StudyConfig(ProgramConfig):
         check_numbers(self, "", positive="threads", not_negative="seeds retries")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError(f"seeds={self.seeds}: give at least one, each once")
-        if self.size != "full" and not self.dry_run:
-            raise ValueError(f"dry_run=false: size={self.size} always runs for real; only size=full has a dry run")
+        if self.size != "full" and self.dry_run is not None:
+            said = str(self.dry_run).lower()
+            raise ValueError(f"dry_run={said}: size={self.size} always runs for real; only size=full has a dry run")
 
 
 @dataclass

@@ -54,7 +54,7 @@ def is_full(cfg: StudyConfig) -> bool:
 
 def is_dry(cfg: StudyConfig) -> bool:
     """Whether random weights stand for those of the model."""
-    return is_full(cfg) and cfg.dry_run
+    return is_full(cfg) and cfg.dry_run is not False
 
 
 def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
@@ -91,7 +91,7 @@ def announce(cfg: StudyConfig, settings: Any) -> None:
     for line in lines(planned(cfg.study.name, settings, len(cfg.seeds))):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     dry = "Dry run: the same code, smaller, one seed, on random weights of the same architecture; no number counts."
-    console.print(dry if cfg.dry_run else "This runs for real.", highlight=False, soft_wrap=True)
+    console.print(dry if is_dry(cfg) else "This runs for real.", highlight=False, soft_wrap=True)
 
 
 def run_study(cfg: StudyConfig, folder: Path) -> None:
@@ -138,8 +138,9 @@ def resumed(cfg: StudyConfig, folder: Path) -> StudyConfig:
     stored: Any = OmegaConf.load(folder / "config.yaml")
     if stored.study.name != cfg.study.name:
         raise UserError(f"resume: {folder} holds the study {stored.study.name}, not {cfg.study.name}")
-    if "full" in (stored.size, cfg.size) and (stored.size, stored.dry_run) != (cfg.size, cfg.dry_run):
-        was = f"size={stored.size} dry_run={str(stored.get('dry_run', True)).lower()}"
+    was_real, is_real = stored.get("dry_run") is False, cfg.dry_run is False
+    if "full" in (stored.size, cfg.size) and (stored.size, was_real) != (cfg.size, is_real):
+        was = f"size={stored.size}" + (" dry_run=false" if was_real else "")
         raise UserError(f"resume: {folder} was begun with {was}; go on with the same")
     return replace(cfg, seeds=list(dict.fromkeys([*stored.seeds, *cfg.seeds])))
 
@@ -180,7 +181,10 @@ def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Fin
         for one in study.EXHIBITS
     ]
     findings = [judge(claim, [] if is_dry(cfg) else rows) for claim in claims]  # random weights support no claim
-    made = exhibits(findings, rows, figures)
+    shown = rows
+    if is_dry(cfg):  # nor any prediction
+        shown = [{key: value for key, value in row.items() if not key.startswith("gate_")} for row in rows]
+    made = exhibits(findings, shown, figures)
     result = {
         "study": cfg.study.name,
         "size": cfg.size,
@@ -194,7 +198,7 @@ def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Fin
         from experiments.full.plan import planned
 
         result |= {
-            "dry_run": cfg.dry_run,
+            "dry_run": is_dry(cfg),
             "plan": planned(cfg.study.name, settings_of(study, chosen(cfg)), len(cfg.seeds)),
         }
     if is_dry(cfg):

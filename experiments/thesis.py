@@ -58,7 +58,7 @@ SELF_CORRECTION = "self_correction"
 def main(cfg: ThesisConfig) -> None:
     """Reads, computes, writes the page, and prints the sentence."""
     found = read_studies(Path(cfg.studies), cfg.size)
-    if corrects := read_comparison(Path(cfg.comparisons)):
+    if cfg.size == "tiny" and (corrects := read_comparison(Path(cfg.comparisons))):
         found[SELF_CORRECTION] = corrects
     if not found:
         raise UserError(f"studies={cfg.studies}: no finished study of size {cfg.size} below it; make studies runs all")
@@ -139,7 +139,7 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     made = [replace(one, id=f"T{i}", title=title) for i, (one, title) in enumerate(zip(made, titles, strict=True), 1)]
     drawn = [*gain_figures(every, within, of_own, all_at_once), *gate_figure(gate_rows)]
     made = [*(replace(one, id=f"F{i}") for i, one in enumerate(drawn, 1)), *made]
-    missing = [name for name in (*STUDIES, SELF_CORRECTION) if name not in found]
+    missing = [name for name in (*STUDIES, SELF_CORRECTION) if name not in found or found[name].thesis is None]
     result = {
         "thesis": THESIS,
         "sentence": told,

@@ -8,9 +8,10 @@ architecture with random weights; ``dry_run=false settings.model=<folder>`` runs
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from rl.analysis.claims import Claim, Verdict
+from rl.analysis.claims import Claim, Figure, Verdict
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Expected:
         claim: Its name.
         verdict: What the interval will say.
         why: The reason, with its source.
+        sentence: The claim in words of this size, where the study's speak of its toy.
     """
 
     claim: str
     verdict: Verdict
     why: str
+    sentence: str = ""
 
 
 HOLDS, FAILS, OPEN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
@@ -40,7 +43,16 @@ def carried(claims: Sequence[Claim], expected: Sequence[Expected]) -> tuple[Clai
     by_name = {one.name: one for one in claims}
     if missing := [one.claim for one in expected if one.claim not in by_name]:
         raise ValueError(f"expected of claims that there are not: {', '.join(missing)}")
-    return tuple(by_name[one.claim] for one in expected)
+    return tuple(replace(by_name[one.claim], sentence=one.sentence or by_name[one.claim].sentence) for one in expected)
+
+
+def figures_of(exhibits: Sequence[Any], *without: str) -> tuple[Any, ...]:
+    """A study's figures without what they say of its toy, and without those whose columns there are not, by title."""
+    return tuple(
+        replace(one, caption="", y_label="") if isinstance(one, Figure) else one
+        for one in exhibits
+        if getattr(one, "title", "") not in without
+    )
 
 
 @dataclass
@@ -53,6 +65,7 @@ class Setting:
         lr: Learning rate of the adapters.
         prompt: Tokens of a question, for the estimate alone.
         max_new: Most tokens of an answer.
+        n_signal: Training questions on which a reward is held against the truth before training.
     """
 
     model: str = ""
@@ -60,3 +73,4 @@ class Setting:
     lr: float = 1e-5
     prompt: int = 150
     max_new: int = 512
+    n_signal: int = 400

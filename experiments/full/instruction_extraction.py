@@ -50,7 +50,8 @@ ARMS = ("deduplicated", "bare_prefix")
 def work(cfg: Config) -> dict[str, Work]:
     """Requests from both prefixes, and answers to those from the first one."""
     asked = cfg.n * Work(cfg.max_new, cfg.prompt)
-    return {ARMS[0]: asked + cfg.n * Work(cfg.max_new, cfg.prompt + cfg.max_new), ARMS[1]: asked}
+    answers = cfg.n * Work(cfg.max_new, cfg.prompt + cfg.max_new, passes=cfg.max_new)  # one question at a time
+    return {ARMS[0]: asked + answers, ARMS[1]: asked}
 
 
 def prepare(cfg: Config, seed: int) -> Any:

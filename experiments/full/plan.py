@@ -87,7 +87,8 @@ def page(n_seeds: int = 3) -> str:
         f"Hours are those of one {H100.name} for {n_seeds} seeds: two operations for each parameter and token of a "
         f"forward pass, six for a trained token, at {H100.shares} of {fixed(H100.peak / 1e12, 0)} TFLOP/s. "
         f"In brackets: at the shares that this project measured with a model of 0.5B ({H100_MEASURED.shares}; "
-        "[performance](performance.md)), an upper bound. Answers are counted as long as they may be."
+        "[performance](performance.md)), a cautious reading. Where a few short rows pass alone, it takes as "
+        "long as the memory needs to read the weights. Answers are counted as long as they may be."
     )
     columns = ("study", "model", f"GPU hours, {n_seeds} seeds", "expected to hold", "to fail", "open", "not carried")
     head = [_HEAD, *wrap(about, 120), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]

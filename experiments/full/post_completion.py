@@ -1,10 +1,12 @@
 """Post-completion learning at its own size: a chat model scores its answer behind a separator, and is paid for it.
 
-Setting. Fei et al. (arXiv 2507.20252): Qwen2.5-1.5B-Instruct on GSM8K's 7,473 training questions, 2 epochs of GRPO with
-8 completions, 1,024 tokens, at 1e-5 to 2e-5 with all weights, weights 1 and 0.5 of the RL and the supervised losses;
-here adapters at 1e-4, ten times that ("LoRA Without Regret", Schulman et al. 2025), 32 questions a step (467 steps).
+Setting. Fei et al. (arXiv 2507.20252): Qwen2.5-1.5B-Instruct on GSM8K's training questions, 2 epochs of GRPO with 8
+completions, 1,024 tokens, at 1e-5 to 2e-5 with all weights, weights 1 and 0.5 of the RL and the supervised losses;
+here adapters at 1e-4, ten times that ("LoRA Without Regret", Schulman et al. 2025), 32 questions a step (420 steps: a
+tenth of the 7,473 questions is kept for validation).
 
-Simplified. The score is one digit from 0 to 4 behind ``Confidence:``, without a written evaluation in front of it; the
+Simplified. The score is one digit from 0 to 4, asked for behind the separator in every arm, with no written evaluation
+in front of it; of the two supervised losses the one on answers of a larger model is left out, since there is none; the
 supervised scores are the checker's of own answers instead of a larger model's; the format is not rewarded by itself,
 since the separator is put there and not generated (which is where inference stops); no KL.
 """
@@ -16,15 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.full import HOLDS, OPEN, Expected, Setting, carried
+from experiments.full import HOLDS, OPEN, Expected, Setting, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.problems import Problems, answer, problems
 from experiments.full.speaker import Said, Speaker, advantages
 from experiments.studies import post_completion as study
 from rl.analysis.calibration import auroc, brier
+from rl.analysis.gate import Gate
 from rl.types import derive_seed
 
-SEPARATOR, SCORES = "\nConfidence: ", ("0", "1", "2", "3", "4")
+SEPARATOR = "\nConfidence that this is right, from 0 (surely wrong) to 4 (surely right): "
+SCORES = ("0", "1", "2", "3", "4")
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Config(Setting):
         score_weight: Of the supervised loss in the mixture.
         n_test: Test questions.
         measure_every: Steps between two measurements.
+        separator: Tokens of the separator, for the estimate alone.
     """
 
     model: str = "Qwen/Qwen2.5-1.5B-Instruct"
@@ -49,29 +54,32 @@ class Config(Setting):
     data: str = "errata/gsm8k-v1"
     data_path: str = ""
     largest: int = 999
-    rl_steps: int = 467
+    rl_steps: int = 420
     questions: int = 32
     group: int = 8
     score_weight: float = 0.5
     n_test: int = 1319
-    measure_every: int = 156
+    measure_every: int = 140
+    separator: int = 24
 
 
 RANGES = {"group": (2, inf), "score_weight": (0, inf)}
 DRY = {"data": "products", "largest": 2, "rl_steps": 2, "questions": 2, "group": 3, "n_test": 24, "measure_every": 1,
-       "max_new": 8, "prompt": 140, "rank": 4}  # fmt: skip
-ARMS = ("rl_only", "pcl_brier", "rl_brier", "rl_published")
+       "separator": 90, "max_new": 8, "prompt": 140, "rank": 4}  # fmt: skip
+ARMS = ("rl_only", "pcl_brier", "pcl_published", "rl_brier", "rl_published", "oracle_labels", "random_reward")
 
 
 def work(cfg: Config) -> dict[str, Work]:
     """Each step: completions, their score, both trained; each measurement: greedy and sampled answers, and scores."""
     n, looks, whole = cfg.questions * cfg.group, 1 + -(-cfg.rl_steps // cfg.measure_every), cfg.prompt + cfg.max_new
-    look = cfg.n_test * Work(2 * cfg.max_new, 2 * cfg.prompt + whole + 16)
+    look = cfg.n_test * Work(2 * cfg.max_new, 2 * cfg.prompt + whole + cfg.separator)
     found = {}
     for arm in ARMS:
-        rows = 1 + (arm != "rl_only") + arm.startswith("pcl")
-        step = Work(n * cfg.max_new, cfg.questions * cfg.prompt + n * (whole + 16), rows * n * (whole + 16))
-        found[arm] = cfg.rl_steps * step + looks * look
+        rows = 1 + (arm not in ("rl_only", "oracle_labels")) + (arm.startswith("pcl") or arm == "oracle_labels")
+        score = whole + cfg.separator
+        step = Work(n * cfg.max_new, cfg.questions * cfg.prompt + n * score, rows * n * score)
+        gate = cfg.n_test * Work(cfg.group * cfg.max_new, cfg.prompt)
+        found[arm] = cfg.rl_steps * step + looks * look + gate
     return found
 
 
@@ -95,6 +103,9 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
     test = of.draw(np.random.default_rng(derive_seed(seed, "tests")), cfg.n_test, test=True)
     reward = next((study.REWARDS[name] for name in study.REWARDS if arm.endswith(name)), None)
     digits, agrees = [base.plain(one)[:1] for one in SCORES], list[float]()
+    # What pays the answers is the truth in every arm.
+    before = answer(base, of, test, derive_seed(seed, "gate"), cfg.max_new, cfg.group)
+    gate = Gate.read(before.right, before.right.astype(float))
     rows = [measure(cfg, base, of, test, seed, 0, samples)]
     for step in range(1, cfg.rl_steps + 1):
         tasks = of.draw(rng, cfg.questions, test=False)
@@ -105,11 +116,13 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
         drawn = np.array([rng.choice(len(SCORES), p=one / one.sum()) for one in chance])
         told = drawn / (len(SCORES) - 1)
         agrees.append(float(((told > 0.5) == found.right.ravel()).mean()))
-        if reward is not None:
-            earned = reward(torch.from_numpy(told), torch.from_numpy(right.ravel())).numpy()
+        if reward is not None or arm == "random_reward":
+            coin = rng.integers(0, 2, len(told)).astype(float)
+            tensors = torch.from_numpy(told), torch.from_numpy(right.ravel())
+            earned = coin if reward is None else reward(*tensors).numpy()
             learned += [Said(ids, digits[i], "") for ids, i in zip(upto, drawn.tolist(), strict=True)]
             weights.append(advantages(earned.reshape(right.shape)))
-        if arm.startswith("pcl"):  # the same answers, scored by the checker
+        if arm.startswith("pcl") or arm == "oracle_labels":  # the same answers, scored by the checker
             top = len(SCORES) - 1
             learned += [Said(ids, digits[top * int(good)], "") for ids, good in zip(upto, right.ravel(), strict=True)]
             weights.append(np.full(right.size, cfg.score_weight / right.size))
@@ -118,6 +131,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
             row = measure(cfg, base, of, test, seed, step, samples if step == cfg.rl_steps else [])
             rows.append(row | {"verdict_accuracy": float(np.mean(agrees))})
             agrees = []
+    rows[-1] |= gate.outcome(base.gain(rows, "accuracy"), arm, "oracle")
     return rows
 
 
@@ -154,11 +168,11 @@ EXPECTED = (
              "2207.05221); so it does in the toy"),
     Expected("honest at no cost", OPEN, f"published: even better than RL alone, by 5 to 10 points second-hand ({PCL}); "
              "within 1 point takes more than three seeds of 1,319 questions"),
-    Expected("better than a probe after RL", HOLDS, "an untrained digit of a 1.5B model is overconfident (arXiv "
-             "2306.13063)"),
+    Expected("better than a probe after RL", HOLDS, "a 1.5B model that is only asked is overconfident (arXiv "
+             "2306.13063); no probe is fitted"),
     Expected("published reward: always right", HOLDS, "its 0/0 pays an honest 0 nothing: computed, and so in the toy"),
     Expected("published reward: says nothing", HOLDS, "one score for all tells nothing apart"),
     Expected("proper reward: not always right", HOLDS, "a proper rule pays honesty most; so in the toy"),
 )  # fmt: skip
 CLAIMS = carried(study.CLAIMS, EXPECTED)
-THESIS, EXHIBITS = study.THESIS, study.EXHIBITS
+THESIS, EXHIBITS = study.THESIS, figures_of(study.EXHIBITS)

@@ -122,6 +122,8 @@ class Answered:
             "malformed": float(1 - self.formed.mean()),
             "distinct_answers": float(np.mean(distinct)),
             "length": float(np.mean([len(one.ids) for one in self.rows])),
+            # Of own samples at temperature 1 the mean of -log p is the entropy, in nats per token.
+            "entropy": sum(one.nats for one in self.rows) / max(1, sum(len(one.ids) for one in self.rows)),
         }
 
 

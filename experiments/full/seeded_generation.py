@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.full import FAILS, HOLDS, OPEN, Expected, Setting, carried
+from experiments.full import FAILS, HOLDS, OPEN, Expected, Setting, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.speaker import Said, Speaker
 from experiments.studies import seeded_generation as study
@@ -28,7 +28,7 @@ WORDS = {
     "fruits": ("apple", "pear", "plum", "cherry", "grape", "lemon", "mango", "peach", "fig", "melon"),
     "animals": ("horse", "otter", "raven", "salmon", "tiger", "badger", "camel", "donkey", "eagle", "ferret"),
     "tools": ("hammer", "chisel", "saw", "wrench", "pliers", "drill", "rasp", "shovel", "rake", "anvil"),
-    "rivers": ("Nile", "Rhine", "Volga", "Tiber", "Loire", "Ganges", "Mekong", "Danube", "Thames", "Congo"),
+    "rivers": ("nile", "rhine", "volga", "tiber", "loire", "ganges", "mekong", "danube", "thames", "congo"),
     "metals": ("iron", "copper", "tin", "zinc", "gold", "silver", "lead", "nickel", "cobalt", "titanium"),
 }
 LENGTH = 5
@@ -108,8 +108,9 @@ def real(rng: np.random.Generator, n: int) -> list[Instance]:
 
 
 def words_of(text: str, n: int) -> tuple[str, ...]:
-    """The first n words of letters."""
-    return tuple(re.findall(r"[A-Za-z]+", text)[:n])
+    """The first n words of letters, in lower case, of the line with the most commas; others hold no list."""
+    listed = max(text.splitlines() or [""], key=lambda line: line.count(","))
+    return tuple(re.findall(r"[a-z]+", listed.rpartition(":")[2].lower())[:n])
 
 
 @dataclass
@@ -153,7 +154,7 @@ def prepare(cfg: Config, seed: int) -> Base:
     for text in one_go:
         words = words_of(text, LENGTH + 3)
         full = (*words, *[""] * (LENGTH + 3 - len(words)))
-        whole.append(Instance(full[0], full[1 : LENGTH + 1], full[LENGTH + 1], full[LENGTH + 2].lower() == "yes"))
+        whole.append(Instance(full[0], full[1 : LENGTH + 1], full[LENGTH + 1], full[LENGTH + 2] == "yes"))
     test = real(rng, cfg.n_test)
     after, right = judged(speaker, written), judged(speaker, test) == np.array([one.label for one in test])
     return Base(speaker, written, whole, after, real(rng, n), test, float(right.mean()))
@@ -203,7 +204,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     rows = [Said(speaker.prompt(one.question), words[one.label], "") for one in data]
     speaker.fit(rows, cfg.student_steps, cfg.batch, derive_seed(seed, "student rows"))
     right = judged(speaker, base.test) == np.array([one.label for one in base.test])
-    gain = float(right.mean()) - base.accuracy if data else None
+    gain = float(right.mean()) - base.accuracy if speaker.n_steps else None
     told = Gate.of_texts((final == truth)[kept], (own == truth)[readable]).outcome(gain, arm, study.THESIS.kind(arm))
     return [row | {"step": 0}, row | {"step": 1, "accuracy": float(right.mean())} | told]
 
@@ -223,4 +224,4 @@ EXPECTED = (
     Expected("a_coin_teaches_nothing", OPEN, "150 steps of coins need not undo what the model can"),
 )  # fmt: skip
 CLAIMS = carried(study.CLAIMS, EXPECTED)
-THESIS, EXHIBITS = study.THESIS, study.EXHIBITS
+THESIS, EXHIBITS = study.THESIS, figures_of(study.EXHIBITS)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.full import HOLDS, OPEN, Expected, Setting, carried
+from experiments.full import HOLDS, OPEN, Expected, Setting, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.problems import Answered, Problems, answer, problems, show
 from experiments.full.speaker import Speaker, advantages
@@ -58,7 +58,7 @@ class Config(Setting):
 
 RANGES = {"group": (2, inf)}
 DRY = {"data": "products", "largest": 2, "questions": 24, "max_reason": 8, "steps": 2, "asked": 2, "group": 3,
-       "n_test": 4, "evaluate_every": 1, "max_new": 8, "prompt": 130, "rank": 4}  # fmt: skip
+       "n_test": 4, "n_signal": 4, "evaluate_every": 1, "max_new": 8, "prompt": 130, "rank": 4}  # fmt: skip
 ARMS = ("base", "own_verdict", "frozen_verdict", "side_by_side", "oracle", "random")
 
 
@@ -74,7 +74,8 @@ def work(cfg: Config) -> dict[str, Work]:
         verdicts = {"own_verdict": 1, "frozen_verdict": 1, "side_by_side": 2}.get(arm, 0) * short
         step = Work(n * cfg.max_new, cfg.asked * cfg.prompt + n * verdicts, n * whole)
         gate = Work(cfg.group * cfg.max_new, cfg.prompt + cfg.group * verdicts)
-        found[arm] = cfg.steps * step + cfg.n_test * (gate + looks * Work(cfg.max_new, cfg.prompt + short))
+        found[arm] = cfg.steps * step + cfg.n_signal * gate
+        found[arm] += cfg.n_test * (gate + looks * Work(cfg.max_new, cfg.prompt + short))
     return found
 
 
@@ -120,7 +121,8 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
         return found, np.where(found.formed, earned(arm, base, found, rng), 0.0)
 
     before = play(of.draw(rng, cfg.n_test, test=True), "gate")
-    gate, accuracies = Gate.read(before[0].right, before[1]), [signal_accuracy(before[1], before[0].right)]
+    first = play(of.draw(rng, cfg.n_signal, test=False), "signal")
+    gate, accuracies = Gate.read(before[0].right, before[1]), [signal_accuracy(first[1], first[0].right)]
     for step in range(cfg.steps + 1):
         if step % cfg.evaluate_every == 0 or step == cfg.steps:
             found = answer(base, of, test, derive_seed(seed, "evaluate"), cfg.max_new, 1)
@@ -134,7 +136,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
             found, reward = play(of.draw(rng, cfg.asked, test=False), step)
             accuracies.append(signal_accuracy(reward, found.right))
             base.step(found.rows, advantages(reward))
-    rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm, study.THESIS.kind(arm))
+    rows[-1] |= gate.outcome(base.gain(rows, "accuracy"), arm, study.THESIS.kind(arm))
     return rows
 
 
@@ -153,11 +155,17 @@ def earned(arm: str, speaker: Speaker, found: Answered, rng: np.random.Generator
             return verdicts(speaker, found)
     if arm == "own_verdict":
         return verdicts(speaker, found)
-    pairs = [(task.question, str(one), str(other)) for task, keys in zip(found.tasks, found.keys, strict=True)
-             for one, other in zip(keys, np.roll(keys, 1), strict=True)]  # fmt: skip
-    there = p_first(speaker, [beside(*pair) for pair in pairs])
-    back = p_first(speaker, [beside(question, other, one) for question, one, other in pairs])
-    return ((there + 1 - back) / 2).reshape(found.right.shape)
+    # Beside the next answer of the group that is one; an answer without any such is worth as much as its rival.
+    scores, k = np.full(found.right.shape, 0.5), found.right.shape[1]
+    pairs = []
+    for i, j in np.argwhere(found.formed).tolist():
+        rivals = [key for key in (found.keys[i, (j + step) % k] for step in range(1, k)) if key is not None]
+        pairs += [(i, j, found.tasks[i].question, str(found.keys[i, j]), str(rivals[0]))] if rivals else []
+    there = p_first(speaker, [beside(*pair[2:]) for pair in pairs])
+    back = p_first(speaker, [beside(question, other, one) for _, _, question, one, other in pairs])
+    for (i, j, *_), score in zip(pairs, (there + 1 - back) / 2, strict=True):
+        scores[i, j] = score
+    return scores
 
 
 def believes(
@@ -171,7 +179,7 @@ def believes(
     off = rng.choice([-3, -2, -1, 1, 2, 3], len(tasks))
     rival = np.where(np.isnan(other) | (other == own), np.abs(np.nan_to_num(own) + off), other)
     known, right, mirror = ~np.isnan(own), found.right[:, 0], 2 * gold - own
-    comparable, questions = known & ~right & ~np.isnan(mirror), [task.question for task in tasks]
+    comparable, questions = known & ~right & (mirror >= 0), [task.question for task in tasks]
     single, of_mirror, of_rival = (
         p_yes(speaker, [claim(q, f"{x:g}") for q, x in zip(questions, np.nan_to_num(numbers), strict=True)])
         for numbers in (own, mirror, rival)
@@ -214,10 +222,10 @@ EXPECTED = (
     Expected("own_reward_rises", HOLDS, "it is what is trained"),
     Expected("own_accuracy_falls", OPEN, f"P(Yes) of a large model is partly right ({KADAVATH}), so accuracy may rise "
              "first, and in the toy it need not fall"),
-    Expected("frozen_no_remedy", OPEN, "as above, against a judge that does not move"),
+    Expected("frozen_no_remedy", OPEN, "as own_accuracy_falls, with a judge that does not move"),
     Expected("side_no_remedy", OPEN, "a better signal than single verdicts; may well raise accuracy"),
     Expected("oracle_rises", HOLDS, "GRPO on a checker raises GSM8K (arXiv 2402.03300)"),
     Expected("random_stays", HOLDS, "the mean of a coin's advantages is 0"),
 )  # fmt: skip
 CLAIMS = carried(study.CLAIMS, EXPECTED)
-THESIS, EXHIBITS = study.THESIS, study.EXHIBITS
+THESIS, EXHIBITS = study.THESIS, figures_of(study.EXHIBITS, "With a 4", "Yes to anything")

@@ -44,7 +44,7 @@ ARMS = tuple(study.REAL)
 def work(cfg: Config) -> dict[str, Work]:
     """Two fine-tunings, 32 choices and all questions, two words each, after either of them."""
     questions = (len(PAIRS) + len(UNRELATED)) * len(WORDINGS) * 2 * 2
-    one = Work(read=(32 + questions) * cfg.prompt, trained=cfg.model_steps * 8 * cfg.prompt)
+    one = Work(read=(32 + questions) * cfg.prompt, trained=cfg.model_steps * 8 * cfg.prompt, passes=questions)
     return dict.fromkeys(ARMS, 2 * one)
 
 

@@ -7,16 +7,19 @@ inner loop of LoRA rank 32, learning rate 1e-3, 10 epochs, 3 runs for a reward; 
 Simplified. Passages tell four facts about an invented person each, so that a checker of words can grade (SEAL pays
 GPT-4.1 to) and nothing can be known before; an edit has up to 256 tokens; inner and outer loop train the same adapters,
 the inner one on a copy that is thrown away, where SEAL merges and begins anew; the instruction-tuned model, because a
-base needs examples in its prompt. A stronger writer (``external``) and chains of edits are not carried.
+base needs examples in its prompt; one rank of 32 for both loops (published: 64 for the outer one); lines without the
+title in front. Every line is learned ten times, as published, so that an edit of many lines takes more steps than the
+passage alone. A stronger writer (``external``) and chains of edits are not carried.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from experiments.full import FAILS, HOLDS, OPEN, Expected, Setting, carried
+from experiments.full import FAILS, HOLDS, OPEN, Expected, Setting, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.speaker import Said, Speaker
 from experiments.studies import self_edits as study
@@ -121,7 +124,12 @@ class Person:
 
     def told(self, text: str) -> int:
         """How many of the facts a text names with the person, by the words of their values."""
-        return sum(value.lower() in text.lower() for value in self.values) if self.name in text else 0
+        return sum(says(text, value) for value in self.values) if self.name in text else 0
+
+
+def says(text: str, word: str) -> bool:
+    """Whether a word stands in a text by itself; ``clocks`` does not say ``locks``."""
+    return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
 
 
 def people(rng: np.random.Generator, n: int) -> list[Person]:
@@ -139,19 +147,22 @@ def people(rng: np.random.Generator, n: int) -> list[Person]:
 def work(cfg: Config) -> dict[str, Work]:
     """Edits, inner loops with their questions, and the outer loop; a line is counted as a fact of thirty tokens."""
     line = 30 if cfg.max_new > 100 else 16
-    inner = Work(trained=cfg.inner_epochs * (cfg.max_lines * line + cfg.prompt))
-    asked = 4 * Work(cfg.max_answer, cfg.prompt / 2)
+
+    def inner(lines: int) -> Work:  # a line a step, three passes each
+        return cfg.inner_epochs * Work(trained=lines * line + cfg.prompt, passes=3 * (lines + 1))
+
+    asked = 4 * Work(cfg.max_answer, cfg.prompt / 2, passes=cfg.max_answer / 4)
     edit = Work(cfg.max_new, cfg.prompt)
     outer = Work(trained=cfg.rounds * cfg.tune_epochs * cfg.passages * (cfg.prompt + cfg.max_new))
     found = {
         "none": cfg.n_test * asked,
-        "passage": cfg.n_test * (inner + asked),
-        "oracle": cfg.n_test * (inner + asked),
+        "passage": cfg.n_test * (inner(0) + asked),
+        "oracle": cfg.n_test * (inner(len(FACTS)) + asked),
     }
     for arm in WRITERS:
-        tests = (cfg.rounds + 1) * cfg.n_test * (edit + inner + 2 * asked)
+        tests = (cfg.rounds + 1) * cfg.n_test * (edit + inner(cfg.max_lines) + 2 * asked)
         pool = cfg.rounds * cfg.passages * cfg.edits * edit
-        worth = cfg.rounds * cfg.passages * cfg.edits * cfg.repeats * (inner + asked)
+        worth = cfg.rounds * cfg.passages * cfg.edits * cfg.repeats * (inner(cfg.max_lines) + asked)
         found[arm] = tests + pool + outer + (worth if arm in ("self_edit", "listed") else Work())
     return {arm: found[arm] for arm in ARMS}
 
@@ -174,7 +185,7 @@ def answers(cfg: Config, speaker: Speaker, asked: Sequence[Person]) -> np.ndarra
     """``[N]`` share of right answers to each person's questions, without a passage."""
     said = speaker.say([q for person in asked for q in person.questions], 0, cfg.max_answer, temperature=0.0)
     values = [value for person in asked for value in person.values]
-    right = [value.lower() in one.text.lower() for (one,), value in zip(said, values, strict=True)]
+    right = [says(one.text, value) for (one,), value in zip(said, values, strict=True)]
     return np.array(right, float).reshape(len(asked), -1).mean(1)
 
 
@@ -220,15 +231,14 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
                               for edit in many] for one, many in zip(train, edits, strict=True)])  # fmt: skip
             score = runs.mean(2)
             row = reliability(runs) | {"reward": float(score.mean()), "best_reward": float(score.max(1).mean())}
-            row |= {"reward_accuracy": signal_accuracy(score, truth)}
+        row["reward_accuracy"] = signal_accuracy(score, truth)
         gates.append(Gate.read(truth / len(FACTS), score))
         best = (score + 1e-6 * rng.random(score.shape)).argmax(1)
         chosen = [many[i] for many, i in zip(edits, best, strict=True)]
         steps = max(1, cfg.tune_epochs * len(chosen) // cfg.batch)
         base.fit(chosen, steps, cfg.batch, derive_seed(seed, "tune", step))
         rows.append(measure(cfg, base, arm, test, seed, step, samples) | row)
-    gain = float(np.mean(rows[-1]["accuracy"]) - np.mean(rows[0]["accuracy"]))
-    rows[-1] |= gates[0].outcome(gain, arm, study.THESIS.kind(arm))
+    rows[-1] |= gates[0].outcome(base.gain(rows, "accuracy"), arm, study.THESIS.kind(arm))
     return rows
 
 
@@ -276,4 +286,4 @@ EXPECTED = (
     Expected("one inner run is noise", HOLDS, "about .2, derived from the public result files"),
 )  # fmt: skip
 CLAIMS = carried(study.CLAIMS, EXPECTED)
-THESIS, EXHIBITS = study.THESIS, study.EXHIBITS[:2]
+THESIS, EXHIBITS = study.THESIS, figures_of(study.EXHIBITS[:2])

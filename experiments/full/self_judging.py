@@ -5,7 +5,8 @@ steps), N = 4 responses, K = 4 judgments of a pair (2 of each order), length gat
 with all weights; here adapters at 1e-5, ten times that ("LoRA Without Regret", Schulman et al. 2025).
 
 Simplified. The prompts are GSM8K's, because the study needs a hidden worth that nobody has to judge: an answer is worth
-1 if a checker accepts it. The model does not think before it answers (its template's switch), so that 512 tokens do,
+1 if a checker accepts it. Sampling is at temperature 1 (published: 0.9), the rate constant (published: warm-up and
+cosine). The model does not think before it answers (its template's switch), so that 512 tokens do,
 and a verdict is one word, A or B, drawn by its probability. The judge is measured on pairs of own held-out answers of
 which one is right, not on random ones. ``blind`` (a judge that cannot see) is not carried.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.full import HOLDS, OPEN, Expected, Setting, carried
+from experiments.full import HOLDS, OPEN, Expected, Setting, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.problems import Answered, Problems, answer, problems, show
 from experiments.full.speaker import Said, Speaker, advantages
@@ -53,10 +54,14 @@ class Config(Setting):
     n_test: int = 500
     evaluate_every: int = 625
 
+    def __post_init__(self) -> None:
+        if self.judgments % 2:
+            raise ValueError(f"settings.judgments={self.judgments}: use an even number, half for each order")
+
 
 RANGES = {"responses": (2, inf)}
 DRY = {"data": "products", "largest": 2, "steps": 2, "prompts": 2, "responses": 3, "judgments": 2, "n_test": 12,
-       "evaluate_every": 1, "max_new": 8, "prompt": 140, "rank": 4}  # fmt: skip
+       "n_signal": 6, "evaluate_every": 1, "max_new": 8, "prompt": 140, "rank": 4}  # fmt: skip
 ARMS = ("self_judging", "oracle", "random", "no_judge_reward", "one_order", "no_gate")
 
 
@@ -67,12 +72,13 @@ def work(cfg: Config) -> dict[str, Work]:
     found = {}
     for arm in ARMS:
         shown = n * (n - 1) // (2 if arm == "one_order" else 1)
-        verdicts = 0 if arm == "no_judge_reward" else cfg.judgments * n * (n - 1) // 2
+        # Equal verdicts on a pair in one order are one row.
+        verdicts = 0 if arm == "no_judge_reward" else min(cfg.judgments * n * (n - 1) // 2, 2 * shown)
         step = Work(n * cfg.max_new, cfg.prompt + shown * judged, n * answered + verdicts * judged)
         look = Work(n * cfg.max_new, cfg.prompt + n * (n - 1) * judged)
         found[arm] = cfg.steps * cfg.prompts * step + looks * cfg.n_test * look
         gate = Work(n * cfg.max_new, cfg.prompt + shown * judged)
-        found[arm] += cfg.n_test * gate
+        found[arm] += (cfg.n_test + cfg.n_signal) * gate
     return found
 
 
@@ -103,8 +109,9 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
     one, other = pairs.T
     k = max(1, cfg.judgments * n * (n - 1) // 2 // len(pairs))  # judgments of each order
     pair_of = np.minimum(one, other) * n + np.maximum(one, other)
-    gate = read_gate(cfg, arm, base, of, seed, rng)
-    rows, hits = list[dict[str, Any]](), list[float]()
+    gate = Gate.read(*before_training(cfg, arm, base, of, of.draw(rng, cfg.n_test, test=True), seed, rng))
+    right, reward = before_training(cfg, arm, base, of, of.draw(rng, cfg.n_signal, test=False), seed, rng)
+    rows, hits = list[dict[str, Any]](), [signal_accuracy(reward, right)]
     for step in range(cfg.steps + 1):
         if step % cfg.evaluate_every == 0 or step == cfg.steps:
             rows.append(evaluate(cfg, base, of, test, seed, step, samples))
@@ -121,8 +128,6 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
         lengths_BN = np.array([[max(1, len(said.ids)) for said in many] for many in found.said])
         rewards_BN = copeland(paying, pairs, lengths_BN, inf if arm == "no_gate" else 0.2)
         hits.append(signal_accuracy(rewards_BN, worth_BN))
-        if step == 0:  # before anything was learned
-            rows[0]["reward_accuracy"] = hits[0]
         learned, weights = found.rows, [advantages(rewards_BN)]
         if arm != "no_judge_reward":  # the K judgments of an unordered pair are compared with each other
             paid_BOK = agreement(votes_BOK, pairs, rewards_BN)
@@ -136,23 +141,21 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
             back[:, order] = of_pairs.reshape(paid_BOK.shape)
             weights.append(back.ravel())
         base.step(learned, np.concatenate(weights))
-    gain = rows[-1]["worthy"] - rows[0]["worthy"]
-    rows[-1] |= gate.outcome(gain, arm, study.THESIS.kind(arm))
+    rows[-1] |= gate.outcome(base.gain(rows, "worthy"), arm, study.THESIS.kind(arm))
     return rows
 
 
-def read_gate(cfg: Config, arm: str, speaker: Speaker, of: Problems, seed: int, rng: np.random.Generator) -> Gate:
-    """What the arm's reward tells of held-out responses before training: verdicts by their probabilities."""
-    tasks = of.draw(rng, cfg.n_test, test=True)
-    found, pairs = (
-        answer(speaker, of, tasks, derive_seed(seed, "gate"), cfg.max_new, cfg.responses),
-        ordered_pairs(cfg.responses, both_orders=arm != "one_order"),
-    )
+def before_training(
+    cfg: Config, arm: str, speaker: Speaker, of: Problems, tasks: Any, seed: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """``[B, N]`` twice: whether responses are right, and what the arm's reward gives them; verdicts by probability."""
+    pairs = ordered_pairs(cfg.responses, both_orders=arm != "one_order")
+    found = answer(speaker, of, tasks, derive_seed(seed, "before", tasks[0].id), cfg.max_new, cfg.responses)
     chance, _ = says_first(speaker, found, pairs)
     lengths_BN = np.array([[max(1, len(said.ids)) for said in many] for many in found.said])
     rewards = copeland(chance[..., None], pairs, lengths_BN, inf if arm == "no_gate" else 0.2)
     told = {"oracle": found.right.astype(float), "random": rng.random(found.right.shape)}
-    return Gate.read(found.right, told.get(arm, rewards))
+    return found.right, told.get(arm, rewards)
 
 
 def evaluate(
@@ -183,19 +186,24 @@ def evaluate(
 SERL = "arXiv 2511.07922"
 EXPECTED = (
     Expected("actor_rises", OPEN, f"published on open requests: 52.4 -> 59.9 win rate ({SERL}); of products and word "
-             "problems the model judges little better than it answers (docs/studies.md, verification_gap)"),
+             "problems the model judges little better than it answers (docs/studies.md, verification_gap)",
+             sentence="The actor improves on its own verdicts (share of held-out responses that are right)"),
     Expected("judge_rises", OPEN, f"published for the agreement of verdicts, not for their truth ({SERL})"),
-    Expected("judge_passes_itself", OPEN, "follows from the two above"),
-    Expected("judge_reward_helps_actor", OPEN, f"ablation of {SERL}, without intervals"),
+    Expected("judge_passes_itself", OPEN, "judge_rises, by more than both orders give at the start"),
+    Expected("judge_reward_helps_actor", OPEN, f"ablation of {SERL}, without intervals",
+             sentence="The judge's reward makes more responses right (against no_judge_reward)"),
     Expected("judge_reward_helps_judge", OPEN, f"ablation of {SERL}, without intervals"),
     Expected("both_orders_help", HOLDS, "chat models prefer a place (Zheng et al., arXiv 2306.05685)"),
     Expected("one_order_drifts", HOLDS, "a verdict that is paid for agreeing with itself in one order may be the place "
              "alone; as in the toy"),
     Expected("gate_holds_length", HOLDS, f"chat models prefer the longer one (arXiv 2306.05685); what the gate is for "
-             f"({SERL})"),
-    Expected("random_stays", HOLDS, "the mean of a coin's advantages is 0"),
+             f"({SERL})",
+             sentence="Without the length gate responses are longer (tokens, the difference)"),
+    Expected("random_stays", HOLDS, "the mean of a coin's advantages is 0",
+             sentence="A coin's verdicts leave the share of right responses within .1 of where it was"),
     Expected("oracle_is_better", HOLDS, "right answers paid by a checker raise GSM8K by several points (GRPO, arXiv "
-             "2402.03300)"),
+             "2402.03300)",
+             sentence="Verdicts of the truth make more responses right (oracle minus self_judging)"),
 )  # fmt: skip
 CLAIMS = carried(study.CLAIMS, EXPECTED)
-THESIS, EXHIBITS = study.THESIS, study.EXHIBITS
+THESIS, EXHIBITS = study.THESIS, figures_of(study.EXHIBITS)

@@ -93,7 +93,10 @@ def write_dry_model(model: str, folder: Path, seed: int = 0) -> Path:
     if (folder / "config.json").exists():
         return folder
     shape = shape_of(model)
-    template, special = _TEMPLATES.get(shape["model_type"], _TEMPLATES["qwen2"])
+    if shape["model_type"] not in _TEMPLATES:
+        kinds = f"a dry run stands for {', '.join(_TEMPLATES)}, not for {shape['model_type']}"
+        raise ValueError(f"settings.model={model}: {kinds}; dry_run=false runs the model itself")
+    template, special = _TEMPLATES[shape["model_type"]]
     tokenizer = character_tokenizer(template, special)
     ratio = max(1, shape["num_attention_heads"] // (shape.get("num_key_value_heads") or shape["num_attention_heads"]))
     small = {

@@ -6,7 +6,7 @@ ones. One rule of learning covers both kinds: a step lowers the weighted mean of
 and the weights are shares for supervised learning, advantages for policy gradients.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +29,12 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Said:
-    """An answer, with the tokens that it was an answer to."""
+    """An answer, the tokens that it was an answer to, and what it told by its sampling, in nats over all its tokens."""
 
     prompt: Ids
     ids: Ids
     text: str
+    nats: float = 0.0
 
 
 class Speaker:
@@ -51,12 +52,16 @@ class Speaker:
         # One question, one answer: what a template does to the thoughts of earlier answers is never seen.
         config = ModelConfig(path=path, dtype="bfloat16" if on_gpu else "float32", thoughts="keep",
                              chat_template_kwargs={"enable_thinking": False})  # fmt: skip
-        self.base, self.tokenizer = load_policy(config)
+        try:
+            self.base, self.tokenizer = load_policy(config)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(str(error).replace("model.path=", "settings.model=")) from None
         self.base.to("cuda" if on_gpu else "cpu")
         self.renderer = make_renderer(config, self.base, self.tokenizer)
         self.lora, self.lr, self.rows_at_once = LoraConfig(rank=rank, alpha=2 * rank), lr, rows_at_once
         self.model: Any = self.base
         self.optimizer: Any = None
+        self.n_steps = 0
         self._spent = Work()
 
     # ------------------------------------------------------------ adapters
@@ -70,6 +75,7 @@ class Speaker:
         if self.model.device.type == "cuda":  # memory for a longer step: activations are computed twice
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._new_optimizer(self.lr)
+        self.n_steps = 0
 
     def _new_optimizer(self, lr: float) -> None:
         self.optimizer = torch.optim.AdamW(self._adapters().values(), lr=lr, weight_decay=0.0)
@@ -123,7 +129,8 @@ class Speaker:
         while engine.pending:
             for one in engine.step():
                 of = ids[one.request_id // k]
-                told[one.request_id] = Said(of, one.action_ids, self.renderer.text(one.action_ids))
+                text, nats = self.renderer.text(one.action_ids), -sum(one.logprobs)
+                told[one.request_id] = Said(of, one.action_ids, text, nats)
                 self._spent += Work(sampled=len(one.action_ids))
         self._spent += Work(read=sum(map(len, ids)))  # equal prompts are read once
         return [[told[i * k + j] for j in range(k)] for i in range(len(ids))]
@@ -170,6 +177,7 @@ class Speaker:
         self.model.eval()
         torch.nn.utils.clip_grad_norm_(self._adapters().values(), 1.0)
         self.optimizer.step()
+        self.n_steps += 1
         self._spent += Work(trained=sum(len(row.prompt) + len(row.ids) for row, _ in counted))
 
     def fit(self, rows: Sequence[Said], steps: int, batch: int, seed: int) -> None:
@@ -207,6 +215,10 @@ class Speaker:
             at = slice(n - len(row), n) if left else slice(0, len(row))
             ids[i, at], mask[i, at] = torch.tensor(row), 1
         return ids.to(self.model.device), mask.to(self.model.device)
+
+    def gain(self, rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+        """What a column gained from the first row to the last; ``None`` if no step was taken since ``adapt``."""
+        return float(np.mean(rows[-1][name]) - np.mean(rows[0][name])) if self.n_steps else None
 
     def spend(self) -> Work:
         """What was computed since this was asked last."""

@@ -76,6 +76,10 @@ class Config:
     judgments: int = 4
     evaluate_every: int = 50
 
+    def __post_init__(self) -> None:
+        if self.judgments % 2:
+            raise ValueError(f"settings.judgments={self.judgments}: use an even number, half for each order")
+
 
 # Responses to a prompt are compared with each other.
 RANGES = {"world": (0, inf), "judge_accuracy": (0, 1), "responses": (2, inf)}

@@ -152,7 +152,10 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
         said += f" {untested} more of its readings were not tested: nothing was trained, or read."
     if compared:
         gained = sum(bool(row["gate_hit"]) == bool(row["gate_expects"]) for row in compared)
-        said += f" One that is always open would have been right in {gained} of {len(compared)}."
+        n = len(compared)
+        said += (
+            f" One that is always open would have been right in {gained} of {n}, one that never opens in {n - gained}."
+        )
     of_kinds = {kind: [row["gate_hit"] for row in compared if _kind(row) == kind] for kind in map(_kind, compared)}
     if len(of_kinds) > 1:
         counted = ", ".join(f"{kind} {sum(hit)} of {len(hit)}" for kind, hit in of_kinds.items())

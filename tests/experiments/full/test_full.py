@@ -67,6 +67,8 @@ def test_twice_the_tokens_or_the_parameters_cost_twice_as_much():
     # One hour of training at its share of the peak: six operations for each token and parameter.
     tokens = 3600 * H100.peak * H100.training / 6 / 8e9
     assert H100.hours(8e9, Work(trained=tokens)) == pytest.approx(1.0)
+    # A pass for a few rows takes as long as two bytes for each parameter take to be read.
+    assert H100.hours(8e9, Work(passes=3600 * H100.bandwidth / 16e9)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,9 @@ def test_a_dry_run_goes_from_end_to_end_and_judges_no_claim(name, tmp_path):
     assert {row["arm"] for row in result["rows"]} == set(study.ARMS)
     assert {claim["verdict"] for claim in result["claims"]} == {"not measured"}
     assert result["plan"]["setting"]["model"] in SHAPES
-    assert "no number here means anything" in (tmp_path / "report.html").read_text()
+    said = (tmp_path / "report.html").read_text()
+    assert "no number here means anything" in said
+    assert "The gate was right" not in said
     within_the_estimate(study, result)
 
 
@@ -163,11 +167,12 @@ def test_the_thesis_leaves_a_dry_run_out_and_says_so(tmp_path, capsys):
 
 
 def test_only_a_full_size_has_a_dry_run_and_a_folder_stays_what_it_was(tmp_path):
-    with pytest.raises(ValueError, match="dry_run=false: size=tiny always runs for real"):
-        config("skills", size="tiny", dry_run=False)
-    stored = "study: {name: skills}\nsize: full\ndry_run: true\nseeds: [3]\n"
+    for word in (True, False):
+        with pytest.raises(ValueError, match=f"dry_run={str(word).lower()}: size=tiny always runs for real"):
+            config("skills", size="tiny", dry_run=word)
+    stored = "study: {name: skills}\nsize: full\ndry_run: null\nseeds: [3]\n"
     (tmp_path / "config.yaml").write_text(stored)
-    with pytest.raises(UserError, match="was begun with size=full dry_run=true"):
+    with pytest.raises(UserError, match="was begun with size=full; go on"):
         run_study(config("skills", dry_run=False), tmp_path)
 
 
@@ -177,3 +182,53 @@ def test_the_plan_is_said_before_anything_runs(capsys):
     assert "Qwen/Qwen2.5-7B-Instruct, 7.62B parameters" in said
     assert "GPU hours" in said
     assert "Dry run" in said
+
+
+def test_a_value_is_said_by_a_whole_word_and_no_value_is_part_of_another():
+    from experiments.full.self_edits import FACTS, says
+
+    assert says("They collect old Clocks.", "clocks")
+    assert not says("They collect old clocks.", "locks")
+    values = [value for _, _, several in FACTS for value in several]
+    assert not [(one, other) for one in values for other in values if one != other and says(one, other)]
+
+
+def test_a_list_is_the_line_with_commas_in_any_case():
+    from experiments.full.seeded_generation import Instance, words_of
+
+    words = words_of("Sure! Here are five fruits:\nApple, pear, Plum, fig, mango\nEnjoy.", 5)
+    assert words == ("apple", "pear", "plum", "fig", "mango")
+    assert Instance("fruits", words, *words_of("Plum", 1), True).truth
+
+
+def test_an_answer_is_compared_with_the_next_that_is_one(monkeypatch):
+    import numpy as np
+
+    from envs import Task
+    from experiments.full import self_agreement
+    from experiments.full.problems import Answered
+
+    asked = []
+    monkeypatch.setattr(
+        self_agreement, "p_first", lambda speaker, texts: asked.append(texts) or np.full(len(texts), 0.7)
+    )
+    keys = np.array([["1", None, "2"], [None, "3", None]], object)
+    found = Answered([Task("a", "a?", "1"), Task("b", "b?", "3")], [], np.zeros((2, 3), bool), keys)
+    scores = self_agreement.earned("side_by_side", None, found, np.random.default_rng(0))
+    assert scores.tolist() == [[0.5, 0.5, 0.5]] * 2  # a preference for the place alone cancels
+    assert "None" not in "".join(asked[0] + asked[1])
+    assert [len(one) for one in asked] == [2, 2]
+
+
+@pytest.mark.parametrize("size", ["", "full"])
+def test_judgments_are_shared_out_over_both_orders(size):
+    with pytest.raises(ValueError, match=r"settings\.judgments=1: use an even number"):
+        settings_of(load("self_judging", size), {"judgments": 1})
+
+
+def test_a_dry_run_stands_for_the_architectures_that_it_knows(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ValueError, match=r"stands for qwen2, qwen3, llama, not for gpt2; dry_run=false"):
+        write_dry_model(str(tmp_path), tmp_path / "dry")
+    with pytest.raises(ValueError, match=r"settings\.model=.*use a folder with a model"):
+        write_dry_model(str(tmp_path / "nothing"), tmp_path / "dry")

@@ -122,13 +122,14 @@ def test_the_gate_announces_and_is_checked():
     assert [row["gate_hit"] for row in outcomes] == [True, False, False, True]
     _, cells, said = record([*outcomes, {"seed": 0, "accuracy": 1.0}])
     assert len(cells) == 4
-    assert said == "The gate was right in 2 of 4 trainings. One that is always open would have been right in 2 of 4."
+    constant = "One that is always open would have been right in 2 of 4, one that never opens in 2."
+    assert said == f"The gate was right in 2 of 4 trainings. {constant}"
     untrained = {"seed": 0} | shut.outcome(None, "y")
     _, cells, said = record([*outcomes, untrained])
     assert cells[-1][-2:] == ["-", "not tested"]
     assert said == (
         "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained, or read. "
-        "One that is always open would have been right in 2 of 4."
+        f"{constant}"
     )
     both = [*outcomes, {"seed": 0} | shut.outcome(0.0, "y", "control")]
     assert record(both)[2].endswith("By whose signal it was: self 2 of 4, control 1 of 1.")
