@@ -25,7 +25,7 @@ from rich.text import Text
 
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
-from experiments.refusals import UserError, refuse_before_torch
+from experiments.refusals import UserError, refuse_before_torch, refuse_wrong_arms
 from experiments.schema import (
     CheckConfig,
     CompareConfig,
@@ -249,7 +249,11 @@ def typed(cfg: DictConfig) -> Any:
     for name in cfg.plugins:
         import_plugin(name)
     refuse_before_torch(cfg)
-    config: Any = OmegaConf.to_object(cfg)
+    try:
+        config: Any = OmegaConf.to_object(cfg)
+    except ValueError:
+        refuse_wrong_arms(cfg)  # says the same with the name of the arm
+        raise
     if hasattr(config, "env"):
         config.env = config.env.settled()
         for name, changes in getattr(getattr(config, "evaluation", None), "transfer", {}).items():

@@ -21,11 +21,12 @@ from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
 from experiments.planned import PLANNED, lines
 from experiments.progress import Display, print_table, skipped_stages, uneven_budget
-from experiments.refusals import refuse_unknown_arms
+from experiments.refusals import of_arm, refuse_unknown_arms
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards import nearest
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
+from rl.config.idle import notes_on
 from rl.tracking import describe_run
 
 BASE = "base"
@@ -56,7 +57,9 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
             try:
                 refuse_run(config)
             except ValueError as error:
-                raise UserError(f"arms.{name}: {error}") from None
+                # What is set for all arms one alone may have no use for.
+                leave = f", or leave {name} out of include" if str(error).startswith("env.") and cfg.include[1:] else ""
+                raise UserError(of_arm(name, str(error)) + leave) from None
     jobs = []
     for seed in cfg.seeds:
         for name in (BASE, *cfg.include):
@@ -229,6 +232,21 @@ def run(cfg: CompareConfig) -> Path:
 main = entry_point("compare")(run)
 
 
+def say_before(cfg: CompareConfig, jobs: Sequence[Job]) -> None:
+    """Prints what a reader of the tables has to know of the arms: budgets, stages and values that reach nothing."""
+    if note := next(filter(None, (uneven_budget(job.arm.config) for job in jobs)), ""):
+        console.print(f"[yellow]note:[/] of every run: {note}", highlight=False)
+    for name, note in {job.arm.name: skipped_stages(job.arm.config) for job in jobs}.items():
+        if note:
+            console.print(f"[yellow]note:[/] of {name}: {note}", highlight=False)
+    for name, config in {job.arm.name: job.arm.config for job in jobs}.items():
+        for note in notes_on(config.algorithm) if isinstance(config, TrainConfig) else ():
+            console.print(f"[yellow]note:[/] of {of_arm(name, note)}", highlight=False)
+    trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
+    if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
+        console.print(f"[yellow]not tuned, beside arms that are:[/] {', '.join(untuned)}", highlight=False)
+
+
 def compare(cfg: CompareConfig, folder: Path) -> None:
     """Runs what is not finished yet in a comparison's folder, and reports."""
     from experiments.report import write_report
@@ -253,14 +271,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
             highlight=False,
             soft_wrap=True,
         )
-        if note := next(filter(None, (uneven_budget(job.arm.config) for job in jobs)), ""):
-            console.print(f"[yellow]note:[/] of every run: {note}", highlight=False)
-        for name, note in {job.arm.name: skipped_stages(job.arm.config) for job in jobs}.items():
-            if note:
-                console.print(f"[yellow]note:[/] of {name}: {note}", highlight=False)
-        trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
-        if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
-            console.print(f"[yellow]not tuned, beside arms that are:[/] {', '.join(untuned)}", highlight=False)
+        say_before(cfg, jobs)
         # Who corrects whom is planned only when the arms have finished, since it needs their policies.
         for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
             with Display(console, one_run=False) as display:

@@ -1,5 +1,6 @@
 """What is wrong with a config and can be said before torch is loaded, which takes seconds to tens of them."""
 
+import re
 import sys
 from copy import deepcopy
 from dataclasses import is_dataclass
@@ -110,6 +111,21 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
                 OmegaConf.to_object(node)
         except ValueError as error:
             raise ValueError(f"{where}: {explain(error)}" if where in arms else explain(error)) from None
+
+
+def refuse_wrong_arms(cfg: DictConfig) -> None:
+    """Raises ValueError for values of an arm that cannot work together, by the arm's keys; loads torch."""
+    for name, arm in (cfg.get("arms") or {}).items():
+        try:
+            if OmegaConf.is_config(arm):
+                OmegaConf.to_object(arm)
+        except ValueError as error:
+            raise ValueError(of_arm(name, explain(error))) from None
+
+
+def of_arm(name: str, said: str) -> str:
+    """What was said of an algorithm or an offline method, with the keys that it has as an arm of a comparison."""
+    return f"arms.{name}: " + re.sub(r"(?<![\w.])(?:algorithm|offline)\.(?=\w)", f"arms.{name}.", said)
 
 
 def refuse_missing_files(cfg: DictConfig) -> None:

@@ -27,7 +27,9 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
             )
         if stage.offline_first_attempts and stage.attempts < 2:
             raise ValueError(f"{key}.offline_first_attempts needs at least two attempts")
-        refuse_unpaid(algorithm, key, stage, stage.attempts)
+        own = algorithm.stages[name].attempts if name in algorithm.stages else 0
+        given = f"{key}.attempts={own}" if own else f"env.attempts={stage.attempts}"
+        refuse_unpaid(algorithm, key, stage, stage.attempts, given)
         if size * stage.group_size < algorithm.minibatches * n_processes:
             raise ValueError(
                 f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * stage.group_size} episodes into "
@@ -51,10 +53,12 @@ def _refuse_long_warmups(config: TrainConfig, stages: dict[str, StageConfig]) ->
         return
     algorithm, steps = config.algorithm, steps_of_stages(config, planned_steps(config))
     warmup, per_batch = algorithm.critic.warmup_steps, algorithm.epochs * algorithm.minibatches
-    if warmup >= sum(steps) > 0:
+    first, n_first = next(((name, n) for name, n in zip(stages, steps, strict=True) if n), ("", 0))
+    if algorithm.critic.kind != "none" and warmup >= n_first > 0:
+        takes = f"the run has {n_first}" if n_first == sum(steps) else f"algorithm.stages.{first} takes {n_first}"
         raise ValueError(
-            f"algorithm.critic.warmup_steps={warmup}: the policy rests for as many rollout batches, and the run has "
-            f"{sum(steps)}, so that it would never be trained; give fewer, or a larger budget"
+            f"algorithm.critic.warmup_steps={warmup}: the policy rests for as many rollout batches, and {takes}, so "
+            f"that it would never be trained there; give at most {n_first - 1}, or a larger budget"
         )
     for (name, stage), n in zip(stages.items(), steps, strict=True):
         if 0 < n * per_batch < (warmup := stage.optim["warmup_steps"]):
@@ -91,10 +95,13 @@ def refuse_offline(config: SFTConfig) -> None:
     if env.group_reward is not None:
         raise ValueError(
             f"env.group_reward={env.group_reward} pays online training; an offline method has a rule of its own, "
-            "offline.rule"
+            "offline.rule; set env.group_reward=null"
         )
     if env.between is not None:
-        raise ValueError(f"env.between={env.between} is for online training: offline rules learn attempts alone")
+        raise ValueError(
+            f"env.between={env.between} is for online training: offline rules learn attempts alone; "
+            "set env.between=null"
+        )
 
 
 def refuse_run(config: Any, n_processes: int = 1) -> None:

@@ -244,7 +244,8 @@ class Trainer:
         pending = self._pending = self._pending or self._sample(stage)
 
         # Update: the optimiser steps of the batch, epochs times minibatches, less those taken before an interruption.
-        rests = self.step < self._algorithm.critic.warmup_steps
+        critic = self._algorithm.critic
+        rests = critic.kind != "none" and self.step < critic.warmup_steps
         while pending.done < len(pending.plan):
             started = time.perf_counter()
             rows = pending.train.rows(pending.plan[pending.done])

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rewards.lookup import nearest
-from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
+from rl.config.checks import check_numbers, refuse, refuse_unknown
 from rl.config.idle import refuse_idle_algorithm
 from rl.config.optim import OptimConfig
 
@@ -107,8 +107,6 @@ class StageConfig:
             self.kl_balance > 0 and (bool(self.kl_targets) or len(self.kl_coefs) < 2 or self.kl_coefs[0] == 0),
             f"{where}: kl_balance adapts the first of several turns from a positive kl_coefs[0], without kl_targets",
         )
-        if not any(self.kl_coefs):
-            refuse_idle(self, where, "reference", f"kl_coefs={self.kl_coefs}")
         refuse(
             self.offline_first_attempts > 0 and len(self.reward_weights) < 2,
             f"{where}: offline_first_attempts needs a second attempt to learn",
@@ -141,9 +139,6 @@ class CriticConfig:
         where = "algorithm.critic"
         check_numbers(self, where, positive="coef", not_negative="clip lr warmup_steps")
         refuse_unknown(self.kind, ("none", "shared", "separate"), f"{where}.kind")
-        if self.kind != "shared":
-            idle = "detach" if self.kind == "separate" else "detach coef clip lr warmup_steps"
-            refuse_idle(self, where, idle, f"{where}.kind={self.kind}")
         refuse(
             self.warmup_steps > 0 and self.kind == "shared" and not self.detach,
             f"{where}: warmup_steps with a shared trunk would let the value loss alone rewrite the policy; "

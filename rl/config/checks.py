@@ -30,11 +30,18 @@ def refuse_idle(config: Any, where: str, names: str, because: str) -> None:
         names: Of the idle fields, separated by spaces.
         because: Why they are idle, as in ``algorithm.critic.kind=none``.
     """
+    for name, value in changed(config, names).items():
+        raise ValueError(f"{where}.{name}={value}: has no effect, because {because}")
+
+
+def changed(config: Any, names: str) -> dict[str, Any]:
+    """Those of a dataclass's fields, separated by spaces, that have another value than their default."""
+    found = dict[str, Any]()
     for item in fields(config):
-        if item.name in names.split():
-            default = item.default_factory() if callable(item.default_factory) else item.default
-            value = getattr(config, item.name)
-            refuse(value != default, f"{where}.{item.name}={value}: has no effect, because {because}")
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if item.name in names.split() and getattr(config, item.name) != default:
+            found[item.name] = getattr(config, item.name)
+    return found
 
 
 def check_numbers(

@@ -1,11 +1,12 @@
-"""What can reach nothing in an algorithm as it is composed, and so is refused by its key.
+"""What can reach nothing in an algorithm as it is composed, and so is refused by its key, or said.
 
 An option that trains nothing differently is a mistake of whoever set it, who would publish a result for what never ran.
+Where a preset or a tuned file may have set it, and another override made it idle, nobody can leave it away: it is said.
 """
 
 from typing import Any
 
-from rl.config.checks import refuse, refuse_idle
+from rl.config.checks import changed, refuse, refuse_idle
 
 
 def refuse_idle_algorithm(algorithm: Any, stages: dict[str, Any]) -> None:
@@ -39,8 +40,8 @@ def _check_kl(algorithm: Any, stages: dict[str, Any]) -> None:
 
     if not any(any(stage.kl_coefs) for stage in stages.values()):
         key = f"algorithm.stages.{next(iter(stages))}.kl_coefs"
-        because = f"all kl_coefs are 0; give {key} a weight for each turn, or leave it away"
-        refuse_idle(algorithm, "algorithm", "kl kl_options kl_in_reward", because)
+        because = f"all kl_coefs are 0; give {key} a weight for each turn, or set algorithm.kl_in_reward=false"
+        refuse_idle(algorithm, "algorithm", "kl_in_reward", because)
     elif not algorithm.kl_in_reward:
         refuse(
             bool(KLS.fact(algorithm.kl, "reward_only")),
@@ -49,7 +50,7 @@ def _check_kl(algorithm: Any, stages: dict[str, Any]) -> None:
         )
 
 
-def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int) -> None:
+def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int, given: str = "") -> None:
     """Raises ValueError for a stage in which no turn can be paid for anything.
 
     Args:
@@ -57,12 +58,18 @@ def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int) -> None:
         key: Of the stage, ``algorithm.stages.<name>``.
         stage: Resolved.
         attempts: Turns that its episodes have at most.
+        given: What says so, as in ``env.attempts=1``.
     """
     from rl.advantages import ADVANTAGES
 
     if ADVANTAGES.fact(stage.advantage, "raw"):
         return
     weights, coefs = stage.reward_weights[:attempts], stage.kl_coefs[:attempts]
+    # Where turns that are paid are not played, it is most often the number of attempts that is meant to change.
+    paid = max((k + 1 for k, weight in enumerate(stage.reward_weights) if weight), default=0)
+    played, more = "", ""
+    if given and paid > attempts:
+        key, played, more = f"{given}: {key}", " that is played", f"set {given.partition('=')[0]}={paid}, or "
     refuse(
         bool(stage.progress_alpha) and len(weights) < 2,
         f"{key}.progress_alpha={stage.progress_alpha}: has no effect, because a bonus compares a turn with the one "
@@ -73,9 +80,8 @@ def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int) -> None:
         and not stage.progress_alpha
         and not stage.terms
         and not (algorithm.kl_in_reward and any(coefs)),
-        f"{key}.reward_weights={stage.reward_weights}: no turn{' that is played' if any(stage.reward_weights) else ''} "
-        "is paid for anything, so that every advantage is 0 and nothing is learned; give one turn a weight, or "
-        "progress_alpha",
+        f"{key}.reward_weights={stage.reward_weights}: no turn{played} is paid for anything, so that every advantage "
+        f"is 0 and no reward is learned; {more}give one turn a weight{', or progress_alpha' * (attempts > 1)}",
     )
     later_paid = any(weights[1:]) or stage.progress_alpha
     refuse(
@@ -120,11 +126,27 @@ def notes_on(algorithm: Any) -> list[str]:
         if algorithm.loss != "ppo" or algorithm.loss_options:
             options = f", loss_options={algorithm.loss_options}" if algorithm.loss_options else ""
             found.append(f"algorithm.loss={algorithm.loss}{options}: {once}; set minibatches or epochs above 1")
-        if algorithm.critic.clip:
+        if algorithm.critic.clip and algorithm.critic.kind != "none":
             found.append(
                 f"algorithm.critic.clip={algorithm.critic.clip} clips nothing: with one optimiser step per batch "
                 "values are learned where they were read; set minibatches or epochs above 1"
             )
+    stages, kind = algorithm.running(), algorithm.critic.kind
+    read_by_none = {"none": "detach coef clip lr warmup_steps", "separate": "detach"}.get(kind, "")
+    found += [
+        f"algorithm.critic.{name}={value} does nothing: algorithm.critic.kind={kind}"
+        for name, value in changed(algorithm.critic, read_by_none).items()
+    ]
+    if not any(any(stage.kl_coefs) for stage in stages.values()):
+        found += [
+            f"algorithm.{name}={value} does nothing: all kl_coefs are 0"
+            for name, value in changed(algorithm, "kl kl_options").items()
+        ]
+    found += [
+        f"algorithm.stages.{name}.reference={stage.reference} does nothing: its kl_coefs are {stage.kl_coefs}"
+        for name, stage in stages.items()
+        if stage.reference != "base" and not any(stage.kl_coefs)
+    ]
     running = [stage for stage in algorithm.stages.values() if stage.share]
     if not running:
         return found

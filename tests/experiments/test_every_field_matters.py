@@ -220,16 +220,12 @@ def test_programs_read_the_fields_of_their_own(cls, modules):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CriticConfig(lr=0.1), r"algorithm\.critic\.lr.*kind=none"),
-        (lambda: CriticConfig(warmup_steps=3), r"algorithm\.critic\.warmup_steps.*kind=none"),
-        (lambda: CriticConfig("separate", detach=True), r"algorithm\.critic\.detach.*kind=separate"),
         (lambda: LoraConfig(alpha=3.0), r"model\.lora\.alpha.*rank=0"),
         (lambda: LoraConfig(targets=["q_proj"]), r"model\.lora\.targets.*rank=0"),
         (lambda: EngineConfig(urls=["http://x"]), r"engine\.urls.*engine\.name=hf"),
         (lambda: EngineConfig(sleep_level=1), r"engine\.sleep_level.*engine\.name=hf"),
         (lambda: EngineConfig("vllm", retries=1), r"engine\.retries.*engine\.name=vllm"),
         (lambda: EvalConfig(samples_per_task=0, temperature=0.5), r"evaluation\.temperature"),
-        (lambda: StageConfig(kl_coefs=[0.0, 0.0], reference="previous"), r"reference"),
         (lambda: AlgorithmConfig(name="x", epochs=1, minibatches=1, importance_options={"cap": 3.0}), "no such option"),
         (lambda: TrainingConfig(validate_every=0, select="best"), "validate_every"),
     ],

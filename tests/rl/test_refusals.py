@@ -37,9 +37,10 @@ def algorithm(*stages, **given):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: algorithm(NO_KL, kl="full"), r"algorithm\.kl=full: has no effect, because all kl_coefs are 0; give"),
-        (lambda: algorithm(NO_KL, kl_in_reward=True), r"algorithm\.kl_in_reward=True: has no effect"),
-        (lambda: algorithm(NO_KL, NO_KL, kl="k1"), r"algorithm\.kl=k1: has no effect"),
+        (
+            lambda: algorithm(NO_KL, kl_in_reward=True),
+            r"algorithm\.kl_in_reward=True: has no effect, because all kl_coefs are 0; give .*kl_in_reward=false",
+        ),
         (lambda: algorithm(StageConfig(), kl="k1_published"), r"kl=k1_published: .*gradient has mean 0.*kl=k1"),
         (lambda: algorithm(StageConfig(keep_optimizer=True)), r"stages\.stage1\.keep_optimizer=true: .*no stage runs"),
         (
@@ -85,6 +86,11 @@ def test_what_reaches_nothing_is_refused_by_its_key(make, message):
     [
         {"stages": named(NO_KL)},  # as dapo, whose kl is the default
         {"stages": named(NO_KL, StageConfig()), "kl": "full"},  # one stage is held
+        # What a preset or a tuned file set, and weights or a kind given beside it made idle, is said.
+        {"stages": named(NO_KL), "kl": "full", "kl_options": {}},
+        {"stages": named(NO_KL), "kl": "k1_published"},
+        {"stages": named(StageConfig(), StageConfig(kl_coefs=[0.0, 0.0], reference="previous"))},
+        {"critic": CriticConfig("none", clip=0.2, warmup_steps=2)},
         {"stages": named(StageConfig()), "kl": "k1_published", "kl_in_reward": True},
         {"stages": named(NO_KL, StageConfig(keep_optimizer=True))},
         {"stages": named(StageConfig(reward_weights=[0.0, 0.0], progress_alpha=1.0))},
@@ -138,7 +144,11 @@ FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: online(**CRITIC), r"critic\.warmup_steps=2: .*the run has 2, so that it would never be trained"),
+        (lambda: online(**CRITIC), r"critic\.warmup_steps=2: .*the run has 2, so that it would never.*at most 1"),
+        (
+            lambda: online({"episodes": 128}, **CRITIC, stages={"a": StageConfig(), "b": StageConfig()}),
+            r"critic\.warmup_steps=2: .*algorithm\.stages\.a takes 2, so .*give at most 1",
+        ),
         (lambda: online(**WARM), r"optim\.warmup_steps=3: .*stages\.main takes 2 optimiser steps.*67%.*at most 2"),
         (
             lambda: online(stages={"a": StageConfig(), "b": StageConfig(optim={"warmup_steps": 2})}),
@@ -152,7 +162,15 @@ FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
             lambda: online({"updates": 3}, minibatches=4),
             r"training\.updates=3: a batch takes 4 optimiser steps.*epochs=1 times algorithm\.minibatches=4",
         ),
-        (lambda: online(attempts=1, stages=FIRST), r"reward_weights=\[0\.0, 1\.0\]: no turn that is played is paid"),
+        (
+            lambda: online(attempts=1, stages=FIRST),
+            r"^env\.attempts=1: algorithm\.stages\.stage1\.reward_weights=\[0\.0, 1\.0\]: no turn that is played is "
+            r"paid.*no reward is learned; set env\.attempts=2, or",
+        ),
+        (
+            lambda: online(stages=named(StageConfig(attempts=1, reward_weights=[0.0, 1.0]))),
+            r"^algorithm\.stages\.stage1\.attempts=1: .*set algorithm\.stages\.stage1\.attempts=2, or",
+        ),
         (
             lambda: online(attempts=1, stages=named(StageConfig(progress_alpha=1.0))),
             r"progress_alpha=1\.0: has no effect",
@@ -175,7 +193,9 @@ def test_sizes_that_do_not_fit_each_other_are_refused_with_numbers(make, message
 
 
 def test_sizes_that_just_fit_are_taken():
-    fits = [online({"episodes": 96}, **CRITIC), online({"episodes": 96}, **WARM), online({"episodes": 32})]
+    in_two = {"stages": {"a": StageConfig(share=3.0), "b": StageConfig()}}  # the first one has a step after the warm-up
+    fits = [online({"episodes": 128}, **CRITIC, **in_two), online(critic=CriticConfig("none", warmup_steps=9))]
+    fits += [online({"episodes": 96}, **CRITIC), online({"episodes": 96}, **WARM), online({"episodes": 32})]
     fits += [online({"updates": 4}, minibatches=4), online({"tokens": 9}, **CRITIC), online({"tokens": 9}, **WARM)]
     fits += [
         offline({"episodes": 8}),
@@ -192,6 +212,17 @@ def test_sizes_that_just_fit_are_taken():
         (online(loss="gspo"), "algorithm.loss=gspo: with one optimiser step per batch"),
         (online(loss_options={"clip_high": 0.3}), "algorithm.loss=ppo, loss_options={'clip_high': 0.3}: with one"),
         (online(advantage="gae", critic=CriticConfig("separate", clip=0.2)), "algorithm.critic.clip=0.2 clips nothing"),
+        (online(critic=CriticConfig(clip=0.2)), "algorithm.critic.clip=0.2 does nothing: algorithm.critic.kind=none"),
+        (online(critic=CriticConfig(warmup_steps=3)), "algorithm.critic.warmup_steps=3 does nothing"),
+        (
+            online(advantage="gae", critic=CriticConfig("separate", detach=True)),
+            "algorithm.critic.detach=True does nothing: algorithm.critic.kind=separate",
+        ),
+        (online(kl="full", stages=named(NO_KL)), "algorithm.kl=full does nothing: all kl_coefs are 0"),
+        (
+            online(stages=named(StageConfig(), replace(NO_KL, reference="previous"))),
+            "algorithm.stages.stage2.reference=previous does nothing",
+        ),
         (
             online(advantage="grpo", stages=named(StageConfig(advantage="rloo"))),
             "algorithm.advantage=grpo reaches no stage",
