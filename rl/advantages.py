@@ -123,8 +123,8 @@ def advantages(
     # The critic's targets are taken before anything is masked or scaled below: they are returns in units of reward.
     advantages_BT = estimator.estimate(rewards_BK, values, batch, sum_over)
     returns_BT = torch.where(batch.response_mask, advantages_BT + values, 0.0)
-    # A critic's error is no reason to train a turn that no reward can reach, such as first attempts of weight 0. A KL in
-    # the reward pays the turns that it weighs; an estimator of raw rewards does not read the weights.
+    # A critic's error is no reason to train a turn that no reward can reach, such as first attempts of weight 0. A KL
+    # in the reward pays the turns that it weighs; an estimator of raw rewards does not read the weights.
     if not estimator.raw:
         paid = [weight != 0 for weight in stage.reward_weights[:n_columns]]
         paid = [own or (k > 0 and stage.progress_alpha != 0) for k, own in enumerate(paid)]
