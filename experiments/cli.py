@@ -252,6 +252,8 @@ def typed(cfg: DictConfig) -> Any:
     config: Any = OmegaConf.to_object(cfg)
     if hasattr(config, "env"):
         config.env = config.env.settled()
+        for name, changes in getattr(getattr(config, "evaluation", None), "transfer", {}).items():
+            config.env.changed(changes, f"evaluation.transfer.{name}")
     if type(config) in (schema.TrainConfig, schema.SFTConfig, schema.RunConfig):
         from rl.refusals import refuse_run  # with torch
 

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rewards import nearest
+from rl import config as schema
 
 _NOT_TELLING = {"seed", "name", "resume", "runs_dir", "threads"}
 """Keys in which runs of one name may differ without being different points of a sweep."""
@@ -89,20 +90,42 @@ def unknown(key: str, known: Iterable[str]) -> str:
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """The whole key that was most likely meant: above all its own name is alike, then where it stands."""
+    """The whole key that was most likely meant: one with the misspelt part put right, else one of the same name."""
+    known = list(known)
+    parts, places = key.split("."), {one.rpartition(".")[0] for one in known}
+    there = places | set(known)
+    # The first part that is not there; what follows it is kept where its new place takes any key, or has that one.
+    right = next((i for i in range(len(parts)) if ".".join(parts[: i + 1]) not in there), len(parts) - 1)
+    above, rest = ".".join(parts[:right]), parts[right + 1 :]
+    beside = [one for one in known if one.rpartition(".")[0] == above]
+    best = max(beside, key=lambda one: _alike(parts[right], one.rpartition(".")[2]), default=None)
+    if best is not None and _alike(parts[right], best.rpartition(".")[2]) >= SURE:
+        whole = ".".join([best, *rest])
+        if whole in known or best not in places:
+            return whole
+        return nearest_key(whole, known)
 
-    def alike(a: str, b: str) -> float:
-        return difflib.SequenceMatcher(None, a, b).ratio()
-
-    parent, _, name = key.rpartition(".")
-    # An abbreviation such as ``lr`` for ``learning_rate`` looks like nothing to a matcher of sequences.
-    initials = "".join(word[:1] for word in name.split("_"))
-
+    # Elsewhere a name must be nearly the same. A rate without a place is the policy's, not the critic's.
     def likeness(candidate: str) -> float:
         place, _, last = candidate.rpartition(".")
-        return max(alike(name, last), 0.9 * (last == initials)) + 0.5 * alike(parent, place) - 0.1 * place.count(".")
+        far = abs(place.count(".") - (len(parts) - 2))
+        near = 0.5 * difflib.SequenceMatcher(None, ".".join(parts[:-1]), place).ratio() - 0.1 * far
+        return _alike(parts[-1], last) + near + 0.2 * place.endswith("optim")
 
-    return max(known, key=likeness, default=None)
+    named = [one for one in known if _alike(parts[-1], one.rpartition(".")[2]) >= SURE]
+    return max(named, key=likeness, default=best if not rest else None)
+
+
+SURE = 0.75
+"""How alike two names are, of 1, so that one is taken for the other."""
+
+
+def _alike(name: str, known: str) -> float:
+    # An abbreviation such as ``lr`` for ``learning_rate`` looks like nothing to a matcher of sequences.
+    initials = "".join(word[:1] for word in name.split("_"))
+    if known in (initials, "lr" * (name == "learningrate")) and len(known) > 1:
+        return 0.9
+    return difflib.SequenceMatcher(None, name, known).ratio()
 
 
 def open_free_mappings(overrides: Iterable[str], schema: type, groups: Collection[str] = ()) -> list[str]:
@@ -161,7 +184,8 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
     if within and (found := re.search(r"dict is not a subclass of .*full_key: (\S+)", text, re.S)):
         mapping = within[1].split(f".{found[1]}")[0]
         whole = f"'{mapping}={{{found[1]}: {{...}}}}'"
-        return f"{unknown(f'{mapping}.{found[1]}', keys)}\nA new one is given whole: {whole}"
+        entries = [one for one in keys if one.startswith(f"{mapping}.")]  # what stands elsewhere was not meant
+        return f"{unknown(f'{mapping}.{found[1]}', entries)}\nA new one is given whole: {whole}"
     # A key that is not there.
     said = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     found = said or re.search(r"Key '([^']+)' (?:is not in struct|not in )", text)
@@ -172,6 +196,10 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
     # Of a key inside a value, {reward_weight: 1}, OmegaConf knows only the end.
     if within and not key.startswith(within[1]):
         key = f"{within[1]}.{key}"
+    # An entry that is only being given has no keys in the config yet, but a dataclass says which it can have.
+    kind = re.search(r"Key '([^']+)' not in '(\w+)'", text)
+    if kind and key.endswith(f".{kind[1]}") and is_dataclass(cls := getattr(schema, kind[2], None)):
+        keys += [f"{key.rpartition('.')[0]}.{item.name}" for item in fields(cls)]
     return unknown(key, keys)
 
 

@@ -123,6 +123,10 @@ def dimensions(space: Mapping[str, Any], family: str, arm: str) -> dict[str, Dim
     for path, leaf in _leaves(OmegaConf.to_container(merged)):
         if leaf is None:
             continue
+        if not isinstance(leaf, Mapping):
+            raise ValueError(
+                f"space: {path} of {arm} is no dimension: {leaf}; give {{low: ..., high: ...}} or {{values: [...]}}"
+            )
         try:
             given: dict[str, Any] = dict(leaf)
             found[path] = Dimension(**{**given, "values": tuple(given.get("values", ()))})

@@ -29,11 +29,12 @@ from experiments.compare import (
     shared_by_arms,
 )
 from experiments.executors import EXECUTORS
-from experiments.jobs import Job
+from experiments.jobs import ARMS, Job
 from experiments.progress import Display
 from experiments.refusals import refuse_unknown_arms
 from experiments.schema import TuneConfig, TuningRecord
 from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
+from rewards import nearest
 from rl.analysis.printing import percent
 from rl.tracking import describe_run, write_json, write_text
 
@@ -166,6 +167,14 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
     """
     cfg = replace(cfg, env=cfg.env.settled())
     refuse_unknown_arms(cfg)
+    for key, names, given in (
+        ("space", [*ARMS, "arms"], cfg.space),
+        ("space.arms", cfg.arms, cfg.space.get("arms", {})),
+    ):
+        if wrong := next((name for name in given if name not in names), None):
+            raise UserError(
+                f"{key}.{wrong}: varies nothing, there is no such arm or kind of arms{nearest(wrong, names)}"
+            )
     found = [ArmStudy(cfg, arm, folder, threads) for arm in cfg.include]
     refuse_unequal_budgets([job for one in found for job in one.ask(1)[0].jobs], cfg.match)
     return found

@@ -98,6 +98,11 @@ def refuse_checks(checks: Mapping[str, Any], stop_on: Sequence[str]) -> None:
         CHECKS[name]
         if given is None:
             continue
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"training.health.{name}={given}: limits are given by name, as training.health.{name}={{above: 0.2}}; "
+                "null switches a check off"
+            )
         try:
             CHECKS.options(name, given)
         except ValueError as error:

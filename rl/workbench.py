@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 import envs
 from envs import Split, Task, TaskSet, TextEnv
@@ -133,10 +132,8 @@ class Workbench:
         Args:
             changes: What differs from ``config.env``; inner dictionaries are merged.
         """
-        # Merged through the schema, so that a misspelt key is refused as it is in a config.
-        env: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.config.env), changes))
-        config = replace(self.config, env=env.settled())
-        return replace(self, config=config, taskset=make_taskset(env))
+        config = replace(self.config, env=self.config.env.changed(changes))
+        return replace(self, config=config, taskset=make_taskset(config.env))
 
     def tasks(self, split: Split | str, n: int = 0) -> Sequence[Task]:
         """The first ``n`` tasks of a split, or all of them for 0.

@@ -1,17 +1,20 @@
 """The schema of what a run is made of: model, environment, engine."""
 
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import envs
 from envs import Split
 from envs.prompts import get_prompts
 from envs.registry import find
+from rewards.lookup import nearest
 from rl.config.checks import check_numbers, refuse, refuse_idle, refuse_unknown
 
 EPISODE = (
@@ -263,6 +266,35 @@ class EnvConfig:
             because = f"{found.id} has tasks of its own, and only those of an environment of gymnasium are seeds"
             refuse_idle(found, "env", "seeds", because)
         return found
+
+    def changed(self, changes: Any, key: str = "env") -> "EnvConfig":
+        """Another environment, settled: what differs, in place of what is here; inner mappings are merged.
+
+        Args:
+            changes: Keys and values like those of ``env``.
+            key: What the changes stand under, for errors.
+
+        Raises:
+            ValueError: For a key or a value that an environment cannot have, by its whole key.
+        """
+        refuse(
+            not isinstance(changes, Mapping),
+            f"{key}={changes}: say what differs from env there, as {key}.options.<name>=<value>",
+        )
+        known = [item.name for item in fields(self)]
+        for name in changes:
+            refuse(
+                name not in known, f"{key}.{name}: there is no such key{nearest(name, known)} Known: {', '.join(known)}"
+            )
+        try:
+            merged: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self), changes))
+            return merged.settled()
+        except OmegaConfBaseException as error:
+            raise ValueError(f"{key}.{error.full_key}: {str(error).splitlines()[0]}") from None
+        except (ValueError, TypeError) as error:
+            text = str(error)
+            said = f"{key}.{text.removeprefix('env.')}" if text.startswith("env.") else f"{key}: {text}"
+            raise ValueError(said) from None
 
     @property
     def task_options(self) -> dict[str, Any]:

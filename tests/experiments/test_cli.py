@@ -54,7 +54,21 @@ def refusal(entry, *overrides):
         ("train", "training.episods", "64", "training.episodes"),
         ("train", "algorithm.optim.learning_rate", "3", "algorithm.optim.lr"),
         ("train", "model.device", "cuda", "model.revision"),
-        ("train", "training.lr", "3", "algorithm.critic.lr"),
+        ("train", "training.lr", "3", "algorithm.optim.lr"),
+        ("train", "lr", "3", "algorithm.optim.lr"),
+        ("train", "algorithm.stages.stage1.groupsize", "4", "algorithm.stages.stage1.group_size"),
+        ("train", "algorithm.stages.stage1.kl_coef", "[1,1]", "algorithm.stages.stage1.kl_coefs"),
+        ("train", "algorithm.optim.learningrate", "4", "algorithm.optim.lr"),
+        ("train", "engine.optins.swap_space", "3", "engine.options.swap_space"),
+        ("train", "engine.max_batchsize", "3", "engine.max_batch_size"),
+        ("train", "model.chat_template_kwarg.enable_thinking", "false", "model.chat_template_kwargs.enable_thinking"),
+        ("train", "env.prompt_text.retry", "a", "env.prompts_text.retry"),
+        ("train", "evaluation.sample_per_task", "2", "evaluation.samples_per_task"),
+        ("train", "evaluation.transfr.longer.attempts", "2", "evaluation.transfer.longer.attempts"),
+        ("compare", "arms.score.stages.stage1.groupsize", "4", "arms.score.stages.stage1.group_size"),
+        ("compare", "arms.star.rule_option.keep_right_to_right", "true", "arms.star.rule_options.keep_right_to_right"),
+        ("compare", "arms.wait.stylo", "a", "arms.wait.style"),
+        ("compare", "executor_option.gpus", "[0]", "executor_options.gpus"),
         ("train", "algorithm.group_sise", "4", "algorithm.group_size"),
         ("train", "model.lora.rnak", "4", "model.lora.rank"),
         ("train", "sede", "3", "seed"),
@@ -78,6 +92,11 @@ def test_a_key_that_is_not_there_is_refused_whole_with_the_nearest(entry, key, v
     assert "+" not in text
 
 
+def test_a_key_of_a_study_is_refused_with_the_nearest():
+    assert "did you mean 'settings.steps'?" in refusal("study", "study=collapse", "setting.steps=3")
+    assert "did you mean 'study.sizes.tiny'?" in refusal("study", "study=collapse", "study.size.tiny=3")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -97,6 +116,11 @@ def test_a_key_that_is_not_there_is_refused_whole_with_the_nearest(entry, key, v
             "unknown key 'algorithm.stages.stge2'; did you mean 'algorithm.stages.stage2'?",
         ),
         ("++algorithm.stages.stage3.share=1", "A new one is given whole: 'algorithm.stages={stage3: {...}}'"),
+        ("++algorithm.terms={entropy: {wieght: 1}}", "did you mean 'algorithm.terms.entropy.weight'?"),
+        (
+            "algorithm.stages.main.groupsize=4",
+            "unknown key 'algorithm.stages.main'\nalgorithm.stages has: stage1, stage2",
+        ),
         ("++algorithm.terms.entropy.weight=1", "A new one is given whole: 'algorithm.terms={entropy: {...}}'"),
         ("plugins=[no_such_module]", "plugins: there is no module 'no_such_module'"),
         ("model.path=./nowhere", "model.path=./nowhere: no model there"),
@@ -128,6 +152,18 @@ def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch
         ("env.feedback=[none]", "env.feedback=[none]: one value is needed here, not a list"),
         ("tracking=[wandb]", "it holds keys of its own, backends, "),
         ("model.lora=8", "model.lora=8: it holds keys of its own, "),
+        ("training.health.cut_off=0.2", "training.health.cut_off=0.2: limits are given by name"),
+        ("evaluation.transfer=addition", "it holds keys of its own; give one as evaluation.transfer.<name>=<value>"),
+        ("evaluation.transfer.longer=addition", "evaluation.transfer.longer=addition: say what differs from env"),
+        (
+            "evaluation.transfer.longer.option.n_test=2",
+            "evaluation.transfer.longer.option: there is no such key; did you",
+        ),
+        (
+            "evaluation.transfer.longer.options.n_tset=2",
+            "evaluation.transfer.longer.options.n_tset: errata/modchain-v1 has",
+        ),
+        ("evaluation.transfer.longer.attempts=two", "evaluation.transfer.longer.attempts: Value 'two'"),
         ("training.health=off", "training.health=off: it holds keys of its own"),
         ("env.prompts_text.system=Hello, you", "for a text with a comma \"env.prompts_text.system='Hello, you'\""),
         ("env.options.path=my file(1).jsonl", "stands in quotes, \"env.options.path='my file(1).jsonl'\""),
