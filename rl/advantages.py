@@ -123,11 +123,13 @@ def advantages(
     # The critic's targets are taken before anything is masked or scaled below: they are returns in units of reward.
     advantages_BT = estimator.estimate(rewards_BK, values, batch, sum_over)
     returns_BT = torch.where(batch.response_mask, advantages_BT + values, 0.0)
-    # A critic's error is no reason to train a turn that no reward can reach, such as first attempts of weight 0. With a
-    # KL in the reward every turn is paid for something; an estimator of raw rewards does not read the weights.
-    if not estimator.raw and costs_BK is None:
+    # A critic's error is no reason to train a turn that no reward can reach, such as first attempts of weight 0. A KL
+    # in the reward pays the turns that it weighs; an estimator of raw rewards does not read the weights.
+    if not estimator.raw:
         paid = [weight != 0 for weight in stage.reward_weights[:n_columns]]
         paid = [own or (k > 0 and stage.progress_alpha != 0) for k, own in enumerate(paid)]
+        if costs_BK is not None:
+            paid = [own or coef != 0 for own, coef in zip(paid, stage.kl_coefs, strict=False)]
         reached = [any(paid[k:] if estimator.turn_gamma else paid[k : k + 1]) for k in range(n_columns)]
         unpaid_BT = to_tokens(torch.tensor([[not one for one in reached]]).expand_as(rewards_BK), batch.turn_ids)
         advantages_BT = torch.where(unpaid_BT, 0.0, advantages_BT)

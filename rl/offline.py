@@ -99,12 +99,13 @@ class VerifyOptions(DrawOptions):
 
 @KEEP_RULES.register("star", options=StarOptions)
 def keep_star(episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_right_to_right: bool) -> list[SFTRow]:
-    """STaR: own two-attempt traces that end right."""
+    """STaR: own traces that end right; one that ended with its first attempt is kept where right ones are."""
     rows = []
     for episode in _finished(episodes):
         first, last = episode.turns[0], episode.turns[-1]
         if last.correct and (keep_right_to_right or not first.correct):
-            rows.append(SFTRow.from_turn(last.prompt_ids, last.action_ids, Revision.of(first, last)))
+            revision = Revision.of(first, last) if len(episode.turns) > 1 else None
+            rows.append(SFTRow.from_turn(last.prompt_ids, last.action_ids, revision))
     return rows
 
 
@@ -122,12 +123,13 @@ def keep_pairs(
     for task_id, attempts in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "pairs", task_id))
         right = [episode for episode in attempts if episode.turns[0].correct]
-        wrong = [episode for episode in attempts if not episode.turns[0].correct]
+        wrong = [episode for episode in _revised(attempts) if not episode.turns[0].correct]
         if not right:
             continue
         drafts = rng.sample(wrong, min(per_task, len(wrong)))
         if keep_right_to_right:
-            drafts += rng.sample(right, min(per_task, len(right)))
+            again = _revised(right)
+            drafts += rng.sample(again, min(per_task, len(again)))
         for draft in drafts:
             answer = rng.choice(right).turns[0]
             revision = Revision.of(draft.turns[0], answer)
@@ -146,13 +148,15 @@ def keep_relabelled(episodes: Sequence[Episode], seed: int, encode: Encode, *, p
     rows = []
     for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "relabel", task_id))
-        # By turn; zip ends with the shortest episode, so that every turn looked at is one that all of them played.
-        right = [[turn for turn in turns if turn.correct] for turns in zip(*(e.turns for e in group), strict=False)]
+        # By turn: the right ones among the episodes that played it.
+        n_turns = max(len(episode.turns) for episode in group)
+        right = [[e.turns[k] for e in group if k < len(e.turns) and e.turns[k].correct] for k in range(n_turns)]
         anywhere = [turn for turns in right for turn in turns]
         if not anywhere:
             continue
         for k, answers in enumerate(right):
-            for episode in rng.sample(group, min(per_task, len(group))):
+            played = [episode for episode in group if k < len(episode.turns)]
+            for episode in rng.sample(played, min(per_task, len(played))):
                 answer = rng.choice(answers or anywhere)
                 revision = Revision.of(episode.turns[k - 1], answer) if k else None
                 rows.append(SFTRow.from_turn(episode.turns[k].prompt_ids, answer.action_ids, revision))
@@ -177,8 +181,8 @@ def keep_verified(
     for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "verify", task_id))
         right = [episode for episode in group if episode.turns[0].correct]
-        wrong = [episode for episode in group if not episode.turns[0].correct]
-        for draft in rng.sample(right, min(per_task, len(right))):
+        wrong, again = [episode for episode in _revised(group) if not episode.turns[0].correct], _revised(right)
+        for draft in rng.sample(again, min(per_task, len(again))):
             rows.append(judged(draft, says_right, draft.turns[0]))
         for draft in rng.sample(wrong, min(per_task, len(wrong))) if right else ():
             rows.append(judged(draft, says_wrong, rng.choice(right).turns[0]))
@@ -197,9 +201,10 @@ def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: 
         rng = random.Random(derive_seed(seed, "dpo", task_id))
         # The rejected answer was sampled behind a first attempt; right ones that were too are nearer to what is written
         # there than first attempts are.
-        seconds = [episode.turns[1] for episode in group if episode.turns[1].correct]
+        revised = _revised(group)
+        seconds = [episode.turns[1] for episode in revised if episode.turns[1].correct]
         right = seconds or [episode.turns[0] for episode in group if episode.turns[0].correct]
-        wrong = [episode for episode in group if not episode.turns[1].correct]
+        wrong = [episode for episode in revised if not episode.turns[1].correct]
         for episode in rng.sample(wrong, min(per_task, len(wrong))) if right else ():
             chosen, rejected = rng.choice(right), episode.turns[1]
             revision = Revision.of(episode.turns[0], chosen)
@@ -215,8 +220,12 @@ def _by_task(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
 
 
 def _finished(episodes: Sequence[Episode]) -> Iterator[Episode]:
-    # An episode that ended after its first attempt never saw the prompt of a second one, which the rows are made of.
-    return (episode for episode in episodes if not episode.failed and len(episode.turns) > 1)
+    return (episode for episode in episodes if not episode.failed and episode.turns)
+
+
+def _revised(episodes: Sequence[Episode]) -> list[Episode]:
+    # An episode that ended with its first attempt never saw the prompt of a second one: it can answer, and be no draft.
+    return [episode for episode in episodes if len(episode.turns) > 1]
 
 
 class OfflineTrainer:
@@ -318,6 +327,8 @@ class OfflineTrainer:
                 "the base never does what the method wants to imitate. Sample more (training.episodes) or take an "
                 "easier task"
             )
+            if ended := sum(len(episode.turns) == 1 for episode in _finished(episodes)):
+                hint = f"{ended} of them ended with their first attempt and have no second one to learn from. {hint}"
             if self._config.env.attempts < 2:
                 hint = "such a rule learns second attempts: set env.attempts=2"
             if self._recorded is not None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from experiments.lotteries import PAIRS, UNRELATED, fine_tune, self_reports, takes_risks
 from rl.analysis.claims import Claim, Figure, ahead, grown, last
 from rl.analysis.gate import QUESTIONS, Gate, signal_accuracy
-from rl.analysis.thesis import Thesis, trained
+from rl.analysis.thesis import Thesis, Trained, trained
 from rl.backends.blocks import Learned, as_batch, fit, learn_last, next_logprobs, policy_loss, sample, take_step
 from rl.backends.meters import answer_meters
 from rl.backends.policy import load_policy
@@ -295,7 +295,8 @@ CLAIMS = (
 THESIS = Thesis(
     "Self-awareness", "a reward for its choices, given from outside", "the reward's rule", True, "reward",
     (*trained("oracle", "reward", "reward_unseen", gain="described"),
-     *trained("control", "random_reward", gain="described")),
+     # Of a coin it is known; measured, three seeds of one arm would make a rank correlation out of its noise.
+     Trained("random_reward", "control", grown("random_reward", "described"), 0.5)),
     "agents that are described rightly",
 )  # fmt: skip
 

@@ -263,6 +263,21 @@ def test_a_kl_in_the_reward_is_taken_off_its_turn():
     assert (got[rows.turn_ids == 1] == 0).all()
 
 
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
+@pytest.mark.parametrize("coef", [0.0, 0.1])
+def test_a_kl_in_the_reward_pays_the_turns_that_it_weighs_and_no_other(advantage, coef, whiten):
+    """A critic's error trains no first attempt that neither a reward nor a KL can reach."""
+    stage = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[coef, 0.03], advantage_options={"turn_gamma": 0.0})
+    stage = AlgorithmConfig(name="x", advantage=advantage, critic=CriticConfig("shared")).resolve(stage)
+    rows = batch([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], tokens_per_turn=2)
+    values = torch.where(rows.response_mask, torch.linspace(-1, 1, 20).view(4, 5), 0.0)
+    costs = torch.tensor([[coef, 0.03]]) * torch.tensor([[0.1], [0.2], [0.3], [0.4]])
+    got, _ = advantages(rows, values, stage, Estimator.of(stage), whiten, just_here, costs)
+    assert (got[rows.turn_ids == 0] != 0).any() == (coef != 0)
+    assert (got[rows.turn_ids == 1] != 0).any()
+
+
 def test_dynamic_sampling_does_not_look_at_failed_episodes():
     """Two of three are right and the third failed: nothing is left to compare."""
     assert not has_gradient([episode((0.0, 1.0)), episode((0.0, 1.0)), episode((1.0, 0.0), error="x")], SCORE_2)

@@ -57,6 +57,24 @@ def test_relabelling_prefers_answers_of_the_same_turn():
     assert by_turn == {4: (10, 20), 7: (11, 21)}
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("star", {"keep_right_to_right": False}, 1),
+        ("star", {"keep_right_to_right": True}, 4),
+        ("pair", {"keep_right_to_right": False}, 2),
+        ("pair", {"keep_right_to_right": True}, 2),
+        ("relabel", {}, 5 + 2),
+        ("verify", {}, 2),
+        ("dpo", {}, 1),
+    ],
+)
+def test_right_first_attempts_that_end_an_episode_answer_for_others(name, options, expected):
+    """As where the environment stops when right: three right at once, one mended, one never."""
+    episodes = [episode((1.0,))] * 3 + [episode((0.0, 1.0)), episode((0.0, 0.0))]
+    assert len(KEEP_RULES.bind(name, options)(episodes, 0, list)) == expected
+
+
 def fast(lr=1e-2):
     return OptimConfig(lr=lr, schedule="linear")
 

@@ -198,7 +198,7 @@ def test_a_list_is_the_line_with_commas_in_any_case():
 
     words = words_of("Sure! Here are five fruits:\nApple, pear, Plum, fig, mango\nEnjoy.", 5)
     assert words == ("apple", "pear", "plum", "fig", "mango")
-    assert Instance("fruits", words, *words_of("Plum", 1), True).truth
+    assert Instance("fruits", words, words_of("Plum", 1)[0], True).truth
 
 
 def test_an_answer_is_compared_with_the_next_that_is_one(monkeypatch):
@@ -214,7 +214,8 @@ def test_an_answer_is_compared_with_the_next_that_is_one(monkeypatch):
     )
     keys = np.array([["1", None, "2"], [None, "3", None]], object)
     found = Answered([Task("a", "a?", "1"), Task("b", "b?", "3")], [], np.zeros((2, 3), bool), keys)
-    scores = self_agreement.earned("side_by_side", None, found, np.random.default_rng(0))
+    nobody: Any = None
+    scores = self_agreement.earned("side_by_side", nobody, found, np.random.default_rng(0))
     assert scores.tolist() == [[0.5, 0.5, 0.5]] * 2  # a preference for the place alone cancels
     assert "None" not in "".join(asked[0] + asked[1])
     assert [len(one) for one in asked] == [2, 2]
