@@ -258,7 +258,7 @@ def typed(cfg: DictConfig) -> Any:
         config.env = config.env.settled()
         for name, changes in getattr(getattr(config, "evaluation", None), "transfer", {}).items():
             config.env.changed(changes, f"evaluation.transfer.{name}")
-    if type(config) in (schema.TrainConfig, schema.SFTConfig, schema.RunConfig):
+    if type(config) in (schema.TrainConfig, schema.SFTConfig):
         from rl.refusals import refuse_run  # with torch
 
         refuse_run(config)

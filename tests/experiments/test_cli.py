@@ -221,7 +221,7 @@ finally:
             ["experiments.compare", "resume=tests"],
             "resume=tests: no run was started in it; use a run's folder, or auto",
         ),
-        (["experiments.train", "env.options.n_train=x"], "env.options.n_train=x: a number of tasks is needed here"),
+        (["experiments.train", "env.options.n_train=x"], "env.options.n_train=x: a whole number is needed here"),
         (["experiments.tune", "space=nosuch"], "space=nosuch: unknown. Known: default"),
     ],
 )
@@ -311,7 +311,7 @@ def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
         (["experiments.evaluate", "evaluation.n_tasks=100000"], "100000 tasks"),
         (["experiments.play", "split=tset"], "tset"),
         (["experiments.pretrain_tiny", "toy=nothing"], "modchain"),
-        (["experiments.pretrain_tiny", "name=nothing"], "there is no such toy"),
+        (["experiments.pretrain_tiny", "name=nothing"], "name=nothing: unknown"),
         (["experiments.report", "run=nowhere"], "no finished run"),
         (["experiments.compare", "match=tokens"], "training.tokens="),
         (["experiments.compare", "training.updates=5"], "match=updates"),

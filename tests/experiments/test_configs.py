@@ -184,10 +184,12 @@ def test_the_comparison_holds_typed_arms():
 @pytest.mark.parametrize("override", ["env.options.p_set=0.3", "+env.options.p_set=0.3", "++env.options.p_set=0.3"])
 def test_free_mappings_take_new_keys_with_and_without_a_plus(override):
     cfg = typed(
-        compose("train", open_free_mappings([override, "evaluation.transfer.far.options.n=1"], _ENTRY_POINTS["train"]))
+        compose(
+            "train", open_free_mappings([override, "evaluation.transfer.far.options.n_test=1"], _ENTRY_POINTS["train"])
+        )
     )
     assert cfg.env.options["p_set"] == 0.3
-    assert cfg.evaluation.transfer == {"far": {"options": {"n": 1}}}
+    assert cfg.evaluation.transfer == {"far": {"options": {"n_test": 1}}}
 
 
 def test_stages_and_terms_are_added_in_one_line():

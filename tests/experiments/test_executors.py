@@ -131,6 +131,7 @@ def test_an_executor_that_is_stopped_leaves_no_process(make_jobs):
     executor = EXECUTORS["local"](LocalOptions(workers=2), jobs[0].folder)
     tasks = executor.submit([job.folder for job in jobs])
     while not all((job.folder / "devices").exists() for job in jobs[:2]):
+        assert not any(job.error for job in jobs)  # a job that crashed at its start would be waited for for ever
         time.sleep(0.05)
     executor.stop()
     assert all(task.done() for task in tasks)
