@@ -4,8 +4,9 @@ The weights that the demo uses are kept in ``models/``; this is the command that
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.cli import UserError, console, entry_point
 from experiments.mending_corpus import MendCorpus, RepairCorpus
@@ -13,7 +14,7 @@ from experiments.schema import PretrainConfig
 from experiments.tiny_corpus import AdditionCorpus, Corpus, ModChainCorpus
 from rewards import nearest
 
-CORPORA: dict[str, Callable[..., Corpus]] = {
+CORPORA: dict[str, type] = {
     "repair": RepairCorpus,
     "mend": MendCorpus,
     "modchain": ModChainCorpus,
@@ -42,15 +43,30 @@ def make_corpus(cfg: PretrainConfig) -> Corpus:
     """
     if cfg.name not in CORPORA:
         raise UserError(f"name={cfg.name}: unknown{nearest(cfg.name, CORPORA)} Known: {', '.join(CORPORA)}")
-    known = inspect.signature(CORPORA[cfg.name]).parameters
+    known = arguments(CORPORA[cfg.name])
     for name, value in cfg.corpus.items():
         if name not in known:
             raise UserError(f"corpus.{name}: {cfg.name} has no such argument{nearest(name, known)} "
                             f"It has: {', '.join(known)}")  # fmt: skip
-        is_flag = isinstance(known[name].default, bool)
-        if not isinstance(value, int | float) or isinstance(value, bool) != is_flag:
-            raise UserError(f"corpus.{name}={value}: {'true or false' if is_flag else 'a number'} is needed here")
+        wanted = "true or false" if isinstance(known[name], bool) else "a number"
+        wanted = "a list of numbers" if isinstance(known[name], Sequence) else wanted
+        given = [*value] if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        is_list = given != [value]
+        fits = all(isinstance(x, int | float) and isinstance(x, bool) == isinstance(known[name], bool) for x in given)
+        if not fits or is_list != isinstance(known[name], Sequence):
+            raise UserError(f"corpus.{name}={value}: {wanted} is needed here")
     return CORPORA[cfg.name](**cfg.corpus)
+
+
+def arguments(kind: type) -> dict[str, Any]:
+    """What a class can be made with, and the defaults; with those of the class above it where it hands them on."""
+    found: dict[str, Any] = {}
+    for one in kind.__mro__:
+        own = inspect.signature(one.__init__).parameters.values()
+        found = {p.name: p.default for p in own if p.name != "self" and p.kind is not p.VAR_KEYWORD} | found
+        if all(p.kind is not p.VAR_KEYWORD for p in own):
+            break
+    return found
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,6 +15,7 @@ from experiments import schema as entry_schema
 from experiments.cli import (
     _ENTRY_POINTS,
     CONFIGS,
+    UserError,
     composed,
     known_keys,
     register_schemas,
@@ -24,6 +25,7 @@ from experiments.compare import plan
 from experiments.help import described
 from experiments.jobs import Job
 from experiments.keys import open_free_mappings
+from experiments.pretrain_tiny import CORPORA, arguments, make_corpus
 from rl import config as schema
 from rl.advantages import ADVANTAGES
 from rl.losses import LOSSES
@@ -236,3 +238,15 @@ def test_the_process_of_every_job_reads_the_config_that_its_comparison_wrote(ove
             job.write()
             read = Job.read(job.folder)
             assert (read.kind, read.arm.config) == (job.kind, job.arm.config)
+
+
+@pytest.mark.parametrize("toy", options("toy"))
+def test_what_a_toy_sets_its_corpus_takes_and_nothing_else(toy):
+    cfg = typed(compose("pretrain_tiny", [f"toy={toy}"]))
+    assert make_corpus(cfg)
+    for name, default in arguments(CORPORA[cfg.name]).items():
+        assert make_corpus(replace(cfg, corpus={name: default}))
+        with pytest.raises(UserError, match=rf"corpus\.{name}=x"):
+            make_corpus(replace(cfg, corpus={name: "x"}))
+    with pytest.raises(UserError, match=r"corpus\.nosuch"):
+        make_corpus(replace(cfg, corpus={"nosuch": 1}))
