@@ -256,8 +256,7 @@ class Learner:
             # double precision, because counts of tokens exceed what float32 holds exactly.
             for name, ratio in found.items():
                 pair = [torch.as_tensor(x, dtype=torch.float64).detach() for x in (ratio.num, ratio.den)]
-                pair = [x.to(loss.device, non_blocking=True) for x in pair]
-                sums[name] = sums.get(name, 0.0) + torch.stack(pair)
+                sums[name] = sums.get(name, 0.0) + torch.stack([x.to(loss.device, non_blocking=True) for x in pair])
 
         # Take the step only if losses and gradients are finite on *every* process: numbers are summed and one that is
         # not finite makes the sum not finite, so that all processes decide alike.
