@@ -11,7 +11,8 @@ from itertools import accumulate
 
 from rewards.algebra import spend
 
-MAX_ANSWER_CHARS = 600  # longer answers are refused unread: no gold is that long
+MAX_ANSWER_CHARS = 600  # longer answers are refused unread, unless the gold is as long
+LONGEST_READ = 2 * MAX_ANSWER_CHARS  # what is longer is no formula: it is compared as text, whole
 _OPEN, _CLOSE = "\u27e6", "\u27e7"
 WORDS = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 
@@ -180,10 +181,11 @@ def as_latex(text: str) -> str:
 @lru_cache(maxsize=65536)
 def normalise(answer: str) -> str:
     """The answer without what writers vary freely; words are marked. See :func:`notate` for units."""
-    spend(20 + len(answer[: 2 * MAX_ANSWER_CHARS]))
-    text = answer[: 2 * MAX_ANSWER_CHARS]
+    if len(answer) > LONGEST_READ:
+        return " ".join(answer.split())
+    spend(20 + len(answer))
     # Characters: separators among them first, then scripts, then everything that has a TeX command.
-    text = _REWRITES[0][0].sub("", text)
+    text = _REWRITES[0][0].sub("", answer)
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SCRIPTS)}}}", text).translate(_UNICODE)
     text = re.sub(r"(?![0-9])\d", "?", text)  # digits of other scripts, which ``int`` would read

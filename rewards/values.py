@@ -35,7 +35,7 @@ _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?")
 # What may stand in front of "=" as the name of a value: x, f(2), f^{-1}(x), n_{\min}, \angle ABC, [ABC], |AB|, and a
 # whole limit or sum ("\lim_{x\to2} f(x) = 8").
 _NAME = re.compile(
-    r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
+    r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\(?!sqrt)[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
     r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?:\^\{?-1\}?(?=\())?)(?:\(((?:[^()]|\([^()]*\))*)\))?|\[\u27e6?[A-Z]{3,}\u27e7?\]"
     r"|\|?\\?[A-Z]{2}\|?|\\(?:lim|sum|i?int|prod|det|deg|dim|min|max)(?![a-z])[^<>]*"
 )

@@ -1,0 +1,65 @@
+r"""More rows: where expressions are defined, and texts that are longer than any formula."""
+
+from tests.rewards.math_rows import C, W, _boxed
+
+DOMAINS = _boxed([
+    ("\\sqrt{xy}", "\\sqrt{x}\\sqrt{y}", C, "both are defined where neither is negative"),
+    ("\\sqrt{x}\\sqrt{y}", "\\sqrt{xy}", C, "the other way"),
+    ("\\sqrt{abc}", "\\sqrt{a}\\sqrt{b}\\sqrt{c}", C, "three factors"),
+    ("\\sqrt[4]{xy}", "\\sqrt[4]{x}\\sqrt[4]{y}", C, "fourth roots"),
+    ("\\sqrt{xy}", "\\sqrt[4]{x^2y^2}", C, "the same wherever both are defined"),
+    ("(xy)^{1/2}", "x^{1/2}y^{1/2}", C, "powers for roots"),
+    ("(xy)^{0.3}", "x^{0.3}y^{0.3}", C, "decimal powers"),
+    ("a^{m+n}", "a^ma^n", C, "a power of a sum"),
+    ("(ab)^n", "a^nb^n", C, "a power of a product"),
+    ("\\sqrt{\\frac{x}{y}}", "\\frac{\\sqrt{x}}{\\sqrt{y}}", C, "a root of a quotient"),
+    ("\\sqrt{x^3}", "x\\sqrt{x}", C, "neither is defined below 0"),
+    ("\\ln(xy)", "\\ln x+\\ln y", C, "the logarithm of a product"),
+    ("\\ln x+\\ln y", "\\ln(xy)", C, "the other way"),
+    ("\\log_2\\frac{x}{y}", "\\log_2 x-\\log_2 y", C, "of a quotient"),
+    ("\\ln x^2", "2\\ln x", C, "of a power"),
+    ("\\sqrt{x^2-1}", "\\sqrt{x-1}\\sqrt{x+1}", C, "where both are defined"),
+    ("y=\\sqrt{xz}", "y=\\sqrt{x}\\sqrt{z}", C, "in an equation"),
+    ("\\sqrt{xz}=2", "\\sqrt{x}\\sqrt{z}=2", C, "in an equation that is not solved"),
+    ("|x|\\sqrt{y}", "\\sqrt{x^2y}", C, "the absolute value of what may be negative"),
+    ("i\\sqrt{5}", "\\sqrt{-5}", C, "without symbols the root of a negative number is imaginary"),
+    ("\\sqrt{xy}", "\\sqrt{x}+\\sqrt{y}", W, "a sum"),
+    ("\\sqrt{xy}", "\\sqrt{x}y", W, "one root is missing"),
+    ("\\sqrt{xy}", "-\\sqrt{x}\\sqrt{y}", W, "the sign"),
+    ("\\sqrt{x+y}", "\\sqrt{x}+\\sqrt{y}", W, "the root of a sum"),
+    ("\\ln(x+y)", "\\ln x+\\ln y", W, "the logarithm of a sum"),
+    ("\\ln(xy)", "\\ln x\\ln y", W, "a product of logarithms"),
+    ("x", "\\sqrt{x^2}", W, "the other way"),
+    ("\\sqrt[4]{x^4}", "x", W, "both are defined below 0"),
+    ("x\\sqrt{y}", "\\sqrt{x^2y}", W, "both are defined for a negative x"),
+    ("|x|\\sqrt{y}", "x\\sqrt{y}", W, "both are defined for a negative x"),
+    ("\\sqrt{(x-5)^2}", "x-5", W, "both are defined below 5"),
+    ("\\ln|x|", "\\ln x", W, "an absolute value is meant for negative numbers too"),
+    ("|x|", "(\\sqrt{x})^2", W, "an absolute value is meant for negative numbers too"),
+    ("|x+y|", "|x|+|y|", W, "equal only where the signs agree"),
+    ("|a|+|b|", "|a+b|", W, "equal only where the signs agree"),
+    ("|ab|", "ab", W, "equal only where the signs agree"),
+    ("\\sqrt{a^2}\\sqrt{b^2}", "ab", W, "equal only where the signs agree"),
+    ("|a|+|b|+|c|", "|a+b|+|c|", W, "equal only where the signs agree"),
+    ("|x|+|y|=1", "|x+y|=1", W, "equal only where the signs agree"),
+    ("|x|+|y|=1", "|x+y|=2", W, "another curve"),
+    ("|x|+|y|<1", "|x+y|<2", W, "another region"),
+    ("5", "\\sqrt{x}=5", W, "an equation that is not solved"),
+    ("\\frac{|a|}{a}\\cdot\\frac{|b|}{b}", "1", W, "equal only where the signs agree"),
+])  # fmt: skip
+
+_LONG = "Every even number greater than two is a sum of two primes, or so it is said. " * 20
+LONG = _boxed([
+    (_LONG + "True", _LONG + "True", C, "the same long text"),
+    (_LONG + "True", _LONG.replace(" ", "  ") + "\nTrue", C, "other spaces"),
+    (_LONG + "True", _LONG + "False", W, "another end"),
+    (_LONG + "True", _LONG, W, "without its end"),
+    (_LONG, _LONG + "False", W, "with an end"),
+    (_LONG[:1299], _LONG[:1298], W, "a character less"),
+    (_LONG[:700], _LONG[:700], C, "longer than a formula"),
+    (_LONG[:700], _LONG[:699] + "x", W, "another end"),
+    ("x+" * 900 + "x", "x+" * 900 + "y", W, "a long sum"),
+    ("x", "x" + " " * 5000, C, "spaces without end"),
+])  # fmt: skip
+
+FORMS = [*DOMAINS, *LONG]
