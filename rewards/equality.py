@@ -92,6 +92,8 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
 
 def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     kinds, names, theirs = {gold.brackets, answer.brackets}, _names(gold.items), _names(answer.items)
+    if kinds == {"()", "matrix"}:
+        return _sequences(*map(_column, (gold, answer)), strict)
     listed = theirs if gold.brackets else names
     # "x=3, y=-7" may stand for the point (3, -7) if the names are letters, all different. The mark of words sorts
     # behind every letter, so that "3 apples, 5 pears" is no point.
@@ -111,6 +113,13 @@ def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     if gold.brackets in ("", "{}") and len(set(names)) <= 1:
         return _unordered(gold.items, answer.items, strict)
     return all(equal(g, a, strict) for g, a in zip(gold.items, answer.items, strict=True))
+
+
+def _column(value: Sequence) -> Sequence:
+    """A column vector as the point that it is; anything else as it is."""
+    rows = [row.items for row in value.items if isinstance(row, Sequence) and row.brackets == "row"]
+    column = value.brackets == "matrix" and all(len(row) == 1 for row in rows)
+    return Sequence("()", tuple(row[0] for row in rows)) if column else value
 
 
 def _names(items: tuple[Value, ...]) -> list[str]:
@@ -157,7 +166,14 @@ def as_region(value: Value) -> Region | None:
     """An interval, or a set of numbers, as a region; ``None`` for any other value."""
     if isinstance(value, Region):
         return value
-    if not isinstance(value, Sequence) or not all(isinstance(item, Expression) for item in value.items):
+    if not isinstance(value, Sequence):
+        return None
+    if not value.brackets and value.items and not isinstance(value.items[0], Expression):
+        # "(0,1) and (2,3)" for their union. Sets that overlap are offered to choose from, and make no union.
+        union = combine(any, *value.items)
+        parts = [region for region in map(as_region, value.items) if region is not None]
+        return union if len(union.cuts) == sum(len(part.cuts) for part in parts) else None
+    if not all(isinstance(item, Expression) for item in value.items):
         return None
     trees = [item.tree for item in value.items if isinstance(item, Expression)]
     if value.brackets in INTERVALS and len(trees) == 2:
@@ -251,14 +267,15 @@ def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
 def _factor(left: Tree, right: Tree) -> Any:
     """The number c for which the first tree is c times the second; ``None`` if there is none."""
     # The quotient must be the same at every point; compared by products, since either may be 0 there.
-    ratio = None
+    first = other = margin = None
     for a, b, error in algebra.samples(left, right):
-        first, other = ratio = ratio or (a, b)
-        if abs(a * other - b * first) > error * (1 + abs(other) + abs(first)):
+        if margin is None:
+            first, other, margin = a, b, error
+        if abs(a * other - b * first) > error * (1 + abs(other) + abs(first)) + margin * (abs(a) + abs(b)):
             return None
-    if ratio is None:
+    if margin is None:
         raise UndecidedError("no value")
-    return ratio[0] / ratio[1] if all(ratio) else None
+    return first / other if first and other else None
 
 
 def _solved(tree: Tree, name: str) -> Tree | None:

@@ -22,8 +22,8 @@ _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
 # calculation.
 _LITERAL = re.compile(
     rf"\+?{_NUMBER}|-?\d+/-?\d+|-?\(?\d+/\d+\)?|-?\\frac\{{-?\d+(?:\.\d+)?\}}\{{-?\d+(?:\.\d+)?\}}"
-    r"|-?\\frac(?:\d\d|\d\{\d+\}|\{\d+\}\d)|-?\d+ ?\\frac(?:\{\d+\}\{\d+\}|\d\d)|-?\d+ \d+/\d+"
-    rf"|-?{_NUMBER}(?:\\times|\\cdot|\*)10\^(?:\{{-?\d+\}}|\d)"
+    r"|-?\d+ ?\\frac\{\d+\}\{\d+\}|-?\d+ \d+/\d+"
+    rf"|-?{_NUMBER}(?:\\times|\\cdot|\*)10\^(?:\{{[-+]?\d+\}}|\d)"
 )
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?(?:small)?matrix|array)\}(.*?)\\end\{\1\}", re.DOTALL)
 # 4210_7, (4210)_7, 4210_{seven}, 321 (base 5).
@@ -47,12 +47,15 @@ _INTEGER = re.compile(
     r"[,;]? ?\(?(?:\u27e6[a-z ]+\u27e7)? ?(?:([a-z])(?:\\in ?(?:\\mathbb\{Z\}|\u27e6[a-z ]*integers\u27e7)|"
     r"\u27e6(?:is )?(?:an |any )?integer\u27e7)|\u27e6for (?:any |all |every |some )?integers?\u27e7 ?([a-z]))\)?$"
 )
-_SET_BUILDER = re.compile(r"\\\{ ?([a-z])(?:\\in ?(?:\\mathbb\{R\}))? ?[|:](.+)\\\}")
+# In plain notation the braces have no strokes, and are gone by now.
+_SET_BUILDER = re.compile(
+    rf"(?:\\\{{)? ?([a-z])(?:\\in ?(?:\\mathbb\{{R\}}))? ?[|:](.*(?:{_RELATION.pattern}).*?)(?:\\\}})?"
+)
 # ]2,5[ for (2,5): a bracket that opens the wrong way, unless a bracket or union before it explains it.
 _FRENCH = re.compile(r"(?<![^]\[\u222a(p])([\[\]])([^\[\](){}]+,[^\[\](){}]+)([\[\]])")
 _REALS = between(*INFINITE)
 _SETS = {"\\mathbb{R}": _REALS, "all real number": _REALS, "\\emptyset": Region(()), "no solution": Region(())}
-_BRACKETS = re.compile(r"(\\\{|\\langle ?|[(\[])(.*)(\\\}|\\rangle|[)\]])", re.DOTALL)
+_BRACKETS = re.compile(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", re.DOTALL)
 _OPENING, _CLOSING, MAX_ITEMS = {"(", "[", "{"}, {")", "]", "}"}, 40
 
 
@@ -107,8 +110,9 @@ def read_text(text: str) -> Value:
 
 def fold(text: str) -> str:
     """Words for comparison: lower case, without marks, punctuation and articles."""
-    plain = re.sub(r"[^\w\s+-]", " ", WORDS.sub(r" \1 ", text)).lower()
-    return " ".join(word for word in plain.split() if word not in ("the", "a", "an")) or text
+    # An article has a word behind it; the A of "A, B" is a choice.
+    plain = re.sub(r"(?i)\b(?:the|an?)\s+(?=[a-z]{2})", "", WORDS.sub(r" \1 ", text))
+    return " ".join(re.sub(r"[^\w\s+-]", " ", plain).lower().split()) or text
 
 
 def _phrase(text: str) -> Value:
@@ -172,6 +176,8 @@ def _joined(text: str) -> Value | None:
         if len(pieces) < 2:
             continue
         items = _items([part for piece in pieces for part in (split_at(piece, ",") if word == "and" else [piece])])
+        if any(isinstance(item, Region) for item in items):  # "0 < x < 1 or x = 2"
+            items = tuple(map(_as_condition, items))
         if all(isinstance(item, Region) for item in items) and any(getattr(item, "variable", "") for item in items):
             # A comma may mean both or either: "x > 1, x < 3" is an interval, while "x < 1, x > 3" would be empty if
             # both were meant, so it is the union.
@@ -181,6 +187,13 @@ def _joined(text: str) -> Value | None:
         # "3 or 3" is 3; "3 or 4" is a hedge, which no policy shall be paid for.
         return items[0] if all(equal(items[0], item, strict=False) for item in items) else Hedge(items)
     return None
+
+
+def _as_condition(value: Value) -> Value:
+    """``x = 2`` as the set of numbers for which it holds."""
+    if isinstance(value, Named) and not value.parameters and isinstance(value.value, Expression):
+        return replace(between(value.value.tree, value.value.tree), variable=value.name)
+    return value
 
 
 def _some(pieces: list[str]) -> list[str]:
@@ -214,7 +227,7 @@ def _matrix(text: str) -> Value | None:
 
 
 _SCALED = re.compile(
-    r"([-+]?(?:\d+(?:/\d+)?|\\frac(?:\{\d+\}\{\d+\}|\d\d))?)(?:\\cdot|\\times|\*)?"
+    r"([-+]?(?:\d+(?:/\d+)?|\\frac\{\d+\}\{\d+\})?)(?:\\cdot|\\times|\*)?"
     r"([\[(].*[\])]|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\})",
     re.DOTALL,
 )
@@ -259,7 +272,7 @@ def _set(text: str) -> Value | None:
 
 
 def _ratio(text: str) -> Value | None:
-    pieces = split_at(text, ":")
+    pieces = split_at(text.replace("\u27e6to\u27e7", ":"), ":")
     if len(pieces) < 2:
         return None
     return _time(text) or Sequence(":", tuple(read_text(piece) for piece in _some(pieces)))
@@ -280,10 +293,10 @@ def _bracketed(text: str) -> Value | None:
     match = _BRACKETS.fullmatch(text)
     if not match:
         return None
-    brackets = (match[1].strip() + match[3]).replace("\\{\\}", "{}").replace("\\langle\\rangle", "()")
+    brackets = (match[1] + match[3]).replace("\\{\\}", "{}")
     # The brackets must be a pair: "(1,2),(3,4)" begins and ends with brackets that belong to two points.
     depths = list(accumulate(((c in _OPENING) - (c in _CLOSING) for c in match[2]), initial=0))
-    pieces = split_at(match[2], ",")
+    pieces = split_at(match[2], ";" if ";" in match[2] else ",")
     if brackets not in ("{}", *INTERVALS) or min(depths) < 0 or depths[-1] or (len(pieces) < 2 and brackets != "{}"):
         return None
     items = _items(pieces)

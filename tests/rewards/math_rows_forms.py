@@ -1,6 +1,7 @@
-r"""More rows: where expressions are defined, and texts that are longer than any formula."""
+r"""More rows: where expressions are defined, texts longer than any formula, and forms that a plausible user tries."""
 
-from tests.rewards.math_rows import C, W, _boxed
+from tests.rewards.math_rows import A, C, W, _boxed
+from tests.rewards.math_rows_kinds import _each
 
 DOMAINS = _boxed([
     ("\\sqrt{xy}", "\\sqrt{x}\\sqrt{y}", C, "both are defined where neither is negative"),
@@ -62,4 +63,68 @@ LONG = _boxed([
     ("x", "x" + " " * 5000, C, "spaces without end"),
 ])  # fmt: skip
 
-FORMS = [*DOMAINS, *LONG]
+_COLUMN = "\\begin{pmatrix} 1 \\\\ -2 \\\\ 3 \\end{pmatrix}"
+_OUTSIDE = "(-\\infty,-2)\\cup(2,\\infty)"
+WAYS_TO_WRITE = [
+    *_each(C, "vectors and matrices",
+        ("(1,-2,3)", "\\langle 1,-2,3 \\rangle"), ("(1,-2,3)", "\\left\\langle 1,-2,3\\right\\rangle"), ("(1,-2,3)", _COLUMN), (_COLUMN, "(1,-2,3)"),
+        (_COLUMN, "\\langle 1,-2,3\\rangle"), (_COLUMN, "\\begin{pmatrix*}[r] 1 \\\\ -2 \\\\ 3 \\end{pmatrix*}"), ("(1,2)", "(1;2)"), ("[0,1)", "[0;1)"),
+    ),
+    *_each(W, "another vector, or none",
+        (_COLUMN, "(1,3,-2)"), (_COLUMN, "\\begin{pmatrix} 1 & -2 & 3 \\end{pmatrix}"), (_COLUMN, "1,-2,3"), (_COLUMN, "\\{1,-2,3\\}"),
+        ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "(1,2,3,4)"), ("(1,2)", "\\langle 2,1\\rangle"), ("(1,2)", "(1;3)"), ("[0,1)", "[0;1]"),
+    ),
+    *_each(C, "sets of numbers",
+        (_OUTSIDE, "(-\\infty,-2) \\text{ or } (2,\\infty)"), (_OUTSIDE, "(2,\\infty) \\text{ and } (-\\infty,-2)"), (_OUTSIDE, "(-\\infty,-2), (2,\\infty)"),
+        (_OUTSIDE, "(-\\infty,-2) U (2,\\infty)"), (_OUTSIDE, "(-\\infty,-2)\\bigcup(2,\\infty)"), ("(-\\infty,3]", "{x : x <= 3}"), ("(-\\infty,3]", "{x | x <= 3}"),
+        ("(0,1)\\cup\\{2\\}", "0<x<1 \\text{ or } x=2"),
+    ),
+    *_each(W, "other sets of numbers",
+        (_OUTSIDE, "(-\\infty,-2), (3,\\infty)"), (_OUTSIDE, "(-\\infty,-2) U [2,\\infty)"), ("(-\\infty,3]", "{x : x < 3}"), ("(0,1)\\cup\\{2\\}", "0<x<1 \\text{ or } x=3"),
+        ("(0,1)\\cup\\{2\\}", "0<x<1 \\text{ or } y=2"), (_OUTSIDE, "2x > 4"), ("(-\\infty,3]", "x:3"),
+    ),
+    *_each(A, "sets that overlap are offered to choose from",
+        ("(0,\\infty)", "(0,\\infty) \\text{ or } (5,\\infty)"), ("[0,2]", "[0,2] \\text{ or } (0,2)"),
+    ),
+    *_each(C, "numbers",
+        ("6.02\\times10^{23}", "6.02e23"), ("6.02\\times10^{23}", "6.02E+23"), ("1234567", "1.234567e6"), ("0.00001", "1e-05"), ("0.0025", "2.5E-3"),
+        ("6.02\\times10^{23}", "6.02*10^23"), ("x^{12}", "x^12"), ("2^{-10}", "2^-10"), ("\\frac{4}{11}", "0.\\dot{3}\\dot{6}"), ("\\frac{41}{333}", "0.\\dot12\\dot3"),
+        ("\\frac34", "\\frac 3 4"), ("\\frac34", "{3 \\over 4}"), ("\\frac34", "3\\over4"), ("\\frac34", "\\nicefrac{3}{4}"), ("\\frac{x+1}{2}", "{x+1 \\over 2}"),
+        ("1008\\sqrt{6}+2", "1,008\\sqrt{6}+2"), ("\\frac{1234}{5}", "\\frac{1,234}{5}"), ("3:4", "3 \\text{ to } 4"), ("30^\\circ", "30^o"), ("30^\\circ", "30^{\\text{o}}"),
+        ("3+4i", "3+4\\imath"), ("5", "x := 5"),
+    ),
+    *_each(W, "other numbers",
+        ("6.02\\times10^{23}", "6.02e22"), ("2e-1", "0.2"), ("0.2", "2e-1"), ("x^{12}", "x^1 2"), ("x^{12}", "x^13"), ("\\frac{4}{11}", "0.3\\dot{6}"),
+        ("\\frac{4}{11}", "0.\\dot{3}\\dot{7}"), ("\\frac34", "\\frac 4 3"), ("\\frac34", "4\\over3"), ("1008\\sqrt{6}", "1,009\\sqrt{6}"), ("(1,234)", "1234"),
+        ("3:4", "3 \\text{ to } 5"), ("30^\\circ", "31^o"), ("3.14", "3,14"), ("0.5", "0,5"), ("1E3_{16}", "1000"),
+    ),
+    *_each(C, "marks around the whole",
+        ("12", "**12**"), ("12", "`12`"), ("12", "\"12\""), ("12", "\u201c12\u201d"), ("12", "'12'"), ("12", "12 \\\\"), ("12", "\\large 12"), ("12", "\\Large{12}"),
+        ("12", "\\ensuremath{12}"), ("f'", "f'"), ("\\text{Yes}", "**\"Yes\"**"),
+    ),
+    *_each(W, "marks around the whole",
+        ("12", "**13**"), ("12", "12'"), ("12", "12\""), ("12", "'12"), ("12", "**1** 2"),
+    ),
+    *_each(C, "letters of choices and articles",
+        ("\\text{A, C}", "\\text{(A), (C)}"), ("\\text{circle}", "\\text{a circle}"), ("\\text{the origin}", "origin"),
+    ),
+    *_each(W, "letters of choices and articles",
+        ("\\text{(B)}", "A,B"), ("\\text{(B)}", "\\text{A, B}"), ("\\text{(B)}", "\\text{A and B}"), ("\\text{B}", "\\text{A B}"), ("\\text{A, C}", "\\text{(A), (B)}"),
+        ("\\text{(C)}", "An, C"),
+    ),
+    *_each(C, "units of two parts",
+        ("10\\text{ mph}", "10 \\text{ miles per hour}"), ("10\\text{ mph}", "10\\frac{\\text{mi}}{\\text{hr}}"), ("5\\text{ m/s}", "5 \\text{ meters per second}"),
+        ("5\\text{ m/s}", "5 \\text{ meters/sec}"), ("60\\text{ km/h}", "60\\text{ kilometers per hour}"), ("9.8\\text{ m/s}^2", "9.8 \\text{ meters per second}^2"),
+    ),
+    *_each(W, "units of two parts",
+        ("10\\text{ mph}", "10\\text{ kilometers per hour}"), ("5\\text{ m/s}", "5 \\text{ meters per minute}"), ("5\\text{ m/s}", "5 \\text{ feet per second}"),
+        ("60\\text{ km/h}", "60\\text{ km per day}"), ("5\\text{ g/ml}", "5\\text{ kg/ml}"), ("8\\text{ dollars per hour}", "8\\text{ dollars per day}"),
+    ),
+]  # fmt: skip
+
+EQUATIONS = [
+    *_each(C, "the same curve", ("\\frac{x^2}{9}+\\frac{y^2}{4}=1", "4x^2+9y^2=36"), ("x^2+y^2=25", "2x^2=50-2y^2"), ("x^4+y^4=1", "3x^4=3-3y^4")),
+    *_each(W, "another curve", ("\\frac{x^2}{9}+\\frac{y^2}{4}=1", "9x^2+4y^2=36"), ("x^2+y^2=25", "x^2=25+y^2"), ("x^4+y^4=1", "x^4+y^4=2")),
+]  # fmt: skip
+
+FORMS = [*DOMAINS, *LONG, *WAYS_TO_WRITE, *EQUATIONS]
