@@ -30,7 +30,17 @@ from rewards.algebra import TooMuchWorkError, UndecidedError, limited_work
 from rewards.answers import REASONING, candidates
 from rewards.equality import UnevaluatedError, equal, identity
 from rewards.kinds import Expression, Family, Hedge, Label, Region, Value
-from rewards.notation import LONGEST_READ, MAX_ANSWER_CHARS, WORDS, Notation, as_latex, normalise, notate, words_in
+from rewards.notation import (
+    LONGEST_READ,
+    MAX_ANSWER_CHARS,
+    WORDS,
+    Notation,
+    as_latex,
+    normalise,
+    notate,
+    unit_name,
+    words_in,
+)
 from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
 from rewards.values import fold, literal, read
@@ -53,6 +63,7 @@ _BIG_FACTORIAL = re.compile(r"\d{3,}[)}]*!(?!=)")
 # ``(B)``, ``B``, ``(B) 7``, ``B. 7``. A second letter in the text behind it (``A (not B)``) makes it no choice.
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
+_LETTER = re.compile(r"(.*\S) ?([a-zA-Z](?:\^\{?[23]\}?)?)")
 _CACHE = 65536
 _FAILURES = (UndecidedError, ArithmeticError, ValueError, RecursionError)
 
@@ -227,6 +238,10 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
 
     # Units. Two that are known must agree (10 cm is not 10 m); one that only one side has may be left out or added.
     ours, theirs = (_unit_of(text) for text in (answer, gold))
+    # A letter behind the value is a variable, unless it is the gold's unit: 2500 m.
+    letter = _LETTER.fullmatch(ours.text) if theirs.known_unit and not ours.unit else None
+    if letter and unit_name(re.sub("[{}]", "", letter[2])) == theirs.unit:
+        return _decide(letter[1], gold)
     units = {ours.unit, theirs.unit}
     if ours.known_unit and theirs.known_unit and len(units) > 1:
         return False, "unit"

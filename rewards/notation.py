@@ -25,7 +25,7 @@ _SIGNS = """
 \u03c3\\sigma \u03c6\\phi \u03c9\\omega \u0394\\Delta \u211d\\mathbb{R} \u2124\\mathbb{Z} \u00bd\\frac{1}{2}
 \u00bc\\frac{1}{4} \u00be\\frac{3}{4} \u2153\\frac{1}{3} \u2154\\frac{2}{3} \u2155\\frac{1}{5} \u215b\\frac{1}{8}
 \u2044/ \u2215/ \u2236: \u2019' \u2032' \u221b\\sqrt[3] \u2026... \u22ef... \u00a3\\pound \u20ac\\euro \u00a5\\yen
-\u20b9\\rupee \u00a2\\cent \ufeff \u200b \u200c \u2060
+\u20b9\\rupee \u00a2\\cent \u230a\\lfloor \u230b\\rfloor \u2308\\lceil \u2309\\rceil \ufeff \u200b \u200c \u2060
 """
 _UNICODE = str.maketrans(
     # The space behind a command keeps it apart from a letter that follows: ``\pi r``, not ``\pir``.
@@ -74,6 +74,7 @@ _REWRITES = [
         (r"\\phantom\s*(?:\{[^{}]*\}|\S)|\\(?:[hv](?:space|phantom)|label|tag|(?:text)?color)\*?\{[^{}]*\}", " "),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?|(?:display|text|script)style|(?:no)?limits)(?![a-zA-Z])\.?", " "),
         (r"\\(?:tiny|(?:script|footnote|normal)size|small|[lL]arge|LARGE|[hH]uge|ensuremath)(?![a-zA-Z])", " "),
+        (r"\\(?:checkmark|blacksquare|square|nonumber|notag)(?![a-zA-Z])", " "),
         (r"\\(?:hline|(?:math)?strut|q?quad)(?![a-zA-Z])|\\[()\[\]](?![a-zA-Z])|\\[,;:! ]|\$\$?|\\$", " "),
         (r"(\\begin\{array\})(?:\[\w\])?\{[^{}]*\}|(matrix)\*(\})(?: ?\[\w\])?", r"\1\2\3"),
         # {a \over b}, \frac 1 2, \frac12 and \frac1{2} are \frac{1}{2}.
@@ -118,7 +119,7 @@ _REPEATING = re.compile(
     r"(\d{0,20})\.(\d{0,20})(?:\\dot ?\{?(\d)\}?(\d{0,18})\\dot ?\{?(\d)\}?"
     r"|\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
 )
-_BARE_TEXT = re.compile(r"\\(?:rm|bf|it|vec)(?![a-zA-Z])")
+_BARE_TEXT = re.compile(r"\\(?:rm|bf|it|vec|math(?:bf|rm|it|sf)|boldsymbol|bm)(?![a-zA-Z])")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z_])(?<!\\begin\{)(?<!\\end\{)[A-Za-z]{2,}(?:'[a-z]+)?(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -330,12 +331,12 @@ def _with_unit(value: str, words: str) -> Notation:
     if set(counted) & _NO_UNIT or any(map(_PARTS.fullmatch, counted)) or not 0 < len(counted) <= 5:
         return Notation(f"{value}{_OPEN}{words}{_CLOSE}")
     # "miles per hour" is mi/h, and that has a name of its own.
-    parts = [_unit(part) for part in lowered.replace(" per ", "/").split("/")]
+    parts = [unit_name(part) for part in lowered.replace(" per ", "/").split("/")]
     name = "/".join(parts) if all(parts) else ""
     return Notation(value, _UNITS.get(name, name) or lowered, bool(name))
 
 
-def _unit(name: str) -> str:
+def unit_name(name: str) -> str:
     """The name that stands for all of one unit, with its power: ``cm^2`` for "sqcentimeters"; empty if unknown."""
     power = re.fullmatch(r"(sq|cu)?([a-z]+|%)(?:\^([23]))?", name)
     if name in _UNITS or not power or power[2] not in _UNITS:

@@ -18,10 +18,11 @@ from rewards.latex import parse
 from rewards.notation import NUMERALS, WORDS, notate
 
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
+_SIGNED = r"(?:-?\d+(?:\.\d+)?|\(-?\d+\))"
 # What counts as a plain number. A gold of this form wants an answer of this form: 8/2 is a number, 4+0 is a
 # calculation.
 _LITERAL = re.compile(
-    rf"\+?{_NUMBER}|-?\d+/-?\d+|-?\(?\d+/\d+\)?|-?\\frac\{{-?\d+(?:\.\d+)?\}}\{{-?\d+(?:\.\d+)?\}}"
+    rf"\+?{_NUMBER}|{_SIGNED}/{_SIGNED}|-?\(?\d+/\d+\)?|-?\(?\\frac\{{{_SIGNED}\}}\{{{_SIGNED}\}}\)?"
     r"|-?\d+ ?\\frac\{\d+\}\{\d+\}|-?\d+ \d+/\d+"
     rf"|-?{_NUMBER}(?:\\times|\\cdot|\*)10\^(?:\{{[-+]?\d+\}}|\d)"
 )
@@ -54,7 +55,13 @@ _SET_BUILDER = re.compile(
 # ]2,5[ for (2,5): a bracket that opens the wrong way, unless a bracket or union before it explains it.
 _FRENCH = re.compile(r"(?<![^]\[\u222a(p])([\[\]])([^\[\](){}]+,[^\[\](){}]+)([\[\]])")
 _REALS = between(*INFINITE)
-_SETS = {"\\mathbb{R}": _REALS, "all real number": _REALS, "\\emptyset": Region(()), "no solution": Region(())}
+_SETS = {
+    "\\mathbb{R}": _REALS,
+    "all real number": _REALS,
+    "\\emptyset": Region(()),
+    "no solution": Region(()),
+    "empty set": Region(()),
+}
 _BRACKETS = re.compile(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", re.DOTALL)
 _OPENING, _CLOSING, MAX_ITEMS = {"(", "[", "{"}, {")", "]", "}"}, 40
 
@@ -352,8 +359,10 @@ def _equation(text: str) -> Value | None:
     # "x \approx 187.5" states 187.5; in "\pi r^2 \approx 78.5" the exact value in front counts.
     first, approximately, last = text.partition("\\approx")
     if approximately:
-        name = _name(first)
-        return Named(name, read(last)) if name else read(first)
+        if name := _name(first):
+            return Named(name, read(last))
+        exact, rounded = read(first), read(last)
+        return exact if _near(exact, rounded) else Hedge((exact, rounded))
     pieces = split_at(text, "=")
     if len(pieces) < 2:
         return None
@@ -379,6 +388,16 @@ def _equation(text: str) -> Value | None:
     if isinstance(right, Sequence) and right.brackets == "()" and all(names) and len(names) == len(right.items):
         return Sequence("()", tuple(map(Named, names, right.items)))  # (x, y) = (3, 5)
     raise UndecidedError("an equation of something else than expressions")
+
+
+def _near(exact: Value, rounded: Value) -> bool:
+    """Whether one number may be rounded to the other; anything that is no number may be."""
+    if not (isinstance(exact, Expression) and isinstance(rounded, Expression)):
+        return True
+    if algebra.variables(exact.tree) or algebra.variables(rounded.tree):
+        return True
+    (left, right), *_ = algebra.evaluate((exact.tree, rounded.tree), {})
+    return abs(left - right) <= abs(left) / 10
 
 
 def _name(text: str) -> str:

@@ -122,9 +122,21 @@ WAYS_TO_WRITE = [
     ),
 ]  # fmt: skip
 
+SMALL_THINGS = [
+    *_each(C, "a letter that is the gold's unit", ("2500\\text{ m}", "2500 m"), ("2500\\text{ m}", "2500\\ \\mathrm{m}"), ("1\\text{ hour}", "1 h"), ("25\\text{ m}^2", "25 m^{2}")),
+    *_each(W, "a letter that is not the gold's unit", ("2500\\text{ m}", "2500 g"), ("2500\\text{ m}", "250 m"), ("2500", "2500m"), ("25\\text{ m}^2", "25 m"), ("25\\text{ m}", "25 m^2")),
+    *_each(C, "brackets around a sign", ("-\\frac12", "-(\\frac12)"), ("-\\frac12", "-\\left(\\frac{1}{2}\\right)"), ("-\\frac12", "(-1)/2"), ("-\\frac12", "\\frac{(-1)}{2}")),
+    *_each(W, "brackets around a sign", ("-\\frac12", "\\frac{(-1)}{(-2)}"), ("-\\frac12", "-(-1)/2"), ("\\frac12", "(1+0)/2")),
+    *_each(C, "signs that say nothing", ("5", "5\\checkmark"), ("5", "5 \\blacksquare"), ("5", "\\mathbf 5"), ("\\lfloor x\\rfloor", "\u230ax\u230b"), ("\\emptyset", "\\text{the empty set}")),
+    *_each(A, "a number is not rounded to another", ("5", "5 \\approx 6"), ("5", "5 \\approx 50")),
+    *_each(C, "a number and its rounding", ("\\frac13", "\\frac13 \\approx 0.33"), ("25\\pi", "25\\pi \\approx 78.5")),
+    *_each(C, "and has no order", ("\\text{John and Mary}", "\\text{Mary and John}"), ("\\text{II and III}", "\\text{III and II}")),
+    *_each(W, "and has no order", ("\\text{John and Mary}", "\\text{Mary and Bob}"), ("\\text{John and Mary}", "\\text{John}"), ("\\text{John and Mary}", "\\text{John or Mary}")),
+]  # fmt: skip
+
 EQUATIONS = [
     *_each(C, "the same curve", ("\\frac{x^2}{9}+\\frac{y^2}{4}=1", "4x^2+9y^2=36"), ("x^2+y^2=25", "2x^2=50-2y^2"), ("x^4+y^4=1", "3x^4=3-3y^4")),
     *_each(W, "another curve", ("\\frac{x^2}{9}+\\frac{y^2}{4}=1", "9x^2+4y^2=36"), ("x^2+y^2=25", "x^2=25+y^2"), ("x^4+y^4=1", "x^4+y^4=2")),
 ]  # fmt: skip
 
-FORMS = [*DOMAINS, *LONG, *WAYS_TO_WRITE, *EQUATIONS]
+FORMS = [*DOMAINS, *LONG, *WAYS_TO_WRITE, *SMALL_THINGS, *EQUATIONS]
