@@ -174,7 +174,7 @@ def run_seed(
 ) -> None:
     """Every arm of a study with one seed; an arm whose file is there already is not run again.
 
-    Where the base counts what it computes (``spend``), the last row of an arm says so, in tokens.
+    Where the base, or its ``speaker``, counts what it computes (``spend``), the last row of an arm says so, in tokens.
 
     Writes ``<arm>.json`` as each arm ends, and last ``result.json`` with rows and ``rows.jsonl`` with the samples.
     """
@@ -190,8 +190,8 @@ def run_seed(
             report(arm, i / len(study.ARMS), {})
             samples: list[dict[str, Any]] = []
             rows = [{"arm": arm, "seed": seed, "step": 0} | row for row in study.run(cfg, arm, seed, base, samples)]
-            if rows and hasattr(base, "spend"):
-                rows[-1] |= {f"{what}_tokens": n for what, n in asdict(base.spend()).items()}
+            if rows and (spend := getattr(getattr(base, "speaker", base), "spend", None)):
+                rows[-1] |= {f"{what}_tokens": n for what, n in asdict(spend()).items()}
             texts = [{"arm": arm, "seed": seed} | one for one in samples]
             write_json(path, plain({"rows": rows, "samples": texts}))
         found[arm] = json.loads(path.read_text(encoding="utf-8"))
