@@ -66,7 +66,7 @@ _REWRITES = [
         # The end of a matrix row with its spacing (``\\[4pt]``), before ``\[`` goes as a mark of mathematics.
         (r"\\\\\*? ?(?:\[[^\[\]]*\])?|\\cr(?![a-z])", r"\\newrow "),
         # Marks of quotation or emphasis around the whole, and a last line's end.
-        (r"^\s*([\"'`*]+|\u201c)(.+?)(?:\1|\u201d)\s*$", r"\2"),
+        (r"^\s*([\"'`*]+|\u201c)((?:(?!\1|\u201d).)+)(?:\1|\u201d)\s*$", r"\2"),
         (r"(?:\\newrow )+$", ""),
         # TeX's separators of thousands: ``1{,}000``, ``1,\!000``, ``1\,000``.
         (r"(?<=\d)(?:\{,\}|,\s?\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),

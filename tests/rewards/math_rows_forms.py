@@ -46,6 +46,10 @@ DOMAINS = _boxed([
     ("|x|+|y|=1", "|x+y|=2", W, "another curve"),
     ("|x|+|y|<1", "|x+y|<2", W, "another region"),
     ("5", "\\sqrt{x}=5", W, "an equation that is not solved"),
+    ("\\lceil x\\rceil", "\\lfloor x\\rfloor+1", W, "not at integers"),
+    ("-\\lfloor -x\\rfloor", "\\lceil x\\rceil", C, "at integers too"),
+    ("\\lfloor x+y\\rfloor", "\\lfloor x\\rfloor+\\lfloor y\\rfloor", W, "equal at integers only"),
+    ("\\lfloor x+1\\rfloor", "\\lfloor x\\rfloor+1", C, "a step of one"),
     ("\\frac{|a|}{a}\\cdot\\frac{|b|}{b}", "1", W, "equal only where the signs agree"),
 ])  # fmt: skip
 
@@ -103,7 +107,7 @@ WAYS_TO_WRITE = [
         ("12", "\\ensuremath{12}"), ("f'", "f'"), ("\\text{Yes}", "**\"Yes\"**"),
     ),
     *_each(W, "marks around the whole",
-        ("12", "**13**"), ("12", "12'"), ("12", "12\""), ("12", "'12"), ("12", "**1** 2"),
+        ("12", "**13**"), ("12", "12'"), ("12", "12\""), ("12", "'12"), ("12", "'1' 2"), ("12", "'1' and '2'"), ("12", "**1** 2"),
     ),
     *_each(C, "letters of choices and articles",
         ("\\text{A, C}", "\\text{(A), (C)}"), ("\\text{circle}", "\\text{a circle}"), ("\\text{the origin}", "origin"),
