@@ -90,9 +90,34 @@ def refuse_wrong_environment(config: schema.EnvConfig) -> None:
         envs.make_taskset(settled.id, settled.task_options, settled.seeds)
 
 
+MOVABLE = {schema.OptimConfig: "optim", schema.StageConfig: "algorithm.stages", schema.TermConfig: "algorithm.terms"}
+"""Parts of a config that stand in several places, with what they are called in their own errors."""
+
+
+def refuse_wrong_parts(node: Any, key: str) -> None:
+    """Raises ValueError for a value out of range in a part that may stand in several places, by its whole key here."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    for name in node:  # inner ones first, which know best what is wrong
+        refuse_wrong_parts(node._get_node(name), f"{key}.{name}" if key else str(name))
+    own = MOVABLE.get(OmegaConf.get_type(node) or dict)
+    if own is None:
+        return
+    try:
+        OmegaConf.to_object(node)
+    except ValueError as error:
+        said = explain(error)
+        raise ValueError(key + said.removeprefix(own) if said.startswith(own) else said) from None
+
+
 def refuse_wrong_numbers(cfg: DictConfig) -> None:
     """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
     arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
+    for key in cfg:
+        if key != "arms":
+            refuse_wrong_parts(cfg._get_node(key), str(key))
+    for key, arm in arms.items():
+        refuse_wrong_parts(arm, key)
     nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
     if issubclass(OmegaConf.get_type(cfg) or dict, schema.RunConfig):
         schema.RunConfig(cfg.seed, cfg.threads)
@@ -110,7 +135,8 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
             else:
                 OmegaConf.to_object(node)
         except ValueError as error:
-            raise ValueError(f"{where}: {explain(error)}" if where in arms else explain(error)) from None
+            said = explain(error)
+            raise ValueError(of_arm(where.removeprefix("arms."), said) if where in arms else said) from None
 
 
 def refuse_wrong_arms(cfg: DictConfig) -> None:
@@ -125,7 +151,8 @@ def refuse_wrong_arms(cfg: DictConfig) -> None:
 
 def of_arm(name: str, said: str) -> str:
     """What was said of an algorithm or an offline method, with the keys that it has as an arm of a comparison."""
-    return f"arms.{name}: " + re.sub(r"(?<![\w.])(?:algorithm|offline)\.(?=\w)", f"arms.{name}.", said)
+    said = re.sub(r"(?<![\w.])(?:algorithm|offline)\.(?=\w)", f"arms.{name}.", said)
+    return said if said.startswith(f"arms.{name}.") else f"arms.{name}: {said}"
 
 
 def refuse_missing_files(cfg: DictConfig) -> None:

@@ -205,7 +205,7 @@ finally:
         (["experiments.compare", "env=rows", "env.options.path=./nowhere.jsonl"], "there is no such file or folder"),
         (["experiments.tune", "trials=0"], "error: trials=0: must be positive"),
         (["experiments.train", "training.episodes=0"], "error: training.episodes=0: must be positive"),
-        (["experiments.compare", "arms.score.optim.lr=-1"], "arms.score: optim.lr=-1.0: must be positive"),
+        (["experiments.compare", "arms.score.optim.lr=-1"], "error: arms.score.optim.lr=-1.0: must be positive"),
         (["experiments.compare", "executor_options.gpus=0"], "executor_options.gpus=0: a list is needed here"),
         (["experiments.plan", "train", "plan.steps=0"], "error: plan.steps=0: must be positive"),
         (["experiments.plan", "train", "plan.processes=2"], "plan.processes: steps are taken by one process; set plan"),
