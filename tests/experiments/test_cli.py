@@ -269,7 +269,10 @@ def test_an_error_that_says_its_reason_says_it_once(said, cause):
     ("arguments", "message"),
     [
         (["env=repair", "engine=vllm_http", "engine.urls=[http://127.0.0.1:9]", "engine.weights_dir=."], "refused"),
-        (["env=openenv", "env.options.url=http://127.0.0.1:9"], "env=openenv needs the package openenv"),
+        (
+            ["env=openenv", "env.options.url=http://127.0.0.1:9", "model=path", "model.path=models/modchain"],
+            "env=openenv needs the package openenv",
+        ),
     ],
 )
 def test_what_a_machine_lacks_is_one_sentence(arguments, message, tmp_path):
