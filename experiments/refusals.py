@@ -67,7 +67,7 @@ def refuse_unknown_names(cfg: DictConfig) -> None:
     """
     if cfg.get("plugins") or "torch" in sys.modules:
         return
-    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
+    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.get("arms") or ()}
     groups = {"algorithm": schema.AlgorithmConfig, "offline": schema.OfflineConfig}
     for key, known in lookups(ROOT / f"{name}.py" for name in NAMED).items():
         group, _, rest = key.partition(".")
@@ -112,13 +112,11 @@ def refuse_wrong_parts(node: Any, key: str) -> None:
 
 def refuse_wrong_numbers(cfg: DictConfig) -> None:
     """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
-    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
-    for key in cfg:
-        if key != "arms":
-            refuse_wrong_parts(cfg._get_node(key), str(key))
-    for key, arm in arms.items():
-        refuse_wrong_parts(arm, key)
-    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
+    arms = {f"arms.{name}": name for name in cfg.get("arms") or ()}  # what is not included is looked at as well
+    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg if key != "arms"}
+    nodes |= {where: cfg.arms[name] for where, name in arms.items()}
+    for where, node in nodes.items():
+        refuse_wrong_parts(node, str(where))
     if issubclass(OmegaConf.get_type(cfg) or dict, schema.RunConfig):
         schema.RunConfig(cfg.seed, cfg.threads)
     for where, node in nodes.items():
@@ -135,8 +133,7 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
             else:
                 OmegaConf.to_object(node)
         except ValueError as error:
-            said = explain(error)
-            raise ValueError(of_arm(where.removeprefix("arms."), said) if where in arms else said) from None
+            raise ValueError(of_arm(arms[where], explain(error)) if where in arms else explain(error)) from None
 
 
 def refuse_wrong_arms(cfg: DictConfig) -> None:
@@ -170,7 +167,16 @@ def refuse_missing_files(cfg: DictConfig) -> None:
 
 
 def refuse_unknown_arms(cfg: Any) -> None:
-    """Raises UserError if ``include`` names an arm that there is not."""
+    """Raises UserError if ``include`` names an arm that there is not, or ``arms`` has an entry that is none."""
+    from experiments.jobs import ARMS  # which imports this module
+
     for name in cfg.include:
         if name not in cfg.arms:
             raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
+    ours = [name for name, entry in cfg.arms.items() if is_dataclass(OmegaConf.get_type(entry) or entry)]
+    for name, entry in cfg.arms.items():
+        if name not in ours and (not hasattr(entry, "get") or entry.get("kind") not in ARMS):
+            raise UserError(
+                f"arms.{name}: there is no such arm{nearest(name, ours)} "
+                f"One of your own says kind=..., one of {', '.join(ARMS)}"
+            )
