@@ -7,7 +7,7 @@ this machine or on a cluster. What is finished stays finished: an interrupted co
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from envs.prompts import get_prompts
 from experiments.cli import UserError, console, entry_point, resolved_yaml
-from experiments.executors import EXECUTORS, Executor
+from experiments.executors import Executor, running
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
 from experiments.planned import PLANNED, lines
@@ -180,6 +180,12 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
     return failed
 
 
+def say_crashed(errors: Mapping[str, str]) -> None:
+    """Prints the last line of what each job that crashed ended with."""
+    for who, error in errors.items():
+        console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
+
+
 def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[Job]:
     """One table of correctors and authors per seed, over the arms that have finished."""
     if not cfg.cross or cfg.env.attempts < 2:
@@ -251,9 +257,8 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     """Runs what is not finished yet in a comparison's folder, and reports."""
     from experiments.report import write_report
 
-    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
     began, crashed = time.perf_counter(), {}
-    try:
+    with running(cfg, folder) as executor:
         # What is finished already must have been run with the config that is asked for now.
         jobs = plan(cfg, folder, executor.threads)
         done = [job for job in jobs if job.is_done]
@@ -276,10 +281,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
             with Display(console, one_run=False) as display:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)
-    finally:
-        executor.stop()
-    for who, error in crashed.items():
-        console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
+    say_crashed(crashed)
     console.print(
         f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs; now the tables and figures", highlight=False
     )
