@@ -46,7 +46,8 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
 def in_lines(table: Table) -> list[list[str]]:
     """Header and rows of a table, each cell in one line: what stands under a number, its interval, in brackets."""
     header, rows = table.flat()
-    return [header, *([cell.replace("\n", " [", 1) + "]" * ("\n" in cell) for cell in row] for row in rows)]
+    cells = ([cell.split("\n") for cell in row] for row in rows)
+    return [header, *([value + "".join(f" [{one}]" for one in below) for value, *below in row] for row in cells)]
 
 
 def _write_table(table: Table, folder: Path) -> list[Path]:
