@@ -26,7 +26,7 @@ from experiments.jobs import Job
 from experiments.progress import Display
 from experiments.report import write_exhibits
 from experiments.schema import StudyConfig, StudySeedConfig
-from experiments.studies import FULL, load, refuse_unknown_settings, settings_of
+from experiments.studies import FULL, load, refuse_wrong_settings, settings_of
 from rewards import nearest
 from rl.analysis.claims import Figure, Finding, judge
 from rl.tracking import describe_run, write_json
@@ -70,7 +70,7 @@ def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
 
 def run(cfg: StudyConfig) -> Path:
     """Runs what is not finished yet, and says what the data say of the claims; returns the folder."""
-    refuse_unknown_settings(cfg.study.name, cfg.size, chosen(cfg))
+    refuse_wrong_settings(cfg.study.name, cfg.size, chosen(cfg))  # before torch is loaded
     from experiments.folders import open_run
 
     settings = settings_of(load(cfg.study.name, cfg.size), chosen(cfg))  # what is wrong is said before a folder is made
