@@ -76,12 +76,15 @@ class TaskSet(Protocol):
 
     def load(self, split: Split) -> Sequence[Task]:
         """All tasks of a split. Splits must not share a question."""
+        ...
 
     def verify(self, task: Task, response: str) -> Score:
         """What one response to a task is worth."""
+        ...
 
     def gold_response(self, task: Task) -> str:
         """A response that ``verify`` must accept: the contract test's proof that the task can be solved."""
+        ...
 
 
 class StopReason(StrEnum):
@@ -125,6 +128,8 @@ class TextEnv(Protocol):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an episode; ``options["task"]`` is a :class:`Task`, or ``seed`` draws one."""
+        ...
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Takes the policy's text: new messages, reward, terminated, truncated, info."""
+        ...

@@ -32,9 +32,11 @@ class JobHandle(Protocol):
 
     def done(self) -> bool:
         """Whether it has ended, well or not."""
+        ...
 
     def exception(self) -> BaseException | None:
         """What it ended with."""
+        ...
 
 
 class Executor(Protocol):
@@ -44,9 +46,11 @@ class Executor(Protocol):
 
     def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """Hands jobs over; returns at once."""
+        ...
 
     def stop(self) -> None:
         """Ends what is not done; returns when it has ended."""
+        ...
 
 
 EXECUTORS: Lookup[Callable[[Any, Path], Executor]] = Lookup("executor")

@@ -36,9 +36,11 @@ class Arm(Protocol):
 
     def budget(self, match: str) -> int:
         """What a run spends, exactly: sampled episodes, or optimiser steps for ``updates``; 0 if it trains nothing."""
+        ...
 
     def run(self, seed: int, folder: Path, report: Report) -> None:
         """Does the work; ``result.json``, ``rows.jsonl`` and the policy are in the folder afterwards."""
+        ...
 
 
 ARMS: Lookup[Callable[..., Arm]] = Lookup("arms.<name>.kind")

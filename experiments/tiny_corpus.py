@@ -40,9 +40,11 @@ class Corpus(Protocol):
 
     def tasks(self, rng: random.Random, n: int) -> list[Task]:
         """Training questions only."""
+        ...
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
         """One document a task. ``drafts``: two samples a task by the model itself, once it can."""
+        ...
 
 
 @runtime_checkable
@@ -51,9 +53,11 @@ class SteeredCorpus(Corpus, Protocol):
 
     def probes(self, rng: random.Random, n: int) -> list[Document]:
         """Conversations of equal length in tokens, whose last attempt is in the mode."""
+        ...
 
     def steer(self, probability: float) -> None:
         """Sets the mode's share of the documents, given the model's mean probability of choosing it at the probes."""
+        ...
 
 
 class DrawnCorpus:

@@ -183,9 +183,11 @@ class Stateful(Protocol):
 
     def state(self) -> dict[str, Any]:
         """Everything but the tensors of :meth:`tensors`, this process's part of it."""
+        ...
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moments and other tensors by name, live: they are read from and written to in place."""
+        ...
 
     def load_state(
         self, shared: dict[str, Any], parts: Sequence[dict[str, Any]], fill: Callable[[dict[str, Tensor]], None]
@@ -198,6 +200,7 @@ class Stateful(Protocol):
                 number all of them on the main process and none on the others.
             fill: Reads the checkpoint into tensors; to be called with :meth:`tensors`.
         """
+        ...
 
 
 class Checkpoints:

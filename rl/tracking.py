@@ -136,12 +136,15 @@ class Mirror(Protocol):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line of metrics."""
+        ...
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """Rows with the same columns."""
+        ...
 
     def close(self) -> None:
         """Flushes."""
+        ...
 
 
 class Tracker:

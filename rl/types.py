@@ -355,24 +355,31 @@ class Engine(Protocol):
     @property
     def pending(self) -> int:
         """Requests without an answer."""
+        ...
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queues requests."""
+        ...
 
     def step(self) -> list[Completion]:
         """Works for a while and returns the completions that finished, none perhaps."""
+        ...
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Makes later samples come from these weights, stamped with this version."""
+        ...
 
     def sleep(self) -> None:
         """Frees what it can until ``wake``."""
+        ...
 
     def wake(self) -> None:
         """Ends ``sleep``."""
+        ...
 
     def close(self) -> None:
         """Releases everything."""
+        ...
 
 
 @dataclass(slots=True)

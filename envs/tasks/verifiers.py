@@ -37,12 +37,15 @@ class RowVerifier(Protocol):
 
     def gold(self, cell: Any) -> str:
         """A cell of the answer column as the gold of a task; raises ValueError, with what to do, if it is none."""
+        ...
 
     def verify(self, task: Task, response: str) -> Score:
         """See :class:`envs.TaskSet`."""
+        ...
 
     def gold_response(self, task: Task) -> str:
         """See :class:`envs.TaskSet`."""
+        ...
 
 
 VERIFIERS: Lookup[Any] = Lookup("env.options.verify")

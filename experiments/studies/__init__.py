@@ -62,9 +62,11 @@ class Study(Protocol):
 
     def prepare(self, cfg: Any, seed: int) -> Any:
         """What the arms of a seed have in common."""
+        ...
 
     def run(self, cfg: Any, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One arm with one seed: its rows, each with ``arm``, ``seed``, ``step`` and what was measured."""
+        ...
 
 
 def refuse_wrong_settings(name: str, size: str, given: Mapping[str, Any]) -> None:

@@ -103,9 +103,11 @@ class Writer(Protocol):
 
     def write(self, n: int, temperature: float) -> np.ndarray:
         """``n`` rows."""
+        ...
 
     def measure(self, written: np.ndarray) -> dict[str, float]:
         """What it has kept of the real language; ``written`` are as many of its rows as there are real ones."""
+        ...
 
 
 class Transformer:

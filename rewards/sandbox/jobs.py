@@ -146,16 +146,21 @@ class Runner(Protocol):
     @property
     def mode(self) -> Mode | str:
         """The isolation."""
+        ...
 
     @property
     def layers(self) -> list[str]:
         """What it consists of."""
+        ...
 
     def submit(self, job: Job, limits: Limits) -> "Future[Outcome]":
         """Queues a program."""
+        ...
 
     def run(self, job: Job, limits: Limits) -> Outcome:
         """Runs one program and waits for it."""
+        ...
 
     def close(self) -> None:
         """Ends it."""
+        ...
