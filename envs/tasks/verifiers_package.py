@@ -50,7 +50,8 @@ class VerifiersTasks:
             from verifiers.v1.utils.loaders import taskset_class  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError(
-                "env=verifiers needs the package verifiers: pip install 'verifiers>=0.4,<0.5'", name="verifiers"
+                f"env=verifiers needs the package verifiers: pip install 'verifiers>=0.4,<0.5' ({error})",
+                name="verifiers",
             ) from error
         try:
             cls = taskset_class(name)

@@ -207,7 +207,7 @@ finally:
         (["experiments.compare", "env=rows", "env.options.path=./nowhere.jsonl"], "there is no such file or folder"),
         (["experiments.tune", "trials=0"], "error: trials=0: must be positive"),
         (["experiments.train", "training.episodes=0"], "error: training.episodes=0: must be positive"),
-        (["experiments.compare", "arms.score.optim.lr=-1"], "arms.score: optim.lr=-1.0: must be positive"),
+        (["experiments.compare", "arms.score.optim.lr=-1"], "error: arms.score.optim.lr=-1.0: must be positive"),
         (["experiments.compare", "arms.star.iterations=0"], "error: arms.star.iterations=0: must be positive"),
         (["experiments.compare", "arms.dpo.beta=-1"], "error: arms.dpo.beta=-1.0: must be positive"),  # not included
         (["experiments.compare", "arms.dpo.rule=stars"], "arms.dpo.rule=stars: unknown; did you mean 'star'?"),
@@ -269,7 +269,10 @@ def test_an_error_that_says_its_reason_says_it_once(said, cause):
     ("arguments", "message"),
     [
         (["env=repair", "engine=vllm_http", "engine.urls=[http://127.0.0.1:9]", "engine.weights_dir=."], "refused"),
-        (["env=openenv", "env.options.url=http://127.0.0.1:9"], "env=openenv needs the package openenv"),
+        (
+            ["env=openenv", "env.options.url=http://127.0.0.1:9", "model=path", "model.path=models/modchain"],
+            "env=openenv needs the package openenv",
+        ),
     ],
 )
 def test_what_a_machine_lacks_is_one_sentence(arguments, message, tmp_path):
