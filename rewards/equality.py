@@ -93,7 +93,8 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
 def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     kinds, names, theirs = {gold.brackets, answer.brackets}, _names(gold.items), _names(answer.items)
     if kinds == {"()", "matrix"}:
-        return _sequences(_column(gold), _column(answer), strict)
+        columns = _column(gold), _column(answer)
+        return columns[0].brackets == columns[1].brackets and _sequences(*columns, strict)
     listed = theirs if gold.brackets else names
     # "x=3, y=-7" may stand for the point (3, -7) if the names are letters, all different. The mark of words sorts
     # behind every letter, so that "3 apples, 5 pears" is no point.
