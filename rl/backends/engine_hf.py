@@ -26,7 +26,8 @@ from rl.backends.trunk import call_decoder, keeps_everything, key_width, trunk_o
 from rl.types import Completion, Finish, Request
 
 MAX_BYTES = 2 * 2**30
-"""Keys and values held at most; turns beyond it are read again. What is held changes no result, only work."""
+"""Keys and values of finished turns held at most, without the room behind them; turns beyond it are read again. What is
+held changes no result, only work."""
 BATCH_BYTES = 2**30
 """Keys and values of the rows that are decoded together on a CPU: a cache that grows is copied, so that two or three
 times as much is needed, and the host's memory belongs to other processes too. A GPU's belongs to the run."""

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rl.backends.engine_hf import BATCH_BYTES, MAX_BYTES
 from rl.backends.policy import BLOCK_ENTRIES
+from rl.backends.products import MIN_STEPS, MIN_WEIGHTS, prefers_onednn
 from rl.backends.trunk import key_width
 from rl.config import ModelConfig, OptimConfig, SFTConfig, TrainConfig
 from rl.offline import KEEP_RULES
@@ -35,6 +36,7 @@ class Sizes:
         keys: Width of the keys of a layer, all heads together; values are as wide.
         vocabulary: Tokens.
         bytes: Of a weight.
+        packed: Parameters of the layers that are laid out anew while a CPU decodes.
     """
 
     parameters: int
@@ -45,6 +47,7 @@ class Sizes:
     keys: int
     vocabulary: int
     bytes: int
+    packed: int = 0
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Sizes":
@@ -62,11 +65,15 @@ class Sizes:
             empty = AutoModelForCausalLM.from_config(config)
         text: Any = config.get_text_config()
         experts = getattr(text, "num_experts_per_tok", None) or 1
-        wanted, rank, adapters = model.lora.targets, model.lora.rank, 0
+        wanted, rank, adapters, packed = model.lora.targets, model.lora.rank, 0, 0
         for name, module in empty.named_modules():
             last = name.rpartition(".")[2]
-            if rank and isinstance(module, torch.nn.Linear) and (last in wanted if wanted else last != "lm_head"):
+            if not isinstance(module, torch.nn.Linear):
+                continue
+            if rank and (last in wanted if wanted else last != "lm_head"):
                 adapters += rank * (module.in_features + module.out_features)
+            if type(module) is torch.nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
+                packed += module.weight.numel()
         return cls(
             parameters=sum(parameter.numel() for parameter in empty.parameters()),
             adapters=adapters,
@@ -76,6 +83,7 @@ class Sizes:
             keys=key_width(text),
             vocabulary=text.vocab_size,
             bytes=torch.empty(0, dtype=getattr(torch, model.dtype)).element_size(),
+            packed=packed if model.dtype == "float32" and prefers_onednn() else 0,
         )
 
 
@@ -180,17 +188,37 @@ def rows_at_once(max_batch_size: int, sizes: Sizes, length: float, on_cpu: bool)
     return min(max_batch_size, max(1, int(BATCH_BYTES / row))) if on_cpu else max_batch_size
 
 
+def _room(sizes: Sizes, length: float) -> float:
+    """Keys and values of a row, with the columns that are held behind them (see ``RoomyLayer``)."""
+    return 2 * sizes.layers * sizes.keys * sizes.bytes * (1.25 * length + 16)
+
+
+def kept_turns(max_batch_size: int, sizes: Sizes, load: Load, on_cpu: bool) -> float:
+    """Bytes of keys and values of turns that have ended and wait in the engine's store, while a batch is decoded.
+
+    Before a next turn those of *all* rows wait, however few are decoded together; rows of one turn wait in vain, as
+    soon as another batch is decoded.
+    """
+    ahead = len(load.answers) > 1
+    rows = load.rows - (0 if ahead else rows_at_once(max_batch_size, sizes, load.length, on_cpu))
+    length = max(1.0, load.length - (load.answers[-1] if ahead else 0.0))
+    # The store counts what it holds without the room behind it.
+    most = MAX_BYTES / (2 * sizes.layers * sizes.keys * sizes.bytes * length)
+    return max(0.0, min(rows, most)) * _room(sizes, length)
+
+
 def _sampling(config: Any, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, float]:
     """Keys and values with their room to grow, and what drawing a token of every row takes."""
-    if config.engine.name != "hf":  # an engine of its own: what it takes is its own setting
+    engine = config.engine
+    if engine.name != "hf":  # an engine of its own: what it takes is its own setting
         return {}
-    rows = min(load.rows, rows_at_once(config.engine.max_batch_size, sizes, load.length, on_cpu))
-    cache = 2 * sizes.layers * sizes.keys * sizes.bytes * rows  # per token of every row
-    # Earlier turns wait for the next one in the engine's store; what the last turn read is in the batch's own cache.
-    kept = min(MAX_BYTES, cache * (load.length - load.answers[-1])) if len(load.answers) > 1 else 0.0
+    rows = min(load.rows, rows_at_once(engine.max_batch_size, sizes, load.length, on_cpu))
+    cache = rows * _room(sizes, load.length) + kept_turns(engine.max_batch_size, sizes, load, on_cpu)
     # A row's log-probs in float32, and twice in float64 to sum them up.
     drawing = rows * sizes.vocabulary * (2 * sizes.bytes + 4 + 16)
-    return {"key-value cache": 1.25 * cache * load.length + kept, "logits": drawing, "scratch": BLOCK}
+    packs = on_cpu and max(config.env.max_new_tokens) >= MIN_STEPS
+    packed = {"weights to decode with": sizes.packed * sizes.bytes} if packs and sizes.packed else {}
+    return {"key-value cache": cache, "logits": drawing, "scratch": BLOCK} | packed
 
 
 def _passes(sizes: Sizes, optim: OptimConfig, tokens: float, logits: float) -> dict[str, float]:
