@@ -15,7 +15,7 @@ LAYERS = ("rewards", "envs", "rl", "experiments")
 def on_files(files: Files, config: Any) -> Files:
     """Adds ``index.md``, ``notebooks/<name>.md`` and ``reference/<module>.md`` without writing them to disk."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    readme = re.sub(r"\]\(docs/([\w./#-]+)\)", r"](\1)", readme)
+    readme = re.sub(r"\]\(docs/([\w./#-]+)\)", r"](\1)", readme).replace('<img src="docs/', '<img src="')
     readme = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", readme)
     # What the README links to outside of docs/ (CONTRIBUTING.md) is no page of the site.
     readme = re.sub(r"\[([^]]+)\]\(([A-Z]+\.md)\)", r"`\1`", readme)
@@ -65,7 +65,8 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Takes the roles of docstrings, which another tool reads, away from the names that they stand before."""
+    """Keeps the bounds of an interval on one line, and takes away the roles of docstrings, which another tool reads."""
+    html = re.sub(r"\[[+-]?[\d.]+, [+-]?[\d.]+\](?![^<]*(?:>|</code>))", r'<span class="interval">\g<0></span>', html)
     return re.sub(r":(?:attr|class|data|exc|func|meth|mod):\s?<code>~?", "<code>", html)
 
 

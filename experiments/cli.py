@@ -196,7 +196,7 @@ def _end(error: Exception) -> None:
     """Ends the program with a message, if the user can mend what is wrong; else lets the error through."""
     # What a user's config, data or machine can cause. Anything else is a fault of the program and keeps its traceback.
     kinds: tuple[type[BaseException], ...] = (UserError, ValueError, TypeError, KeyError, FileNotFoundError)
-    kinds += (FileExistsError, ModuleNotFoundError, SandboxError, HydraException, OmegaConfBaseException)
+    kinds += (FileExistsError, ImportError, ConnectionError, SandboxError, HydraException, OmegaConfBaseException)
     for module, name in (("rl.types", "RunStoppedError"), ("rl.backends.engine_vllm_http", "ReplicaError")):
         if module in sys.modules:  # else nothing can have raised it
             kinds += (getattr(sys.modules[module], name),)

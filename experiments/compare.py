@@ -7,12 +7,13 @@ this machine or on a cluster. What is finished stays finished: an interrupted co
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from rich.markup import escape
 
 from envs.prompts import get_prompts
 from experiments.cli import UserError, console, entry_point, resolved_yaml
@@ -24,7 +25,6 @@ from experiments.progress import Display, print_table, skipped_stages, uneven_bu
 from experiments.refusals import of_arm, refuse_unknown_arms
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
-from rewards import nearest
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.config.idle import notes_on
 from rl.tracking import describe_run
@@ -85,11 +85,7 @@ def shared_by_arms(cfg: ArmsConfig, threads: int) -> dict[str, Any]:
 
 
 def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """Kind, config and further options of an arm, from its entry in ``arms``.
-
-    Raises:
-        UserError: If the entry is none, or there is no such arm.
-    """
+    """Kind, config and further options of an arm, from its entry in ``arms``."""
     if isinstance(entry, AlgorithmConfig):
         return "online", TrainConfig(algorithm=entry, training=cfg.training, **shared), {}
     if isinstance(entry, OfflineConfig):
@@ -98,19 +94,10 @@ def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -
     if isinstance(entry, PromptingConfig):
         changed = _asked_otherwise(entry, cfg) if name in cfg.include else cfg.env
         return "as_it_is", RunConfig(**{**shared, "env": changed}), {}
-    if isinstance(entry, dict) and entry.get("kind") in ARMS:  # of another module
-        kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}
-        known = {"training": cfg.training} | shared
-        schema = ARMS[kind].schema  # type: ignore[attr-defined]
-        return (
-            kind,
-            schema(**{key: value for key, value in known.items() if key in schema.__dataclass_fields__}),
-            options,
-        )
-    raise UserError(
-        f"arms.{name}: there is no such arm{nearest(name, [one for one in cfg.arms if is_dataclass(cfg.arms[one])])} "
-        f"One of your own says kind=..., one of {', '.join(ARMS)}"
-    )
+    kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}  # of another module
+    known = {"training": cfg.training} | shared
+    schema = ARMS[kind].schema  # type: ignore[attr-defined]
+    return kind, schema(**{key: known[key] for key in known if key in schema.__dataclass_fields__}), options
 
 
 def _asked_otherwise(arm: PromptingConfig, cfg: ArmsConfig) -> EnvConfig:
@@ -178,6 +165,15 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
             if error:
                 failed[who] = error
     return failed
+
+
+def say_crashed(crashed: Mapping[str, str]) -> None:
+    """Prints the last line of every error once, after all jobs that ended with it."""
+    who_of: dict[str, list[str]] = {}
+    for who, error in crashed.items():
+        who_of.setdefault(error.strip().splitlines()[-1], []).append(who)
+    for error, every in who_of.items():
+        console.print(f"[red]{', '.join(every)} crashed:[/] {escape(error)}", highlight=False, soft_wrap=True)
 
 
 def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[Job]:
@@ -278,8 +274,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)
     finally:
         executor.stop()
-    for who, error in crashed.items():
-        console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
+    say_crashed(crashed)
     console.print(
         f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs; now the tables and figures", highlight=False
     )

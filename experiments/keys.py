@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rewards import nearest
 from rl import config as schema
@@ -156,19 +158,22 @@ def _in_free_mapping(path: list[str], schema: Any) -> bool:
 
 
 def explain(error: BaseException, known: Iterable[str] = ()) -> str:
-    """One sentence about what Hydra or OmegaConf refused, if its kind is known; else the whole chain of messages.
+    """One sentence about what Hydra or OmegaConf refused, if its kind is known; else the messages of its chain.
 
     Args:
         error: What was raised.
         known: Whole keys of the config, without what was wrong with it.
     """
-    # Hydra wraps OmegaConf's errors, whose own text says what is wrong; repetitions and templates are left out.
+    # Hydra wraps OmegaConf's errors, whose own text says what is wrong; repetitions and templates are left out. Any
+    # other error says its reason itself, in its own words: what it was raised from would say it a second time.
     messages: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
         text = str(cause).strip()
         if text and "$VALUE" not in text and not any(text in earlier for earlier in messages):
             messages.append(text)
+        if not isinstance(cause, HydraException | OmegaConfBaseException):
+            break
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     text, keys = "\n".join(messages), list(known)
     if plain := _plainly(error, text, keys):

@@ -135,7 +135,8 @@ class Display:
             print_table(header, lines, self._console, f"{result.arm}, seed {result.seed}")
         if line := throughput(result.totals):
             self._console.print(line, highlight=False)
-        if said := result.notes.get("broken_off"):
+        # Where no episode counts at all, that is the error with which the run ends.
+        if (said := result.notes.get("broken_off")) and any(summary["n"] for summary in summaries.values()):
             self._console.print(Text.assemble(("warning: ", "yellow"), said))
         for line in result.notes.get("health", []):
             self._console.print(Text.assemble(("health: ", "yellow"), line))

@@ -67,7 +67,7 @@ def refuse_unknown_names(cfg: DictConfig) -> None:
     """
     if cfg.get("plugins") or "torch" in sys.modules:
         return
-    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
+    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.get("arms") or ()}
     groups = {"algorithm": schema.AlgorithmConfig, "offline": schema.OfflineConfig}
     for key, known in lookups(ROOT / f"{name}.py" for name in NAMED).items():
         group, _, rest = key.partition(".")
@@ -92,8 +92,9 @@ def refuse_wrong_environment(config: schema.EnvConfig) -> None:
 
 def refuse_wrong_numbers(cfg: DictConfig) -> None:
     """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
-    arms = {f"arms.{name}": cfg.arms[name] for name in cfg.include} if "arms" in cfg and "include" in cfg else {}
-    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg} | arms
+    arms = {f"arms.{name}": name for name in cfg.get("arms") or ()}  # what is not included is looked at as well
+    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg}
+    nodes |= {where: cfg.arms[name] for where, name in arms.items()}
     if issubclass(OmegaConf.get_type(cfg) or dict, schema.RunConfig):
         schema.RunConfig(cfg.seed, cfg.threads)
     for where, node in nodes.items():
@@ -110,7 +111,7 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
             else:
                 OmegaConf.to_object(node)
         except ValueError as error:
-            raise ValueError(f"{where}: {explain(error)}" if where in arms else explain(error)) from None
+            raise ValueError(of_arm(arms[where], explain(error)) if where in arms else explain(error)) from None
 
 
 def refuse_wrong_arms(cfg: DictConfig) -> None:
@@ -125,7 +126,8 @@ def refuse_wrong_arms(cfg: DictConfig) -> None:
 
 def of_arm(name: str, said: str) -> str:
     """What was said of an algorithm or an offline method, with the keys that it has as an arm of a comparison."""
-    return f"arms.{name}: " + re.sub(r"(?<![\w.])(?:algorithm|offline)\.(?=\w)", f"arms.{name}.", said)
+    said = re.sub(r"(?<![\w.])(?:algorithm|offline)\.(?=\w)", f"arms.{name}.", said)
+    return said if said.startswith(f"arms.{name}.") else f"arms.{name}: {said}"
 
 
 def refuse_missing_files(cfg: DictConfig) -> None:
@@ -143,7 +145,16 @@ def refuse_missing_files(cfg: DictConfig) -> None:
 
 
 def refuse_unknown_arms(cfg: Any) -> None:
-    """Raises UserError if ``include`` names an arm that there is not."""
+    """Raises UserError if ``include`` names an arm that there is not, or ``arms`` has an entry that is none."""
+    from experiments.jobs import ARMS  # which imports this module
+
     for name in cfg.include:
         if name not in cfg.arms:
             raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
+    ours = [name for name, entry in cfg.arms.items() if is_dataclass(OmegaConf.get_type(entry) or entry)]
+    for name, entry in cfg.arms.items():
+        if name not in ours and (not hasattr(entry, "get") or entry.get("kind") not in ARMS):
+            raise UserError(
+                f"arms.{name}: there is no such arm{nearest(name, ours)} "
+                f"One of your own says kind=..., one of {', '.join(ARMS)}"
+            )

@@ -19,14 +19,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments.cli import UserError, console, entry_point, resolved_yaml
-from experiments.compare import refuse_changed_config, run_jobs
+from experiments.compare import refuse_changed_config, run_jobs, say_crashed
 from experiments.evidence.studies import exhibits, overview, study_page
 from experiments.executors import EXECUTORS
 from experiments.jobs import Job
 from experiments.progress import Display
 from experiments.report import write_exhibits
 from experiments.schema import StudyConfig, StudySeedConfig
-from experiments.studies import FULL, load, refuse_unknown_settings, settings_of
+from experiments.studies import FULL, load, refuse_wrong_settings, settings_of
 from rewards import nearest
 from rl.analysis.claims import Figure, Finding, judge
 from rl.tracking import describe_run, write_json
@@ -70,7 +70,7 @@ def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
 
 def run(cfg: StudyConfig) -> Path:
     """Runs what is not finished yet, and says what the data say of the claims; returns the folder."""
-    refuse_unknown_settings(cfg.study.name, cfg.size, chosen(cfg))
+    refuse_wrong_settings(cfg.study.name, cfg.size, chosen(cfg))  # before torch is loaded
     from experiments.folders import open_run
 
     settings = settings_of(load(cfg.study.name, cfg.size), chosen(cfg))  # what is wrong is said before a folder is made
@@ -118,8 +118,7 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
     finally:
         executor.stop()
     # Whatever is finished is reported, also where some seeds crashed.
-    for who, error in crashed.items():
-        console.print(f"[red]{who} crashed:[/] {error.strip().splitlines()[-1]}", highlight=False)
+    say_crashed(crashed)
     if finished := [job for job in jobs if job.is_done]:
         report(cfg, finished, folder, began)
     if crashed:

@@ -226,7 +226,8 @@ def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> No
                 row[name] = percent(sum(known) / len(known), signed=name == "delta") if known else "-"
             for name in ("updates", "gradient_tokens", "sampled_tokens"):
                 row[name] = round(sum(result["totals"][name] for result in results) / len(results)) if results else "-"
-            row["error"] = "; ".join(job.error.strip().splitlines()[-1] for job in trial.jobs if job.error)
+            every = [job.error.strip().splitlines()[-1] for job in trial.jobs if job.error]
+            row["error"] = "; ".join(dict.fromkeys(every))  # a reason that seeds share is said once
             rows.append(row)
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -113,7 +113,7 @@ def substitute(tree: Tree, name: str, value: Tree) -> Tree:
 
 
 def equal(gold: Tree, answer: Tree) -> bool:
-    """Whether two trees have the same value at every point where the first is real; at all, if it is real at none.
+    r"""Whether two trees have the same value wherever both are defined over the real numbers; see :func:`samples`.
 
     Raises:
         UndecidedError: If no point can be evaluated.
@@ -123,29 +123,52 @@ def equal(gold: Tree, answer: Tree) -> bool:
     # Infinity has no value to compare, and equal trees with it were found above.
     if INFINITY in names(gold) | names(answer):
         return False
-    skipped, compared = [], False
-    # Both sides at each point. Where one has no value (a pole, a logarithm of 0) the point says nothing.
-    for point in points(variables(gold) | variables(answer)):
-        try:
-            (left, right), error = evaluate((gold, answer), point)
-        except UndecidedError:
-            continue
-        # Where the gold is complex though it is written without i, conventions about branches decide: 2\ln x and
-        # \ln x^2 differ there by 2\pi i. Such points count only if the gold is real at none.
-        if IMAGINARY not in names(gold) and abs(left.imag) > error:
-            skipped.append(abs(left - right) <= error)
-            continue
+    compared = False
+    for left, right, error in samples(gold, answer):
         if abs(left - right) > error:
             return False
         compared = True
-    if not compared and not skipped:
+    if not compared:
         raise UndecidedError("no value")
-    return compared or all(skipped)
+    return True
+
+
+def samples(gold: Tree, answer: Tree) -> Iterator[tuple[Any, Any, Any]]:
+    r"""Values of two trees, and their error, at the points where both are defined over the real numbers.
+
+    A part that leaves the real numbers, such as the root or the logarithm of a negative one, ends the domain: what it
+    is worth there is a convention about branches. So ``\sqrt{x}\sqrt{y}`` is ``\sqrt{xy}`` and ``2\ln x`` is
+    ``\ln x^2``, while ``x`` is not ``\sqrt{x^2}``: both are defined below 0. A gold with an absolute value was written
+    with negative numbers in mind, and counts wherever it is defined: ``\ln x`` is not ``\ln|x|``. Trees that are
+    defined together nowhere (``\sqrt{-x^2-1}``) are compared as complex numbers, at every point.
+    """
+    outside, inside, whole = [], False, _has_bars(gold)
+    for point in points(variables(gold) | variables(answer)):
+        try:
+            values, error, real = evaluate((gold, answer), point)
+        except UndecidedError:  # a pole, a logarithm of 0: the point says nothing
+            continue
+        if real[0] and (real[1] or whole):
+            inside = True
+            yield *values, error
+        else:
+            outside.append((*values, error))
+    if not inside:
+        yield from outside
+
+
+def _has_bars(tree: Tree) -> bool:
+    return isinstance(tree, tuple) and (tree[0] == "abs" or any(map(_has_bars, tree[1:])))
 
 
 def points(variable: set[str]) -> list[dict[str, Fraction]]:
     """Values for variables, always the same for a name; a single empty point for none."""
-    return [{name: _coordinate(name, i) for name in variable} for i in range(len(_RANGES) if variable else 1)]
+    if not variable:
+        return [{}]
+    alike = [{name: _coordinate(name, i) for name in variable} for i in range(len(_RANGES))]
+    # |x+y| is |x|+|y| where both have one sign, so each of a few variables is also the only negative one.
+    turned = sorted(variable)[:4] if len(variable) > 1 else []
+    return alike[:3] + [alike[1] | {name: -alike[1][name]} for name in turned] + alike[3:]
 
 
 @lru_cache(maxsize=4096)
@@ -153,8 +176,8 @@ def _coordinate(name: str, i: int) -> Fraction:
     return Fraction(int(random.Random(f"{name}/{i}").uniform(*_RANGES[i]) * 2**24), 2**24)
 
 
-def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[Any], Any]:
-    """Values of trees at a point, as mpmath's numbers, and the error that they may have.
+def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[Any], Any, list[bool]]:
+    """Values of trees at a point, as mpmath's numbers; their error at most; and which are defined over the reals.
 
     Raises:
         UndecidedError: If one has no value there, is too large, or calls for too many digits.
@@ -165,13 +188,17 @@ def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[
         context = _local.context = MPContext()
     # As many digits as the numbers are long, and 50: 10^{100}\pi+1 and 10^{100}\pi+2 differ in the hundred-first.
     digits = sum(_digits(tree) for tree in trees)
-    context.dps, values = 50 + digits, []
+    context.dps, values, real = 50 + digits, [], []
     # Twice at most. Evaluating shows how far the sizes of intermediate values lie apart, and so how many digits
     # cancellation may have cost; the second time there are enough.
     for _ in range(2):
         context.largest, context.smallest = 0, 0
+        values, real = [], []
         try:
-            values = [context.mpc(_value(context, tree, point)) for tree in trees]
+            for tree in trees:
+                context.real = True
+                values.append(context.mpc(_value(context, tree, point)))
+                real.append(context.real)
         except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
             raise error if isinstance(error, UndecidedError) else UndecidedError(str(error)) from error
         if context.dps >= 40 + digits + (context.largest - context.smallest) // 2:
@@ -182,7 +209,7 @@ def evaluate(trees: tuple[Tree, ...], point: dict[str, Fraction]) -> tuple[list[
     kept = int(context.dps - context.largest * 0.302) - 10
     if kept < 25 + digits // 2:  # divided by what may be zero
         raise UndecidedError("too few digits")
-    return values, context.mpf(10) ** -kept
+    return values, context.mpf(10) ** -kept, real
 
 
 def _digits(tree: Tree) -> int:
@@ -203,7 +230,9 @@ def _value(context: Any, tree: Any, point: dict[str, Fraction]) -> Any:
     if isinstance(tree, Fraction):
         value = context.mpf(tree.numerator) / tree.denominator
     elif isinstance(tree, tuple):
-        value = _applied(context, tree, [_value(context, argument, point) for argument in tree[1:]])
+        arguments = [_value(context, argument, point) for argument in tree[1:]]
+        value = _applied(context, tree, arguments)
+        context.real &= not value.imag or any(argument.imag for argument in arguments)
     else:
         value = +tree
     if value:

@@ -52,7 +52,7 @@ _DELIMITED = re.compile(
     re.DOTALL,
 )
 MAX_STATEMENT, MAX_STATEMENTS = 1000, 8
-"""Characters behind "the answer is" that are looked at, and how many such from either end: an answer is not longer."""
+"""Characters behind "the answer is" in which its end is looked for, and how many such from either end."""
 
 
 @ANSWER_FORMS.register("boxed")
@@ -139,6 +139,8 @@ def _statements(text: str, opening: re.Pattern[str]) -> list[str]:
     for match in openings:
         rest = text[match.end() : match.end() + MAX_STATEMENT]
         delimited, stop = _DELIMITED.match(rest), _STOP.search(rest)
+        if not delimited and stop and stop.start() == MAX_STATEMENT:  # longer than that: all of its line, unsearched
+            rest, stop = text[match.end() :].partition("\n")[0], None
         stated = next(filter(None, delimited.groups()), "") if delimited else rest[: stop.start() if stop else None]
         values.append((boxed(stated) or [stated.strip().strip("*_`").strip()])[-1])
     return values

@@ -92,6 +92,8 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
 
 def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     kinds, names, theirs = {gold.brackets, answer.brackets}, _names(gold.items), _names(answer.items)
+    if kinds == {"()", "matrix"}:
+        return _sequences(*map(_column, (gold, answer)), strict)
     listed = theirs if gold.brackets else names
     # "x=3, y=-7" may stand for the point (3, -7) if the names are letters, all different. The mark of words sorts
     # behind every letter, so that "3 apples, 5 pears" is no point.
@@ -111,6 +113,13 @@ def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     if gold.brackets in ("", "{}") and len(set(names)) <= 1:
         return _unordered(gold.items, answer.items, strict)
     return all(equal(g, a, strict) for g, a in zip(gold.items, answer.items, strict=True))
+
+
+def _column(value: Sequence) -> Sequence:
+    """A column vector as the point that it is; anything else as it is."""
+    rows = [row.items for row in value.items if isinstance(row, Sequence) and row.brackets == "row"]
+    column = value.brackets == "matrix" and all(len(row) == 1 for row in rows)
+    return Sequence("()", tuple(row[0] for row in rows)) if column else value
 
 
 def _names(items: tuple[Value, ...]) -> list[str]:
@@ -157,7 +166,14 @@ def as_region(value: Value) -> Region | None:
     """An interval, or a set of numbers, as a region; ``None`` for any other value."""
     if isinstance(value, Region):
         return value
-    if not isinstance(value, Sequence) or not all(isinstance(item, Expression) for item in value.items):
+    if not isinstance(value, Sequence):
+        return None
+    if not value.brackets and value.items and not isinstance(value.items[0], Expression):
+        # "(0,1) and (2,3)" for their union. Sets that overlap are offered to choose from, and make no union.
+        union = combine(any, *value.items)
+        parts = [region for region in map(as_region, value.items) if region is not None]
+        return union if len(union.cuts) == sum(len(part.cuts) for part in parts) else None
+    if not all(isinstance(item, Expression) for item in value.items):
         return None
     trees = [item.tree for item in value.items if isinstance(item, Expression)]
     if value.brackets in INTERVALS and len(trees) == 2:
@@ -182,7 +198,7 @@ def _place(tree: Tree) -> Fraction | float:
     if isinstance(tree, Fraction):
         return tree
     # 25 digits on a common grid, so that places of roots and fractions can be sorted and found equal.
-    (value,), error = algebra.evaluate((tree,), {})
+    (value,), error, _ = algebra.evaluate((tree,), {})
     if abs(value.imag) > error:
         raise UndecidedError("no real number")
     return Fraction(int(value.real * 10**25), 10**25)
@@ -245,16 +261,21 @@ def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
         roots = [_solved(side, name) for side in (left, right)]
         if roots[0] is not None and roots[1] is not None:
             return algebra.equal(roots[0], roots[1])
-    raise UndecidedError("equations of a higher degree")
+    return False  # sympy has no more to say: it solves neither, and calls two empty lists of solutions equal
 
 
 def _factor(left: Tree, right: Tree) -> Any:
     """The number c for which the first tree is c times the second; ``None`` if there is none."""
-    # The quotient must be the same at four points; compared by products, since either may be 0 there.
-    values = [algebra.evaluate((left, right), point) for point in algebra.points(algebra.variables(left))[:4]]
-    (first, other), _ = values[0]
-    same = all(abs(a * other - b * first) <= error * (1 + abs(other) + abs(first)) for (a, b), error in values)
-    return first / other if same and other else None
+    # The quotient must be the same at every point; compared by products, since either may be 0 there.
+    first = other = margin = None
+    for a, b, error in algebra.samples(left, right):
+        if margin is None:
+            first, other, margin = a, b, error
+        if abs(a * other - b * first) > error * (1 + abs(other) + abs(first)) + margin * (abs(a) + abs(b)):
+            return None
+    if margin is None:
+        raise UndecidedError("no value")
+    return first / other if first and other else None
 
 
 def _solved(tree: Tree, name: str) -> Tree | None:
@@ -277,9 +298,7 @@ def _relations(gold: Relation, answer: Relation, strict: bool) -> bool:
         return all(map(algebra.equal, gold.sides, answer.sides))
     left, right = (algebra.subtract(side.sides[1], side.sides[0]) for side in (gold, answer))
     factor = _factor(left, right) if algebra.variables(left) == algebra.variables(right) else None
-    if factor is None:
-        raise UndecidedError("inequalities that are no multiples")
-    return factor.real > 0 or gold.signs == ("\\ne",)
+    return factor is not None and (factor.real > 0 or gold.signs == ("\\ne",))
 
 
 def _labels(gold: Label, answer: Label, strict: bool) -> bool:
@@ -289,6 +308,8 @@ def _labels(gold: Label, answer: Label, strict: bool) -> bool:
         if clock and (their_clock or clock == "24"):
             return seconds == theirs
         return not clock and seconds % 43200 == theirs % 43200  # the half of the day may be added, not left out
+    if gold.kind == answer.kind == "words":  # John and Mary are Mary and John
+        return sorted(str(gold.key).split(" and ")) == sorted(str(answer.key).split(" and "))
     return gold == answer
 
 

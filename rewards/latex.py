@@ -25,8 +25,8 @@ _NAMES, _FUNCTIONS = _GREEK.split(), _KNOWN.split()
 _TIMES, _OVER = {"*", "\\cdot", "\\times", "\\ast"}, {"/", "\\div"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _ENDS = {"", "+", "-", "|", ",", "^", "_", *_CLOSING.values()}
-# 2\frac{1}{3}, 2\frac13 and 2 1/3, but not behind ^ or _ or a decimal point: x^2\frac{1}{3} is a product.
-_MIXED = re.compile(r"(?<![\^_.\d])(\d+) ?(?:\\frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d)(?!\d))| (\d+)/(\d+))")
+# 2\frac{1}{3} and 2 1/3, but not behind ^ or _ or a decimal point: x^2\frac{1}{3} is a product.
+_MIXED = re.compile(r"(?<![\^_.\d])(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+))")
 
 
 @lru_cache(maxsize=16384)
@@ -223,7 +223,7 @@ class _Parser:
 
 def _mixed(match: re.Match[str]) -> str:
     r"""A mixed number, ``2\frac{1}{3}`` or ``2 1/3``, is a sum and no product."""
-    whole, top, bottom = match[1], match[2] or match[4] or match[6], match[3] or match[5] or match[7]
+    whole, top, bottom = match[1], match[2] or match[4], match[3] or match[5]
     # Nobody writes a mixed number with an improper fraction, but 2\frac{3}{2} may well be a product.
     if int(top) >= int(bottom):
         raise UndecidedError("a mixed number or a product")

@@ -22,13 +22,25 @@ import re
 import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache
+from hashlib import blake2b
 
 from rewards.algebra import TooMuchWorkError, UndecidedError, limited_work
 from rewards.answers import REASONING, candidates
 from rewards.equality import UnevaluatedError, equal, identity
 from rewards.kinds import Expression, Family, Hedge, Label, Region, Value
-from rewards.notation import MAX_ANSWER_CHARS, WORDS, Notation, as_latex, normalise, notate, words_in
+from rewards.notation import (
+    LONGEST_READ,
+    MAX_ANSWER_CHARS,
+    WORDS,
+    Notation,
+    as_latex,
+    normalise,
+    notate,
+    unit_name,
+    words_in,
+)
 from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
 from rewards.values import fold, literal, read
@@ -51,6 +63,7 @@ _BIG_FACTORIAL = re.compile(r"\d{3,}[)}]*!(?!=)")
 # ``(B)``, ``B``, ``(B) 7``, ``B. 7``. A second letter in the text behind it (``A (not B)``) makes it no choice.
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
+_LETTER = re.compile(r"(.*\S) ?([a-zA-Z](?:\^\{?[23]\}?)?)")
 _CACHE = 65536
 _FAILURES = (UndecidedError, ArithmeticError, ValueError, RecursionError)
 
@@ -90,10 +103,8 @@ def submit_math(
     reasoning: Sequence[tuple[str, str]] = REASONING,
 ) -> "Future[Score]":
     """The same without waiting for sympy: ``asyncio.wrap_future`` makes the result awaitable."""
-    # Cut to one character more than is ever read: a megabyte in a box is not copied about any further, and what was cut
-    # is still longer than ``decide`` accepts.
     longest = _longest(gold)  # a gold that is no text is refused whatever the response offers
-    offered = [answer[: longest + 1] for answer in candidates(response, form, reasoning)]
+    offered = [_short(answer, longest) for answer in candidates(response, form, reasoning)]
     # Before the budget begins, so that the response is not charged for what its gold costs. From here on it is cached.
     _read(gold)
     # One budget for the whole response: many boxes, each of them just affordable, must not add up to minutes.
@@ -150,20 +161,28 @@ def _score(verdict: Verdict, answer: str, reason: str) -> Score:
     """A score with the answer as it is read, and the key by which two answers are the same."""
     if not answer:
         return Score(0.0, verdict, None, reason)
-    readable, key = _shown(answer[:MAX_ANSWER_CHARS])
+    readable, key = _shown(answer)
     return Score(float(verdict is Verdict.CORRECT), verdict, readable, reason, key=key)
 
 
 @lru_cache(maxsize=_CACHE)
 def _shown(answer: str) -> tuple[str, str]:
     """An answer as LaTeX, and a key that equal answers share, as far as that is known without sympy."""
-    with limited_work():
-        try:
-            readable = as_latex(notate(answer).text)
-            value = _read(answer)
-            return readable, readable if value is None else identity(value)
-        except (*_FAILURES, TooMuchWorkError):
-            return answer, answer
+    readable = key = answer
+    with limited_work(), suppress(*_FAILURES, TooMuchWorkError):
+        readable = key = as_latex(notate(answer).text)
+        key = readable if (value := _read(answer)) is None else identity(value)
+    return readable[:MAX_ANSWER_CHARS], _short(key, MAX_ANSWER_CHARS)
+
+
+def _short(text: str, longest: int) -> str:
+    """A text, or the beginning of one that is longer with a digest of it all, so that different ones stay different.
+
+    A megabyte in a box is not copied about any further; and what was cut is still longer than ``longest``.
+    """
+    if len(text) <= longest:
+        return text
+    return text[:longest] + blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _different(offered: list[str]) -> list[str]:
@@ -214,9 +233,15 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
         return True, "exact"
     if not normalise(answer):
         return False, "empty"
+    if max(len(answer), len(gold)) > LONGEST_READ:
+        return False, "long_text"
 
     # Units. Two that are known must agree (10 cm is not 10 m); one that only one side has may be left out or added.
     ours, theirs = (_unit_of(text) for text in (answer, gold))
+    # A letter behind the value is a variable, unless it is the gold's unit: 2500 m.
+    letter = _LETTER.fullmatch(ours.text) if theirs.known_unit and not ours.unit else None
+    if letter and unit_name(re.sub("[{}]", "", letter[2])) == theirs.unit:
+        return _decide(letter[1], gold)
     units = {ours.unit, theirs.unit}
     if ours.known_unit and theirs.known_unit and len(units) > 1:
         return False, "unit"
@@ -279,8 +304,7 @@ def _choice(text: str) -> str | None:
 
 @lru_cache(maxsize=_CACHE)
 def _read(text: str) -> Value | None:
-    # ``normalise`` cuts what is longer, and half of an expression has another value.
-    if len(text) > 2 * MAX_ANSWER_CHARS or _LONG_NUMBER.search(text):
+    if len(text) > LONGEST_READ or _LONG_NUMBER.search(text):
         return None
     try:
         return read(text)

@@ -11,7 +11,8 @@ from itertools import accumulate
 
 from rewards.algebra import spend
 
-MAX_ANSWER_CHARS = 600  # longer answers are refused unread: no gold is that long
+MAX_ANSWER_CHARS = 600  # longer answers are refused unread, unless the gold is as long
+LONGEST_READ = 2 * MAX_ANSWER_CHARS  # what is longer is no formula: it is compared as text, whole
 _OPEN, _CLOSE = "\u27e6", "\u27e7"
 WORDS = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 
@@ -24,7 +25,7 @@ _SIGNS = """
 \u03c3\\sigma \u03c6\\phi \u03c9\\omega \u0394\\Delta \u211d\\mathbb{R} \u2124\\mathbb{Z} \u00bd\\frac{1}{2}
 \u00bc\\frac{1}{4} \u00be\\frac{3}{4} \u2153\\frac{1}{3} \u2154\\frac{2}{3} \u2155\\frac{1}{5} \u215b\\frac{1}{8}
 \u2044/ \u2215/ \u2236: \u2019' \u2032' \u221b\\sqrt[3] \u2026... \u22ef... \u00a3\\pound \u20ac\\euro \u00a5\\yen
-\u20b9\\rupee \u00a2\\cent \ufeff \u200b \u200c \u2060
+\u20b9\\rupee \u00a2\\cent \u230a\\lfloor \u230b\\rfloor \u2308\\lceil \u2309\\rceil \ufeff \u200b \u200c \u2060
 """
 _UNICODE = str.maketrans(
     # The space behind a command keeps it apart from a letter that follows: ``\pi r``, not ``\pir``.
@@ -39,7 +40,8 @@ _SYNONYMS = """
 dfrac=\\frac tfrac=\\frac cfrac=\\frac dbinom=\\binom tbinom=\\binom leq=\\le leqslant=\\le leqq=\\le geq=\\ge
 geqslant=\\ge geqq=\\ge neq=\\ne lt=< gt=> lbrace=\\{ rbrace=\\} simeq=\\approx thickapprox=\\approx cong=\\approx
 varnothing=\\emptyset O=\\emptyset land=\\text{and} wedge=\\text{and} lor=\\text{or} vee=\\text{or} mid=| vert=|
-lvert=| rvert=| Vert=| lVert=| rVert=| colon=: backslash=\\setminus ldots=... cdots=... dots=... dotsc=... dotsb=...
+lvert=| rvert=| Vert=| lVert=| rVert=| colon=: langle=( rangle=) bigcup=\\cup bigcap=\\cap imath=i jmath=j
+nicefrac=\\frac sfrac=\\frac backslash=\\setminus ldots=... cdots=... dots=... dotsc=... dotsb=...
 """
 _COMMANDS: dict[str, str] = {pair.partition("=")[0]: pair.partition("=")[2] for pair in _SYNONYMS.split()}
 _SCRIPTS = str.maketrans(
@@ -63,13 +65,26 @@ _REWRITES = [
         (r"\\%", "%"),
         # The end of a matrix row with its spacing (``\\[4pt]``), before ``\[`` goes as a mark of mathematics.
         (r"\\\\\*? ?(?:\[[^\[\]]*\])?|\\cr(?![a-z])", r"\\newrow "),
+        # Marks of quotation or emphasis around the whole, and a last line's end.
+        (r"^\s*([\"'`*]+|\u201c)(.+?)(?:\1|\u201d)\s*$", r"\2"),
+        (r"(?:\\newrow )+$", ""),
         # TeX's separators of thousands: ``1{,}000``, ``1,\!000``, ``1\,000``.
         (r"(?<=\d)(?:\{,\}|,\s?\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),
         # What the reader does not see is no answer: ``\phantom{3}`` does not pay for 3.
         (r"\\phantom\s*(?:\{[^{}]*\}|\S)|\\(?:[hv](?:space|phantom)|label|tag|(?:text)?color)\*?\{[^{}]*\}", " "),
-        (r"\\(?:left|right|middle|[bB]igg?[lrm]?|(?:display|text)style|(?:no)?limits)(?![a-zA-Z])\.?", " "),
+        (r"\\(?:left|right|middle|[bB]igg?[lrm]?|(?:display|text|script)style|(?:no)?limits)(?![a-zA-Z])\.?", " "),
+        (r"\\(?:tiny|(?:script|footnote|normal)size|small|[lL]arge|LARGE|[hH]uge|ensuremath)(?![a-zA-Z])", " "),
+        (r"\\(?:checkmark|blacksquare|square|nonumber|notag)(?![a-zA-Z])", " "),
         (r"\\(?:hline|(?:math)?strut|q?quad)(?![a-zA-Z])|\\[()\[\]](?![a-zA-Z])|\\[,;:! ]|\$\$?|\\$", " "),
-        (r"(\\begin\{array\})(?:\[\w\])?\{[^{}]*\}", r"\1"),
+        (r"(\\begin\{array\})(?:\[\w\])?\{[^{}]*\}|(matrix)\*(\})(?: ?\[\w\])?", r"\1\2\3"),
+        # {a \over b}, \frac 1 2, \frac12 and \frac1{2} are \frac{1}{2}.
+        (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}|^([^{}]*)\\over(?![a-z])([^{}]*)$", r"\\frac{\1\3}{\2\4}"),
+        (r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))", r"\\frac{\1\2}{\3\4}"),
+        # Programmers' powers and numbers: 2^10, 1.5e6, 1E-3. "2e-1" may also be 2e less 1 and is left alone.
+        (r"\^(-?\d{2,})(?!\})", r"^{\1}"),
+        (r"(?<![\w.])(\d+(?:\.\d*)?)(?:[eE]([1-9]\d*)|E([+-]\d+)|e([+-]0\d))(?!\w)", r"\1\\times10^{\2\3\4}"),
+        (r":=", "="),
+        (r"(?<=[)\]]) ?U ?(?=[(\[])", r"\\cup "),
         (r"<=", r"\\le "),
         (r">=|=>(?=\d)", r"\\ge "),
         (r"\\not ?=|!=", r"\\ne "),
@@ -77,6 +92,7 @@ _REWRITES = [
         (r"\\\|", "|"),
         (r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?|\\(R|Z)(?![a-zA-Z])|\\mathbf\{(R|Z)\}", r"\\mathbb{\1\2\3}"),
         (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-z]))|\\degree(?![a-z])", r"\\circ "),
+        (r"(?<=\d) ?\^ ?\{?(?:\\(?:text|mathrm)\{)?o\}{0,2}(?![\w{}])", r"\\circ "),
         (r"\*\*", "^"),
         # A cross product has an order and an ordinary product has none, so between vectors the sign gets a name of its
         # own, which no later step takes for a multiplication.
@@ -98,8 +114,12 @@ _TEXT = re.compile(
     r"|underline|vec)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
 # 0.1\overline{6}, 0.\dot3, 0.(3), with bounded numbers of digits: 10 to their power is worked out.
-_REPEATING = re.compile(r"(\d{0,20})\.(\d{0,20})(?:\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))")
-_BARE_TEXT = re.compile(r"\\(?:rm|bf|it|vec)(?![a-zA-Z])")
+# 0.\dot{1}2\dot{3} has a dot above the first and the last digit.
+_REPEATING = re.compile(
+    r"(\d{0,20})\.(\d{0,20})(?:\\dot ?\{?(\d)\}?(\d{0,18})\\dot ?\{?(\d)\}?"
+    r"|\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
+)
+_BARE_TEXT = re.compile(r"\\(?:rm|bf|it|vec|math(?:bf|rm|it|sf)|boldsymbol|bm)(?![a-zA-Z])")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z_])(?<!\\begin\{)(?<!\\end\{)[A-Za-z]{2,}(?:'[a-z]+)?(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -180,10 +200,11 @@ def as_latex(text: str) -> str:
 @lru_cache(maxsize=65536)
 def normalise(answer: str) -> str:
     """The answer without what writers vary freely; words are marked. See :func:`notate` for units."""
-    spend(20 + len(answer[: 2 * MAX_ANSWER_CHARS]))
-    text = answer[: 2 * MAX_ANSWER_CHARS]
+    if len(answer) > LONGEST_READ:
+        return " ".join(answer.split())
+    spend(20 + len(answer))
     # Characters: separators among them first, then scripts, then everything that has a TeX command.
-    text = _REWRITES[0][0].sub("", text)
+    text = _REWRITES[0][0].sub("", answer)
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SCRIPTS)}}}", text).translate(_UNICODE)
     text = re.sub(r"(?![0-9])\d", "?", text)  # digits of other scripts, which ``int`` would read
@@ -216,7 +237,7 @@ def normalise(answer: str) -> str:
 
 def _repeating(match: re.Match[str]) -> str:
     """``0.1\\overline{6}`` as the fraction that it is."""
-    whole, fixed, repeated = match[1] or "0", match[2], match[3] or match[4] or match[5]
+    whole, fixed, repeated = match[1] or "0", match[2], "".join(filter(None, match.groups()[2:]))
     nines = 10 ** len(repeated) - 1
     numerator = int(whole + fixed) * nines + int(repeated)
     return f"\\frac{{{numerator}}}{{{nines * 10 ** len(fixed)}}}"
@@ -228,7 +249,7 @@ def _mark(match: re.Match[str]) -> str:
         return f" {inner}"  # a single letter in another font is a variable
     # ``\text{A, C, D}`` is a list of choices, ``\text{12}`` a number and ``\text{x^2}`` a formula: only the rest are
     # words.
-    letters = re.fullmatch(r"[A-Z](?:(?:,| and) ?[A-Z])+", inner)
+    letters = re.fullmatch(r"\(?[A-Z]\)?(?:(?:,| and) ?\(?[A-Z]\)?)+", inner)
     if letters or not re.search(r"[a-zA-Z]", inner) or re.search(r"[\\^_=+*\d<>]", inner):
         return f" {inner} "
     return f"{_OPEN}{inner.strip('.,;: ')}{_CLOSE}"
@@ -243,12 +264,12 @@ def _join_thousands(text: str) -> str:
     """Takes the commas out of ``1,234``, or ``f(2)=1,234``, where no comma can separate a list."""
     name, equals, value = text.rpartition("=")
     joined = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), value)
-    return text if re.search(r"[(\[{,]", joined) or "," in name else name + equals + joined
+    return text if re.search(r"[(\[,]|\\\{", joined) or "," in name else name + equals + joined
 
 
 def _strip_braces(text: str) -> str:
     """Takes away braces, and brackets that hold a single value, around the whole."""
-    while (pair := text[:1] + text[-1:]) in ("{}", "()") and not (pair == "()" and "," in text):
+    while (pair := text[:1] + text[-1:]) in ("{}", "()") and not (pair == "()" and re.search("[,;]", text)):
         plain = re.sub(r"\\.", "..", text)
         # The first bracket closes before the end, as in ``(1)(2)``. Escaped braces are those of sets and do not count.
         if 0 in list(accumulate((character == pair[0]) - (character == pair[1]) for character in plain))[:-1]:
@@ -309,8 +330,16 @@ def _with_unit(value: str, words: str) -> Notation:
     # Whatever is counted ("5 apples", "42 dollars per day") may be left out or added, unless it changes the number.
     if set(counted) & _NO_UNIT or any(map(_PARTS.fullmatch, counted)) or not 0 < len(counted) <= 5:
         return Notation(f"{value}{_OPEN}{words}{_CLOSE}")
-    power = re.fullmatch(r"(sq|cu)?([a-z]+)(?:\^([23]))?", lowered)  # "sqinches", "centimeters^2"
-    name = _UNITS.get(lowered.replace(" per ", "/").replace("miles/hour", "mph"), "")
-    if not name and power and power[2] in _UNITS:
-        name = f"{_UNITS[power[2]]}^{ {'sq': '2', 'cu': '3'}.get(power[1] or '', power[3]) }".replace("^None", "")
-    return Notation(value, name or lowered, bool(name))
+    # "miles per hour" is mi/h, and that has a name of its own.
+    parts = [unit_name(part) for part in lowered.replace(" per ", "/").split("/")]
+    name = "/".join(parts) if all(parts) else ""
+    return Notation(value, _UNITS.get(name, name) or lowered, bool(name))
+
+
+def unit_name(name: str) -> str:
+    """The name that stands for all of one unit, with its power: ``cm^2`` for "sqcentimeters"; empty if unknown."""
+    power = re.fullmatch(r"(sq|cu)?([a-z]+|%)(?:\^([23]))?", name)
+    if name in _UNITS or not power or power[2] not in _UNITS:
+        return _UNITS.get(name, "")
+    exponent = {"sq": "2", "cu": "3"}.get(power[1] or "", power[3])
+    return f"{_UNITS[power[2]]}^{exponent}" if exponent else _UNITS[power[2]]

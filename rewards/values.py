@@ -18,12 +18,13 @@ from rewards.latex import parse
 from rewards.notation import NUMERALS, WORDS, notate
 
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
+_SIGNED = r"(?:-?\d+(?:\.\d+)?|\(-?\d+\))"
 # What counts as a plain number. A gold of this form wants an answer of this form: 8/2 is a number, 4+0 is a
 # calculation.
 _LITERAL = re.compile(
-    rf"\+?{_NUMBER}|-?\d+/-?\d+|-?\(?\d+/\d+\)?|-?\\frac\{{-?\d+(?:\.\d+)?\}}\{{-?\d+(?:\.\d+)?\}}"
-    r"|-?\\frac(?:\d\d|\d\{\d+\}|\{\d+\}\d)|-?\d+ ?\\frac(?:\{\d+\}\{\d+\}|\d\d)|-?\d+ \d+/\d+"
-    rf"|-?{_NUMBER}(?:\\times|\\cdot|\*)10\^(?:\{{-?\d+\}}|\d)"
+    rf"\+?{_NUMBER}|{_SIGNED}/{_SIGNED}|-?\(?\d+/\d+\)?|-?\(?\\frac\{{{_SIGNED}\}}\{{{_SIGNED}\}}\)?"
+    r"|-?\d+ ?\\frac\{\d+\}\{\d+\}|-?\d+ \d+/\d+"
+    rf"|-?{_NUMBER}(?:\\times|\\cdot|\*)10\^(?:\{{[-+]?\d+\}}|\d)"
 )
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?(?:small)?matrix|array)\}(.*?)\\end\{\1\}", re.DOTALL)
 # 4210_7, (4210)_7, 4210_{seven}, 321 (base 5).
@@ -35,7 +36,7 @@ _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?")
 # What may stand in front of "=" as the name of a value: x, f(2), f^{-1}(x), n_{\min}, \angle ABC, [ABC], |AB|, and a
 # whole limit or sum ("\lim_{x\to2} f(x) = 8").
 _NAME = re.compile(
-    r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
+    r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\(?!sqrt)[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
     r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?:\^\{?-1\}?(?=\())?)(?:\(((?:[^()]|\([^()]*\))*)\))?|\[\u27e6?[A-Z]{3,}\u27e7?\]"
     r"|\|?\\?[A-Z]{2}\|?|\\(?:lim|sum|i?int|prod|det|deg|dim|min|max)(?![a-z])[^<>]*"
 )
@@ -47,12 +48,21 @@ _INTEGER = re.compile(
     r"[,;]? ?\(?(?:\u27e6[a-z ]+\u27e7)? ?(?:([a-z])(?:\\in ?(?:\\mathbb\{Z\}|\u27e6[a-z ]*integers\u27e7)|"
     r"\u27e6(?:is )?(?:an |any )?integer\u27e7)|\u27e6for (?:any |all |every |some )?integers?\u27e7 ?([a-z]))\)?$"
 )
-_SET_BUILDER = re.compile(r"\\\{ ?([a-z])(?:\\in ?(?:\\mathbb\{R\}))? ?[|:](.+)\\\}")
+# In plain notation the braces have no strokes, and are gone by now.
+_SET_BUILDER = re.compile(
+    rf"(?:\\\{{)? ?([a-z])(?:\\in ?(?:\\mathbb\{{R\}}))? ?[|:](.*(?:{_RELATION.pattern}).*?)(?:\\\}})?"
+)
 # ]2,5[ for (2,5): a bracket that opens the wrong way, unless a bracket or union before it explains it.
 _FRENCH = re.compile(r"(?<![^]\[\u222a(p])([\[\]])([^\[\](){}]+,[^\[\](){}]+)([\[\]])")
 _REALS = between(*INFINITE)
-_SETS = {"\\mathbb{R}": _REALS, "all real number": _REALS, "\\emptyset": Region(()), "no solution": Region(())}
-_BRACKETS = re.compile(r"(\\\{|\\langle ?|[(\[])(.*)(\\\}|\\rangle|[)\]])", re.DOTALL)
+_SETS = {
+    "\\mathbb{R}": _REALS,
+    "all real number": _REALS,
+    "\\emptyset": Region(()),
+    "no solution": Region(()),
+    "empty set": Region(()),
+}
+_BRACKETS = re.compile(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", re.DOTALL)
 _OPENING, _CLOSING, MAX_ITEMS = {"(", "[", "{"}, {")", "]", "}"}, 40
 
 
@@ -107,8 +117,9 @@ def read_text(text: str) -> Value:
 
 def fold(text: str) -> str:
     """Words for comparison: lower case, without marks, punctuation and articles."""
-    plain = re.sub(r"[^\w\s+-]", " ", WORDS.sub(r" \1 ", text)).lower()
-    return " ".join(word for word in plain.split() if word not in ("the", "a", "an")) or text
+    # An article has a word behind it; the A of "A, B" is a choice.
+    plain = re.sub(r"(?i)\b(?:the|an?)\s+(?=[a-z]{2})", "", WORDS.sub(r" \1 ", text))
+    return " ".join(re.sub(r"[^\w\s+-]", " ", plain).lower().split()) or text
 
 
 def _phrase(text: str) -> Value:
@@ -172,6 +183,8 @@ def _joined(text: str) -> Value | None:
         if len(pieces) < 2:
             continue
         items = _items([part for piece in pieces for part in (split_at(piece, ",") if word == "and" else [piece])])
+        if any(isinstance(item, Region) for item in items):  # "0 < x < 1 or x = 2"
+            items = tuple(map(_as_condition, items))
         if all(isinstance(item, Region) for item in items) and any(getattr(item, "variable", "") for item in items):
             # A comma may mean both or either: "x > 1, x < 3" is an interval, while "x < 1, x > 3" would be empty if
             # both were meant, so it is the union.
@@ -181,6 +194,13 @@ def _joined(text: str) -> Value | None:
         # "3 or 3" is 3; "3 or 4" is a hedge, which no policy shall be paid for.
         return items[0] if all(equal(items[0], item, strict=False) for item in items) else Hedge(items)
     return None
+
+
+def _as_condition(value: Value) -> Value:
+    """``x = 2`` as the set of numbers for which it holds."""
+    if isinstance(value, Named) and not value.parameters and isinstance(value.value, Expression):
+        return replace(between(value.value.tree, value.value.tree), variable=value.name)
+    return value
 
 
 def _some(pieces: list[str]) -> list[str]:
@@ -214,7 +234,7 @@ def _matrix(text: str) -> Value | None:
 
 
 _SCALED = re.compile(
-    r"([-+]?(?:\d+(?:/\d+)?|\\frac(?:\{\d+\}\{\d+\}|\d\d))?)(?:\\cdot|\\times|\*)?"
+    r"([-+]?(?:\d+(?:/\d+)?|\\frac\{\d+\}\{\d+\})?)(?:\\cdot|\\times|\*)?"
     r"([\[(].*[\])]|\\begin\{[pb]matrix\}.*\\end\{[pb]matrix\})",
     re.DOTALL,
 )
@@ -259,7 +279,7 @@ def _set(text: str) -> Value | None:
 
 
 def _ratio(text: str) -> Value | None:
-    pieces = split_at(text, ":")
+    pieces = split_at(text.replace("\u27e6to\u27e7", ":"), ":")
     if len(pieces) < 2:
         return None
     return _time(text) or Sequence(":", tuple(read_text(piece) for piece in _some(pieces)))
@@ -280,10 +300,10 @@ def _bracketed(text: str) -> Value | None:
     match = _BRACKETS.fullmatch(text)
     if not match:
         return None
-    brackets = (match[1].strip() + match[3]).replace("\\{\\}", "{}").replace("\\langle\\rangle", "()")
+    brackets = (match[1] + match[3]).replace("\\{\\}", "{}")
     # The brackets must be a pair: "(1,2),(3,4)" begins and ends with brackets that belong to two points.
     depths = list(accumulate(((c in _OPENING) - (c in _CLOSING) for c in match[2]), initial=0))
-    pieces = split_at(match[2], ",")
+    pieces = split_at(match[2], ";" if ";" in match[2] else ",")
     if brackets not in ("{}", *INTERVALS) or min(depths) < 0 or depths[-1] or (len(pieces) < 2 and brackets != "{}"):
         return None
     items = _items(pieces)
@@ -339,8 +359,10 @@ def _equation(text: str) -> Value | None:
     # "x \approx 187.5" states 187.5; in "\pi r^2 \approx 78.5" the exact value in front counts.
     first, approximately, last = text.partition("\\approx")
     if approximately:
-        name = _name(first)
-        return Named(name, read(last)) if name else read(first)
+        if name := _name(first):
+            return Named(name, read(last))
+        exact, rounded = read(first), read(last)
+        return exact if _near(exact, rounded) else Hedge((exact, rounded))
     pieces = split_at(text, "=")
     if len(pieces) < 2:
         return None
@@ -366,6 +388,16 @@ def _equation(text: str) -> Value | None:
     if isinstance(right, Sequence) and right.brackets == "()" and all(names) and len(names) == len(right.items):
         return Sequence("()", tuple(map(Named, names, right.items)))  # (x, y) = (3, 5)
     raise UndecidedError("an equation of something else than expressions")
+
+
+def _near(exact: Value, rounded: Value) -> bool:
+    """Whether one number may be rounded to the other; anything that is no number may be."""
+    if not (isinstance(exact, Expression) and isinstance(rounded, Expression)):
+        return True
+    if algebra.variables(exact.tree) or algebra.variables(rounded.tree):
+        return True
+    (left, right), *_ = algebra.evaluate((exact.tree, rounded.tree), {})
+    return abs(left - right) <= abs(left) / 10
 
 
 def _name(text: str) -> str:

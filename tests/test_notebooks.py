@@ -65,6 +65,14 @@ def test_the_roles_of_docstrings_are_no_text_of_the_site():
     assert on_page_content(said, None, None, None) == shown
 
 
+def test_the_bounds_of_an_interval_stay_on_one_line():
+    from docs.site_hooks import on_page_content
+
+    html = '<td>+5.2 [+1.7, +8.5]</td> <code>[1, 2]</code> <img alt="[1, 2]">'
+    shown = '<td>+5.2 <span class="interval">[+1.7, +8.5]</span></td> <code>[1, 2]</code> <img alt="[1, 2]">'
+    assert on_page_content(html, None, None, None) == shown
+
+
 def test_the_search_of_the_site_has_a_name_for_screen_readers():
     material = pytest.importorskip("material")
     from docs.site_hooks import on_post_page

@@ -22,11 +22,11 @@ class VerifiersTasks:
         n: How many of its tasks are read; a task set without an end needs it, 0 reads all.
         validation: Share of the questions for validation, by the hash of their text.
         test: Share of the questions for test.
-        right: A reward from which on an answer is right; below it is worth its reward and wrong.
+        right: The reward from which on an answer is right, and worth 1; below it is wrong, and worth its reward.
 
     Raises:
         ImportError: If verifiers or the package is not installed.
-        ValueError: If it has no tasks, or tasks that need more than an answer.
+        ValueError: If it has no tasks, or tasks that need more than an answer; or no answer could be wrong, or right.
     """
 
     partial_credit = True
@@ -44,11 +44,14 @@ class VerifiersTasks:
     ) -> None:
         if not name:
             raise ValueError("env.options.name is missing: which package of verifiers, as in env.options.name=gsm8k_v1")
+        if not 0.0 < right <= 1.0:
+            raise ValueError(f"env.options.right={right}: the reward of a right answer lies above 0 and is 1 at most")
         try:
             from verifiers.v1.utils.loaders import taskset_class  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError(
-                "env=verifiers needs the package verifiers: pip install 'verifiers>=0.4,<0.5'", name="verifiers"
+                f"env=verifiers needs the package verifiers: pip install 'verifiers>=0.4,<0.5' ({error})",
+                name="verifiers",
             ) from error
         try:
             cls = taskset_class(name)
@@ -81,14 +84,19 @@ class VerifiersTasks:
     def verify(self, task: Task, response: str) -> Score:
         """The weighted sum of the task's own rewards for a trace in which the model says this."""
         # Its rewards are coroutines; the threads that a rollout verifies in run no event loop yet.
-        value = asyncio.run(_scored(self._own[task.id], task.question, response))
-        paid = min(max(value, 0.0), 1.0)
-        verdict = Verdict.CORRECT if value >= self._right else Verdict.WRONG
-        return Score(paid, verdict, response.strip() or None, "verifiers")
+        return score_of(asyncio.run(_scored(self._own[task.id], task.question, response)), self._right, response)
 
     def gold_response(self, task: Task) -> str:
         """The task's own answer, where it has one; a package may read it in a form of its own."""
         return task.gold
+
+
+def score_of(reward: float, right: float, response: str) -> Score:
+    """A sum of rewards as value and verdict, which say the same: what is right is worth 1, and nothing else is."""
+    # Weights that add up to 1 add up to a little less as floats: 0.7 + 0.2 + 0.1.
+    correct = reward >= right - 1e-9
+    value = 1.0 if correct else max(reward, 0.0)
+    return Score(value, Verdict.CORRECT if correct else Verdict.WRONG, response.strip() or None, "verifiers")
 
 
 def _task(own: Any, place: int, name: str) -> Task:

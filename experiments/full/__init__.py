@@ -74,3 +74,18 @@ class Setting:
     prompt: int = 150
     max_new: int = 512
     n_signal: int = 400
+
+
+@dataclass
+class Asked(Setting):
+    """Of full sizes whose questions a checker grades.
+
+    Args:
+        data: Id of the questions' environment, or ``products``.
+        data_path: Folder of its files; empty for its default.
+        largest: Largest factor of ``products``, of the most digits that are asked.
+    """
+
+    data: str = "errata/gsm8k-v1"
+    data_path: str = ""
+    largest: int = 999

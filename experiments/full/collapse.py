@@ -75,10 +75,6 @@ class Base:
     real: np.ndarray
     test: np.ndarray
 
-    def spend(self) -> Work:
-        """See :class:`~experiments.full.speaker.Speaker`."""
-        return self.speaker.spend()
-
 
 def prepare(cfg: Config, seed: int) -> Base:
     """The model and the text, of which every tenth block is held out."""

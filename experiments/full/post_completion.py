@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.full import HOLDS, OPEN, Expected, Setting, carried, figures_of
+from experiments.full import HOLDS, OPEN, Asked, Expected, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.problems import Problems, answer, problems
-from experiments.full.speaker import Said, Speaker, advantages
+from experiments.full.speaker import Said, Speaker, advantages, the_model
 from experiments.studies import post_completion as study
 from rl.analysis.calibration import auroc, brier
 from rl.analysis.gate import Gate
@@ -32,13 +32,10 @@ SCORES = ("0", "1", "2", "3", "4")
 
 
 @dataclass
-class Config(Setting):
+class Config(Asked):
     """Sizes.
 
     Args:
-        data: Id of the questions' environment, or ``products``.
-        data_path: Folder of its files; empty for its default.
-        largest: Largest factor of ``products``, of the most digits that are asked.
         rl_steps: Steps of reinforcement learning.
         questions: Of each step.
         group: Completions of each question.
@@ -51,9 +48,6 @@ class Config(Setting):
     model: str = "Qwen/Qwen2.5-1.5B-Instruct"
     lr: float = 1e-4
     max_new: int = 1024
-    data: str = "errata/gsm8k-v1"
-    data_path: str = ""
-    largest: int = 999
     rl_steps: int = 420
     questions: int = 32
     group: int = 8
@@ -67,6 +61,7 @@ RANGES = {"group": (2, inf), "score_weight": (0, inf)}
 DRY = {"data": "products", "largest": 2, "rl_steps": 2, "questions": 2, "group": 3, "n_test": 24, "measure_every": 1,
        "separator": 90, "max_new": 8, "prompt": 140, "rank": 4}  # fmt: skip
 ARMS = ("rl_only", "pcl_brier", "pcl_published", "rl_brier", "rl_published", "oracle_labels", "random_reward")
+prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
@@ -83,11 +78,6 @@ def work(cfg: Config) -> dict[str, Work]:
     return found
 
 
-def prepare(cfg: Config, seed: int) -> Speaker:
-    """The model."""
-    return Speaker(cfg.model, cfg.rank, cfg.lr)
-
-
 def shares(speaker: Speaker, rows: list[Said]) -> tuple[np.ndarray, list[Any]]:
     """``[N, 5]`` probabilities of the scores of answers, and the tokens up to where the score stands."""
     ends, separator = speaker.renderer.end_ids, speaker.plain(SEPARATOR)
@@ -99,7 +89,7 @@ def shares(speaker: Speaker, rows: list[Said]) -> tuple[np.ndarray, list[Any]]:
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """RL on the answer, and on the score what the arm says: a reward, a supervised loss, both, or neither."""
     base.adapt(derive_seed(seed, "adapters"))
-    of, rng = problems(cfg.data, cfg.data_path, cfg.largest), np.random.default_rng(derive_seed(seed, "arms"))
+    of, rng = problems(cfg), np.random.default_rng(derive_seed(seed, "arms"))
     test = of.draw(np.random.default_rng(derive_seed(seed, "tests")), cfg.n_test, test=True)
     reward = next((study.REWARDS[name] for name in study.REWARDS if arm.endswith(name)), None)
     digits, agrees = [base.plain(one)[:1] for one in SCORES], list[float]()

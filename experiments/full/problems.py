@@ -9,6 +9,7 @@ import numpy as np
 
 import envs
 from envs import Split, Task
+from experiments.full import Asked
 from experiments.full.speaker import Said, Speaker
 from rewards import Verdict
 
@@ -22,7 +23,7 @@ class Products:
         largest: Factor; the smallest is a tenth of it: 100 for 999.
     """
 
-    def __init__(self, largest: int = 999) -> None:
+    def __init__(self, largest: int) -> None:
         self.low, self.high = (largest + 1) // 10, largest + 1
 
     def task(self, a: int, b: int) -> Task:
@@ -56,7 +57,7 @@ class Registered:
         path: Folder of its files; empty for the environment's own default.
     """
 
-    def __init__(self, env_id: str, path: str = "") -> None:
+    def __init__(self, env_id: str, path: str) -> None:
         self.taskset = envs.make_taskset(env_id, {"path": path} if path else {})
         self.tasks: dict[Split, Sequence[Task]] = {}
 
@@ -77,9 +78,9 @@ class Registered:
 Problems = Products | Registered
 
 
-def problems(data: str, path: str = "", largest: int = 999) -> Problems:
-    """``products``, or the id of a registered environment."""
-    return Products(largest) if data == "products" else Registered(data, path)
+def problems(cfg: Asked) -> Problems:
+    """What the settings name: ``products``, or a registered environment."""
+    return Products(cfg.largest) if cfg.data == "products" else Registered(cfg.data, cfg.data_path)
 
 
 @dataclass

@@ -125,10 +125,6 @@ class Base:
     test: list[Instance]
     accuracy: float
 
-    def spend(self) -> Work:
-        """See :class:`~experiments.full.speaker.Speaker`."""
-        return self.speaker.spend()
-
 
 def prepare(cfg: Config, seed: int) -> Base:
     """The four steps, and the same in one go."""

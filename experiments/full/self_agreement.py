@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.full import HOLDS, OPEN, Expected, Setting, carried, figures_of
+from experiments.full import HOLDS, OPEN, Asked, Expected, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.problems import Answered, Problems, answer, problems, show
-from experiments.full.speaker import Speaker, advantages
+from experiments.full.speaker import Speaker, advantages, the_model
 from experiments.studies import self_agreement as study
 from rl.analysis.calibration import auroc, ece
 from rl.analysis.gate import Gate, mean_told, signal_accuracy
@@ -27,13 +27,10 @@ from rl.types import derive_seed
 
 
 @dataclass
-class Config(Setting):
+class Config(Asked):
     """Sizes.
 
     Args:
-        data: Id of the questions' environment, or ``products``.
-        data_path: Folder of its files; empty for its default.
-        largest: Largest factor of ``products``, of the most digits that are asked.
         questions: Of the measurement.
         max_reason: Most tokens of a justification.
         steps: Optimiser steps of every arm.
@@ -44,9 +41,6 @@ class Config(Setting):
     """
 
     model: str = "meta-llama/Meta-Llama-3-8B-Instruct"
-    data: str = "errata/gsm8k-v1"
-    data_path: str = ""
-    largest: int = 999
     questions: int = 1000
     max_reason: int = 128
     steps: int = 200
@@ -60,6 +54,7 @@ RANGES = {"group": (2, inf)}
 DRY = {"data": "products", "largest": 2, "questions": 24, "max_reason": 8, "steps": 2, "asked": 2, "group": 3,
        "n_test": 4, "n_signal": 4, "evaluate_every": 1, "max_new": 8, "prompt": 130, "rank": 4}  # fmt: skip
 ARMS = ("base", "own_verdict", "frozen_verdict", "side_by_side", "oracle", "random")
+prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
@@ -77,11 +72,6 @@ def work(cfg: Config) -> dict[str, Work]:
         found[arm] = cfg.steps * step + cfg.n_signal * gate
         found[arm] += cfg.n_test * (gate + looks * Work(cfg.max_new, cfg.prompt + short))
     return found
-
-
-def prepare(cfg: Config, seed: int) -> Speaker:
-    """The model."""
-    return Speaker(cfg.model, cfg.rank, cfg.lr)
 
 
 def claim(question: str, number: Any) -> str:
@@ -107,7 +97,7 @@ def p_first(speaker: Speaker, asked: list[str]) -> np.ndarray:
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the base believes, or reinforcement learning on one reward."""
     base.adapt(derive_seed(seed, "adapters"))
-    of, rng = problems(cfg.data, cfg.data_path, cfg.largest), np.random.default_rng(derive_seed(seed, "arms"))
+    of, rng = problems(cfg), np.random.default_rng(derive_seed(seed, "arms"))
     if arm == "base":
         tasks = of.draw(rng, cfg.questions, test=True)
         return [believes(cfg, base, of, tasks, seed, rng, samples)]

@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments.full import FAILS, HOLDS, OPEN, Expected, Setting, carried, figures_of
 from experiments.full.cost import Work
-from experiments.full.speaker import Said, Speaker
+from experiments.full.speaker import Said, Speaker, the_model
 from experiments.studies import self_edits as study
 from rl.analysis.gate import Gate, signal_accuracy
 from rl.analysis.repeats import reliability
@@ -70,6 +70,7 @@ PROMPTS = {
     "listed": "Read this passage, and state every fact of it in a sentence of its own, a line each.",
 }
 ARMS = ("none", "passage", "self_edit", "unselected", "true_lines", "listed", "oracle")
+prepare = the_model
 WRITERS = {"self_edit": "self_edit", "unselected": "self_edit", "true_lines": "self_edit", "listed": "listed"}
 
 
@@ -168,11 +169,6 @@ def work(cfg: Config) -> dict[str, Work]:
 
 
 # ---------------------------------------------------------------- the inner loop
-
-
-def prepare(cfg: Config, seed: int) -> Speaker:
-    """The model."""
-    return Speaker(cfg.model, cfg.rank, cfg.lr)
 
 
 def documents(cfg: Config, person: Person, edit: str) -> list[str]:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.full import HOLDS, OPEN, Expected, Setting, carried, figures_of
+from experiments.full import HOLDS, OPEN, Asked, Expected, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.problems import Answered, Problems, answer, problems, show
-from experiments.full.speaker import Said, Speaker, advantages
+from experiments.full.speaker import Said, Speaker, advantages, the_model
 from experiments.studies import self_judging as study
 from rl.analysis.copeland import agreement, copeland, ordered_pairs
 from rl.analysis.gate import Gate, mean_told, signal_accuracy
@@ -28,13 +28,10 @@ from rl.types import derive_seed
 
 
 @dataclass
-class Config(Setting):
+class Config(Asked):
     """Sizes.
 
     Args:
-        data: Id of the prompts' environment, or ``products``.
-        data_path: Folder of its files; empty for its default.
-        largest: Largest factor of ``products``, of the most digits that are asked.
         steps: Optimiser steps of every arm.
         prompts: Per step.
         responses: N, per prompt.
@@ -44,9 +41,6 @@ class Config(Setting):
     """
 
     model: str = "Qwen/Qwen3-8B"
-    data: str = "errata/gsm8k-v1"
-    data_path: str = ""
-    largest: int = 999
     steps: int = 3125
     prompts: int = 8
     responses: int = 4
@@ -63,6 +57,7 @@ RANGES = {"responses": (2, inf)}
 DRY = {"data": "products", "largest": 2, "steps": 2, "prompts": 2, "responses": 3, "judgments": 2, "n_test": 12,
        "n_signal": 6, "evaluate_every": 1, "max_new": 8, "prompt": 140, "rank": 4}  # fmt: skip
 ARMS = ("self_judging", "oracle", "random", "no_judge_reward", "one_order", "no_gate")
+prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
@@ -82,11 +77,6 @@ def work(cfg: Config) -> dict[str, Work]:
     return found
 
 
-def prepare(cfg: Config, seed: int) -> Speaker:
-    """The model."""
-    return Speaker(cfg.model, cfg.rank, cfg.lr)
-
-
 def pair(question: str, one: str, other: str) -> str:
     """What the judge is asked."""
     return (f"{question}\n\nResponse A:\n{one}\n\nResponse B:\n{other}\n\n"
@@ -103,7 +93,7 @@ def says_first(speaker: Speaker, found: Answered, pairs: np.ndarray) -> tuple[np
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Responses, a tournament, two rewards, one step."""
     base.adapt(derive_seed(seed, "adapters"))
-    of, rng = problems(cfg.data, cfg.data_path, cfg.largest), np.random.default_rng(derive_seed(seed, "arms"))
+    of, rng = problems(cfg), np.random.default_rng(derive_seed(seed, "arms"))
     test = of.draw(np.random.default_rng(derive_seed(seed, "tests")), cfg.n_test, test=True)
     n, pairs = cfg.responses, ordered_pairs(cfg.responses, both_orders=arm != "one_order")
     one, other = pairs.T

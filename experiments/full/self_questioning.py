@@ -21,7 +21,7 @@ import numpy as np
 from experiments.full import HOLDS, OPEN, Expected, Setting, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.problems import Answered, Products, answer, show
-from experiments.full.speaker import Said, Speaker, advantages
+from experiments.full.speaker import Said, Speaker, advantages, the_model
 from experiments.studies import self_questioning as study
 from rl.analysis.gate import Gate, mean_told, signal_accuracy
 from rl.types import derive_seed
@@ -63,6 +63,7 @@ RANGES = {"group": (2, inf)}
 DRY = {"largest": 9, "proposals": 8, "group": 3, "steps": 2, "propose_every": 1, "n_frozen": 3, "n_test": 4,
        "n_signal": 8, "measure_every": 1, "max_new": 8, "max_proposal": 24, "prompt": 160, "rank": 4}  # fmt: skip
 ARMS = ("majority", "band", "oracle", "form", "random", "frozen")
+prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
@@ -82,11 +83,6 @@ def work(cfg: Config) -> dict[str, Work]:
             total += cfg.n_frozen * (Work(64 * cfg.max_new, cfg.prompt) + looks * answers)
         found[arm] = total
     return found
-
-
-def prepare(cfg: Config, seed: int) -> Speaker:
-    """The model."""
-    return Speaker(cfg.model, cfg.rank, cfg.lr)
 
 
 def in_band(found: Answered) -> np.ndarray:

@@ -87,10 +87,6 @@ class InWords:
         return (f"{shown} Start at {start} and apply {depth} rule(s), one after the other. "
                 f"Write the {depth} number(s) that you come to, in order, and nothing else.")  # fmt: skip
 
-    def spend(self) -> Work:
-        """See :class:`~experiments.full.speaker.Speaker`."""
-        return self.speaker.spend()
-
 
 def prepare(cfg: Config, seed: int) -> InWords:
     """The model; nothing is trained."""

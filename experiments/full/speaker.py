@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from envs import Message
+from experiments.full import Setting
 from experiments.full.cost import Work
 from rl.backends.engine_hf import HFEngine
 from rl.backends.lora import add_lora
@@ -224,6 +225,11 @@ class Speaker:
         """What was computed since this was asked last."""
         spent, self._spent = self._spent, Work()
         return spent
+
+
+def the_model(cfg: Setting, seed: int) -> Speaker:
+    """``prepare`` of a study whose arms have nothing but the model in common."""
+    return Speaker(cfg.model, cfg.rank, cfg.lr)
 
 
 def advantages(rewards_NK: np.ndarray) -> np.ndarray:

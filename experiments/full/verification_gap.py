@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.full import HOLDS, OPEN, Expected, Setting, carried, figures_of
+from experiments.full import HOLDS, OPEN, Asked, Expected, carried, figures_of
 from experiments.full.cost import Work
 from experiments.full.problems import Answered, answer, check, problems, show
-from experiments.full.speaker import Speaker
+from experiments.full.speaker import Speaker, the_model
 from experiments.studies import verification_gap as study
 from rl.analysis.calibration import auroc
 from rl.analysis.gate import Gate, gaps, signal_accuracy
@@ -28,13 +28,10 @@ from rl.types import derive_seed
 
 
 @dataclass
-class Config(Setting):
+class Config(Asked):
     """Sizes.
 
     Args:
-        data: Id of the tasks' environment, or ``products``.
-        data_path: Folder of its files; empty for its default.
-        largest: Largest factor of ``products``, of the most digits that are asked.
         k: Samples of a question when gap and accuracy are measured.
         n_eval: Questions of the gate, and as many others to measure on.
         n_filtered: Questions of a round, with ``samples`` answers each.
@@ -49,9 +46,6 @@ class Config(Setting):
 
     model: str = "Qwen/Qwen2.5-7B-Instruct"
     lr: float = 1e-4
-    data: str = "errata/gsm8k-v1"
-    data_path: str = ""
-    largest: int = 999
     k: int = 128
     n_eval: int = 500
     n_filtered: int = 2000
@@ -68,6 +62,7 @@ RANGES = study.RANGES | {"temperature": (0.0, 10.0)}
 DRY = {"data": "products", "largest": 2, "k": 4, "n_eval": 8, "n_filtered": 16, "samples": 2, "keep_above": 0.05,
        "least_kept": 1, "tune_steps": 1, "batch": 4, "max_new": 8, "prompt": 140}  # fmt: skip
 ARMS = ("own", "no_filter", "oracle", "shuffled")
+prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
@@ -83,15 +78,10 @@ def work(cfg: Config) -> dict[str, Work]:
     return {arm: of(cfg.rounds if arm == "own" else 1) for arm in ARMS}
 
 
-def prepare(cfg: Config, seed: int) -> Speaker:
-    """The model."""
-    return Speaker(cfg.model, cfg.rank, cfg.lr)
-
-
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Gate, round of rejection fine-tuning, measurement; and again."""
     base.adapt(derive_seed(seed, "adapters"))
-    of, rng = problems(cfg.data, cfg.data_path, cfg.largest), np.random.default_rng(derive_seed(seed, "tasks"))
+    of, rng = problems(cfg), np.random.default_rng(derive_seed(seed, "tasks"))
     drawn = of.draw(rng, 2 * cfg.n_eval, test=True)
     for_gate, for_test = drawn[: cfg.n_eval], drawn[cfg.n_eval :]
 

@@ -9,18 +9,20 @@ that the same command gives the same numbers and an interrupted seed goes on wit
 """
 
 import ast
-import importlib.util
+import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, fields
 from math import inf, isfinite
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.evidence.model import plain
+from experiments.list import ROOT
 from rewards import Lookup, nearest
 from rl.analysis.claims import Claim, Figure
 from rl.config.checks import NEEDED
@@ -67,15 +69,48 @@ class Study(Protocol):
         ...
 
 
-def refuse_unknown_settings(name: str, size: str, given: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` for a setting that a study does not have, by the source of its ``Config``, before torch."""
-    spec = importlib.util.find_spec(_module(name, size))
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
-    config = next((one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == "Config"), None)
-    if config is None or config.bases:  # it has fields that stand elsewhere; the module itself will tell
-        return
-    fields_of = (one.target for one in config.body if isinstance(one, ast.AnnAssign))
-    _refuse_unknown(given, [target.id for target in fields_of if isinstance(target, ast.Name)])
+def refuse_wrong_settings(name: str, size: str, given: Mapping[str, Any]) -> None:
+    """Raises ``ValueError`` for what a study of ours refuses of its settings; importing the study would load torch."""
+    if (module := _module(name, size)).startswith("experiments."):  # a plugin's has been imported
+        settings_of(SimpleNamespace(**part_of(module, {"Config", "RANGES"})), given)
+
+
+def part_of(module: str, names: Set[str]) -> dict[str, Any]:
+    """Some names of a module of ours, made from the statements of its source that they need, and from no others."""
+    body = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")).body
+    wanted, taken = set(names), list[ast.stmt]()
+    while found := [one for one in body if one not in taken and wanted & set(_bound(one))]:
+        taken += found
+        wanted |= {one.id for one in _names(found) if isinstance(one.ctx, ast.Load)}
+    space: dict[str, Any] = {"__name__": module}
+    for statement in sorted(taken, key=body.index):
+        if isinstance(statement, ast.ImportFrom) and (source := statement.module or "").startswith("experiments"):
+            bound = {alias.asname or alias.name: alias.name for alias in statement.names}
+            space |= {name: _imported(source, bound[name], names) for name in bound.keys() & wanted}
+        else:
+            exec(compile(ast.Module([statement], []), module, "exec"), space)
+    return {name: space[name] for name in names if name in space}
+
+
+def _imported(source: str, name: str, names: Set[str]) -> Any:
+    place = ROOT / source.replace(".", "/")
+    if (place / f"{name}.py").exists():  # the study whose full size is asked for
+        return SimpleNamespace(**part_of(f"{source}.{name}", names))
+    if place.is_dir():  # of a package itself, which loads nothing
+        return getattr(importlib.import_module(source), name)
+    return part_of(source, {name})[name]
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name for alias in statement.names]
+    return [one.id for one in _names([statement]) if isinstance(one.ctx, ast.Store)]
+
+
+def _names(statements: Iterable[ast.stmt]) -> list[ast.Name]:
+    return [one for statement in statements for one in ast.walk(statement) if isinstance(one, ast.Name)]
 
 
 def _refuse_unknown(given: Iterable[str], known: Sequence[str]) -> None:
@@ -94,7 +129,7 @@ def load(name: str, size: str = "") -> Study:
     return module
 
 
-def settings_of(study: Study, given: Mapping[str, Any]) -> Any:
+def settings_of(study: Any, given: Mapping[str, Any]) -> Any:
     """A study's ``Config`` with some values changed, their types and ranges checked.
 
     A whole number is a count, at least 1; a width is a multiple of 8, for four heads of even size; a learning rate is
@@ -139,7 +174,7 @@ def run_seed(
 ) -> None:
     """Every arm of a study with one seed; an arm whose file is there already is not run again.
 
-    Where the base counts what it computes (``spend``), the last row of an arm says so, in tokens.
+    Where the base, or its ``speaker``, counts what it computes (``spend``), the last row of an arm says so, in tokens.
 
     Writes ``<arm>.json`` as each arm ends, and last ``result.json`` with rows and ``rows.jsonl`` with the samples.
     """
@@ -155,8 +190,8 @@ def run_seed(
             report(arm, i / len(study.ARMS), {})
             samples: list[dict[str, Any]] = []
             rows = [{"arm": arm, "seed": seed, "step": 0} | row for row in study.run(cfg, arm, seed, base, samples)]
-            if rows and hasattr(base, "spend"):
-                rows[-1] |= {f"{what}_tokens": n for what, n in asdict(base.spend()).items()}
+            if rows and (spend := getattr(getattr(base, "speaker", base), "spend", None)):
+                rows[-1] |= {f"{what}_tokens": n for what, n in asdict(spend()).items()}
             texts = [{"arm": arm, "seed": seed} | one for one in samples]
             write_json(path, plain({"rows": rows, "samples": texts}))
         found[arm] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,36 +1,35 @@
 """Sampling with a transformers model in this process: the CPU default and the reference for the other engines.
 
 A step takes the pending requests of similar prompt length, left-pads them into one batch and decodes until all are
-done; rows that finished are dropped from the key-value cache once they are half of it. Equal prompts are read once, and
-an episode's second turn does not read its first one again. On a GPU a step is recorded and replayed. Tokens are drawn
-by inverting the cumulative distribution at one uniform number per row and position, which is a hash of the request's
-seed: the sample does not depend on what else is in the batch.
+done; rows that finished are dropped from the key-value cache once they are half of it. Equal prompts are read once, so
+is what all prompts of a batch begin with, and an episode's second turn does not read its first one again. On a GPU a
+step is recorded and replayed. Tokens are drawn by inverting the cumulative distribution at one uniform number per row
+and position, which is a hash of the request's seed: the sample does not depend on what else is in the batch.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from rl.backends.attention import grouped_attention
+from rl.backends.kv_store import KVStore
 from rl.backends.lora import bare_model
 from rl.backends.products import OneDNNLinear, packed_weights
 from rl.backends.replay import FixedStep, Replays
-from rl.backends.trunk import call_decoder, keeps_everything, key_width, trunk_of
+from rl.backends.trunk import call_decoder, key_width
 from rl.types import Completion, Finish, Request
 
-MAX_BYTES = 2 * 2**30
-"""Keys and values of finished turns held at most, without the room behind them; turns beyond it are read again. What is
-held changes no result, only work."""
 BATCH_BYTES = 2**30
 """Keys and values of the rows that are decoded together on a CPU: a cache that grows is copied, so that two or three
 times as much is needed, and the host's memory belongs to other processes too. A GPU's belongs to the run."""
+SHARED_PREFIX = 16
+"""Tokens that all prompts of a batch must begin with to be read for themselves: a system prompt or worked examples. For
+fewer, a forward pass more costs what it saves."""
 
 
 class HFEngine:
@@ -145,8 +144,9 @@ class HFEngine:
     def _decode(self, batch: list[Request]) -> "_Rows":
         """Reads the prompts and samples until every row has ended.
 
-        The first pass reads ``[U, P]`` new tokens of the prompts, U distinct ones of B where nothing is cached yet, and
-        copies their keys and values to the rows that share them. Each further pass reads ``[B, 1]``: the tokens just
+        Where nothing is cached yet, a pass reads ``[1, L]``, what all prompts begin with. The next one reads ``[U, P]``
+        new tokens of the prompts, U distinct ones of B where nothing is cached of an episode, and copies their keys and
+        values to the rows that share them. Each further pass reads ``[B, 1]``: the tokens just
         sampled. B shrinks whenever half of the rows are done, since a decoding step costs what its batch costs; earlier
         would not pay, since dropping rows copies the cache of those that stay.
 
@@ -154,13 +154,15 @@ class HFEngine:
         of them and one for the token that the pass reads.
         """
         cache, lengths = self._store.take(batch)
-        rows = _Rows(batch, lengths, self._pad_id, self._model.device)
-        input_ids, mask = rows.prompt_ids, rows.attention_mask
         # The episodes of a group begin alike: each distinct first prompt is read in one row. Later turns differ, and
         # what is cached of them is in rows of their own already.
         distinct: dict[tuple[int, ...], int] = {}
         which = [distinct.setdefault(request.prompt_ids, len(distinct)) for request in batch]
         shared = len(distinct) < len(batch) and not any(lengths)
+        if not any(lengths):
+            lengths = [self._read_prefix(cache, list(distinct), len(distinct) if shared else len(batch))] * len(batch)
+        rows = _Rows(batch, lengths, self._pad_id, self._model.device)
+        input_ids, mask = rows.prompt_ids, rows.attention_mask
         if shared:
             owners = np.unique(which, return_index=True)[1]  # the first row of each prompt
             input_ids, mask = input_ids[owners], mask[owners]
@@ -207,6 +209,27 @@ class HFEngine:
             rows.attention_mask = torch.nn.functional.pad(rows.attention_mask, (0, 1), value=1)
             input_ids, mask = tokens[:, None], rows.attention_mask
         return rows
+
+    def _read_prefix(self, cache: Any, prompts: list[tuple[int, ...]], n_rows: int) -> int:
+        """Reads what all these different prompts begin with into ``n_rows`` rows; returns how many tokens that are."""
+        # The smallest and the largest differ first where any two do. A token of each prompt is left to be read.
+        low, high = min(prompts), max(prompts)
+        n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+        n = min(n, min(map(len, prompts)) - 1)
+        if len(prompts) == 1 or n < SHARED_PREFIX or not self._store.enabled:
+            return 0
+        ids = torch.tensor([low[:n]], device=self._model.device)
+        positions = torch.arange(n, device=ids.device)[None]
+        call_decoder(
+            self._causal,
+            cache,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=positions,
+            logits_to_keep=1,
+        )
+        cache.reorder_cache(ids.new_zeros(n_rows))
+        return n
 
 
 class _Rows:
@@ -289,123 +312,6 @@ class _Rows:
         self.attention_mask, self._temperatures = self.attention_mask[keep], self._temperatures[keep]
         self.last_positions = self.last_positions[keep]
         return keep
-
-
-class RoomyLayer(DynamicLayer):
-    """Keys and values of a layer, with room for further columns behind them.
-
-    Transformers' own layer copies all of them at every step, to make room for one more column. What :attr:`keys` and
-    :attr:`values` show is never written to again: new columns go behind it.
-    """
-
-    _buffers: Sequence[Tensor | None] = (None, None)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends columns ``[B, H, T, D]``; returns all that there are."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None  # initialised above
-        assert self.values is not None
-        rooms, shown = [], []
-        for buffer, held, new in zip(self._buffers, (self.keys, self.values), (key_states, value_states), strict=True):
-            n_held = held.shape[-2] if held.numel() else 0
-            total, room = n_held + new.shape[-2], buffer
-            # Rows that were dropped or selected have left the buffer: what is held then lies somewhere else. It is told
-            # by its address, since a view of a buffer's first columns begins where the buffer does.
-            if room is None or room.data_ptr() != held.data_ptr() or total > room.shape[-2]:
-                # A quarter more each time, so that in T steps all is copied about log T times.
-                room = new.new_empty(*new.shape[:-2], total + total // 4 + 16, new.shape[-1])
-                if n_held:
-                    room[..., :n_held, :] = held
-            room[..., n_held:total, :] = new
-            rooms.append(room)
-            shown.append(room[..., :total, :])
-        self._buffers = rooms
-        self.keys, self.values = keys, values = shown
-        return keys, values
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """One turn: the tokens whose keys and values are held, and where they lie in the cache of the batch it was in.
-
-    Args:
-        token_ids: Prompt and answer, without the last sampled token.
-        layers: Keys and values ``[B, H, C, D]`` of the whole batch by layer, shared by all turns that ended together.
-        row: In the batch.
-        columns: Of each token, ``len(token_ids)`` of them.
-    """
-
-    token_ids: tuple[int, ...]
-    layers: list[tuple[Tensor, Tensor]]
-    row: int
-    columns: np.ndarray
-
-
-class KVStore:
-    """Keys and values of finished turns, so that the next turn of an episode does not read the earlier ones again.
-
-    A request whose prompt begins with what an earlier request of the same id read and sampled gets that request's keys
-    and values; only what is new is computed. The newest turn of every id is held, as far as :data:`MAX_BYTES` goes. A
-    batch's cache is held whole, and freed with the last of its rows.
-
-    Args:
-        causal: Whose cache it is; one with windowed or recurrent layers has nothing to keep.
-    """
-
-    def __init__(self, causal: Any) -> None:
-        self._config, self._enabled = causal.config, keeps_everything(trunk_of(causal))
-        self.kept: dict[int, _Kept] = {}
-
-    def put(self, cache: Any, rows: _Rows) -> None:
-        """Keeps the rows of a batch's cache that are done, before they are dropped from it.
-
-        What is in the cache is never written to again, so it is held and not copied.
-        """
-        done = np.flatnonzero(~rows.alive.numpy())
-        if not self._enabled or not len(done):
-            return
-        # The tensors are counted once for all rows that refer to them; what does not fit is read again next turn.
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
-        held = {id(kept.layers): kept.layers for kept in self.kept.values()} | {id(layers): layers}
-        if sum(x.nbytes for one in held.values() for pair in one for x in pair) > MAX_BYTES:
-            return
-        masks = rows.attention_mask.cpu().numpy()
-        for row in done:
-            i = rows.index[row]
-            # The last sampled token was never read, so it has no key. The row may have been read on after its end,
-            # until half of the batch was done: what lies behind in the cache is not the row's.
-            token_ids = rows.batch[i].prompt_ids + tuple(rows.tokens[i, : rows.n_sampled[i] - 1].tolist())
-            columns = np.flatnonzero(masks[row])[: len(token_ids)]
-            self.kept[rows.batch[i].id] = _Kept(token_ids, layers, int(row), columns)
-
-    def take(self, requests: Sequence[Request]) -> tuple[Any, list[int]]:
-        """A cache for the requests, padded on the left, and how many tokens of each prompt it holds."""
-        cache = DynamicCache(config=self._config)
-        # Layers that forget, or keep a state only, stay as they are.
-        cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-        found: dict[int, _Kept] = {}
-        for i, request in enumerate(requests):
-            kept = self.kept.pop(request.id, None)  # the batch's cache is freed with the last row that refers to it
-            n = len(kept.token_ids) if kept else 0
-            # At least one token must be left to be read: its logits are what comes next.
-            if kept and n < len(request.prompt_ids) and request.prompt_ids[:n] == kept.token_ids:
-                found[i] = kept
-        lengths = [len(found[i].token_ids) if i in found else 0 for i in range(len(requests))]
-        if not found:
-            return cache, lengths
-        # Columns are gathered to the right edge, so that what is read next stands behind the last one of every row.
-        # Rows of which nothing is held stay zeros, which the mask hides.
-        width = max(lengths)
-        for index, pair in enumerate(next(iter(found.values())).layers):
-            gathered = []
-            for part, like in enumerate(pair):
-                out = like.new_zeros(len(requests), like.shape[1], width, like.shape[3])
-                for i, kept in found.items():
-                    out[i, :, width - len(kept.columns) :] = kept.layers[index][part][kept.row][:, kept.columns]
-                gathered.append(out)
-            cache.update(gathered[0], gathered[1], index)
-        return cache, lengths
 
 
 def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:

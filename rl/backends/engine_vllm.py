@@ -50,7 +50,8 @@ class VLLMEngine:
             vllm = importlib.import_module("vllm")
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "engine=vllm: vLLM is not installed. On a GPU: pip install -e '.[vllm]'; on a CPU: see docs/engines.md"
+                f"engine=vllm: vLLM is not installed ({error}). On a GPU: pip install -e '.[vllm]'; on a CPU: see "
+                "docs/engines.md"
             ) from error
         self._sampling, self._prompt = vllm.SamplingParams, vllm.TokensPrompt
         self._end_ids, self._sleep_level = sorted(end_ids), 0 if on_cpu else config.engine.sleep_level

@@ -21,7 +21,9 @@ def add_lora(model: Any, config: LoraConfig) -> Any:
     try:
         import peft
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"model.lora.rank={config.rank} needs peft: pip install -e '.[lora]'") from error
+        raise ModuleNotFoundError(
+            f"model.lora.rank={config.rank} needs peft: pip install -e '.[lora]' ({error})"
+        ) from error
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rl.backends.engine_hf import BATCH_BYTES, MAX_BYTES
+from rl.backends.engine_hf import BATCH_BYTES
+from rl.backends.kv_store import MAX_BYTES
 from rl.backends.policy import BLOCK_ENTRIES
 from rl.backends.products import MIN_STEPS, MIN_WEIGHTS, prefers_onednn
 from rl.backends.trunk import key_width

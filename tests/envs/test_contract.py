@@ -8,6 +8,7 @@ import pytest
 import envs
 from envs import Task
 from envs.checker import ContractError, check_env
+from envs.tasks.verifiers_package import score_of
 from rewards import Score, Verdict
 from tests.conftest import ROOT
 
@@ -200,3 +201,19 @@ def test_a_good_environment_passes_and_is_told_so(capsys):
     assert "good/good-v1 keeps the contract" in said
     assert "3 train, 3 validation, 3 test" in said
     assert "'train 0'" in said
+
+
+@pytest.mark.parametrize(
+    ("reward", "right", "value"),
+    [(1.0, 1.0, 1.0), (0.7 + 0.2 + 0.1, 1.0, 1.0), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0), (0.4, 0.5, 0.4), (3.0, 0.5, 1.0)],
+)
+def test_a_sum_of_rewards_and_its_verdict_say_the_same(reward, right, value):
+    score = score_of(reward, right, "said")
+    assert score.value == value
+    assert (score.verdict is Verdict.CORRECT) == (value == 1.0)
+
+
+@pytest.mark.parametrize("right", [0.0, -1.0, 1.5])
+def test_every_answer_may_be_wrong_or_right(right):
+    with pytest.raises(ValueError, match=r"env\.options\.right="):
+        envs.make("errata/verifiers-v1", options={"name": "any", "right": right})

@@ -1,9 +1,11 @@
 """What a user types wrongly: it is refused in a sentence, before anything is loaded or left behind."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from urllib.error import URLError
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -214,11 +216,25 @@ finally:
         (["experiments.tune", "trials=0"], "error: trials=0: must be positive"),
         (["experiments.train", "training.episodes=0"], "error: training.episodes=0: must be positive"),
         (["experiments.compare", "arms.score.optim.lr=-1"], "arms.score: optim.lr=-1.0: must be positive"),
+        (["experiments.compare", "arms.star.iterations=0"], "error: arms.star.iterations=0: must be positive"),
+        (["experiments.compare", "arms.dpo.beta=-1"], "error: arms.dpo.beta=-1.0: must be positive"),  # not included
+        (["experiments.compare", "arms.dpo.rule=stars"], "arms.dpo.rule=stars: unknown; did you mean 'star'?"),
+        (["experiments.compare", "arms.scroe.optim.lr=1"], "arms.scroe: there is no such arm; did you mean 'score'?"),
+        (["experiments.tune", "arms.mine.kind=onlin"], "arms.mine: there is no such arm"),
         (["experiments.compare", "executor_options.gpus=0"], "executor_options.gpus=0: a list is needed here"),
         (["experiments.plan", "train", "plan.steps=0"], "error: plan.steps=0: must be positive"),
         (["experiments.plan", "train", "plan.processes=2"], "plan.processes: steps are taken by one process; set plan"),
         (["experiments.study"], "study is missing: give it as study=<one of these>. Known: collapse, "),
         (["experiments.study", "study=skills", "settings.stesp=3"], "settings.stesp: unknown; did you mean"),
+        (
+            ["experiments.study", "study=self_edits", "settings.rounds=0"],
+            "error: settings.rounds=0: use a whole number",
+        ),
+        (["experiments.study", "study=self_judging", "settings.judgments=3"], "settings.judgments=3: use an even num"),
+        (
+            ["experiments.study", "study=self_edits", "size=full", "settings.rank=two"],
+            "settings.rank=two: use a whole num",
+        ),
         (["experiments.pretrain_tiny", "corpus.shy=3"], "corpus.shy: modchain has no such argument. It has: rare, "),
         (
             ["experiments.train", "algorithm.advantage=rlooo"],
@@ -240,6 +256,40 @@ def test_it_is_answered_before_torch_is_loaded_and_leaves_no_folder(arguments, m
     assert done.stdout.splitlines()[-1] == "[]"
     assert "Error executing job" not in done.stdout + done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (RuntimeError("engine.urls: no answer: [Errno 111] refused"), URLError(OSError(111, "refused"))),
+        (ImportError("env=openenv needs the package openenv"), ModuleNotFoundError("No module named 'openenv'")),
+        (ValueError("resume: errata.json cannot be read: kind"), KeyError("kind")),
+    ],
+)
+def test_an_error_that_says_its_reason_says_it_once(said, cause):
+    with pytest.raises(type(said)) as caught:
+        raise said from cause
+    assert explain(caught.value) == str(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["env=repair", "engine=vllm_http", "engine.urls=[http://127.0.0.1:9]", "engine.weights_dir=."], "refused"),
+        (
+            ["env=openenv", "env.options.url=http://127.0.0.1:9", "model=path", "model.path=models/modchain"],
+            "env=openenv needs the package openenv",
+        ),
+    ],
+)
+def test_what_a_machine_lacks_is_one_sentence(arguments, message, tmp_path):
+    if "openenv" in message and importlib.util.find_spec("openenv"):
+        pytest.skip("openenv is installed")
+    done = programs.run("experiments.evaluate", *arguments, f"runs_dir={tmp_path}", "threads=1")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count(message) == 1
 
 
 @pytest.mark.slow

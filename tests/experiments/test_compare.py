@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.arms import write_jsonl
+from experiments.compare import say_crashed
 from experiments.evidence.comparison import compare as compare_runs
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import points, verdicts
@@ -232,6 +233,13 @@ def test_a_job_that_crashes_is_reported_and_the_others_go_on(tmp_path):
     (folder,) = (tmp_path / "compare").iterdir()
     assert (folder / "arms" / "star" / "seed_0" / "error.txt").exists()
     assert (folder / "report.html").exists()
+
+
+def test_a_reason_that_jobs_share_is_printed_once_and_as_it_is(capsys):
+    same = "Traceback ...\nValueError: no [file] there\n"
+    say_crashed({"star/0": same, "score/0": "OSError: [Errno 28] full", "star/1": same})
+    said = ["star/0, star/1 crashed: ValueError: no [file] there", "score/0 crashed: OSError: [Errno 28] full"]
+    assert capsys.readouterr().out.splitlines() == said
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 from omegaconf import OmegaConf
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from experiments.cli import UserError
 from experiments.evidence.studies import curves, overview
 from experiments.schema import StudyChoice, StudyConfig
-from experiments.studies import STUDIES, load, run_seed, settings_of
+from experiments.studies import FULL, STUDIES, load, part_of, run_seed, settings_of
 from experiments.study import chosen, plan, seeds_of, write_study
 from rl.analysis.claims import Figure
 from tests.conftest import ROOT
@@ -113,6 +113,15 @@ def test_every_size_of_every_study_is_in_range_and_every_count_has_one():
         for text in [one.sentence for one in study.CLAIMS] + [getattr(one, "caption", "") for one in study.EXHIBITS]:
             assert "{" not in text.format(**asdict(settings_of(study, {})))
     assert found == {name for name in STUDIES if name != "made_up"}
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name != "made_up"])
+def test_what_is_read_of_a_study_before_torch_is_loaded_is_what_it_has(name):
+    for lookup in (STUDIES, FULL):
+        study, read = load(name, "full" if lookup is FULL else ""), part_of(lookup[name], {"Config", "RANGES"})
+        shown = [[(one.name, one.type, one.default) for one in fields(it)] for it in (study.Config, read["Config"])]
+        assert shown[0] == shown[1]
+        assert getattr(study, "RANGES", None) == read.get("RANGES")
 
 
 def test_one_seed_is_no_seeds():

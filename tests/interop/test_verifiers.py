@@ -140,6 +140,17 @@ def test_a_task_set_of_theirs_is_paid_what_its_own_rewards_are(vf, theirs):
     assert theirs.step(tasks[0].gold)[1] == 1.0
 
 
+def test_what_counts_as_right_is_worth_one(vf, theirs):
+    lenient = envs.make(
+        "errata/verifiers-v1", options={"name": "sums-for-tests", "settings": {"n": 30}, "right": 0.25}, attempts=1
+    ).taskset
+    for task in lenient.load(Split.TRAIN):
+        for text, value in ((task.gold, 1.0), ("1234", 1.0), ("something longer", 0.0)):
+            score = lenient.verify(task, text)
+            assert (score.value, score.verdict is Verdict.CORRECT) == (value, value == 1.0)
+        assert theirs.taskset.verify(task, "1234").value == 0.25
+
+
 def test_the_package_of_the_page_is_one_of_verifiers(vf, tmp_path, monkeypatch):
     from verifiers.v1.utils.loaders import environment_class, taskset_class
 

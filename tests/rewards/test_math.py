@@ -13,10 +13,11 @@ from rewards.math import _shown, decide, normalise, score_answer, score_math, su
 from rewards.notation import notate
 from tests.conftest import ROOT
 from tests.rewards import math_rows
+from tests.rewards.math_rows_forms import FORMS
 from tests.rewards.math_rows_kinds import KINDS
 from tests.rewards.rephrase import rephrasings
 
-ROWS = [*math_rows.ROWS, *KINDS]
+ROWS = [*math_rows.ROWS, *KINDS, *FORMS]
 SLOW = (r"\int_0^1 2x\,dx", r"\int_0^1 x+x\,dx")
 """A pair for sympy: answer and gold."""
 DATA = ROOT.parent / "shared" / "data"
@@ -174,6 +175,18 @@ def test_same_answers_have_the_same_canonical_form():
     assert answer("(1,2)") != answer("(2,1)")
     assert answer("x>3") == answer(r"\{x : 3 < x\}")
     assert answer(r"\sin 2x") == answer(r"2\sin x\cos x") != answer(r"\sin 2y")
+
+
+def test_long_answers_are_told_apart_to_their_end():
+    long = "word " * 400
+    first, second = (score_math(f"\\boxed{{{long}{end}}}", "7") for end in ("one", "two"))
+    assert first.verdict == second.verdict == "wrong"
+    assert first.key != second.key
+    assert max(len(first.key), len(first.answer)) < 700
+    assert score_math(f"\\boxed{{{long}one}} \\boxed{{{long}two}}", "7").verdict is Verdict.AMBIGUOUS
+    for form, response in (("boxed", "\\boxed{%s}"), ("sentence", "The answer is %s"), ("answer_line", "Answer: %s")):
+        for end, verdict in (("one", Verdict.CORRECT), ("two", Verdict.WRONG), ("", Verdict.WRONG)):
+            assert score_math(response % (long + end), long + "one", form).verdict is verdict, (form, end)
 
 
 def test_the_answer_is_shown_as_people_read_it():

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from envs import Message
 from rl.backends import attention
 from rl.backends.attention import attend_grouped
-from rl.backends.engine_hf import HFEngine, draw, uniforms
+from rl.backends.engine_hf import SHARED_PREFIX, HFEngine, draw, uniforms
 from rl.backends.tiny import tiny_gpt2, tiny_tokenizer
 from rl.backends.trunk import key_width
 from rl.rollout import complete
@@ -177,7 +177,7 @@ def test_what_was_kept_is_forgotten_when_weights_change(modchain):
 
 
 def test_what_is_kept_is_bounded_and_freed_with_its_last_row(modchain, monkeypatch):
-    from rl.backends import engine_hf
+    from rl.backends import kv_store
 
     model, _, renderer = modchain
     first = requests(renderer, n=6)
@@ -195,7 +195,7 @@ def test_what_is_kept_is_bounded_and_freed_with_its_last_row(modchain, monkeypat
 
     before, after, answers = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
     assert before > 0 == after
-    monkeypatch.setattr(engine_hf, "MAX_BYTES", before - 1)
+    monkeypatch.setattr(kv_store, "MAX_BYTES", before - 1)
     less, _, same = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
     assert less < before
     assert same == answers
@@ -217,6 +217,37 @@ def test_equal_prompts_are_read_once(modchain):
     assert n_rows[:2] == [2, 8]
     alone = [complete(engine, [request])[0] for request in asked]
     assert [c.action_ids for c in together] == [c.action_ids for c in alone]
+
+
+@pytest.mark.parametrize("equal", [False, True], ids=["different", "in groups"])
+@pytest.mark.parametrize("replays", [False, True])
+def test_what_all_prompts_begin_with_is_read_once(modchain, equal, replays):
+    """Answers and log-probs are those of prompts that are read alone, at the next turn too."""
+    model, _, renderer = modchain
+    engine = HFEngine(model, renderer.end_ids, renderer.pad_id, replays=replays)
+    prefix = (requests(renderer, n=1)[0].prompt_ids * SHARED_PREFIX)[:SHARED_PREFIX]
+    prompts = [(*prefix, *(5 + (i + k) % 7 for k in range(1 + i % 4))) for i in range(6)]
+    asked = [Request(i, prompts[i // 2 if equal else i], 5, 1.0, i) for i in range(6)]
+    read = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        together = complete(engine, asked)
+        assert read[:2] == [(1, SHARED_PREFIX), (3, 3) if equal else (6, 4)]
+        read.clear()
+        second = [
+            Request(r.id, r.prompt_ids + c.action_ids + (renderer.end_id,), 5, 1.0, 70 + r.id)
+            for r, c in zip(asked, together, strict=True)
+        ]
+        together += complete(engine, second)
+        assert read[0] == (6, 2)  # the last sampled token and the one behind it, whatever was read for all at first
+    finally:
+        hook.remove()
+    alone = [complete(HFEngine(model, renderer.end_ids, renderer.pad_id), [r])[0] for r in [*asked, *second]]
+    for a, b in zip(together, alone, strict=True):
+        assert a.action_ids == b.action_ids
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
 
 
 def columns(n, rows=2, start=0.0):

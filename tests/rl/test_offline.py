@@ -1,11 +1,13 @@
 """The rules keep what they say, token for token, and fine-tuning learns it."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from envs import Split
+from rl.backends import sft
 from rl.backends.sft import IGNORED, SFTRow, fine_tune, shared_arguments
 from rl.config import OfflineConfig, OptimConfig, SFTConfig
 from rl.offline import KEEP_RULES, NothingKeptError, OfflineTrainer, keep_pairs, keep_relabelled, keep_star
@@ -115,6 +117,28 @@ def test_fine_tuning_learns_the_labels_and_nothing_of_the_prompt():
     assert outcome["gradient_tokens"] == 4 * 3 * 30
     with pytest.raises(ValueError, match="no rows"):
         fine_tune(bench.model, bench.tokenizer, [], cfg.offline, seed=0)
+
+
+def test_a_large_head_reads_learned_positions_alone_and_learns_the_same(monkeypatch):
+    from trl.trainer import utils
+
+    read, function = [], utils._ChunkedLogProbFunction
+    recorded = SimpleNamespace(
+        apply=lambda hidden, *others: read.append(len(hidden)) or function.apply(hidden, *others)
+    )
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", recorded)
+    cfg = sft_config(rule="star", epochs=2, batch_size=4, optim=fast(3e-3))
+    learned, before = [], utils._use_triton
+    for large in (1, 10**6):
+        monkeypatch.setattr(sft, "LARGE_HEAD", large)
+        bench = Workbench.build(cfg)
+        prompt = tuple(bench.tokenizer.encode("<|user|> 3 +4 _ _ _ _ <|assistant|>"))
+        rows = [SFTRow.from_turn(prompt[:n], (5, 6, bench.renderer.end_id)) for n in (3, len(prompt), 4, 5)]
+        fine_tune(bench.model, bench.tokenizer, rows, cfg.offline, seed=0)
+        learned.append(torch.cat([parameter.detach().flatten() for parameter in bench.model.parameters()]))
+    assert read == [4 * 3] * 2 + [4 * (len(prompt) + 2)] * 2
+    torch.testing.assert_close(learned[0], learned[1], atol=1e-5, rtol=1e-4)
+    assert utils._use_triton is before
 
 
 def test_rounds_restart_from_the_base_and_spend_the_budget():
