@@ -16,6 +16,7 @@ from rl.backends.engine_hf import BATCH_BYTES
 from rl.backends.kv_store import MAX_BYTES
 from rl.backends.policy import BLOCK_ENTRIES
 from rl.backends.products import MIN_STEPS, MIN_WEIGHTS, prefers_onednn
+from rl.backends.sft import LARGE_HEAD
 from rl.backends.trunk import key_width
 from rl.config import ModelConfig, OptimConfig, SFTConfig, TrainConfig
 from rl.offline import KEEP_RULES
@@ -163,7 +164,7 @@ def memory(
             dpo = KEEP_RULES.fact(config.offline.rule, "preferences") and not sizes.adapters
             stays["reference"] = trained  # a copy on the host or beside it: every round starts from the base
             update |= {"reference of DPO": sizes.parameters * sizes.bytes} if dpo else {}
-            optim, passes = config.offline.optim, _update_offline(config, sizes, load)
+            optim, passes = config.offline.optim, _update_offline(config, sizes, load, on_cpu)
         update |= passes | {"scratch": BLOCK if optim.mixed_precision == "no" else 2 * BLOCK}
         if optim.mixed_precision == "bf16" and sizes.bytes == 4:  # autocast keeps the weights of a pass in bfloat16
             update["weights in bfloat16"] = 2 * sizes.parameters * part
@@ -255,10 +256,14 @@ def _update_online(config: TrainConfig, sizes: Sizes, load: Load, on_cpu: bool) 
     return found
 
 
-def _update_offline(config: SFTConfig, sizes: Sizes, load: Load) -> dict[str, float]:
-    """TRL reads whole rows and has logits at every token; the loss makes float32 of them."""
+def _update_offline(config: SFTConfig, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, float]:
+    """TRL reads whole rows; logits it has where a token is learned, for pairs or a small head on a CPU everywhere."""
     offline = config.offline
     rows = max(1.0, min(offline.batch_size, load.update_rows, offline.optim.micro_batch_tokens // load.length))
-    tokens = rows * load.length * (2 if KEEP_RULES.fact(offline.rule, "preferences") else 1)
+    pairs = bool(KEEP_RULES.fact(offline.rule, "preferences"))
+    tokens = rows * load.length * (2 if pairs else 1)
+    everywhere = pairs or (on_cpu and sizes.vocabulary < LARGE_HEAD)
+    scored = tokens if everywhere else rows * sum(load.answers)
     width = 2 if offline.optim.mixed_precision == "bf16" else sizes.bytes
-    return _passes(sizes, offline.optim, tokens, tokens * sizes.vocabulary * (width + 3 * 4))
+    # The loss makes float32 of them.
+    return _passes(sizes, offline.optim, tokens, scored * sizes.vocabulary * (width + 3 * 4))

@@ -20,6 +20,7 @@ from experiments.planning import counted, smaller
 from experiments.progress import print_table
 from rl.backends.kv_store import MAX_BYTES
 from rl.backends.memory import Load, Sizes, kept_turns, memory
+from rl.backends.sft import LARGE_HEAD
 from rl.config import AlgorithmConfig, EvalConfig, ModelConfig, OfflineConfig, OptimConfig, SFTConfig, StageConfig
 from rl.config.run import BudgetConfig
 from tests import programs
@@ -149,6 +150,11 @@ def test_the_parts_of_memory_are_those_of_the_config(tmp_path):
     assert memory(cfg, SIZES, LOAD).peak == max(sum(found.update.values()), sum(found.sampling.values()))
     tuning = memory(offline(tmp_path), SIZES, LOAD)
     assert tuning.update["logits"] > found.update["logits"]  # of every token, and in float32 again
+    # A large head is only computed where a token is learned: 10 of 22.
+    large = replace(SIZES, vocabulary=LARGE_HEAD)
+    small = replace(SIZES, vocabulary=LARGE_HEAD - 1)
+    of = [memory(offline(tmp_path), one, LOAD).update["logits"] / one.vocabulary for one in (large, small)]
+    assert of[0] / of[1] == pytest.approx(10 / 22)
     assert set(memory(_with_vllm(cfg), SIZES, LOAD).sampling) == {
         "weights", "optimiser", "reference",
     }  # fmt: skip
