@@ -129,7 +129,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
                 )
                 sys.exit(status)
             except (HydraException, OmegaConfBaseException) as error:
-                _fail(explain(error, known_keys(config_name, sys.argv[1:])))
+                fail(explain(error, known_keys(config_name, sys.argv[1:])))
             except Exception as error:  # of a job of a sweep
                 _end(error)
 
@@ -201,20 +201,20 @@ def _end(error: Exception) -> None:
         if module in sys.modules:  # else nothing can have raised it
             kinds += (getattr(sys.modules[module], name),)
     if isinstance(error, OSError) and is_disk_full(error):
-        _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
+        fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     # Before the kinds, since FileNotFoundError is one of them: of the system's errors the file's name is the message.
     unusable = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError, FileExistsError)
     if isinstance(error, unusable) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
-        _fail(
+        fail(
             f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write\n"
             "(set ERRATA_TRACEBACK=1 to see where)"
         )
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
-        _fail(str(error))
+        fail(str(error))
     message = error.args[0] if isinstance(error, KeyError) and error.args else explain(error)
-    _fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
+    fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
 
 
 class Program:
@@ -345,7 +345,8 @@ def resolved_yaml(cfg: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(cfg), resolve=True)
 
 
-def _fail(message: str) -> NoReturn:
+def fail(message: str) -> NoReturn:
+    """Ends the program with a message about what its user can mend, and exit status 2."""
     console.print(Text.assemble(("error: ", "bold red"), message))
     sys.exit(2)
 

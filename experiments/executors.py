@@ -11,9 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -54,6 +54,16 @@ class Executor(Protocol):
 
 
 EXECUTORS: Lookup[Callable[[Any, Path], Executor]] = Lookup("executor")
+
+
+@contextmanager
+def running(cfg: Any, folder: Path) -> Iterator[Executor]:
+    """The executor that a config asks for; what is not done when the work with it ends is ended, too."""
+    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
+    try:
+        yield executor
+    finally:
+        executor.stop()
 
 
 class JobDiedError(RuntimeError):

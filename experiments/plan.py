@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.text import Text
 
-from experiments.cli import UserError, console, entry_point
+from experiments.cli import UserError, console, entry_point, fail
 from experiments.keys import explain, unknown
 from experiments.planned import UNITS, PlanConfig, count, place, size
 from experiments.progress import print_table, said_before
@@ -74,22 +73,16 @@ def main() -> None:
         _print_help()
         return
     if given[0] not in PROGRAMS:
-        console.print(
-            f"[bold red]error:[/] python -m experiments.plan {given[0]}: say first what is planned, one of "
-            f"{', '.join(PROGRAMS)}, then its overrides, as in python -m experiments.plan train env=repair",
-            highlight=False,
+        fail(
+            f"python -m experiments.plan {given[0]}: say first what is planned, one of {', '.join(PROGRAMS)}, then its "
+            "overrides, as in python -m experiments.plan train env=repair"
         )
-        sys.exit(2)
     if {"-m", "--multirun"} & set(given):
-        console.print(
-            "[bold red]error:[/] experiments.plan plans one run or comparison, no sweep: leave -m away", highlight=False
-        )
-        sys.exit(2)
+        fail("experiments.plan plans one run or comparison, no sweep: leave -m away")
     try:
         options = read_options([one for one in given[1:] if one.startswith("plan.")])
     except UserError as error:
-        console.print(Text.assemble(("error: ", "bold red"), str(error)))
-        sys.exit(2)
+        fail(str(error))
     rest = [one for one in given[1:] if not one.startswith("plan.")]
     # A plan makes no folder of the run's, and leaves none where it is started.
     sys.argv[1:] = [*rest, "hydra.run.dir=.", "hydra.sweep.dir=."]

@@ -185,7 +185,7 @@ def _others(config: TrainConfig, sizes: Sizes, part: float) -> dict[str, float]:
 
 def rows_at_once(max_batch_size: int, sizes: Sizes, length: float, on_cpu: bool) -> int:
     """Rows of that many tokens that the engine decodes together at most."""
-    # As in HFEngine._rows_that_fit, for rows of one length.
+    # As in HFEngine.step, for rows of one length.
     row = 2 * sizes.layers * sizes.keys * sizes.bytes * max(1.0, length)
     return min(max_batch_size, max(1, int(BATCH_BYTES / row))) if on_cpu else max_batch_size
 

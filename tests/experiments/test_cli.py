@@ -215,7 +215,7 @@ finally:
         (["experiments.compare", "env=rows", "env.options.path=./nowhere.jsonl"], "there is no such file or folder"),
         (["experiments.tune", "trials=0"], "error: trials=0: must be positive"),
         (["experiments.train", "training.episodes=0"], "error: training.episodes=0: must be positive"),
-        (["experiments.compare", "arms.score.optim.lr=-1"], "arms.score: optim.lr=-1.0: must be positive"),
+        (["experiments.compare", "arms.score.optim.lr=-1"], "error: arms.score.optim.lr=-1.0: must be positive"),
         (["experiments.compare", "arms.star.iterations=0"], "error: arms.star.iterations=0: must be positive"),
         (["experiments.compare", "arms.dpo.beta=-1"], "error: arms.dpo.beta=-1.0: must be positive"),  # not included
         (["experiments.compare", "arms.dpo.rule=stars"], "arms.dpo.rule=stars: unknown; did you mean 'star'?"),
