@@ -139,21 +139,23 @@ class Validation:
         if (n := bench.config.evaluation.fixed_first) and bench.config.env.attempts > 1:
             # The base's first attempts, kept for the whole run: second attempts at them differ by the policy alone.
             for split in (Split.TRAIN, Split.VALIDATION):
-                self._firsts[split] = first_turns(bench.rollout(split, 1), self._share(bench.tasks(split)[:n]))
+                tasks = self._share(bench.tasks(split)[:n])
+                self._firsts[split] = bench.distributed.together(partial(first_turns, bench.rollout(split, 1), tasks))
 
     def _share(self, tasks: Sequence[Task]) -> Sequence[Task]:
         return tasks[self._bench.distributed.rank :: self._bench.distributed.n_processes]
 
     def log(self, tracker: Tracker | None, step: int, n_episodes: int) -> dict[str, float]:
         """Plays, shared out over the processes; logs where there is a tracker, and returns what was measured."""
-        bench = self._bench
+        bench, together = self._bench, self._bench.distributed.together
         tasks = self._share(bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS])
-        episodes = play(bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation")
+        episodes = together(partial(play, bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation"))
         rows = self._rows(episodes, "validation", bench.config.env.attempts)
         metrics = _summary(rows, "validation")
         for split, firsts in self._firsts.items():
             name = f"base_{split.value}"
-            metrics |= _summary(self._rows(second_attempts(bench.rollout(split, 2), firsts), name, 2), name)
+            episodes = together(partial(second_attempts, bench.rollout(split, 2), firsts))
+            metrics |= _summary(self._rows(episodes, name, 2), name)
         metrics["rollout/episodes"] = float(n_episodes)
         if tracker is not None:
             tracker.log(step, metrics, Counter(row.errors[0] for row in rows if not row.failed and row.errors[0]))
@@ -185,8 +187,10 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         done += 1
         report("evaluating", min(1.0, done / n_episodes), {})  # a file may hold more
 
-    rows = distributed.gather(evaluate(bench, tasks, result.arm, result.seed, count))
-    rows += distributed.gather(evaluate_transfer(bench, result.arm, result.seed))
+    parts = partial(evaluate, bench, tasks, result.arm, result.seed, count)
+    rows = distributed.gather(distributed.together(parts))
+    others = partial(evaluate_transfer, bench, result.arm, result.seed)
+    rows += distributed.gather(distributed.together(others))
     bench.engine.close()
     result.peak_memory = peak_memory_gib(distributed.device)
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from envs.prompts import get_prompts
 from experiments.cli import UserError, console, entry_point, resolved_yaml
-from experiments.executors import EXECUTORS, Executor
+from experiments.executors import Executor, running
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
 from experiments.planned import PLANNED, lines
@@ -26,7 +26,6 @@ from experiments.refusals import of_arm, refuse_unknown_arms
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
-from rl.config.idle import notes_on
 from rl.tracking import describe_run
 
 BASE = "base"
@@ -50,16 +49,8 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     arms = {BASE: ("as_it_is", RunConfig(**shared), {})} | {
         name: arm_config(name, entry, cfg, shared) for name, entry in cfg.arms.items()
     }
-    from rl.refusals import refuse_run  # with torch, which --help can do without
-
     for name in cfg.include:  # before the first of them is run
-        if isinstance(config := arms[name][1], TrainConfig | SFTConfig):
-            try:
-                refuse_run(config)
-            except ValueError as error:
-                # What is set for all arms one alone may have no use for.
-                leave = f", or leave {name} out of include" if str(error).startswith("env.") and cfg.include[1:] else ""
-                raise UserError(of_arm(name, str(error)) + leave) from None
+        refuse_arm(name, arms[name][1], cfg)
     jobs = []
     for seed in cfg.seeds:
         for name in (BASE, *cfg.include):
@@ -75,6 +66,18 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     jobs.sort(key=lambda job: job.kind != "as_it_is")
     refuse_unequal_budgets(jobs, cfg.match)
     return jobs
+
+
+def refuse_arm(name: str, config: Any, cfg: ArmsConfig) -> None:
+    """Raises UserError for what an arm cannot be run with, by the arm's keys."""
+    from rl.refusals import refuse_run  # with torch, which --help can do without
+
+    try:
+        refuse_run(config)
+    except ValueError as error:
+        # What is set for all arms one alone may have no use for.
+        leave = f", or leave {name} out of include" if str(error).startswith("env.") and cfg.include[1:] else ""
+        raise UserError(of_arm(name, str(error)) + leave) from None
 
 
 def shared_by_arms(cfg: ArmsConfig, threads: int) -> dict[str, Any]:
@@ -230,13 +233,15 @@ main = entry_point("compare")(run)
 
 def say_before(cfg: CompareConfig, jobs: Sequence[Job]) -> None:
     """Prints what a reader of the tables has to know of the arms: budgets, stages and values that reach nothing."""
+    from rl.refusals import notes_of_arm
+
     if note := next(filter(None, (uneven_budget(job.arm.config) for job in jobs)), ""):
         console.print(f"[yellow]note:[/] of every run: {note}", highlight=False)
     for name, note in {job.arm.name: skipped_stages(job.arm.config) for job in jobs}.items():
         if note:
             console.print(f"[yellow]note:[/] of {name}: {note}", highlight=False)
     for name, config in {job.arm.name: job.arm.config for job in jobs}.items():
-        for note in notes_on(config.algorithm) if isinstance(config, TrainConfig) else ():
+        for note in notes_of_arm(config) if isinstance(config, TrainConfig | SFTConfig) else ():
             console.print(f"[yellow]note:[/] of {of_arm(name, note)}", highlight=False)
     trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
     if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
@@ -247,9 +252,8 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     """Runs what is not finished yet in a comparison's folder, and reports."""
     from experiments.report import write_report
 
-    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
     began, crashed = time.perf_counter(), {}
-    try:
+    with running(cfg, folder) as executor:
         # What is finished already must have been run with the config that is asked for now.
         jobs = plan(cfg, folder, executor.threads)
         done = [job for job in jobs if job.is_done]
@@ -272,8 +276,6 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
             with Display(console, one_run=False) as display:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)
-    finally:
-        executor.stop()
     say_crashed(crashed)
     console.print(
         f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs; now the tables and figures", highlight=False

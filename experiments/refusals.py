@@ -90,11 +90,33 @@ def refuse_wrong_environment(config: schema.EnvConfig) -> None:
         envs.make_taskset(settled.id, settled.task_options, settled.seeds)
 
 
+MOVABLE = {schema.OptimConfig: "optim", schema.StageConfig: "algorithm.stages", schema.TermConfig: "algorithm.terms"}
+"""Parts of a config that stand in several places, with what they are called in their own errors."""
+
+
+def refuse_wrong_parts(node: Any, key: str) -> None:
+    """Raises ValueError for a value out of range in a part that may stand in several places, by its whole key here."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
+        return
+    for name in node:  # inner ones first, which know best what is wrong
+        refuse_wrong_parts(node._get_node(name), f"{key}.{name}" if key else str(name))
+    own = MOVABLE.get(OmegaConf.get_type(node) or dict)
+    if own is None:
+        return
+    try:
+        OmegaConf.to_object(node)
+    except ValueError as error:
+        said = explain(error)
+        raise ValueError(key + said.removeprefix(own) if said.startswith(own) else said) from None
+
+
 def refuse_wrong_numbers(cfg: DictConfig) -> None:
     """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
     arms = {f"arms.{name}": name for name in cfg.get("arms") or ()}  # what is not included is looked at as well
-    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg}
+    nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg if key != "arms"}
     nodes |= {where: cfg.arms[name] for where, name in arms.items()}
+    for where, node in nodes.items():
+        refuse_wrong_parts(node, str(where))
     if issubclass(OmegaConf.get_type(cfg) or dict, schema.RunConfig):
         schema.RunConfig(cfg.seed, cfg.threads)
     for where, node in nodes.items():

@@ -136,7 +136,7 @@ class RunHealth:
             RunStoppedError: With what was found.
         """
         # Every process asks, whether it has found something or not: a gather waits for all of them.
-        if not self._stop_on or not max(self._distributed.each(len(self._stops))):
+        if not self._stop_on or not max(self._distributed.gather([len(self._stops)])):
             return
         found = self._stops[0].line if self._stops else "found on another process"
         from rl.types import RunStoppedError

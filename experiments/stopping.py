@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from experiments.cli import SIGNALS
 from experiments.folders import Lock, hold
 from experiments.jobs import Report
 from rl.backends.distributed import Distributed
@@ -20,7 +21,6 @@ from rl.types import RunStoppedError
 
 EXIT_PREEMPTED = os.EX_TEMPFAIL
 """Exit status of a run that a signal ended: it can go on."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(SystemExit):
@@ -86,7 +86,7 @@ class Stopping:
         state = 2 if lost else int(self._signalled)
         # The worst of all processes: one that left alone would leave the others waiting in their next collective. 2, a
         # lost folder, comes before 1, a signal, since then nothing may be saved any more.
-        state = state if self._distributed is None else max(self._distributed.each(state))
+        state = state if self._distributed is None else max(self._distributed.gather([state]))
         if state == 2:
             raise RunStoppedError(f"another process has taken over {self._folder}; this one writes nothing more")
         if state:

@@ -19,17 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.compare import (
     arm_config,
+    refuse_arm,
     refuse_changed_config,
     refuse_unequal_budgets,
     run_jobs,
     shared_by_arms,
 )
-from experiments.executors import EXECUTORS
+from experiments.executors import running
 from experiments.jobs import ARMS, Job
+from experiments.keys import explain
 from experiments.progress import Display
 from experiments.refusals import refuse_unknown_arms
 from experiments.schema import TuneConfig, TuningRecord
@@ -99,6 +102,9 @@ class ArmStudy:
         self.kind, *_ = arm_config(arm, cfg.arms[arm], cfg, self._shared)
         self.varied: dict[str, Dimension] = dimensions(cfg.space, self.kind, arm)
         self._as_it_is = at_hand(cfg.arms[arm], self.varied)
+        for path, one in self.varied.items():  # what cannot be is said now, not when it is drawn
+            for end in one.values or (one.low, one.high):
+                self._changed({path: end})
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = SAMPLERS.bind(cfg.sampler, cfg.sampler_options)(cfg.seed)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -121,9 +127,7 @@ class ArmStudy:
         return new
 
     def _trial(self, number: int, drawn: Mapping[str, Any]) -> Trial:
-        entry = self._cfg.arms[self.arm]
-        changed = changes(entry, self.varied, drawn) if number else {}
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(entry), changed))
+        changed, config = self._changed(drawn if number else {})
         name, place = f"{self.arm}.{number}", self._folder / "trials" / self.arm / f"{number:03d}"
         kind, run, options = arm_config(self.arm, config, self._cfg, self._shared)
         jobs = [
@@ -131,6 +135,20 @@ class ArmStudy:
             for seed in self._cfg.seeds
         ]
         return Trial(self.arm, number, dict(drawn), changed, jobs)
+
+    def _changed(self, drawn: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """What a trial changes of the arm's config, and the config that it then has.
+
+        Raises:
+            ValueError: If the arm cannot have a value that the space holds.
+        """
+        entry = self._cfg.arms[self.arm]
+        changed = changes(entry, self.varied, drawn)
+        try:
+            return changed, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(entry), changed))
+        except (ValueError, OmegaConfBaseException) as error:
+            said = ", ".join(f"{path}={value}" for path, value in drawn.items())
+            raise ValueError(f"space: {self.arm} cannot be tried with {said}: {explain(error)}") from None
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """What came out, in the order of the trials; a trial that crashed tells the sampler nothing."""
@@ -176,14 +194,16 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
                 f"{key}.{wrong}: varies nothing, there is no such arm or kind of arms{nearest(wrong, names)}"
             )
     found = [ArmStudy(cfg, arm, folder, threads) for arm in cfg.include]
-    refuse_unequal_budgets([job for one in found for job in one.ask(1)[0].jobs], cfg.match)
+    as_they_are = [job for one in found for job in one.ask(1)[0].jobs]
+    for one in found:
+        refuse_arm(one.arm, one.trials[0].jobs[0].arm.config, cfg)
+    refuse_unequal_budgets(as_they_are, cfg.match)
     return found
 
 
 def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
     """Runs every trial that is not finished yet, round by round; all arms of a round share the executor."""
-    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
-    try:
+    with running(cfg, folder) as executor:
         found = studies(cfg, folder, executor.threads)
         done = 0
         while done < cfg.trials:
@@ -203,8 +223,6 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
                 one.tell(trials)
             done = until
             write_trials(cfg, found, folder)
-    finally:
-        executor.stop()
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.types import Episode, Finish, RolloutBatch, TrainBatch
+from rl.types import Episode, Finish, RolloutBatch, RunStoppedError, TrainBatch
 
 
 class Row(NamedTuple):
@@ -51,7 +51,11 @@ def conversations(episodes: Sequence[Episode]) -> list[Row]:
 
 
 def to_rollout_batch(
-    episodes: Sequence[Episode], pad_id: int, max_turns: int, mask_cut_off: bool = False
+    episodes: Sequence[Episode],
+    pad_id: int,
+    max_turns: int,
+    mask_cut_off: bool = False,
+    version: int | None = None,
 ) -> RolloutBatch:
     """Right-padded rows of episodes, one per :func:`conversations`.
 
@@ -60,15 +64,24 @@ def to_rollout_batch(
         pad_id: Fills rows to the longest.
         max_turns: K, the number of reward columns.
         mask_cut_off: Leave answers that the token limit cut off out of the loss; their rewards stay in the baselines.
+        version: Of the weights that must have sampled them; ``None`` for any.
 
     Raises:
         ValueError: If an episode failed, has no turn, or a role in it more turns than ``max_turns``.
+        RunStoppedError: If one was sampled by another version.
     """
     for episode in episodes:
         if episode.failed or not episode.turns:
             raise ValueError(
                 f"task {episode.task_id}: {len(episode.turns)} turns, failed={episode.failed}; only finished episodes "
                 "can be trained on"
+            )
+        # Stale weights would make samples off-policy in silence. Where an episode ended with the attempt that it read,
+        # nothing was sampled.
+        if version is not None and len(episode.turns) > episode.given and episode.policy_version != version:
+            raise RunStoppedError(
+                f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
+                f"trainer is at version {version}: the engine did not take the last update"
             )
     rows = conversations(episodes)
     roles = sorted({row.role for row in rows})

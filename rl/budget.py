@@ -1,5 +1,6 @@
 """How a budget is divided: the rollout batches of a run, and those of each stage."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, count, pairwise
@@ -8,6 +9,8 @@ from rl.config import TrainConfig
 
 TOKEN_STEPS = 1000
 """Resolution of the stages of a run whose budget is tokens."""
+TOKEN_CHUNK = 16
+"""Groups that an offline method samples between two looks at a budget of tokens: it is overdrawn by less than these."""
 
 
 def planned_steps(config: TrainConfig) -> int:
@@ -50,6 +53,22 @@ def steps_of_stages(config: TrainConfig, n_steps: int) -> list[int]:
         if spent > n_steps * per_step:
             return taken
         taken[index] += 1
+
+
+def batches_bought(config: TrainConfig, longest: bool) -> list[int]:
+    """Rollout batches that each stage takes of a budget of tokens, of which nothing but bounds is known beforehand.
+
+    Args:
+        config: The run.
+        longest: The fewest, with answers as long as they may be; otherwise the most, with a token in every episode.
+    """
+    budget, stages, found = config.training, config.algorithm.resolved(config.env.attempts), []
+    spans = stage_spans([stage.share for stage in stages], TOKEN_STEPS)
+    for stage, (start, end) in zip(stages, spans, strict=True):
+        of_one = (config.env.token_budget(stage.attempts) if longest else 0) or 1
+        tokens = budget.tokens * (end - start) / TOKEN_STEPS
+        found.append(math.ceil(tokens / (budget.tasks_per_step * stage.group_size * of_one)))
+    return found
 
 
 def smallest_budget(config: TrainConfig, enough: Callable[[Iterable[int]], bool]) -> int:

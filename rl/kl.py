@@ -8,6 +8,10 @@ A penalty is differentiated, and the tokens were sampled by the policy of before
 the differentiable weight w = policy / old policy, or the gradient is that of something else. Without it k1 penalises
 nothing at all (its gradient has mean 0) and k3 has the gradient of the reverse KL(ref || policy).
 
+In the reward it is the other way round: nothing is differentiated but the log-probs that the reward weighs, and of all
+estimators k1 alone then has the KL's gradient. ``E[f(r) dlog policy]`` is that of KL(policy || ref) - KL(ref || policy)
+for k3, and of second order in log r for k2 and k3: near the reference they hold the policy to nothing.
+
 An estimator of :data:`KLS` gets what policy and reference think of the sampled tokens, the policy's log-probs before
 the update ``[B, T]`` and the response mask ``[B, T]``, and returns nats ``[B, T]``, 0 where the mask is False. The mask
 goes in before ``exp``, so that garbage off the response can reach neither value nor gradient.
@@ -27,7 +31,8 @@ from rl.types import SampledStats
 KLS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.kl")
 """``(stats, reference, old_logprobs, mask, **options) -> [B, T]``. ``distribution=True`` declares that both
 distributions are needed whole, as ``stats.distribution`` and ``reference.distribution`` (``[N, V]``);
-``reward_only=True`` that an estimator is right in value and not in gradient, so that it is no penalty."""
+``reward_only=True`` that an estimator is right in value and not in gradient, so that it is no penalty;
+``penalty_only=True`` that it is one to be differentiated, and as a reward has another gradient than the KL."""
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are cut to this before ``exp``: beyond it nothing is learned but overflow (e^20 is 5e8)."""
@@ -47,7 +52,7 @@ def k1(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
     return weight * -log_ratio(reference.logprobs, stats.logprobs, mask)
 
 
-@KLS.register("k2")
+@KLS.register("k2", penalty_only=True)
 def k2(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Half the squared log-ratio: biased in value, right in gradient."""
     # The gradient of (log r)^2 / 2 is log(policy / ref) d logprob, the KL's already; one of the weight would add to it.
@@ -55,7 +60,7 @@ def k2(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
     return weight.detach() * 0.5 * log_ratio(reference.logprobs, stats.logprobs, mask).square()
 
 
-@KLS.register("k3")
+@KLS.register("k3", penalty_only=True)
 def k3(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """``r - 1 - log r``, weighted: unbiased in value and gradient, never negative."""
     # The gradient of w (r - 1 - log r) is w log(policy / ref) d logprob, which is k2's. Taken from there, because r - 1
@@ -68,7 +73,7 @@ def k3(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
     return weight * (torch.expm1(cut) - cut) + (slope - slope.detach())
 
 
-@KLS.register("k3_published")
+@KLS.register("k3_published", penalty_only=True)
 def k3_published(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """``r - 1 - log r`` without a weight, as GRPO was published: its gradient is that of KL(reference || policy)."""
     log_r = log_ratio(reference.logprobs, stats.logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -81,7 +86,7 @@ def k1_published(stats: SampledStats, reference: SampledStats, old_logprobs: Ten
     return -log_ratio(reference.logprobs, stats.logprobs, mask)
 
 
-@KLS.register("full", distribution=True)
+@KLS.register("full", distribution=True, penalty_only=True)
 def full(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
     """The sum over the vocabulary: exact, at the price of both distributions in memory."""
     # ``distribution`` has a row for each response token, in the order in which masked_scatter fills the mask.

@@ -216,7 +216,7 @@ class Learner:
         pieces: list[tuple[Tensor | None, int]] = list(
             micro_batches(lengths, batch.group_ids, self._optim.micro_batch_tokens)
         )
-        n_missing = max(self._distributed.each(len(pieces))) - len(pieces)
+        n_missing = max(self._distributed.gather([len(pieces)])) - len(pieces)
         return pieces + [(None, 0)] * n_missing
 
     # One optimiser step
@@ -437,7 +437,7 @@ class Learner:
 
 declare(
     {
-        "policy/abs_advantage_t<k>": ("1", "|advantage| summed over the turn's tokens, per episode"),
+        "policy/abs_advantage_t<k>": ("1", "|advantage x importance| summed over the turn, per episode learning it"),
         "policy/loss": ("1", "the loss that was minimised"),
         "policy/entropy": ("nats per token", "entropy of the policy at sampled positions"),
         "policy/sampler_gap": ("nats per token", "mean |trainer - sampler| log-prob before the update"),

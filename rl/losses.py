@@ -325,7 +325,10 @@ def off_policy_mask(
 
 declare(
     {
-        "policy/kl_ref_t<k>": ("nats per episode", "KL(policy || reference) summed over the turn's tokens"),
+        "policy/kl_ref_t<k>": (
+            "nats per episode",
+            "KL(policy || reference) summed over the turn, per episode learning it",
+        ),
         "policy/clip_fraction": ("fraction", "tokens whose ratio was clipped"),
         "policy/ratio": ("1", "mean of policy over old policy at sampled tokens"),
         "policy/importance_weight": ("1", "mean weight of samples for the gap between sampler and trainer"),

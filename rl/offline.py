@@ -7,7 +7,7 @@ Relabelled imitation (muCode, arXiv 2502.20380) learns every attempt.
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -20,12 +20,13 @@ from rl.analysis.revisions import Revision, draft_errors, edit_histogram, kind_s
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
 from rl.backends.weights import trained_tensors
+from rl.budget import TOKEN_CHUNK
 from rl.config import SFTConfig
 from rl.config.checks import check_numbers
 from rl.refusals import refuse_offline
 from rl.rollout import EpisodePlan, Rollout
 from rl.rollout_metrics import sampled_responses, sampled_tokens
-from rl.source import task_at
+from rl.source import TaskStream
 from rl.types import Episode, RunStoppedError, Totals, Turn, derive_seed
 
 Encode = Callable[[str], Sequence[int]]
@@ -35,10 +36,9 @@ all :class:`PreferenceRow`. ``seed`` decides draws, ``encode`` turns words into 
 
 KEEP_RULES: Lookup[KeepRule] = Lookup("offline.rule")
 """``preferences=True`` declares that a rule keeps pairs of which one is preferred, and is learned with DPO;
-``rounds=1`` that it builds on the base's own attempts, so that further rounds would not be the method."""
-
-TOKEN_CHUNK = 16
-"""Groups that are sampled between two looks at a budget of tokens, which is overdrawn by less than these."""
+``rounds=1`` that it builds on the base's own attempts, so that further rounds would not be the method; ``attempts=2``
+that it keeps nothing of episodes with fewer, or a function of its options that says how many; ``reads=2`` that it
+learns from no later ones. A rule keeps a row of every attempt at most."""
 
 
 class NothingKeptError(ValueError):
@@ -97,7 +97,7 @@ class VerifyOptions(DrawOptions):
     says_wrong: str = "The solution above is not correct.\n"
 
 
-@KEEP_RULES.register("star", options=StarOptions)
+@KEEP_RULES.register("star", options=StarOptions, attempts=lambda given: 1 if given.keep_right_to_right else 2)
 def keep_star(episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_right_to_right: bool) -> list[SFTRow]:
     """STaR: own traces that end right; one that ended with its first attempt is kept where right ones are."""
     rows = []
@@ -109,7 +109,7 @@ def keep_star(episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_ri
     return rows
 
 
-@KEEP_RULES.register("pair", options=PairOptions, rounds=1)
+@KEEP_RULES.register("pair", options=PairOptions, rounds=1, attempts=2, reads=2)
 def keep_pairs(
     episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_right_to_right: bool, per_task: int
 ) -> list[SFTRow]:
@@ -163,7 +163,7 @@ def keep_relabelled(episodes: Sequence[Episode], seed: int, encode: Encode, *, p
     return rows
 
 
-@KEEP_RULES.register("verify", options=VerifyOptions)
+@KEEP_RULES.register("verify", options=VerifyOptions, attempts=2, reads=2)
 def keep_verified(
     episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: int, says_right: str, says_wrong: str
 ) -> list[SFTRow]:
@@ -189,7 +189,7 @@ def keep_verified(
     return rows
 
 
-@KEEP_RULES.register("dpo", options=DrawOptions, preferences=True)
+@KEEP_RULES.register("dpo", options=DrawOptions, preferences=True, attempts=2, reads=2)
 def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: int) -> list[PreferenceRow]:
     """Correction pairs: a right attempt is preferred to the policy's own wrong second one.
 
@@ -210,6 +210,12 @@ def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: 
             revision = Revision.of(episode.turns[0], chosen)
             rows.append(PreferenceRow(rejected.prompt_ids, chosen.action_ids, rejected.action_ids, revision))
     return rows
+
+
+def needed_attempts(rule: str, options: Mapping[str, Any]) -> int:
+    """Attempts without which a rule keeps nothing of an episode."""
+    needed: Any = KEEP_RULES.fact(rule, "attempts") or 1
+    return needed(KEEP_RULES.options(rule, options)) if callable(needed) else needed
 
 
 def _by_task(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
@@ -260,7 +266,8 @@ class OfflineTrainer:
         self._recorded = recorded
         self._config, self._offline = config, config.offline
         self._model, self._tokenizer, self._rollout = model, tokenizer, rollout
-        self._tasks, self._on_update, self._on_progress = list(tasks), on_update, on_progress
+        self._stream = TaskStream(tasks, config.seed)
+        self._on_update, self._on_progress = on_update, on_progress
         refuse_offline(config)
         self._rule = KEEP_RULES.bind(self._offline.rule, self._offline.rule_options)
         self._learn: Any = fine_tune_on_pairs if KEEP_RULES.fact(self._offline.rule, "preferences") else fine_tune
@@ -287,7 +294,7 @@ class OfflineTrainer:
             size = chunk if budget.tokens else min(chunk, n_groups - done)
             plans = []
             for position in range(self._position, self._position + size):
-                task = task_at(self._tasks, self._config.seed, position)
+                task = self._stream[position]
                 for member in range(self._offline.group_size):
                     draw = derive_seed(self._config.seed, "collect", position, task.id, member)
                     plans.append(EpisodePlan(task, position, draw))
@@ -329,8 +336,6 @@ class OfflineTrainer:
             )
             if ended := sum(len(episode.turns) == 1 for episode in _finished(episodes)):
                 hint = f"{ended} of them ended with their first attempt and have no second one to learn from. {hint}"
-            if self._config.env.attempts < 2:
-                hint = "such a rule learns second attempts: set env.attempts=2"
             if self._recorded is not None:
                 hint = "offline.conversations holds nothing of what it keeps, such as right second attempts"
             raise NothingKeptError(f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; {hint}")

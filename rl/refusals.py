@@ -4,11 +4,13 @@ A config's own dataclasses check values one by one; here are those that only the
 the number of processes can judge.
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rl.advantages import Estimator
-from rl.budget import planned_steps, refuse_small_budget, steps_of_stages
-from rl.config import SFTConfig, StageConfig, TrainConfig
+from rl.budget import TOKEN_CHUNK, batches_bought, planned_steps, refuse_small_budget, steps_of_stages
+from rl.config import SFTConfig, TrainConfig
 from rl.config.idle import notes_on, refuse_unpaid
 
 
@@ -43,49 +45,93 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
                 "before it; set turn_gamma=0"
             )
     refuse_small_budget(config)
-    _refuse_long_warmups(config, stages)
+    _refuse_long_warmups(config)
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")
 
 
-def _refuse_long_warmups(config: TrainConfig, stages: dict[str, StageConfig]) -> None:
-    if config.training.tokens:  # how many steps they buy is not known before
-        return
-    algorithm, steps = config.algorithm, steps_of_stages(config, planned_steps(config))
-    warmup, per_batch = algorithm.critic.warmup_steps, algorithm.epochs * algorithm.minibatches
-    first, n_first = next(((name, n) for name, n in zip(stages, steps, strict=True) if n), ("", 0))
+def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
+    """What is to be said of warm-ups that would not end, if each stage took so many rollout batches."""
+    algorithm = config.algorithm
+    stages, warmup = algorithm.running(config.env.attempts), algorithm.critic.warmup_steps
+    first, n_first = next(((name, n) for name, n in zip(stages, batches, strict=True) if n), ("", 0))
     if algorithm.critic.kind != "none" and warmup >= n_first > 0:
-        takes = f"the run has {n_first}" if n_first == sum(steps) else f"algorithm.stages.{first} takes {n_first}"
-        raise ValueError(
+        takes = f"the run has {n_first}" if n_first == sum(batches) else f"algorithm.stages.{first} takes {n_first}"
+        yield (
             f"algorithm.critic.warmup_steps={warmup}: the policy rests for as many rollout batches, and {takes}, so "
             f"that it would never be trained there; give at most {n_first - 1}, or a larger budget"
         )
-    for (name, stage), n in zip(stages.items(), steps, strict=True):
-        if 0 < n * per_batch < (warmup := stage.optim["warmup_steps"]):
-            raise ValueError(
-                f"algorithm.optim.warmup_steps={warmup}: algorithm.stages.{name} takes {n * per_batch} optimiser "
-                f"steps, so that it would end at {n * per_batch / warmup:.0%} of its learning rate; give at most "
-                f"{n * per_batch}, or a larger budget"
+    for (name, stage), n in zip(stages.items(), batches, strict=True):
+        steps, warmup = n * algorithm.epochs * algorithm.minibatches, stage.optim["warmup_steps"]
+        if 0 < steps < warmup:
+            own = name in algorithm.stages and "warmup_steps" in algorithm.stages[name].optim
+            yield (
+                f"algorithm.{f'stages.{name}.' if own else ''}optim.warmup_steps={warmup}: algorithm.stages.{name} "
+                f"takes {steps} optimiser steps, so that it would end at {steps / warmup:.0%} of its learning rate; "
+                f"give at most {steps}, or a larger budget"
             )
+
+
+def _refuse_long_warmups(config: TrainConfig) -> None:
+    # How many steps a budget of tokens buys is not known; what is too long for the shortest answers is for all.
+    tokens = config.training.tokens
+    most = batches_bought(config, longest=False) if tokens else steps_of_stages(config, planned_steps(config))
+    for said in _long_warmups(config, most):
+        bought = f" (training.tokens={tokens} buys no more, were every answer a token)" if tokens else ""
+        raise ValueError(said + bought)
+
+
+def _most_rows(config: SFTConfig, longest: bool = False) -> int:
+    """Rows that a round keeps at most, one of every attempt; of a budget of tokens with answers as long as they may be,
+    or of a single token each."""
+    offline, budget, env = config.offline, config.training, config.env
+    if budget.tokens:
+        episodes = budget.tokens // offline.iterations // (env.token_budget(env.attempts) if longest else env.attempts)
+        return (episodes + TOKEN_CHUNK * offline.group_size) * env.attempts  # the last chunk is sampled whole
+    return budget.episodes // (offline.iterations * offline.group_size) * offline.group_size * env.attempts
+
+
+def _long_offline_warmup(config: SFTConfig, rows: int) -> str:
+    """What is to be said of a warm-up that no round of at most so many rows ends; empty if one may."""
+    offline, warmup = config.offline, config.offline.optim.warmup_steps
+    steps = config.training.updates // offline.iterations
+    why = ""
+    if not config.training.updates:
+        steps = offline.epochs * math.ceil(rows / offline.batch_size)
+        why = (
+            f" at most (offline.epochs={offline.epochs} over at most {rows} rows in batches of offline.batch_size="
+            f"{offline.batch_size})"
+        )
+    if not 0 < steps < warmup:
+        return ""
+    return (
+        f"offline.optim.warmup_steps={warmup}: a round takes {steps} optimiser steps{why}, so that it would end at "
+        f"{steps / warmup:.0%} of its learning rate; give at most {steps}, or a larger budget"
+    )
 
 
 def refuse_offline(config: SFTConfig) -> None:
     """Raises ValueError for values of an offline method that cannot work together, before anything is sampled."""
+    from rl.offline import needed_attempts  # whose trainer refuses with this function
+
     offline, budget, env = config.offline, config.training, config.env
     if 0 < budget.updates < offline.iterations:
         raise ValueError(
             f"training.updates={budget.updates}: fewer than the rounds of {offline.name} ({offline.iterations})"
-        )
-    if 0 < (per_round := budget.updates // offline.iterations) < (warmup := offline.optim.warmup_steps):
-        raise ValueError(
-            f"offline.optim.warmup_steps={warmup}: a round takes {per_round} optimiser steps, so that it would end at "
-            f"{per_round / warmup:.0%} of its learning rate; give at most {per_round}, or more training.updates"
         )
     unit = offline.iterations * offline.group_size
     if budget.episodes < unit and not (budget.tokens or offline.conversations):
         raise ValueError(
             f"training.episodes={budget.episodes}: a group of offline.group_size={offline.group_size} in each of "
             f"offline.iterations={offline.iterations} rounds is {unit} episodes; give at least training.episodes={unit}"
+        )
+    # An environment that is not settled yet leaves the number of attempts, 0, to its author.
+    if env.attempts and not offline.conversations and (said := _long_offline_warmup(config, _most_rows(config))):
+        raise ValueError(said)
+    if 0 < env.attempts < (needed := needed_attempts(offline.rule, offline.rule_options)):
+        raise ValueError(
+            f"env.attempts={env.attempts}: offline.rule={offline.rule} learns from attempt {needed}, so that it would "
+            f"keep nothing of what is sampled; set env.attempts={needed}"
         )
     if budget.tokens and offline.conversations:
         raise ValueError(
@@ -112,11 +158,36 @@ def refuse_run(config: Any, n_processes: int = 1) -> None:
         refuse_offline(config)
 
 
-def notes(config: Any) -> list[str]:
-    """What a run was given that does nothing in it, where a preset may have set it: it is said, and not refused."""
-    evaluation, env, found = config.evaluation, config.env, list[str]()
+def notes_of_arm(config: Any) -> list[str]:
+    """What an algorithm or an offline method was given that does nothing in its run, or may not."""
+    found, tokens = list[str](), getattr(getattr(config, "training", None), "tokens", 0)
+    if_long = f"if every answer were as long as env.max_new_tokens={config.env.max_new_tokens}: "
     if isinstance(config, TrainConfig):
         found += notes_on(config.algorithm)
+        if tokens:
+            found += [f"{if_long}{said}" for said in _long_warmups(config, batches_bought(config, longest=True))]
+    elif isinstance(config, SFTConfig):
+        from rl.offline import KEEP_RULES
+
+        offline, read = config.offline, KEEP_RULES.fact(config.offline.rule, "reads")
+        if read and config.env.attempts > read:
+            found.append(
+                f"env.attempts={config.env.attempts}: offline.rule={offline.rule} learns from {read} attempts; what "
+                "is sampled after them trains nothing"
+            )
+        if tokens and config.env.attempts and (said := _long_offline_warmup(config, _most_rows(config, longest=True))):
+            found.append(f"{if_long}{said}")
+        if offline.conversations:
+            found.append(
+                "offline.conversations are learned from: training.episodes and offline.group_size sample nothing"
+            )
+    return found
+
+
+def notes(config: Any) -> list[str]:
+    """What a run was given that does nothing in it, where a preset may have set it: it is said, and not refused."""
+    evaluation, env, found = config.evaluation, config.env, notes_of_arm(config)
+    if isinstance(config, TrainConfig):
         if env.between == "critique" and env.group_reward != "critic":
             found.append("env.between=critique: what is said is paid nothing; env.group_reward=critic pays for it")
         if evaluation.fixed_first and not config.training.validate_every:
@@ -136,6 +207,4 @@ def notes(config: Any) -> list[str]:
         found.append(
             f"evaluation.max_attempts={evaluation.max_attempts} plays nothing longer than env.attempts={env.attempts}"
         )
-    if isinstance(config, SFTConfig) and config.offline.conversations:
-        found.append("offline.conversations are learned from: training.episodes and offline.group_size sample nothing")
     return found

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 from envs import Task
@@ -47,6 +47,7 @@ class EpisodeSource:
     ) -> None:
         self._config, self._algorithm = config, config.algorithm
         self._rollouts, self._tasks, self._distributed = rollouts, list(tasks), distributed
+        self._stream = TaskStream(tasks, config.seed)
         name, options = config.env.group_reward, config.env.group_reward_options
         self._group_reward = GROUP_REWARDS.bind(name, options) if name is not None else None
         # One clock for all rollouts: a step may use those of one attempt and those of several.
@@ -59,11 +60,8 @@ class EpisodeSource:
         """Groups that came by so far, over all processes."""
         name, options = config.training.curriculum, config.training.curriculum_options
         draws_all = CURRICULA.fact(name, "draws_all")
-        self.curriculum = (
-            None
-            if draws_all
-            else Curriculum(name, options, partial(task_at, self._tasks, config.seed), len(tasks), config.seed)
-        )
+        at = self._stream.__getitem__
+        self.curriculum = None if draws_all else Curriculum(name, options, at, len(tasks), config.seed)
 
     def prepare(self) -> list[Episode]:
         """Samples the first attempts that offline groups will read, from the policy as it is now.
@@ -78,7 +76,7 @@ class EpisodeSource:
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
         ]
         # Every process needs all of the attempts, since it cannot know which tasks will come to it.
-        episodes = self._rollouts[1].run(plans, self._algorithm.temperature)
+        episodes = self._distributed.together(partial(self._rollouts[1].run, plans, self._algorithm.temperature))
         found = {episode.task_id: episode.turns[0] for episode in episodes if not episode.failed}
         self._first = {task_id: turn for part in self._distributed.gather([found]) for task_id, turn in part.items()}
         return episodes
@@ -110,7 +108,7 @@ class EpisodeSource:
                 break
             # Replace groups without a gradient only if what is missing everywhere still fits into the budget.
             good = [group for group in groups if has_gradient(group.episodes, stage)]
-            still = self._distributed.each(missing[rank] - len(good))
+            still = self._distributed.gather([missing[rank] - len(good)])
             if not any(still) or sum(still) * stage.group_size > room:
                 kept += groups
                 break
@@ -131,12 +129,12 @@ class EpisodeSource:
         # trains on is then the same for any number of processes.
         n, start = sum(counts), self._position
         drawn = range(start, start + n) if self.curriculum is None else self.curriculum.take(start, n)
-        self._position, stream = drawn[-1] + 1, iter(drawn)
+        self._position, places = drawn[-1] + 1, iter(drawn)
         for row in range(max(counts)):
-            shares = {rank: next(stream) for rank, count in enumerate(counts) if row < count}
+            shares = {rank: next(places) for rank, count in enumerate(counts) if row < count}
             positions += [shares[rank] for rank in shares if rank == self._distributed.rank]
         for position in positions:
-            task = task_at(self._tasks, seed, position)
+            task = self._stream[position]
             # A whole group reads the same attempt, so that its second attempts are compared in the same situation.
             reads = derive_seed(seed, "offline?", position) / 2**63 < stage.offline_first_attempts
             first = self._first.get(task.id) if reads else None
@@ -146,10 +144,10 @@ class EpisodeSource:
                 draw = derive_seed(seed, "train", step, place, task.id, member)
                 plans.append(EpisodePlan(task, position, draw, first))
         # A curriculum learns pass rates from what the verifier said; rewards of a whole group do not change that.
-        episodes = self._rollouts[stage.attempts].run(plans, stage.temperature)
+        episodes = self._distributed.together(partial(self._rollouts[stage.attempts].run, plans, stage.temperature))
         groups = [Group(position, tuple(episodes[i * size :][:size])) for i, position in enumerate(positions)]
-        if self._group_reward is not None:
-            groups = [apply_group_reward(self._group_reward, group) for group in groups]
+        if (reward := self._group_reward) is not None:
+            groups = self._distributed.together(lambda: [apply_group_reward(reward, group) for group in groups])
         if self.curriculum is not None:
             rates = [(group.group_id, rate) for group in groups if (rate := passed(group.episodes)) is not None]
             self.curriculum.learn(self._distributed.gather(rates))
@@ -167,18 +165,26 @@ class EpisodeSource:
             self.curriculum.load_state(state["history"])
 
 
-def task_at(tasks: Sequence[Task], seed: int, position: int) -> Task:
-    """The task at a place of a run's endless stream."""
-    epoch, offset = divmod(position, len(tasks))
-    return tasks[task_order(seed, epoch, len(tasks))[offset]]
+class TaskStream:
+    """A run's endless stream of tasks: one pass over all of them after the other, each shuffled anew.
 
+    Args:
+        tasks: In their own order.
+        seed: Of the run.
+    """
 
-@lru_cache(maxsize=2)
-def task_order(seed: int, epoch: int, n: int) -> list[int]:
-    """The order of ``n`` tasks on one pass over them; every pass of a run is shuffled anew."""
-    order = list(range(n))
-    random.Random(derive_seed(seed, "order", epoch)).shuffle(order)
-    return order
+    def __init__(self, tasks: Sequence[Task], seed: int) -> None:
+        self._tasks, self._seed = list(tasks), seed
+        self._orders: dict[int, list[int]] = {}
+        """Of the passes that were asked about last: a batch may begin in one and end in the next."""
+
+    def __getitem__(self, position: int) -> Task:
+        n_pass, place = divmod(position, len(self._tasks))
+        if n_pass not in self._orders:
+            order = list(range(len(self._tasks)))
+            random.Random(derive_seed(self._seed, "order", n_pass)).shuffle(order)
+            self._orders = dict([*self._orders.items()][-1:]) | {n_pass: order}
+        return self._tasks[self._orders[n_pass][place]]
 
 
 def drop_failed(episodes: Sequence[Episode], need_company: bool) -> list[Episode]:

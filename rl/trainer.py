@@ -274,7 +274,8 @@ class Trainer:
         # Publish: the weights' version is the number of steps taken, which the next batch's episodes must carry.
         self.step += 1
         self._pending = None
-        self._engine.load_weights(() if self._shares_weights else full_weights(self._model), self.step)
+        named = () if self._shares_weights else full_weights(self._model)
+        self._distributed.together(lambda: self._engine.load_weights(named, self.step))
 
         totals, counts = self.totals, pending.counts
         totals.episodes += int(counts.sampled)
@@ -306,29 +307,14 @@ class Trainer:
         read_first = self.source.prepare() if self.step == 0 and self._reads_first else []
         room = self.n_steps * self._per_step - self.totals.episodes if self._counts_episodes else None
         episodes, everything, n_resampled, curriculum = self.source.sample(stage, room)
-        self._engine.sleep()
+        self._distributed.together(self._engine.sleep)
         wall = time.perf_counter() - started
         sampling = self.source.times.sampling - times.sampling
         verification = self.source.times.verification - times.verification
 
-        # What one process finds wrong all of them raise, and they count together before anything is refused: one that
-        # decided alone would leave the others waiting for it in the next collective.
-        trainable, wrong = drop_failed(episodes, self.learner.compares_groups), list[str]()
-        try:
-            batch = to_rollout_batch(trainable, self._pad_id, stage.attempts, self._algorithm.mask_cut_off)
-        except ValueError as error:
-            wrong.append(str(error))
-            batch = to_rollout_batch((), self._pad_id, stage.attempts)
-        # Stale weights would make samples off-policy in silence. Where an episode ended with the attempt that it read,
-        # nothing was sampled.
-        wrong += [
-            f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the trainer "
-            f"is at version {self.step}: the engine did not take the last update"
-            for episode in episodes
-            if len(episode.turns) > episode.given and episode.error is None and episode.policy_version != self.step
-        ]
-        if wrong := self._distributed.gather(wrong[:1]):
-            raise RunStoppedError(wrong[0])
+        trainable = drop_failed(episodes, self.learner.compares_groups)
+        cut_off, together = self._algorithm.mask_cut_off, self._distributed.together
+        batch = together(lambda: to_rollout_batch(trainable, self._pad_id, stage.attempts, cut_off, self.step))
         spoken = [turn for episode in [*read_first, *everything] for turn in episode.turns[episode.given :]]
         here = Counts(
             episodes=len(episodes),
@@ -371,7 +357,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
         plan, n_parts = [], self._algorithm.minibatches
         if n_parts > 1:
-            n_parts = min(n_parts, max(self._distributed.each(len(rows))))
+            n_parts = min(n_parts, max(self._distributed.gather([len(rows)])))
         for _ in range(self._algorithm.epochs):
             order = torch.arange(len(rows)) if n_parts == 1 else torch.randperm(len(rows), generator=generator)
             plan += order.tensor_split(n_parts)
@@ -412,4 +398,5 @@ class Trainer:
             fill(self.learner.tensors())
         if (pending := shared["pending"]) is not None:
             self._pending = Pending.joined([part["pending"] for part in parts]) if parts else pending.emptied()
-        self._engine.load_weights(() if self._shares_weights else full_weights(self._model), self.step)
+        named = () if self._shares_weights else full_weights(self._model)
+        self._distributed.together(lambda: self._engine.load_weights(named, self.step))

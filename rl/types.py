@@ -366,7 +366,10 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Makes later samples come from these weights, stamped with this version."""
+        """Makes later samples come from these weights, stamped with this version.
+
+        All of ``named`` is taken, by an engine that fails too: gathering sharded weights takes every process.
+        """
         ...
 
     def sleep(self) -> None:

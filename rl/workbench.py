@@ -119,8 +119,8 @@ class Workbench:
     def publish(self, version: int) -> None:
         """Hands the model's weights to the engine; with several processes all of them must call it."""
         # An engine that samples from the model itself needs the version alone: gathering its weights would copy them.
-        shared = getattr(self.engine, "shares_weights", False)
-        self.engine.load_weights(() if shared else full_weights(self.model), version)
+        named = () if getattr(self.engine, "shares_weights", False) else full_weights(self.model)
+        self.distributed.together(lambda: self.engine.load_weights(named, version))
 
     def evaluation_tasks(self) -> Sequence[Task]:
         """The tasks that ``config.evaluation`` asks for."""

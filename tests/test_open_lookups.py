@@ -136,7 +136,7 @@ def test_a_stage_may_have_its_own_estimator_loss_group_size_temperature_and_opti
         ({"normaliser_options": {"x": 1}}, "episodes has no such option"),
         ({"advantage": "test_best_of_group", "group_size": 1}, "compares the episodes of a task"),
         ({"stages": {"a": StageConfig(advantage="gae")}}, "needs values"),
-        ({"stages": {"a": StageConfig(loss="nothing")}}, "algorithm.loss=nothing: unknown"),
+        ({"stages": {"a": StageConfig(loss="nothing")}}, "algorithm.stages.a.loss=nothing: unknown"),
         ({"stages": {"a": StageConfig(share=0.0)}}, "every stage has share=0"),
     ],
 )  # fmt: skip

@@ -19,6 +19,7 @@ from torch.distributed import DistNetworkError
 from torch.distributed.tensor import DTensor
 
 from rl.analysis.metrics import Ratio
+from rl.types import RunStoppedError
 
 Item = TypeVar("Item")
 SETTLE_S = 0.5
@@ -90,12 +91,6 @@ class Distributed:
         assert isinstance(summed, Tensor)
         return summed.cpu()
 
-    def each(self, value: int) -> list[int]:
-        """The value of every process, by rank."""
-        table = torch.zeros(self.n_processes, dtype=torch.float64)  # a sum with one number a process is a gather
-        table[self.rank] = value
-        return [int(x) for x in self.sum(table)]
-
     def gather(self, items: Sequence[Item]) -> list[Item]:
         """The items of all processes, by rank, on every process."""
         if self.n_processes == 1:
@@ -111,6 +106,31 @@ class Distributed:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([item])[0]
+
+    def together(self, work: Callable[[], Item]) -> Item:
+        """What this process makes of it; an error of any process is raised on every one.
+
+        Args:
+            work: Without collectives: the others would wait in them for a process that has left with an error.
+
+        Raises:
+            RunStoppedError: If it failed on other processes alone; with the error of the first of them.
+        """
+        if self.n_processes == 1:
+            return work()
+        result: Any = None
+        error: Exception | None = None
+        try:
+            result = work()
+        except Exception as caught:
+            error = caught
+        # As words, since not every error can be sent. The process that it happened on raises it itself.
+        said = self.gather([] if error is None else [f"process {self.rank}: {type(error).__name__}: {error}"])
+        if error is not None:
+            raise error
+        if said:
+            raise RunStoppedError(f"another process failed, so that this one cannot go on: {said[0]}")
+        return result
 
     def on_main(self, work: Callable[[], Item]) -> Item:
         """What the main process makes of it, on every process; an error of it is raised on every one too."""

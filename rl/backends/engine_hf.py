@@ -90,7 +90,12 @@ class HFEngine:
             return []
         # Rows of a batch are padded to the longest prompt and decoded to the highest limit, so like goes with like.
         self._pending.sort(key=lambda request: (len(request.prompt_ids), request.max_new_tokens, request.id))
-        n_rows = self._rows_that_fit()
+        n_rows = len(first := self._pending[: self._max_batch_size])
+        if self._model.device.type == "cpu":
+            # The first n rows take n times their longest row, to which all of them are padded.
+            longest = np.maximum.accumulate([len(request.prompt_ids) + request.max_new_tokens for request in first])
+            fit = np.arange(1, n_rows + 1) * longest * self._token_bytes <= BATCH_BYTES
+            n_rows = max(1, int(fit.sum()))
         batch, self._pending = self._pending[:n_rows], self._pending[n_rows:]
         # The trainer's own module is sampled with, and is left in the mode that it was in.
         training = self._model.training
@@ -109,15 +114,6 @@ class HFEngine:
             action_ids, logprobs = tuple(rows.tokens[i, :n].tolist()), tuple(rows.logprobs[i, :n].tolist())
             completions.append(Completion(request.id, action_ids, logprobs, finish, self.policy_version))
         return completions
-
-    def _rows_that_fit(self) -> int:
-        """How many of the pending requests are decoded together, the shortest first."""
-        first = self._pending[: self._max_batch_size]
-        if self._model.device.type != "cpu":
-            return len(first)
-        # The first n rows take n times their longest row, to which all of them are padded.
-        longest = np.maximum.accumulate([len(request.prompt_ids) + request.max_new_tokens for request in first])
-        return max(1, int((np.arange(1, len(first) + 1) * longest * self._token_bytes <= BATCH_BYTES).sum()))
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copies weights in and notes the version; an engine that samples with the trained model itself needs none."""

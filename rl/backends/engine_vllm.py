@@ -8,6 +8,7 @@ model) is in this file alone and has contract tests (``make test-vllm``).
 import importlib
 import os
 import tempfile
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -111,11 +112,14 @@ class VLLMEngine:
         Raises:
             RuntimeError: If requests are still being decoded: their tokens would come from two policies.
         """
-        if self._waiting:
-            raise RuntimeError(f"{len(self._waiting)} requests are being decoded: weights can only change between them")
-        self.wake()  # asleep, the engine has no place to load them into
-        runner = self._engine.model_executor.driver_worker.worker.model_runner
-        runner.reload_weights(weights_iterator=self._converted(named))
+        try:
+            if n := len(self._waiting):
+                raise RuntimeError(f"{n} requests are being decoded: weights can only change between them")
+            self.wake()  # asleep, the engine has no place to load them into
+            runner = self._engine.model_executor.driver_worker.worker.model_runner
+            runner.reload_weights(weights_iterator=self._converted(named))
+        finally:  # the other processes would wait for this one's part of what is left
+            deque(named, maxlen=0)
         self._llm.reset_prefix_cache()  # its keys and values are those of the old weights
         self.policy_version = version
 

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -178,19 +179,22 @@ class VLLMHttpEngine:
             RuntimeError: If requests are still being decoded.
             RunStoppedError: If no replica takes the weights.
         """
-        if self._futures:
-            raise RuntimeError(f"{len(self._futures)} requests are being decoded: weights can only change between them")
         folder = self._folder / f"run_{self._run}_version_{version}"  # other runs may share the folder
-        if self._distributed.is_main:
-            self._write(named, folder)
-        else:
-            for _ in named:  # gathering sharded weights takes all processes
-                pass
-        self._distributed.wait()  # until the main process has written
-        errors: dict[str, str] = {}
-        if self._distributed.is_main:
-            errors = dict(filter(None, self._threads.map(lambda url: self._load(url, folder), self._urls)))
-        errors = self._distributed.broadcast(errors)
+
+        def write() -> None:
+            try:
+                if n := len(self._futures):
+                    raise RuntimeError(f"{n} requests are being decoded: weights can only change between them")
+                if self._distributed.is_main:
+                    self._write(named, folder)
+            finally:  # gathering sharded weights takes all processes, those that do not write or cannot included
+                deque(named, maxlen=0)
+
+        def load() -> dict[str, str]:
+            return dict(filter(None, self._threads.map(lambda url: self._load(url, folder), self._urls)))
+
+        self._distributed.together(write)
+        errors = self._distributed.on_main(load)
         self._down = set(errors)
         if len(errors) == len(self._urls):
             raise RunStoppedError(f"engine=vllm_http: no replica took the weights: {'; '.join(errors.values())}")

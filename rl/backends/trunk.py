@@ -181,32 +181,19 @@ class Trunk:
         # Places in the flattened ``[B * T]`` rows. ``places - 1`` is in the same row, as no response is at position 0.
         places = host[2].flatten().nonzero().squeeze(1).to(device, non_blocking=True)
         targets_N = ids.flatten()[places]
-        plan = shared_prompts(host) if self.shares else None
-        if plan is not None:
-            return _with_shared_prompts(self.module, host, *plan, device), targets_N
+        # A prompt is what lies before the first response token, so sharing takes one in every row. Rows with the same
+        # prompt are found by its token ids, whichever group they are of: ``which`` of the ``owners`` each row reads.
+        ids_BT, attention_BT, response_BT = host.numpy()
+        if self.shares and response_BT.any(1).all():
+            lengths, seen = response_BT.argmax(1).tolist(), dict[bytes, int]()
+            prompts = [ids_BT[row, :length].tobytes() for row, length in enumerate(lengths)]
+            which = [seen.setdefault(prompt, len(seen)) for prompt in prompts]
+            owners = [which.index(i) for i in range(len(seen))]
+            if sum(lengths) - sum(lengths[row] for row in owners) >= WORTH * attention_BT.sum():
+                return _with_shared_prompts(self.module, host, owners, which, device), targets_N
         # Rows are padded on the right, so the default positions are right, and no token sees what is behind it.
         output = call_decoder(self.module, input_ids=ids, attention_mask=mask.long())
         return output.last_hidden_state.flatten(0, 1)[places - 1], targets_N
-
-
-def shared_prompts(host: Tensor) -> tuple[list[int], list[int]] | None:
-    """A row for each distinct prompt, U of them, and which of them each row has; ``None`` where sharing does not pay.
-
-    A prompt is what lies before the first response token, so every row needs one. Rows with the same prompt are found
-    by its token ids, whichever group they are of.
-
-    Args:
-        host: ``[3, B, T]`` int64 on the host: ids, attention mask, response mask.
-    """
-    ids, attention, response = host.numpy()
-    if not response.any(1).all():
-        return None
-    lengths = response.argmax(1).tolist()
-    seen: dict[bytes, int] = {}
-    which = [seen.setdefault(ids[row, :length].tobytes(), len(seen)) for row, length in enumerate(lengths)]
-    owners = [which.index(i) for i in range(len(seen))]
-    saved = sum(lengths) - sum(lengths[row] for row in owners)
-    return (owners, which) if saved >= WORTH * attention.sum() else None
 
 
 def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: list[int], device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rewards.lookup import nearest
-from rl.config.checks import check_numbers, refuse, refuse_unknown
+from rl.config.checks import check_numbers, check_options, refuse, refuse_unknown
 from rl.config.idle import refuse_idle_algorithm
 from rl.config.optim import OptimConfig
 
@@ -89,27 +89,29 @@ class StageConfig:
             fraction="offline_first_attempts",
             any_sign="reward_weights progress_alpha",
         )
-        refuse_unknown(self.reference, ("base", "previous"), f"{where}: reference")
+        refuse_unknown(self.reference, ("base", "previous"), f"{where}.reference")
         refuse(
             len(self.reward_weights) != len(self.kl_coefs) or not self.kl_coefs,
-            f"{where}: {len(self.reward_weights)} reward_weights but {len(self.kl_coefs)} kl_coefs: "
-            "give both one entry per turn",
+            f"{where}.kl_coefs={self.kl_coefs}: {len(self.kl_coefs)} kl_coefs but {len(self.reward_weights)} "
+            "reward_weights: give both one entry per turn",
         )
         refuse(
             bool(self.kl_targets) and len(self.kl_targets) != len(self.kl_coefs),
-            f"{where}: kl_targets={self.kl_targets}: give one positive target per turn, or none",
+            f"{where}.kl_targets={self.kl_targets}: give one positive target per turn, or none",
         )
         refuse(
             bool(self.kl_targets) and min(self.kl_coefs) == 0,
-            f"{where}: kl_targets adapt kl_coefs={self.kl_coefs} by factors, which a coefficient of 0 stays at",
+            f"{where}.kl_targets={self.kl_targets}: adapt kl_coefs={self.kl_coefs} by factors, which "
+            "a coefficient of 0 stays at",
         )
         refuse(
             self.kl_balance > 0 and (bool(self.kl_targets) or len(self.kl_coefs) < 2 or self.kl_coefs[0] == 0),
-            f"{where}: kl_balance adapts the first of several turns from a positive kl_coefs[0], without kl_targets",
+            f"{where}.kl_balance={self.kl_balance}: adapts the first of several turns from a positive kl_coefs[0], "
+            "without kl_targets",
         )
         refuse(
             self.offline_first_attempts > 0 and len(self.reward_weights) < 2,
-            f"{where}: offline_first_attempts needs a second attempt to learn",
+            f"{where}.offline_first_attempts={self.offline_first_attempts}: needs a second attempt to learn",
         )
 
 
@@ -141,8 +143,8 @@ class CriticConfig:
         refuse_unknown(self.kind, ("none", "shared", "separate"), f"{where}.kind")
         refuse(
             self.warmup_steps > 0 and self.kind == "shared" and not self.detach,
-            f"{where}: warmup_steps with a shared trunk would let the value loss alone rewrite the policy; "
-            "set detach=true or warmup_steps=0",
+            f"{where}.warmup_steps={self.warmup_steps}: with a shared trunk the value loss alone would rewrite the "
+            "policy; set detach=true or warmup_steps=0",
         )
 
 
@@ -168,7 +170,7 @@ class AlgorithmConfig:
         kl: Estimator of the penalty: a name in :data:`rl.kl.KLS`.
         kl_options: The estimator's own options.
         kl_in_reward: Take the KL of each turn, times its weight, off the turn's reward instead of adding it to the loss
-            (PPO and REINFORCE++ as published). The critic and the baselines then see it too.
+            (PPO and REINFORCE++ as published), with ``kl=k1``. The critic and the baselines then see it too.
         epochs: Passes over a rollout batch.
         minibatches: Optimiser steps per pass.
         importance: Weight samples by trainer over sampler probabilities, for engines of another precision or kernel: a
@@ -222,14 +224,16 @@ class AlgorithmConfig:
         # What stages take from the algorithm can only be checked once it is filled in.
         for name, stage in self.stages.items():
             self._check_optim(f"algorithm.stages.{name}.optim", stage.optim)
-        stages = self.resolved()
+        running = self.running()
+        stages = list(running.values())
         refuse(not stages, "algorithm.stages: every stage has share=0; give at least one a share of the run")
         refuse(
             stages[0].reference == "previous",
-            "algorithm.stages: the first stage has reference=previous: there is no stage before it",
+            f"algorithm.stages.{next(iter(running), '')}.reference=previous: there is no stage before it",
         )
         if self.name != MISSING:  # the bare schema behind the YAML files is no algorithm yet: it should not load torch
-            self._check_lookups(stages)
+            self._check_names(running)
+            self._check_lookups(running)
         refuse(
             self.dynamic_sampling > 0 and min(stage.group_size for stage in stages) < 2,
             "algorithm.dynamic_sampling looks for groups whose rewards differ: it needs a group_size of at least 2",
@@ -238,13 +242,16 @@ class AlgorithmConfig:
             self.fused_head and any(stage.temperature != self.temperature for stage in stages),
             "algorithm.fused_head is built for one temperature: give all stages the algorithm's",
         )
-        for stage in stages:
+        for name, stage in running.items():
             changed = [
                 key
                 for key in ("gradient_checkpointing", "mixed_precision")
                 if stage.optim[key] != getattr(self.optim, key)
             ]
-            refuse(bool(changed), f"algorithm.stages: optim.{changed[:1]} holds for the whole run; set algorithm.optim")
+            for key in changed:
+                raise ValueError(
+                    f"algorithm.stages.{name}.optim.{key}: holds for the whole run; set algorithm.optim.{key}"
+                )
 
     def _check_optim(self, where: str, given: dict[str, Any]) -> None:
         """Raises ValueError for what a stage's optimiser cannot have, by the stage's own key."""
@@ -259,8 +266,8 @@ class AlgorithmConfig:
         except ValueError as error:
             raise ValueError(str(error).replace("optim.", f"{where}.", 1)) from None
 
-    def _check_lookups(self, stages: list[StageConfig]) -> None:
-        """Every name and its options, before anything runs; and what estimators need."""
+    def _check_names(self, running: dict[str, StageConfig]) -> None:
+        """Every name and its options, before anything runs, by the keys that they were given under."""
         from rl.advantages import ADVANTAGES
         from rl.kl import KLS
         from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
@@ -271,9 +278,28 @@ class AlgorithmConfig:
         KLS.options(self.kl, self.kl_options)
         IMPORTANCE.options(self.importance, self.importance_options)
         TOKEN_MASKS.options(self.token_mask, self.token_mask_options)
+        for name, stage in running.items():
+            own = self.stages.get(name) or StageConfig()
+            for lookup, what in ((ADVANTAGES, "advantage"), (LOSSES, "loss")):
+                options = f"{what}_options"
+                if not getattr(own, what):  # of the algorithm's function a stage may change single options
+                    lookup.options(getattr(self, what), getattr(self, options))
+                keys = self.key_of(name, what), self.key_of(name, options)
+                check_options(lookup, getattr(stage, what), getattr(stage, options), *keys)
+            for term, given in stage.terms.items():
+                at = f"{self.key_of(name, 'terms') if term in own.terms else 'algorithm.terms'}.{term}"
+                check_options(LOSSES, given.loss, given.options, f"{at}.loss", f"{at}.options")
+
+    def _check_lookups(self, running: dict[str, StageConfig]) -> None:
+        """What functions need of each other."""
+        from rl.advantages import ADVANTAGES
+        from rl.kl import KLS
+        from rl.losses import LOSSES
+        from rl.token_masks import TOKEN_MASKS
+
         marks = bool(TOKEN_MASKS.fact(self.token_mask, "marks"))
         # A mask that marks and the term that reads its marks do nothing without each other.
-        for stage in stages:
+        for stage in running.values():
             losses = [stage.loss, *(term.loss for term in stage.terms.values())]
             refuse(
                 marks != any(LOSSES.fact(name, "marked") for name in losses),
@@ -286,37 +312,35 @@ class AlgorithmConfig:
             "algorithm.epochs or algorithm.minibatches above 1",
         )
         # Whole distributions are ``[N, V]``: never kept over a rollout batch, and never built by the fused head.
-        whole = KLS.fact(self.kl, "distribution")
         refuse(
-            self.fused_head and bool(whole),
+            self.fused_head and bool(KLS.fact(self.kl, "distribution")),
             f"algorithm.kl={self.kl} needs whole distributions, which algorithm.fused_head=true never holds",
         )
-        refuse(
-            self.kl_in_reward and bool(whole),
-            f"algorithm.kl_in_reward takes the KL of sampled tokens: use k1 or k3 instead of algorithm.kl={self.kl}",
-        )
-        for stage in stages:
-            ADVANTAGES.options(stage.advantage, stage.advantage_options)
-            LOSSES.options(stage.loss, stage.loss_options)
-            for term in stage.terms.values():
-                LOSSES.options(term.loss, term.options)
-            name, kind = stage.advantage, self.critic.kind
+        kind, with_values = self.critic.kind, [key for key in ADVANTAGES if ADVANTAGES.fact(key, "values")]
+        for name, stage in running.items():
+            estimator = stage.advantage
+            key = f"{self.key_of(name, 'advantage')}={estimator}"
             refuse(
-                stage.group_size < 2 and bool(ADVANTAGES.fact(name, "groups")),
-                f"algorithm.group_size={stage.group_size}: {name} compares the episodes of a task and needs at least 2",
+                stage.group_size < 2 and bool(ADVANTAGES.fact(estimator, "groups")),
+                f"{self.key_of(name, 'group_size')}={stage.group_size}: {estimator} compares the episodes of a task "
+                "and needs at least 2",
             )
-            needs_values = bool(ADVANTAGES.fact(name, "values"))
-            with_values = [key for key in ADVANTAGES if ADVANTAGES.fact(key, "values")]
+            needs_values = bool(ADVANTAGES.fact(estimator, "values"))
             refuse(
                 needs_values and kind == "none",
-                f"algorithm.advantage={name} needs values: set algorithm.critic.kind to shared or separate",
+                f"{key} needs values: set algorithm.critic.kind to shared or separate",
             )
             refuse(
                 not needs_values and kind != "none",
-                f"algorithm.critic.kind={kind}, but algorithm.advantage={name} takes no values: "
-                f"use {' or '.join(with_values)}, or kind=none",
+                f"algorithm.critic.kind={kind}, but {key} takes no values: use {' or '.join(with_values)}, or "
+                "kind=none",
             )
-        refuse_idle_algorithm(self, self.running())
+        refuse_idle_algorithm(self, running)
+
+    def key_of(self, stage: str, name: str) -> str:
+        """The key under which a stage's value was given: the stage's own, or the algorithm's."""
+        own = self.stages.get(stage)
+        return f"algorithm.stages.{stage}.{name}" if own is not None and getattr(own, name) else f"algorithm.{name}"
 
     def resolved(self, attempts: int = 0) -> list[StageConfig]:
         """The stages that have a share of the run, with all that they take from the algorithm filled in.

@@ -1,19 +1,41 @@
 """How a config refuses a value."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from numbers import Real
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from rewards.lookup import NEEDED, fits
+from rewards.lookup import NEEDED, Lookup, fits
 
 
 def refuse(condition: bool, message: str) -> None:
     """Raises ValueError with the message if the condition holds."""
     if condition:
         raise ValueError(message)
+
+
+def check_options(lookup: Lookup[Any], name: str, given: Mapping[str, Any], key: str, options: str) -> None:
+    """Raises ValueError for a name or an option that a lookup refuses, by the keys that they stand under.
+
+    Args:
+        lookup: Whose errors speak of the lookup's own keys.
+        name: Of the function.
+        given: Its options.
+        key: Of the name.
+        options: Key of the options.
+    """
+    try:
+        lookup.options(name, given)
+    except ValueError as error:
+        said = str(error)
+        for own, instead in ((f"{lookup.key}_options", options), (lookup.key, key)):
+            if said.startswith(own) and own != instead:
+                raise ValueError(said.replace(own, instead, 1)) from None
+            if said.startswith(own):
+                break
+        raise
 
 
 def refuse_unknown(value: str, known: tuple[str, ...], key: str) -> None:

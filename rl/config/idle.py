@@ -48,6 +48,13 @@ def _check_kl(algorithm: Any, stages: dict[str, Any]) -> None:
             f"algorithm.kl={algorithm.kl}: as a penalty its gradient has mean 0, so that it holds the policy to "
             "nothing; set algorithm.kl=k1, whose gradient is the KL's, or algorithm.kl_in_reward=true",
         )
+    else:
+        refuse(
+            bool(KLS.fact(algorithm.kl, "penalty_only")),
+            f"algorithm.kl={algorithm.kl}: with algorithm.kl_in_reward=true its gradient is not the KL's, and near the "
+            "reference it holds the policy to nothing (docs/kl.md); set algorithm.kl=k1, which is right there, or "
+            "algorithm.kl_in_reward=false",
+        )
 
 
 def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int, given: str = "") -> None:
@@ -97,7 +104,7 @@ def _check_raw(algorithm: Any, key: str, stage: Any) -> None:
 
     if not ADVANTAGES.fact(stage.advantage, "raw"):
         return
-    because = f"algorithm.advantage={stage.advantage} reads raw rewards"
+    because = f"{algorithm.key_of(key.rpartition('.')[2], 'advantage')}={stage.advantage} reads raw rewards"
     for name, value, neutral in (
         ("progress_alpha", stage.progress_alpha, 0.0),
         ("reward_weights", stage.reward_weights, [1.0] * len(stage.reward_weights)),

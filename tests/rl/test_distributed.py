@@ -247,3 +247,17 @@ def test_kinds_that_are_not_supported_are_refused(monkeypatch):
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(ValueError, match="FSDP 1"):
         Distributed(cpu=True)
+
+
+def test_an_error_of_one_process_ends_all_of_them(tmp_path):
+    """The second process's engine fails; the first one would wait for it in the next collective."""
+    run_two("tests.rl.two_process_errors", [str(tmp_path)], fsdp=False)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    stale = second.pop("version")
+    assert stale.startswith("RunStoppedError: task ")
+    assert "was sampled by version 0 of the weights, but the trainer is at version 1" in stale
+    assert set(second.values()) == {"RuntimeError: the engine is out of memory"}
+    said = "RunStoppedError: another process failed, so that this one cannot go on: process 1: "
+    assert first.pop("version") == said + stale
+    assert first == dict.fromkeys(second, f"{said}RuntimeError: the engine is out of memory")
+    assert set(first) == {"sample", "sleep", "weights", "validation", "evaluation"}

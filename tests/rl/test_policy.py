@@ -280,14 +280,20 @@ def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
 
 
 def test_sharing_is_left_where_it_cannot_pay_or_be_right():
-    from rl.backends.trunk import Trunk, shared_prompts
+    from rl.backends.trunk import Trunk
 
-    different, none = rollout_batch(), rollout_batch()
+    different, none = rollout_batch(), group_batch()
     none.response_mask[0] = False
-    for batch in (different, none):
-        assert shared_prompts(torch.stack([batch.input_ids, batch.attention_mask, batch.response_mask])) is None
+    none.turn_ids[0] = -1
     model, _ = load_policy(ModelConfig(path=PATH))
-    assert Trunk(model.model, share=True).shares
+    counts = []
+    model.model.register_forward_pre_hook(count_tokens(counts), with_kwargs=True)
+    trunk = Trunk(model.model, share=True)
+    assert trunk.shares
+    for batch, passes in ((different, 1), (none, 1), (group_batch(), 2)):
+        counts.clear()
+        trunk.hidden(batch)
+        assert len(counts) == passes
     model.gradient_checkpointing_enable()
     assert not Trunk(model.model, share=True).shares
 

@@ -1,7 +1,9 @@
 """What reaches nothing, or spends something else than was asked for, is refused by its key or said beforehand."""
 
 import math
+import re
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -24,8 +26,7 @@ from rl.config import (
 )
 from rl.learner import Learner
 from rl.refusals import notes, refuse_run
-from rl.types import RunStoppedError
-from tests.helpers import build_trainer, modchain_config, named
+from tests.helpers import modchain_config, named
 
 NO_KL = StageConfig(kl_coefs=[0.0, 0.0])
 
@@ -41,6 +42,10 @@ def algorithm(*stages, **given):
             lambda: algorithm(NO_KL, kl_in_reward=True),
             r"algorithm\.kl_in_reward=True: has no effect, because all kl_coefs are 0; give .*kl_in_reward=false",
         ),
+        *(
+            (partial(algorithm, StageConfig(), kl=kl, kl_in_reward=True), rf"kl={kl}: .*is not the KL's.*kl=k1")
+            for kl in ("k2", "k3", "k3_published", "full")
+        ),
         (lambda: algorithm(StageConfig(), kl="k1_published"), r"kl=k1_published: .*gradient has mean 0.*kl=k1"),
         (lambda: algorithm(StageConfig(keep_optimizer=True)), r"stages\.stage1\.keep_optimizer=true: .*no stage runs"),
         (
@@ -54,13 +59,13 @@ def algorithm(*stages, **given):
         ),
         (
             lambda: algorithm(StageConfig(advantage="imitation", progress_alpha=3.0)),
-            r"stages\.stage1\.progress_alpha=3\.0: has no effect, because algorithm\.advantage=imitation",
+            r"stages\.stage1\.progress_alpha=3\.0: has no effect, because algorithm\.stages\.stage1\.advantage=imit",
         ),
         (
             lambda: algorithm(StageConfig(advantage="imitation", reward_weights=[0.0, 1.0])),
             r"reward_weights=\[0\.0, 1\.0\]: has no effect.*imitation",
         ),
-        (lambda: algorithm(StageConfig(), advantage="imitation", kl_in_reward=True), r"would have no KL at all"),
+        (lambda: algorithm(StageConfig(), advantage="imitation", kl="k1", kl_in_reward=True), r"would have no KL"),
         (lambda: algorithm(StageConfig(), advantage="imitation", dynamic_sampling=1), r"dynamic_sampling=1: would"),
         (
             lambda: algorithm(StageConfig(kl_balance=1.0, reward_weights=[1.0, 0.0])),
@@ -95,7 +100,7 @@ def test_what_reaches_nothing_is_refused_by_its_key(make, message):
         {"stages": named(NO_KL, StageConfig(keep_optimizer=True))},
         {"stages": named(StageConfig(reward_weights=[0.0, 0.0], progress_alpha=1.0))},
         {"stages": named(StageConfig(reward_weights=[0.0, 0.0])), "terms": {"entropy": TermConfig(weight=0.1)}},
-        {"stages": named(StageConfig(reward_weights=[0.0, 0.0])), "kl_in_reward": True},
+        {"stages": named(StageConfig(reward_weights=[0.0, 0.0])), "kl": "k1", "kl_in_reward": True},
         {"terms": {"entropy": TermConfig()}, "stages": named(StageConfig(terms={"entropy": TermConfig(weight=0.0)}))},
     ],
 )
@@ -123,10 +128,10 @@ def test_an_environment_without_use_for_an_option_refuses_it(env, message):
         env.settled()
 
 
-def offline(budget=None, **given):
+def offline(budget=None, attempts=2, **given):
     training = TrainingConfig(**(budget or {"episodes": 64}))
     method = OfflineConfig(name="x", **({"rule": "star", "group_size": 4, "iterations": 2} | given))
-    return SFTConfig(name="x", env=sums().settled(), offline=method, training=training)
+    return SFTConfig(name="x", env=sums(attempts=attempts).settled(), offline=method, training=training)
 
 
 def online(budget=None, attempts=2, **given):
@@ -152,8 +157,10 @@ FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
         (lambda: online(**WARM), r"optim\.warmup_steps=3: .*stages\.main takes 2 optimiser steps.*67%.*at most 2"),
         (
             lambda: online(stages={"a": StageConfig(), "b": StageConfig(optim={"warmup_steps": 2})}),
-            r"optim\.warmup_steps=2: algorithm\.stages\.b takes 1",
+            r"^algorithm\.stages\.b\.optim\.warmup_steps=2: algorithm\.stages\.b takes 1",
         ),
+        (lambda: online({"tokens": 60}, **CRITIC), r"critic\.warmup_steps=2: .*has 2.*tokens=60 buys no more"),
+        (lambda: online({"tokens": 60}, **WARM), r"^algorithm\.optim\.warmup_steps=3: .*takes 2 .*tokens=60 buys no"),
         (
             lambda: online({"episodes": 31}),
             r"training\.episodes=31: a batch samples 32 episodes.*training\.episodes=32",
@@ -182,6 +189,19 @@ FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
         ),
         (lambda: offline({"updates": 4}, optim=OptimConfig(warmup_steps=3)), r"offline\.optim\.warmup_steps=3: .* 2 "),
         (
+            lambda: offline(optim=OptimConfig(warmup_steps=13), batch_size=16),
+            r"warmup_steps=13: a round takes 12 optimiser steps at most \(offline\.epochs=3 over at most 64 rows in "
+            r"batches of offline\.batch_size=16\).* 92%.*give at most 12",
+        ),
+        (
+            lambda: offline({"tokens": 64}, optim=OptimConfig(warmup_steps=31), batch_size=16),
+            r"warmup_steps=31: a round takes 30 optimiser steps at most .* 160 rows",
+        ),
+        *(
+            (partial(offline, attempts=1, rule=rule, iterations=1), rf"^env\.attempts=1: offline\.rule={rule} learns")
+            for rule in ("star", "pair", "verify", "dpo")
+        ),
+        (
             lambda: offline({"tokens": 5}, iterations=1, conversations="x"),
             r"training\.tokens=5: has no effect.*conversations",
         ),
@@ -196,10 +216,14 @@ def test_sizes_that_just_fit_are_taken():
     in_two = {"stages": {"a": StageConfig(share=3.0), "b": StageConfig()}}  # the first one has a step after the warm-up
     fits = [online({"episodes": 128}, **CRITIC, **in_two), online(critic=CriticConfig("none", warmup_steps=9))]
     fits += [online({"episodes": 96}, **CRITIC), online({"episodes": 96}, **WARM), online({"episodes": 32})]
-    fits += [online({"updates": 4}, minibatches=4), online({"tokens": 9}, **CRITIC), online({"tokens": 9}, **WARM)]
+    fits += [online({"updates": 4}, minibatches=4), online({"tokens": 99}, **CRITIC), online({"tokens": 99}, **WARM)]
     fits += [
         offline({"episodes": 8}),
         offline({"tokens": 5}),
+        offline(optim=OptimConfig(warmup_steps=12), batch_size=16),
+        offline(optim=OptimConfig(warmup_steps=99), conversations="x", iterations=1),
+        offline(attempts=1, rule_options={"keep_right_to_right": True}),
+        offline(attempts=1, rule="relabel"),
         offline({"updates": 6}, optim=OptimConfig(warmup_steps=3)),
     ]
     for cfg in fits:
@@ -238,6 +262,46 @@ def test_what_a_preset_sets_and_nothing_reads_is_said(cfg, message):
     assert not notes(online(minibatches=2, loss="gspo"))
 
 
+def test_what_a_budget_of_tokens_may_not_reach_and_attempts_that_nothing_learns_are_said():
+    long = "if every answer were as long as env.max_new_tokens="
+    for cfg in (online({"tokens": 200}, **CRITIC), online({"tokens": 200}, **WARM)):
+        refuse_run(cfg)
+        assert [note for note in notes(cfg) if note.startswith(long) and "warmup_steps" in note]
+    cfg = offline({"tokens": 9999}, optim=OptimConfig(warmup_steps=300), batch_size=8)
+    refuse_run(cfg)
+    assert [note for note in notes(cfg) if note.startswith(long) and "offline.optim.warmup_steps=300" in note]
+    for rule in ("pair", "verify", "dpo"):
+        said = f"env.attempts=3: offline.rule={rule} learns from 2 attempts"
+        assert notes(offline(attempts=3, rule=rule, iterations=1))[0].startswith(said)
+    for cfg in (offline(attempts=3), offline(attempts=3, rule="relabel"), offline({"tokens": 9999}), online()):
+        assert not notes(cfg)
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "message"),
+    [
+        ({"loss": "foo"}, {}, "algorithm.stages.stage1.loss=foo: unknown"),
+        ({"advantage_options": {"turn_gamma": 7}}, {}, "algorithm.stages.stage1.advantage_options.turn_gamma=7: must"),
+        ({"loss_options": {"clip_low": 7}}, {}, "algorithm.stages.stage1.loss_options.clip_low=7: must"),
+        (
+            {"advantage_options": {"turn_gamma": 0.5}},
+            {"advantage_options": {"x": 1}},
+            "algorithm.advantage_options.x: ",
+        ),
+        ({"group_size": 1}, {}, "algorithm.stages.stage1.group_size=1: rloo compares"),
+        ({"advantage": "gae"}, {}, "algorithm.stages.stage1.advantage=gae needs values"),
+        ({"reference": "previous"}, {}, "algorithm.stages.stage1.reference=previous: there is no stage"),
+        ({"optim": {"mixed_precision": "bf16"}}, {}, "algorithm.stages.stage1.optim.mixed_precision: holds for the"),
+        ({"terms": {"e": TermConfig("entropy", options={"x": 1})}}, {}, "algorithm.stages.stage1.terms.e.options.x: "),
+        ({}, {"terms": {"e": TermConfig("entropy", options={"x": 1})}}, "algorithm.terms.e.options.x: entropy has no"),
+        ({}, {"terms": {"e": TermConfig("entrpy")}}, "algorithm.terms.e.loss=entrpy: unknown; did you mean"),
+    ],
+)
+def test_what_a_stage_was_given_is_refused_by_its_own_key(stage, given, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        algorithm(StageConfig(**stage), **given)
+
+
 def test_evaluations_say_what_they_have_no_use_for():
     cfg = online(attempts=1, stages=named(StageConfig(reward_weights=[1.0, 1.0])))
     cfg.evaluation = EvalConfig(controls=True, fixed_first=3, max_attempts=1)
@@ -250,18 +314,6 @@ def test_evaluations_say_what_they_have_no_use_for():
     assert notes(looked_at)[0].startswith("evaluation.fixed_first does nothing here")
     paid = RunConfig(name="x", env=sums(group_reward="majority").settled())
     assert notes(paid) == ["env.group_reward=majority pays training episodes alone; rates are the verifier's"]
-
-
-def test_what_one_process_finds_wrong_all_of_them_raise(monkeypatch):
-    """Another one's engine has old weights; this one would wait for it in the next collective."""
-    trainer, _ = build_trainer(modchain_config())
-
-    def gather(items):
-        return [*items, "task t was sampled by version 0"] if all(isinstance(one, str) for one in items) else items
-
-    monkeypatch.setattr(trainer._distributed, "gather", gather)
-    with pytest.raises(RunStoppedError, match="task t was sampled by version 0"):
-        trainer.train_step()
 
 
 @pytest.mark.parametrize(("third", "balance"), [((0.0, 0.0), 0.2), ((4.0, 1.0), 0.3)])

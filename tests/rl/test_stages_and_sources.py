@@ -174,7 +174,7 @@ def test_kl_may_be_taken_off_the_reward():
     seen = {}
     for where in (False, True):
         stages = named(StageConfig(kl_coefs=[1.0, 1.0]))
-        algorithm = AlgorithmConfig(name="x", group_size=4, stages=stages, kl_in_reward=where)
+        algorithm = AlgorithmConfig(name="x", group_size=4, stages=stages, kl="k1", kl_in_reward=where)
         trainer, bench = build_trainer(modchain_config(algorithm=algorithm, episodes=4 * 32, lr=1e-2))
         metrics = [metrics for metrics, _ in run_to_the_end(trainer)]
         assert metrics[-1]["policy/kl_ref_t1"] > 0

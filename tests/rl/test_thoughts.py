@@ -122,7 +122,7 @@ def test_credit_is_that_of_whole_conversations(estimator):
         {"minibatches": 2, "kl": "full"},
         {"advantage": "gae", "critic": CriticConfig("separate"), "whiten": True},
         {"advantage": "turn_gae", "critic": CriticConfig("shared")},
-        {"kl_in_reward": True, "normaliser": "turn_mean"},
+        {"kl": "k1", "kl_in_reward": True, "normaliser": "turn_mean"},
         {"loss": "gspo", "normaliser": "episode_mean", "mask_cut_off": True, "dynamic_sampling": 1},
     ],
     ids=["rloo", "gae", "turn_gae", "kl in the reward", "gspo"],
@@ -157,7 +157,9 @@ def test_micro_batches_of_single_turns_have_the_gradient_of_the_whole_batch(path
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"advantage": "gae", "critic": CriticConfig("separate")}, {"kl_in_reward": True}])
+@pytest.mark.parametrize(
+    "changes", [{"advantage": "gae", "critic": CriticConfig("separate")}, {"kl": "k1", "kl_in_reward": True}]
+)
 def test_credit_that_would_have_to_cross_sequences_is_refused(path, changes):
     with pytest.raises(ValueError, match=r"turn_gamma=1.*model\.thoughts=drop every turn is a sequence of its own"):
         build_trainer(config(path, advantage_options={"turn_gamma": 1.0}, **changes))

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from envs import Split
+from envs import Split, Task
 from rewards import Verdict
 from rl.backends.trunk import Trunk
 from rl.config import AlgorithmConfig, StageConfig
 from rl.learner import Learner
 from rl.losses import NORMALISERS
 from rl.rollout import EpisodePlan
-from rl.source import drop_failed, task_order
+from rl.source import TaskStream, drop_failed
 from rl.types import RunStoppedError
 from tests.helpers import build_trainer, episode, log_step, modchain_config, named
 
@@ -194,9 +194,13 @@ def test_failed_episodes_and_lonely_survivors_are_dropped():
 
 
 def test_every_task_is_seen_once_per_pass():
-    assert sorted(task_order(0, 0, 10)) == list(range(10))
-    assert task_order(0, 0, 10) != task_order(0, 1, 10)
-    assert task_order(0, 0, 10) != task_order(1, 0, 10)
+    tasks = [Task(str(i), "?", "") for i in range(10)]
+    stream, other = TaskStream(tasks, 0), TaskStream(tasks, 1)
+    passes = [[stream[10 * n + i].id for i in range(10)] for n in range(3)]
+    assert all(sorted(one) == [task.id for task in tasks] for one in passes)
+    assert passes[0] != passes[1]
+    assert passes[0] != [other[i].id for i in range(10)]
+    assert stream[3].id == passes[0][3], "as before, whatever was asked about in between"
 
 
 @pytest.mark.parametrize(

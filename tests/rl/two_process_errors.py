@@ -1,0 +1,57 @@
+"""Errors of one of two processes, for ``test_distributed.py``: what each of the two raises, case by case."""
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+
+
+def main(folder: Path) -> None:
+    """Every case begins where both processes are together again, so that one which hung would keep all from ending."""
+    from experiments.arms import ArmResult, Validation, finish
+    from rl.backends.distributed import Distributed
+    from rl.types import RunStoppedError
+    from rl.workbench import Workbench
+    from tests.rl import resuming
+
+    distributed, raised = Distributed(cpu=True), {}
+    cfg = resuming.config(resuming.SCORE)
+    bench = Workbench.build(cfg, distributed)
+    engine = bench.engine
+
+    def memory(*_):
+        raise RuntimeError("the engine is out of memory")
+
+    @contextmanager
+    def case(name: str, method: str, fails=memory):
+        if distributed.rank == 1:
+            setattr(engine, method, fails)
+        try:
+            yield bench.trainer()
+            raised[name] = "nothing"
+        except (RuntimeError, RunStoppedError) as error:
+            raised[name] = f"{type(error).__name__}: {error}"
+        vars(engine).pop(method, None)
+        engine.close()
+
+    for name, method in (("sample", "submit"), ("sleep", "sleep"), ("weights", "load_weights")):
+        with case(name, method) as trainer:
+            trainer.train_step()
+    engine.load_weights((), 0)
+    with case("version", "load_weights", lambda *_: None) as trainer:
+        trainer.train_step()
+        trainer.train_step()
+    with case("validation", "submit"):
+        Validation(bench, resuming.quiet).log(None, 0, 0)
+    with case("evaluation", "submit"):
+        finish(ArmResult("x", 0), bench, folder, resuming.quiet, (0.0, 0.0))
+    (folder / f"{distributed.rank}.json").write_text(json.dumps(raised))
+    distributed.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
