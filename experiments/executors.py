@@ -21,7 +21,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from rewards import Lookup
-from rl.config.checks import check_numbers
+from rl.config.checks import check_numbers, refuse_idle
 
 GRACE_S = 20.0
 """What a job that is asked to stop has to write a checkpoint."""
@@ -153,6 +153,7 @@ class LocalOptions:
                 + (f"only {', '.join(here)}" if here else "and no other one; leave it away to run on the CPU")
             )
         if not gpus:
+            refuse_idle(self, "executor_options", "gpus_per_job jobs_per_gpu", "there is no GPU here; leave it away")
             return [[] for _ in range(self.workers or os.cpu_count() or 1)]
         k = self.gpus_per_job
         if k > len(gpus):

@@ -8,6 +8,7 @@ folder (``plan.json``) and says at its end what it came to.
 
 import multiprocessing
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -182,13 +183,23 @@ def _slots(cfg: Any) -> tuple[int, int]:
 
 def _in_a_process(config: Any, options: PlanConfig, known: dict, name: str) -> "tuple[Estimate, dict]":
     """Takes the steps in a process of their own, whose memory is theirs alone."""
-    from experiments.calibration import calibrate
+    from experiments.calibration import calibrate, scratch
 
     # Not a fork: one would share, and not be charged with, the pages of libraries that its parent has loaded.
     context = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches it too, and ends it without a word: this process says what there is to say.
+    quiet: dict[str, Any] = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(calibrate, config, options, known).result()
+        with ProcessPoolExecutor(1, mp_context=context, **quiet) as pool:
+            try:
+                return pool.submit(calibrate, config, options, known).result()
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():  # the pool would wait for its steps
+                    child.kill()
+                    child.join()
+                    for left in Path(config.runs_dir).glob(f"{scratch(child.pid)}*"):
+                        shutil.rmtree(left)
+                raise
     except BrokenProcessPool:
         raise UserError(
             f"{name}: the process that took a few steps was killed, most likely for want of memory; plan.calibrate="
