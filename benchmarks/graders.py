@@ -103,26 +103,24 @@ def on_tables() -> list[dict[str, Any]]:
     for name, rows in groups.items():
         kept = [row for row in rows if len(row.response) < 300]
         with get_context("spawn").Pool() as pool:
-            theirs = pool.starmap(_grade_response, [(row.gold, row.response) for row in kept], chunksize=10)
+            theirs = pool.starmap(_grade, [(row.gold, row.response) for row in kept], chunksize=10)
         ours = [score_math(row.response, row.gold, deadline_s=30).value == 1.0 for row in kept]
         labels = [row.verdict == "correct" for row in kept]
+        told = [[row.gold, row.response, row.why] for row in kept]
+        paid = list(zip(told, theirs, labels, strict=True))
         table.append(
             {
                 "group": name,
                 "rows": len(kept),
                 "ours_wrong": sum(a != b for a, b in zip(ours, labels, strict=True)),
-                "theirs_pays_wrongly": [
-                    [r.gold, r.response, r.why] for r, t, b in zip(kept, theirs, labels, strict=True) if t and not b
-                ],
-                "theirs_refuses_wrongly": [
-                    [r.gold, r.response, r.why] for r, t, b in zip(kept, theirs, labels, strict=True) if b and not t
-                ],
+                "theirs_pays_wrongly": [row for row, pays, right in paid if pays and not right],
+                "theirs_refuses_wrongly": [row for row, pays, right in paid if right and not pays],
             }
         )
     return table
 
 
-def _grade_response(gold: str, response: str) -> bool:
+def _grade(gold: str, response: str) -> bool:
     from math_verify import parse, verify
 
     logging.disable(logging.ERROR)
@@ -140,18 +138,10 @@ def _ours(pairs: Sequence[Pair]) -> tuple[list[Score], float]:
 def _theirs(pairs: Sequence[Pair]) -> tuple[list[bool], float]:
     """math-verify as it is used: parse both, verify; its own time-outs; one process a core."""
     with get_context("spawn").Pool() as pool:
-        pool.map(_grade_plainly, [("1", "1")] * 8, chunksize=1)  # imports
+        pool.starmap(_grade, [("1", "1")] * 8, chunksize=1)  # imports
         started = time.perf_counter()
-        verdicts = pool.map(_grade_plainly, [(pair.gold, pair.answer) for pair in pairs], chunksize=25)
+        verdicts = pool.starmap(_grade, [(pair.gold, f"\\boxed{{{pair.answer}}}") for pair in pairs], chunksize=25)
         return verdicts, time.perf_counter() - started
-
-
-def _grade_plainly(pair: tuple[str, str]) -> bool:
-    from math_verify import parse, verify
-
-    logging.disable(logging.ERROR)
-    gold, answer = (f"\\boxed{{{text}}}" for text in pair)
-    return bool(verify(parse(gold), parse(answer)))
 
 
 def _explain(found: dict[tuple[str, str], list[Pair]]) -> list[dict[str, Any]]:

@@ -7,10 +7,12 @@ decides their cost (engine, lengths, verifier, threads) needs no formula.
 
 import io
 import json
+import os
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -25,7 +27,7 @@ from experiments.cli import UserError, import_plugin
 from experiments.planned import PlanConfig, spent
 from rl.backends.distributed import Distributed
 from rl.backends.flops import forget_peak, memory_gib, peak_memory_gib
-from rl.backends.memory import Load, Sizes, memory, rows_at_once
+from rl.backends.memory import Load, Sizes, kept_turns, memory, rows_at_once
 from rl.budget import stage_spans
 from rl.checkpoint import Checkpoints, save_policy
 from rl.config import RunConfig, SFTConfig, TrainConfig, TrainingConfig
@@ -109,6 +111,7 @@ class Calibration:
         self.config, self._options, self.known = config, options, dict(known or {})
         self.found, self._costs = Estimate(), defaultdict(lambda: np.zeros(2))
         self._bytes: dict[str, float] = {}
+        self._lengths: tuple[float, list[float], float] | None = None
 
     def run(self) -> Estimate:
         """Everything; the measured peak is that of this process."""
@@ -183,7 +186,7 @@ class Calibration:
             parts = batch.seconds | {"other": max(0.0, cost[0] - sum(batch.seconds.values()) + batch.seconds["other"])}
             for name, seconds in parts.items():
                 self._costs[name] += n * cost * seconds / sum(parts.values())
-            self._note_lengths(batch.episodes)
+            self._lengths = longest(batch.episodes) or self._lengths
         every = whole.validate_every
         n_steps = round(steps)
         self._validation(1 + (-(-n_steps // every) if every else 0))
@@ -223,7 +226,7 @@ class Calibration:
             # What a round takes besides its steps: rows, the trainer's own start.
             once = np.maximum(fitting - outcome["steps"] * each, 0.0)
             rounds.append((collecting, len(episodes), outcome, each / rows, once))
-            self._note_lengths(episodes)
+            self._lengths = longest(episodes) or self._lengths
         # From the second small round to a whole one, then round by round: what is kept differs between first and later.
         collecting, n, outcome, per_row, once = rounds[-1]
         n_tokens = sampled_tokens(episodes)
@@ -265,12 +268,13 @@ class Calibration:
         many = min(tasks, max(self._options.tasks, tasks // 16))
         self._peak, held = peak_memory_gib(device), memory_gib(device)
         if "evaluation" not in self.known:
-            sizes, laps, peaks, n_bytes = sorted({max(1, many // 4), many}), [], [], 0
+            sizes, laps, peaks, n_bytes, seen = sorted({max(1, many // 4), many}), [], [], 0, []
             forget_peak(device)
             for n in sizes:  # grows as it is read
+                seen.clear()
                 watch, some = Watch(), replace(self._bench.config, evaluation=replace(cfg, n_tasks=n))
                 bench = replace(self._bench, config=some)
-                rows = evaluate(bench, bench.evaluation_tasks(), "plan", 0, lambda _: None)
+                rows = evaluate(bench, bench.evaluation_tasks(), "plan", 0, seen.append)
                 rows += evaluate_transfer(bench, "plan", 0)
                 n_bytes = sum(len(json.dumps(row.to_json())) + 1 for row in rows) / n
                 laps.append(watch.lap())
@@ -284,13 +288,14 @@ class Calibration:
             step = [laps[-1] - laps[-2], peaks[-1] - peaks[-2]] if before else [laps[-1], 0.0]
             each, growth = (np.maximum(step[0], 0.0) / (last - before), max(0.0, step[1]) / (last - before))
             once = np.maximum(laps[-1] - last * each, 0.0)
-            # With full batches of the engine only rows, and the episodes that they are made of, become more.
-            prompt, answers, between = self._longest()
-            length = prompt + sum(answers) + between * (len(answers) - 1)
-            sizes_of, engine = Sizes.of(self.config.model), self.config.engine
-            full = rows_at_once(engine.max_batch_size, sizes_of, length, device.type == "cpu")
-            full /= max(1, cfg.samples_per_task)
-            room = max(0.0, peaks[-1] - held) + growth * max(0.0, min(tasks, full) - last)
+            # With full batches of the engine only its store grows, and rows with the episodes that they are made of.
+            self._lengths, lengths = self._lengths or longest(seen), longest(seen) or self._longest()
+            load, on_cpu = load_of(self.config, tasks, *lengths), device.type == "cpu"
+            most, sizes_of = self.config.engine.max_batch_size, Sizes.of(self.config.model)
+            samples = max(1, cfg.samples_per_task)
+            full = max(last, min(tasks, rows_at_once(most, sizes_of, load.length, on_cpu) / samples))
+            kept = [kept_turns(most, sizes_of, replace(load, rows=round(n * samples)), on_cpu) for n in (full, tasks)]
+            room = max(0.0, peaks[-1] - held) + growth * (full - last) + (kept[1] - kept[0]) / 2**30
             room += OBJECTS * n_bytes * (tasks - last) / 2**30
             self.known["evaluation"] = [once.tolist(), each.tolist(), n_bytes, room]
         once, each, n_bytes, room = self.known["evaluation"]
@@ -303,33 +308,24 @@ class Calibration:
         if not n:
             return
         Path(self.config.runs_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.config.runs_dir, prefix=".plan") as scratch:
+        with tempfile.TemporaryDirectory(dir=self.config.runs_dir, prefix=scratch(os.getpid())) as folder:
             watch = Watch()
-            Checkpoints(Path(scratch), 1, self._distributed).save("1", trainer, {})
+            Checkpoints(Path(folder), 1, self._distributed).save("1", trainer, {})
             self._costs["saving"] += n * watch.lap()
-            self._bytes["checkpoints"] = min(n, self.config.training.keep_last) * _bytes_below(Path(scratch))
+            self._bytes["checkpoints"] = min(n, self.config.training.keep_last) * _bytes_below(Path(folder))
 
     def _save(self) -> None:
         Path(self.config.runs_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.config.runs_dir, prefix=".plan") as scratch:
+        with tempfile.TemporaryDirectory(dir=self.config.runs_dir, prefix=scratch(os.getpid())) as folder:
             watch = Watch()
-            save_policy(Path(scratch) / "policy", self._bench.model, self._bench.tokenizer)
+            save_policy(Path(folder) / "policy", self._bench.model, self._bench.tokenizer)
             self._costs["saving"] += watch.lap()
             best = getattr(getattr(self.config, "training", None), "select", "last") == "best"
-            self._bytes["policy"] = (1 + best) * _bytes_below(Path(scratch))
-
-    def _note_lengths(self, episodes: Any) -> None:
-        """Lengths of the longest of the sampled episodes, for the formulas."""
-        longest = max(episodes, key=lambda one: sum(len(turn.action_ids) for turn in one.turns))
-        turns = longest.turns
-        between = [
-            len(turn.prompt_ids) - len(before.prompt_ids) - len(before.action_ids) for before, turn in pairwise(turns)
-        ]
-        self._lengths = (len(turns[0].prompt_ids), [len(turn.action_ids) for turn in turns], max([0, *between]))
+            self._bytes["policy"] = (1 + best) * _bytes_below(Path(folder))
 
     def _longest(self) -> tuple[float, list[float], float]:
         """Tokens of question and answers, and between these, in the longest episode; their limits if none was seen."""
-        return getattr(self, "_lengths", (0, list(self.config.env.max_new_tokens), 0))
+        return self._lengths or (0, list(self.config.env.max_new_tokens), 0)
 
     def _count_memory(self) -> None:
         """What was held, more where the whole run learns more rows at once; and the parts of it, from formulas."""
@@ -345,6 +341,23 @@ class Calibration:
         # Only the difference comes from formulas: their errors are alike for the small run and the whole one, and
         # cancel.
         self.found.peak_memory = self._peak + max(0.0, all_of_it.peak - part.peak) / 2**30
+
+
+def scratch(process: Any) -> str:
+    """How the folders begin, below ``runs_dir``, that a process writes and removes again, to see what saving costs."""
+    return f".plan_{process}_"
+
+
+def longest(episodes: Iterable[Any]) -> tuple[float, list[float], float] | None:
+    """Tokens of the question, of the answers, and at most between these, in the longest of episodes; None without."""
+    played = [one.turns for one in episodes if one.turns]
+    if not played:
+        return None
+    turns = max(played, key=lambda one: sum(len(turn.action_ids) for turn in one))
+    between = [
+        len(turn.prompt_ids) - len(before.prompt_ids) - len(before.action_ids) for before, turn in pairwise(turns)
+    ]
+    return len(turns[0].prompt_ids), [len(turn.action_ids) for turn in turns], max([0, *between])
 
 
 def n_saves(training: TrainingConfig, steps: float, updates: float) -> int:

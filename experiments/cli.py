@@ -3,10 +3,12 @@
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,6 +76,8 @@ _ENTRY_POINTS = {
     "push": PushConfig,
     "export": ExportConfig,
 }
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""How a cluster, or ``kill``, says that a program is to end."""
 GROWING = ("compare", "tune", "study")
 """Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
 console = Console()
@@ -110,19 +114,22 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
             # Before Hydra reads them: a folder that is resumed brings its own overrides, and a free mapping needs its
             # ++.
-            arguments = with_stored(sys.argv[1:], config_name) if config_name in GROWING else sys.argv[1:]
+            arguments = [expanded(one) for one in sys.argv[1:]]
+            arguments = with_stored(arguments, config_name) if config_name in GROWING else arguments
             groups = [path.name for path in Path(CONFIGS).iterdir() if path.is_dir()]
             sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name], groups)
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
-                program()
+                with terminable():
+                    program()
             except KeyboardInterrupt as error:  # whoever knows where the run is and how it goes on has put it in
+                what, status = _ENDED[type(error)]
                 console.print(
-                    "[yellow]interrupted[/]", *(f"[yellow];[/] {one}" for one in error.args), sep="", soft_wrap=True
+                    f"[yellow]{what}[/]", *(f"[yellow];[/] {one}" for one in error.args), sep="", soft_wrap=True
                 )
-                sys.exit(130)
+                sys.exit(status)
             except (HydraException, OmegaConfBaseException) as error:
-                _fail(explain(error, known_keys(config_name, sys.argv[1:])))
+                fail(explain(error, known_keys(config_name, sys.argv[1:])))
             except Exception as error:  # of a job of a sweep
                 _end(error)
 
@@ -130,6 +137,39 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
         return main
 
     return decorate
+
+
+def expanded(override: str) -> str:
+    """An override whose value is a path in somebody's home, ``key=~/path``, as shells leave it behind a key."""
+    key, sign, value = override.partition("=")
+    return f"{key}{sign}{os.path.expanduser(value)}" if value.startswith("~/") else override
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal of the cluster or of ``kill``, which ends a program as Ctrl-C does."""
+
+
+_ENDED = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("stopped by a signal", os.EX_TEMPFAIL)}
+"""What is said of an end that a person or a cluster wanted, and the program's exit status."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM and SIGUSR1 raise :class:`Terminated`, where a run does not note them until its step is done.
+
+    Of several processes that belong to a run none is kept alive by it: their launcher wants them to end at once.
+    """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1" and threading.current_thread() is threading.main_thread()
+
+    def end(*_: Any) -> None:
+        raise Terminated
+
+    before = {number: signal.signal(number, end) for number in SIGNALS} if alone else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def with_stored(arguments: list[str], program: str) -> list[str]:
@@ -161,20 +201,20 @@ def _end(error: Exception) -> None:
         if module in sys.modules:  # else nothing can have raised it
             kinds += (getattr(sys.modules[module], name),)
     if isinstance(error, OSError) and is_disk_full(error):
-        _fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
+        fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     # Before the kinds, since FileNotFoundError is one of them: of the system's errors the file's name is the message.
     unusable = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError, FileExistsError)
     if isinstance(error, unusable) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
-        _fail(
+        fail(
             f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write\n"
             "(set ERRATA_TRACEBACK=1 to see where)"
         )
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
-        _fail(str(error))
+        fail(str(error))
     message = error.args[0] if isinstance(error, KeyError) and error.args else explain(error)
-    _fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
+    fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
 
 
 class Program:
@@ -305,7 +345,8 @@ def resolved_yaml(cfg: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(cfg), resolve=True)
 
 
-def _fail(message: str) -> NoReturn:
+def fail(message: str) -> NoReturn:
+    """Ends the program with a message about what its user can mend, and exit status 2."""
     console.print(Text.assemble(("error: ", "bold red"), message))
     sys.exit(2)
 

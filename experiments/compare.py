@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from envs.prompts import get_prompts
 from experiments.cli import UserError, console, entry_point, resolved_yaml
-from experiments.executors import EXECUTORS, Executor
+from experiments.executors import Executor, running
 from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
 from experiments.planned import PLANNED, lines
@@ -252,9 +252,8 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     """Runs what is not finished yet in a comparison's folder, and reports."""
     from experiments.report import write_report
 
-    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
     began, crashed = time.perf_counter(), {}
-    try:
+    with running(cfg, folder) as executor:
         # What is finished already must have been run with the config that is asked for now.
         jobs = plan(cfg, folder, executor.threads)
         done = [job for job in jobs if job.is_done]
@@ -277,8 +276,6 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
             with Display(console, one_run=False) as display:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)
-    finally:
-        executor.stop()
     say_crashed(crashed)
     console.print(
         f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs; now the tables and figures", highlight=False

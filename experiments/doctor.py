@@ -89,7 +89,6 @@ def package(name: str, extra: str, also: tuple[str, ...] = ()) -> Callable[[], F
         remedy = f"{sys.executable} -m pip install -e '.[{extra}]'"
         return Found(have is not None, have or "not installed", "" if have else remedy)
 
-    check.__doc__ = f"The package {name}."
     return check
 
 
@@ -125,10 +124,18 @@ def chromium() -> Found:
     return Found(not missing, f"{', '.join(missing)} not found" if missing else str(browser), remedy)
 
 
-def git() -> Found:
-    """Git, which tells the commit of a run."""
-    path = shutil.which("git")
-    return Found(path is not None, path or "not found", "" if path else "install git")
+def program(name: str, remedy: str) -> Callable[[], Found]:
+    """A check of a program that is called by its name."""
+
+    def check() -> Found:
+        path = shutil.which(name)
+        return Found(path is not None, path or f"{name} not found", "" if path else remedy)
+
+    return check
+
+
+git = program("git", "install git")
+slurm = program("sbatch", "start it on a node that can submit jobs")
 
 
 def disk() -> Found:
@@ -143,14 +150,6 @@ def memory() -> Found:
     free = psutil.virtual_memory().available / 2**30
     remedy = "" if free >= MEMORY_GIB else "end other programs; executor_options.workers=1 for comparisons"
     return Found(free >= MEMORY_GIB, f"{free:.1f} GiB free, {os.cpu_count()} cores", remedy)
-
-
-def slurm() -> Found:
-    """A Slurm cluster, from here."""
-    path = shutil.which("sbatch")
-    return Found(
-        path is not None, path or "sbatch not found", "" if path else "start it on a node that can submit jobs"
-    )
 
 
 def smollm2() -> Found:

@@ -11,9 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,7 +21,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from rewards import Lookup
-from rl.config.checks import check_numbers
+from rl.config.checks import check_numbers, refuse_idle
 
 GRACE_S = 20.0
 """What a job that is asked to stop has to write a checkpoint."""
@@ -54,6 +54,16 @@ class Executor(Protocol):
 
 
 EXECUTORS: Lookup[Callable[[Any, Path], Executor]] = Lookup("executor")
+
+
+@contextmanager
+def running(cfg: Any, folder: Path) -> Iterator[Executor]:
+    """The executor that a config asks for; what is not done when the work with it ends is ended, too."""
+    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
+    try:
+        yield executor
+    finally:
+        executor.stop()
 
 
 class JobDiedError(RuntimeError):
@@ -143,6 +153,7 @@ class LocalOptions:
                 + (f"only {', '.join(here)}" if here else "and no other one; leave it away to run on the CPU")
             )
         if not gpus:
+            refuse_idle(self, "executor_options", "gpus_per_job jobs_per_gpu", "there is no GPU here; leave it away")
             return [[] for _ in range(self.workers or os.cpu_count() or 1)]
         k = self.gpus_per_job
         if k > len(gpus):

@@ -22,6 +22,7 @@ from typing import Any
 from experiments.cli import console, entry_point
 from experiments.conversations import SOLVER, Conversation, Reply, conversations
 from experiments.evidence import build, ids, load_rows
+from experiments.evidence.draw import in_lines
 from experiments.evidence.frames import study_seeds
 from experiments.evidence.model import Table
 from experiments.evidence.store import Store
@@ -179,8 +180,7 @@ def to_csv(folder: Path, out: Path) -> list[Path]:
     paths = []
     for name, table in tables(folder):
         text = io.StringIO()
-        header, found = table.flat()
-        csv.writer(text).writerows([header, *([_cell(cell) for cell in row] for row in found)])
+        csv.writer(text).writerows(in_lines(table))
         paths.append(out / f"{name}.csv")
         write_text(paths[-1], text.getvalue())
     paths.append(out / "episodes.csv")
@@ -231,11 +231,6 @@ def _tex(cell: str) -> str:
     """A cell as LaTeX; what stands under a number, such as its interval, smaller behind it."""
     value, *below = ("".join(_TEX.get(one, one) for one in line) for line in str(cell).split("\n"))
     return value + "".join(rf" {{\scriptsize [{one}]}}" for one in below)
-
-
-def _cell(cell: str) -> str:
-    value, *below = str(cell).split("\n")
-    return value + "".join(f" [{one}]" for one in below)
 
 
 def tables(folder: Path) -> Iterator[tuple[str, Table]]:

@@ -177,10 +177,11 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
                 shutil.rmtree(folder)
                 said.append(f"nothing was computed yet, and {folder} is removed")
             if kept.exists() and (kept == folder or _runs_below(kept)):
-                how = f": go on with the same command and resume={kept}" if hasattr(cfg, "resume") else ""
-                said.append(f"what is done is kept in {kept}{how}")
+                goes_on = hasattr(cfg, "resume")
+                how = f"go on with the same command and resume={kept}" if goes_on else "the same command begins anew"
+                said.append(f"what is done is kept in {kept}: {how}")
         if isinstance(error, KeyboardInterrupt) and said:
-            raise KeyboardInterrupt(*said) from error
+            raise type(error)(*said) from error
         raise
     finally:
         if lock := _held.pop(folder.resolve(), None):

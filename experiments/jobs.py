@@ -93,18 +93,22 @@ class OfflineArm:
         run_offline(replace(self.config, seed=seed), folder, report, self.name)
 
 
+class _Unmatched:
+    """What trains nothing, or spends what no other arm is held to."""
+
+    def budget(self, match: str) -> int:
+        """See :class:`Arm`."""
+        return 0
+
+
 @ARMS.register("as_it_is")
 @dataclass(frozen=True)
-class AsItIs:
+class AsItIs(_Unmatched):
     """The base, evaluated; possibly asked in other words."""
 
     name: str
     config: RunConfig
     schema: ClassVar[type] = RunConfig
-
-    def budget(self, match: str) -> int:
-        """Trains nothing."""
-        return 0
 
     def run(self, seed: int, folder: Path, report: Report) -> None:
         """See :class:`Arm`."""
@@ -128,7 +132,7 @@ class CrossOptions:
 
 @ARMS.register("cross", options=CrossOptions)
 @dataclass(frozen=True)
-class Cross:
+class Cross(_Unmatched):
     """Who corrects whom: second attempts of every arm at the first attempts of every arm."""
 
     name: str
@@ -136,10 +140,6 @@ class Cross:
     policies: dict[str, str]
     n_tasks: int
     schema: ClassVar[type] = RunConfig
-
-    def budget(self, match: str) -> int:
-        """Trains nothing."""
-        return 0
 
     def run(self, seed: int, folder: Path, report: Report) -> None:
         """Writes ``cross.json``."""
@@ -150,17 +150,13 @@ class Cross:
 
 @ARMS.register("study")
 @dataclass(frozen=True)
-class StudySeed:
+class StudySeed(_Unmatched):
     """All arms of a study with one seed; ``name`` is the study's."""
 
     name: str
     config: StudySeedConfig
     schema: ClassVar[type] = StudySeedConfig
     leaves: ClassVar[tuple[str, ...]] = ("result.json", "rows.jsonl")
-
-    def budget(self, match: str) -> int:
-        """Says nothing: the arms of a study are not matched by the frame."""
-        return 0
 
     def run(self, seed: int, folder: Path, report: Report) -> None:
         """See :func:`experiments.studies.run_seed`."""

@@ -8,10 +8,10 @@ from envs import Task
 from envs.tasks import mend
 from envs.tasks.mend import TOY_FAR, Mend
 from envs.tasks.repair import AFTER, BEFORE, Repair, mended, parsed, run, without_comment, written
-from experiments.tiny_corpus import DIGITS, Document, training_tasks
+from experiments.tiny_corpus import DIGITS, Document, DrawnCorpus
 
 
-class MendingCorpus:
+class MendingCorpus(DrawnCorpus):
     """Quick attempts that are often wrong, further attempts that mostly copy, and a rare habit of mending the last one.
 
     After the cue ``debug`` an attempt is always mended: the skill is taught. After ``got``, which is what the
@@ -42,10 +42,6 @@ class MendingCorpus:
         self._rare = self._share = rare
         self._label_noise, self._cue_share, self._sloppy = label_noise, cue_share, sloppy
         self._copy, self._resample = copy, resample
-
-    def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
-        raise NotImplementedError
 
     def observed(self, task: Task, response: str) -> str:
         """What the environment says of a response."""
@@ -156,10 +152,6 @@ class RepairCorpus(MendingCorpus):
         super().__init__(**habits)
         self._source, self._trap = Repair(p_pass=p_pass, p_factor=p_factor), trap
 
-    def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
-        return training_tasks(self._source.draw, rng, n)
-
     def observed(self, task: Task, response: str) -> str:
         """What the environment ``repair`` says of a response."""
         return f"got {'_' if parsed(response) is None else run(response, 0)} want {task.info['want']}"
@@ -217,10 +209,6 @@ class MendCorpus(MendingCorpus):
     def __init__(self, p_zero: float = 0.5, guessed: float = 0.0, **habits: float) -> None:
         super().__init__(**habits)
         self._source, self._guessed = Mend(p_zero=p_zero), guessed
-
-    def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
-        return training_tasks(self._source.draw, rng, n)
 
     def observed(self, task: Task, response: str) -> str:
         """What the environment ``mend`` says of a response."""

@@ -8,6 +8,7 @@ folder (``plan.json``) and says at its end what it came to.
 
 import multiprocessing
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.text import Text
 
-from experiments.cli import UserError, console, entry_point
+from experiments.cli import UserError, console, entry_point, fail
 from experiments.keys import explain, unknown
 from experiments.planned import UNITS, PlanConfig, count, place, size
 from experiments.progress import print_table, said_before
@@ -73,22 +73,16 @@ def main() -> None:
         _print_help()
         return
     if given[0] not in PROGRAMS:
-        console.print(
-            f"[bold red]error:[/] python -m experiments.plan {given[0]}: say first what is planned, one of "
-            f"{', '.join(PROGRAMS)}, then its overrides, as in python -m experiments.plan train env=repair",
-            highlight=False,
+        fail(
+            f"python -m experiments.plan {given[0]}: say first what is planned, one of {', '.join(PROGRAMS)}, then its "
+            "overrides, as in python -m experiments.plan train env=repair"
         )
-        sys.exit(2)
     if {"-m", "--multirun"} & set(given):
-        console.print(
-            "[bold red]error:[/] experiments.plan plans one run or comparison, no sweep: leave -m away", highlight=False
-        )
-        sys.exit(2)
+        fail("experiments.plan plans one run or comparison, no sweep: leave -m away")
     try:
         options = read_options([one for one in given[1:] if one.startswith("plan.")])
     except UserError as error:
-        console.print(Text.assemble(("error: ", "bold red"), str(error)))
-        sys.exit(2)
+        fail(str(error))
     rest = [one for one in given[1:] if not one.startswith("plan.")]
     # A plan makes no folder of the run's, and leaves none where it is started.
     sys.argv[1:] = [*rest, "hydra.run.dir=.", "hydra.sweep.dir=."]
@@ -189,13 +183,23 @@ def _slots(cfg: Any) -> tuple[int, int]:
 
 def _in_a_process(config: Any, options: PlanConfig, known: dict, name: str) -> "tuple[Estimate, dict]":
     """Takes the steps in a process of their own, whose memory is theirs alone."""
-    from experiments.calibration import calibrate
+    from experiments.calibration import calibrate, scratch
 
     # Not a fork: one would share, and not be charged with, the pages of libraries that its parent has loaded.
     context = multiprocessing.get_context("spawn")
+    # Ctrl-C reaches it too, and ends it without a word: this process says what there is to say.
+    quiet: dict[str, Any] = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
     try:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(calibrate, config, options, known).result()
+        with ProcessPoolExecutor(1, mp_context=context, **quiet) as pool:
+            try:
+                return pool.submit(calibrate, config, options, known).result()
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():  # the pool would wait for its steps
+                    child.kill()
+                    child.join()
+                    for left in Path(config.runs_dir).glob(f"{scratch(child.pid)}*"):
+                        shutil.rmtree(left)
+                raise
     except BrokenProcessPool:
         raise UserError(
             f"{name}: the process that took a few steps was killed, most likely for want of memory; plan.calibrate="

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from experiments.cli import SIGNALS
 from experiments.folders import Lock, hold
 from experiments.jobs import Report
 from rl.backends.distributed import Distributed
@@ -20,7 +21,6 @@ from rl.types import RunStoppedError
 
 EXIT_PREEMPTED = os.EX_TEMPFAIL
 """Exit status of a run that a signal ended: it can go on."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preempted(SystemExit):

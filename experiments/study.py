@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.compare import refuse_changed_config, run_jobs, say_crashed
 from experiments.evidence.studies import exhibits, overview, study_page
-from experiments.executors import EXECUTORS
+from experiments.executors import running
 from experiments.jobs import Job
 from experiments.progress import Display
 from experiments.report import write_exhibits
@@ -97,11 +97,8 @@ def announce(cfg: StudyConfig, settings: Any) -> None:
 def run_study(cfg: StudyConfig, folder: Path) -> None:
     """Runs what is not finished yet in a study's folder, and reports."""
     cfg = resumed(cfg, folder)
-    executor, began = (
-        EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder),
-        time.time(),
-    )
-    try:
+    began = time.time()
+    with running(cfg, folder) as executor:
         jobs = plan(cfg, folder)
         for job in (done := [job for job in jobs if job.is_done]):
             refuse_changed_config(job)
@@ -115,8 +112,6 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
         console.print(said + (f"; finished already: {seeds_of(done)}" if done else ""), highlight=False)
         with Display(console, one_run=False) as display:
             crashed = run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
-    finally:
-        executor.stop()
     # Whatever is finished is reported, also where some seeds crashed.
     say_crashed(crashed)
     if finished := [job for job in jobs if job.is_done]:

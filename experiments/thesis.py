@@ -18,12 +18,12 @@ import numpy as np
 from experiments.cli import UserError, console, entry_point
 from experiments.evidence.model import Exhibit, Figure, Mark, Panel, Series, Table, plain
 from experiments.evidence.page import assemble
-from experiments.evidence.studies import no_samples
+from experiments.evidence.studies import gate_table, no_samples
 from experiments.report import write_exhibits
 from experiments.schema import ThesisConfig
 from experiments.studies import STUDIES, load
 from rl.analysis.claims import Row, grown
-from rl.analysis.gate import record, with_outcome
+from rl.analysis.gate import with_outcome
 from rl.analysis.printing import fixed
 from rl.analysis.thesis import (
     KINDS,
@@ -208,14 +208,6 @@ def within_table(within: Within, of_own: Within, all_at_once: Interval) -> Table
             "stands below a model that is measured against its own start, however right their signals."
         )
     return Table(caption, ["study", "all but oracles", "self-reward arms"], cells)
-
-
-def gate_table(rows: Sequence[Row]) -> list[Table]:
-    """Hits and misses of the gate, where any training was announced."""
-    if not rows:
-        return []
-    header, cells, said = record(rows)
-    return [Table(f"Read before training, compared with what training brought. {said}", header, cells)]
 
 
 def points_table(every: Sequence[Point]) -> Table:

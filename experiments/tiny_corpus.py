@@ -60,15 +60,20 @@ class SteeredCorpus(Corpus, Protocol):
         ...
 
 
-def training_tasks(draw: Callable[[random.Random], Task], rng: random.Random, n: int) -> list[Task]:
-    """Tasks whose question belongs to the training split, whatever else is drawn."""
-    tasks: list[Task] = []
-    # By rejection: whatever the distribution is, test questions are left out of it without changing the rest.
-    while len(tasks) < n:
-        task = draw(rng)
-        if split_of(task.question) is Split.TRAIN:
-            tasks.append(task)
-    return tasks
+class DrawnCorpus:
+    """A corpus whose questions come from a task set that draws them."""
+
+    _source: Any
+
+    def tasks(self, rng: random.Random, n: int) -> list[Task]:
+        """Training questions only, whatever else is drawn."""
+        tasks: list[Task] = []
+        # By rejection: whatever the distribution is, test questions are left out of it without changing the rest.
+        while len(tasks) < n:
+            task = self._source.draw(rng)
+            if split_of(task.question) is Split.TRAIN:
+                tasks.append(task)
+        return tasks
 
 
 def quick(rng: random.Random) -> str:
@@ -76,7 +81,7 @@ def quick(rng: random.Random) -> str:
     return f": {rng.choice(DIGITS)}"
 
 
-class ModChainCorpus:
+class ModChainCorpus(DrawnCorpus):
     """Quick first attempts that are often wrong, second drafts that mostly copy, and a rare habit of working it out.
 
     A share of the conversations asks to ``work`` instead of answering first, and is always worked: the skill is
@@ -108,10 +113,6 @@ class ModChainCorpus:
         self._copy, self._resample, self._misconception = copy, resample, misconception
         self._source = ModChain()
 
-    def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
-        return training_tasks(self._source.draw, rng, n)
-
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
         """A worked, or a sloppy two-attempt conversation per task."""
         rows = []
@@ -137,7 +138,7 @@ class ModChainCorpus:
         return worked_response(task.question.replace("*7", "+7") if self._misconception else task.question)
 
 
-class AdditionCorpus:
+class AdditionCorpus(DrawnCorpus):
     """Sums first, then two-attempt conversations over the model's own drafts.
 
     Args:
@@ -152,10 +153,6 @@ class AdditionCorpus:
     def __init__(self, copy: float = 0.55, resample: float = 0.3) -> None:
         self._copy, self._resample = copy, resample
         self._source = Addition()
-
-    def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
-        return training_tasks(self._source.draw, rng, n)
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
         """A sum, or a sum and a second draft per task."""

@@ -30,7 +30,7 @@ from experiments.compare import (
     run_jobs,
     shared_by_arms,
 )
-from experiments.executors import EXECUTORS
+from experiments.executors import running
 from experiments.jobs import ARMS, Job
 from experiments.keys import explain
 from experiments.progress import Display
@@ -203,8 +203,7 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
 
 def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
     """Runs every trial that is not finished yet, round by round; all arms of a round share the executor."""
-    executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
-    try:
+    with running(cfg, folder) as executor:
         found = studies(cfg, folder, executor.threads)
         done = 0
         while done < cfg.trials:
@@ -224,8 +223,6 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
                 one.tell(trials)
             done = until
             write_trials(cfg, found, folder)
-    finally:
-        executor.stop()
     return found
 
 

@@ -142,8 +142,11 @@ def samples(gold: Tree, answer: Tree) -> Iterator[tuple[Any, Any, Any]]:
     with negative numbers in mind, and counts wherever it is defined: ``\ln x`` is not ``\ln|x|``. Trees that are
     defined together nowhere (``\sqrt{-x^2-1}``) are compared as complex numbers, at every point.
     """
-    outside, inside, whole = [], False, _has_bars(gold)
-    for point in points(variables(gold) | variables(answer)):
+    outside, inside, whole = [], False, _has(gold, "abs")
+    every = variables(gold) | variables(answer)
+    # Floor and ceiling differ at integers in another way than between them.
+    steps = _has(gold, "floor", "ceil") or _has(answer, "floor", "ceil")
+    for point in points(every) + ([{name: Fraction(int(_coordinate(name, 4))) for name in every}] if steps else []):
         try:
             values, error, real = evaluate((gold, answer), point)
         except UndecidedError:  # a pole, a logarithm of 0: the point says nothing
@@ -157,8 +160,8 @@ def samples(gold: Tree, answer: Tree) -> Iterator[tuple[Any, Any, Any]]:
         yield from outside
 
 
-def _has_bars(tree: Tree) -> bool:
-    return isinstance(tree, tuple) and (tree[0] == "abs" or any(map(_has_bars, tree[1:])))
+def _has(tree: Tree, *operations: str) -> bool:
+    return isinstance(tree, tuple) and (tree[0] in operations or any(_has(part, *operations) for part in tree[1:]))
 
 
 def points(variable: set[str]) -> list[dict[str, Fraction]]:

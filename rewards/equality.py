@@ -93,7 +93,8 @@ def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
 def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
     kinds, names, theirs = {gold.brackets, answer.brackets}, _names(gold.items), _names(answer.items)
     if kinds == {"()", "matrix"}:
-        return _sequences(*map(_column, (gold, answer)), strict)
+        columns = _column(gold), _column(answer)
+        return columns[0].brackets == columns[1].brackets and _sequences(*columns, strict)
     listed = theirs if gold.brackets else names
     # "x=3, y=-7" may stand for the point (3, -7) if the names are letters, all different. The mark of words sorts
     # behind every letter, so that "3 apples, 5 pears" is no point.
@@ -267,15 +268,14 @@ def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
 def _factor(left: Tree, right: Tree) -> Any:
     """The number c for which the first tree is c times the second; ``None`` if there is none."""
     # The quotient must be the same at every point; compared by products, since either may be 0 there.
-    first = other = margin = None
+    reference: tuple[Any, Any, Any] | None = None
     for a, b, error in algebra.samples(left, right):
-        if margin is None:
-            first, other, margin = a, b, error
+        first, other, margin = reference = reference or (a, b, error)
         if abs(a * other - b * first) > error * (1 + abs(other) + abs(first)) + margin * (abs(a) + abs(b)):
             return None
-    if margin is None:
+    if reference is None:
         raise UndecidedError("no value")
-    return first / other if first and other else None
+    return reference[0] / reference[1] if reference[0] and reference[1] else None
 
 
 def _solved(tree: Tree, name: str) -> Tree | None:

@@ -66,7 +66,7 @@ _REWRITES = [
         # The end of a matrix row with its spacing (``\\[4pt]``), before ``\[`` goes as a mark of mathematics.
         (r"\\\\\*? ?(?:\[[^\[\]]*\])?|\\cr(?![a-z])", r"\\newrow "),
         # Marks of quotation or emphasis around the whole, and a last line's end.
-        (r"^\s*([\"'`*]+|\u201c)(.+?)(?:\1|\u201d)\s*$", r"\2"),
+        (r"^\s*([\"'`*]+|\u201c)((?:(?!\1|\u201d).)+)(?:\1|\u201d)\s*$", r"\2"),
         (r"(?:\\newrow )+$", ""),
         # TeX's separators of thousands: ``1{,}000``, ``1,\!000``, ``1\,000``.
         (r"(?<=\d)(?:\{,\}|,\s?\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),
@@ -81,7 +81,7 @@ _REWRITES = [
         (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}|^([^{}]*)\\over(?![a-z])([^{}]*)$", r"\\frac{\1\3}{\2\4}"),
         (r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))", r"\\frac{\1\2}{\3\4}"),
         # Programmers' powers and numbers: 2^10, 1.5e6, 1E-3. "2e-1" may also be 2e less 1 and is left alone.
-        (r"\^(-?\d{2,})(?!\})", r"^{\1}"),
+        (r"\^(-\d+|\d{2,})(?!\})", r"^{\1}"),
         (r"(?<![\w.])(\d+(?:\.\d*)?)(?:[eE]([1-9]\d*)|E([+-]\d+)|e([+-]0\d))(?!\w)", r"\1\\times10^{\2\3\4}"),
         (r":=", "="),
         (r"(?<=[)\]]) ?U ?(?=[(\[])", r"\\cup "),

@@ -186,6 +186,11 @@ class Renderer:
             text = self.tokenizer.apply_chat_template(
                 chat, tokenize=False, add_generation_prompt=generate, **self._kwargs
             )
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(
+                f"the chat template cannot be read, line {error.lineno}: {error.message}; mend it, or set "
+                "model.chat_template to another file, or to trl:<name> for one of TRL's training templates"
+            ) from error
         except (jinja2.TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in chat)
             raise TemplateError(f"the chat template cannot render the roles {roles}: {error}") from error
@@ -383,4 +388,8 @@ def load_template(name: str) -> str:
             f"model.chat_template={name}: no such file. TRL's training templates are trl:<name> with one of "
             f"{', '.join(known)}"
         )
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        said = f"model.chat_template={name}: no text in UTF-8 ({error.reason}); give a Jinja file"
+        raise TemplateError(said) from error

@@ -43,9 +43,15 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
     return []
 
 
+def in_lines(table: Table) -> list[list[str]]:
+    """Header and rows of a table, each cell in one line: what stands under a number, its interval, in brackets."""
+    header, rows = table.flat()
+    cells = ([cell.split("\n") for cell in row] for row in rows)
+    return [header, *([value + "".join(f" [{one}]" for one in below) for value, *below in row] for row in cells)]
+
+
 def _write_table(table: Table, folder: Path) -> list[Path]:
-    header, found = table.flat()
-    rows = [[cell.replace("\n", " [", 1) + "]" if "\n" in cell else cell for cell in row] for row in found]
+    header, *rows = in_lines(table)
     out = io.StringIO()
     csv.writer(out).writerows([header, *rows])
     lines = [" | ".join(["", *row, ""]).strip() for row in (header, ["---"] * len(header), *rows)]

@@ -107,14 +107,31 @@ class Panel:
     """Names for x = 0, 1, 2 ..."""
 
 
+class _Shown:
+    """What exhibits have in common; ``id``, such as ``F1``, and the short ``title`` come from the registration."""
+
+    __slots__ = ()
+
+    def to_json(self: Any) -> dict[str, Any]:
+        """As JSON types, with ``kind``."""
+        return {"kind": type(self).__name__.lower(), **plain(asdict(self))}
+
+
+def _on_paper(figure: Any) -> str:
+    """What a notebook shows."""
+    from experiments.evidence.draw import svg
+
+    return svg(figure)
+
+
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(_Shown):
     """A figure of one or more panels.
 
     Args:
         caption: What is shown, n, and what the intervals are.
         panels: Its axes.
-        id: Such as ``F1``; it and the title come from the registration.
+        id: Such as ``F1``.
         title: Short.
         order: Names that are numbered before all others, drawn here or not, so that an arm looks alike in all figures.
     """
@@ -124,16 +141,7 @@ class Figure:
     id: str = ""
     title: str = ""
     order: Sequence[str] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types, with ``kind``."""
-        return {"kind": "figure", **plain(asdict(self))}
-
-    def _repr_svg_(self) -> str:
-        """What a notebook shows: the drawing for paper."""
-        from experiments.evidence.draw import svg
-
-        return svg(self)
+    _repr_svg_ = _on_paper
 
 
 def looks(figure: Figure) -> dict[str, int]:
@@ -185,7 +193,7 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
-class Dots:
+class Dots(_Shown):
     """A dot plot: a row each with its interval and every seed. The first thing that a page shows.
 
     Args:
@@ -195,7 +203,7 @@ class Dots:
         lead: What is to be seen, in a sentence or two, by view.
         shared: Whether all rows are in one unit and share an axis.
         digits: Of the numbers, behind the point.
-        id: Such as ``F0``; it and the title come from the registration.
+        id: Such as ``F0``.
         title: Short.
     """
 
@@ -207,25 +215,16 @@ class Dots:
     digits: int = 1
     id: str = ""
     title: str = ""
+    _repr_svg_ = _on_paper
 
     @property
     def views(self) -> list[str]:
         """Names of the views."""
         return list(dict.fromkeys(row.view for row in self.rows))
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types, with ``kind``."""
-        return {"kind": "dots", **plain(asdict(self))}
-
-    def _repr_svg_(self) -> str:
-        """What a notebook shows: the drawing for paper."""
-        from experiments.evidence.draw import svg
-
-        return svg(self)
-
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Table(_Shown):
     """A table.
 
     Args:
@@ -235,7 +234,7 @@ class Table:
         values: The numbers behind, by row name and by rate or column.
         views: The view of each row, such as ``greedy``: the page shows one at a time; empty where there is one.
         lead: How many columns say the most; the page shows the others on demand. 0 for all.
-        id: Such as ``T1``; it and the title come from the registration.
+        id: Such as ``T1``.
         title: Short.
     """
 
@@ -255,17 +254,13 @@ class Table:
         rows = [[row[0], view, *row[1:]] for row, view in zip(self.rows, self.views, strict=True)]
         return [self.header[0], "episodes", *self.header[1:]], rows
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types, with ``kind``."""
-        return {"kind": "table", **plain(asdict(self))}
-
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return html_table(*self.flat(), self.caption, f"{self.title} ({self.id})")
 
 
 @dataclass(frozen=True, slots=True)
-class Absent:
+class Absent(_Shown):
     """An exhibit that the folder's runs cannot show.
 
     Args:
@@ -277,10 +272,6 @@ class Absent:
     reason: str
     id: str = ""
     title: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types, with ``kind``."""
-        return {"kind": "absent", **asdict(self)}
 
 
 Exhibit = Figure | Dots | Table | Absent

@@ -34,9 +34,7 @@ def exhibits(
         own: The study's ``EXHIBITS``.
     """
     made: list[Exhibit] = [claims_table(findings), arms_table(rows)]
-    if any(row.get("gate_cell") is not None for row in rows):
-        header, cells, said = record(rows)
-        made.append(Table(f"Read before training, compared with what training brought. {said}", header, cells))
+    made += gate_table(rows)
     titles = ["Claims", "Every arm at its end", "The gate"]
     made = [replace(one, id=f"T{i}", title=titles[i - 1]) for i, one in enumerate(made, 1)]
     if findings:
@@ -97,6 +95,14 @@ def claims_table(findings: Sequence[Finding]) -> Table:
     )
     header = ["claim", "verdict", "mean", "95 % interval", "expected", "seeds", "sentence", "published"]
     return Table(caption, header, cells)
+
+
+def gate_table(rows: Sequence[Row]) -> list[Table]:
+    """Hits and misses of the gate; none where it announced no training."""
+    if all(row.get("gate_cell") is None for row in rows):
+        return []
+    header, cells, said = record(rows)
+    return [Table(f"Read before training, compared with what training brought. {said}", header, cells)]
 
 
 def arms_table(rows: Sequence[Row]) -> Table:

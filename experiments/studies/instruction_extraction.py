@@ -45,7 +45,7 @@ from experiments.question_families import (
     read,
 )
 from rl.analysis.claims import Claim, Figure, PerSeed, Row, ahead, first, grown, last, minus
-from rl.analysis.gate import Gate
+from rl.analysis.gate import Gate, share
 from rl.analysis.thesis import TEXTS, Thesis, trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
 from rl.backends.meters import answer_meters
@@ -206,11 +206,6 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     gain = after["accuracy"] - before["accuracy"] if len(data) else None
     after |= Gate.of_texts(right, own).outcome(gain, arm, THESIS.kind(arm))
     return [before | found | {TEXTS: share(right)}, after]
-
-
-def share(true_N: np.ndarray) -> float:
-    """Of true ones; ``nan`` for none at all."""
-    return float(true_N.mean()) if len(true_N) else float("nan")
 
 
 def meters(pairs: np.ndarray, seen: Read, sure: np.ndarray) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from rl.analysis.claims import Claim, Figure, ahead, grown, last, minus
-from rl.analysis.gate import Gate
+from rl.analysis.gate import Gate, share
 from rl.analysis.thesis import Thesis, trained
 from rl.backends.blocks import Learned, fit, next_logprobs, sample
 from rl.backends.meters import answer_meters
@@ -240,11 +240,6 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     student = student_accuracy(cfg, data, base["test"], seed)
     told = gate.outcome(student - base["accuracy"] if len(kept) else None, arm, THESIS.kind(arm))
     return [row, row | {"accuracy": student, "step": 1} | told]
-
-
-def share(true_N: np.ndarray) -> float:
-    """Of true ones; ``nan`` for none at all."""
-    return float(true_N.mean()) if len(true_N) else float("nan")
 
 
 def student_accuracy(cfg: Config, data: Instances, test: Instances, seed: int) -> float:

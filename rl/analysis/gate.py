@@ -41,6 +41,11 @@ def signal_accuracy(reward_NK: np.ndarray, truth_NK: np.ndarray) -> float:
     return float((told[above] + 1).mean() / 2) if above.any() else float("nan")
 
 
+def share(true_N: np.ndarray) -> float:
+    """Of true ones; ``nan`` for none at all."""
+    return float(true_N.mean()) if len(true_N) else float("nan")
+
+
 def mean_told(values: Sequence[float]) -> float:
     """Mean of the values that are numbers, such as of the batches in which a signal could be held against the truth."""
     known = [value for value in values if not np.isnan(value)]

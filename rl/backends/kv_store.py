@@ -12,7 +12,8 @@ from rl.backends.trunk import keeps_everything, trunk_of
 from rl.types import Request
 
 MAX_BYTES = 2 * 2**30
-"""Keys and values held at most; turns beyond it are read again. What is held changes no result, only work."""
+"""Keys and values held at most, without the room behind them; turns beyond it are read again. What is held changes no
+result, only work."""
 
 
 class RoomyLayer(DynamicLayer):

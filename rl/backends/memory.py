@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rl.backends.engine_hf import BATCH_BYTES
 from rl.backends.kv_store import MAX_BYTES
 from rl.backends.policy import BLOCK_ENTRIES
+from rl.backends.products import MIN_STEPS, MIN_WEIGHTS, prefers_onednn
+from rl.backends.sft import LARGE_HEAD
 from rl.backends.trunk import key_width
 from rl.config import ModelConfig, OptimConfig, SFTConfig, TrainConfig
 from rl.offline import KEEP_RULES
@@ -36,6 +38,7 @@ class Sizes:
         keys: Width of the keys of a layer, all heads together; values are as wide.
         vocabulary: Tokens.
         bytes: Of a weight.
+        packed: Parameters of the layers that are laid out anew while a CPU decodes.
     """
 
     parameters: int
@@ -46,6 +49,7 @@ class Sizes:
     keys: int
     vocabulary: int
     bytes: int
+    packed: int = 0
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Sizes":
@@ -63,11 +67,15 @@ class Sizes:
             empty = AutoModelForCausalLM.from_config(config)
         text: Any = config.get_text_config()
         experts = getattr(text, "num_experts_per_tok", None) or 1
-        wanted, rank, adapters = model.lora.targets, model.lora.rank, 0
+        wanted, rank, adapters, packed = model.lora.targets, model.lora.rank, 0, 0
         for name, module in empty.named_modules():
             last = name.rpartition(".")[2]
-            if rank and isinstance(module, torch.nn.Linear) and (last in wanted if wanted else last != "lm_head"):
+            if not isinstance(module, torch.nn.Linear):
+                continue
+            if rank and (last in wanted if wanted else last != "lm_head"):
                 adapters += rank * (module.in_features + module.out_features)
+            if type(module) is torch.nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
+                packed += module.weight.numel()
         return cls(
             parameters=sum(parameter.numel() for parameter in empty.parameters()),
             adapters=adapters,
@@ -77,6 +85,7 @@ class Sizes:
             keys=key_width(text),
             vocabulary=text.vocab_size,
             bytes=torch.empty(0, dtype=getattr(torch, model.dtype)).element_size(),
+            packed=packed if model.dtype == "float32" and prefers_onednn() else 0,
         )
 
 
@@ -155,7 +164,7 @@ def memory(
             dpo = KEEP_RULES.fact(config.offline.rule, "preferences") and not sizes.adapters
             stays["reference"] = trained  # a copy on the host or beside it: every round starts from the base
             update |= {"reference of DPO": sizes.parameters * sizes.bytes} if dpo else {}
-            optim, passes = config.offline.optim, _update_offline(config, sizes, load)
+            optim, passes = config.offline.optim, _update_offline(config, sizes, load, on_cpu)
         update |= passes | {"scratch": BLOCK if optim.mixed_precision == "no" else 2 * BLOCK}
         if optim.mixed_precision == "bf16" and sizes.bytes == 4:  # autocast keeps the weights of a pass in bfloat16
             update["weights in bfloat16"] = 2 * sizes.parameters * part
@@ -181,17 +190,37 @@ def rows_at_once(max_batch_size: int, sizes: Sizes, length: float, on_cpu: bool)
     return min(max_batch_size, max(1, int(BATCH_BYTES / row))) if on_cpu else max_batch_size
 
 
+def _room(sizes: Sizes, length: float) -> float:
+    """Keys and values of a row, with the columns that are held behind them (see ``RoomyLayer``)."""
+    return 2 * sizes.layers * sizes.keys * sizes.bytes * (1.25 * length + 16)
+
+
+def kept_turns(max_batch_size: int, sizes: Sizes, load: Load, on_cpu: bool) -> float:
+    """Bytes of keys and values of turns that have ended and wait in the engine's store, while a batch is decoded.
+
+    Before a next turn those of *all* rows wait, however few are decoded together; rows of one turn wait in vain, as
+    soon as another batch is decoded.
+    """
+    ahead = len(load.answers) > 1
+    rows = load.rows - (0 if ahead else rows_at_once(max_batch_size, sizes, load.length, on_cpu))
+    length = max(1.0, load.length - (load.answers[-1] if ahead else 0.0))
+    # The store counts what it holds without the room behind it.
+    most = MAX_BYTES / (2 * sizes.layers * sizes.keys * sizes.bytes * length)
+    return max(0.0, min(rows, most)) * _room(sizes, length)
+
+
 def _sampling(config: Any, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, float]:
     """Keys and values with their room to grow, and what drawing a token of every row takes."""
-    if config.engine.name != "hf":  # an engine of its own: what it takes is its own setting
+    engine = config.engine
+    if engine.name != "hf":  # an engine of its own: what it takes is its own setting
         return {}
-    rows = min(load.rows, rows_at_once(config.engine.max_batch_size, sizes, load.length, on_cpu))
-    cache = 2 * sizes.layers * sizes.keys * sizes.bytes * rows  # per token of every row
-    # Earlier turns wait for the next one in the engine's store; what the last turn read is in the batch's own cache.
-    kept = min(MAX_BYTES, cache * (load.length - load.answers[-1])) if len(load.answers) > 1 else 0.0
+    rows = min(load.rows, rows_at_once(engine.max_batch_size, sizes, load.length, on_cpu))
+    cache = rows * _room(sizes, load.length) + kept_turns(engine.max_batch_size, sizes, load, on_cpu)
     # A row's log-probs in float32, and twice in float64 to sum them up.
     drawing = rows * sizes.vocabulary * (2 * sizes.bytes + 4 + 16)
-    return {"key-value cache": 1.25 * cache * load.length + kept, "logits": drawing, "scratch": BLOCK}
+    packs = on_cpu and max(config.env.max_new_tokens) >= MIN_STEPS
+    packed = {"weights to decode with": sizes.packed * sizes.bytes} if packs and sizes.packed else {}
+    return {"key-value cache": cache, "logits": drawing, "scratch": BLOCK} | packed
 
 
 def _passes(sizes: Sizes, optim: OptimConfig, tokens: float, logits: float) -> dict[str, float]:
@@ -227,10 +256,14 @@ def _update_online(config: TrainConfig, sizes: Sizes, load: Load, on_cpu: bool) 
     return found
 
 
-def _update_offline(config: SFTConfig, sizes: Sizes, load: Load) -> dict[str, float]:
-    """TRL reads whole rows and has logits at every token; the loss makes float32 of them."""
+def _update_offline(config: SFTConfig, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, float]:
+    """TRL reads whole rows; logits it has where a token is learned, for pairs or a small head on a CPU everywhere."""
     offline = config.offline
     rows = max(1.0, min(offline.batch_size, load.update_rows, offline.optim.micro_batch_tokens // load.length))
-    tokens = rows * load.length * (2 if KEEP_RULES.fact(offline.rule, "preferences") else 1)
+    pairs = bool(KEEP_RULES.fact(offline.rule, "preferences"))
+    tokens = rows * load.length * (2 if pairs else 1)
+    everywhere = pairs or (on_cpu and sizes.vocabulary < LARGE_HEAD)
+    scored = tokens if everywhere else rows * sum(load.answers)
     width = 2 if offline.optim.mixed_precision == "bf16" else sizes.bytes
-    return _passes(sizes, offline.optim, tokens, tokens * sizes.vocabulary * (width + 3 * 4))
+    # The loss makes float32 of them.
+    return _passes(sizes, offline.optim, tokens, scored * sizes.vocabulary * (width + 3 * 4))

@@ -8,6 +8,7 @@ their log-probs must be those of the model reading each conversation alone. What
 that helps; else the model is refused.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,26 +46,25 @@ def check_model(model: Any, renderer: Renderer, samples: bool) -> None:
         ModelError: With what differs, by how much, and what to do.
     """
     name, trunk = type(bare_model(model)).__name__, trunk_of(bare_model(model))
-    if samples:
-        fault = _attempt(lambda: _engine_gap(model, renderer), model)
+
+    def fault_of(gap: Callable[[Any, Renderer], float]) -> str | None:
+        fault = _attempt(gap, model, renderer)
         if fault and keeps_everything(trunk):
             trunk.lends_cache = False
-            fault = _attempt(lambda: _engine_gap(model, renderer), model)
-        if fault:
-            raise ModelError(f"{name} cannot be sampled from by engine=hf: {fault}. Use engine=vllm")
-    fault = _attempt(lambda: _actor_gap(model, renderer), model)
-    if fault and keeps_everything(trunk):
-        trunk.lends_cache = False
-        fault = _attempt(lambda: _actor_gap(model, renderer), model)
-    if fault:
+            fault = _attempt(gap, model, renderer)
+        return fault
+
+    if samples and (fault := fault_of(_engine_gap)):
+        raise ModelError(f"{name} cannot be sampled from by engine=hf: {fault}. Use engine=vllm")
+    if fault := fault_of(_actor_gap):
         raise ModelError(f"{name} cannot be trained: {fault}. Take another model, or model.attention=eager")
 
 
-def _attempt(measure: Any, model: Any) -> str | None:
+def _attempt(measure: Callable[[Any, Renderer], float], model: Any, renderer: Renderer) -> str | None:
     """What is wrong with a measured gap, in words."""
     tolerance = TOLERANCES.get(model.dtype, 3e-4)
     try:
-        gap = measure()
+        gap = measure(model, renderer)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if gap <= tolerance:

@@ -45,6 +45,11 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
     unreachable = "" if Path(config.path).is_dir() else hub.no_answer()
     try:
         tokenizer = load_tokenizer(config)
+    except ImportError as error:
+        raise ValueError(f"model.path={config.path}: {str(error).strip().splitlines()[0]}") from error
+    except OSError as error:
+        raise _unreadable(config, unreachable, error) from None
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             config.path,
             revision=config.revision,
@@ -53,16 +58,31 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
             generation_config=usable_generation_config(config.path, config.revision),
         )
     except (OSError, SafetensorError) as error:
-        said = f"it is not in the local cache, and {unreachable}" if unreachable else str(error).splitlines()[0]
-        there = "the model in this folder cannot be read" if Path(config.path).is_dir() else None
-        raise ModelNotFoundError(
-            f"model.path={config.path}: {there or 'no model folder, and not to be had from the hub'}: {said}"
-        ) from None
+        raise _unreadable(config, unreachable, error) from None
+    except (ImportError, ValueError) as error:  # a kernel that is not here, a name that transformers does not know
+        if config.attention is None:
+            raise
+        raise ValueError(
+            f"model.attention={config.attention}: {str(error).splitlines()[0]} Leave it away for transformers' choice"
+        ) from error
     switch_noise_off(model)
     use_onednn(model)
     if config.lora.rank:
         model = add_lora(model, config.lora)
     return model, tokenizer
+
+
+def _unreadable(config: ModelConfig, unreachable: str, error: Exception) -> ModelNotFoundError:
+    """What is wrong with a model's files, and what to give instead."""
+    said = f"it is not in the local cache, and {unreachable}" if unreachable else str(error).splitlines()[0]
+    if Path(config.path).is_dir():
+        return ModelNotFoundError(
+            f"model.path={config.path}: the model in this folder cannot be read: {said}; copy it anew, or give another"
+        )
+    return ModelNotFoundError(
+        f"model.path={config.path}: no model folder, and not to be had from the hub: {said}; give the folder of a "
+        "model, or its id on the hub where there is a network"
+    )
 
 
 def load_tokenizer(config: ModelConfig) -> Any:

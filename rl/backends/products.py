@@ -18,14 +18,19 @@ MIN_STEPS = 16
 """Decoding steps from which on it pays to pack the weights first, which takes as long as a few steps do."""
 
 
+def prefers_onednn() -> bool:
+    """Whether PyTorch would ask MKL for products that oneDNN is here for too."""
+    backends = torch.backends
+    return backends.mkl.is_available() and backends.mkldnn.is_available() and backends.mkldnn.enabled
+
+
 def use_onednn(model: nn.Module) -> None:
     """Lets the large linear layers of a model compute with oneDNN, where PyTorch would ask MKL.
 
     The layers change their class and nothing else: names, parameters, copies and saved files stay what they were.
     ``torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)`` around the call leaves a model as it is.
     """
-    backends = torch.backends
-    if not (backends.mkl.is_available() and backends.mkldnn.is_available() and backends.mkldnn.enabled):
+    if not prefers_onednn():
         return
     for module in model.modules():
         # Quantised layers and adapters are classes of their own and know better.

@@ -102,7 +102,13 @@ class ModelConfig:
     def refuse_missing(self) -> None:
         """Raises ``FileNotFoundError`` if the path is a folder's, not a hub id, and no model is there."""
         path = Path(self.path)
-        if (self.path.startswith((".", "/")) or path.parts[0] == "models") and not (path / "config.json").exists():
+        # An id of the hub is a name, or an owner's and a name.
+        is_id = not self.path.startswith((".", "/", "~")) and path.parts[:1] != ("models",) and len(path.parts) < 3
+        if (not is_id or path.is_dir()) and not (path / "config.json").exists():
+            if (path / "policy" / "config.json").exists():
+                raise FileNotFoundError(
+                    f"model.path={self.path}: that is the folder of a run; its policy is model.path={path / 'policy'}"
+                )
             raise FileNotFoundError(
                 f"model.path={self.path}: no model there. Give one as model=path model.path=<folder or hub id>. SmolLM2"
                 " is made by `python -m experiments.prepare_smollm2`, a warm start by `python -m experiments.warm_start"

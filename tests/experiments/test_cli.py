@@ -15,6 +15,7 @@ from experiments.cli import (
     _ENTRY_POINTS,
     CONFIGS,
     UserError,
+    expanded,
     known_keys,
     register_schemas,
     typed,
@@ -39,6 +40,13 @@ def test_resuming_a_comparison_takes_what_it_was_started_with_unless_given_anew(
     assert with_stored(again, "compare") == ["++env.options.n_train=64", "env=modchain", *again]
     assert with_stored(["include=[score]"], "compare") == ["include=[score]"]
     assert with_stored(["resume=nowhere"], "compare") == ["resume=nowhere"]
+
+
+def test_a_home_behind_a_key_is_one(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ["model.path=~/base", "runs_dir=~/runs", "env.options.path=a~/b", "~tuned", "name=~", "--help"]
+    changed = [new for old in given if (new := expanded(old)) != old]
+    assert changed == ["model.path=/home/me/base", "runs_dir=/home/me/runs"]
 
 
 def refusal(entry, *overrides):

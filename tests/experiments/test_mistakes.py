@@ -40,6 +40,17 @@ def no_template(folder):
     return [*SHORT, "model=path", f"model.path={folder / 'base'}"]
 
 
+def broken_template(folder):
+    (folder / "mine.jinja").write_text("{% for one in messages %}{{ one.content }}")
+    return [*SHORT, "model=path", f"model.path={TOY}", f"model.chat_template={folder / 'mine.jinja'}"]
+
+
+def of_a_run(folder):
+    """The folder of a run, in which the policy is a folder of its own."""
+    shutil.copytree(TOY, folder / "run" / "policy")
+    return [*SHORT, "model=path", f"model.path={folder / 'run'}"]
+
+
 def rows(folder, **options):
     """A file of one's own, in the words of the embedded model."""
     steps = [(i // 9 % 10, i % 9 + 1, i // 90 + 1) for i in range(60)]
@@ -66,10 +77,41 @@ REFUSED = {
         lambda folder: [*SHORT, "model=path", "model.path=nobody/nothing"],
         "model.path=nobody/nothing: no model folder, and not to be had from the hub",
     ),
+    "a path that cannot be an id of the hub": (
+        lambda folder: [*SHORT, "model=path", "model.path=runs/train/yesterday/policy"],
+        "model.path=runs/train/yesterday/policy: no model there. Give one as",
+    ),
+    "a folder without a model": (
+        lambda folder: [*SHORT, "model=path", f"model.path={folder}"],
+        ": no model there. Give one as",
+    ),
+    "a run in place of its policy": (of_a_run, "that is the folder of a run; its policy is model.path="),
+    "no model path": (lambda folder: [*SHORT, "model=path", "model.path="], "model.path=: no model there."),
+    "an attention that is not here": (
+        lambda folder: [*SHORT, "model.attention=flash_attention_2"],
+        "Leave it away for transformers' choice",
+    ),
+    "an attention that there is not": (
+        lambda folder: [*SHORT, "model.attention=flush"],
+        "Leave it away for transformers' choice",
+    ),
+    "a chat template that is no Jinja": (broken_template, "the chat template cannot be read, line 1: "),
+    "a chat template that is not there": (
+        lambda folder: [*SHORT, "model.chat_template=mine.jinja"],
+        "model.chat_template=mine.jinja: no such file.",
+    ),
     "no chat template": (no_template, "has no chat template: set model.chat_template to"),
     "an empty split": (
         lambda folder: ["experiments.train", *rows(folder, validation=0), "algorithm=rloo"],
         "no tasks in split 'validation', which this run needs",
+    ),
+    "an empty test split": (
+        lambda folder: ["experiments.evaluate", *rows(folder, test=0)],
+        "no tasks in split 'test', which this run needs",
+    ),
+    "several GPUs for a job where there is none": (
+        lambda folder: ["experiments.compare", *SMALL, "include=[score]", "executor_options.gpus_per_job=2"],
+        "executor_options.gpus_per_job=2: has no effect, because there is no GPU here",
     ),
     "a GPU where there is none": (
         lambda folder: ["experiments.compare", *SMALL, "include=[score]", "executor_options.gpus=[0]"],

@@ -4,20 +4,23 @@ import json
 import time
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from experiments import planned
 from experiments.arms import run_offline
-from experiments.calibration import STARTING, calibrate
+from experiments.calibration import STARTING, calibrate, longest
 from experiments.cli import UserError
 from experiments.online import run_online
 from experiments.plan import _OPTIONS, Planned, _keep, arms_of, read_options
 from experiments.planned import PlanConfig
 from experiments.planning import counted, smaller
 from experiments.progress import print_table
-from rl.backends.memory import Load, Sizes, memory
+from rl.backends.kv_store import MAX_BYTES
+from rl.backends.memory import Load, Sizes, kept_turns, memory
+from rl.backends.sft import LARGE_HEAD
 from rl.config import AlgorithmConfig, EvalConfig, ModelConfig, OfflineConfig, OptimConfig, SFTConfig, StageConfig
 from rl.config.run import BudgetConfig
 from tests import programs
@@ -147,9 +150,45 @@ def test_the_parts_of_memory_are_those_of_the_config(tmp_path):
     assert memory(cfg, SIZES, LOAD).peak == max(sum(found.update.values()), sum(found.sampling.values()))
     tuning = memory(offline(tmp_path), SIZES, LOAD)
     assert tuning.update["logits"] > found.update["logits"]  # of every token, and in float32 again
+    # A large head is only computed where a token is learned: 10 of 22.
+    large = replace(SIZES, vocabulary=LARGE_HEAD)
+    small = replace(SIZES, vocabulary=LARGE_HEAD - 1)
+    of = [memory(offline(tmp_path), one, LOAD).update["logits"] / one.vocabulary for one in (large, small)]
+    assert of[0] / of[1] == pytest.approx(10 / 22)
     assert set(memory(_with_vllm(cfg), SIZES, LOAD).sampling) == {
         "weights", "optimiser", "reference",
     }  # fmt: skip
+
+
+def test_turns_that_have_ended_wait_however_few_rows_are_decoded_together(tmp_path):
+    cfg, room = online(tmp_path), 2 * 2 * 8 * 4 * (1.25 * 17 + 16)  # bytes of a row's first turn, with what is behind
+    load = replace(LOAD, rows=300)
+    assert kept_turns(1024, SIZES, load, True) == kept_turns(32, SIZES, load, True) == 300 * room
+    # A single turn waits in vain from the second batch on.
+    single = replace(load, answers=[5])
+    assert kept_turns(1024, SIZES, single, True) == 0
+    assert kept_turns(200, SIZES, single, True) == 100 * 2 * 2 * 8 * 4 * (1.25 * 15 + 16)
+    # What is held ends at the engine's limit, which does not count the room behind.
+    many = replace(load, rows=10**9)
+    assert kept_turns(32, SIZES, many, True) == pytest.approx(MAX_BYTES * (1.25 * 17 + 16) / 17)
+    few = replace(cfg, engine=replace(cfg.engine, max_batch_size=32))
+    kept, fewer = (memory(one, SIZES, load).sampling["key-value cache"] for one in (cfg, few))
+    assert kept - fewer == pytest.approx(268 * 2 * 2 * 8 * 4 * (1.25 * 22 + 16))
+
+
+def test_weights_that_are_packed_to_decode_are_a_second_copy(tmp_path):
+    cfg, packed = online(tmp_path), replace(SIZES, packed=900)
+    long = replace(cfg, env=replace(cfg.env, max_new_tokens=[64]))
+    assert memory(long, packed, LOAD).sampling["weights to decode with"] == 3600
+    assert "weights to decode with" not in memory(cfg, packed, LOAD).sampling  # not for few tokens
+    assert "weights to decode with" not in memory(long, packed, LOAD, on_cpu=False).sampling
+
+
+def test_the_longest_episode_says_how_long_question_and_answers_are():
+    turns = [[((1, 2), (3,))], [((1, 2, 3), (4, 5)), ((1, 2, 3, 4, 5, 0, 0, 0), (6,))], []]
+    played = [SimpleNamespace(turns=[SimpleNamespace(prompt_ids=p, action_ids=a) for p, a in one]) for one in turns]
+    assert longest(played) == (3, [2, 1], 3)
+    assert longest(played[2:]) is None
 
 
 def _with_vllm(cfg):

@@ -2,17 +2,21 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from io import StringIO
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from rich.console import Console
 
 import experiments
 from experiments.arms import ArmResult
-from experiments.cli import UserError
+from experiments.cli import UserError, entry_point
+from experiments.folders import open_run
 from experiments.progress import Display, duration, print_table, shown_run, skipped_stages, uneven_budget
 from rl.analysis.rows import broken_off
 from rl.analysis.statistics import summarise
@@ -144,6 +148,46 @@ def test_ctrl_c_while_modules_load_is_one_line(capsys, tmp_path):
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (130, "interrupted", "")
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+@pytest.fixture
+def listens():
+    """A shell's background job, as a test may be, ignores Ctrl-C and hands that on; a terminal's job does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("program", "number", "said", "status"),
+    [
+        ("train", signal.SIGINT, "interrupted; what is done is kept in {0}: go on with the same command", 130),
+        ("train", signal.SIGTERM, "stopped by a signal; what is done is kept in {0}: go on with the same command", 75),
+        ("evaluate", signal.SIGUSR1, "stopped by a signal; what is done is kept in {0}: the same command begins", 75),
+        ("evaluate", signal.SIGTERM, "stopped by a signal; nothing was computed yet, and {0} is removed", 75),
+    ],
+)
+def test_an_end_from_outside_says_where_the_run_is_and_how_it_goes_on(
+    program, number, said, status, tmp_path, monkeypatch, capsys, listens
+):
+    found, before = [], signal.getsignal(signal.SIGTERM)
+
+    def run(cfg):
+        with open_run(cfg, program) as folder:
+            found.append(folder)
+            if "kept" in said:
+                (folder / "metrics.jsonl").write_text("{}")
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+
+    monkeypatch.setattr("sys.argv", [program, f"runs_dir={tmp_path}"])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as end:
+        entry_point(program)(run)()
+    assert end.value.code == status
+    assert capsys.readouterr().out.replace("\n", "").startswith(said.format(found[0]))
+    assert found[0].exists() == ("kept" in said)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_time_left_of_a_comparison_is_told_and_quiet_tells_nothing(capsys, monkeypatch):

@@ -1,9 +1,7 @@
 """The page in a real browser: the first screen, links, filters, episodes, figures, keyboard, themes; no complaint."""
 
-import importlib.util
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +11,10 @@ from experiments.evidence.episodes import Packed
 from experiments.evidence.model import Figure, Mark, Panel, Series, Table
 from experiments.evidence.page import page as page_of
 from experiments.evidence.store import Store
+from tests.browser import NEEDS_CHROMIUM, chromium, what_keeps_people_out
 from tests.experiments.test_evidence import stored  # noqa: F401
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
-]
+pytestmark = [pytest.mark.slow, NEEDS_CHROMIUM]
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +31,7 @@ def page(stored, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def browser(page, tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", "force-prefers-reduced-motion", "window-size=1500,1100"),
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(300)
+    driver = chromium(tmp_path_factory.mktemp("profile"))
     driver.get(page.as_uri())
     wait(lambda: driver.find_element("tag name", "body").get_attribute("data-ready"))
     yield driver
@@ -314,18 +298,10 @@ def test_who_is_pointed_at_stands_out(browser):
 
 def test_nobody_is_kept_out(browser):
     """Wide, narrow and dark: axe finds nothing serious."""
-    if (found := importlib.util.find_spec("axe_core_python")) is None:
-        pytest.skip("needs axe-core-python")
-    axe = Path(str(found.origin)).with_name("axe.min.js").read_text(encoding="utf-8")
     for width, dark in ((1500, False), (420, True)):
         browser.set_window_size(width, 1100)
         browser.execute_script("setTheme(arguments[0])", "dark" if dark else "light")
-        browser.execute_script(axe)
-        result = browser.execute_async_script(
-            "axe.run(document, { resultTypes: ['violations'] }).then(arguments[arguments.length - 1])"
-        )
-        serious = [one for one in result["violations"] if one["impact"] in ("serious", "critical")]
-        assert not serious, [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in serious]
+        assert what_keeps_people_out(browser) == []
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth + 1"), width
     browser.execute_script("setTheme('light')")
     browser.set_window_size(1500, 1100)

@@ -46,6 +46,10 @@ DOMAINS = _boxed([
     ("|x|+|y|=1", "|x+y|=2", W, "another curve"),
     ("|x|+|y|<1", "|x+y|<2", W, "another region"),
     ("5", "\\sqrt{x}=5", W, "an equation that is not solved"),
+    ("\\lceil x\\rceil", "\\lfloor x\\rfloor+1", W, "not at integers"),
+    ("-\\lfloor -x\\rfloor", "\\lceil x\\rceil", C, "at integers too"),
+    ("\\lfloor x+y\\rfloor", "\\lfloor x\\rfloor+\\lfloor y\\rfloor", W, "equal at integers only"),
+    ("\\lfloor x+1\\rfloor", "\\lfloor x\\rfloor+1", C, "a step of one"),
     ("\\frac{|a|}{a}\\cdot\\frac{|b|}{b}", "1", W, "equal only where the signs agree"),
 ])  # fmt: skip
 
@@ -88,7 +92,7 @@ WAYS_TO_WRITE = [
     ),
     *_each(C, "numbers",
         ("6.02\\times10^{23}", "6.02e23"), ("6.02\\times10^{23}", "6.02E+23"), ("1234567", "1.234567e6"), ("0.00001", "1e-05"), ("0.0025", "2.5E-3"),
-        ("6.02\\times10^{23}", "6.02*10^23"), ("x^{12}", "x^12"), ("2^{-10}", "2^-10"), ("\\frac{4}{11}", "0.\\dot{3}\\dot{6}"), ("\\frac{41}{333}", "0.\\dot12\\dot3"),
+        ("6.02\\times10^{23}", "6.02*10^23"), ("x^{12}", "x^12"), ("2^{-10}", "2^-10"), ("2.5\\times10^{-4}", "2.5\\times10^-4"), ("\\frac{4}{11}", "0.\\dot{3}\\dot{6}"), ("\\frac{41}{333}", "0.\\dot12\\dot3"),
         ("\\frac34", "\\frac 3 4"), ("\\frac34", "{3 \\over 4}"), ("\\frac34", "3\\over4"), ("\\frac34", "\\nicefrac{3}{4}"), ("\\frac{x+1}{2}", "{x+1 \\over 2}"),
         ("1008\\sqrt{6}+2", "1,008\\sqrt{6}+2"), ("\\frac{1234}{5}", "\\frac{1,234}{5}"), ("3:4", "3 \\text{ to } 4"), ("30^\\circ", "30^o"), ("30^\\circ", "30^{\\text{o}}"),
         ("3+4i", "3+4\\imath"), ("5", "x := 5"),
@@ -103,7 +107,7 @@ WAYS_TO_WRITE = [
         ("12", "\\ensuremath{12}"), ("f'", "f'"), ("\\text{Yes}", "**\"Yes\"**"),
     ),
     *_each(W, "marks around the whole",
-        ("12", "**13**"), ("12", "12'"), ("12", "12\""), ("12", "'12"), ("12", "**1** 2"),
+        ("12", "**13**"), ("12", "12'"), ("12", "12\""), ("12", "'12"), ("12", "'1' 2"), ("12", "'1' and '2'"), ("12", "**1** 2"),
     ),
     *_each(C, "letters of choices and articles",
         ("\\text{A, C}", "\\text{(A), (C)}"), ("\\text{circle}", "\\text{a circle}"), ("\\text{the origin}", "origin"),

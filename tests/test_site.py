@@ -1,0 +1,108 @@
+"""The documentation as a site: no link and no picture is dead, and nobody is kept out of a page."""
+
+import functools
+import os
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.browser import NEEDS_CHROMIUM, chromium, what_keeps_people_out
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow(60)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocs")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=True)
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page links to, and what in it can be linked to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids, self.links = set(), list[str]()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids |= {given.get("id"), given.get("name")}
+        self.links += [given[key] for key in ("href", "src") if given.get(key)]
+
+
+def test_no_link_and_no_picture_is_dead(site):
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    assert len(pages) > 200
+    dead = []
+    for path, page in pages.items():
+        for link in map(urlsplit, page.links):
+            if link.scheme or link.netloc:
+                continue
+            place = Path(os.path.normpath(path.parent / unquote(link.path))) if link.path else path
+            if link.path.startswith("/"):  # of the page for what is not found
+                place = site / link.path[1:]
+            place = place / "index.html" if place.is_dir() else place
+            is_there = not link.fragment or place not in pages or unquote(link.fragment) in pages[place].ids
+            if not place.exists() or not is_there:
+                dead.append((str(path.relative_to(site)), link.geturl()))
+    assert not dead
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server that does not tell what it was asked for."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def served(site):
+    """The address of the site."""
+    handler = functools.partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    driver = chromium(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+
+
+PAGES = (
+    *("", "results/", "notebooks/read_a_comparison/"),
+    *("reference/rl.config.algorithm/", "reference/rewards.math/", "reference/experiments.compare/"),
+)
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("page", PAGES)
+def test_nobody_is_kept_out(served, browser, page):
+    """Wide and light, narrow and dark: axe finds nothing serious, and nothing is wider than the screen."""
+    for width, scheme in ((1280, "light"), (400, "dark")):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+        browser.get(f"{served}/{page}")
+        browser.execute_script("localStorage.clear()")  # in which the theme keeps the scheme of the page before
+        browser.refresh()
+        shown = browser.execute_script("return document.body.dataset.mdColorScheme")
+        assert shown == {"light": "default", "dark": "slate"}[scheme]
+        assert what_keeps_people_out(browser) == []
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.get_log("browser") == []
