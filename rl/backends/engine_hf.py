@@ -155,7 +155,7 @@ class HFEngine:
         distinct: dict[tuple[int, ...], int] = {}
         which = [distinct.setdefault(request.prompt_ids, len(distinct)) for request in batch]
         shared = len(distinct) < len(batch) and not any(lengths)
-        if not any(lengths):
+        if len(distinct) > 1 and not any(lengths):
             lengths = [self._read_prefix(cache, list(distinct), len(distinct) if shared else len(batch))] * len(batch)
         rows = _Rows(batch, lengths, self._pad_id, self._model.device)
         input_ids, mask = rows.prompt_ids, rows.attention_mask
@@ -212,7 +212,7 @@ class HFEngine:
         low, high = min(prompts), max(prompts)
         n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
         n = min(n, min(map(len, prompts)) - 1)
-        if len(prompts) == 1 or n < SHARED_PREFIX or not self._store.enabled:
+        if n < SHARED_PREFIX or not self._store.enabled:
             return 0
         ids = torch.tensor([low[:n]], device=self._model.device)
         positions = torch.arange(n, device=ids.device)[None]
