@@ -192,14 +192,14 @@ def test_an_evaluation_reads_every_field(tmp_path):
 @pytest.mark.parametrize(
     ("cls", "modules"),
     [
-        (entry_schema.CompareConfig, "compare jobs arms online train cli"),
-        (entry_schema.TuneConfig, "tune compare jobs arms online train cli"),
+        (entry_schema.CompareConfig, "compare jobs arms online train cli executors"),
+        (entry_schema.TuneConfig, "tune compare jobs arms online train cli executors"),
         (entry_schema.PretrainConfig, "pretrain_tiny tiny_training"),
         (entry_schema.PlayConfig, "play"),
         (entry_schema.PushConfig, "push"),
         (entry_schema.WatchConfig, "watch"),
         (entry_schema.ReportConfig, "report"),
-        (entry_schema.StudyConfig, "study"),
+        (entry_schema.StudyConfig, "study executors"),
         (entry_schema.ThesisConfig, "thesis"),
     ],
 )
