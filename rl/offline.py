@@ -215,7 +215,8 @@ def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: 
 def needed_attempts(rule: str, options: Mapping[str, Any]) -> int:
     """Attempts without which a rule keeps nothing of an episode."""
     needed: Any = KEEP_RULES.fact(rule, "attempts") or 1
-    return needed(KEEP_RULES.options(rule, options)) if callable(needed) else needed
+    found: Any = needed(KEEP_RULES.options(rule, options)) if callable(needed) else needed
+    return found
 
 
 def _by_task(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:

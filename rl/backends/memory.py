@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rl.backends.engine_hf import BATCH_BYTES
-from rl.backends.kv_store import MAX_BYTES
+from rl.backends.engine_hf import BATCH_BYTES, MAX_BYTES
 from rl.backends.policy import BLOCK_ENTRIES
 from rl.backends.products import MIN_STEPS, MIN_WEIGHTS, prefers_onednn
 from rl.backends.sft import LARGE_HEAD
@@ -219,8 +218,10 @@ def _sampling(config: Any, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, 
     # A row's log-probs in float32, and twice in float64 to sum them up.
     drawing = rows * sizes.vocabulary * (2 * sizes.bytes + 4 + 16)
     packs = on_cpu and max(config.env.max_new_tokens) >= MIN_STEPS
-    packed = {"weights to decode with": sizes.packed * sizes.bytes} if packs and sizes.packed else {}
-    return {"key-value cache": cache, "logits": drawing, "scratch": BLOCK} | packed
+    parts: dict[str, float] = {"key-value cache": cache, "logits": drawing, "scratch": BLOCK}
+    if packs and sizes.packed:
+        parts["weights to decode with"] = sizes.packed * sizes.bytes
+    return parts
 
 
 def _passes(sizes: Sizes, optim: OptimConfig, tokens: float, logits: float) -> dict[str, float]:

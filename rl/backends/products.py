@@ -21,7 +21,7 @@ MIN_STEPS = 16
 def prefers_onednn() -> bool:
     """Whether PyTorch would ask MKL for products that oneDNN is here for too."""
     backends = torch.backends
-    return backends.mkl.is_available() and backends.mkldnn.is_available() and backends.mkldnn.enabled
+    return backends.mkl.is_available() and backends.mkldnn.is_available() and bool(backends.mkldnn.enabled)
 
 
 def use_onednn(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ same first prompt: its keys and values are computed for one row and lent to all 
 """
 
 import inspect
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -244,3 +245,37 @@ def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: lis
     before = torch.cat([prompt[which_B, -1:], rest[:, :-1]], dim=1)
     picked = (response.gather(1, places) * inside).flatten().nonzero().squeeze(1)
     return before.flatten(0, 1)[picked.to(device, non_blocking=True)]
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of a layer, with room for further columns behind them.
+
+    Transformers' own layer copies all of them at every step, to make room for one more column. What :attr:`keys` and
+    :attr:`values` show is never written to again: new columns go behind it.
+    """
+
+    _buffers: Sequence[Tensor | None] = (None, None)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Appends columns ``[B, H, T, D]``; returns all that there are."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None  # initialised above
+        assert self.values is not None
+        rooms, shown = [], []
+        for buffer, held, new in zip(self._buffers, (self.keys, self.values), (key_states, value_states), strict=True):
+            n_held = held.shape[-2] if held.numel() else 0
+            total, room = n_held + new.shape[-2], buffer
+            # Rows that were dropped or selected have left the buffer: what is held then lies somewhere else. It is told
+            # by its address, since a view of a buffer's first columns begins where the buffer does.
+            if room is None or room.data_ptr() != held.data_ptr() or total > room.shape[-2]:
+                # A quarter more each time, so that in T steps all is copied about log T times.
+                room = new.new_empty(*new.shape[:-2], total + total // 4 + 16, new.shape[-1])
+                if n_held:
+                    room[..., :n_held, :] = held
+            room[..., n_held:total, :] = new
+            rooms.append(room)
+            shown.append(room[..., :total, :])
+        self._buffers = rooms
+        self.keys, self.values = keys, values = shown
+        return keys, values

@@ -18,7 +18,7 @@ from experiments.plan import _OPTIONS, Planned, _keep, arms_of, read_options
 from experiments.planned import PlanConfig
 from experiments.planning import counted, smaller
 from experiments.progress import print_table
-from rl.backends.kv_store import MAX_BYTES
+from rl.backends.engine_hf import MAX_BYTES
 from rl.backends.memory import Load, Sizes, kept_turns, memory
 from rl.backends.sft import LARGE_HEAD
 from rl.config import AlgorithmConfig, EvalConfig, ModelConfig, OfflineConfig, OptimConfig, SFTConfig, StageConfig

@@ -177,7 +177,7 @@ def test_what_was_kept_is_forgotten_when_weights_change(modchain):
 
 
 def test_what_is_kept_is_bounded_and_freed_with_its_last_row(modchain, monkeypatch):
-    from rl.backends import kv_store
+    from rl.backends import engine_hf
 
     model, _, renderer = modchain
     first = requests(renderer, n=6)
@@ -195,7 +195,7 @@ def test_what_is_kept_is_bounded_and_freed_with_its_last_row(modchain, monkeypat
 
     before, after, answers = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
     assert before > 0 == after
-    monkeypatch.setattr(kv_store, "MAX_BYTES", before - 1)
+    monkeypatch.setattr(engine_hf, "MAX_BYTES", before - 1)
     less, _, same = second(HFEngine(model, renderer.end_ids, renderer.pad_id))
     assert less < before
     assert same == answers
