@@ -76,8 +76,7 @@ def to_rollout_batch(
                 f"task {episode.task_id}: {len(episode.turns)} turns, failed={episode.failed}; only finished episodes "
                 "can be trained on"
             )
-        # Stale weights would make samples off-policy in silence. Where an episode ended with the attempt that it read,
-        # nothing was sampled.
+        # Stale weights would sample off-policy in silence; an episode that only read its attempt sampled nothing.
         if version is not None and len(episode.turns) > episode.given and episode.policy_version != version:
             raise RunStoppedError(
                 f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "

@@ -146,9 +146,9 @@ class HFEngine:
 
         Where nothing is cached yet, a pass reads ``[1, L]``, what all prompts begin with. The next one reads ``[U, P]``
         new tokens of the prompts, U distinct ones of B where nothing is cached of an episode, and copies their keys and
-        values to the rows that share them. Each further pass reads ``[B, 1]``: the tokens just
-        sampled. B shrinks whenever half of the rows are done, since a decoding step costs what its batch costs; earlier
-        would not pay, since dropping rows copies the cache of those that stay.
+        values to the rows that share them. Each further pass reads ``[B, 1]``: the tokens just sampled. B shrinks
+        whenever half of the rows are done, since a decoding step costs what its batch costs; earlier would not pay,
+        since dropping rows copies the cache of those that stay.
 
         Pass ``position`` of these finds ``cached + P + position - 1`` columns in the cache; the mask has one for each
         of them and one for the token that the pass reads.
@@ -349,14 +349,10 @@ class KVStore:
         self._config, self.enabled = causal.config, keeps_everything(trunk_of(causal))
         self.kept: dict[int, _Kept] = {}
 
-    def put(self, cache: Any, rows: Any) -> None:
+    def put(self, cache: Any, rows: _Rows) -> None:
         """Keeps the rows of a batch's cache that are done, before they are dropped from it.
 
         What is in the cache is never written to again, so it is held and not copied.
-
-        Args:
-            cache: Of a batch that is being decoded.
-            rows: The engine's record of its rows: which are alive, their requests, masks and tokens.
         """
         done = np.flatnonzero(~rows.alive.numpy())
         if not self.enabled or not len(done):
