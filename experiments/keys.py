@@ -84,7 +84,7 @@ def unknown(key: str, known: Iterable[str]) -> str:
     """The sentence that refuses a key."""
     known = [one for one in known if one.startswith("hydra.") == key.startswith("hydra.")]
     parent = key.rpartition(".")[0]
-    beside = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent]
+    beside = list(dict.fromkeys(one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent))
     text = f"unknown key {key!r}"
     if near := nearest_key(key, known):
         text += f"; did you mean {near!r}?"
