@@ -26,8 +26,9 @@ def on_files(files: Files, config: Any) -> Files:
     for path in (p for layer in LAYERS for p in sorted((ROOT / layer).rglob("*.py"))):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if not any(part.startswith("_") for part in name.split(".")):
-            page = f"reference/{name}.md"
-            files.append(File.generated(config, page, content=f"# `{name}`\n\n::: {name}\n"))
+            # The module's own heading is the page's; the title stands in the navigation and on the tab.
+            page = f"---\ntitle: {name}\n---\n::: {name}\n    options: {{heading_level: 1}}\n"
+            files.append(File.generated(config, f"reference/{name}.md", content=page))
     return files
 
 
@@ -65,8 +66,9 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Keeps the bounds of an interval on one line, and takes away the roles of docstrings, which another tool reads."""
+    """Says where a line may break (in names of a table, not in an interval), and takes away the roles of docstrings."""
     html = re.sub(r"\[[+-]?[\d.]+, [+-]?[\d.]+\](?![^<]*(?:>|</code>))", r'<span class="interval">\g<0></span>', html)
+    html = re.sub(r"(?<=<td><code>)[\w./<>&;-]+(?=</code>)", lambda name: re.sub("[/_.]", r"\g<0><wbr>", name[0]), html)
     return re.sub(r":(?:attr|class|data|exc|func|meth|mod):\s?<code>~?", "<code>", html)
 
 

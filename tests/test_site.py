@@ -59,6 +59,17 @@ def test_no_link_and_no_picture_is_dead(site):
     assert not dead
 
 
+def test_a_page_names_its_module_once(site):
+    for page in (site / "reference").rglob("index.html"):
+        text = page.read_text(encoding="utf-8")
+        assert text.count("<h1") == text.count("doc-module-name") == 1, page
+
+
+def test_a_name_in_a_table_breaks_where_its_parts_end(site):
+    text = (site / "metrics" / "index.html").read_text(encoding="utf-8")
+    assert "<code>critic/<wbr>explained_<wbr>variance</code>" in text
+
+
 class Quiet(SimpleHTTPRequestHandler):
     """A server that does not tell what it was asked for."""
 
@@ -84,7 +95,7 @@ def browser(tmp_path_factory):
 
 
 PAGES = (
-    *("", "results/", "notebooks/read_a_comparison/"),
+    *("", "results/", "metrics/", "notebooks/read_a_comparison/"),
     *("reference/rl.config.algorithm/", "reference/rewards.math/", "reference/experiments.compare/"),
 )
 

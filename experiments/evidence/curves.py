@@ -48,7 +48,7 @@ def dynamics(store: Store) -> Figure:
     """The headline rates while training goes on, a panel each."""
     rates = store.rates(store.mode, Where.HEADLINE)
     panels = [
-        Panel("", _EPISODES, rate.header, _validation(store, name), zero=rate.unit == "points")
+        Panel("", _EPISODES, rate.header, _validation(store, name), zero=not name.startswith("accuracy"))
         for name, rate in rates.items()
     ]
     panels = [panel for panel in panels if panel.series]

@@ -191,7 +191,7 @@ def difficulty(store: Store) -> Figure:
             means = [100 * table.cells[name].take(range(len(table.seeds)), one).mean for one in places]
             known = [i for i, value in enumerate(means) if value == value]
             series.append(Series(store.names[arm], known, [means[i] for i in known]))
-        panels.append(Panel("", "base's pass rate at the first attempt", label, series, ticks=ticks))
+        panels.append(Panel("", "base's pass rate at the first attempt", label, series, ticks=ticks, zero=True))
     caption = (
         f"{store.env}, {store.mode} episodes, n = {len(rates)} tasks, mean over seeds. Tasks are grouped by the share "
         f"of the base's {_per_task(store)} sampled first attempts that are right."

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.evidence.store import Store
-from rl.analysis.rows import EvalRow
+from rl.analysis.controls import CONTROLS, short
+from rl.analysis.rows import LONGER, EvalRow
 
 TRAINING = "training"
 TRAINING_PER_RUN = 64
@@ -78,7 +79,12 @@ class Packed:
         """What the page opens with."""
         known = [[task, *self.tasks.get(task, (task, None))] for task in self._tasks]
         return {
-            **{"arms": self._names, "modes": list(self._modes), "verdicts": list(self._verdicts), "tasks": known},
+            **{
+                "arms": self._names,
+                "modes": list(map(_kind, self._modes)),
+                "verdicts": list(self._verdicts),
+                "tasks": known,
+            },
             **{"tokens": self.tokens, "places": self.places, "note": self.note, "columns": self.columns},
             "starts": [start for start, _ in self._cut()],
         }
@@ -142,6 +148,11 @@ def pack(store: Store, limit: int) -> Packed:
         "training episodes with tokens and advantages; all are in the runs' rows.jsonl and episodes.jsonl."
     )
     return found
+
+
+def _kind(mode: str) -> str:
+    """What a reader calls the episodes of a mode."""
+    return short(mode) if mode in CONTROLS else {LONGER: "more attempts"}.get(mode, mode)
 
 
 class _Index(dict[str, int]):

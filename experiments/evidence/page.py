@@ -110,8 +110,8 @@ def _verdict(store: Store) -> str:
     said = f"<details><summary><h2>What the intervals say of every arm</h2></summary>{''.join(parts)}</details>"
     seeds = ", ".join(map(str, store.complete)) or "none that all arms finished"
     about = (
-        f"{len(store.trained)} trained arms, seeds {seeds}. {matched(store)} Intervals are 95 % bootstrap intervals "
-        "over seeds, then tasks. A seed failed if its delta is at most 1 point."
+        f"{len(store.trained)} trained arms, seed{'s' * (len(store.complete) != 1)} {seeds}. {matched(store)} "
+        "Intervals are 95 % bootstrap intervals over seeds, then tasks. A seed failed if its delta is at most 1 point."
     )
     for one in store.data_files():
         state = {True: "as published", False: "NOT the published content", None: "not compared"}[one["as_published"]]

@@ -143,6 +143,20 @@ class Store:
         self._tables: dict[str, dict[str, ArmTable]] = {}
         self._bootstraps: dict[str, Bootstrap] = {}
         self._cells: dict[tuple[str, str, str], Cells] = {}
+        self.notes += self._uneven()
+
+    def _uneven(self) -> list[str]:
+        """A note where not every trained arm has finished the same seeds, as while a comparison goes on."""
+        of_arm = {self.names[arm]: self.seeds(arm) for arm in self.trained}
+        if all(seeds == self.complete for seeds in of_arm.values()):
+            return []
+        told = "; ".join(f"{name} has {', '.join(map(str, seeds))}" for name, seeds in of_arm.items())
+        if not self.complete:
+            return [f"No seed is finished by every trained arm ({told}): the first of each stands for it."]
+        shared = ", ".join(map(str, self.complete))
+        return [
+            f"Rates, intervals and differences are of the seeds that every trained arm finished, {shared} ({told})."
+        ]
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A value of the config, by its whole key; the default where the config does not say."""

@@ -210,7 +210,7 @@ def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:
     sentence, whose = _largest(trained, best, goal), f" {best.name}'s {named(goal).label}"
     if beaten:
         sentence += f"{whose} is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
-        n_seeds = min(len(line.seeds) for line in trained)
+        n_seeds = len(set.intersection(*({one.seed for one in line.seeds} for line in trained)))
         if n_seeds < ENOUGH_SEEDS:
             counted = f"{n_seeds} seeds" if n_seeds > 1 else "one seed"
             sentence += f" With {counted} that is rough: a single failed run can carry it, so read every seed."

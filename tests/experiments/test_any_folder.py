@@ -60,6 +60,20 @@ def test_one_run_alone_and_several_beside_each_other(tmp_path):
     assert "not started as one comparison" in page(store, build(store, ["T1", "T4"]), 10).html
 
 
+def test_seeds_that_not_every_arm_has_are_told_apart_from_the_means(tmp_path):
+    """While a comparison goes on, or where a seed crashed: rates are of the shared seeds, and the reader is told."""
+    for arm, seed in (("RLOO", 0), ("RLOO", 1), ("STaR", 0)):
+        run(tmp_path / f"{arm}{seed}", arm, seed, rows_with(arm, seed, 10 * seed, 0))
+    (said,) = Store(tmp_path).notes
+    assert "every trained arm finished, 0 (RLOO has 0, 1; STaR has 0)" in said
+    ranking = verdicts(write_report(tmp_path)["greedy"])
+    assert said in (tmp_path / "report.html").read_text(encoding="utf-8")
+    shutil.rmtree(tmp_path / "RLOO0")
+    (said,) = Store(tmp_path).notes
+    assert "No seed is finished by every trained arm (RLOO has 1; STaR has 0)" in said
+    assert ranking
+
+
 def test_two_runs_of_one_arm_and_seed_are_not_averaged_in_silence(tmp_path):
     for name in ("a", "b"):
         run(tmp_path / name, "RLOO", 0, rows_with("RLOO", 0, 10, 0))

@@ -283,6 +283,46 @@ def test_numbers_are_copied_in_three_forms(browser):
     assert all(text.count("SCoRe (alpha 10)") == 1 for text in copied.values()), "each arm once"
 
 
+def test_kinds_of_episodes_have_names_that_a_reader_knows(browser):
+    from selenium.webdriver.support.ui import Select
+
+    offered = [one.text for one in Select(browser.find_element("name", "mode")).options]
+    assert "its first attempt at another task (C2)" in offered
+    assert not any("_" in text for text in offered)
+
+
+def test_filters_are_taken_away_together(browser):
+    choose(browser, "transition", "i->c")
+    n_all = browser.execute_script("return state.n")
+    assert browser.execute_script("return state.found.length") < n_all
+    click(browser, browser.find_element("xpath", "//form[@id='filters']/button[text()='show all']"))
+    assert browser.execute_script("return state.found.length") == n_all
+
+
+def test_a_wide_table_is_whole_on_paper(browser):
+    """Every column of the main table stands on paper, and no sheet has more than a page holds."""
+    sheets = browser.execute_script(
+        """const read = (table) => [...table.querySelectorAll("thead th")].map((cell) => cell.textContent);
+        return sheetsOf(exhibits.find((item) => item.id === "T1")).map(read)"""
+    )
+    table = next(item for item in browser.execute_script("return exhibits") if item["id"] == "T1")
+    assert len(sheets) > 1
+    assert all(len(sheet) <= 9 for sheet in sheets)
+    assert all(sheet[:2] == ["arm", "episodes"] for sheet in sheets)
+    assert [name for sheet in sheets for name in sheet[2:]] == table["header"][1:]
+
+
+def test_the_legend_draws_the_curves_as_the_figure_does(browser):
+    click(browser, browser.find_element("id", "tab-F1"))
+    keyed, drawn = browser.execute_script(
+        """const dashes = (css, of) => [...new Set([...document.querySelectorAll(css)].map(of))].sort();
+        return [dashes("#legend .key line", (one) => one.getAttribute("stroke-dasharray") ?? ""),
+          dashes("#figure .js-line", (one) => one.style.strokeDasharray.replace(/px|,/g, "") || "")]"""
+    )
+    assert len(keyed) == 6
+    assert set(keyed) <= set(drawn)
+
+
 def test_who_is_pointed_at_stands_out(browser):
     click(browser, browser.find_element("id", "tab-F1"))
     shown = (

@@ -74,7 +74,7 @@ const attemptBox = ([verdicts, texts, answers, rewards, tokens], k) => {
   const body = texts.length < 2 ? make("pre", {}, texts[k])
     : k === 0 ? marked(wordDiff(texts[0], texts[1]), "+", "del") : marked(wordDiff(texts[k - 1], texts[k]), "-", "ins");
   return make("div", { class: `attempt ${verdicts[k] === "correct" ? "right" : "wrong"}` },
-    make("p", { class: "head" }, make("b", {}, `attempt ${k + 1}: ${verdicts[k]}`), ` · reward ${number(rewards[k])} · answer ${answers[k] ?? "none"} · ${tokens[k]} tokens`), body);
+    make("p", { class: "head" }, make("b", {}, `attempt ${k + 1}: ${verdicts[k]}`), ` · reward ${number(rewards[k])} · answer ${answers[k] ?? "none"} · ${tokens[k]} token${tokens[k] === 1 ? "" : "s"}`), body);
 };
 const tokenView = (more) => {
   const known = state.index.tokens, box = make("div", { class: "tokens" });

@@ -1,5 +1,5 @@
 // Figures: drawn by plotly from the exhibits; who is pointed at stands out with its band, the others step back.
-const DASH_TO_BORDER = { solid: "solid", dot: "dotted" };
+const DASHES = { solid: null, dash: "9 9", dashdot: "9 3 3 3", dot: "3 3", longdash: "15 15", longdashdot: "15 6 3 6" };  // as plotly draws them
 const MANY = 4;  // from so many curves on, bands and single seeds are drawn for the one that is pointed at
 const LABEL_PX = 11.5, WIDE_PX = 440;
 
@@ -63,6 +63,9 @@ const figureNumbers = (item) => {
     trace.x.map((x, i) => [panel.layout.title.text || panel.layout.yaxis.title.text, trace.name, String(x), trace.y[i] === null ? "" : String(+trace.y[i].toPrecision(6))])));
   return [["panel", "curve", item.panels[0].layout.xaxis.title.text, "value"], rows];
 };
+const keyOf = (ink, dash) => draw("svg", { class: "key", width: dash ? 45 : 10, height: 10, "aria-hidden": "true" }, dash
+  ? draw("line", { x1: 0, x2: 45, y1: 5, y2: 5, stroke: ink, "stroke-width": 2.5, "stroke-dasharray": DASHES[dash] })
+  : draw("rect", { x: 1, y: 1, width: 8, height: 8, fill: "none", stroke: ink, "stroke-width": 2 }));
 const showFigure = (item) => {
   const place = byId("figure"), legend = byId("legend");
   for (const old of place.querySelectorAll(".panel")) Plotly.purge(old);
@@ -70,7 +73,7 @@ const showFigure = (item) => {
   const lined = new Set(item.panels.flatMap((panel) => panel.data.filter((trace) => ["line", "steps"].includes(trace.meta)).map((trace) => trace.name)));
   for (const [name, [ink, dash]] of Object.entries(item.looks)) if (shown.minor || !isMinor(name)) legend.append(make("button", {
     type: "button", "aria-pressed": String(shown.has(name)), title: "show or hide", ...pointed(name), onclick: () => toggle(name),
-  }, make("i", { class: "key", style: lined.has(name) ? `border-top: 3px ${DASH_TO_BORDER[dash] ?? "dashed"} ${ink}` : `width: .6em; height: .6em; border: 2px solid ${ink}` }), name));
+  }, keyOf(ink, lined.has(name) ? dash : null), name));
   const folded = Object.keys(item.looks).filter(isMinor).length;
   if (folded && !shown.minor) legend.append(make("button", { type: "button", onclick: () => show("all", "1") }, `+ ${folded} variants`));
   const panels = make("div", { class: "panels" });

@@ -44,7 +44,7 @@ const buildFilters = () => {
     choice("transition", kinds.some((one) => one.includes("->")) ? "transition" : "answer", ["i->c", "c->i", "c->c", "i->i", "right", "wrong"].filter((one) => kinds.includes(one))),
     choice("verdict", "last verdict", p.verdicts), range("tokens", "length", "tokens, >50"), range("reward", "reward", "last, >=1"), choice("sort", "order", Object.keys(SORTS), "as in the files"),
     make("label", {}, "text", make("input", { type: "search", name: "text", placeholder: "in task or attempts", oninput: delayed(changed, 150) })),
-    make("button", { type: "button", onclick: () => { byId("filters").reset(); changed(); } }, "any"));
+    make("button", { type: "button", onclick: () => { byId("filters").reset(); changed(); } }, "show all"));
   readFilters();
 };
 const readFilters = () => { for (const name of FILTERS) byId("filters").elements[name].value = link.get(name) ?? ""; };

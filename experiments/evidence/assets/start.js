@@ -3,17 +3,19 @@ const isDark = () => document.documentElement.dataset.theme ? document.documentE
 const setTheme = (name) => { document.documentElement.dataset.theme = name; figures.again(); };
 const theme = () => setTheme(isDark() ? "light" : "dark");
 
-// On paper stand all tables and figures, in light colours, not only those that are chosen.
-let beforePrint = null;
+// On paper stand all sentences, tables and figures, in light colours, not only those that are chosen.
+let beforePrint = null, unfolded = [];
 addEventListener("beforeprint", () => {
   beforePrint = isDark() ? "dark" : "light";
   setTheme("light");
   const place = byId("print");
   place.replaceChildren();
-  for (const item of exhibits.filter((one) => one.kind === "table")) place.append(make("section", {}, caption(item), tableOf(item, true)));
+  unfolded = [...document.querySelectorAll("#verdict details:not([open])")];
+  for (const one of unfolded) one.open = true;
+  for (const item of exhibits.filter((one) => one.kind === "table")) place.append(make("section", {}, caption(item), ...sheetsOf(item)));
   for (const item of exhibits.filter((one) => one.kind === "figure")) place.append(make("section", {}, caption(item), make("img", { src: `exhibits/${item.id}.svg`, alt: item.title })));
 });
-addEventListener("afterprint", () => { byId("print").replaceChildren(); if (beforePrint) setTheme(beforePrint); });
+addEventListener("afterprint", () => { byId("print").replaceChildren(); for (const one of unfolded) one.open = false; if (beforePrint) setTheme(beforePrint); });
 
 const tables = tabs(byId("table-tabs"), byId("table"), "table", exhibits.filter((item) => item.kind === "table"), showTable);
 redraw.push(tables.again);

@@ -40,8 +40,15 @@ const partOf = (item, everything = false) => {
   const rows = item.rows.flatMap((row, i) => isShown(row, i) ? [named(row.slice(0, columns), item.views[i])] : []);
   return [named(item.header.slice(0, columns), "episodes"), rows];
 };
-const tableOf = (item, everything = false) => {
-  const [header, rows] = partOf(item, everything);
+// What a sheet of paper holds beside the columns that say of what a row is; more columns stand below, as a table of their own.
+const SHEET = 7;
+const sheetsOf = (item) => {
+  const [header, rows] = partOf(item, true), names = header[1] === "episodes" ? 2 : 1, sheets = [];
+  const n = header.length - names, step = Math.ceil(n / Math.ceil(n / SHEET));
+  for (let i = names; i < header.length; i += step) sheets.push([header, ...rows].map((row) => [...row.slice(0, names), ...row.slice(i, i + step)]));
+  return sheets.map(([first, ...rest]) => tableOf(item, [first, rest]));
+};
+const tableOf = (item, [header, rows] = partOf(item)) => {
   const inWords = header.map((_, i) => rows.some((row) => row[i].split("\n")[0].length > 40) ? "words" : null);  // a column is set alike
   const cell = (text, i) => {
     const [first, ...rest] = text.split("\n"), node = make(i ? "td" : "th", { class: inWords[i], scope: i ? null : "row" }, first);
