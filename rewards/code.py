@@ -260,7 +260,7 @@ class _Tally:
 
     def score(self, program: str, observation: str, partial_credit: bool, limits: Limits) -> Score:
         """The verdict."""
-        answer, value = program.strip(), self.passed / self.total
+        answer = program.strip()
         # Our own failures first: they are masked, whatever else was found. Then limits, then the tests.
         if broken := self.ended(Ending.BROKEN):
             return Score(0.0, Verdict.ERROR, answer, f"sandbox: {broken.detail}")
@@ -270,7 +270,8 @@ class _Tally:
             return Score(0.0, Verdict.TIMEOUT, answer, "timeout_in_all", observation)
         if self.passed == self.total and not self.ended(Ending.TIMEOUT):
             return Score(1.0, Verdict.CORRECT, answer, "tests", observation)
-        value = value if partial_credit else 0.0
+        # A program that answers every test and then hangs is not right, and so is not paid as one that is.
+        value = min(self.passed, self.total - 1) / self.total if partial_credit else 0.0
         if self.ended(Ending.TIMEOUT):
             return Score(value, Verdict.TIMEOUT, answer, "timeout", observation)
         return Score(value, Verdict.WRONG, answer, "died" if self.ended(Ending.DIED) else self.why, observation)

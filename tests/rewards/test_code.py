@@ -6,10 +6,11 @@ import pytest
 
 from rewards import Verdict
 from rewards.asserts import Case, cases_of, check_body, declare_all, free_names
-from rewards.code import CheckCode, FunctionTests, ScriptTests, as_tests, score_code, score_program
+from rewards.code import CheckCode, FunctionTests, ScriptTests, _Tally, as_tests, score_code, score_program
 from rewards.comparison import comparison, safely
 from rewards.observation import clean_text
 from rewards.sandbox import Limits
+from rewards.sandbox.jobs import Ending, Outcome
 from rewards.sandboxes import get_sandbox, in_use
 
 ADD = FunctionTests((Case("add", (1, 2), 3),), (Case("add", (10, 20), 30), Case("add", (-1, 1), 0)))
@@ -283,6 +284,14 @@ def test_a_program_that_loads_only_once_ends():
     )
     for _ in range(4):
         assert score_program(program, FIVE, LIMITS, partial_credit=True).verdict == "wrong"
+
+
+@pytest.mark.parametrize(("passed", "value"), [(4, 0.75), (3, 0.75), (1, 0.25), (0, 0.0)])
+def test_a_program_that_answers_every_test_and_then_hangs_is_not_paid_as_a_right_one(passed, value):
+    tally = _Tally(4, passed, [Outcome(Ending.TIMEOUT)])
+    paid = tally.score("x = 1", "", True, Limits())
+    assert (paid.value, paid.verdict) == (value, Verdict.TIMEOUT)
+    assert tally.score("x = 1", "", False, Limits()).value == 0.0
 
 
 def test_partial_credit_survives_a_crash_in_the_judge():
