@@ -11,6 +11,7 @@ from typing import Any
 from rl.advantages import Estimator
 from rl.budget import TOKEN_CHUNK, batches_bought, planned_steps, refuse_small_budget, steps_of_stages
 from rl.config import SFTConfig, TrainConfig
+from rl.config.checks import changed
 from rl.config.idle import notes_on, refuse_unpaid
 
 
@@ -67,8 +68,8 @@ def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
             own = name in algorithm.stages and "warmup_steps" in algorithm.stages[name].optim
             yield (
                 f"algorithm.{f'stages.{name}.' if own else ''}optim.warmup_steps={warmup}: algorithm.stages.{name} "
-                f"takes {steps} optimiser steps, so that it would end at {steps / warmup:.0%} of its learning rate; "
-                f"give at most {steps}, or a larger budget"
+                f"takes {steps} optimiser step{'s' * (steps > 1)}, so that it would end at "
+                f"{steps / warmup:.0%} of its learning rate; give at most {steps}, or a larger budget"
             )
 
 
@@ -105,8 +106,8 @@ def _long_offline_warmup(config: SFTConfig, rows: int) -> str:
     if not 0 < steps < warmup:
         return ""
     return (
-        f"offline.optim.warmup_steps={warmup}: a round takes {steps} optimiser steps{why}, so that it would end at "
-        f"{steps / warmup:.0%} of its learning rate; give at most {steps}, or a larger budget"
+        f"offline.optim.warmup_steps={warmup}: a round takes {steps} optimiser step{'s' * (steps > 1)}{why}, so "
+        f"that it would end at {steps / warmup:.0%} of its learning rate; give at most {steps}, or a larger budget"
     )
 
 
@@ -164,12 +165,21 @@ def notes_of_arm(config: Any) -> list[str]:
     if_long = f"if every answer were as long as env.max_new_tokens={config.env.max_new_tokens}: "
     if isinstance(config, TrainConfig):
         found += notes_on(config.algorithm)
+        if not (config.training.save_every or config.training.save_every_updates):
+            because = "training.save_every=0 and training.save_every_updates=0 save no checkpoint"
+            found += [
+                f"training.{k}={v} does nothing: {because}" for k, v in changed(config.training, "keep_last").items()
+            ]
         if tokens:
             found += [f"{if_long}{said}" for said in _long_warmups(config, batches_bought(config, longest=True))]
     elif isinstance(config, SFTConfig):
         from rl.offline import KEEP_RULES
 
         offline, read = config.offline, KEEP_RULES.fact(config.offline.rule, "reads")
+        if updates := config.training.updates:
+            because = f"training.updates={updates} decides how many optimiser steps are taken"
+            given = changed(offline, "epochs").values()
+            found += [f"offline.epochs={value} does nothing: {because}" for value in given]
         if read and config.env.attempts > read:
             found.append(
                 f"env.attempts={config.env.attempts}: offline.rule={offline.rule} learns from {read} attempts; what "

@@ -255,11 +255,20 @@ def test_sizes_that_just_fit_are_taken():
             online(optim=OptimConfig(lr=1.0), stages=named(StageConfig(optim={"lr": 0.1}))),
             "algorithm.optim.lr=1.0 reaches no stage",
         ),
+        (
+            online({"save_every": 0, "keep_last": 5}),
+            "training.keep_last=5 does nothing: training.save_every=0",
+        ),
+        (offline({"updates": 30}, epochs=7), "offline.epochs=7 does nothing: training.updates=30 decides"),
     ],
 )
 def test_what_a_preset_sets_and_nothing_reads_is_said(cfg, message):
     assert [note for note in notes(cfg) if note.startswith(message)]
     assert not notes(online(minibatches=2, loss="gspo"))
+    assert not notes(online({"save_every_updates": 2, "save_every": 0, "keep_last": 5}))
+    assert not notes(online({"save_every": 0}))
+    assert not notes(offline(epochs=7))
+    assert not notes(offline({"updates": 30}))
 
 
 def test_what_a_budget_of_tokens_may_not_reach_and_attempts_that_nothing_learns_are_said():
