@@ -27,7 +27,7 @@ from experiments.cli import UserError, import_plugin
 from experiments.planned import PlanConfig, spent
 from rl.backends.distributed import Distributed
 from rl.backends.flops import forget_peak, memory_gib, peak_memory_gib
-from rl.backends.memory import Load, Sizes, kept_turns, memory, rows_at_once
+from rl.backends.memory import Load, Sizes, memory
 from rl.budget import stage_spans
 from rl.checkpoint import Checkpoints, save_policy
 from rl.config import RunConfig, SFTConfig, TrainConfig, TrainingConfig
@@ -286,16 +286,22 @@ class Calibration:
                     sizes.append(more)
             last, before = sizes[-1], sizes[-2] if len(sizes) > 1 else 0
             step = [laps[-1] - laps[-2], peaks[-1] - peaks[-2]] if before else [laps[-1], 0.0]
-            each, growth = (np.maximum(step[0], 0.0) / (last - before), max(0.0, step[1]) / (last - before))
+            each = np.maximum(step[0], 0.0) / (last - before)
             once = np.maximum(laps[-1] - last * each, 0.0)
-            # With full batches of the engine only its store grows, and rows with the episodes that they are made of.
             self._lengths, lengths = self._lengths or longest(seen), longest(seen) or self._longest()
-            load, on_cpu = load_of(self.config, tasks, *lengths), device.type == "cpu"
-            most, sizes_of = self.config.engine.max_batch_size, Sizes.of(self.config.model)
-            samples = max(1, cfg.samples_per_task)
-            full = max(last, min(tasks, rows_at_once(most, sizes_of, load.length, on_cpu) / samples))
-            kept = [kept_turns(most, sizes_of, replace(load, rows=round(n * samples)), on_cpu) for n in (full, tasks)]
-            room = max(0.0, peaks[-1] - held) + growth * (full - last) + (kept[1] - kept[0]) / 2**30
+            load, of_model = load_of(self.config, tasks, *lengths), Sizes.of(self.config.model)
+            samples, on_cpu = max(1, cfg.samples_per_task), device.type == "cpu"
+
+            def formula(n: int) -> float:
+                rows = replace(load, rows=n * samples)
+                return sum(memory(self.config, of_model, rows, on_cpu=on_cpu).sampling.values()) / 2**30
+
+            # The formula says where more rows stop to take more (full batches, a full store); the steps that were
+            # measured, how much of it they do take. Growth of a few rows is partly noise, so not all of it is believed.
+            share = 1.0
+            if before and formula(last) > formula(before):
+                share = float(np.clip(step[1] / (formula(last) - formula(before)), 0.5, 2.0))
+            room = max(0.0, peaks[-1] - held) + share * (formula(tasks) - formula(last))
             room += OBJECTS * n_bytes * (tasks - last) / 2**30
             self.known["evaluation"] = [once.tolist(), each.tolist(), n_bytes, room]
         once, each, n_bytes, room = self.known["evaluation"]

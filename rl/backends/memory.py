@@ -197,11 +197,13 @@ def _room(sizes: Sizes, length: float) -> float:
 def kept_turns(max_batch_size: int, sizes: Sizes, load: Load, on_cpu: bool) -> float:
     """Bytes of keys and values of turns that have ended and wait in the engine's store, while a batch is decoded.
 
-    Before a next turn those of *all* rows wait, however few are decoded together; rows of one turn wait in vain, as
-    soon as another batch is decoded.
+    Before a next turn those of *all* rows wait, however few are decoded together; rows of one turn wait in vain. They
+    take up to twice their own room: whenever half of a batch has ended, its cache is held whole for those rows, and the
+    other half goes on in a copy, so that a batch leaves one, a half, a quarter of itself and so on.
     """
     ahead = len(load.answers) > 1
-    rows = load.rows - (0 if ahead else rows_at_once(max_batch_size, sizes, load.length, on_cpu))
+    last = 0 if ahead else min(load.rows, rows_at_once(max_batch_size, sizes, load.length, on_cpu))
+    rows = 2 * load.rows - last  # what the batch itself still holds is counted with it
     length = max(1.0, load.length - (load.answers[-1] if ahead else 0.0))
     # The store counts what it holds without the room behind it.
     most = MAX_BYTES / (2 * sizes.layers * sizes.keys * sizes.bytes * length)
@@ -217,8 +219,16 @@ def _sampling(config: Any, sizes: Sizes, load: Load, on_cpu: bool) -> dict[str, 
     cache = rows * _room(sizes, load.length) + kept_turns(engine.max_batch_size, sizes, load, on_cpu)
     # A row's log-probs in float32, and twice in float64 to sum them up.
     drawing = rows * sizes.vocabulary * (2 * sizes.bytes + 4 + 16)
+    # One layer's work on what is read at once: all of a first turn, of a later one only what is new.
+    new = load.between + 1 if len(load.answers) > 1 else load.prompt
+    reading = rows * new * 3 * (sizes.feed_forward + sizes.hidden) * sizes.bytes
     packs = on_cpu and max(config.env.max_new_tokens) >= MIN_STEPS
-    parts: dict[str, float] = {"key-value cache": cache, "logits": drawing, "scratch": BLOCK}
+    parts: dict[str, float] = {
+        "key-value cache": cache,
+        "reading prompts": reading,
+        "logits": drawing,
+        "scratch": BLOCK,
+    }
     if packs and sizes.packed:
         parts["weights to decode with"] = sizes.packed * sizes.bytes
     return parts

@@ -18,11 +18,12 @@ from experiments.plan import _OPTIONS, Planned, _keep, arms_of, read_options
 from experiments.planned import PlanConfig
 from experiments.planning import counted, smaller
 from experiments.progress import print_table
-from rl.backends.engine_hf import MAX_BYTES
+from rl.backends.engine_hf import MAX_BYTES, HFEngine
 from rl.backends.memory import Load, Sizes, kept_turns, memory
 from rl.backends.sft import LARGE_HEAD
 from rl.config import AlgorithmConfig, EvalConfig, ModelConfig, OfflineConfig, OptimConfig, SFTConfig, StageConfig
 from rl.config.run import BudgetConfig
+from rl.types import Request
 from tests import programs
 from tests.conftest import ROOT
 from tests.helpers import modchain_config
@@ -163,17 +164,36 @@ def test_the_parts_of_memory_are_those_of_the_config(tmp_path):
 def test_turns_that_have_ended_wait_however_few_rows_are_decoded_together(tmp_path):
     cfg, room = online(tmp_path), 2 * 2 * 8 * 4 * (1.25 * 17 + 16)  # bytes of a row's first turn, with what is behind
     load = replace(LOAD, rows=300)
-    assert kept_turns(1024, SIZES, load, True) == kept_turns(32, SIZES, load, True) == 300 * room
-    # A single turn waits in vain from the second batch on.
-    single = replace(load, answers=[5])
-    assert kept_turns(1024, SIZES, single, True) == 0
-    assert kept_turns(200, SIZES, single, True) == 100 * 2 * 2 * 8 * 4 * (1.25 * 15 + 16)
+    # Rows that end while others go on are held in the whole batch's cache: twice their room, all halves together.
+    assert kept_turns(1024, SIZES, load, True) == kept_turns(32, SIZES, load, True) == 600 * room
+    # A single turn waits in vain; what is left of the batch that is decoded is counted with that batch.
+    single, of_one = replace(load, answers=[5]), 2 * 2 * 8 * 4 * (1.25 * 15 + 16)
+    assert kept_turns(1024, SIZES, single, True) == 300 * of_one
+    assert kept_turns(200, SIZES, single, True) == 400 * of_one
     # What is held ends at the engine's limit, which does not count the room behind.
     many = replace(load, rows=10**9)
     assert kept_turns(32, SIZES, many, True) == pytest.approx(MAX_BYTES * (1.25 * 17 + 16) / 17)
     few = replace(cfg, engine=replace(cfg.engine, max_batch_size=32))
     kept, fewer = (memory(one, SIZES, load).sampling["key-value cache"] for one in (cfg, few))
     assert kept - fewer == pytest.approx(268 * 2 * 2 * 8 * 4 * (1.25 * 22 + 16))
+    # A later turn reads what was said since; a first one its prompt: three tensors of both widths, in float32.
+    later, first = (memory(cfg, SIZES, one).sampling["reading prompts"] for one in (load, single))
+    assert (later, first) == (300 * 3 * 3 * (32 + 8) * 4, 300 * 10 * 3 * (32 + 8) * 4)
+
+
+def test_the_store_of_a_batch_whose_rows_end_one_after_another_is_as_large_as_planned(modchain):
+    model, tokenizer, *_ = modchain
+    ends = set(range(0, len(tokenizer), 3))
+    engine, sizes = HFEngine(model, ends, 0), Sizes.of(ModelConfig(path=str(ROOT / "models" / "modchain")))
+    # So hot that every token is as likely: about a third of the rows ends at each step.
+    engine.submit([Request(i, (1, 2, 3, 4, 5, 6), 24, 1000.0, seed=i) for i in range(256)])
+    mean = sum(len(one.action_ids) for one in engine.step()) / 256
+    batches = {id(one.layers): one.layers for one in engine._store.kept.values()}.values()
+    held = sum(x.untyped_storage().nbytes() for layers in batches for pair in layers for x in pair)
+    assert len(batches) > 3
+    # The parts that went on are copies: more is held than the rows' own room, and no more than twice that.
+    planned_bytes = kept_turns(1024, sizes, Load(6, [mean, 1], 0, rows=256, update_rows=1), True)
+    assert 0.6 < held / planned_bytes <= 1
 
 
 def test_weights_that_are_packed_to_decode_are_a_second_copy(tmp_path):
@@ -249,7 +269,7 @@ def test_the_program_says_what_does_not_fit_and_leaves_nothing(tmp_path):
     done = programs.run("experiments.plan", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "It does not fit" in done.stdout
-    assert "algorithm.optim.micro_batch_tokens=8192" in done.stdout
+    assert "engine.max_batch_size=256" in done.stdout
     assert not list(tmp_path.iterdir())
     done = programs.run("experiments.plan", "trian", "env=modchain")
     assert done.returncode == 2
