@@ -84,7 +84,7 @@ def unknown(key: str, known: Iterable[str]) -> str:
     """The sentence that refuses a key."""
     known = [one for one in known if one.startswith("hydra.") == key.startswith("hydra.")]
     parent = key.rpartition(".")[0]
-    beside = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent]
+    beside = list(dict.fromkeys(one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent))
     text = f"unknown key {key!r}"
     if near := nearest_key(key, known):
         text += f"; did you mean {near!r}?"
@@ -230,6 +230,13 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (
         r"override ~(\S+)(?s:.*)does not support deletion",
         lambda said: f"{said[1]} cannot be taken away; give it a value",
+    ),
+    (
+        r"In '([^']+)': Could not (?:load|find) '([^'/]+)/([^']+)'",
+        lambda said: (
+            f"{said[1]}.yaml: its defaults name {said[2]}/{said[3]}, and there is no such file; "
+            f"`python -m experiments.list {said[2]}` says what there is"
+        ),
     ),
     (
         r"You must specify '([^']+)', e.g.*\s+Available options:\s+((?s:.*))",
