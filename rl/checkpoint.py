@@ -34,7 +34,7 @@ _FREE = (
     *("threads", "runs_dir", "data_dir", "name", "resume", "tracking.*", "evaluation.*", "hub.*"),
     *("training.save_every*", "training.keep_*", "training.max_failed_fraction"),
     *("training.health*", "training.stop_on*"),
-    *("*.micro_batch_tokens", "*.gradient_checkpointing", "training.max_sampler_gap"),
+    *("*.micro_batch_tokens", "*.gradient_checkpointing", "algorithm.merge_rows", "training.max_sampler_gap"),
     *("engine.urls.*", "engine.weights_dir", "engine.retries", "engine.timeout_s", "engine.gpu_memory_utilization"),
     *("engine.max_batch_size", "engine.enforce_eager", "engine.prefix_caching", "engine.sleep_level"),
     *("model.path", "env.options.path"),

@@ -78,18 +78,16 @@ class Learner:
         if self._optim.gradient_checkpointing:  # the reentrant variant has no gradient below frozen embeddings
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = model
+        fused = config.algorithm.temperature if config.algorithm.fused_head else None
+        reading = {"share_prompts": not distributed.shards, "merge_rows": config.algorithm.merge_rows}
         actor = Actor(
-            model,
-            value_head=critic.kind == "shared",
-            detach_values=critic.detach,
-            fused_temperature=config.algorithm.temperature if config.algorithm.fused_head else None,
-            share_prompts=not distributed.shards,
+            model, value_head=critic.kind == "shared", detach_values=critic.detach, fused_temperature=fused, **reading
         )
         # Without adapters a reference is a second copy of the weights, so there are only those that a stage's KL reads.
         # References and critic start as copies of the policy, taken before wrappers shard its parameters.
         needed = {stage.reference for stage in stages if any(stage.kl_coefs)}
         self._references = References(actor, needed, distributed)
-        own_critic = Critic(model, not distributed.shards) if critic.kind == "separate" else None
+        own_critic = Critic(model, **reading) if critic.kind == "separate" else None
         self._actor = distributed.prepare_model(actor, decoder_layers(actor))
         self._bare_actor = actor
         self._critic = own_critic and distributed.prepare_model(own_critic, decoder_layers(own_critic))
@@ -174,8 +172,7 @@ class Learner:
             part = (
                 placeholder(self._pad_id, batch.rewards.shape[1]).rollout if rows is None else batch.rows(rows, width)
             )
-            # A separate critic comes after the policy: without a value head the policy's values are zeros, and it
-            # replaces them.
+            # A critic of its own comes last: without a value head the policy's values are zeros, which it replaces.
             part, found = part.to(self._distributed.device), []
             with torch.no_grad(), self._distributed.autocast():
                 if reads_actor:

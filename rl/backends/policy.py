@@ -193,6 +193,7 @@ class Actor(nn.Module):
         fused_temperature: Use TRL's fused language-model head, at this temperature; ``None`` for the plain one.
         share_prompts: Read a prompt that rows share once. Not with sharded weights, whose gathering all processes must
             do equally often.
+        merge_rows: Read rows that are the same once.
     """
 
     def __init__(
@@ -202,11 +203,12 @@ class Actor(nn.Module):
         detach_values: bool = False,
         fused_temperature: float | None = None,
         share_prompts: bool = True,
+        merge_rows: bool = False,
     ) -> None:
         super().__init__()
         self.model, self._detach_values, self._fused_temperature = model, detach_values, fused_temperature
         causal = bare_model(model)  # adapters live inside its layers and stay active
-        self._trunk, self._head = Trunk(trunk_of(causal), share_prompts), Head(causal)
+        self._trunk, self._head = Trunk(trunk_of(causal), share_prompts, merge_rows), Head(causal)
         self.value_head = _value_head(model) if value_head else None
         if fused_temperature is not None:
             from trl.trainer.utils import add_fused_lm_head
@@ -283,12 +285,13 @@ class Critic(nn.Module):
     Args:
         model: The causal language model whose trunk is copied.
         share_prompts: As for :class:`Actor`.
+        merge_rows: As for :class:`Actor`.
     """
 
-    def __init__(self, model: Any, share_prompts: bool = True) -> None:
+    def __init__(self, model: Any, share_prompts: bool = True, merge_rows: bool = False) -> None:
         super().__init__()
         self.trunk = deepcopy(trunk_of(bare_model(model))).requires_grad_(True)
-        self._reads = Trunk(self.trunk, share_prompts)
+        self._reads = Trunk(self.trunk, share_prompts, merge_rows)
         self.value_head = _value_head(model)
 
     def forward(self, batch: RolloutBatch) -> Tensor:

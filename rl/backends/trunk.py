@@ -155,10 +155,11 @@ class Trunk:
     Args:
         module: A transformers decoder; a reference to it is kept.
         share: Read prompts that rows share once, where the model can and it pays.
+        merge: Read rows that are the same to the last token once.
     """
 
-    def __init__(self, module: Any, share: bool) -> None:
-        self.module = module
+    def __init__(self, module: Any, share: bool, merge: bool = False) -> None:
+        self.module, self._merges = module, merge
         # A layer that is computed again in the backward pass cannot lend what it computed.
         self.shares = share and keeps_everything(module) and not getattr(module, "is_gradient_checkpointing", False)
 
@@ -177,6 +178,21 @@ class Trunk:
         Returns:
             ``[N, D]``, the last hidden states before the tokens, D the width of the model; and ``[N]``, the tokens.
         """
+        if not self._merges:
+            return self._read(batch)
+        # Rows are the same if tokens and trained tokens are: the text alone does not say which turns are trained.
+        host = torch.stack([batch.input_ids, batch.attention_mask.long(), batch.response_mask.long()], dim=1).cpu()
+        seen: dict[bytes, int] = {}
+        which = [seen.setdefault(row.numpy().tobytes(), len(seen)) for row in host]
+        owners = [which.index(i) for i in range(len(seen))]
+        read = self._read(batch.rows(owners))
+        # Every row takes what was read for it, so that in the backward pass its gradients add up there.
+        sizes = host[owners, 2].sum(1).tolist()
+        hidden_ND, targets_N = (torch.cat([of_row[i] for i in which]) for of_row in (x.split(sizes) for x in read))
+        return hidden_ND, targets_N
+
+    def _read(self, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
+        """What :meth:`hidden` returns, of rows as they are."""
         ids, mask, device = batch.input_ids, batch.attention_mask, batch.input_ids.device
         host = torch.stack([ids, mask.long(), batch.response_mask.long()]).cpu()
         # Places in the flattened ``[B * T]`` rows. ``places - 1`` is in the same row, as no response is at position 0.

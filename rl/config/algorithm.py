@@ -183,6 +183,8 @@ class AlgorithmConfig:
         mask_cut_off: Leave answers that the token limit cut off out of the loss (DAPO's overlong filtering).
         dynamic_sampling: Up to this many further rounds replace groups without a gradient at any turn; 0 for none.
         fused_head: TRL's language-model head, which never holds the logits of all tokens at once.
+        merge_rows: Read episodes of a batch that are the same to the last token once, and add up their gradients. It
+            pays where answers are short and the policy is sure, and changes results by no more than rounding.
         optim: The optimiser.
     """
 
@@ -212,6 +214,7 @@ class AlgorithmConfig:
     mask_cut_off: bool = False
     dynamic_sampling: int = 0
     fused_head: bool = False
+    merge_rows: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
@@ -315,6 +318,10 @@ class AlgorithmConfig:
         refuse(
             self.fused_head and bool(KLS.fact(self.kl, "distribution")),
             f"algorithm.kl={self.kl} needs whole distributions, which algorithm.fused_head=true never holds",
+        )
+        refuse(
+            self.fused_head and self.merge_rows,
+            "algorithm.merge_rows=true has no effect with algorithm.fused_head=true, which reads whole rows: set one",
         )
         kind, with_values = self.critic.kind, [key for key in ADVANTAGES if ADVANTAGES.fact(key, "values")]
         for name, stage in running.items():

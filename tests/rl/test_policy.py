@@ -279,6 +279,36 @@ def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
     assert n_tokens[1] < n_tokens[0]
 
 
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("value_head", [False, True])
+def test_rows_that_are_the_same_are_read_once_with_the_same_result(value_head, share):
+    """Rows of one text, but for one that trains other turns of it; what each row has of its own stays its own."""
+    batch, results, n_tokens = group_batch(), [], []
+    for row in (1, 2, 3, 5):
+        for name in ("input_ids", "attention_mask", "response_mask", "turn_ids"):
+            tensor = getattr(batch, name)
+            tensor[row] = tensor[row // 4 * 4]
+    last = int(batch.response_mask[3].nonzero()[-1])
+    batch.response_mask[3, last], batch.turn_ids[3, last] = False, -1
+    for merge in (False, True):
+        model, _ = load_policy(ModelConfig(path=PATH))
+        actor = Actor(model, value_head=value_head, share_prompts=share, merge_rows=merge)
+        counts = []
+        model.model.register_forward_pre_hook(count_tokens(counts), with_kwargs=True)
+        if value_head:
+            torch.nn.init.ones_(actor.value_head.weight)
+        stats = actor(batch, 0.8, whole_distribution=True)
+        weights = torch.linspace(-1, 1, batch.input_ids.numel()).view_as(batch.input_ids)
+        loss = ((stats.logprobs + stats.values) * weights).sum() + stats.distribution[:, :3].exp().sum()
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in actor.parameters()])
+        results.append((stats.logprobs, stats.values, stats.entropy, stats.distribution, gradient))
+        n_tokens.append(sum(counts))
+    for whole, merged in zip(*results, strict=True):
+        torch.testing.assert_close(merged, whole, atol=2e-5, rtol=1e-4)
+    assert n_tokens[1] < n_tokens[0]
+
+
 def test_sharing_is_left_where_it_cannot_pay_or_be_right():
     from rl.backends.trunk import Trunk
 
