@@ -148,7 +148,12 @@ def _check_determinism(env: SelfCorrectEnv, twin: SelfCorrectEnv) -> int:
         response = gold_of(env, env.task)
         n_golds += response is not None
         steps = [_step(one, response or "") for one in (env, twin)]
-        _require(steps[0] == steps[1], "the same action gave two different steps: verify() varies")
+        found = " and then ".join(f"{step[1]} {step[4]['score'].verdict} {step[4]['score'].reason}" for step in steps)
+        _require(
+            steps[0] == steps[1],
+            f"the same action gave two different steps, {found}, in {env.task.id}: verify() varies. Where it runs "
+            "programs, a busy machine may have broken one off: raise its time limit",
+        )
     return n_golds
 
 

@@ -128,6 +128,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
                     f"[yellow]{what}[/]", *(f"[yellow];[/] {one}" for one in error.args), sep="", soft_wrap=True
                 )
                 sys.exit(status)
+            except yaml.YAMLError as error:  # a file of somebody's own, below --config-dir
+                fail(_no_yaml(error))
             except (HydraException, OmegaConfBaseException) as error:
                 fail(explain(error, known_keys(config_name, sys.argv[1:])))
             except Exception as error:  # of a job of a sweep
@@ -190,6 +192,15 @@ def with_stored(arguments: list[str], program: str) -> list[str]:
         return arguments
     kept = [one for one in stored if "=" in one and one.partition("=")[0].lstrip("+~") not in given]
     return [*kept, *arguments]
+
+
+def _no_yaml(error: yaml.YAMLError) -> str:
+    """Where a config file cannot be read, and why, in a sentence."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"a config file cannot be read: {' '.join(str(error).split())}"
+    why = getattr(error, "problem", None) or error
+    return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: no valid YAML ({why})"
 
 
 def _end(error: Exception) -> None:

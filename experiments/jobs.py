@@ -189,7 +189,10 @@ class Job:
     @classmethod
     def make(cls, kind: str, name: str, seed: int, config: Any, folder: Path, options: Mapping[str, Any] = {}) -> "Job":
         """A job of an arm of that kind; raises ``ValueError`` for options that the kind does not have."""
-        ARMS.options(kind, options)
+        try:
+            ARMS.options(kind, options)
+        except ValueError as error:
+            raise ValueError(str(error).replace("arms.<name>.kind_options", f"arms.{name}")) from None
         return cls(kind, ARMS[kind](name, config, **options), seed, folder, options)
 
     @property

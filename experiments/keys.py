@@ -232,6 +232,13 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         lambda said: f"{said[1]} cannot be taken away; give it a value",
     ),
     (
+        r"In '([^']+)': Could not (?:load|find) '([^'/]+)/([^']+)'",
+        lambda said: (
+            f"{said[1]}.yaml: its defaults name {said[2]}/{said[3]}, and there is no such file; "
+            f"`python -m experiments.list {said[2]}` says what there is"
+        ),
+    ),
+    (
         r"You must specify '([^']+)', e.g.*\s+Available options:\s+((?s:.*))",
         lambda said: (
             f"{said[1]} is missing: give it as {said[1]}=<one of these>. Known: "

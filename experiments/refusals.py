@@ -148,7 +148,7 @@ def refuse_wrong_arms(cfg: DictConfig) -> None:
 
 def of_arm(name: str, said: str) -> str:
     """What was said of an algorithm or an offline method, with the keys that it has as an arm of a comparison."""
-    said = re.sub(r"(?<![\w.])(?:algorithm|offline)\.(?=\w)", f"arms.{name}.", said)
+    said = re.sub(r"^(?=optim\.)|(?<![\w.])(?:algorithm|offline)\.(?=\w)", f"arms.{name}.", said)
     return said if said.startswith(f"arms.{name}.") else f"arms.{name}: {said}"
 
 
@@ -173,6 +173,13 @@ def refuse_unknown_arms(cfg: Any) -> None:
     for name in cfg.include:
         if name not in cfg.arms:
             raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
+    names: dict[str, str] = {}
+    for name in cfg.include:  # of their lines in tables and figures
+        shown = getattr(cfg.arms[name], "name", None) or name
+        if (other := names.setdefault(shown, name)) != name:
+            raise UserError(
+                f"arms.{name}.name={shown}: arms.{other} is called so, too; give each arm a name of its own"
+            )
     ours = [name for name, entry in cfg.arms.items() if is_dataclass(OmegaConf.get_type(entry) or entry)]
     for name, entry in cfg.arms.items():
         if name not in ours and (not hasattr(entry, "get") or entry.get("kind") not in ARMS):

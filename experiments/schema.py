@@ -57,6 +57,8 @@ class ArmsConfig(RunConfig):
         EXECUTORS.options(self.executor, self.executor_options)
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError(f"seeds={self.seeds}: give at least one, each once")
+        if len(set(self.include)) != len(self.include):  # two runs would write into one folder
+            raise ValueError(f"include={self.include}: give each arm once")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
         for what in ("tokens", "updates"):

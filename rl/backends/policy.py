@@ -92,7 +92,8 @@ def load_tokenizer(config: ModelConfig) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
     except ValueError as error:  # many lines, without the model's name, on which libraries may be missing
         raise ModelNotFoundError(
-            f"{config.path} has no tokenizer that can be read ({str(error).splitlines()[0]})"
+            f"{config.path} has no tokenizer that can be read, such as tokenizer.json beside tokenizer_config.json "
+            f"({str(error).splitlines()[0].rstrip(': ')})"
         ) from error
     if template is not None:
         tokenizer.chat_template = template

@@ -75,6 +75,11 @@ class Moody(Good):
         return [Task(f"{split}-{next(_counter)}", f"{split} {next(_counter)}", "1")]
 
 
+class BrokenOffNowAndThen(Good):
+    def verify(self, task, response):
+        return Score(0.0, Verdict.TIMEOUT, reason="timeout") if next(_counter) % 2 else super().verify(task, response)
+
+
 class CannotTell(Good):
     def verify(self, task, response):
         return Score(0.0, Verdict.ERROR)
@@ -122,6 +127,7 @@ class Raises(Good):
         (PaysForNothing, "empty response"),
         (RefusesGold, "gold response"),
         (Moody, "random state"),
+        (BrokenOffNowAndThen, r"two different steps, \d\.0 \w+ ?\w* and then \d\.0 \w+ ?\w*, in train-\d"),
         (CannotTell, "is an error"),
         (RepeatsIds, "repeats a task id"),
     ],

@@ -21,7 +21,8 @@ from experiments.cli import (
     typed,
     with_stored,
 )
-from experiments.keys import explain, open_free_mappings
+from experiments.keys import explain, open_free_mappings, unknown
+from experiments.refusals import of_arm
 from tests import programs
 from tests.conftest import ROOT
 
@@ -197,6 +198,46 @@ def test_a_wrong_value_is_named(override, message):
     assert message in refusal("train", override)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "name: mine\noptions:\n  path: my.jsonl\n   verify: number\n",
+            "mine.yaml, line 4, column 10: no valid YAML (",
+        ),
+        ("name: mine\noptions: {path: my.jsonl\n", "mine.yaml, line 3, column 1: no valid YAML ("),
+        ("name: mine\nname: yours\n", "mine.yaml, line 2, column 1: no valid YAML (found duplicate key name)"),
+        ("name: mine\tb: [\x01]\n", "mine.yaml"),
+        ("defaults: [rowz]\n", "env/mine.yaml: its defaults name env/rowz, and there is no such file; `python -m exp"),
+    ],
+)
+def test_a_config_file_that_cannot_be_read_is_one_sentence(text, message, tmp_path):
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "mine.yaml").write_text(text)
+    said = programs.run("experiments.train", "--config-dir", str(tmp_path), "env=mine", f"runs_dir={tmp_path / 'runs'}")
+    assert said.returncode == 2
+    assert message in " ".join(said.stdout.split())
+    assert len(said.stdout.splitlines()) < 4
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_keys_that_there_are_stand_once():
+    said = unknown("env.opshuns", ["env.options", "env.name", "env.options", "env.name"])
+    assert said.splitlines()[1] == "env has: options, name"
+
+
+@pytest.mark.parametrize(
+    ("said", "whole"),
+    [
+        ("optim.lr=-1.0: must be positive", "arms.score.optim.lr=-1.0: must be positive"),
+        ("algorithm.epochs=0: must be positive", "arms.score.epochs=0: must be positive"),
+        ("env.attempts=1: SCoRe needs two", "arms.score: env.attempts=1: SCoRe needs two"),
+    ],
+)
+def test_what_is_said_of_an_arm_names_the_whole_key(said, whole):
+    assert of_arm("score", said) == whole
+
+
 LIGHT = """
 import runpy, sys
 sys.argv = sys.argv[1:]
@@ -227,6 +268,11 @@ finally:
         (["experiments.compare", "arms.dpo.rule=stars"], "arms.dpo.rule=stars: unknown; did you mean 'star'?"),
         (["experiments.compare", "arms.scroe.optim.lr=1"], "arms.scroe: there is no such arm; did you mean 'score'?"),
         (["experiments.tune", "arms.mine.kind=onlin"], "arms.mine: there is no such arm"),
+        (["experiments.compare", "include=[score,score]"], "include=['score', 'score']: give each arm once"),
+        (
+            ["experiments.compare", "include=[score,grpo]", "arms.grpo.name=SCoRe"],
+            "arms.grpo.name=SCoRe: arms.score is called so, too; give each arm a name of its own",
+        ),
         (["experiments.compare", "executor_options.gpus=0"], "executor_options.gpus=0: a list is needed here"),
         (["experiments.plan", "train", "plan.steps=0"], "error: plan.steps=0: must be positive"),
         (["experiments.plan", "train", "plan.processes=2"], "plan.processes: steps are taken by one process; set plan"),

@@ -45,6 +45,11 @@ def broken_template(folder):
     return [*SHORT, "model=path", f"model.path={TOY}", f"model.chat_template={folder / 'mine.jinja'}"]
 
 
+def no_tokenizer(folder):
+    shutil.copytree(TOY, folder / "base", ignore=shutil.ignore_patterns("tokenizer*"))
+    return [*SHORT, "model=path", f"model.path={folder / 'base'}"]
+
+
 def of_a_run(folder):
     """The folder of a run, in which the policy is a folder of its own."""
     shutil.copytree(TOY, folder / "run" / "policy")
@@ -87,6 +92,7 @@ REFUSED = {
     ),
     "a run in place of its policy": (of_a_run, "that is the folder of a run; its policy is model.path="),
     "no model path": (lambda folder: [*SHORT, "model=path", "model.path="], "model.path=: no model there."),
+    "a model without its tokenizer": (no_tokenizer, "has no tokenizer that can be read, such as tokenizer.json beside"),
     "an attention that is not here": (
         lambda folder: [*SHORT, "model.attention=flash_attention_2"],
         "Leave it away for transformers' choice",
