@@ -207,6 +207,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self._detach_values, self._fused_temperature = model, detach_values, fused_temperature
+        self.merge_rows = merge_rows
         causal = bare_model(model)  # adapters live inside its layers and stay active
         self._trunk, self._head = Trunk(trunk_of(causal), share_prompts, merge_rows), Head(causal)
         self.value_head = _value_head(model) if value_head else None
@@ -374,7 +375,8 @@ class References:
             raise ValueError("algorithm.stages: reference=previous needs full tuning; set model.lora.rank=0")
         self._frozen = {}
         for kind in sorted(needed) if not self._lora else ():
-            frozen = Actor(deepcopy(actor.model), share_prompts=not distributed.shards).eval().requires_grad_(False)
+            frozen = Actor(deepcopy(actor.model), share_prompts=not distributed.shards, merge_rows=actor.merge_rows)
+            frozen.eval().requires_grad_(False)
             self._frozen[kind] = distributed.prepare_model(frozen, decoder_layers(frozen))
 
     def enter_stage(self, actor: Any) -> None:

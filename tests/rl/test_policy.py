@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rl.backends.distributed import Distributed
-from rl.backends.policy import Actor, Critic, load_policy
+from rl.backends.policy import Actor, Critic, References, load_policy
 from rl.backends.tiny import tiny_llama
 from rl.backends.weights import decoder_layers, full_state, full_weights, load_pretrained
 from rl.checkpoint import save_policy
@@ -307,6 +307,22 @@ def test_rows_that_are_the_same_are_read_once_with_the_same_result(value_head, s
     for whole, merged in zip(*results, strict=True):
         torch.testing.assert_close(merged, whole, atol=2e-5, rtol=1e-4)
     assert n_tokens[1] < n_tokens[0]
+
+
+def test_a_reference_reads_rows_that_are_the_same_once_where_the_policy_does():
+    model, _ = load_policy(ModelConfig(path=PATH))
+    batch = rollout_batch().rows([0, 0, 1])
+    found, counts = [], []
+    for merge in (False, True):
+        actor = Actor(model, share_prompts=False, merge_rows=merge)
+        references = References(actor, {"base"}, Distributed(cpu=True))
+        counts.append(read := [])
+        references._frozen["base"].model.model.register_forward_pre_hook(
+            lambda _, __, kwargs, read=read: read.append(len(kwargs["input_ids"])), with_kwargs=True
+        )
+        found.append(references.stats("base", actor, batch, 1.0).logprobs)
+    torch.testing.assert_close(*found, atol=2e-5, rtol=1e-4)
+    assert [max(read) for read in counts] == [3, 2]
 
 
 def test_sharing_is_left_where_it_cannot_pay_or_be_right():
