@@ -232,7 +232,8 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         lambda said: f"{said[1]} cannot be taken away; give it a value",
     ),
     (
-        r"In '([^']+)': Could not (?:load|find) '([^'/]+)/([^']+)'",
+        # In a file of a group. What a program's own config cannot find is a value that was given, which is told below.
+        r"In '([^'/]+/[^']+)': Could not (?:load|find) '([^'/]+)/([^']+)'",
         lambda said: (
             f"{said[1]}.yaml: its defaults name {said[2]}/{said[3]}, and there is no such file; "
             f"`python -m experiments.list {said[2]}` says what there is"

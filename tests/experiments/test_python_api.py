@@ -20,6 +20,7 @@ SMOKE = {  # what is printed, and what is run in its place
     '"episodes": 1024, "tasks_per_step": 16': '"episodes": 64, "tasks_per_step": 8',
     'seeds=[0, 1], executor="here", training={"episodes": 12288}': (
         'seeds=[0], executor="here", training={"episodes": 192, "tasks_per_step": 8}, threads=1, cross=0, '
+        'arms={"star": {"iterations": 3}}, '
         'evaluation={"n_tasks": 10, "samples_per_task": 0, "fixed_first": 0, "controls": False, "max_attempts": 0}'
     ),
 }
