@@ -141,12 +141,6 @@ def test_what_cannot_be_done_to_a_config_is_said(override, message):
     assert message in refusal("train", override)
 
 
-def test_a_sections_keys_are_named_once():
-    listed = refusal("sft", "training.tasks_per_step=8").partition("training has: ")[2].split(", ")
-    assert "episodes" in listed
-    assert len(listed) == len(set(listed))
-
-
 def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch):
     (tmp_path / "a_plugin.py").write_text("import envs.prompts\nenvs.prompts.SEEN_BY_A_TEST = True\n")
     monkeypatch.syspath_prepend(tmp_path)
