@@ -12,6 +12,7 @@ import torch
 
 import envs
 from envs import Split, Task, TaskSet, TextEnv
+from rewards.wording import counted
 from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import ENGINES
@@ -151,7 +152,8 @@ class Workbench:
             )
         if n > len(tasks):
             raise ValueError(
-                f"{n} tasks of split {split.value!r} asked for, but {self.config.env.id} has {len(tasks)}; 0 takes all"
+                f"{counted(n, 'task')} of split {split.value!r} asked for, but {self.config.env.id} has "
+                f"{len(tasks)}; 0 takes all"
             )
         return tasks[:n] if n else tasks
 
@@ -186,8 +188,8 @@ class Workbench:
         # A verdict is of the whole answer; learning the tokens of a part of it would pay for something else.
         if cut := [one for one in episodes if any(turn.finish is Finish.LENGTH for turn in one.turns)]:
             raise ValueError(
-                f"{path}: {len(cut)} of {len(episodes)} conversations do not fit into the context of "
-                f"{self.context_length} tokens, the first one about task {cut[0].task_id}; leave them out"
+                f"{path}: {len(cut)} of {counted(len(episodes), 'conversation')} cannot fit into the context of "
+                f"{counted(self.context_length, 'token')}, the first one about task {cut[0].task_id}; leave such out"
             )
         return episodes
 
