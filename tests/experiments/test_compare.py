@@ -146,6 +146,26 @@ def test_the_sentences_say_what_the_intervals_say(folder):
 
 
 @pytest.mark.parametrize(
+    ("of_winner", "of_flat", "sentence", "said"),
+    [
+        ([0, 1], [0, 1], "With 2 seeds that is rough", "2 seeds"),
+        ([0, 1], [1, 2], "With 1 seed that is rough", "1 seed"),
+        ([0, 1], [2], "They have no seed in common, so that one run of each was compared", "no seed in common"),
+    ],
+)
+def test_the_seeds_that_arms_share_are_counted(tmp_path, of_winner, of_flat, sentence, said):
+    stored(tmp_path, "base", 0, rows_with("base", 0, 0, 0))
+    for arm, seeds, n_fixed in (("winner", of_winner, 40), ("flat", of_flat, 0)):
+        for seed in seeds:
+            stored(tmp_path, arm, seed, rows_with(arm, seed, n_fixed, 0))
+    text = "\n".join(verdicts(compared(tmp_path, {}, ORDER[:3])))
+    assert "winner's delta is larger than that of flat" in text
+    assert sentence in text
+    assert f"{len(of_flat)} of {'1 seed' if len(of_flat) == 1 else '2 seeds'} failed (delta of at most 1 point)" in text
+    assert said in Store(tmp_path).said_seeds
+
+
+@pytest.mark.parametrize(
     ("deltas", "sentences"),
     [
         (
