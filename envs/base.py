@@ -112,7 +112,9 @@ Observation = Sequence[Message] | str
 class TextEnv(Protocol):
     """What a rollout plays: gymnasium's interface over text. Any ``gymnasium.Env`` of text is one, wrapped or not.
 
-    Whatever ``reset`` or ``step`` raises ends the episode as ``StopReason.ENV_ERROR``, masked out and counted.
+    Whatever ``reset`` or ``step`` raises ends the episode as ``StopReason.ENV_ERROR``, masked out and counted. An
+    environment is used again for further episodes, unless it raised or has ``single_use = True``, as where it holds a
+    session of a server: then it is closed as soon as the episode is over.
 
     ``info`` may hold:
 

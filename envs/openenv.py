@@ -16,7 +16,7 @@ SAYS = ("text", "content", "message", "prompt", "question", "output", "feedback"
 
 
 class OpenEnv(gymnasium.Env[str, str]):
-    """A session of a server, one for each environment.
+    """An episode of a server, in a session of its own that :meth:`reset` opens.
 
     Args:
         url: Of the server.
@@ -32,6 +32,7 @@ class OpenEnv(gymnasium.Env[str, str]):
 
     observation_space = action_space = ResponseSpace()
     verifies_elsewhere = True
+    single_use = True
 
     def __init__(
         self,
@@ -51,13 +52,16 @@ class OpenEnv(gymnasium.Env[str, str]):
             ) from error
         self._url, self._action, self._observation = url, action, observation
         self._with_action, self._reset = dict(with_action or {}), dict(reset or {})
-        self._client = GenericEnvClient(base_url=url).sync()
+        self._open: Any = GenericEnvClient
+        self._client: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Starts an episode on the server."""
         super().reset(seed=seed)
         given = self._reset | ({} if seed is None else {"seed": seed})
         try:
+            if self._client is None:
+                self._client = self._open(base_url=self._url).sync()
             result = self._client.reset(**given)
         except OSError as error:
             raise ConnectionError(f"env.options.url={self._url}: the server does not answer: {error}") from error
@@ -71,8 +75,10 @@ class OpenEnv(gymnasium.Env[str, str]):
         return self._read(result.observation), float(result.reward or 0.0), bool(result.done), False, info
 
     def close(self) -> None:
-        """Ends the session."""
-        self._client.close()
+        """Ends the session, if there is one; the next reset opens another."""
+        if self._client is not None:
+            self._client.close()
+        self._client = None
 
     def _read(self, observation: Mapping[str, Any]) -> str:
         known = [name for name in ([self._observation] if self._observation else SAYS) if name in observation]

@@ -9,6 +9,7 @@ sampled.
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
@@ -301,7 +302,11 @@ class Rollout:
             limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)], play.limit or room)
             seed = derive_seed(play.plan.seed, "turn", len(play.turns))
             return Request(index, play.prompt_ids, limit, temperature, seed)
-        if play.stop is not StopReason.ENV_ERROR:  # one that raised may be in any state and is not used again
+        # One that raised may be in any state and is not used again, nor is one that is for a single episode.
+        if play.stop is StopReason.ENV_ERROR or getattr(getattr(play.env, "unwrapped", None), "single_use", False):
+            with suppress(Exception):
+                play.env.close()
+        else:
             self._free_envs.append(play.env)
         # What the environment's own limit of steps ended is truncated in gymnasium's sense, and trained on like any
         # other. What must not be trained on carries an error (:attr:`Episode.failed`).

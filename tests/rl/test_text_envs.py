@@ -34,12 +34,33 @@ class Echo(gymnasium.Env):
         return "again", sum(digit in action for digit in self.digits) - 0.5, self.n_steps == 2, False, {}
 
 
+class Session(Echo):
+    """Holds something of a server from its reset on; about half of them raise."""
+
+    single_use = True
+    held, most = 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        Session.held += 1
+        Session.most = max(Session.most, Session.held)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if self.digits[0] in "02468":
+            raise OSError("gone")
+        return super().step(action)
+
+    def close(self):
+        Session.held -= 1
+
+
 class Endless(Echo):
     def step(self, action):
         return "again", 0.25, False, False, {}
 
 
 gymnasium.register("TestEcho-v0", entry_point=Echo)
+gymnasium.register("TestSession-v0", entry_point=Session, max_episode_steps=1)
 gymnasium.register("TestEndless-v0", entry_point=Endless, max_episode_steps=3)
 
 
@@ -77,6 +98,13 @@ def test_a_foreign_environment_is_played(play):
     assert [turn.reward for turn in one.turns] == [digits.split().count("4") - 0.5] * 2
     assert [turn.score for turn in one.turns] == [None, None]
     assert (one.stop_reason, one.terminated, one.failed) == (StopReason.ENDED, True, False)
+
+
+def test_what_an_episode_holds_of_a_server_is_given_back_at_its_end(play):
+    for _ in range(2):
+        episodes, _ = play(lambda: gymnasium.make("TestSession-v0"), lambda request: "1", seeds(*range(8)))
+        assert 0 < sum(one.failed for one in episodes) < 8
+        assert (Session.held, Session.most) == (0, 8)
 
 
 def test_an_environments_own_limit_of_steps_is_no_failure(play):
