@@ -91,13 +91,13 @@ def compare(data: Path, n_tasks: int, n_pairs: int) -> dict[str, Any]:
 
 def on_tables() -> list[dict[str, Any]]:
     """Both graders on the rows of the tests' tables, whose verdicts were written by hand; long responses left out."""
-    from tests.rewards import math_rows, math_rows_kinds
+    from tests.rewards import math_rows, math_rows_kinds, math_rows_pairs
 
     groups = {
         name.lower(): rows
-        for module in (math_rows, math_rows_kinds)
+        for module in (math_rows, math_rows_kinds, math_rows_pairs)
         for name, rows in vars(module).items()
-        if name.isupper() and isinstance(rows, list) and name not in ("ROWS", "KINDS")
+        if name.isupper() and isinstance(rows, list) and name not in ("ROWS", "KINDS", "PAIRS")
     }
     table = []
     for name, rows in groups.items():

@@ -9,6 +9,7 @@ from envs.self_correct import SelfCorrectEnv
 from envs.splits import normalise_question
 from rewards import Score, Verdict
 from rewards.answers import STATED, candidates
+from rewards.wording import counted
 
 MAX_TASKS = 50
 """Tasks per split whose gold responses are verified."""
@@ -70,7 +71,7 @@ def contract(build: Callable[[], SelfCorrectEnv], tokenizer: Any = None) -> str:
     played = f"Played {min(MAX_TASKS, len(env.tasks))} of them with the gold, an empty and a wrong response"
     lines = [
         f"keeps the contract. Tasks: {', '.join(f'{n} {split}' for split, n in sizes.items())}. {played}, "
-        f"{env.attempts} attempts. An episode opens with: {opening[-1].content[:200]!r}",
+        f"{counted(env.attempts, 'attempt')}. An episode opens with: {opening[-1].content[:200]!r}",
         *([] if n_golds else ["No task has a gold response, so it was not checked that any can be solved."]),
         *(f"Note: {note}" for note in size_notes(sizes)),
     ]
@@ -83,13 +84,15 @@ def size_notes(sizes: dict[str, int]) -> list[str]:
     if not sizes["train"]:
         notes.append("there are no training tasks, so it can be evaluated on and not trained on")
     elif sizes["train"] < 32:
-        notes.append(f"{sizes['train']} training tasks are soon known by heart")
+        notes.append(f"{counted(sizes['train'], 'training task is', 'training tasks are')} soon known by heart")
     if not sizes["validation"]:
         notes.append("there are no validation tasks: runs need training.validate_every=0, and tuning cannot be done")
     for split in ("validation", "test"):
         if 0 < sizes[split] < 100:
             half = 98 / sizes[split] ** 0.5
-            notes.append(f"with {sizes[split]} {split} tasks a rate near 50 % is known within {half:.0f} points only")
+            notes.append(
+                f"with {counted(sizes[split], f'{split} task')} a rate near 50 % is known within {half:.0f} points only"
+            )
     if not sizes["test"]:
         notes.append("there are no test tasks: evaluate with evaluation.split=validation")
     return notes

@@ -47,7 +47,7 @@ class OpenEnv(gymnasium.Env[str, str]):
             from openenv.core import GenericEnvClient  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError(
-                f"env=openenv needs the package openenv: pip install 'openenv>=0.10' ({error})", name="openenv"
+                f"env=openenv needs the package openenv: pip install 'openenv>=0.10,<0.11' ({error})", name="openenv"
             ) from error
         self._url, self._action, self._observation = url, action, observation
         self._with_action, self._reset = dict(with_action or {}), dict(reset or {})

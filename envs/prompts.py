@@ -100,6 +100,14 @@ _PROMPTS = {
             "equation once more, as \\boxed{{equation}}."
         ),
     ),
+    # As short as it can be asked, for models that were shown the form.
+    "equation-run-v1": Prompts(
+        task="{question}",
+        retry="Once more: {question}",
+        right="Right. Once more.",
+        wrong="Wrong. Once more.",
+        execution="{observation}",
+    ),
     "code-v1": Prompts(
         task="{question}\n\nReply with the complete code in a single ```python block.",
         retry=(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from envs.base import Split, Task
+from rewards.wording import counted
 
 
 def normalise_question(question: str) -> str:
@@ -99,6 +100,6 @@ def draw_tasks(
             tasks.setdefault(normalise_question(content(task)), task)
     if len(tasks) < n:
         raise ValueError(
-            f"only {len(tasks)} different questions of split {str(split)!r} found, {n} wanted: ask for fewer"
+            f"only {counted(len(tasks), 'different question')} of split {str(split)!r} found, {n} wanted: ask for fewer"
         )
     return list(tasks.values())

@@ -20,6 +20,7 @@ from gymnasium.vector.utils import (
 )
 
 from envs.base import Message
+from rewards.wording import counted
 
 BYTES = 2**18
 """Of the shared memory, for what one environment says at a time."""
@@ -97,8 +98,8 @@ def _write(space: TextSpace, index: int, value: Any, shared_memory: Any) -> None
     data = json.dumps(plain).encode()  # in ASCII, so that no byte is 0
     if len(data) > BYTES:
         raise ValueError(
-            f"an observation of {len(data)} bytes does not fit the shared memory of {BYTES}: make the vector with "
-            "vector_kwargs={'shared_memory': False}"
+            f"an observation of {counted(len(data), 'byte')} does not fit the shared memory of {BYTES}: "
+            "make the vector with vector_kwargs={'shared_memory': False}"
         )
     shared_memory[index * BYTES : (index + 1) * BYTES] = data.ljust(BYTES, b"\0")
 

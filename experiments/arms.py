@@ -15,6 +15,7 @@ from experiments.jobs import Report
 from experiments.run_health import RunHealth, of_evaluation
 from experiments.stopping import Stopping
 from rewards.sandboxes import in_use
+from rewards.wording import counted
 from rl.analysis.rows import LONGER, TRANSFER, EvalRow, broken_off
 from rl.analysis.statistics import summarise
 from rl.backends.distributed import Distributed
@@ -261,8 +262,8 @@ def _recorded(
             seen[episode.task_id] += 1
     if not rows and own and bench.distributed.n_processes == 1:  # of several, one may well have none
         raise ValueError(
-            f"evaluation.conversations={config.conversations}: none is about one of the {len(own)} tasks that are "
-            "evaluated; evaluation.n_tasks=0 takes all tasks of the split"
+            f"evaluation.conversations={config.conversations}: none is about a task that is evaluated, "
+            f"of {counted(len(own), 'task')}; evaluation.n_tasks=0 takes all tasks of the split"
         )
     return rows
 

@@ -25,6 +25,7 @@ import psutil
 from experiments.arms import Validation, evaluate, evaluate_transfer
 from experiments.cli import UserError, import_plugin
 from experiments.planned import PlanConfig, spent
+from rewards.wording import counted
 from rl.backends.distributed import Distributed
 from rl.backends.flops import forget_peak, memory_gib, peak_memory_gib
 from rl.backends.memory import Load, Sizes, memory
@@ -216,8 +217,8 @@ class Calibration:
                 outcome = trainer.train_round(episodes)
             except NothingKeptError:
                 raise UserError(
-                    f"{cfg.offline.name}: none of {len(episodes)} episodes was kept, so a round cannot be measured; "
-                    "plan.tasks=<more> samples more of them"
+                    f"{cfg.offline.name}: none of {counted(len(episodes), 'episode')} was kept, so a round cannot be "
+                    "measured; plan.tasks=<more> samples more of them"
                 ) from None
             fitting = watch.lap()
             # Of a few steps the first is no measure: it builds what the others use.

@@ -20,6 +20,7 @@ from envs.checker import ContractError, contract, gold_of, said, size_notes, unk
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import CheckConfig
 from rewards import Verdict
+from rewards.wording import counted
 from rl.backends import hub
 
 if TYPE_CHECKING:
@@ -49,10 +50,14 @@ def run(cfg: CheckConfig) -> None:
     sizes = {split.value: len(tasks[split]) for split in Split}
     _title("Tasks")
     console.print(
-        f"{cfg.env.id}: {', '.join(f'{n} {split}' for split, n in sizes.items())}; {cfg.env.attempts} attempts"
+        f"{cfg.env.id}: {', '.join(f'{n} {split}' for split, n in sizes.items())}; "
+        f"{counted(cfg.env.attempts, 'attempt')}"
     )
     if "few_shot" in cfg.env.task_options and (shown := len(getattr(taskset, "examples", ()))):
-        console.print(f"{shown} more training rows are shown as examples (env.options.few_shot).")
+        console.print(
+            f"{counted(shown, 'more training row is', 'more training rows are')} shown as examples "
+            "(env.options.few_shot)."
+        )
     found.better += size_notes(sizes)
     # Of rows that are cut by shares more can be had for the asking.
     few = [name for name in ("validation", "test") if sizes[name] < 100 and name in cfg.env.task_options]
@@ -145,16 +150,16 @@ def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int,
                     failing.append(f"{task.id} ({score.verdict}{score.reason and ': ' + score.reason})")
             except Exception as error:  # the verifier is somebody's own
                 failing.append(f"{task.id} ({type(error).__name__}: {error})")
-    console.print(
-        f"{graded - len(failing)} of {graded} golds that were graded earn 1." if graded else "No golds to grade."
-    )
+    of = f"of {counted(graded, 'gold that was graded', 'golds that were graded')}"
+    earn = counted(graded - len(failing), f"{of} earns 1.", f"{of} earn 1.")
+    console.print(earn if graded else "No golds to grade.")
     if unknown:
-        console.print(f"{unknown} tasks have no gold response.")
+        console.print(f"{counted(unknown, 'task has', 'tasks have')} no gold response.")
     if failing:
         more = f" and {len(failing) - SHOWN} more" if len(failing) > SHOWN else ""
         found.wrong.append(
-            f"{len(failing)} golds do not earn 1, so their tasks cannot be solved: {', '.join(failing[:SHOWN])}{more}. "
-            "Mend or leave out these rows, or take another verifier"
+            f"{counted(len(failing), 'gold does', 'golds do')} not earn 1, so that no response to these tasks can be "
+            f"right: {', '.join(failing[:SHOWN])}{more}. Mend or leave out such rows, or take another verifier"
         )
 
 
@@ -189,31 +194,33 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
     over = {name: [i for i, n in lengths.items() if n > most] for name, (lengths, most, _) in rows.items()}
     for name, (lengths, most, whose) in rows.items():
         if lengths:
-            counted = (f"{median(lengths.values()):.0f}", str(max(lengths.values())), f"{most} ({whose})")
-            table.add_row(name, *counted, f"{len(over[name])} of {len(lengths)}")
+            cells = (f"{median(lengths.values()):.0f}", str(max(lengths.values())), f"{most} ({whose})")
+            table.add_row(name, *cells, f"{len(over[name])} of {len(lengths)}")
     console.print(table)
     # What would go wrong, the worst first.
     if too_long := over["question"]:
         found.wrong.append(
-            f"{len(too_long)} questions leave no room in the model's context of {limit} tokens, the longest has "
-            f"{max(prompts.values())}: {', '.join(too_long[:SHOWN])}. Leave them out, or take a longer context"
+            f"{counted(len(too_long), 'question leaves', 'questions leave')} no room in the model's context of "
+            f"{counted(limit, 'token')}, the longest has {max(prompts.values())}: {', '.join(too_long[:SHOWN])}. "
+            "Leave such out, or take a longer context"
         )
     elif tight := over["question and all attempts"]:
         room = (limit - max(prompts.values())) // config.attempts
         found.better.append(
-            f"{len(tight)} episodes may outgrow the context of {limit} tokens and are broken off then; "
-            f"env.max_new_tokens=[{max(room, 1)}] leaves room for {config.attempts} attempts at the longest question"
+            f"{counted(len(tight), 'episode')} may outgrow the context of {counted(limit, 'token')} and be broken off "
+            f"then; env.max_new_tokens=[{max(room, 1)}] leaves room for {counted(config.attempts, 'attempt')} at the "
+            "longest question"
         )
     if cut := over["gold response"]:
         found.wrong.append(
-            f"{len(cut)} golds are longer than env.max_new_tokens={longest}, so they would be cut off: "
-            f"{', '.join(cut[:SHOWN])}. Set env.max_new_tokens=[{-(-max(golds.values()) // 8) * 8}]"
+            f"{counted(len(cut), 'gold is', 'golds are')} longer than env.max_new_tokens={longest} and would be cut "
+            f"off: {', '.join(cut[:SHOWN])}. Set env.max_new_tokens=[{-(-max(golds.values()) // 8) * 8}]"
         )
     texts += said(env) if isinstance(env, SelfCorrectEnv) else []
     if unknown := unknown_words(bench.tokenizer, texts):
         found.wrong.append(
-            f"the model has no token for {len(unknown)} words, {', '.join(map(repr, unknown[:SHOWN]))}, and would be "
-            "shown the same token for all of them: take another model, as model=path model.path=..."
+            f"the model has no token for {counted(len(unknown), 'word')}, {', '.join(map(repr, unknown[:SHOWN]))}, and "
+            "would be shown one token for all that it does not know: take another model, as model=path model.path=..."
         )
 
 
@@ -224,7 +231,7 @@ def sample(bench: "Workbench", tasks: Sequence[Task], split: Split, n: int) -> "
 
     chosen = [tasks[i * len(tasks) // n] for i in range(n)] if len(tasks) >= n else list(tasks)
     plans = [EpisodePlan(task, i, derive_seed(bench.config.seed, "check", i)) for i, task in enumerate(chosen)]
-    with console.status(f"sampling {len(plans)} episodes"):
+    with console.status(f"sampling {counted(len(plans), 'episode')}"):
         return bench.rollout(split).run(plans, 1.0)
 
 
@@ -241,7 +248,8 @@ def show_episodes(bench: "Workbench", episodes: "Sequence[Episode]") -> None:
             verdict = turn.score.verdict if turn.score is not None else "no verdict"
             cut = ", cut off" if turn.finish == "length" else ""
             console.print(
-                f"\n[green]  {turn.role}: reward {turn.reward:g}, {verdict}, {len(turn.action_ids)} tokens{cut}[/]"
+                f"\n[green]  {turn.role}: reward {turn.reward:g}, {verdict}, "
+                f"{counted(len(turn.action_ids), 'token')}{cut}[/]"
             )
             before = turn.prompt_ids + turn.action_ids
         if episode.error is not None:
@@ -252,13 +260,13 @@ def _tokens(bench: "Workbench", ids: Sequence[int], style: str) -> Text:
     half = MAX_SHOWN_TOKENS // 2
     pieces = [bench.tokenizer.decode([one]) for one in ids]
     if len(pieces) > MAX_SHOWN_TOKENS:
-        pieces = [*pieces[:half], f" ... {len(pieces) - 2 * half} tokens ... ", *pieces[-half:]]
+        pieces = [*pieces[:half], f" ... {counted(len(pieces) - 2 * half, 'token')} ... ", *pieces[-half:]]
     return Text("|".join(pieces) + "|" if pieces else "", style)
 
 
 def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Findings) -> None:
     """Verdicts of the sampled attempts, and what they say about limits, form and signal."""
-    _title(f"What {len(episodes)} sampled episodes get")
+    _title(f"What {counted(len(episodes), 'sampled episode gets', 'sampled episodes get')}")
     # A row an attempt.
     failed = [episode for episode in episodes if episode.failed]
     attempts = max((len(episode.turns) for episode in episodes), default=0)
@@ -278,31 +286,33 @@ def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Find
     console.print(table)
     if failed:
         found.wrong.append(
-            f"{len(failed)} of {len(episodes)} episodes failed. First: {failed[0].task_id}: {failed[0].error}"
+            f"{len(failed)} of {counted(len(episodes), 'episode')} failed. First: {failed[0].task_id}: "
+            f"{failed[0].error}"
         )
     # First attempts alone say whether limit, form and difficulty fit the model.
     turns = [turn for episode in episodes for turn in episode.turns[:1]]
     if not turns:
         return
-    n, limit = len(turns), bench.config.env.max_new_tokens[0]
+    n, of, limit = len(turns), f"of {counted(len(turns), 'first attempt')}", bench.config.env.max_new_tokens[0]
     scored = [turn.score for turn in turns if turn.score is not None]
     cut = sum(turn.finish == "length" for turn in turns)
     silent = sum(score.verdict == Verdict.NO_ANSWER for score in scored)
     right = sum(score.verdict == Verdict.CORRECT for score in scored)
     if cut > 0.2 * n:
         found.better.append(
-            f"{cut} of {n} first attempts are cut off at {limit} tokens: try env.max_new_tokens=[{2 * limit}]"
+            f"{counted(cut, f'{of} is', f'{of} are')} cut off at {counted(limit, 'token')}: "
+            f"try env.max_new_tokens=[{2 * limit}]"
         )
     if silent > 0.5 * n:
         found.better.append(
-            f"{silent} of {n} first attempts give no answer in the form that is read: show the form with examples "
-            "(env=rows: env.options.few_shot=3), read others too (answer_form: [boxed,answer_line,last_number]), or "
-            "python -m experiments.warm_start"
+            f"{counted(silent, f'{of} gives', f'{of} give')} no answer in the form that is read: show the form with "
+            "examples (env=rows: env.options.few_shot=3), read others too (answer_form: "
+            "[boxed,answer_line,last_number]), or python -m experiments.warm_start"
         )
     if scored and right in (0, n):
         what = "none" if not right else "every one"
         found.better.append(
-            f"{what} of {n} first attempts is right: a group whose rewards are all the same teaches nothing. Take "
+            f"{what} {of} is right: a group whose rewards are all the same teaches nothing. Take "
             f"{'easier tasks or a better model' if not right else 'harder tasks'}"
         )
 

@@ -25,6 +25,7 @@ from experiments.progress import Display, print_table, skipped_stages, uneven_bu
 from experiments.refusals import of_arm, refuse_unknown_arms
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
+from rewards.wording import counted
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.tracking import describe_run
 
@@ -265,11 +266,12 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
         # What is about to happen, and what a reader of the tables would have to know.
         todo = [job for job in jobs if not job.is_done]
         budget = cfg.training.tokens or max(job.arm.budget(cfg.match) for job in jobs)
-        unit = {"samples": "sampled episodes", "tokens": "sampled tokens", "updates": "optimiser steps"}[cfg.match]
+        of = f"of {counted(len(jobs), 'job')}"
+        unit = {"samples": "sampled episode", "tokens": "sampled token", "updates": "optimiser step"}[cfg.match]
         console.print(
-            f"{len(cfg.include)} arms x {len(cfg.seeds)} seeds, {budget} {unit} each, executor {cfg.executor}, "
-            + f"in {folder}"
-            + (f"; {len(done)} of {len(jobs)} jobs are finished already" if done else ""),
+            f"{counted(len(cfg.include), 'arm')} x {counted(len(cfg.seeds), 'seed')}, {counted(budget, unit)} each, "
+            + f"executor {cfg.executor}, in {folder}"
+            + (f"; {counted(len(done), f'{of} is', f'{of} are')} finished already" if done else ""),
             highlight=False,
             soft_wrap=True,
         )
@@ -281,14 +283,15 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
     say_crashed(crashed)
     if any(job.is_done for job in jobs):
         console.print(
-            f"{time.perf_counter() - began:.0f} s for {len(todo)} jobs; now the tables and figures", highlight=False
+            f"{time.perf_counter() - began:.0f} s for {counted(len(todo), 'job')}; now the tables and figures",
+            highlight=False,
         )
         write_report(folder, console)
     if rows := lines([job.folder for job in jobs]):
         print_table(PLANNED, rows, console, "Planned, and what it came to")
     if crashed:
         raise UserError(
-            f"{len(crashed)} jobs crashed: {', '.join(crashed)}; see error.txt and job.log in their folders in "
+            f"{counted(len(crashed), 'job')} crashed: {', '.join(crashed)}; see error.txt and job.log of each in "
             f"{folder}. resume={folder} tries them again"
         )
 

@@ -56,16 +56,13 @@ def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects
     return [wrong, wrong if share < corrects + repeats else slipped(task, rng)]
 
 
-@DEMONSTRATIONS.register("mend", options=Shares, needs=("other_attempt", "worked_out"))
+@DEMONSTRATIONS.register("mend", options=Shares, needs=("reckoned", "slipped", "worked_out"))
 def mend(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
-    """An equation, perhaps with another number; a correction is worked out from the number and its two sides."""
-    gold = taskset.gold_response(task)
+    """An equation, perhaps solved with a slip; a correction is worked out from the number and its two sides."""
+    gold = taskset.reckoned(task, task.gold)
     if rng.random() < right:
         return [gold, gold]
-    wrong, share = taskset.other_attempt(task, gold, rng), rng.random()
+    wrong, share = taskset.reckoned(task, taskset.slipped(task, rng)), rng.random()
     if share < corrects:
         return [wrong, taskset.worked_out(task, wrong)]
-    if share < corrects + repeats:
-        return [wrong, wrong]
-    others = (taskset.other_attempt(task, wrong, rng) for _ in range(100))
-    return [wrong, next((other for other in others if other != gold), wrong)]
+    return [wrong, wrong if share < corrects + repeats else taskset.reckoned(task, taskset.slipped(task, rng))]

@@ -24,6 +24,7 @@ from experiments.executors import visible_gpus
 from rewards.sandbox import SandboxError
 from rewards.sandbox.doctor import probe_all
 from rewards.sandbox.supervisor import Sandbox
+from rewards.wording import counted
 
 PROJECT = "errata-rl"
 PYTHONS = ((3, 11), (3, 13))
@@ -149,7 +150,7 @@ def memory() -> Found:
     """Memory and cores."""
     free = psutil.virtual_memory().available / 2**30
     remedy = "" if free >= MEMORY_GIB else "end other programs; executor_options.workers=1 for comparisons"
-    return Found(free >= MEMORY_GIB, f"{free:.1f} GiB free, {os.cpu_count()} cores", remedy)
+    return Found(free >= MEMORY_GIB, f"{free:.1f} GiB free, {counted(os.cpu_count() or 1, 'core')}", remedy)
 
 
 def smollm2() -> Found:

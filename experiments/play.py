@@ -8,6 +8,7 @@ import envs
 from envs import Message, SelfCorrectEnv, Split
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import PlayConfig
+from rewards.wording import counted
 from rl.backends import hub
 
 
@@ -31,7 +32,7 @@ def main(cfg: PlayConfig) -> None:
     from rl.workbench import make_env
 
     env: Any = make_env(cfg.env, taskset, Split(cfg.split))
-    console.print(f"[dim]{cfg.env.id}, {cfg.env.attempts} attempts; write an answer, Ctrl-D ends[/]")
+    console.print(f"[dim]{cfg.env.id}, {counted(cfg.env.attempts, 'attempt')}; write an answer, Ctrl-D ends[/]")
     console.print("[dim](what opens with ``` goes on to the closing ```)[/]")
     played, earned = 0, 0.0
     try:
@@ -51,7 +52,7 @@ def main(cfg: PlayConfig) -> None:
                 console.print(f"[dim]gold: {escape(env.taskset.gold_response(env.task))}[/]\n")
             played += 1
     except EOFError:
-        console.print(f"\n{played} episodes, reward {earned:g}")
+        console.print(f"\n{counted(played, 'episode')}, reward {earned:g}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from experiments.cli import UserError, console, resolved_yaml
 from experiments.jobs import OfflineArm, OnlineArm
 from experiments.planned import compared
 from experiments.run_health import lasting
+from rewards.wording import counted
 from rl.analysis.printing import duration, fixed
 from rl.analysis.rates import Where, reported
 from rl.budget import planned_steps, smallest_budget, steps_of_stages
@@ -234,14 +235,14 @@ def uneven_budget(cfg: Any) -> str:
         return ""
     online = hasattr(cfg, "algorithm")
     arm = OnlineArm("", cfg) if online else OfflineArm("", cfg)
-    match, name, unit = ("updates", "updates", "optimiser steps") if budget.updates else ("samples", "episodes", "")
+    match, name = ("updates", "updates") if budget.updates else ("samples", "episodes")
     asked, spent = getattr(budget, name), arm.budget(match)
     if asked == spent:
         return ""
     if online and not budget.updates and asked % (budget.tasks_per_step * cfg.algorithm.group_size) == 0:
         return (
             f"training.episodes={asked} leaves {asked - spent:,} over, fewer than the next batch with its stage's "
-            f"group_size samples, so this run samples {spent:,} episodes"
+            f"group_size samples, so this run samples {counted(spent, 'episode')}"
         )
     if budget.updates:
         of = "algorithm.epochs * algorithm.minibatches" if online else "offline.iterations"
@@ -249,9 +250,9 @@ def uneven_budget(cfg: Any) -> str:
         of = "training.tasks_per_step * algorithm.group_size"
     else:
         of = "offline.iterations * offline.group_size"
+    takes = f"takes {counted(spent, 'optimiser step')}" if budget.updates else f"samples {counted(spent, 'episode')}"
     return (
-        f"training.{name}={asked} is no multiple of {of}, so this run {'takes' if unit else 'samples'} {spent:,} "
-        f"{unit or 'episodes'}; give a multiple, or make a step smaller"
+        f"training.{name}={asked} is no multiple of {of}, so this run {takes}; give a multiple, or make a step smaller"
     )
 
 
@@ -278,7 +279,8 @@ def live_note(metrics: dict[str, float]) -> str:
         return ""
     if "eval/validation/n" in metrics:
         rates = reported(metrics, "eval/validation/", Where.HEADLINE).values()
-        when = f"validation after {metrics['rollout/episodes']:.0f} episodes (n {metrics['eval/validation/n']:.0f})"
+        played = counted(int(metrics["rollout/episodes"]), "episode")
+        when = f"validation after {played} (n {metrics['eval/validation/n']:.0f})"
         return "  ".join([when, *(rate.line(value) for rate, value in rates)])
     known = {
         name: value for name, value in metrics.items() if value is not None and value == value
@@ -307,6 +309,7 @@ def throughput(totals: dict[str, Any]) -> str:
         return ""
     shares = ", ".join(f"{name} {value / wall:.0%}" for name, value in seconds.items())
     return (
-        f"training: {totals['episodes']} episodes, {totals['sampled_tokens']} sampled tokens in {wall:.0f} s = "
-        f"{speed(totals['episodes'] / wall)} episodes/s, {speed(totals['sampled_tokens'] / wall)} tokens/s ({shares})"
+        f"training: {counted(totals['episodes'], 'episode')}, {counted(totals['sampled_tokens'], 'sampled token')} in "
+        f"{wall:.0f} s = {speed(totals['episodes'] / wall)} episodes/s, {speed(totals['sampled_tokens'] / wall)} "
+        f"tokens/s ({shares})"
     )

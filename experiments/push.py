@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import PushConfig
+from rewards.wording import counted
 
 _CARD = """---
 {metadata}
@@ -20,13 +21,13 @@ A policy from Errata: does a language model get better by training on what it ge
 |---|---|
 | base | `{base}` |
 | arm | {arm}, seed {seed} |
-| environment | `{env_id}`, {attempts} attempts |
+| environment | `{env_id}`, {attempts} |
 | sampled episodes, optimiser steps | {episodes}, {updates} |
 | versions | {versions} |
 
 ## What it does
 
-On {n} {split} tasks of `{env_id}`, in percent; `t<k>` is attempt k:
+On {tasks} of `{env_id}`, in percent; `t<k>` is attempt k:
 
 {rates}
 
@@ -93,13 +94,12 @@ def model_card(folder: Path) -> str:
         seed=result["seed"],
         env=config.env.name,
         env_id=config.env.id,
-        attempts=config.env.attempts,
+        attempts=counted(config.env.attempts, "attempt"),
         base=base,
         episodes=result["totals"].get("episodes", 0),
         updates=result["totals"].get("updates", 0),
         versions=", ".join(f"{name} {version}" for name, version in run["packages"].items()),
-        n=int(next((values["n"] for values in modes.values()), 0)),
-        split=config.evaluation.split,
+        tasks=counted(int(next((values["n"] for values in modes.values()), 0)), f"{config.evaluation.split} task"),
         rates="\n".join(rows),
         command=shlex.join(run["command"]),
         commit=run["commit"],

@@ -19,6 +19,7 @@ from experiments.evidence.store import Store
 from experiments.evidence.verdicts import lead, verdicts
 from experiments.progress import print_table, speed
 from experiments.schema import ReportConfig
+from rewards.wording import counted
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, declared
 from rl.tracking import write_json
@@ -76,7 +77,8 @@ def write_exhibits(exhibits: list[Exhibit], folder: Path) -> list[Path]:
 
 def _print(comparison: Comparison, out: Console, is_first: bool) -> None:
     """The table of one mode; what the intervals say of every arm below the first."""
-    title = f"{comparison.env}: {comparison.n_tasks} test tasks, {comparison.mode}; mean over seeds, 95 % interval"
+    tasks = counted(comparison.n_tasks, "test task")
+    title = f"{comparison.env}: {tasks}, {comparison.mode}; mean over seeds, 95 % interval"
     rates, rows = declared(comparison.attempts, Where.HEADLINE), []
     of_run = ("failed", "episodes", "steps", "tokens learned", "s/run")
     for line in comparison.arms:

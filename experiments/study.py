@@ -11,7 +11,7 @@ code on random weights of the same architecture; ``dry_run=false settings.model=
 import json
 import sys
 import time
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from experiments.report import write_exhibits
 from experiments.schema import StudyConfig, StudySeedConfig
 from experiments.studies import FULL, load, refuse_wrong_settings, settings_of
 from rewards import nearest
+from rewards.wording import counted
 from rl.analysis.claims import Figure, Finding, judge
 from rl.tracking import describe_run, write_json
 
@@ -108,8 +109,9 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
 
             write_dry_model(settings_of(load(cfg.study.name, cfg.size), chosen(cfg)).model, folder / DRY_MODEL)
         n_arms = len(load(cfg.study.name, cfg.size).ARMS)
-        said = f"{cfg.study.name}, size {cfg.size}: {n_arms} arms x {seeds_of(jobs)}, in {folder}"
-        console.print(said + (f"; finished already: {seeds_of(done)}" if done else ""), highlight=False)
+        planned = f"{counted(n_arms, 'arm')} x {counted(len(jobs), 'seed')}"
+        said = f"{cfg.study.name}, size {cfg.size}: {planned}, in {folder}"
+        console.print(said + (f"; finished already: {counted(len(done), 'seed')}" if done else ""), highlight=False)
         with Display(console, one_run=False) as display:
             crashed = run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
     # Whatever is finished is reported, also where some seeds crashed.
@@ -117,7 +119,7 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
     if finished := [job for job in jobs if job.is_done]:
         report(cfg, finished, folder, began)
     if crashed:
-        raise UserError(f"crashed: {seeds_of(crashed)}; see error.txt and job.log in {folder}/seeds. "
+        raise UserError(f"crashed: {counted(len(crashed), 'seed')}; see error.txt and job.log in {folder}/seeds. "
                         f"resume={folder} tries them again")  # fmt: skip
 
 
@@ -153,11 +155,6 @@ def report(cfg: StudyConfig, finished: Sequence[Job], folder: Path, began: float
     page.write(root / "index.html")
     console.print(f"{time.time() - began:.0f} s; page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
     console.print(f"all studies: {root / 'index.html'}", highlight=False, soft_wrap=True)
-
-
-def seeds_of(counted: Sized) -> str:
-    """So many seeds, in words."""
-    return f"{len(counted)} seed{'' if len(counted) == 1 else 's'}"
 
 
 def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Finding]:

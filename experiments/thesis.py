@@ -22,6 +22,7 @@ from experiments.evidence.studies import gate_table, no_samples
 from experiments.report import write_exhibits
 from experiments.schema import ThesisConfig
 from experiments.studies import STUDIES, load
+from rewards.wording import counted
 from rl.analysis.claims import Row, grown
 from rl.analysis.gate import with_outcome
 from rl.analysis.printing import fixed
@@ -236,11 +237,11 @@ def gain_figures(every: Sequence[Point], within: Within, of_own: Within, all_at_
     axes = ("accuracy of the signal before training (share)", "gain (share)")
     said = [shown((one.mean, one.low, one.high)) for one in (within, of_own)]
     caption = (
-        f"{len(every)} arms and seeds of {len(of_study)} studies. An oracle's signal is right by definition; a line is "
-        f"the least-squares line of a study's other arms. Their rank correlation within a study is {said[0]} on "
-        f"average over {len(within.by_study)} studies, that of self-reward arms alone {said[1]} over "
-        f"{len(of_own.by_study)}. Gains of different studies are on different scales, so that all points in one heap "
-        f"are not to be read as one cloud. {SIGNAL}"
+        f"{counted(len(every), 'arm and seed', 'arms and seeds')} of {counted(len(of_study), 'study', 'studies')}. An "
+        "oracle's signal is right by definition; a line is the least-squares line of a study's other arms. Their rank "
+        f"correlation within a study is {said[0]} on average over {counted(len(within.by_study), 'study', 'studies')}, "
+        f"that of self-reward arms alone {said[1]} over {len(of_own.by_study)}. Gains of different studies are on "
+        f"different scales, so that all points in one heap are not to be read as one cloud. {SIGNAL}"
     )
     title = "Gain against the accuracy of the signal"
     return [
@@ -270,7 +271,7 @@ def gate_figure(rows: Sequence[Row]) -> list[Figure]:
             gaps, gains = ([row[column] for row in mine] for column in ("gate_gap", "gate_gain"))
             series.append(Series(name, gaps, gains, mark=Mark.POINTS))
     hits = float(np.mean([row["gate_hit"] for row in rows]))
-    caption = f"{len(rows)} trainings; the prediction was right in {fixed(100 * hits, 0)} % of them."
+    caption = f"{counted(len(rows), 'training')}; the prediction was right in {fixed(100 * hits, 0)} % of them."
     axes = ("what the signal would add to accuracy, before training (share)", "gain (share)")
     return [Figure(caption, [Panel("", *axes, series, zero=True)], title="The gate's predictions")]
 

@@ -39,6 +39,7 @@ from experiments.refusals import refuse_unknown_arms
 from experiments.schema import TuneConfig, TuningRecord
 from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
 from rewards import nearest
+from rewards.wording import counted
 from rl.analysis.printing import percent
 from rl.tracking import describe_run, write_json, write_text
 
@@ -316,7 +317,9 @@ def main(cfg: TuneConfig) -> None:
     from experiments.folders import open_run
 
     with open_run(cfg, "tune") as folder:
-        console.print(f"{len(cfg.include)} arms x {cfg.trials} trials, in {folder}", highlight=False)
+        console.print(
+            f"{counted(len(cfg.include), 'arm')} x {counted(cfg.trials, 'trial')}, in {folder}", highlight=False
+        )
         found = tune(cfg, folder)
         write_winners(cfg, found, folder)
         console.print((folder / "trials.md").read_text(), highlight=False, markup=False)

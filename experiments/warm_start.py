@@ -13,6 +13,7 @@ from typing import Any
 from experiments.cli import console, entry_point, resolved_yaml
 from experiments.planned import spent
 from experiments.schema import WarmStartConfig
+from rewards.wording import counted
 
 
 @entry_point("warm_start")
@@ -116,7 +117,9 @@ def demonstrated(
         labels += [IGNORED] * (len(ids) - len(labels)) + [IGNORED if slip and not learn_slips else t for t in action]
         over = terminated or truncated
         if over != (number == len(attempts) - 1):
-            raise ValueError(f"demonstration: {len(attempts)} attempts for an episode that ends after {number + 1}")
+            raise ValueError(
+                f"demonstration: {counted(len(attempts), 'attempt')} for an episode that ends after {number + 1}"
+            )
         ids = ids + action if over else renderer.extend(ids, action, new)
         said += [{"role": "assistant", "content": text}]
         said += [{"role": message.role, "content": message.content} for message in new]

@@ -22,6 +22,7 @@ from experiments.cli import UserError, console, entry_point
 from experiments.keys import told_apart
 from experiments.run_health import findings
 from experiments.schema import WatchConfig
+from rewards.wording import counted
 from rl.analysis.rates import Where, named, reported
 from rl.tracking import files_below
 
@@ -125,7 +126,7 @@ def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
         for episode in newest
     )
     shares = "  ".join(f"{name} {sides[name]}" for name in ("i->c", "c->i", "c->c", "i->i"))
-    return Text(f"transitions of {len(newest)} kept episodes of step {episodes[-1]['step']}: {shares}")
+    return Text(f"transitions of {counted(len(newest), 'kept episode')} of step {episodes[-1]['step']}: {shares}")
 
 
 def _verdict(turn: dict[str, Any]) -> str:

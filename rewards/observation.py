@@ -12,6 +12,7 @@ from rewards.asserts import Case
 from rewards.sandbox import Ending, Outcome
 from rewards.sandbox.candidate import MAX_FRAMES
 from rewards.sandbox.codec import show
+from rewards.wording import counted
 
 HEAD = TAIL = 1500
 _SHOWN_VALUE = 500
@@ -48,7 +49,8 @@ def shorten(text: str, head: int, tail: int) -> str:
     """The first ``head`` and the last ``tail`` characters, with a note of what was cut between."""
     if len(text) <= head + tail:
         return text
-    return f"{text[:head]}\n...[cut {len(text) - head - tail} characters]...\n{text[len(text) - tail :]}"
+    cut = counted(len(text) - head - tail, "character")
+    return f"{text[:head]}\n...[cut {cut}]...\n{text[len(text) - tail :]}"
 
 
 def of_calls(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rewards import Lookup
+from rewards.wording import counted
 from rl.batching import first_of_turns, to_tokens
 from rl.config import StageConfig
 from rl.config.checks import check_numbers
@@ -82,7 +83,9 @@ def shaped_rewards(rewards_BK: Tensor, n_turns_B: Tensor, stage: StageConfig) ->
     """
     n_columns, weights = rewards_BK.shape[1], rewards_BK.new_tensor(stage.reward_weights)
     if n_columns > len(weights):
-        raise ValueError(f"{n_columns} attempts but only {len(weights)} reward weights: give one per attempt")
+        raise ValueError(
+            f"{counted(n_columns, 'attempt')} but only {counted(len(weights), 'reward weight')}: give one per attempt"
+        )
     # The bonus compares raw rewards, not weighted ones: a first attempt of weight 0 (SCoRe's stage I) still counts as
     # what the second one improved on. It is paid to the later turn; only turn_gamma > 0 hands it back to a bad draft.
     shaped = rewards_BK * weights[:n_columns]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewards.wording import counted
 from rl.types import Episode, Finish, RolloutBatch, RunStoppedError, TrainBatch
 
 
@@ -73,8 +74,8 @@ def to_rollout_batch(
     for episode in episodes:
         if episode.failed or not episode.turns:
             raise ValueError(
-                f"task {episode.task_id}: {len(episode.turns)} turns, failed={episode.failed}; only finished episodes "
-                "can be trained on"
+                f"task {episode.task_id}: {counted(len(episode.turns), 'turn')}, failed={episode.failed}; "
+                "only finished episodes can be trained on"
             )
         # Stale weights would sample off-policy in silence; an episode that only read its attempt sampled nothing.
         if version is not None and len(episode.turns) > episode.given and episode.policy_version != version:
@@ -101,7 +102,9 @@ def to_rollout_batch(
         of_role = [turn for turn in episode.turns if turn.role == row.role]
         n_turns[i], end = len(of_role), row.first + len(row.turns)
         if len(of_role) > max_turns:
-            raise ValueError(f"task {episode.task_id}: {len(of_role)} turns of {row.role}, more than {max_turns}")
+            raise ValueError(
+                f"task {episode.task_id}: {counted(len(of_role), 'turn')} of {row.role}, more than {max_turns}"
+            )
         input_ids[i, : len(ids)] = ids
         attention_mask[i, : len(ids)] = True
         # Roles are never compared with each other: each has a group of its own, the task's where there is only one.

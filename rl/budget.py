@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, count, pairwise
 
+from rewards.wording import counted
 from rl.config import TrainConfig
 
 TOKEN_STEPS = 1000
@@ -106,15 +107,15 @@ def refuse_small_budget(config: TrainConfig) -> None:
         return
     if 0 < budget.updates < unit:
         raise ValueError(
-            f"training.updates={budget.updates}: a batch takes {unit} optimiser steps (algorithm.epochs="
+            f"training.updates={budget.updates}: a batch takes {counted(unit, 'optimiser step')} (algorithm.epochs="
             f"{algorithm.epochs} times algorithm.minibatches={algorithm.minibatches}), and is never left half used; "
             f"give at least training.updates={unit}, or fewer minibatches"
         )
     if not budget.updates and budget.episodes < unit:
         raise ValueError(
-            f"training.episodes={budget.episodes}: a batch samples {unit} episodes (training.tasks_per_step={size} "
-            f"times algorithm.group_size={algorithm.group_size}), which is more; give at least "
-            f"training.episodes={smallest_budget(config, any)}, or make a step smaller"
+            f"training.episodes={budget.episodes}: a batch samples {counted(unit, 'episode')} "
+            f"(training.tasks_per_step={size} times algorithm.group_size={algorithm.group_size}), which is more; "
+            f"give at least training.episodes={smallest_budget(config, any)}, or make a step smaller"
         )
     if any(steps_of_stages(config, n_steps)):
         return
@@ -124,8 +125,9 @@ def refuse_small_budget(config: TrainConfig) -> None:
     group = stages[first].group_size
     raise ValueError(
         f"training.episodes={config.training.episodes}: the first batch, of algorithm.stages.{names[first]}, samples "
-        f"{size * group} episodes (training.tasks_per_step={size} times group_size={group}), so no step would be "
-        f"taken; give at least training.episodes={smallest_budget(config, any)}, or make a step smaller"
+        f"{counted(size * group, 'episode')} (training.tasks_per_step={size} times group_size={group}), so "
+        f"no step would be taken; give at least training.episodes={smallest_budget(config, any)}, or make "
+        "a step smaller"
     )
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from envs import Task
+from rewards.wording import counted
 from rl.backends.distributed import Distributed, local
 from rl.backends.weights import full_state, hash_file, read_tensors, save_pretrained, write_tensors
 from rl.tracking import IDENTITY, removed_on_error, write_json
@@ -61,8 +62,8 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
     state = full_state(model)
     if odd := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise RunStoppedError(
-            f"{folder} is not written: {len(odd)} of the policy's tensors hold numbers that are not finite, {odd[0]} "
-            "among them. Go on from an earlier checkpoint with a smaller learning rate"
+            f"{folder} is not written: {counted(len(odd), 'weight holds', 'weights hold')} numbers that are "
+            f"not finite, {odd[0]} among them. Go on from an earlier checkpoint with a smaller learning rate"
         )
     if distributed is None or distributed.is_main:
         temporary = folder.with_name(f".{folder.name}.new")
@@ -231,8 +232,8 @@ class Checkpoints:
         odd = [name for name, tensor in tensors.items() if not bool(local(tensor).isfinite().all())]
         if odd := distributed.gather(odd):
             raise RunStoppedError(
-                f"not saved: {len(odd)} tensors hold numbers that are not finite, {odd[0]} among them. The last "
-                "checkpoint is from before; go on from it with a smaller learning rate"
+                f"not saved: {counted(len(odd), 'tensor holds', 'tensors hold')} numbers that are not finite, "
+                f"{odd[0]} among them. The last checkpoint is from before; go on from it with a smaller learning rate"
             )
 
         def begin() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 from rewards.lookup import Lookup, nearest
+from rewards.wording import counted
 from rl.analysis.printing import fixed, percent
 from rl.config.checks import check_numbers
 
@@ -146,7 +147,7 @@ def _share_of_responses(history: History, name: str, what: str, above: float, st
     rest = dict(history.attempts(f"rollout/{but}", steps)) if but else {}
     for k, share in history.attempts(f"rollout/{name}", steps):
         if share - rest.get(k, 0.0) > above:
-            return f"{percent(share, 0)} % of attempts {k} {what} in training, over the last {steps} steps"
+            return f"{percent(share, 0)} % of attempts {k} {what} in training, over the last {counted(steps, 'step')}"
     share = history.validated(f"{name}_fraction")
     if share is not None and share - ((but and history.validated(f"{but}_fraction")) or 0.0) > above:
         return f"{percent(share, 0)} % of the attempts {what} where the policy is evaluated"

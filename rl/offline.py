@@ -16,6 +16,7 @@ from torch import Tensor
 
 from envs import Task
 from rewards.lookup import Lookup
+from rewards.wording import counted
 from rl.analysis.revisions import Revision, draft_errors, edit_histogram, kind_shares
 from rl.backends.preferences import PreferenceRow, fine_tune_on_pairs
 from rl.backends.sft import SFTRow, clone_weights, fine_tune
@@ -308,7 +309,7 @@ class OfflineTrainer:
             if budget.tokens and not n_new:  # such a budget would never be spent
                 said = next((episode.error for episode in new if episode.error is not None), "no error is given")
                 raise RunStoppedError(
-                    f"{self._offline.name}: not a token was sampled in {len(new)} episodes, so that "
+                    f"{self._offline.name}: not a token was sampled in {counted(len(new), 'episode')}, so that "
                     f"training.tokens={budget.tokens} is never spent. First: {said}"
                 )
             share = n_tokens * iterations / budget.tokens if budget.tokens else done / n_groups
@@ -339,7 +340,9 @@ class OfflineTrainer:
                 hint = f"{ended} of them ended with their first attempt and have no second one to learn from. {hint}"
             if self._recorded is not None:
                 hint = "offline.conversations holds nothing of what it keeps, such as right second attempts"
-            raise NothingKeptError(f"{self._offline.name}: none of {len(episodes)} episodes passes the rule; {hint}")
+            raise NothingKeptError(
+                f"{self._offline.name}: none of {counted(len(episodes), 'episode')} passes the rule; {hint}"
+            )
         # The engine sampled these episodes with the weights of the round before, which are given up only now.
         if self._offline.restart:
             self._model.load_state_dict(self._base)

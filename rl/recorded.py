@@ -14,6 +14,7 @@ from torch import Tensor
 
 from envs import Message, StopReason, Task, TextEnv
 from envs.rows import Fault, Row, read_table
+from rewards.wording import counted
 from rl.backends.hub import read_splits
 from rl.rendering import Renderer
 from rl.rollout import EpisodePlan, Rollout
@@ -88,7 +89,9 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
     if faults:
         lines = [f"  {one.where.removeprefix(f'{place}, ')}: {one.said}" for one in faults[:_SHOWN]]
         lines += [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-        raise ValueError("\n".join([f"{path}: {len(faults)} of {n_rows} conversations cannot be used:", *lines]))
+        raise ValueError(
+            "\n".join([f"{path}: {len(faults)} of {counted(n_rows, 'conversation')} cannot be used:", *lines])
+        )
     if not found:
         raise ValueError(f"{path}: it holds no conversation")
     return found

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rewards.wording import counted
 from rl.advantages import Estimator
 from rl.budget import TOKEN_CHUNK, batches_bought, planned_steps, refuse_small_budget, steps_of_stages
 from rl.config import SFTConfig, TrainConfig
@@ -25,8 +26,9 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
         key = f"algorithm.stages.{name}"
         if len(stage.reward_weights) < stage.attempts:
             raise ValueError(
-                f"{key}.reward_weights has {len(stage.reward_weights)} entries, but training episodes have "
-                f"{stage.attempts} attempts: give reward_weights and kl_coefs one entry per attempt"
+                f"{key}.reward_weights has {counted(len(stage.reward_weights), 'entry', 'entries')}, but training "
+                f"episodes have {counted(stage.attempts, 'attempt')}: give reward_weights and kl_coefs one entry per "
+                "attempt"
             )
         if stage.offline_first_attempts and stage.attempts < 2:
             raise ValueError(f"{key}.offline_first_attempts needs at least two attempts")
@@ -35,8 +37,9 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
         refuse_unpaid(algorithm, key, stage, stage.attempts, given)
         if size * stage.group_size < algorithm.minibatches * n_processes:
             raise ValueError(
-                f"algorithm.minibatches={algorithm.minibatches}: cannot split {size * stage.group_size} episodes into "
-                f"so many on {n_processes} processes"
+                f"algorithm.minibatches={algorithm.minibatches}: cannot split "
+                f"{counted(size * stage.group_size, 'episode')} into so many on "
+                f"{counted(n_processes, 'process', 'processes')}"
             )
         estimator = Estimator.of(stage)
         if config.model.thoughts == "drop" and estimator.turn_gamma and (estimator.values or algorithm.kl_in_reward):
@@ -68,8 +71,8 @@ def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
             own = name in algorithm.stages and "warmup_steps" in algorithm.stages[name].optim
             yield (
                 f"algorithm.{f'stages.{name}.' if own else ''}optim.warmup_steps={warmup}: algorithm.stages.{name} "
-                f"takes {steps} optimiser step{'s' * (steps > 1)}, so that it would end at "
-                f"{steps / warmup:.0%} of its learning rate; give at most {steps}, or a larger budget"
+                f"takes {counted(steps, 'optimiser step')}, so that it would end at {steps / warmup:.0%} of its "
+                f"learning rate; give at most {steps}, or a larger budget"
             )
 
 
@@ -100,13 +103,13 @@ def _long_offline_warmup(config: SFTConfig, rows: int) -> str:
     if not config.training.updates:
         steps = offline.epochs * math.ceil(rows / offline.batch_size)
         why = (
-            f" at most (offline.epochs={offline.epochs} over at most {rows} rows in batches of offline.batch_size="
-            f"{offline.batch_size})"
+            f" at most (offline.epochs={offline.epochs} over at most {counted(rows, 'row')} in batches of "
+            f"offline.batch_size={offline.batch_size})"
         )
     if not 0 < steps < warmup:
         return ""
     return (
-        f"offline.optim.warmup_steps={warmup}: a round takes {steps} optimiser step{'s' * (steps > 1)}{why}, so "
+        f"offline.optim.warmup_steps={warmup}: a round takes {counted(steps, 'optimiser step')}{why}, so "
         f"that it would end at {steps / warmup:.0%} of its learning rate; give at most {steps}, or a larger budget"
     )
 
@@ -124,7 +127,8 @@ def refuse_offline(config: SFTConfig) -> None:
     if budget.episodes < unit and not (budget.tokens or offline.conversations):
         raise ValueError(
             f"training.episodes={budget.episodes}: a group of offline.group_size={offline.group_size} in each of "
-            f"offline.iterations={offline.iterations} rounds is {unit} episodes; give at least training.episodes={unit}"
+            f"offline.iterations={offline.iterations} is {counted(unit, 'episode')}; give at least "
+            f"training.episodes={unit}"
         )
     # An environment that is not settled yet leaves the number of attempts, 0, to its author.
     if env.attempts and not offline.conversations and (said := _long_offline_warmup(config, _most_rows(config))):
@@ -182,8 +186,8 @@ def notes_of_arm(config: Any) -> list[str]:
             found += [f"offline.epochs={value} does nothing: {because}" for value in given]
         if read and config.env.attempts > read:
             found.append(
-                f"env.attempts={config.env.attempts}: offline.rule={offline.rule} learns from {read} attempts; what "
-                "is sampled after them trains nothing"
+                f"env.attempts={config.env.attempts}: offline.rule={offline.rule} learns from "
+                f"{counted(read, 'attempt')}; what is sampled after that trains nothing"
             )
         if tokens and config.env.attempts and (said := _long_offline_warmup(config, _most_rows(config, longest=True))):
             found.append(f"{if_long}{said}")

@@ -17,6 +17,7 @@ from typing import Any
 from envs import Message, StopReason, Task, TextEnv
 from envs.base import Observation
 from rewards import Verdict
+from rewards.wording import counted
 from rl.rendering import Renderer
 from rl.types import SOLVER, Completion, Engine, Episode, Request, Turn, derive_seed
 
@@ -80,7 +81,7 @@ def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
     while len(by_id) < len(requests):
         finished = engine.step()
         if not finished and not engine.pending:
-            raise RuntimeError(f"the engine is idle but {len(requests) - len(by_id)} requests are unanswered")
+            raise RuntimeError(f"the engine is idle, unanswered: {counted(len(requests) - len(by_id), 'request')}")
         by_id.update((completion.request_id, completion) for completion in finished)
     return [by_id[request.id] for request in requests]
 
@@ -290,7 +291,7 @@ class Rollout:
             play.stop = StopReason.CONTEXT_FULL
             if not play.turns:
                 play.error = (
-                    f"the question has {len(play.prompt_ids)} tokens and the model's context holds "
+                    f"the question has {counted(len(play.prompt_ids), 'token')} and the model's context holds "
                     f"{self._context_length}: leave such tasks out, or take a model with a longer context"
                 )
         if play.stop is None:

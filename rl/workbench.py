@@ -13,6 +13,7 @@ import torch
 import envs
 from envs import SelfCorrectEnv, Split, Task, TaskSet, TextEnv
 from envs.checker import unknown_words
+from rewards.wording import counted
 from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import ENGINES
@@ -156,8 +157,8 @@ class Workbench:
             )
         if n > len(tasks):
             raise ValueError(
-                f"evaluation.n_tasks={n}: {self.config.env.id} has {len(tasks)} tasks in split {split.value!r}; "
-                "0 takes all"
+                f"evaluation.n_tasks={n}: {self.config.env.id} has {counted(len(tasks), 'task')} in split "
+                f"{split.value!r}; 0 takes all"
             )
         return tasks[:n] if n else tasks
 
@@ -192,8 +193,8 @@ class Workbench:
         # A verdict is of the whole answer; learning the tokens of a part of it would pay for something else.
         if cut := [one for one in episodes if any(turn.finish is Finish.LENGTH for turn in one.turns)]:
             raise ValueError(
-                f"{path}: {len(cut)} of {len(episodes)} conversations do not fit into the context of "
-                f"{self.context_length} tokens, the first one about task {cut[0].task_id}; leave them out"
+                f"{path}: {len(cut)} of {counted(len(episodes), 'conversation')} cannot fit into the context of "
+                f"{counted(self.context_length, 'token')}, the first one about task {cut[0].task_id}; leave such out"
             )
         return episodes
 

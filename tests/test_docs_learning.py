@@ -39,7 +39,7 @@ def test_the_first_steps_run_as_printed(tmp_path, monkeypatch, capsys):
         run.append(program)
     assert run == ["play", "evaluate", "train", "watch", "evaluate", "compare"]
     printed = capsys.readouterr().out
-    assert "1 episodes, reward" in printed
+    assert "1 episode, reward" in printed
     assert (tmp_path / "runs" / "train" / folder.name / "policy" / "config.json").exists()
     assert {path.parts[-2] for path in (tmp_path / "runs" / "compare").glob("*/arms/*/seed_0")} == {
         "base",

@@ -8,6 +8,7 @@ from rewards import Score
 from rewards.code import score_code
 from rewards.sandbox import SandboxError
 from rewards.sandboxes import VERDICTS, SandboxOptions, get_sandbox
+from rewards.wording import counted
 
 
 class CodeTasks:
@@ -59,7 +60,8 @@ class CodeTasks:
         judged = [task.id for task in tasks if getattr(task.info["tests"], "code", None)]
         if judged and not getattr(sandbox, "judges", True):
             raise SandboxError(
-                f"{len(judged)} tasks have tests that are code, {judged[0]}: use env.options.sandbox.backend=local"
+                f"{counted(len(judged), 'task has', 'tasks have')} tests that are code, {judged[0]}: use "
+                "env.options.sandbox.backend=local"
             )
 
     def _load(self, split: Split) -> list[Task]:

@@ -31,6 +31,7 @@ from functools import lru_cache
 
 from envs.base import Split, Task
 from envs.splits import draw_tasks, split_sizes
+from envs.tasks.sums import SLIPS
 from rewards import Score, Verdict
 from rewards.algebra import UndecidedError, limited_work
 from rewards.answers import answer_forms, candidates, in_form
@@ -165,12 +166,31 @@ class Mend:
         number = re.fullmatch(_pattern(task), offered[0], re.ASCII) if len(offered) == 1 else None
         if number is None:
             return None
-        others = [k for k in range(self._max_answer + 1) if str(k) != number[1]]
-        return self._response(task, str(rng.choice(others)))
+        other = str(rng.choice([k for k in range(self._max_answer + 1) if str(k) != number[1]]))
+        # What was reckoned is exchanged with the number, so that the two attempts differ in the number alone.
+        reckons = response.strip() == self.reckoned(task, number[1])
+        return self.reckoned(task, other) if reckons else self._response(task, other)
 
     def gold_response(self, task: Task) -> str:
         """The equation with the solution; in the toy, quick."""
         return self._response(task, task.gold)
+
+    def slipped(self, task: Task, rng: random.Random) -> str:
+        """A wrong number near the solution, among those that can be asked for."""
+        numbers = (int(task.gold) + slip for slip in SLIPS)
+        return str(rng.choice([number for number in numbers if 0 <= number <= self._max_answer]))
+
+    def reckoned(self, task: Task, number: str) -> str:
+        """An attempt that reckons, rightly or not, before its equation: ``(39 - 6) / 3 - 4 = 8: ``.
+
+        A language model that has to state the number first guesses it. The toy has no words for this and is quick.
+        """
+        if self._notation == "toy":
+            return self._response(task, number)
+        m, a, b, right = task.info["terms"]
+        inner, outer = (f" {'-' if k > 0 else '+'} {abs(k)}" if k else "" for k in (a, b))
+        quotient = f"{right}{outer}" if m == 1 else f"({right}{outer}) / {m}" if b else f"{right} / {m}"
+        return f"{quotient}{inner} = {number}: {self._response(task, number)}"
 
     def worked_out(self, task: Task, wrong: str) -> str:
         """A response that mends a wrong one: the own number is moved by what the two sides are apart, divided by ``m``.

@@ -24,6 +24,7 @@ from envs.tasks.columns import cell_at, choices_of, find_columns, letter_of, que
 from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, make_verifier
 from rewards import Score
 from rewards.math import unreadable
+from rewards.wording import counted
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), Split.TRAIN),
@@ -339,17 +340,27 @@ class Rows:
         faults = [f"  {fault.where}: {fault.said}".replace(own, "") for fault in sorted(read.faults, key=order)]
         listed = faults[:SHOWN]
         listed += [f"  and {len(read.faults) - SHOWN} more"] if len(read.faults) > SHOWN else []
-        bad = f"{len(read.faults)} of {read.rows} rows"
+        of = f"of {counted(read.rows, 'row')}"
         if read.faults and not self._skips:
             raise BadRowsError(
                 "\n".join(
-                    [f"{self._path}: {bad} cannot be used:", *listed, "Mend them, or env.options.on_bad_rows=skip"]
+                    [
+                        f"{self._path}: {len(faults)} {of} cannot be used:",
+                        *listed,
+                        "Mend them, or env.options.on_bad_rows=skip",
+                    ]
                 )
             )
         sizes = ", ".join(f"{len(tasks)} {split}" for split, tasks in read.tasks.items())
         lines = [f"{self._path}: {found}; {sizes} (splits {splits})"]
-        lines += [f"{read.repeated} rows repeat another one and count once"] if read.repeated else []
-        lines += [f"{bad} were left out:", *listed] if read.faults else []
+        if read.repeated:
+            lines.append(
+                counted(
+                    read.repeated, "row repeats another one and counts once", "rows repeat another one and count once"
+                )
+            )
+        if read.faults:
+            lines += [f"{counted(len(faults), f'{of} was', f'{of} were')} left out:", *listed]
         said = "\n".join(lines)
         if (key := (Path(self._path).absolute(), said)) not in _SAID:
             _SAID.add(key)
@@ -363,7 +374,7 @@ class Rows:
         if missing := [line for line in wanted if line not in by_line]:
             raise ValueError(f"env.options.few_shot: line {missing[0]} is no row of the training split")
         if isinstance(asked, int) and len(wanted) < asked:
-            raise ValueError(f"env.options.few_shot={asked}: the training split has {len(train)} rows")
+            raise ValueError(f"env.options.few_shot={asked}: the training split has {counted(len(train), 'row')}")
         chosen = [by_line[line] for line in wanted]
         read.tasks[Split.TRAIN] = [task for task in train if task not in chosen]
         for task in chosen:

@@ -12,6 +12,7 @@ from typing import Any
 from envs.base import Split
 from envs.splits import split_of
 from envs.tasks.tinycode import ENDS, Steps, behaviour, draw_steps, run_steps
+from rewards.wording import counted
 
 SIZES = (6, 150, 3000)
 """Numbers in the lists of small, medium and large tests."""
@@ -91,7 +92,9 @@ def draw_problems(split: Split, n: int, seed: int) -> list[tuple[str, str, list[
             if len({output for _, output in problem[2]}) > 3:
                 found[content] = problem
     if len(found) < n:
-        raise ValueError(f"only {len(found)} different problems of split {str(split)!r}, {n} wanted: ask for fewer")
+        raise ValueError(
+            f"only {counted(len(found), 'different problem')} of split {str(split)!r}, {n} wanted: ask for fewer"
+        )
     return list(found.values())
 
 

@@ -7,6 +7,7 @@ from experiments.evidence.model import MissingError, Table, exhibit
 from experiments.evidence.store import Store
 from experiments.evidence.tables import cell, numbers
 from experiments.evidence.verdicts import does_it_correct, points
+from rewards.wording import counted
 from rl.analysis.controls import CONTROLS, short
 from rl.analysis.rates import named
 
@@ -32,10 +33,11 @@ def control_table(store: Store, name: str) -> Table:
         rows.append([line.name, cell(own, rate), cell(there, rate), cell(lost, named("delta")), says])
         values[line.name] = {"own": numbers(own), "control": numbers(there), "lost": numbers(lost)}
     caption = (
-        f"Greedy second attempts; what the policy reads before them is {CONTROLS.fact(name, 'reads')}. "
-        f"n = {comparison.n_tasks} tasks, 95 % bootstrap intervals over seeds, then tasks; differences are paired. An "
-        "arm uses its attempt if it loses accuracy when that is taken away (C1) and when it is exchanged (C2, C5); it "
-        "uses the error if it loses accuracy when that alone is exchanged (C4). An arm that loses nothing answers anew."
+        f"Greedy second attempts; what the policy reads before them is {CONTROLS.fact(name, 'reads')}. n = "
+        f"{counted(comparison.n_tasks, 'task')}, 95 % bootstrap intervals over seeds, then tasks; differences are "
+        "paired. An arm uses its attempt if it loses accuracy when that is taken away (C1) and when it is exchanged "
+        "(C2, C5); it uses the error if it loses accuracy when that alone is exchanged (C4). An arm that loses "
+        "nothing answers anew."
     )
     header = ["arm", "acc@t2 (%)", "acc@t2 under this control (%)", "lost (points)", "what the controls say"]
     return Table(caption, header, rows, values)

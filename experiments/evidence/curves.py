@@ -7,6 +7,7 @@ import numpy as np
 from experiments.evidence.model import Figure, Mark, MissingError, Panel, Series, exhibit, spread
 from experiments.evidence.sigmoid import MAX_STEEPNESS, fit_sigmoid
 from experiments.evidence.store import Curve, Store
+from rewards.wording import counted
 from rl.analysis.printing import fixed
 from rl.analysis.rates import Where, named
 
@@ -92,9 +93,9 @@ def mismatch(store: Store) -> Figure:
         raise MissingError("needs evaluation.fixed_first=<tasks> and training.validate_every")
     caption = (
         f"{store.env}, greedy second attempts at three kinds of first attempts, n = "
-        f"{store.setting('evaluation.fixed_first', 0)} tasks of each kind, of which the wrong first attempts count. "
-        f"The base's attempts are the same during all of training; {_BAND}. An arm that rises on the left but not on "
-        "the right has learned to correct the base's errors and not its own (SCoRe, Figure 4)."
+        f"{counted(store.setting('evaluation.fixed_first', 0), 'task')} of each kind, of which the wrong first "
+        f"attempts count. The base's attempts are the same during all of training; {_BAND}. An arm that rises on the "
+        "left but not on the right has learned to correct the base's errors and not its own (SCoRe, Figure 4)."
     )
     return Figure(caption, panels)
 
@@ -132,10 +133,11 @@ def data_mode(store: Store) -> Figure:
         panels.append(Panel(title, _EPISODES, "share of training samples (%)", series))
     if not any(panel.series for panel in panels):
         raise MissingError("no run logged what its training samples are")
+    groups = counted(store.setting("training.tasks_per_step", 0), "group")
     caption = (
         f"{store.env}: kinds of revision among the training samples. For an online arm these are all episodes of a "
-        f"step (n = {store.setting('training.tasks_per_step', '?')} groups), for an offline arm what its rule kept in "
-        f"a round; {_BAND}. An arm cannot learn a kind of revision that it never sees."
+        f"step (n = {groups}), for an offline arm what its rule kept in a round; {_BAND}. An arm cannot learn a kind "
+        "of revision that it never sees."
     )
     return Figure(caption, panels)
 

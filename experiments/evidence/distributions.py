@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.evidence.model import Figure, Heat, Mark, MissingError, Panel, Series, exhibit, spread
 from experiments.evidence.store import BASE, Store
+from rewards.wording import counted
 from rl.analysis.rates import edit_ratio, named
 from rl.analysis.revisions import EDIT_BINS
 from rl.analysis.rows import LONGER
@@ -90,10 +91,10 @@ def cross_matrix(store: Store) -> Figure:
     shift = Series("own minus base's", list(range(len(trained))), gaps, mark=Mark.POINTS)
     n = sum(one["n"] for one in tables[0]["cells"]) // len(tables[0]["cells"])
     caption = (
-        f"{store.env}, greedy, n = {n} tasks per cell, of which the author's wrong first attempts count; mean over "
-        f"{len(tables)} seeds. Left: how many of them the arm of the row fixes, written by the arm of the column. "
-        "Right: how many of its own wrong attempts an arm fixes, minus how many of the base's. Below zero it corrects "
-        "the base's errors better than its own."
+        f"{store.env}, greedy, n = {counted(n, 'task')} per cell, of which the author's wrong first attempts count; "
+        f"mean over {counted(len(tables), 'seed')}. Left: how many of them the arm of the row fixes, written by the "
+        "arm of the column. Right: how many of its own wrong attempts an arm fixes, minus how many of the base's. "
+        "Below zero it corrects the base's errors better than its own."
     )
     panels = [
         Panel("fixed, of the author's wrong attempts (%)", "author of the first attempt", "corrector", heat=heat),
@@ -134,10 +135,10 @@ def parallel_or_sequential(store: Store) -> Figure:
         Panel(titles[k], "sampled tokens per task", "accuracy (%)", found, log_x=2) for k, found in by_tokens.items()
     ]
     caption = (
-        f"{store.env}, n = {store.n_tasks('sampled')} tasks, {_per_task(store)} sampled episodes each at temperature "
-        f"{store.setting('evaluation.temperature', 1.0)}. On the left, 2K responses are 2K first attempts; on the "
-        "right, K first attempts and their corrections (SCoRe, Figure 1). Mean over seeds; band: smallest to largest "
-        "seed."
+        f"{store.env}, n = {counted(store.n_tasks('sampled'), 'task')}, {counted(_per_task(store), 'sampled episode')} "
+        f"each at temperature {store.setting('evaluation.temperature', 1.0)}. On the left, 2K responses are 2K first "
+        "attempts; on the right, K first attempts and their corrections (SCoRe, Figure 1). Mean over seeds; band: "
+        "smallest to largest seed."
     )
     return Figure(caption, panels)
 
@@ -158,8 +159,9 @@ def more_attempts(store: Store) -> Figure:
     if not series:
         raise MissingError("needs evaluation.max_attempts of at least 3, and a context that holds them")
     caption = (
-        f"{store.env}, greedy, n = {store.n_tasks(LONGER)} tasks; mean over seeds; band: smallest to largest seed. "
-        f"Training had {store.attempts(store.mode)} attempts; later ones were never trained (SCoRe, Figure 8)."
+        f"{store.env}, greedy, n = {counted(store.n_tasks(LONGER), 'task')}; mean over seeds; band: smallest to "
+        f"largest seed. Training had {counted(store.attempts(store.mode), 'attempt')}; later ones were never trained "
+        "(SCoRe, Figure 8)."
     )
     return Figure(caption, [Panel("", "attempt", "accuracy (%)", series)])
 
@@ -192,9 +194,10 @@ def difficulty(store: Store) -> Figure:
             known = [i for i, value in enumerate(means) if value == value]
             series.append(Series(store.names[arm], known, [means[i] for i in known]))
         panels.append(Panel("", "base's pass rate at the first attempt", label, series, ticks=ticks, zero=True))
+    right = counted(_per_task(store), "sampled first attempt that is right", "sampled first attempts that are right")
     caption = (
-        f"{store.env}, {store.mode} episodes, n = {len(rates)} tasks, mean over seeds. Tasks are grouped by the share "
-        f"of the base's {_per_task(store)} sampled first attempts that are right."
+        f"{store.env}, {store.mode} episodes, n = {counted(len(rates), 'task')}, mean over seeds. Tasks are grouped by "
+        f"the share of the base's {right}."
     )
     return Figure(caption, panels)
 
@@ -212,8 +215,8 @@ def sweeps(store: Store) -> Figure:
     if not panels:
         raise MissingError("needs arms that differ in alpha or beta2 only, such as include=[score,score_alpha_10,...]")
     caption = (
-        f"{store.env}, {store.mode} decoding, n = {store.n_tasks(store.mode)} tasks, {len(store.complete)} seeds, 95 % "
-        "bootstrap intervals over seeds, then tasks. alpha is stage II's weight of the improvement over the first "
+        f"{store.env}, {store.mode} decoding, n = {counted(store.n_tasks(store.mode), 'task')}, {store.said_seeds}, 95 "
+        "% bootstrap intervals over seeds, then tasks. alpha is stage II's weight of the improvement over the first "
         "attempt; beta2 is stage I's weight of the first attempt's KL to the base."
     )
     return Figure(caption, panels)

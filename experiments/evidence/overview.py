@@ -4,6 +4,7 @@ from experiments.evidence.comparison import Comparison, compare
 from experiments.evidence.model import Dot, Dots, exhibit
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import badges, lead, of_arm
+from rewards.wording import counted
 from rl.analysis.rates import named
 
 
@@ -18,10 +19,9 @@ def overview(store: Store) -> Dots:
     rows = [dot for mode in store.modes for dot in _rows(found[mode], order)]
     rate = named(best.goal)
     what = {"delta": "delta, acc@t2 minus acc@t1: what a second attempt adds"}.get(best.goal, rate.meaning)
-    n_seeds = len(store.complete)
     caption = (
-        f"{store.env}, {' and '.join(store.modes)} episodes, n = {best.n_tasks} tasks, {n_seeds} "
-        f"seed{'s' * (n_seeds != 1)}: {what}. The large dot is the mean, the bar its 95 % bootstrap interval over "
+        f"{store.env}, {' and '.join(store.modes)} episodes, n = {counted(best.n_tasks, 'task')}, "
+        f"{store.said_seeds}: {what}. The large dot is the mean, the bar its 95 % bootstrap interval over "
         "seeds, then tasks; each small dot is a training run. An arm corrects if it answers better the second time "
         "and loses that when its attempt is taken away or exchanged (C1, C2, C5); it answers anew if it does not. The "
         "controls are played on greedy episodes."

@@ -17,6 +17,7 @@ from experiments.evidence.model import COLOURS, Exhibit, Figure
 from experiments.evidence.store import Store
 from experiments.evidence.tables import matched
 from experiments.evidence.verdicts import verdicts
+from rewards.wording import counted
 from rl.tracking import write_text
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -106,16 +107,21 @@ def _verdict(store: Store) -> str:
     for mode in store.modes:
         comparison = compare(store, mode)
         sentences = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in verdicts(comparison))
-        parts.append(f"<h3>{mode.capitalize()} episodes, {comparison.n_tasks} test tasks</h3><ul>{sentences}</ul>")
+        parts.append(
+            f"<h3>{mode.capitalize()} episodes, {counted(comparison.n_tasks, 'test task')}</h3><ul>{sentences}</ul>"
+        )
     said = f"<details><summary><h2>What the intervals say of every arm</h2></summary>{''.join(parts)}</details>"
-    seeds = ", ".join(map(str, store.complete)) or "none that all arms finished"
+    seeds = f" ({', '.join(map(str, store.complete))})" if store.complete else ""
     about = (
-        f"{len(store.trained)} trained arms, seed{'s' * (len(store.complete) != 1)} {seeds}. {matched(store)} "
+        f"{counted(len(store.trained), 'trained arm')}, {store.said_seeds}{seeds}. {matched(store)} "
         "Intervals are 95 % bootstrap intervals over seeds, then tasks. A seed failed if its delta is at most 1 point."
     )
     for one in store.data_files():
         state = {True: "as published", False: "NOT the published content", None: "not compared"}[one["as_published"]]
-        about += f" Data: {one['file']}, {one['rows']} rows, {one['licence']}, sha256 {one['sha256'][:16]} ({state})."
+        about += (
+            f" Data: {one['file']}, {counted(one['rows'], 'row')}, {one['licence']}, sha256 "
+            f"{one['sha256'][:16]} ({state})."
+        )
     how = f'<details><summary><h2>How it was made</h2></summary><p class="caption">{html.escape(about)}</p></details>'
     notes = "".join(f'<p class="caption">{html.escape(note)}</p>' for note in store.notes)
     return f"{notes}{said}{_health(store)}{how}"
@@ -134,6 +140,5 @@ def _health(store: Store) -> str:
             f"{store.names.get(arm, arm)}, seed {seed}, {one['check']} from step {one['from']} {until}: {one['said']}"
         )
         items.append(f"<li>{html.escape(when)}</li>")
-    findings = "1 finding" if len(found) == 1 else f"{len(found)} findings"
-    head = f"<h2>Health: {findings} in {runs} of {len(store.runs)} runs</h2>"
+    head = f"<h2>Health: {counted(len(found), 'finding')} in {runs} of {counted(len(store.runs), 'run')}</h2>"
     return f"<details><summary>{head}</summary><ul>{''.join(items)}</ul></details>"

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from experiments.cli import UserError, import_plugin
 from experiments.keys import leaves, told_apart
 from experiments.run_health import findings
+from rewards.wording import counted
 from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulate
@@ -100,7 +101,8 @@ class Store:
         for one, there in zip(self.folders, within, strict=True):
             if not there:
                 raise FileNotFoundError(
-                    f"{one}: no finished run (a folder with a result.json) in it or up to {DEPTH} folders below it"
+                    f"{one}: no finished run (a folder with a result.json) in it or up to "
+                    f"{counted(DEPTH, 'folder')} below it"
                 )
         found = within[0]
         self.config: Any = _config_of(self.folders[0], found)
@@ -229,6 +231,11 @@ class Store:
         """Seeds that all trained arms finished: what differences are paired over."""
         seeds = [set(self.seeds(arm)) for arm in self.trained]
         return sorted(set.intersection(*seeds)) if seeds else []
+
+    @property
+    def said_seeds(self) -> str:
+        """``3 seeds``: those of :attr:`complete`, or what stands in their place (:meth:`cells`)."""
+        return counted(len(self.complete), "seed") if self.complete else "no seed in common, so one run of each arm"
 
     # ---------------------------------------------------------------- evaluated episodes
 

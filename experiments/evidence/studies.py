@@ -13,6 +13,7 @@ from experiments.evidence.episodes import RIGHT, Packed
 from experiments.evidence.model import Badge, Dot, Dots, Exhibit, Mark, Panel, Series, Table
 from experiments.evidence.model import Figure as Drawn
 from experiments.evidence.page import Page, assemble
+from rewards.wording import counted
 from rl.analysis.claims import Figure, Finding, Row
 from rl.analysis.gate import record
 from rl.analysis.printing import fixed
@@ -73,7 +74,8 @@ def _claims(rows: Sequence[Dot], what: str = "") -> Dots:
         f"{what}Each claim's statistic, with an axis of its own. The large dot is the mean, the bar its 95 % interval "
         "over seeds (over questions where there is one seed), each small dot a seed."
     )
-    return Dots(caption, "the claim's statistic", rows, {"": f"Of {len(rows)} claims: {lead}." if rows else ""},
+    return Dots(caption, "the claim's statistic", rows, {"": f"Of {counted(len(rows), 'claim')}: "
+            f"{lead}." if rows else ""},
                 shared=False, digits=3)  # fmt: skip
 
 
@@ -164,7 +166,7 @@ def curves(figure: Figure, rows: Sequence[Row]) -> Drawn:
             panels.append(Panel(title, figure.x_label or figure.x, label, [one for one in lines if one is not None]))
     seeds = sorted({row["seed"] for row in rows})
     said = f"Seed {seeds[0]}." if len(seeds) == 1 else (
-        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean, band from the smallest to the largest"
+        f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}): mean, band from the smallest to the largest"
         f"{'' if figure.x == 'arm' else ', thin every seed'}."
     )  # fmt: skip
     return Drawn(f"{figure.caption} {said}".strip(), panels,
@@ -231,7 +233,7 @@ def _pack(samples: Sequence[Mapping[str, Any]]) -> Packed:
         )  # fmt: skip
     arms = list(dict.fromkeys(one["arm"] for one in samples))
     found.places = {f"{i}/{seed}": f"seeds/seed_{seed}" for i in range(len(arms)) for seed in lines}
-    found.note = f"{len(found):,} of {len(samples):,} samples; all are in the seeds' rows.jsonl."
+    found.note = f"{len(found):,} of {counted(len(samples), 'sample')}; all are in the seeds' rows.jsonl."
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.evidence.comparison import ArmLine, compare
 from experiments.evidence.model import MissingError, Table, exhibit
 from experiments.evidence.store import BASE, Store
+from rewards.wording import counted
 from rl.analysis.printing import fixed, percent
 from rl.analysis.rates import Rate, Where, named
 from rl.analysis.rows import TRANSFER
@@ -66,10 +67,8 @@ def _tuned(store: Store) -> str:
     trials = sorted({record["trials"] for record in found.values()})
     seeds = sorted({seed for record in found.values() for seed in record["seeds"]})
     others = [store.names[arm] for arm in store.trained if arm not in found]
-    sentence = (
-        f"Tuned on validation tasks with {' or '.join(map(str, trials))} trials each, training seed "
-        f"{', '.join(map(str, seeds))}"
-    )
+    each = " or ".join([*map(str, trials[:-1]), counted(trials[-1], "trial")])
+    sentence = f"Tuned on validation tasks with {each} each, training seed {', '.join(map(str, seeds))}"
     return f"{sentence}; not tuned: {', '.join(others)}." if others else f"{sentence}."
 
 
@@ -94,10 +93,10 @@ def ablations(store: Store) -> Table:
             values.setdefault(row[0], {}).update({f"{name} difference": numbers(difference), f"{name} p": p})
     caption = (
         f"{store.env}, {_sample(store, mode)}. Differences are paired over seeds and tasks, with 95 % bootstrap "
-        f"intervals; p-values are adjusted for {len(parts)} comparisons (Holm). "
+        f"intervals; p-values are adjusted for {counted(len(parts), 'comparison')} (Holm). "
     )
-    if len(store.complete) < 5:
-        caption += f"With {n_seeds(store)} a bootstrap over seeds is rough: read T5 beside it."
+    if 0 < len(store.complete) < 5:
+        caption += f"With {store.said_seeds} a bootstrap over seeds is rough: read T5 beside it."
     return Table(caption, header, rows, values)
 
 
@@ -122,7 +121,7 @@ def transfer(store: Store) -> Table:
         for row, arm in zip(rows, store.arms, strict=True):
             row.append(percent(repaired[arm]) if arm in repaired else "-")
             values.setdefault(row[0], {})["repair"] = repaired.get(arm)
-    asked = ", ".join(f"{mode.removeprefix(TRANSFER)}: n = {store.n_tasks(mode)} tasks" for mode in modes)
+    asked = ", ".join(f"{mode.removeprefix(TRANSFER)}: n = {counted(store.n_tasks(mode), 'task')}" for mode in modes)
     caption = (
         f"Trained on {store.env}, greedy decoding. {asked or 'No other environment was asked for'}. 95 % bootstrap "
         "intervals over seeds, then tasks. In the last column every arm corrects the base's first attempts: a mean "
@@ -162,7 +161,7 @@ def compute(store: Store) -> Table:
         rows.append([store.names[arm], *(fixed(one, 2 if "GiB" in name else 0) for name, one in spent.items())])
         values[store.names[arm]] = spent
     caption = (
-        f"Mean over {n_seeds(store)}. {matched(store)} Seconds are wall clock on the machine of the run, with other "
+        f"Mean over {store.said_seeds}. {matched(store)} Seconds are wall clock on the machine of the run, with other "
         "runs beside it. Peak memory is the GPU's where there is one, else the process's resident memory."
     )
     return Table(caption, ["arm", *_COST], rows, values)
@@ -255,11 +254,5 @@ def numbers(interval: Interval) -> list[float]:
 
 def _sample(store: Store, mode: str) -> str:
     per_task = max(row.sample for row in store.rows if row.mode == mode) + 1
-    episodes = f"{per_task} episode{'s' * (per_task > 1)}"
-    return f"{mode} decoding, n = {store.n_tasks(mode)} tasks x {episodes}, {n_seeds(store)}"
-
-
-def n_seeds(store: Store) -> str:
-    """``3 seeds``: those that all trained arms finished."""
-    n = len(store.complete)
-    return f"{n} seed{'s' * (n != 1)}"
+    tasks, episodes = counted(store.n_tasks(mode), "task"), counted(per_task, "episode")
+    return f"{mode} decoding, n = {tasks} x {episodes}, {store.said_seeds}"

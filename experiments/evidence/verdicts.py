@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from experiments.evidence.comparison import FAILED_BELOW, ArmLine, Comparison
 from experiments.evidence.model import Badge
+from rewards.wording import counted
 from rl.analysis.controls import OTHER_ATTEMPT, OTHER_ERROR, OTHERS_FIRST, WITHOUT_FIRST
 from rl.analysis.errors import HARDLY
 from rl.analysis.printing import fixed, percent
@@ -44,7 +45,8 @@ def lead(comparison: Comparison) -> str:
         return largest
     better = [line for line in trained if line.rates[goal].low > 0]
     n, one = len(better), len(trained) == 1
-    said = f"{n or 'None'} of {len(trained)} trained arms {'answer' if n > 1 else 'answers'} better the second time"
+    of = f"of {counted(len(trained), 'trained arm')}"
+    said = f"{counted(n, f'{of} answers', f'{of} answer') if n else f'None {of} answers'} better the second time"
     if one:
         said = f"{trained[0].name} {'answers' if n else 'does not answer measurably'} better the second time"
     uses = [uses_attempt(line.losses) for line in better]
@@ -53,7 +55,7 @@ def lead(comparison: Comparison) -> str:
     elif any(one is not None for one in uses):
         said += f": {uses.count(True) or 'none'} by correcting, {uses.count(False) or 'none'} by answering anew"
     n_failed, n_runs = sum(s.failed for line in trained for s in line.seeds), sum(len(line.seeds) for line in trained)
-    failed = f"{n_failed} of {n_runs} training runs failed." if n_failed else ""
+    failed = f"{n_failed} of {counted(n_runs, 'training run')} failed." if n_failed else ""
     return " ".join(filter(None, [f"{said}.", largest, failed]))
 
 
@@ -72,7 +74,7 @@ def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:
             found += [Badge("uses the error", "good") if error.low > 0 else Badge("error not used", "doubt")]
     n_failed = sum(seed.failed for seed in line.seeds)
     if line.trained and n_failed:
-        found += [Badge(f"{n_failed} of {len(line.seeds)} seeds failed", "bad")]
+        found += [Badge(f"{n_failed} of {counted(len(line.seeds), 'seed')} failed", "bad")]
     if line.crashed:
         found += [Badge(f"{len(line.crashed)} crashed", "bad")]
     return found
@@ -94,7 +96,8 @@ def of_arm(comparison: Comparison, line: ArmLine) -> str:
         if line.detectable > 0:  # it is 0 where no answer changed
             least = percent(line.detectable)
             sentence += (
-                f" On {comparison.n_tasks} tasks with so many changes {least} points are found four times in five."
+                f" On {counted(comparison.n_tasks, 'task')} with so many changes {least} points are found "
+                "four times in five."
             )
     if comparison.attempts > 2:
         whole = line.rates[f"delta_t{comparison.attempts}"]
@@ -102,11 +105,12 @@ def of_arm(comparison: Comparison, line: ArmLine) -> str:
     n_failed = sum(seed.failed for seed in line.seeds)
     if line.trained and n_failed:
         limit = fixed(100 * FAILED_BELOW, 0)
-        sentence += f" {n_failed} of {len(line.seeds)} seeds failed (delta of at most {limit} point)."
+        sentence += f" {n_failed} of {counted(len(line.seeds), 'seed')} failed (delta of at most {limit} point)."
     if comparison.goal == "delta" and goal.low > 0 and line.losses:
         sentence += " " + does_it_correct(line.losses)
     if line.crashed:
-        sentence += f" Seeds {line.crashed} crashed and are missing."
+        which = ", ".join(map(str, line.crashed))
+        sentence += f" {counted(len(line.crashed), 'seed')} ({which}) crashed, and nothing of that counts."
     return sentence
 
 
@@ -211,9 +215,11 @@ def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:
     if beaten:
         sentence += f"{whose} is larger than that of {', '.join(beaten)} (paired bootstrap, Holm-adjusted p < 0.05)."
         n_seeds = len(set.intersection(*({one.seed for one in line.seeds} for line in trained)))
-        if n_seeds < ENOUGH_SEEDS:
-            counted = f"{n_seeds} seeds" if n_seeds > 1 else "one seed"
-            sentence += f" With {counted} that is rough: a single failed run can carry it, so read every seed."
+        if not n_seeds:
+            sentence += " They have no seed in common, so that one run of each was compared: read every seed."
+        elif n_seeds < ENOUGH_SEEDS:
+            seeds = counted(n_seeds, "seed")
+            sentence += f" With {seeds} that is rough: a single failed run can carry it, so read every seed."
     if level:
         sentence += f"{whose} cannot be told from that of {', '.join(level)}."
     last = f"accuracy_t{comparison.attempts}"

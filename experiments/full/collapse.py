@@ -23,6 +23,7 @@ from experiments.full import HOLDS, OPEN, Expected, Setting, carried
 from experiments.full.cost import Work
 from experiments.full.speaker import Said, Speaker
 from experiments.studies import collapse as study
+from rewards.wording import counted
 from rl.analysis.thesis import Thesis
 from rl.generations import DATA_POLICIES
 from rl.types import derive_seed
@@ -85,7 +86,9 @@ def prepare(cfg: Config, seed: int) -> Base:
     every = ids[: len(ids) // (2 * cfg.block) * 2 * cfg.block].reshape(-1, 2 * cfg.block)
     held, wanted = np.arange(len(every)) % 10 == 9, cfg.blocks + ceil(cfg.blocks / 9)
     if len(every) < wanted:
-        raise ValueError(f"settings.blocks={cfg.blocks}: {cfg.text} has {len(every)} blocks, {wanted} are needed")
+        raise ValueError(
+            f"settings.blocks={cfg.blocks}: {cfg.text} has {counted(len(every), 'block')}, {wanted} are needed"
+        )
     return Base(speaker, every[~held][: cfg.blocks], every[held][: ceil(cfg.blocks / 9)])
 
 

@@ -9,6 +9,7 @@ takes many rows at once; what passes over the weights for a few rows alone takes
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 
+from rewards.wording import counted
 from rl.analysis.printing import fixed
 
 
@@ -86,7 +87,7 @@ def hours(value: float) -> str:
 def table(parameters: float, by_arm: Mapping[str, Work], n_seeds: int) -> tuple[list[str], list[list[str]]]:
     """Tokens and GPU hours of each arm with one seed, of a seed, and of all: a header and rows."""
     total = sum(by_arm.values(), Work())
-    lines = [*by_arm.items(), ("a seed", total), (f"{n_seeds} seed{'s' * (n_seeds != 1)}", n_seeds * total)]
+    lines = [*by_arm.items(), ("a seed", total), (counted(n_seeds, "seed"), n_seeds * total)]
     header = ["arm", "sampled tokens", "read", "trained", "GPU hours", "at shares measured with 0.5B"]
     return header, [
         [name, *(fixed(value, 0) for value in (one.sampled, one.read, one.trained)),

@@ -13,6 +13,7 @@ from experiments.full import FAILS, HOLDS, OPEN
 from experiments.full.cost import H100, H100_MEASURED, Work, hours, table
 from experiments.full.shapes import parameters_of
 from experiments.studies import FULL, STUDIES, load, settings_of
+from rewards.wording import counted
 from rl.analysis.printing import fixed
 
 _WORDS = {HOLDS: "holds", FAILS: "does not hold", OPEN: "open"}
@@ -83,14 +84,15 @@ fits, and the data that the setting names.
 
 def page(n_seeds: int = 3) -> str:
     """All full sizes as a page of documentation."""
+    seeds = counted(n_seeds, "seed")
     about = (
-        f"Hours are those of one {H100.name} for {n_seeds} seeds: two operations for each parameter and token of a "
+        f"Hours are those of one {H100.name} for {seeds}: two operations for each parameter and token of a "
         f"forward pass, six for a trained token, at {H100.shares} of {fixed(H100.peak / 1e12, 0)} TFLOP/s. "
         f"In brackets: at the shares that this project measured with a model of 0.5B ({H100_MEASURED.shares}; "
         "[performance](performance.md)), a cautious reading. Where a few short rows pass alone, it takes as "
         "long as the memory needs to read the weights. Answers are counted as long as they may be."
     )
-    columns = ("study", "model", f"GPU hours, {n_seeds} seeds", "expected to hold", "to fail", "open", "not carried")
+    columns = ("study", "model", f"GPU hours, {seeds}", "expected to hold", "to fail", "open", "not carried")
     head = [_HEAD, *wrap(about, 120), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     plans = [planned(name, settings_of(load(name, "full"), {}), n_seeds) for name in STUDIES if name in FULL]
     rows = []

@@ -20,6 +20,8 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any
 
+from rewards.wording import counted
+
 MAX_DEPTH = 100
 MAX_COMPARED, _SLACK = 2**24, 5000
 """Items and characters of a value, and how many more than four times ours another writing of the same may have."""
@@ -368,7 +370,7 @@ def show(node: Any, limit: int) -> str:
         text = _shown(node)
     except (NotPlainError, RecursionError):
         text = "<no plain value>"
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    return text if len(text) <= limit else f"{text[:limit]}... ({counted(len(text), 'character')})"
 
 
 _BRACKETS = {"set": "{%s}", "frozenset": "frozenset({%s})", "deque": "deque([%s])", "iter": "iter([%s])",

@@ -18,6 +18,7 @@ from typing import Any
 from rewards.sandbox import candidate, codec, wire
 from rewards.sandbox.confinement import Mode
 from rewards.sandbox.jobs import Conversation, Ending, Job, Limits, Outcome, SandboxError, Script
+from rewards.wording import counted
 
 _GRACE_S = 60.0
 _BACKOFF_S = 0.2
@@ -146,7 +147,7 @@ class RemoteSandbox:
                 said = str(error) or type(error).__name__
         if code != _PROBE and self._works():  # it fails for this program alone, so that is the program's doing
             return {"stdout": "", "stderr": said, "exit": -1, "seconds": 0.0, "timed_out": False}
-        raise SandboxError(f"the server failed {self._retries + 1} times: {said}")
+        raise SandboxError(f"the server failed {counted(self._retries + 1, 'time')}: {said}")
 
     def _works(self) -> bool:
         try:

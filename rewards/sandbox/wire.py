@@ -5,6 +5,8 @@ import socket
 import struct
 from typing import Any
 
+from rewards.wording import counted
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -60,7 +62,7 @@ class Frames:
         (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
         # Before anything is read: four bytes of a program can claim 4 GB.
         if length > max_bytes:
-            raise BrokenFrameError(f"a frame of {length} bytes, at most {max_bytes} are read")
+            raise BrokenFrameError(f"a frame of {counted(length, 'byte')}, at most {max_bytes} are read")
         try:
             return unpacked(self._take(length))
         except (ValueError, RecursionError) as error:

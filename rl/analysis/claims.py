@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rewards.wording import counted
 from rl.analysis.printing import fixed
 
 Row = Mapping[str, Any]
@@ -99,7 +100,7 @@ class Finding:
         """Mean, interval, and the value of every seed."""
         seeds = ", ".join(f"{seed}: {fixed(value, 3, signed=True)}" for seed, value in self.by_seed.items())
         interval = f"[{fixed(self.low, 3, signed=True)}, {fixed(self.high, 3, signed=True)}]"
-        of = f"{self.n_seeds} seed{'s' * (self.n_seeds != 1)}"
+        of = counted(self.n_seeds, "seed")
         return (
             f"{fixed(self.mean, 3, signed=True)} {interval} over {of if self.over == 'seeds' else self.over} ({seeds})"
         )

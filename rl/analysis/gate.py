@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rewards.wording import counted
 from rl.analysis.claims import resampled
 from rl.analysis.printing import percent
 
@@ -110,7 +111,7 @@ class Gate:
     def __str__(self) -> str:
         ends = f"{percent(self.low, signed=True)}, {percent(self.high, signed=True)}"
         what = "expect improvement" if self.expects else "do not expect improvement"
-        return f"gate: gap {percent(self.gap, signed=True)} points [{ends}], {self.n} questions: {what}"
+        return f"gate: gap {percent(self.gap, signed=True)} points [{ends}], {counted(self.n, 'question')}: {what}"
 
     def outcome(self, gain: float | None, cell: str, kind: str = "self") -> dict[str, Any]:
         """Columns of a study's row that set the prediction beside what training brought.
@@ -152,19 +153,20 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
     ]
     compared = with_outcome(known)
     hits, untested = sum(row["gate_hit"] for row in compared), len(known) - len(compared)
-    said = f"The gate was right in {hits} of {len(compared)} trainings." if compared else "No prediction was tested."
+    n = len(compared)
+    said = f"The gate was right in {hits} of {counted(n, 'training')}." if compared else "No prediction was tested."
     if untested:
-        said += f" {untested} more of its readings were not tested: nothing was trained, or read."
+        more = counted(untested, "more of its readings was", "more of its readings were")
+        said += f" {more} not tested: nothing was trained, or read."
     if compared:
         gained = sum(bool(row["gate_hit"]) == bool(row["gate_expects"]) for row in compared)
-        n = len(compared)
         said += (
             f" One that is always open would have been right in {gained} of {n}, one that never opens in {n - gained}."
         )
     of_kinds = {kind: [row["gate_hit"] for row in compared if _kind(row) == kind] for kind in map(_kind, compared)}
     if len(of_kinds) > 1:
-        counted = ", ".join(f"{kind} {sum(hit)} of {len(hit)}" for kind, hit in of_kinds.items())
-        said += f" By whose signal it was: {counted}."
+        each = ", ".join(f"{kind} {sum(hit)} of {len(hit)}" for kind, hit in of_kinds.items())
+        said += f" By whose signal it was: {each}."
     return header, cells, said
 
 

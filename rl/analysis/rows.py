@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rewards.wording import counted
 from rl.analysis.rates import measure
 
 if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
@@ -24,7 +25,9 @@ def broken_off(rows: Sequence["EvalRow"]) -> str:
     cause, n = causes.most_common(1)[0]
     whole = causes.total()
     others = f"; {n} of them: " if n < whole else ": "
-    return f"{whole:,} of {len(rows):,} episodes were broken off and count in no rate{others}{cause}"
+    of = f"of {counted(len(rows), 'episode')}"
+    broken = counted(whole, f"{of} was broken off and counts", f"{of} were broken off and count")
+    return f"{broken} in no rate{others}{cause}"
 
 
 @dataclass(frozen=True, slots=True)

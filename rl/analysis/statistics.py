@@ -14,6 +14,7 @@ from math import comb
 import numpy as np
 
 from rewards.votes import majority_index
+from rewards.wording import counted
 from rl.analysis.rates import declared
 from rl.analysis.rows import EvalRow
 
@@ -232,7 +233,7 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
         ValueError: If k exceeds n.
     """
     if k > n:
-        raise ValueError(f"pass@{k} cannot be estimated from {n} samples")
+        raise ValueError(f"pass@{k} cannot be estimated from {counted(n, 'sample')}")
     return 1.0 - comb(n - n_correct, k) / comb(n, k)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rewards.wording import counted
 from rl.analysis.claims import DRAWS, LEVEL, PerSeed, Row, Verdict, first, grown, minus, student_t
 from rl.analysis.printing import fixed
 
@@ -296,8 +297,8 @@ def sentence(lines: Sequence[Line], within: Within, of_own: Within, all_at_once:
         said = "It holds"
     else:
         said = "It cannot be told"
-    fits, contradicts = "fits" if len(for_it) == 1 else "fit", "contradicts" if len(against) == 1 else "contradict"
-    told = f"{said}: of {len(lines)} systems {len(for_it)} {fits} it, {len(against)} {contradicts} it{_listed(against)}"
+    fit, contradict = counted(len(for_it), "fits", "fit"), counted(len(against), "contradicts", "contradict")
+    told = f"{said}: of {counted(len(lines), 'system')} {fit} it, {contradict} it{_listed(against)}"
     told += f", and {len(open_)} cannot be told{_listed(open_)}."
     for one in lines:
         for name, gain in one.also.items():

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 from transformers import DynamicCache
 
+from rewards.wording import counted
 from rl.advantages import ADVANTAGES
 from rl.types import RolloutBatch
 
@@ -24,7 +25,9 @@ def learn_last(ids_BT: Tensor | np.ndarray, k: int) -> Learned:
     """Rows of which the last k tokens are learned: an answer after its question."""
     rows_BT = torch.as_tensor(ids_BT)
     if not 0 < k < rows_BT.shape[1]:
-        raise ValueError(f"learn_last: k={k}; a row of {rows_BT.shape[1]} tokens can learn 1 to {rows_BT.shape[1] - 1}")
+        raise ValueError(
+            f"learn_last: k={k}; a row of {counted(rows_BT.shape[1], 'token')} can learn 1 to {rows_BT.shape[1] - 1}"
+        )
     learned_BT = torch.zeros(rows_BT.shape, dtype=torch.bool)
     learned_BT[:, -k:] = True
     return rows_BT, learned_BT

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rewards.wording import counted
 from rl.backends.distributed import Distributed
 from rl.backends.lora import bare_model
 from rl.backends.vllm_heads import HeadPadding
@@ -114,7 +115,9 @@ class VLLMEngine:
         """
         try:
             if n := len(self._waiting):
-                raise RuntimeError(f"{n} requests are being decoded: weights can only change between them")
+                raise RuntimeError(
+                    f"{counted(n, 'request is', 'requests are')} being decoded: weights can only change between them"
+                )
             self.wake()  # asleep, the engine has no place to load them into
             runner = self._engine.model_executor.driver_worker.worker.model_runner
             runner.reload_weights(weights_iterator=self._converted(named))

@@ -23,6 +23,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rewards.wording import counted
 from rl.backends.distributed import Distributed
 from rl.config import RunConfig
 from rl.types import Completion, Finish, Request, RunStoppedError
@@ -103,11 +104,12 @@ class VLLMHttpEngine:
                     with self._lock:
                         self._down.add(url)
             time.sleep(min(0.1 * 2**attempt, 5.0))
-        last = errors[-1] if errors else "none is up"
+        last, of = errors[-1] if errors else "none is up", f"of {counted(len(self._urls), 'replica')}"
+        down = counted(len(self._down), f"{of} is", f"{of} are")
         raise RunStoppedError(
-            f"engine=vllm_http: request {request.id} failed on every replica that was tried, in {self._retries + 1} "
-            f"attempts; {len(self._down)} of {len(self._urls)} replicas are down. Last: {last}. "
-            "Start them again and go on with resume=auto"
+            f"engine=vllm_http: request {request.id} failed on every replica that was tried, in "
+            f"{counted(self._retries + 1, 'attempt')}; {down} down. Last: {last}. Start them again and go on with "
+            "resume=auto"
         )
 
     def _replica(self) -> str | None:
@@ -184,7 +186,10 @@ class VLLMHttpEngine:
         def write() -> None:
             try:
                 if n := len(self._futures):
-                    raise RuntimeError(f"{n} requests are being decoded: weights can only change between them")
+                    raise RuntimeError(
+                        f"{counted(n, 'request is', 'requests are')} being decoded: weights can only change between "
+                        "them"
+                    )
                 if self._distributed.is_main:
                     self._write(named, folder)
             finally:  # gathering sharded weights takes all processes, those that do not write or cannot included

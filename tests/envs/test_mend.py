@@ -10,6 +10,7 @@ import pytest
 from envs import Message, Split, make
 from envs.tasks.mend import NOTATIONS, Mend, compact, mended, of_toy, sides, written
 from experiments.mending_corpus import MendCorpus
+from rewards import Verdict
 from rewards.answers import in_form
 
 SIZES = {"n_train": 60, "n_validation": 20, "n_test": 60}
@@ -238,3 +239,28 @@ def test_an_answer_that_is_worked_out_mends_any_number_by_what_its_sides_come_to
                 assert f"{right} - {left}" in response
         with pytest.raises(ValueError, match="not the equation"):
             mend.worked_out(task, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("factors", "p_zero", "begins"),
+    [
+        ([1], 1.0, r"-?\d+ [+-] \d+ = "),
+        ([3], 1.0, r"-?\d+ / 3 [+-] \d+ = "),
+        ([3], 0.0, r"\(-?\d+ [+-] \d+\) / 3 [+-] \d+ = "),
+    ],
+)
+def test_a_reckoned_attempt_comes_to_its_number_and_is_exchanged_with_it(factors, p_zero, begins):
+    taskset, rng = Mend(40, 4, 4, "plain", factors=factors, p_zero=p_zero), random.Random(0)
+    for task in taskset.load("train"):
+        right = taskset.reckoned(task, task.gold)
+        assert re.match(begins, right)
+        left, found = right.split(":")[0].split(" = ")
+        assert sides(f"{left} = {found}")[0] == int(task.gold)
+        assert taskset.verify(task, right).verdict is Verdict.CORRECT
+        slip = taskset.slipped(task, rng)
+        assert taskset.verify(task, taskset.reckoned(task, slip)).verdict is Verdict.WRONG
+        # Another attempt for control C5 reckons as the own one does, and with one and the same number.
+        other = taskset.other_attempt(task, right, rng)
+        number = other.split(":")[0].split(" = ")[1]
+        assert other == taskset.reckoned(task, number) != right
+        assert "=" not in taskset.other_attempt(task, taskset.gold_response(task), rng).split("\\boxed")[0]

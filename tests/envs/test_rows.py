@@ -150,7 +150,7 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line_and_refused_or_left_out(
     ):
         rows_of(path).load(Split.TRAIN)
     assert len(all_of(rows_of(path, on_bad_rows="skip"))) == 40
-    assert "1 of 41 rows were left out" in capsys.readouterr().err
+    assert "1 of 41 rows was left out" in capsys.readouterr().err
 
 
 def test_a_gold_that_does_not_pay_itself_and_questions_in_two_splits_are_bad_rows(tmp_path):
@@ -179,7 +179,7 @@ def test_a_list_within_lists_without_end_is_one_sentence(tmp_path):
 def test_the_same_question_and_answer_again_counts_once(tmp_path, capsys):
     again = {"question": "what is 7  + 1?", "answer": "8.0"}
     assert len(all_of(rows_of(write(tmp_path, lines([*ROWS, again]))))) == 40
-    assert "1 rows repeat another one and count once" in capsys.readouterr().err
+    assert "1 row repeats another one and counts once" in capsys.readouterr().err
 
 
 def needs_a_level(task, response):

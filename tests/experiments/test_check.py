@@ -61,7 +61,7 @@ def test_a_file_and_a_model_that_fit_are_described(tmp_path, capsys):
     [
         (["env.max_new_tokens=[2]"], chains(60), "60 golds are longer than env.max_new_tokens=2"),
         (["env.prompts_text={retry: look again}"], chains(60), "the model has no token for"),
-        ([], [*chains(60), {"question": "1 " * 70, "answer": 1}], "1 questions leave no room in the model's context"),
+        ([], [*chains(60), {"question": "1 " * 70, "answer": 1}], "1 question leaves no room in the model's context"),
         (["env.prompts=math-v1"], chains(60), "the prompts ask for \\boxed, which verify does not read"),
     ],
     ids=["limit", "words", "context", "form"],

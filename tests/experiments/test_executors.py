@@ -189,11 +189,11 @@ def test_resuming_finishes_a_killed_job_and_takes_further_arms_and_seeds(tmp_pat
     def done():
         return {str(path.parent.relative_to(tmp_path / "arms")) for path in tmp_path.glob("arms/*/*/result.json")}
 
-    with pytest.raises(UserError, match="1 jobs crashed: a/0"):
+    with pytest.raises(UserError, match="1 job crashed: a/0"):
         run(include=["a", "b"], seeds=[0])
     assert done() == {"b/seed_0", "base/seed_0"}
     before = (tmp_path / "arms" / "b" / "seed_0" / "result.json").stat().st_mtime_ns
-    with pytest.raises(UserError, match="1 jobs crashed: a/1"):  # the further seed dies in its turn
+    with pytest.raises(UserError, match="1 job crashed: a/1"):  # the further seed dies in its turn
         run(include=["b"], seeds=[1])
     assert done() == {"a/seed_0", "b/seed_0", "b/seed_1", "base/seed_0"}
     run(include=["b"], seeds=[1])

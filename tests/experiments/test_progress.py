@@ -59,7 +59,7 @@ def test_a_run_of_which_nothing_can_be_counted_ends_with_its_reason(tmp_path, ca
 
     shown_run(RunConfig(name="x"), tmp_path / "some", "base", played(broken, good, good))
     said = " ".join(capsys.readouterr().out.split())
-    assert "warning: 1 of 3 episodes were broken off and count in no rate: step: ValueError('no verdict')" in said
+    assert "warning: 1 of 3 episodes was broken off and counts in no rate: step: ValueError('no verdict')" in said
     with pytest.raises(UserError, match=r"^not one episode.*2 of 2 episodes were broken off.*no verdict"):
         shown_run(RunConfig(name="x"), tmp_path / "all", "base", played(broken, broken))
     assert "broken off" not in capsys.readouterr().out, "the reason is said once, by the error"

@@ -11,7 +11,7 @@ from experiments.cli import UserError
 from experiments.evidence.studies import curves, overview
 from experiments.schema import StudyChoice, StudyConfig
 from experiments.studies import FULL, STUDIES, load, part_of, run_seed, settings_of
-from experiments.study import chosen, plan, seeds_of, write_study
+from experiments.study import chosen, plan, write_study
 from rl.analysis.claims import Figure
 from tests.conftest import ROOT
 from tests.experiments import made_up_study
@@ -124,9 +124,8 @@ def test_what_is_read_of_a_study_before_torch_is_loaded_is_what_it_has(name):
         assert getattr(study, "RANGES", None) == read.get("RANGES")
 
 
-def test_one_seed_is_no_seeds():
+def test_one_seed_is_named_and_not_counted():
     assert curves(Figure("x", "step", "y"), [{"arm": "a", "seed": 7, "step": 0, "y": 1.0}]).caption == "Seed 7."
-    assert (seeds_of([1]), seeds_of([1, 2]), seeds_of([])) == ("1 seed", "2 seeds", "0 seeds")
 
 
 def test_what_a_study_does_not_have_is_refused():

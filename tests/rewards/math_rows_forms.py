@@ -1,7 +1,7 @@
 r"""More rows: where expressions are defined, texts longer than any formula, and forms that a plausible user tries."""
 
 from tests.rewards.math_rows import A, C, W, _boxed
-from tests.rewards.math_rows_kinds import _each
+from tests.rewards.math_rows_pairs import _each
 
 DOMAINS = _boxed([
     ("\\sqrt{xy}", "\\sqrt{x}\\sqrt{y}", C, "both are defined where neither is negative"),

@@ -15,9 +15,10 @@ from tests.conftest import ROOT
 from tests.rewards import math_rows
 from tests.rewards.math_rows_forms import FORMS
 from tests.rewards.math_rows_kinds import KINDS
+from tests.rewards.math_rows_pairs import PAIRS
 from tests.rewards.rephrase import rephrasings
 
-ROWS = [*math_rows.ROWS, *KINDS, *FORMS]
+ROWS = [*math_rows.ROWS, *KINDS, *PAIRS, *FORMS]
 SLOW = (r"\int_0^1 2x\,dx", r"\int_0^1 x+x\,dx")
 """A pair for sympy: answer and gold."""
 DATA = ROOT.parent / "shared" / "data"

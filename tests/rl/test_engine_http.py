@@ -99,7 +99,7 @@ def test_one_failure_of_the_only_replica_is_tried_again(served):
 def test_failures_without_end_are_reported(served):
     bench, (replica,) = served(1)
     replica.failures = 10_000
-    with pytest.raises(RunStoppedError, match=r"in 3 attempts; 1 of 1 replicas are down.*500"):
+    with pytest.raises(RunStoppedError, match=r"in 3 attempts; 1 of 1 replica is down.*500"):
         complete(bench.engine, requests())
     replica.failures = 0
     bench.publish(1)
@@ -110,7 +110,7 @@ def test_a_restarted_replica_gets_no_requests_until_it_has_the_weights(served):
     """It would sample from the model that it was started with, and nobody would know."""
     bench, (replica,) = served(1)
     replica.failures, replica.loaded = 1, ""
-    with pytest.raises(RunStoppedError, match="1 of 1 replicas are down"):
+    with pytest.raises(RunStoppedError, match="1 of 1 replica is down"):
         complete(bench.engine, requests(1))
     bench.publish(1)
     assert len(complete(bench.engine, requests(1))) == 1

@@ -195,7 +195,7 @@ def test_a_rule_that_keeps_nothing_says_so():
     cfg = sft_config(rule="star")
     bench = Workbench.build(cfg)
     trainer = offline_trainer(cfg, bench, lambda _: None)
-    with pytest.raises(NothingKeptError, match="none of 1 episodes"):
+    with pytest.raises(NothingKeptError, match="none of 1 episode passes"):
         trainer.train_round([episode((0.0, 0.0))])
 
 

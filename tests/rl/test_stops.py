@@ -89,7 +89,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     run.trainer.train_step()
     with torch.no_grad():
         next(run.bench.model.parameters()).view(-1)[0] = float("inf")
-    with pytest.raises(RunStoppedError, match="not saved: 1 tensors hold numbers that are not finite"):
+    with pytest.raises(RunStoppedError, match="not saved: 1 tensor holds numbers that are not finite"):
         run._save()
     run._tracker.close()
     assert not (tmp_path / "checkpoints").exists()

@@ -53,7 +53,7 @@ const dotsOf = (item) => {
   const left = all.length - few.length, lead = item.lead[shown.view] ?? item.lead[""] ?? "";
   const numbers = () => [["name", item.x_label, "low", "high", "runs", "found"], few.map((row) => [row.name, ...[row.mean, row.low, row.high].map((one) => signed(one, item.digits)), row.seeds.map((one) => signed(one, item.digits)).join(" "), row.badges.map((badge) => badge.text).join(", ")])];
   return [make("h2", {}, item.title, shown.view && views.length > 1 ? make("small", {}, ` ${shown.view}`) : ""), ...(lead ? [make("p", { class: "lead" }, lead)] : []), table,
-    ...(left || (shown.minor && data.minor.length) ? [make("p", {}, make("button", { type: "button", onclick: () => show("all", shown.minor ? "" : "1") }, left ? `show ${left} variants` : "fold the variants"))] : []),
+    ...(left || (shown.minor && data.minor.length) ? [make("p", {}, make("button", { type: "button", onclick: () => show("all", shown.minor ? "" : "1") }, left ? `show ${counted(left, "variant")}` : "fold the variants"))] : []),
     make("details", { class: "about" }, make("summary", {}, "What is drawn; numbers to copy"), make("p", { class: "caption" }, item.caption), files(item, ["svg", "png"], numbers))];
 };
 const drawDots = () => {

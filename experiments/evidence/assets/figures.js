@@ -75,7 +75,7 @@ const showFigure = (item) => {
     type: "button", "aria-pressed": String(shown.has(name)), title: "show or hide", ...pointed(name), onclick: () => toggle(name),
   }, keyOf(ink, lined.has(name) ? dash : null), name));
   const folded = Object.keys(item.looks).filter(isMinor).length;
-  if (folded && !shown.minor) legend.append(make("button", { type: "button", onclick: () => show("all", "1") }, `+ ${folded} variants`));
+  if (folded && !shown.minor) legend.append(make("button", { type: "button", onclick: () => show("all", "1") }, `+ ${counted(folded, "variant")}`));
   const panels = make("div", { class: "panels" });
   place.append(caption(item), panels, files(item, ["svg", "png"], () => figureNumbers(item)));
   panelsOf(item, panels);

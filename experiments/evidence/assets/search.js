@@ -85,14 +85,14 @@ const holding = async (text, among, run) => {
     if (run !== state.run) return;
     const start = p.starts[k];
     bodies.forEach((body, j) => { if (body[1].some((one) => one.toLowerCase().includes(needle))) hit.add(start + j); });
-    if (++done % 8 === 0) showFound(kept(), `searched ${done} of ${wanted.length} parts; `);
+    if (++done % 8 === 0) showFound(kept(), `searched ${done} of ${counted(wanted.length, "part")}; `);
   }
   showFound(kept());
 };
 const showFound = (found, more = "") => {
   state.found = found;
   byId("spacer").style.height = `${found.length * ITEM}px`;
-  byId("found").textContent = `${found.length.toLocaleString("en")} of ${state.n.toLocaleString("en")} episodes on this page; ${more}${state.index.note}`;
+  byId("found").textContent = `${found.length.toLocaleString("en")} of ${counted(state.n, "episode")} on this page; ${more}${state.index.note}`;
   drawList();
 };
 function refilter() {

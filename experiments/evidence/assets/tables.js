@@ -62,7 +62,7 @@ const showTable = (item) => {
   const left = item.rows.length - partOf(item)[1].length - (item.views.length ? item.views.filter((one) => one !== shown.view).length : 0);
   const more = item.lead && item.lead < item.header.length, all = link.get("columns") === "all";
   byId("table").replaceChildren(caption(item), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": item.title }, tableOf(item)),
-    make("p", { class: "files" }, ...(more ? [make("button", { type: "button", class: "small", onclick: () => show("columns", all ? "" : "all") }, all ? "fewer columns" : `${item.header.length - item.lead} more columns`)] : []),
-      ...(left > 0 ? [make("button", { type: "button", class: "small", onclick: () => show("all", "1") }, `${left} rows of variants`)] : [])),
+    make("p", { class: "files" }, ...(more ? [make("button", { type: "button", class: "small", onclick: () => show("columns", all ? "" : "all") }, all ? "fewer columns" : counted(item.header.length - item.lead, "more column"))] : []),
+      ...(left > 0 ? [make("button", { type: "button", class: "small", onclick: () => show("all", "1") }, `${counted(left, "row")} of variants`)] : [])),
     files(item, ["csv", "md"], () => partOf(item)));
 };

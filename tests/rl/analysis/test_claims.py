@@ -128,7 +128,7 @@ def test_the_gate_announces_and_is_checked():
     _, cells, said = record([*outcomes, untrained])
     assert cells[-1][-2:] == ["-", "not tested"]
     assert said == (
-        "The gate was right in 2 of 4 trainings. 1 more of its readings were not tested: nothing was trained, or read. "
+        "The gate was right in 2 of 4 trainings. 1 more of its readings was not tested: nothing was trained, or read. "
         f"{constant}"
     )
     both = [*outcomes, {"seed": 0} | shut.outcome(0.0, "y", "control")]
