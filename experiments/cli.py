@@ -123,11 +123,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
                 with terminable():
                     program()
             except KeyboardInterrupt as error:  # whoever knows where the run is and how it goes on has put it in
-                what, status = _ENDED[type(error)]
-                console.print(
-                    f"[yellow]{what}[/]", *(f"[yellow];[/] {one}" for one in error.args), sep="", soft_wrap=True
-                )
-                sys.exit(status)
+                _say_interrupted(error)
             except yaml.YAMLError as error:  # a file of somebody's own, below --config-dir
                 fail(_no_yaml(error))
             except (HydraException, OmegaConfBaseException) as error:
@@ -151,8 +147,13 @@ class Terminated(KeyboardInterrupt):
     """A signal of the cluster or of ``kill``, which ends a program as Ctrl-C does."""
 
 
-_ENDED = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("stopped by a signal", os.EX_TEMPFAIL)}
-"""What is said of an end that a person or a cluster wanted, and the program's exit status."""
+def _say_interrupted(error: KeyboardInterrupt) -> NoReturn:
+    """Ends a program that a person or a cluster wanted to end; of several processes of a run one says so."""
+    what, status = ("stopped by a signal", os.EX_TEMPFAIL) if isinstance(error, Terminated) else ("interrupted", 130)
+    if os.environ.get("RANK", "0") == "0":
+        said = error.args or ("the same command begins anew",)
+        console.print(f"[yellow]{what}[/]", *(f"[yellow];[/] {one}" for one in said), sep="", soft_wrap=True)
+    sys.exit(status)
 
 
 @contextmanager
@@ -214,8 +215,7 @@ def _end(error: Exception) -> None:
     if isinstance(error, OSError) and is_disk_full(error):
         fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
     # Before the kinds, since FileNotFoundError is one of them: of the system's errors the file's name is the message.
-    unusable = (PermissionError, IsADirectoryError, NotADirectoryError, FileNotFoundError, FileExistsError)
-    if isinstance(error, unusable) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
+    if isinstance(error, OSError) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
         fail(
             f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write\n"
             "(set ERRATA_TRACEBACK=1 to see where)"
@@ -265,8 +265,6 @@ class Program:
                 run(config)
             # ``sys.exit(0)`` in a reward function would end the run as if it were done.
             except SystemExit as error:
-                if error.code == os.EX_TEMPFAIL:  # a signal of the cluster
-                    raise
                 place = traceback.extract_tb(error.__traceback__)[-1]
                 said = f"{place.filename}, line {place.lineno} ended the program with SystemExit({error.code!r})"
                 raise UserError(said) from error

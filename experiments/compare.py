@@ -185,6 +185,8 @@ def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[Job]:
     if not cfg.cross or cfg.env.attempts < 2:
         return []
     base, tables = jobs[0], []
+    if not base.is_done:  # every table needs its first attempts
+        return []
     for seed in cfg.seeds:
         done = [job for job in jobs if job.kind != "as_it_is" and job.seed == seed and job.is_done]
         policies = {BASE: base.arm.config.model.path} | {job.arm.name: str(job.folder / "policy") for job in done}
@@ -279,11 +281,12 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
             with Display(console, one_run=False) as display:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)
     say_crashed(crashed)
-    console.print(
-        f"{time.perf_counter() - began:.0f} s for {counted(len(todo), 'job')}; now the tables and figures",
-        highlight=False,
-    )
-    write_report(folder, console)
+    if any(job.is_done for job in jobs):
+        console.print(
+            f"{time.perf_counter() - began:.0f} s for {counted(len(todo), 'job')}; now the tables and figures",
+            highlight=False,
+        )
+        write_report(folder, console)
     if rows := lines([job.folder for job in jobs]):
         print_table(PLANNED, rows, console, "Planned, and what it came to")
     if crashed:

@@ -9,7 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
-from experiments.cli import UserError
+from experiments.cli import Terminated, UserError
 from experiments.jobs import Job
 from rl.tracking import write_json, write_text
 
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 def run_job(folder: Path) -> int:
     """Runs the job of a folder in this process; returns its exit status.
 
-    What it raises is written to ``error.txt``. A signal of the cluster ends it with the status of a preempted run.
+    What it raises is written to ``error.txt``, but for what a signal of the cluster ends it with.
     """
     job, last = Job.read(folder), 0.0
 
@@ -63,3 +63,6 @@ if __name__ == "__main__":
         sys.exit(run_job(parser.parse_args().folder))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Terminated as error:  # it has saved what there is
+        print("stopped by a signal", *error.args, sep="; ", file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL)

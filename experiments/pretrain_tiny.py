@@ -5,7 +5,6 @@ The weights that the demo uses are kept in ``models/``; this is the command that
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.cli import UserError, console, entry_point
@@ -26,7 +25,6 @@ CORPORA: dict[str, type] = {
 def main(cfg: PretrainConfig) -> None:
     """Pretrains and says where the model is."""
     corpus = make_corpus(cfg)
-    Path(cfg.output).mkdir(parents=True, exist_ok=True)  # where it cannot be made, no minutes are spent first
     import torch
 
     from experiments.tiny_training import pretrain

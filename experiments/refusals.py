@@ -1,5 +1,6 @@
 """What is wrong with a config and can be said before torch is loaded, which takes seconds to tens of them."""
 
+import os
 import re
 import sys
 from copy import deepcopy
@@ -43,6 +44,7 @@ def refuse_before_torch(cfg: DictConfig) -> None:
         FileNotFoundError: If there is no model where ``model.path`` says.
     """
     refuse_missing_files(cfg)
+    refuse_unusable_output(cfg)
     if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):
         refuse_unknown_arms(cfg)
         # Everything but the arms, whose own checks look names up in modules that need torch.
@@ -166,10 +168,32 @@ def refuse_missing_files(cfg: DictConfig) -> None:
         raise UserError(no_such_path(data))
 
 
+def refuse_unusable_output(cfg: DictConfig) -> None:
+    """Raises UserError if what is written last, a model or a file of winners, cannot lie where ``output`` says."""
+    given = OmegaConf.select(cfg, "output")
+    if given is None:
+        return
+    place, is_file = Path(given).expanduser().absolute(), "trials" in cfg
+    above = next(one for one in place.parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"output={given}: no file can be made in {above}; name another place")
+    if is_file and place.is_dir():
+        raise UserError(f"output={given}: that is a folder; name a file, as {given.rstrip('/')}/mine.yaml")
+    if not is_file and place.exists() and not place.is_dir():
+        raise UserError(f"output={given}: that is a file; name a folder")
+    # A model takes the place of the whole folder.
+    if not is_file and place.is_dir() and any(place.iterdir()) and not (place / "config.json").exists():
+        raise UserError(f"output={given}: it holds files that are no model; name a new folder, as {given}/mine")
+
+
 def refuse_unknown_arms(cfg: Any) -> None:
-    """Raises UserError if ``include`` names an arm that there is not, or ``arms`` has an entry that is none."""
+    """Raises UserError if ``include`` names no arm or one that there is not, or ``arms`` has an entry that is none."""
     from experiments.jobs import ARMS  # which imports this module
 
+    if not cfg.include:
+        raise UserError(
+            "include=[]: give at least one arm, as include=[score]; experiments.evaluate measures the base alone"
+        )
     for name in cfg.include:
         if name not in cfg.arms:
             raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")

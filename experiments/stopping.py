@@ -5,14 +5,13 @@ In all of them what was computed is kept, and the same command with ``resume`` g
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from experiments.cli import SIGNALS
+from experiments.cli import SIGNALS, Terminated
 from experiments.folders import Lock, hold
 from experiments.jobs import Report
 from rl.backends.distributed import Distributed
@@ -23,12 +22,8 @@ EXIT_PREEMPTED = os.EX_TEMPFAIL
 """Exit status of a run that a signal ended: it can go on."""
 
 
-class Preempted(SystemExit):
-    """A signal ended the run; the program ends with :data:`EXIT_PREEMPTED`."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(EXIT_PREEMPTED)
-        self.folder = folder
+class Preempted(Terminated):
+    """A signal ended the run, which was saved first; the program ends with :data:`EXIT_PREEMPTED`."""
 
 
 class Stopping:
@@ -60,8 +55,6 @@ class Stopping:
             signal.signal(number, handler)
         if self._hold is not None:
             self._hold.__exit__(None, None, None)
-        if isinstance(error, Preempted) and self._hold is not None:
-            print(f"stopped by a signal; what was done is kept: go on with resume={self._folder}", file=sys.stderr)
         if error is not None and is_disk_full(error):
             raise RunStoppedError(
                 f"no space left on the disk of {self._folder}: what was half written is removed; make room, then go on "
@@ -91,7 +84,7 @@ class Stopping:
             raise RunStoppedError(f"another process has taken over {self._folder}; this one writes nothing more")
         if state:
             save()
-            raise Preempted(self._folder)
+            raise self._preempted
 
     def asked_by(self, report: Report) -> Report:
         """A report of progress after which a run of one process is left, where nothing has to be saved for it."""
@@ -99,6 +92,10 @@ class Stopping:
         def reported(what: str, share: float, metrics: dict[str, float]) -> None:
             report(what, share, metrics)
             if self._signalled and (self._distributed is None or self._distributed.n_processes == 1):
-                raise Preempted(self._folder)
+                raise self._preempted
 
         return reported
+
+    @property
+    def _preempted(self) -> Preempted:
+        return Preempted(f"what is done is kept in {self._folder}: go on with resume={self._folder}")

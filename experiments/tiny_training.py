@@ -12,6 +12,7 @@ from experiments.schema import PretrainConfig
 from experiments.tiny_corpus import FIRST, SECOND, Corpus, SteeredCorpus, encoder
 from rl.backends.engine_hf import HFEngine
 from rl.backends.tiny import tiny_llama, tiny_tokenizer
+from rl.checkpoint import save_policy
 from rl.rendering import Renderer
 from rl.rollout import complete
 from rl.types import Request, derive_seed
@@ -51,10 +52,7 @@ def pretrain(cfg: PretrainConfig, corpus: Corpus) -> Path:
         schedule.step()
         if step % 100 == 0 or step == cfg.steps - 1:
             print(f"step {step + 1}/{cfg.steps}  loss {loss.item():.3f}", flush=True)
-    folder = Path(cfg.output)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_policy(Path(cfg.output), model, tokenizer)
 
 
 def sample_drafts(

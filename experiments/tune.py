@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -257,6 +258,21 @@ def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> No
     write_text(folder / "trials.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
+def chosen_before(path: Path) -> dict[str, Any]:
+    """What an earlier tuning has left in a file of winners.
+
+    Raises:
+        UserError: If the file holds something else, which would be lost.
+    """
+    try:
+        found: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = None
+    if not isinstance(found, dict) or found.keys() - {"arms", "tuning"}:
+        raise UserError(f"output={path}: it holds something else than what a tuning chose; name another file")
+    return found
+
+
 def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> dict[str, Any]:
     """The YAML of what was chosen; what another tuning chose for other arms stays in it.
 
@@ -267,8 +283,8 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
         UserError: If every trial of an arm crashed; what the others came to is written first.
     """
     path = Path(cfg.output)
-    before: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
-    arms, records = dict((before or {}).get("arms") or {}), dict((before or {}).get("tuning") or {})
+    before = chosen_before(path)
+    arms, records = dict(before.get("arms") or {}), dict(before.get("tuning") or {})
     hopeless = []
     for one in found:
         best = one.winner()
@@ -297,6 +313,7 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
 def main(cfg: TuneConfig) -> None:
     """Runs the trials that are not finished yet, and writes what was chosen."""
     studies(cfg, Path(cfg.runs_dir))  # what is wrong with it is said before anything is loaded
+    chosen_before(Path(cfg.output))
     from experiments.folders import open_run
 
     with open_run(cfg, "tune") as folder:

@@ -72,6 +72,15 @@ def rows(folder, **options):
     return [*own, "model=path", f"model.path={TOY}", "threads=1", "evaluation.samples_per_task=0"]
 
 
+def output(folder, program, name, *made):
+    """Where something is to be written last, beside what stands there already."""
+    for path, text in made:
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text)
+    needed = {"tune": ["include=[score]"], "warm_start": ["demonstration=sums"], "pretrain_tiny": []}[program]
+    return [f"experiments.{program}", *needed, *(SMALL if needed else []), f"output={folder / name}"]
+
+
 def plugin(folder, name, text):
     (folder / f"{name}.py").write_text(text)
     return f"plugins=[{name}]"
@@ -107,6 +116,50 @@ REFUSED = {
         "model.chat_template=mine.jinja: no such file.",
     ),
     "no chat template": (no_template, "has no chat template: set model.chat_template to"),
+    "a model of another environment": (
+        lambda folder: ["experiments.evaluate", "env=repair", "model=path", f"model.path={TOY}", "threads=1"],
+        "models/modchain: it has no token for 'a+8', 'b*5', 'c?', 'd*9', 'f(0)==0', words in which errata/repair-v1",
+    ),
+    "a model of a toy for words": (
+        lambda folder: ["experiments.sft", "env=mend_plain", "offline=star", "model=path", f"model.path={TOY}"],
+        "give a model that knows them, or leave model away",
+    ),
+    "nothing to tune": (
+        lambda folder: ["experiments.tune", *SMALL, "include=[]"],
+        "include=[]: give at least one arm, as include=[score]",
+    ),
+    "nothing to compare": (
+        lambda folder: ["experiments.compare", *SMALL, "include=[]"],
+        "include=[]: give at least one arm, as include=[score]",
+    ),
+    "winners in place of a folder": (
+        lambda folder: output(folder, "tune", "mine", ("mine/a.txt", "")),
+        "/mine: that is a folder; name a file, as ",
+    ),
+    "winners in place of another file": (
+        lambda folder: output(folder, "tune", "a.yaml", ("a.yaml", "name: repair")),
+        "a.yaml: it holds something else than what a tuning chose; name another file",
+    ),
+    "winners in place of a text": (
+        lambda folder: output(folder, "tune", "a.md", ("a.md", "# Notes\n: {")),
+        "a.md: it holds something else than what a tuning chose; name another file",
+    ),
+    "winners below a file": (
+        lambda folder: output(folder, "tune", "a/b/tuned.yaml", ("a", "")),
+        "/a; name another place",
+    ),
+    "a base in place of somebody's files": (
+        lambda folder: output(folder, "pretrain_tiny", "mine", ("mine/thesis.tex", "")),
+        "/mine: it holds files that are no model; name a new folder, as ",
+    ),
+    "a base in place of a file": (
+        lambda folder: output(folder, "pretrain_tiny", "a.txt", ("a.txt", "")),
+        "/a.txt: that is a file; name a folder",
+    ),
+    "a warm model in place of somebody's files": (
+        lambda folder: output(folder, "warm_start", "mine", ("mine/thesis.tex", "")),
+        "/mine: it holds files that are no model; name a new folder, as ",
+    ),
     "an empty split": (
         lambda folder: ["experiments.train", *rows(folder, validation=0), "algorithm=rloo"],
         "no tasks in split 'validation', which this run needs",
@@ -145,7 +198,8 @@ def started(tmp_path, monkeypatch, capsys):
     def start(arguments):
         GlobalHydra.instance().clear()
         module = importlib.import_module(arguments[0])
-        monkeypatch.setattr("sys.argv", [*arguments, f"runs_dir={tmp_path / 'runs'}"])
+        runs = [] if arguments[0] == "experiments.pretrain_tiny" else [f"runs_dir={tmp_path / 'runs'}"]
+        monkeypatch.setattr("sys.argv", [*arguments, *runs])
         try:
             module.main()
             status = 0

@@ -18,10 +18,12 @@ from experiments.arms import ArmResult
 from experiments.cli import UserError, entry_point
 from experiments.folders import open_run
 from experiments.progress import Display, duration, print_table, shown_run, skipped_stages, uneven_budget
+from experiments.stopping import Stopping
 from rl.analysis.rows import broken_off
 from rl.analysis.statistics import summarise
 from rl.backends import hub
 from rl.config import AlgorithmConfig, OfflineConfig, RunConfig, SFTConfig, StageConfig, TrainConfig, TrainingConfig
+from rl.tracking import write_text
 from tests.conftest import ROOT
 from tests.helpers import row
 
@@ -146,7 +148,8 @@ def test_ctrl_c_while_modules_load_is_one_line(capsys, tmp_path):
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (130, "interrupted", "")
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout.strip() == "interrupted; the same command begins anew"
     assert not list(tmp_path.glob("runs/*/*"))
 
 
@@ -188,6 +191,26 @@ def test_an_end_from_outside_says_where_the_run_is_and_how_it_goes_on(
     assert capsys.readouterr().out.replace("\n", "").startswith(said.format(found[0]))
     assert found[0].exists() == ("kept" in said)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_that_is_stopped_within_a_comparison_says_how_the_comparison_goes_on(tmp_path, monkeypatch, capsys):
+    """With executor=here: the run notes the signal, saves, and leaves; its own folder is none to go on with."""
+
+    def run(cfg):
+        with open_run(cfg, "compare") as folder:
+            (folder / "arms").mkdir()
+            with Stopping(folder / "arms") as stopping:
+                os.kill(os.getpid(), signal.SIGTERM)
+                stopping.check(lambda: write_text(folder / "arms" / "metrics.jsonl", "{}"))
+
+    monkeypatch.setattr("sys.argv", ["compare", f"runs_dir={tmp_path}", "include=[score]"])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as end:
+        entry_point("compare")(run)()
+    (folder,) = (tmp_path / "compare").iterdir()
+    assert end.value.code == 75
+    how = f"what is done is kept in {folder}: go on with the same command and resume={folder}"
+    assert capsys.readouterr().out.replace("\n", "") == f"stopped by a signal; {how}"
 
 
 def test_the_time_left_of_a_comparison_is_told_and_quiet_tells_nothing(capsys, monkeypatch):

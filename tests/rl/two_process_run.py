@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 def main(folder: Path, algorithm: str = "SCORE", signal_at: int = 0) -> None:
     """Runs to the end, or sends a signal to the second process alone in the given step."""
     from experiments.online import run_online
-    from experiments.stopping import Preempted
+    from experiments.stopping import EXIT_PREEMPTED, Preempted
     from rl.backends.distributed import Distributed
     from rl.trainer import Trainer
     from tests.rl import resuming, test_curriculum
@@ -36,7 +36,7 @@ def main(folder: Path, algorithm: str = "SCORE", signal_at: int = 0) -> None:
         run_online(cfg, folder, resuming.quiet, distributed=distributed)
     except Preempted:
         distributed.close()
-        raise
+        sys.exit(EXIT_PREEMPTED)
     distributed.close()
 
 
