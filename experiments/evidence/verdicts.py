@@ -110,7 +110,8 @@ def of_arm(comparison: Comparison, line: ArmLine) -> str:
         sentence += " " + does_it_correct(line.losses)
     if line.crashed:
         which = ", ".join(map(str, line.crashed))
-        sentence += f" {counted(len(line.crashed), 'seed')} ({which}) crashed, and nothing of that counts."
+        missing = counted(len(line.crashed), "seed crashed and is missing", "seeds crashed and are missing")
+        sentence += f" {missing}: {which}."
     return sentence
 
 

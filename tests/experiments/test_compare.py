@@ -216,7 +216,7 @@ def test_a_crashed_seed_is_shown_and_left_out(folder):
     comparison = compared(folder, {}, [*ORDER, "never_ran"])
     assert comparison.arm("flat").crashed == [3]
     text = "\n".join(verdicts(comparison))
-    assert "Seeds [3] crashed" in text
+    assert "1 seed crashed and is missing: 3." in text
     assert "never_ran: no finished run" in text
 
 
