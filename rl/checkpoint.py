@@ -62,8 +62,8 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
     state = full_state(model)
     if odd := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise RunStoppedError(
-            f"{folder} is not written: {counted(len(odd), 'tensor of the policy holds', 'tensors of the policy hold')} numbers that are "
-            f"not finite, {odd[0]} among them. Go on from an earlier checkpoint with a smaller learning rate"
+            f"{folder} is not written: {counted(len(odd), 'tensor holds', 'tensors hold')} numbers that are not "
+            f"finite, {odd[0]} among them. Go on from an earlier checkpoint with a smaller learning rate"
         )
     if distributed is None or distributed.is_main:
         temporary = folder.with_name(f".{folder.name}.new")

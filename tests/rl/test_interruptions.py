@@ -163,7 +163,7 @@ def test_a_policy_of_no_numbers_is_neither_evaluated_nor_kept(tmp_path, monkeypa
     save_policy(tmp_path / "policy", bench.model, bench.tokenizer)
     before = (tmp_path / "policy" / "model.safetensors").read_bytes()
     poison(bench.model)
-    with pytest.raises(RunStoppedError, match=r"policy is not written: 1 tensor of the policy holds .*not finite"):
+    with pytest.raises(RunStoppedError, match=r"policy is not written: 1 tensor holds .*not finite"):
         save_policy(tmp_path / "policy", bench.model, bench.tokenizer)
     assert (tmp_path / "policy" / "model.safetensors").read_bytes() == before
 
