@@ -88,13 +88,7 @@ def run(cfg: CheckConfig) -> None:
     except FileNotFoundError as error:
         found.better.append(f"name a model, so that lengths, tokens and samples can be looked at: {error}")
         return _conclude(found)
-    from rl.backends.model_check import ModelError
-
-    try:
-        bench = build(cfg, split)
-    except ModelError as error:
-        found.wrong.append(str(error))
-        return _conclude(found)
+    bench = build(cfg, split)
     check_lengths(bench, env, [task for part in tasks.values() for task in part], found)
     episodes = sample(bench, tasks[first], first, cfg.samples)
     show_episodes(bench, episodes[: cfg.shown])

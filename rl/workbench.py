@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 import envs
-from envs import SelfCorrectEnv, Split, Task, TaskSet, TextEnv
-from envs.checker import unknown_words
+from envs import Split, Task, TaskSet, TextEnv
 from rewards.wording import counted
 from rl.backends import hub
 from rl.backends.distributed import Distributed
 from rl.backends.engines import ENGINES
-from rl.backends.model_check import ModelError, check_model
+from rl.backends.model_check import check_model
 from rl.backends.policy import context_length, load_policy, make_renderer
 from rl.backends.weights import full_weights, hash_file, hash_model
 from rl.checkpoint import hash_tasks
@@ -78,11 +77,7 @@ class Workbench:
         check_model(model, renderer, samples=bool(ENGINES.fact(config.engine.name, "decodes")))
         engine = make_engine(config, model, renderer, limit, distributed)
         bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)
-        tasks = bench.evaluation_tasks()  # too few of them should be known before training, not after
-        env = make_env(config.env, taskset, Split(config.evaluation.split))
-        if isinstance(env, SelfCorrectEnv):  # others may start something when they are reset
-            opening = [env.reset(options={"task": task})[0] for task in tasks[:4]]
-            refuse_foreign_words(config, tokenizer, [message.content for new in opening for message in new])
+        bench.evaluation_tasks()  # too few of them should be known before training, not after
         return bench
 
     def trainer(self) -> Trainer:
@@ -197,17 +192,6 @@ class Workbench:
                 f"{counted(self.context_length, 'token')}, the first one about task {cut[0].task_id}; leave such out"
             )
         return episodes
-
-
-def refuse_foreign_words(config: RunConfig, tokenizer: Any, texts: Sequence[str]) -> None:
-    """Raises ModelError if a tokenizer lacks more than a tenth of the words of texts: it was made for other tasks."""
-    unknown, words = unknown_words(tokenizer, texts), {word for text in texts for word in text.split()}
-    if len(unknown) > 0.1 * len(words):
-        raise ModelError(
-            f"model.path={config.model.path}: it has no token for {', '.join(map(repr, unknown[:5]))}, words in which "
-            f"{config.env.id} asks, and would read the same token in place of all of them; give a model that knows "
-            "them, or leave model away for the one that belongs to the environment, where there is one"
-        )
 
 
 def seed_everything(seed: int) -> None:

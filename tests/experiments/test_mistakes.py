@@ -116,14 +116,6 @@ REFUSED = {
         "model.chat_template=mine.jinja: no such file.",
     ),
     "no chat template": (no_template, "has no chat template: set model.chat_template to"),
-    "a model of another environment": (
-        lambda folder: ["experiments.evaluate", "env=repair", "model=path", f"model.path={TOY}", "threads=1"],
-        "models/modchain: it has no token for 'a+8', 'b*5', 'c?', 'd*9', 'f(0)==0', words in which errata/repair-v1",
-    ),
-    "a model of a toy for words": (
-        lambda folder: ["experiments.sft", "env=mend_plain", "offline=star", "model=path", f"model.path={TOY}"],
-        "give a model that knows them, or leave model away",
-    ),
     "nothing to tune": (
         lambda folder: ["experiments.tune", *SMALL, "include=[]"],
         "include=[]: give at least one arm, as include=[score]",
