@@ -412,7 +412,10 @@ def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
         (["experiments.compare", "include=[scoer]"], "did you mean 'score'"),
         (["experiments.compare", "training.episodes=5000"], "cannot be spent equally"),
         (["experiments.train", "env.options.n_trian=3"], "did you mean 'n_train'"),
-        (["experiments.evaluate", "evaluation.n_tasks=100000"], "100,000 tasks"),
+        (
+            ["experiments.evaluate", "evaluation.n_tasks=100000"],
+            "evaluation.n_tasks=100000: errata/modchain-v1 has 1,000 tasks",
+        ),
         (["experiments.play", "split=tset"], "tset"),
         (["experiments.pretrain_tiny", "toy=nothing"], "modchain"),
         (["experiments.pretrain_tiny", "name=nothing"], "name=nothing: unknown"),
