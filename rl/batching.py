@@ -51,6 +51,22 @@ def conversations(episodes: Sequence[Episode]) -> list[Row]:
     return rows
 
 
+def refuse_untrainable(episodes: Sequence[Episode], version: int | None) -> None:
+    """Raises for an episode that failed, has no turn, or was sampled by other weights; see :func:`to_rollout_batch`."""
+    for episode in episodes:
+        if episode.failed or not episode.turns:
+            raise ValueError(
+                f"task {episode.task_id}: {counted(len(episode.turns), 'turn')}, failed={episode.failed}; "
+                "only finished episodes can be trained on"
+            )
+        # Stale weights would sample off-policy in silence; an episode that only read its attempt sampled nothing.
+        if version is not None and len(episode.turns) > episode.given and episode.policy_version != version:
+            raise RunStoppedError(
+                f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
+                f"trainer is at version {version}: the engine did not take the last update"
+            )
+
+
 def to_rollout_batch(
     episodes: Sequence[Episode],
     pad_id: int,
@@ -71,18 +87,7 @@ def to_rollout_batch(
         ValueError: If an episode failed, has no turn, or a role in it more turns than ``max_turns``.
         RunStoppedError: If one was sampled by another version.
     """
-    for episode in episodes:
-        if episode.failed or not episode.turns:
-            raise ValueError(
-                f"task {episode.task_id}: {counted(len(episode.turns), 'turn')}, failed={episode.failed}; "
-                "only finished episodes can be trained on"
-            )
-        # Stale weights would sample off-policy in silence; an episode that only read its attempt sampled nothing.
-        if version is not None and len(episode.turns) > episode.given and episode.policy_version != version:
-            raise RunStoppedError(
-                f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
-                f"trainer is at version {version}: the engine did not take the last update"
-            )
+    refuse_untrainable(episodes, version)
     rows = conversations(episodes)
     roles = sorted({row.role for row in rows})
     lasts = [episodes[row.episode].turns[row.turns[-1]] for row in rows]

@@ -32,8 +32,11 @@ def own_and_trained(store: Store) -> Figure:
             series.append(over_seeds([Curve(*np.array(curve, dtype=float).T) for curve in known], store.names[arm], 1))
     panels = [Panel("over training", "sampled training episodes", "total variation", series)]
     panels += [panel for arm in found if (panel := _at_the_end(store, arm)) is not None]
-    comparison = compare(store, store.mode)
-    chances = [line.shift.by_chance for line in comparison.arms if line.shift is not None]
+    chances = [
+        f"{line.name} {fixed(line.shift.by_chance, 2)}"
+        for line in compare(store, store.mode).arms
+        if line.shift is not None
+    ]
     caption = (
         f"{store.env}: kinds of error of wrong first attempts. Total variation is half the sum of the absolute "
         "differences of shares: 0 if a policy makes the errors that it is trained on, 1 if it makes none of them. "
@@ -44,7 +47,7 @@ def own_and_trained(store: Store) -> Figure:
         f"{store.mode}, all seeds together"
     )
     if chances:
-        caption += f"; by chance their total variation would be up to {fixed(max(chances), 2)} (95 % of draws)"
+        caption += f"; total variation that chance alone reaches, in 95 % of draws: {', '.join(chances)}"
     return Figure(f"{caption}. Training is on sampled attempts, which err more often than greedy ones.", panels)
 
 

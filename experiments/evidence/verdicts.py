@@ -174,16 +174,22 @@ def whose_errors(comparison: Comparison) -> list[str]:
         return []
 
     def said(differs: bool) -> str:
-        return _and([f"{name} {_of_1(found.distance)}" for name, found in known if found.differs is differs])
+        # Each with its own bound: with few errors chance alone reaches far.
+        return _and(
+            [
+                f"{name} {_of_1(found.distance)} ({fixed(found.by_chance, 2)})"
+                for name, found in known
+                if found.differs is differs
+            ]
+        )
 
     parts = []
     if any(found.differs for _, found in known):
         parts.append(f"differ from those of the training data for {said(True)}")
     if not all(found.differs for _, found in known):
         parts.append(f"cannot be told from those of the training data for {said(False)}")
-    chance = max(found.by_chance for _, found in known)
     sentences = [
-        f"The kinds of error at the first attempt (F14; total variation, up to {fixed(chance, 2)} by chance) "
+        "The kinds of error at the first attempt (F14; total variation, and in parentheses what chance alone reaches) "
         f"{', and '.join(parts)}."
     ]
     for name, found in known:
